@@ -1,0 +1,172 @@
+"""The graft artefact: a folder of `graft.safetensors`, `manifest.json` and `canary.safetensors`.
+
+Tensors and JSON only. Writing happens beside the target and is renamed into place. Reading verifies
+every byte, the shapes against the backbone's architecture, both backbone ids, and runs the canary:
+a few synthetic inputs whose logits were recorded when the graft was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from adapters.manifest import CANARY, MANIFEST, SCHEMA, TENSORS, Manifest, Training, dumps, identity, read_manifest, sealed
+from adapters.model import GraftModel
+from adapters.programs import forward_program
+from backbone.errors import InputError
+from backbone.files import new_folder, sha256_file
+from backbone.preprocessing import TextPreprocessing
+from backbone.storage import Backbone
+from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure, unflatten
+
+CANARY_ROWS, CANARY_BUCKET = 8, 16
+
+# Largest difference of a logit, relative to the largest expected logit (at least 1). Measured on CPU;
+# accelerators multiply float32 in shorter formats unless told otherwise.
+TOLERANCES = {
+    "float32/cpu": 1e-4,
+    "float32/gpu": 2e-2,
+    "float32/tpu": 2e-2,
+    "bfloat16/cpu": 1e-1,
+    "bfloat16/gpu": 1e-1,
+    "bfloat16/tpu": 1e-1,
+}
+
+
+def save_graft(
+    target: str | Path,
+    model: GraftModel,
+    params: Mapping[str, Any],
+    backbone: Backbone,
+    *,
+    name: str,
+    max_tokens: int,
+    training: Training,
+    replace_existing: bool = False,
+) -> Manifest:
+    """Writes a graft folder in one step and returns its manifest.
+
+    `params` is the tree of `GraftModel.init`, float32. Raises InputError if `target` exists (unless
+    `replace_existing`), if a tensor does not fit the model, or if any value is not finite.
+    """
+    target = Path(target)
+    host = map_leaves(np.asarray, params)
+    require_same_structure(host, model.abstract(), f"{target}: graft")
+    broken = [path for path, leaf in flatten(host).items() if not np.isfinite(leaf).all()]
+    if broken:
+        raise InputError(f"{target}: not saved, values that are not finite in {', '.join(broken[:5])}")
+    inputs = canary_inputs(backbone.preprocessing, max_tokens)
+    expected = canary_logits(model, backbone, params, inputs)
+    if not np.isfinite(expected).all():
+        raise InputError(f"{target}: not saved, the graft's logits are not finite")
+    scale = max(1.0, float(np.abs(expected).max()))
+    with new_folder(target, replace=replace_existing) as folder:
+        (folder / TENSORS).write_bytes(save_tensors(flatten(host)))
+        (folder / CANARY).write_bytes(save_tensors({**inputs, "logits": expected}))
+        manifest = Manifest(
+            schema=SCHEMA,
+            content_id="",
+            name=name,
+            weights_id=backbone.weights_id,
+            preprocessing_id=backbone.preprocessing_id,
+            methods=model.methods,
+            head=model.head,
+            labels=model.labels,
+            max_tokens=max_tokens,
+            tensors={path: describe(leaf) for path, leaf in flatten(host).items()},
+            variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name})),
+            tolerances={key: value * scale for key, value in TOLERANCES.items()},
+            files={file: sha256_file(folder / file) for file in (TENSORS, CANARY)},
+            training=training,
+        )
+        manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
+        (folder / MANIFEST).write_bytes(dumps(manifest))
+    return manifest
+
+
+def read_graft(path: str | Path) -> tuple[Manifest, Params, dict[str, np.ndarray]]:
+    """Manifest, parameters and canary of a graft folder, every byte verified; raises InputError.
+
+    What needs the backbone (shapes against the architecture, ids, canary) is `verify_on`.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    loaded = {}
+    for name in (TENSORS, CANARY):
+        file = path / name
+        if not file.is_file():
+            raise InputError(f"{file}: missing; the graft is incomplete")
+        if sha256_file(file) != manifest.files.get(name):
+            raise InputError(f"{file}: sha256 differs from the manifest's: truncated or altered after it was written")
+        try:
+            loaded[name] = load_tensors(file.read_bytes())
+        except (SafetensorError, ValueError) as error:
+            raise InputError(f"{file}: not a safetensors file: {error}") from error
+    tensors = loaded[TENSORS]
+    if {key: describe(leaf) for key, leaf in tensors.items()} != manifest.tensors:
+        raise InputError(f"{path / TENSORS}: names or shapes differ from those of the manifest")
+    params = unflatten(tensors)
+    if content_hash(params, identity(manifest)) != manifest.content_id:
+        raise InputError(f"{path}: content_id does not match the tensors and the identity in the manifest")
+    return manifest, params, loaded[CANARY]
+
+
+def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
+    """The graft's model on `backbone`; raises InputError unless both ids are those it was trained on."""
+    for field in ("weights_id", "preprocessing_id"):
+        found, wanted = getattr(backbone, field), getattr(manifest, field)
+        if found != wanted:
+            raise InputError(
+                f"{where}: grafted on another backbone: its {field} is {wanted[:19]}..., that of {backbone.path} is "
+                f"{found[:19]}...; load it with the backbone it was trained on"
+            )
+    return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
+
+
+def verify_on(
+    manifest: Manifest, params: Params, canary: Mapping[str, np.ndarray], model: GraftModel, backbone: Backbone, where: str
+) -> None:
+    """Checks every tensor against the architecture and the canary's logits; raises InputError."""
+    require_same_structure(params, model.abstract(), where)
+    found = canary_logits(model, backbone, params, canary)
+    key = f"{jnp.dtype(backbone.dtype).name}/{_platform()}"
+    if key not in manifest.tolerances:
+        raise InputError(f"{where}: no canary tolerance for {key}; known: {', '.join(manifest.tolerances)}")
+    worst = float(np.abs(found - canary["logits"]).max())
+    if not worst <= manifest.tolerances[key]:
+        raise InputError(
+            f"{where}: the canary's logits differ by {worst:.3g}, more than {manifest.tolerances[key]:.3g} allowed for "
+            f"{key}: this machine or these libraries do not reproduce the graft"
+        )
+
+
+def _platform() -> str:
+    platform = jax.default_backend()
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
+def canary_inputs(preprocessing: TextPreprocessing, max_tokens: int) -> dict[str, np.ndarray]:
+    """Synthetic ids int32 [8,16] and mask bool [8,16] of every length from 3: never training text."""
+    limit = min(CANARY_BUCKET, max_tokens)
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, preprocessing.vocabulary, (CANARY_ROWS, CANARY_BUCKET), dtype=np.int32)
+    lengths = np.linspace(3, limit, CANARY_ROWS).round().astype(int)
+    mask = np.arange(CANARY_BUCKET)[None, :] < lengths[:, None]
+    return {"ids": np.where(mask, ids, preprocessing.fill).astype(np.int32), "mask": mask}
+
+
+def canary_logits(
+    model: GraftModel, backbone: Backbone, params: Mapping[str, Any], canary: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Logits float32 [8,C] of the canary's inputs."""
+    program = forward_program(model, jnp.dtype(backbone.dtype).name)
+    return np.asarray(program(backbone.params, params, canary["ids"], canary["mask"]))

@@ -1,0 +1,87 @@
+"""Binds site methods and their parameters to the hooks that `run_blocks` calls.
+
+At a linear site every method's `before` acts on the input in turn, then the product runs, then every
+`after` acts on the output. Query, key and value stay one product unless a method changes the input
+of one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adapters.methods.method import Array, Call, Kernel, SiteMethod
+from adapters.patterns import Site
+from backbone.sites import ATTEND, PLAIN, BlockHooks
+from backbone.trees import Params
+
+
+@dataclass(frozen=True)
+class Acting:
+    """One method at one site, with the leaves of that site."""
+
+    method: SiteMethod[Any]
+    setting: Any
+    leaves: Params
+
+
+class GraftHooks:
+    """The hooks of every block; made inside the trace from the adapter's parameters."""
+
+    def __init__(
+        self,
+        parts: Mapping[str, tuple[SiteMethod[Any], Mapping[Site, Any]]],
+        params: Params,
+        slots: Array | None = None,
+    ):
+        self._blocks: dict[int, dict[str, list[Acting]]] = {}
+        for name, (method, settings) in parts.items():
+            for site, setting in settings.items():
+                leaves = params[name][str(site.block)][site.name]
+                self._blocks.setdefault(site.block, {}).setdefault(site.name, []).append(Acting(method, setting, leaves))
+        self._slots = slots
+
+    def block(self, index: int, rng: Array | None) -> BlockHooks:
+        acting = self._blocks.get(index)
+        return _GraftedBlock(acting, self._slots, rng) if acting else PLAIN
+
+
+class _GraftedBlock(BlockHooks):
+    def __init__(self, acting: dict[str, list[Acting]], slots: Array | None, rng: Array | None):
+        self._acting = acting
+        keys = [None] * len(acting) if rng is None else list(jax.random.split(rng, len(acting)))
+        self._calls = {name: Call(slots, key) for name, key in zip(acting, keys, strict=True)}
+
+    def linear(self, name: str, x: Array, kernel: Array, bias: Array | None) -> Array:
+        for part in self._acting.get(name, ()):
+            x = part.method.before(part.setting, part.leaves, x, self._calls[name])
+        return self._after(name, x, super().linear(name, x, kernel, bias), Kernel(kernel, bias))
+
+    def joint(self, names: tuple[str, ...], x: Array, kernel: Array, bias: Array | None) -> tuple[Array, ...]:
+        kernels = jnp.split(kernel, len(names), axis=-1)
+        biases = [None] * len(names) if bias is None else jnp.split(bias, len(names))
+        if any(p.method.changes_input(name, p.setting) for name in names for p in self._acting.get(name, ())):
+            return tuple(self.linear(n, x, k, b) for n, k, b in zip(names, kernels, biases, strict=True))
+        outputs = super().joint(names, x, kernel, bias)
+        return tuple(
+            self._after(n, x, y, Kernel(k, b)) for n, y, k, b in zip(names, outputs, kernels, biases, strict=True)
+        )
+
+    def _after(self, name: str, x: Array, y: Array, kernel: Kernel) -> Array:
+        for part in self._acting.get(name, ()):
+            y = part.method.after(part.setting, part.leaves, x, y, kernel, self._calls[name])
+        return y
+
+    def sublayer(self, name: str, x: Array, y: Array) -> Array:
+        for part in self._acting.get(name, ()):
+            y = part.method.sublayer(part.setting, part.leaves, x, y, self._calls[name])
+        return y
+
+    def attend(self, k: Array, v: Array) -> tuple[Array, Array]:
+        for part in self._acting.get(ATTEND[0], ()):
+            k, v = part.method.attend(part.setting, part.leaves, k, v, self._calls[ATTEND[0]])
+        return k, v

@@ -1,0 +1,50 @@
+"""Folds site methods into the backbone's weights where the algebra allows it.
+
+Serving one graft then costs exactly what the plain backbone costs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from adapters.methods.method import Array
+from adapters.model import GraftModel
+from adapters.patterns import Site
+from backbone.errors import InputError
+from backbone.sites import KEY, LINEAR, QUERY, VALUE
+from backbone.trees import Params
+
+_JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.encoder.Attention
+
+
+def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
+    """Backbone weights with every site method folded in, so that a plain forward pass gives the graft's.
+
+    Raises InputError naming the method when its algebra does not allow it (bottleneck).
+    """
+    merged = jax.tree.map(lambda leaf: leaf, backbone)
+    for name, (method, settings) in model.site_parts.items():
+        for site, setting in settings.items():
+            leaves = adapter[name][str(site.block)][site.name]
+            node, part = _weights(merged["blocks"][str(site.block)], site)
+            folded = method.merge(setting, leaves, node["kernel"][:, part], node["bias"][part]) if node else None
+            if folded is None:
+                raise InputError(f"{name}: cannot be merged into the weights at {site.full_name}")
+            node["kernel"] = node["kernel"].at[:, part].set(folded[0])
+            node["bias"] = node["bias"].at[part].set(folded[1])
+    return merged
+
+
+def _weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
+    """The dense layer of a linear site and the columns that are its own; an empty dict elsewhere."""
+    if site.name not in LINEAR:
+        return {}, slice(None)
+    if site.name in _JOINT:
+        first = _JOINT.index(site.name) * site.outputs
+        return block["attention"]["qkv"], slice(first, first + site.outputs)
+    node: Any = block
+    for key in site.name.split("/"):
+        node = node[key]
+    return node, slice(None)

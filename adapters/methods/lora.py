@@ -1,0 +1,63 @@
+"""LoRA: y + s (x A) B at linear sites (Hu et al. 2021, arXiv 2106.09685, equation 3).
+
+A [I, r] starts uniform in +-1/sqrt(I) as in the authors' code, B [r, O]
+at zero. s is alpha/r, or alpha/sqrt(r) rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from adapters.methods.method import Array, Call, Kernel, SiteMethod, dropout, select
+from adapters.patterns import Site, match, matched_sites, sites_of
+from adapters.specs import Lora
+from backbone.sites import LINEAR
+from backbone.spec import EncoderSpec
+from backbone.trees import Params
+
+
+@dataclass(frozen=True)
+class LoraSetting:
+    """Rank and scale at one site."""
+
+    rank: int
+    scale: float  # s
+    dropout: float
+
+
+class LoraMethod(SiteMethod[Lora]):
+    spec_type = Lora
+
+    def settings(self, spec: Lora, encoder: EncoderSpec) -> dict[Site, LoraSetting]:
+        everywhere = sites_of(encoder, LINEAR, spec.blocks)
+        chosen = matched_sites(spec.sites, everywhere)
+        rank = dict.fromkeys(chosen, spec.rank)
+        alpha = dict.fromkeys(chosen, spec.alpha)
+        for override in spec.overrides:
+            for site in matched_sites((override.sites,), chosen, "overrides"):
+                rank[site] = override.rank or rank[site]
+                alpha[site] = override.alpha or alpha[site]
+        root = spec.scaling == "rank_stabilised"
+        return {
+            site: LoraSetting(rank[site], alpha[site] / (math.sqrt(rank[site]) if root else rank[site]), spec.dropout)
+            for site in chosen
+        }
+
+    def matched(self, spec: Lora, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
+        return match(spec.sites, sites_of(encoder, LINEAR, spec.blocks))
+
+    def init(self, spec: Lora, site: Site, setting: LoraSetting, rng: Array) -> Params:
+        bound = 1 / math.sqrt(site.inputs)
+        a = jax.random.uniform(rng, (site.inputs, setting.rank), minval=-bound, maxval=bound)
+        return {"a": a, "b": jnp.zeros((setting.rank, site.outputs))}
+
+    def after(self, setting: LoraSetting, leaves: Params, x: Array, y: Array, kernel: Kernel, call: Call) -> Array:
+        a, b = (select(leaves[name], call.slots).astype(x.dtype) for name in "ab")
+        return y + setting.scale * (dropout(x, setting.dropout, call.rng) @ a) @ b
+
+    def merge(self, setting: LoraSetting, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array]:
+        return kernel + setting.scale * leaves["a"] @ leaves["b"], bias

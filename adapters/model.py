@@ -1,0 +1,164 @@
+"""A graft as pure functions: backbone weights, graft weights and inputs to logits.
+
+    model = GraftModel(network, (Lora(),), Classification(), labels)
+    params = model.init(jax.random.key(0))                  # {"adapter": {...}, "head": {...}}
+    logits = model.logits(backbone, params, {"ids": ids, "mask": mask})
+
+The parameters of a site method lie at `adapter.<method>.<block>.<site>`, those of a feature method
+at `adapter.<method>`. Which blocks are computed, and from which boundary, is the caller's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adapters.heads import head_of, pool
+from adapters.hooks import GraftHooks
+from adapters.methods import METHODS, FeatureMethod, SiteMethod
+from adapters.methods.method import Array
+from adapters.patterns import Site
+from adapters.specs import HeadSpec, MethodSpec
+from backbone.encoder import Network
+from backbone.errors import InputError
+from backbone.trees import Params
+
+
+@dataclass(frozen=True)
+class GraftModel:
+    """The static half of a graft; hashable, holds no weights."""
+
+    network: Network
+    methods: tuple[MethodSpec, ...]
+    head: HeadSpec
+    labels: tuple[str, ...]  # names, in the order of the logits
+
+    def __post_init__(self) -> None:
+        names = [spec.method for spec in self.methods]
+        if len(set(names)) != len(names):
+            raise InputError(f"adapter: each method may appear once in a graft, got {', '.join(names)}")
+        if len([m for m in self.methods if isinstance(METHODS[type(m)], FeatureMethod)]) > 1:
+            raise InputError(f"adapter: at most one of {', '.join(names)} may feed the head (probe, ladder)")
+        if len(set(self.labels)) != len(self.labels) or not self.labels:
+            raise InputError("labels: names must be distinct and at least one")
+        if self.head.pooling == "pooler" and not self.network.spec.pooler:
+            raise InputError("head.pooling: this backbone has no pooler; use mean or first")
+        _ = self.site_parts, self.taps
+
+    @cached_property
+    def site_parts(self) -> dict[str, tuple[SiteMethod[Any], dict[Site, Any]]]:
+        """Site methods by name, with the setting of each matched site."""
+        parts = {}
+        for spec in self.methods:
+            method = METHODS[type(spec)]
+            if isinstance(method, SiteMethod):
+                parts[spec.method] = (method, method.settings(spec, self.network.spec))
+        return parts
+
+    @cached_property
+    def feature_part(self) -> tuple[MethodSpec, FeatureMethod[Any]] | None:
+        """The method that feeds the head, if one does."""
+        for spec in self.methods:
+            method = METHODS[type(spec)]
+            if isinstance(method, FeatureMethod):
+                return spec, method
+        return None
+
+    @cached_property
+    def taps(self) -> tuple[int, ...]:
+        """Boundaries whose hidden states the head or a side network reads."""
+        if self.feature_part is None:
+            return (self.network.spec.blocks,)
+        spec, method = self.feature_part
+        return method.taps(spec, self.network.spec)
+
+    @cached_property
+    def adapted_blocks(self) -> tuple[int, ...]:
+        """Blocks in which a site method acts, ascending."""
+        return tuple(sorted({site.block for _, settings in self.site_parts.values() for site in settings}))
+
+    @cached_property
+    def feature_width(self) -> int:
+        """Width F of the head's features."""
+        if self.feature_part is None:
+            return self.network.spec.width
+        spec, method = self.feature_part
+        return method.width(spec, self.network.spec)
+
+    def init(self, rng: Array) -> Params:
+        """Fresh float32 parameters; site methods are the identity and the head is zero."""
+        adapter: Params = {}
+        for number, spec in enumerate(self.methods):
+            key = jax.random.fold_in(rng, number)
+            if spec.method in self.site_parts:
+                method, settings = self.site_parts[spec.method]
+                blocks: Params = {}
+                for order, (site, setting) in enumerate(settings.items()):
+                    leaves = method.init(spec, site, setting, jax.random.fold_in(key, order))
+                    blocks.setdefault(str(site.block), {})[site.name] = leaves
+                adapter[spec.method] = blocks
+            elif self.feature_part is not None:
+                adapter[spec.method] = self.feature_part[1].init(spec, self.network.spec, key)
+        return {"adapter": adapter, "head": head_of(self.head).init(self.feature_width, len(self.labels))}
+
+    def abstract(self) -> Params:
+        """Shapes and dtypes of `init`."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    def features(
+        self,
+        backbone: Params,
+        adapter: Params,
+        inputs: Mapping[str, Array],
+        *,
+        dtype: Any = jnp.float32,
+        slots: Array | None = None,
+        rng: Array | None = None,
+        remat: bool = False,
+    ) -> Array:
+        """The head's input [B,F]; `inputs` holds `ids` int32 [B,T] and `mask` bool [B,T]."""
+        hidden = self.network.embed(backbone, inputs, dtype)
+        hooks = GraftHooks(self.site_parts, adapter, slots) if self.site_parts else None
+        mask = inputs["mask"]
+        _, states = self.network.run_blocks(
+            backbone, hidden, mask, hooks, stop=max(self.taps), taps=self.taps, rng=rng, remat=remat
+        )
+        return self.features_from_states(backbone, adapter, states, mask)
+
+    def features_from_states(
+        self, backbone: Params, adapter: Params, states: Mapping[int, Array], mask: Array
+    ) -> Array:
+        """The head's input [B,F] from the hidden states at `taps`, each [B,T,D]."""
+        last = self.network.spec.blocks
+        states = {k: self.network.finish(backbone, h) if k == last else h for k, h in states.items()}
+
+        def pooled(hidden: Array) -> Array:
+            return pool(self.head.pooling, self.network, backbone, hidden, mask)
+
+        if self.feature_part is None:
+            return pooled(states[last])
+        spec, method = self.feature_part
+        return method.features(spec, self.network.spec, adapter[spec.method], states, mask, pooled)
+
+    def logits(
+        self,
+        backbone: Params,
+        params: Params,
+        inputs: Mapping[str, Array],
+        *,
+        dtype: Any = jnp.float32,
+        slots: Array | None = None,
+        rng: Array | None = None,
+        remat: bool = False,
+    ) -> Array:
+        """Logits float32 [B,C]; `rng` switches dropout on."""
+        block_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
+        features = self.features(
+            backbone, params["adapter"], inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat
+        )
+        return head_of(self.head).logits(self.head, params["head"], features, slots, head_rng)

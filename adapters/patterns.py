@@ -1,0 +1,67 @@
+"""Sites of an encoder, and glob patterns over their names that must each match something.
+
+A site's name is `attention/query`, its full name `3/attention/query`. A pattern whose first segment
+is a block number or `*` and that has as many segments as a full name is matched against full names,
+any other against names. Matching is by segment: `*` does not cross a slash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from adapters.specs import block_range
+from backbone.errors import InputError, nearest
+from backbone.sites import ATTEND, ATTENTION_OUTPUT, KEY, LINEAR, MLP_DOWN, MLP_UP, QUERY, SUBLAYER, VALUE
+from backbone.spec import EncoderSpec
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place in one block."""
+
+    block: int  # block number
+    name: str  # e.g. attention/query
+    inputs: int  # width of what comes in
+    outputs: int  # width of what goes out
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.block}/{self.name}"
+
+
+def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:
+    """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`) in the chosen blocks, in order."""
+    d, m = encoder.width, encoder.mlp_width
+    widths = {name: (d, d) for name in (QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND)}
+    widths |= {MLP_UP: (d, m), MLP_DOWN: (m, d)}
+    return tuple(Site(b, name, *widths[name]) for b in block_range(blocks, encoder.blocks) for name in kind)
+
+
+def _matches(pattern: str, site: Site) -> bool:
+    wanted = pattern.split("/")
+    for name in (site.name, site.full_name):
+        have = name.split("/")
+        if len(have) == len(wanted) and all(fnmatchcase(h, w) for h, w in zip(have, wanted, strict=True)):
+            return True
+    return False
+
+
+def match(patterns: Sequence[str], sites: Sequence[Site], field: str = "sites") -> dict[str, tuple[Site, ...]]:
+    """What each pattern matched; raises InputError naming `field` if one matched nothing."""
+    found = {pattern: tuple(site for site in sites if _matches(pattern, site)) for pattern in patterns}
+    for pattern, matched in found.items():
+        if not matched:
+            names = {site.name for site in sites} | ({site.full_name for site in sites} if pattern[:1].isdigit() else set())
+            raise InputError(f"{field}: the pattern {pattern!r} matches no site; {nearest(pattern, names)}")
+    return found
+
+
+def matched_sites(patterns: Sequence[str], sites: Sequence[Site], field: str = "sites") -> tuple[Site, ...]:
+    """The union of what the patterns matched, in order."""
+    found = {site for group in match(patterns, sites, field).values() for site in group}
+    return tuple(sorted(found, key=sites.index))
+
+
+assert set(LINEAR) == {QUERY, KEY, VALUE, ATTENTION_OUTPUT, MLP_UP, MLP_DOWN}

@@ -1,0 +1,41 @@
+"""The fixed ladder of lengths that inputs are padded to.
+
+One ladder for every data set, so that compiled programs, cached hidden states and results do not
+move when the data does. A row always runs in the same bucket: the least rung that holds it.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+
+from backbone.errors import InputError
+
+LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+def ladder_up_to(limit: int) -> tuple[int, ...]:
+    """The rungs that do not exceed `limit` tokens, and `limit` itself as the last."""
+    if limit < LADDER[0]:
+        raise InputError(f"max_tokens: the shortest bucket is {LADDER[0]} tokens, got {limit}")
+    return tuple(rung for rung in LADDER if rung < limit) + (limit,)
+
+
+def bucket_of(length: int, ladder: Sequence[int]) -> int:
+    """The least rung of `ladder` that holds `length` tokens."""
+    place = bisect.bisect_left(ladder, length)
+    if place == len(ladder):
+        raise InputError(f"an input of {length} tokens exceeds the longest bucket, {ladder[-1]}")
+    return ladder[place]
+
+
+def pad(rows: Sequence[np.ndarray], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens."""
+    ids = np.full((len(rows), bucket), fill, np.int32)
+    mask = np.zeros((len(rows), bucket), np.bool_)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return ids, mask

@@ -1,0 +1,231 @@
+"""The network, once: `flax.nnx` modules for its parts, pure functions over plain dicts for its use.
+
+    network = Network(spec)
+    hidden = network.embed(params, {"ids": ids})                     # [B,T,D], boundary 0
+    hidden = network.run_blocks(params, hidden, mask, hooks, start=0, stop=L)
+    output = network.finish(params, hidden)                          # [B,T,D]
+
+Weights are nested dicts with string keys; a module is merged with them inside the trace. `start`,
+`stop` and `taps` cut the stack anywhere: boundary k is the input of block k. Only the parameters
+that a call touches must be present, so a suffix can run without its prefix's weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from backbone.attention import attention
+from backbone.sites import ATTENTION_OUTPUT, KEY, MLP_DOWN, MLP_UP, PLAIN, QUERY, VALUE, BlockHooks, Hooks
+from backbone.spec import EncoderSpec
+from backbone.trees import Params
+
+Array = jax.Array
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+INIT_STD = 0.02  # of kernels and embeddings (Devlin et al. 2018)
+
+
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> nnx.Param[Array]:
+    return nnx.Param(INIT_STD * jax.random.truncated_normal(rngs.params(), -2, 2, shape))
+
+
+class Dense(nnx.Module):
+    """Kernel [I, O] and bias [O]; the product belongs to the site, not to this module."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.kernel = _normal(rngs, (inputs, outputs))
+        self.bias = nnx.Param(jnp.zeros((outputs,)))
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis in float32, then scale and bias (Ba et al. 2016)."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.epsilon)
+        return (y * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Embeddings(nnx.Module):
+    """Sum of token, position and segment embeddings, then a norm."""
+
+    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
+        self.offset = spec.position_offset
+        self.token = _normal(rngs, (spec.vocabulary, spec.width))
+        self.position = _normal(rngs, (spec.positions + spec.position_offset, spec.width))
+        if spec.segments:
+            self.segment = _normal(rngs, (spec.segments, spec.width))
+        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+
+    def __call__(self, ids: Array, segments: Array | None, dtype: jnp.dtype) -> Array:
+        hidden = self.token[...][ids].astype(dtype)
+        hidden += self.position[...][self.offset : self.offset + ids.shape[1]].astype(dtype)
+        if hasattr(self, "segment"):
+            table = self.segment[...].astype(dtype)
+            hidden += table[0] if segments is None else table[segments]
+        elif segments is not None:
+            raise ValueError("this backbone has no segment embeddings, but segments were given")
+        return self.norm(hidden)
+
+
+class Attention(nnx.Module):
+    """Query, key and value kernels side by side in one array [D, 3D]; output kernel; norm."""
+
+    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
+        self.heads = spec.heads
+        self.qkv = Dense(spec.width, 3 * spec.width, rngs=rngs)
+        self.output = Dense(spec.width, spec.width, rngs=rngs)
+        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+
+    def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
+        q, k, v = hooks.joint((QUERY, KEY, VALUE), hidden, self.qkv.kernel[...], self.qkv.bias[...])
+        k, v = hooks.attend(k, v)
+        mixed = attention(q, k, v, mask, self.heads)
+        y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
+        return self.norm(hidden + hooks.sublayer("attention", hidden, y))
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with an activation; norm."""
+
+    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
+        self.activation = spec.activation
+        self.up = Dense(spec.width, spec.mlp_width, rngs=rngs)
+        self.down = Dense(spec.mlp_width, spec.width, rngs=rngs)
+        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+
+    def __call__(self, hidden: Array, hooks: BlockHooks) -> Array:
+        y = hooks.linear(MLP_UP, hidden, self.up.kernel[...], self.up.bias[...])
+        y = hooks.linear(MLP_DOWN, ACTIVATIONS[self.activation](y), self.down.kernel[...], self.down.bias[...])
+        return self.norm(hidden + hooks.sublayer("mlp", hidden, y))
+
+
+class Block(nnx.Module):
+    """One post-norm transformer layer."""
+
+    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
+        self.attention = Attention(spec, rngs=rngs)
+        self.mlp = Mlp(spec, rngs=rngs)
+
+    def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
+        output = self.mlp(self.attention(hidden, mask, hooks), hooks)
+        return hooks.sublayer("block", hidden, output)
+
+
+class Pooler(nnx.Module):
+    """tanh of a dense layer on the first token."""
+
+    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
+        self.dense = Dense(spec.width, spec.width, rngs=rngs)
+
+    def __call__(self, hidden: Array) -> Array:
+        first = hidden[:, 0]
+        return jnp.tanh(PLAIN.linear("pooler", first, self.dense.kernel[...], self.dense.bias[...]))
+
+
+@functools.cache
+def _graph(module: type[nnx.Module], spec: EncoderSpec) -> Any:
+    """The static half of a module: everything but its weights."""
+    return nnx.split(nnx.eval_shape(lambda: module(spec, rngs=nnx.Rngs(0))))[0]
+
+
+def _merge(module: type[nnx.Module], spec: EncoderSpec, params: Params) -> Any:
+    return nnx.merge(_graph(module, spec), nnx.State(params))
+
+
+@dataclass(frozen=True)
+class Network:
+    """Pure functions of the architecture `spec`; holds no weights."""
+
+    spec: EncoderSpec
+
+    def init(self, rng: int | Array) -> Params:
+        """Fresh float32 parameters from a seed or a key."""
+        spec, rngs = self.spec, nnx.Rngs(rng)
+
+        def fresh(module: type[nnx.Module]) -> Params:
+            return nnx.to_pure_dict(nnx.state(module(spec, rngs=rngs)))  # type: ignore[call-arg]
+
+        params: Params = {"embeddings": fresh(Embeddings)}
+        params["blocks"] = {str(i): fresh(Block) for i in range(spec.blocks)}
+        if spec.pooler:
+            params["pooler"] = fresh(Pooler)
+        return params
+
+    def abstract(self) -> Params:
+        """The shapes and dtypes of `init`, without computing anything."""
+        return jax.eval_shape(lambda: self.init(0))
+
+    def embed(self, params: Params, inputs: Mapping[str, Array], dtype: Any = jnp.float32) -> Array:
+        """Hidden states [B,T,D] at boundary 0, in `dtype`.
+
+        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T].
+        """
+        embeddings = _merge(Embeddings, self.spec, params["embeddings"])
+        return embeddings(inputs["ids"], inputs.get("segments"), jnp.dtype(dtype))
+
+    def run_blocks(
+        self,
+        params: Params,
+        hidden: Array,
+        mask: Array,
+        adapters: Hooks | None = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        taps: Sequence[int] = (),
+        rng: Array | None = None,
+        remat: bool = False,
+    ) -> Any:
+        """Runs blocks start..stop-1 on `hidden` [B,T,D] with `mask` bool [B,T].
+
+        Returns the hidden states at boundary `stop`; with `taps`, a pair of those and a dict of the
+        states at the tapped boundaries (start <= tap <= stop). `rng` seeds dropout of the adapters;
+        without it there is none. `remat` recomputes each block in the backward pass.
+        """
+        stop = self.spec.blocks if stop is None else stop
+        if not 0 <= start <= stop <= self.spec.blocks:
+            raise ValueError(f"start {start} and stop {stop} must satisfy 0 <= start <= stop <= {self.spec.blocks}")
+        if any(not start <= tap <= stop for tap in taps):
+            raise ValueError(f"taps {tuple(taps)} must lie in {start}..{stop}")
+        states = {start: hidden} if start in taps else {}
+
+        for index in range(start, stop):
+            block_rng = None if rng is None else jax.random.fold_in(rng, index)
+
+            def run(weights: Params, hidden: Array, index: int = index, block_rng: Array | None = block_rng) -> Array:
+                hooks = PLAIN if adapters is None else adapters.block(index, block_rng)
+                return _merge(Block, self.spec, weights)(hidden, mask, hooks)
+
+            hidden = (jax.checkpoint(run) if remat else run)(params["blocks"][str(index)], hidden)
+            if index + 1 in taps:
+                states[index + 1] = hidden
+        return (hidden, states) if taps else hidden
+
+    def finish(self, params: Params, hidden: Array) -> Array:
+        """Final norm; a post-norm encoder has none, so this is the identity."""
+        return hidden
+
+    def pooled_first(self, params: Params, hidden: Array) -> Array:
+        """The backbone's own pooler on finished states [B,T,D] -> [B,D]."""
+        return _merge(Pooler, self.spec, params["pooler"])(hidden)

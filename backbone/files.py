@@ -1,0 +1,75 @@
+"""Files that are whole or absent: a folder is written beside its place, synced, then renamed into it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from backbone.errors import InputError
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync of every file and folder below `folder`, and of itself."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _fsync(Path(root) / name)
+        _fsync(Path(root))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durable(path: Path, content: bytes) -> None:
+    """Replaces one file in one step: readers see the old bytes or the new."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder that becomes `target` when the block ends well, and vanishes otherwise.
+
+    With `replace` an existing target is moved aside first and removed last, so that a crash at any
+    instant leaves one whole folder under one of the two names. Without it an existing target raises
+    InputError.
+    """
+    if target.exists() and not replace:
+        raise InputError(f"{target} exists already; remove it or choose another place")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        sync_tree(temporary)
+        aside = target.with_name(f".{target.name}.old-{os.getpid()}")
+        if target.exists():
+            target.rename(aside)
+        temporary.rename(target)
+        _fsync(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""Where backbones, prepared data and compiled programs live on a machine: `TOPGRAFT_HOME`.
+
+Default `~/.cache/topgraft`. A backbone is asked for by folder or by a name known to the importer
+(`minilm`), which is imported into the home on first use; a graft asks for it by `weights_id`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from backbone.errors import InputError
+from backbone.storage import DESCRIPTION, read_record
+
+log = logging.getLogger(__name__)
+
+
+def home() -> Path:
+    """The folder `TOPGRAFT_HOME`, default `~/.cache/topgraft`."""
+    return Path(os.environ.get("TOPGRAFT_HOME", Path.home() / ".cache" / "topgraft"))
+
+
+def resolve_backbone(name: str) -> Path:
+    """The folder of a backbone given as a folder, or as `minilm`, imported on first use."""
+    path = Path(name)
+    if (path / DESCRIPTION).is_file() or name != "minilm":
+        read_record(path)
+        return path
+    path = home() / "backbones" / name
+    if not (path / DESCRIPTION).is_file():
+        from backbone.importing import import_backbone
+
+        log.info("importing %s into %s", name, path)
+        import_backbone(name, path)
+    return path
+
+
+def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
+    """The folder holding the backbone `weights_id`: among `hints`, then in the home.
+
+    Raises InputError that lists where it looked and what was there.
+    """
+    stored = sorted((home() / "backbones").glob("*")) if (home() / "backbones").is_dir() else []
+    seen = []
+    for path in [*(Path(hint) for hint in hints if hint), *stored]:
+        if not (path / DESCRIPTION).is_file():
+            seen.append(f"{path}: no backbone")
+            continue
+        found = read_record(path).weights_id
+        if found == weights_id:
+            return path
+        seen.append(f"{path}: {found[:19]}...")
+    places = "\n  ".join(seen) or "nowhere: no place was given"
+    raise InputError(
+        f"the graft belongs to the backbone {weights_id[:19]}..., which was not found; pass --backbone DIR. "
+        f"Looked at:\n  {places}"
+    )
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the home between processes; `TOPGRAFT_COMPILATION_CACHE=0` switches it off.
+
+    The folder is private: compiled programs are code that will be run.
+    """
+    if os.environ.get("TOPGRAFT_COMPILATION_CACHE", "1") == "0":
+        return
+    folder = home() / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        log.warning("no compilation cache at %s: %s", folder, error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

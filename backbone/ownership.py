@@ -1,0 +1,20 @@
+"""Refuses to run when another distribution has overwritten one of our packages.
+
+AdapterHub's `adapters` installs into the folder of our `adapters`; whichever pip wrote last wins,
+silently, file by file. Every file we rely on is checked by one marker in the package's `__init__`.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+
+def require_own(package: str) -> None:
+    """Raises ImportError if the importable package of that name is not Topgraft's."""
+    module = importlib.import_module(package)
+    if getattr(module, "TOPGRAFT", None) != package:
+        raise ImportError(
+            f"the package {package!r} at {getattr(module, '__file__', '?')} is not Topgraft's: another distribution "
+            f"(AdapterHub's 'adapters' uses the same folder) has overwritten it. Never install both in one "
+            f"environment: pip uninstall {package}, then reinstall topgraft, or use a fresh environment."
+        )

@@ -1,0 +1,195 @@
+"""Frozen dataclasses to plain JSON and back, strictly.
+
+Specs and configs are frozen dataclasses. `encode` turns one into JSON values; `decode` builds one
+from JSON values and refuses unknown keys, missing keys and wrong types, naming the field by its
+dotted path. A union of dataclasses is told apart by a tag: each member carries a class variable
+named in `TAGS` (`method = "lora"`), written first and read to choose the class.
+
+A `Raw` string comes from the command line (`--set a.b=c`) and is read as the type the field
+declares, so `--set data.label=1` gives the string "1" and `--set epochs=1` the number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+import typing
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from backbone.errors import InputError, nearest
+
+T = TypeVar("T")
+
+TAGS = ("method", "kind", "family")
+
+
+class Raw(str):
+    """Text typed by a person, to be read as the type of the field it is meant for."""
+
+    __slots__ = ()
+
+
+def encode(value: Any) -> Any:
+    """JSON values (dict, list, str, int, float, bool, None) of a dataclass, tag first."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        tag = tag_of(type(value))
+        head = {tag[0]: tag[1]} if tag else {}
+        return head | {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): encode(item) for key, item in value.items()}
+    return value
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of JSON values that is hashed: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """`sha256:<hex>` of the canonical JSON of `value`."""
+    return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def tag_of(cls: type) -> tuple[str, str] | None:
+    """The (name, value) of the class variable that tells `cls` from its siblings, if any."""
+    for name in TAGS:
+        if name in cls.__dict__ and name not in {f.name for f in dataclasses.fields(cls)}:
+            return name, cls.__dict__[name]
+    return None
+
+
+def decode(kind: type[T], value: Any, where: str = "") -> T:
+    """Builds a `kind` (dataclass) from JSON values; raises InputError naming the dotted field."""
+    return typing.cast(T, _decode(kind, value, where))
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """Resolved annotations of a dataclass."""
+    return typing.get_type_hints(cls)
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if kind is Any:
+        return str(value) if isinstance(value, Raw) else value
+    if origin in (Union, types.UnionType):
+        return _decode_union(get_args(kind), value, where)
+    if origin is Literal:
+        return _decode_literal(get_args(kind), value, where)
+    if origin is tuple:
+        return _decode_tuple(get_args(kind), value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise InputError(f"{where or 'value'}: expected a table, got {value!r}")
+        key_kind, item_kind = get_args(kind)
+        return {_decode(key_kind, k, where): _decode(item_kind, v, f"{where}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(typing.cast(type, kind), value, where)
+    return _decode_scalar(kind, value, where)
+
+
+def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise InputError(f"{where or cls.__name__}: expected the fields of {cls.__name__}, got {value!r}")
+    names = {f.name: f for f in dataclasses.fields(cls)}
+    tag = tag_of(cls)
+    prefix = f"{where}." if where else ""
+    arguments = {}
+    for key, item in value.items():
+        if tag and key == tag[0]:
+            if item != tag[1]:
+                raise InputError(f"{prefix}{key}: expected {tag[1]!r}, got {str(item)!r}")
+            continue
+        if key not in names:
+            raise InputError(f"{prefix}{key}: no such field in {cls.__name__}; {nearest(key, names)}")
+        arguments[key] = _decode(hints(cls)[key], item, f"{prefix}{key}")
+    for name, field in names.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in arguments:
+            raise InputError(f"{prefix}{name}: missing; {cls.__name__} needs it")
+    try:
+        return cls(**arguments)
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None
+
+
+def _decode_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
+    if type(None) in members:
+        if value is None or (isinstance(value, Raw) and value.lower() in ("none", "null", "")):
+            return None
+        members = tuple(m for m in members if m is not type(None))
+    if len(members) == 1:
+        return _decode(members[0], value, where)
+    tagged = {tag_of(m): m for m in members if dataclasses.is_dataclass(m) and tag_of(m)}
+    if tagged and isinstance(value, dict):
+        name = next(iter(tagged))[0]  # type: ignore[index]
+        known = {tag[1]: member for tag, member in tagged.items() if tag}
+        if name not in value:
+            raise InputError(f"{where}.{name}: missing; one of {', '.join(sorted(known))}")
+        if value[name] not in known:
+            raise InputError(f"{where}.{name}: {str(value[name])!r} is unknown; {nearest(str(value[name]), known)}")
+        return _decode(known[value[name]], value, where)
+    if tagged and isinstance(value, (Raw, str)):
+        return _decode_union(members, {next(iter(tagged))[0]: str(value)}, where)  # type: ignore[index]
+    problems = []
+    for member in members:
+        try:
+            return _decode(member, value, where)
+        except InputError as error:
+            problems.append(str(error))
+    raise InputError("; or ".join(dict.fromkeys(problems)))
+
+
+def _decode_literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    for choice in choices:
+        if value == choice or (isinstance(value, Raw) and str(value) == str(choice)):
+            return choice
+    raise InputError(f"{where}: {str(value)!r} is not one of {', '.join(map(str, choices))}")
+
+
+def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if isinstance(value, Raw):
+        text = value.strip()
+        if text.startswith("["):
+            try:
+                value = [item if not isinstance(item, str) else Raw(item) for item in json.loads(text)]
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: not a JSON list: {error}") from None
+        else:
+            value = [Raw(item.strip()) for item in text.split(",")] if text else []
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{where}: expected a list, got {value!r}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_decode(kinds[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(kinds):
+        raise InputError(f"{where}: expected {len(kinds)} values, got {len(value)}")
+    return tuple(_decode(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
+    name = getattr(kind, "__name__", str(kind))
+    if isinstance(value, Raw):
+        if kind is str:
+            return str(value)
+        if kind is bool:
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+            if value.lower() in words:
+                return words[value.lower()]
+            raise InputError(f"{where}: {str(value)!r} is not a bool (true or false)")
+        try:
+            return kind(value)
+        except ValueError:
+            raise InputError(f"{where}: {str(value)!r} is not {'an' if name[0] in 'aeiou' else 'a'} {name}") from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"{where}: expected {name}, got {value!r}")
+    return value

@@ -1,0 +1,62 @@
+"""Sites: the named places in a block where a method may act, and what acts there by default.
+
+Three kinds, and one class of hooks for each block (shapes: B batch, T tokens, D width):
+
+- linear     `linear(name, x [B,T,I], kernel [I,O], bias [O]) -> y [B,T,O]`: the hook owns the product,
+             so it may change input, kernel and output. `joint` is the same for sites that read one
+             input (query, key, value): their kernels lie side by side in one array, and the default
+             runs them as one product.
+- sublayer   `sublayer(name, x, y) -> y`: x is the sublayer's input, y its output before the residual
+             sum (`attention`, `mlp`), or the block's input and output (`block`).
+- attend     `attend(k, v) -> k, v` [B,S,D]: may prepend keys and values.
+
+The block never asks which method is there; `Plain` is what it calls when nothing is grafted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+QUERY, KEY, VALUE = "attention/query", "attention/key", "attention/value"
+ATTENTION_OUTPUT, MLP_UP, MLP_DOWN = "attention/output", "mlp/up", "mlp/down"
+
+LINEAR = (QUERY, KEY, VALUE, ATTENTION_OUTPUT, MLP_UP, MLP_DOWN)
+SUBLAYER = ("attention", "mlp", "block")
+ATTEND = ("attend",)
+
+
+def product(x: Array, kernel: Array, bias: Array | None) -> Array:
+    """x W + b in the dtype of x."""
+    y = x @ kernel.astype(x.dtype)
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+class BlockHooks:
+    """What acts at the sites of one block. This base class is the plain block."""
+
+    def linear(self, name: str, x: Array, kernel: Array, bias: Array | None) -> Array:
+        return product(x, kernel, bias)
+
+    def joint(self, names: tuple[str, ...], x: Array, kernel: Array, bias: Array | None) -> tuple[Array, ...]:
+        """`names` sites on one input; kernel [I, n O], bias [n O]."""
+        return tuple(jnp.split(product(x, kernel, bias), len(names), axis=-1))
+
+    def sublayer(self, name: str, x: Array, y: Array) -> Array:
+        return y
+
+    def attend(self, k: Array, v: Array) -> tuple[Array, Array]:
+        return k, v
+
+
+PLAIN = BlockHooks()
+
+
+class Hooks(Protocol):
+    """What `run_blocks` asks for the hooks of block `index`; `rng` is that block's key or None."""
+
+    def block(self, index: int, rng: Any | None) -> BlockHooks: ...

@@ -1,0 +1,152 @@
+"""A backbone on disk: `backbone.json`, `tokenizer.json` and `weights/` (Orbax).
+
+`backbone.json` names the architecture, both ids and where the weights came from. Loading computes
+both ids again from what it read and compares: a changed byte anywhere is an error, never a
+slightly different model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from backbone.buckets import ladder_up_to
+from backbone.encoder import Network
+from backbone.errors import InputError
+from backbone.files import new_folder
+from backbone.orbax import load_tree, save_tree
+from backbone.preprocessing import TextPreprocessing
+from backbone.records import canonical_json, decode, encode
+from backbone.spec import EncoderSpec
+from backbone.trees import Params, content_hash, map_leaves, require_same_structure
+
+SCHEMA = 1
+DESCRIPTION = "backbone.json"
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """What `backbone.json` holds."""
+
+    schema: int  # version of this layout
+    spec: EncoderSpec  # architecture
+    weights_id: str  # of architecture and weights
+    preprocessing_id: str  # of the tokenizer and the longest input
+    max_tokens: int  # longest input, special tokens included
+    source: dict[str, str]  # where the weights came from, for people
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise InputError(f"schema: this version reads {SCHEMA}, the folder has {self.schema}; import it again")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded backbone: static network, weights as a plain dict, preprocessing, ids."""
+
+    path: Path
+    network: Network
+    params: Params  # on the default device
+    preprocessing: TextPreprocessing
+    weights_id: str
+    dtype: Any  # of activations and products
+
+    @property
+    def spec(self) -> EncoderSpec:
+        return self.network.spec
+
+    @property
+    def preprocessing_id(self) -> str:
+        return self.preprocessing.preprocessing_id
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        return ladder_up_to(self.preprocessing.max_tokens)
+
+
+def weights_id(spec: EncoderSpec, params: Mapping[str, Any]) -> str:
+    """`sha256:<hex>` of the architecture and every float32 weight."""
+    return content_hash(params, canonical_json(encode(spec)))
+
+
+def save_backbone(
+    target: Path,
+    spec: EncoderSpec,
+    params: Params,
+    preprocessing: TextPreprocessing,
+    source: dict[str, str],
+    *,
+    replace: bool = False,
+) -> BackboneRecord:
+    """Writes a backbone folder in one step; raises InputError if `target` exists and not `replace`."""
+    params = map_leaves(lambda leaf: np.asarray(leaf, np.float32), params)
+    require_same_structure(params, Network(spec).abstract(), "backbone weights")
+    if preprocessing.vocabulary > spec.vocabulary:
+        raise InputError(
+            f"tokenizer.json: it produces ids up to {preprocessing.vocabulary - 1}, but the weights embed "
+            f"{spec.vocabulary} tokens: the tokenizer belongs to another backbone"
+        )
+    record = BackboneRecord(
+        schema=SCHEMA,
+        spec=spec,
+        weights_id=weights_id(spec, params),
+        preprocessing_id=preprocessing.preprocessing_id,
+        max_tokens=preprocessing.max_tokens,
+        source=source,
+    )
+    with new_folder(target, replace=replace) as folder:
+        save_tree(folder / "weights", params)
+        (folder / "tokenizer.json").write_text(preprocessing.tokenizer_json, encoding="utf-8")
+        (folder / DESCRIPTION).write_text(json.dumps(encode(record), indent=1), encoding="utf-8")
+    return record
+
+
+def read_record(path: Path) -> BackboneRecord:
+    """The description of a backbone folder, without its weights; raises InputError if it is none."""
+    file = path / DESCRIPTION
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: not a backbone folder (no {DESCRIPTION}); make one with "
+            f"`topgraft import-backbone SOURCE --out {path}`"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{file}: unreadable: {error}; import the backbone again") from error
+    return decode(BackboneRecord, content, file.name)
+
+
+def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
+    """Loads and verifies a backbone folder.
+
+    `dtype` ("float32" or "bfloat16") is that of activations and products; in bfloat16 the weights
+    are held in bfloat16 too. Raises InputError when anything read differs from what was written.
+    """
+    path = Path(path)
+    record = read_record(path)
+    try:
+        text = (path / "tokenizer.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path / 'tokenizer.json'}: unreadable: {error}; import the backbone again") from error
+    preprocessing = TextPreprocessing.from_file_text(text, record.max_tokens, str(path / "tokenizer.json"))
+    network = Network(record.spec)
+    params = load_tree(path / "weights", network.abstract(), f"{path}: weights")
+    for name, found, expected in (
+        ("weights_id", weights_id(record.spec, params), record.weights_id),
+        ("preprocessing_id", preprocessing.preprocessing_id, record.preprocessing_id),
+    ):
+        if found != expected:
+            raise InputError(
+                f"{path}: {name} is {found[:19]}..., {DESCRIPTION} says {expected[:19]}...: the folder was altered "
+                f"after it was written; import the backbone again"
+            )
+    held = jnp.dtype(dtype)
+    device = map_leaves(lambda leaf: jax.device_put(leaf.astype(held)), params)
+    return Backbone(path, network, device, preprocessing, record.weights_id, held)

@@ -1,0 +1,1 @@
+"""Which version of what exists, what is live, what it was made from."""

@@ -1,0 +1,8 @@
+"""How a graft grows: sources, splits, batches, the step, the loop, evaluation.
+
+Importing this package imports no jax; its modules do.
+"""
+
+from backbone.ownership import require_own
+
+require_own("adapters")

@@ -1,0 +1,99 @@
+"""The whole state of a run, saved by Orbax while training goes on, and found again after a crash.
+
+A checkpoint counts only when Orbax has committed it; a half-written one is ignored and removed. It
+names the run it belongs to: resuming under another config, data or backbone is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from backbone.errors import InputError
+from backbone.orbax import ocp
+from backbone.trees import flatten, require_same_structure, unflatten
+from trainers.step import State
+
+log = logging.getLogger(__name__)
+
+
+def _arrays(state: State, best: Mapping[str, Any]) -> dict[str, Any]:
+    """The state as a flat dict of arrays; optimiser leaves are numbered."""
+    leaves = {f"state.{path}": leaf for path, leaf in flatten({k: v for k, v in state.items() if k != "optimizer"}).items()}
+    leaves |= {f"optimizer.{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(state["optimizer"]))}
+    return leaves | {f"best.{path}": leaf for path, leaf in flatten(best).items()}
+
+
+class Checkpoints:
+    """Checkpoints of one run in one folder; the two newest are kept."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]):
+        self._identity = dict(identity)
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(2),
+            cleanup_tmp_directories=True,
+        )
+        self._pending: Any = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.wait()
+        self._checkpointer.close()
+
+    def any(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self._checkpointer.latest is not None
+
+    def save(self, step: int, state: State, best: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+        """Starts saving; returns when the arrays are copied, not when they are written."""
+        self.wait()
+        metadata = {"identity": self._identity, "notes": dict(notes)}
+        copied = jax.tree.map(np.array, _arrays(state, best))
+        self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
+
+    def wait(self) -> None:
+        """Until the save in progress is on disk."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def restore(self, state: State, best: Mapping[str, Any]) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
+        """(state, best, notes) of the newest checkpoint, or None if there is none.
+
+        `state` and `best` give the expected structure. Raises InputError if the checkpoint belongs to
+        another run, naming what differs.
+        """
+        latest = self._checkpointer.latest
+        if latest is None:
+            return None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sharding info not provided")
+            info = self._checkpointer.metadata(latest.step)
+            stored = dict(info.custom_metadata or {})
+            for name, wanted in self._identity.items():
+                found = stored.get("identity", {}).get(name)
+                if found != wanted:
+                    raise InputError(
+                        f"--resume: the run's {name} has changed ({found} then, {wanted} now); "
+                        f"start it in another --workdir, or restore what it began with"
+                    )
+            expected = _arrays(state, best)
+            wanted_arrays = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
+            require_same_structure(unflatten(dict(info.metadata)), unflatten(wanted_arrays), "checkpoint")
+            arrays = self._checkpointer.load(latest.step, wanted_arrays)
+        parts = unflatten(arrays)
+        leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
+        optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
+        restored = jax.device_put({**parts["state"], "optimizer": optimizer})
+        log.info("resuming from step %d", latest.step)
+        return restored, parts.get("best", {}), dict(stored["notes"])

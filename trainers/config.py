@@ -1,0 +1,126 @@
+"""An experiment as data: the frozen dataclasses that a config script returns. Imports no jax.
+
+    from trainers.config import Data, TrainConfig
+
+    def get_config() -> TrainConfig:
+        return TrainConfig(backbone="minilm", data=Data(train=("train.csv",), test=("test.csv",)))
+
+Every field has a default, so `--set a.b=c` reaches all of them; derived numbers (steps, boundaries)
+are computed after the overrides, never in `get_config`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from adapters.specs import Classification, HeadSpec, Lora, MethodSpec
+from backbone.errors import InputError
+
+
+def data_root() -> str:
+    """Folder of the shared public data sets: `TOPGRAFT_DATA`, default `../shared/data`."""
+    return os.environ.get("TOPGRAFT_DATA", str(Path("..") / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the rows are and how to read them.
+
+    A split is one or more files of one format, concatenated, or `tfds:NAME[/CONFIG][:SPLIT]`.
+    Rows of `train` fall into train, development and gate by a hash of their normalised text, so no
+    row changes sides when the data grows (see `trainers.splits`).
+    """
+
+    train: tuple[str, ...] = ()  # files, or one tfds: name
+    dev: tuple[str, ...] = ()  # empty: dev_fraction of train, by hash
+    test: tuple[str, ...] = ()  # empty: no test metrics
+    format: Literal["auto", "csv", "tsv", "tsv_quoted", "jsonl", "parquet", "label_text", "parallel"] = "auto"
+    # auto: by suffix (.csv .tsv .jsonl .parquet); tsv takes quotes literally, tsv_quoted as CSV does;
+    # label_text: one row a line, "LABEL TEXT"; parallel: (texts file, labels file), a line each
+    text: str = "text"  # column of the text
+    label: str = "label"  # column of the label (multi_label: a list, or text split at label_separator)
+    columns: tuple[str, ...] = ()  # names of the columns of a CSV or TSV without a header
+    encoding: str = "utf-8"  # of text formats; invalid bytes are an error that names the line
+    label_names: tuple[str, ...] = ()  # when the column holds 0..C-1: the names, in order
+    label_separator: str = "|"  # between labels of a multi_label column of text
+    train_fraction: float = 1.0  # share of the train rows to use, chosen by hash
+    dev_fraction: float = 0.1  # share of train held out for development, by hash; 0 = none
+    gate_fraction: float = 0.0  # share of train held out for promotion gates, by hash
+    max_tokens: int = 128  # longer inputs are cut, counted and reported
+
+    def __post_init__(self) -> None:
+        for name in ("train", "dev", "test", "columns", "label_names"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, (value,) if value else ())
+        if not 0 < self.train_fraction <= 1:
+            raise InputError(f"train_fraction: must lie in (0, 1], got {self.train_fraction}")
+        if self.dev_fraction < 0 or self.gate_fraction < 0 or self.dev_fraction + self.gate_fraction >= 1:
+            raise InputError("dev_fraction: together with gate_fraction must be at least 0 and below 1")
+        if self.max_tokens < 3:
+            raise InputError(f"max_tokens: must be at least 3 (two special tokens and a word), got {self.max_tokens}")
+        if self.format == "parallel":
+            for name in ("train", "dev", "test"):
+                if len(getattr(self, name)) not in (0, 2):
+                    raise InputError(f"{name}: format parallel needs two files, texts then labels")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW on the live tree, with warm-up, decay, accumulation and clipping (optax)."""
+
+    learning_rate: float = 1e-3  # peak
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up, to zero
+    warmup_fraction: float = 0.0  # share of all optimiser steps
+    weight_decay: float = 0.0  # decoupled; on matrices only
+    clip_norm: float = 0.0  # global norm of live gradients; 0 = no clipping
+    accumulate: int = 1  # micro-batches per optimiser step
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise InputError(f"learning_rate: must be a positive number, got {self.learning_rate}")
+        if not 0 <= self.warmup_fraction < 1:
+            raise InputError(f"warmup_fraction: must be at least 0 and below 1, got {self.warmup_fraction}")
+        if self.weight_decay < 0 or self.clip_norm < 0:
+            raise InputError("weight_decay: neither this nor clip_norm may be negative")
+        if self.accumulate < 1:
+            raise InputError(f"accumulate: must be at least 1, got {self.accumulate}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: a graft from rows."""
+
+    name: str = "graft"  # of the task; names the output folder
+    backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
+    data: Data = field(default_factory=Data)
+    adapter: MethodSpec = field(default_factory=Lora)
+    head: HeadSpec = field(default_factory=Classification)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    head_start: Literal["probe", "zero"] = "probe"  # adapters start from a fitted probe, or a zero head
+    epochs: float = 3.0  # passes over the train rows
+    batch_size: int = 32  # rows per micro-batch
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products
+    remat: bool = False  # recompute each block in the backward pass instead of storing it
+    seed: int = 0  # of initialisation, order and dropout
+    select: Literal["best", "last"] = "best"  # parameters kept: best development epoch, or the last
+    patience: int = 0  # epochs without a better development score before stopping; 0 = never
+    metric: Literal["accuracy", "macro_f1", "matthews"] = "accuracy"  # decides best and patience
+    log_every: int = 20  # optimiser steps between logged scalars
+    checkpoint_seconds: float = 120.0  # between asynchronous checkpoints; also at each epoch's end
+    input_threads: int = 1  # threads that assemble batches ahead of the device
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise InputError(f"name: {self.name!r} must be a plain folder name")
+        if not (0 < self.epochs < 1e6):
+            raise InputError(f"epochs: must be positive, got {self.epochs}")
+        for name in ("batch_size", "log_every", "input_threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.patience < 0 or self.checkpoint_seconds < 0:
+            raise InputError("patience: neither this nor checkpoint_seconds may be negative")

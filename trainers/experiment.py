@@ -1,0 +1,103 @@
+"""Config scripts: load one, apply `--set a.b=c`, and give back a validated config. Imports no jax.
+
+Overrides act on the config's JSON form, so a changed tag (`adapter.method=bottleneck`) starts from
+that class's defaults, and every value is read as the type its field declares.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from backbone.errors import InputError
+from backbone.records import TAGS, Raw, decode, encode
+from trainers.config import TrainConfig
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def load_config(script: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Runs `get_config()` of a config script, by path or by the name of one in `configs/`.
+
+    Raises InputError naming the script or the field.
+    """
+    path = find_config(str(script))
+    try:
+        namespace = runpy.run_path(str(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # whatever the user's script raises
+        line = _line_in(path, error)
+        raise InputError(f"{path}{line}: the config script failed: {type(error).__name__}: {error}") from error
+    if not callable(namespace.get("get_config")):
+        raise InputError(f"{path}: defines no function get_config()")
+    try:
+        config = namespace["get_config"]()
+    except (InputError, TypeError, NameError, AttributeError) as error:
+        raise InputError(f"{path}{_line_in(path, error)}: get_config(): {error}") from error
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected TrainConfig")
+    return override(config, overrides)
+
+
+def find_config(script: str) -> Path:
+    """The file of a config given by path, or by name (`trec6`) among those that come with Topgraft."""
+    path = Path(script)
+    if path.is_file():
+        return path
+    named = CONFIGS / (path.name if path.suffix == ".py" else f"{path.name}.py")
+    if named.is_file():
+        return named
+    known = sorted(p.stem for p in CONFIGS.glob("*.py") if not p.stem.startswith("_"))
+    raise InputError(f"{script}: no such config script; by name: {', '.join(known) or 'none'}")
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    """`:17` where the traceback, or a syntax error, points into the script."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f":{error.lineno}"
+    trace, line = error.__traceback__, ""
+    while trace:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+def override(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """The config with each `a.b=c` applied in turn."""
+    values = encode(config)
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise InputError(f"--set {text}: expected FIELD=VALUE, for example --set optimizer.learning_rate=1e-3")
+        _put(values, path.strip().split("."), value)
+    return decode(TrainConfig, values)
+
+
+def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
+    *parents, last = keys
+    node = values
+    for depth, key in enumerate(parents):
+        child = node.get(key)
+        if not isinstance(child, dict):
+            known = ".".join(keys[: depth + 1])
+            raise InputError(f"{'.'.join(keys)}: {known} has no fields; set it as a whole")
+        node = child
+    if last in TAGS and last in node:
+        if node[last] != value:
+            node.clear()
+        node[last] = value
+    else:
+        node[last] = Raw(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide numbers."""
+    from importlib.metadata import version
+
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "topgraft")
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}

@@ -1,0 +1,50 @@
+"""Scalars of a run, as JSON lines and as TensorBoard events, and progress bars on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Scalars:
+    """Appends to `metrics.jsonl` and to TensorBoard events below `tensorboard/`.
+
+    When a run resumes from `step`, lines of later steps are dropped: they will be written again.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._path = folder / "metrics.jsonl"
+        kept = []
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError):
+                    continue  # the last line of a run that was killed while writing it
+        self._path.write_text("".join(kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line and one event per value, named `split/metric`."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def bar(total: int, what: str, unit: str, *, show: bool, initial: int = 0) -> Any:
+    """A progress bar with rate and time left, on stderr."""
+    return tqdm(total=total, initial=initial, desc=what, unit=unit, file=sys.stderr, disable=not show, leave=False)

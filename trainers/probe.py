@@ -1,0 +1,107 @@
+"""A linear head fitted to pooled features: the cheapest rung, and where every adapter starts.
+
+Minimises mean loss + l2/2 |W|^2 over standardised features by L-BFGS (Liu & Nocedal 1989, from
+optax); the standardisation is folded back into the kernel. The strength l2 is the one that scores
+best on development rows, from strong to weak, each fit starting from the one before.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adapters.heads import LinearHead, head_of
+from adapters.model import GraftModel
+from adapters.programs import features_program, run_rows
+from backbone.storage import Backbone
+from backbone.trees import Params
+from trainers.batches import Examples
+from trainers.metrics import gather
+
+STRENGTHS = (1e-2, 1e-3, 1e-4)  # l2, from strong to weak
+MOST_ITERATIONS = 100
+TOLERANCE = 1e-3  # on the gradient's largest entry, relative to the first
+HELD_OUT = 10  # without development rows, every tenth row chooses the strength
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A head and how it was chosen."""
+
+    head: Params  # kernel float32 [F,C], bias float32 [C]
+    strength: float  # chosen l2
+    scores: dict[str, float]  # development score by l2
+
+
+def pooled_features(
+    model: GraftModel, backbone: Backbone, adapter: Params, examples: Examples, on_rows: Callable[[int], object]
+) -> np.ndarray:
+    """The head's features float32 [N,F]: one forward pass over the examples."""
+    program = functools.partial(features_program(model, backbone.dtype.name), backbone.params, adapter)
+    return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows)
+
+
+@functools.partial(jax.jit, static_argnames="head")
+def _minimise(head: LinearHead[Any], params: Params, x: jax.Array, labels: jax.Array, l2: jax.Array) -> Params:
+    solver = optax.lbfgs()
+
+    def objective(p: Params) -> jax.Array:
+        loss = head.loss(x @ p["kernel"] + p["bias"], labels).mean()
+        return loss + 0.5 * l2 * jnp.square(p["kernel"]).sum()
+
+    value_and_grad = optax.value_and_grad_from_state(objective)
+    largest = lambda grad: jnp.maximum(*(jnp.abs(g).max() for g in jax.tree.leaves(grad)))  # noqa: E731
+    first = largest(jax.grad(objective)(params))
+
+    def go_on(carry: tuple[Params, Any]) -> jax.Array:
+        state = carry[1]
+        count, grad = optax.tree.get(state, "count"), optax.tree.get(state, "grad")
+        return (count == 0) | ((count < MOST_ITERATIONS) & (largest(grad) > TOLERANCE * first))
+
+    def advance(carry: tuple[Params, Any]) -> tuple[Params, Any]:
+        p, state = carry
+        value, grad = value_and_grad(p, state=state)
+        updates, state = solver.update(grad, state, p, value=value, grad=grad, value_fn=objective)
+        return optax.apply_updates(p, updates), state
+
+    return jax.lax.while_loop(go_on, advance, (params, solver.init(params)))[0]
+
+
+def fit_linear(
+    model: GraftModel, features: np.ndarray, labels: np.ndarray, dev: tuple[np.ndarray, np.ndarray] | None, metric: str
+) -> FittedProbe:
+    """Fits the model's head to features float32 [N,F] and labels; `dev` is (features, labels) or None."""
+    mean = features.mean(axis=0)
+    spread = np.maximum(features.std(axis=0), 1e-6)
+    x = (features - mean) / spread
+    fit_x, fit_y, chosen_by_dev = x, labels, dev is not None
+    if dev is not None:
+        dev_x, dev_y = (dev[0] - mean) / spread, dev[1]
+    else:
+        held = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+        fit_x, fit_y, dev_x, dev_y = x[~held], labels[~held], x[held], labels[held]
+    head = head_of(model.head)
+    params = jax.tree.map(np.asarray, head.init(x.shape[1], len(model.labels)))
+    best: tuple[float, float, Params] | None = None
+    scores = {}
+    for strength in STRENGTHS:
+        params = _minimise(head, params, fit_x, fit_y, np.float32(strength))
+        logits = dev_x @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
+        score = gather(model, logits, dev_y).compute()[metric] if len(dev_y) else 0.0
+        scores[f"{strength:g}"] = score
+        if best is None or score > best[0]:
+            best = (score, strength, params)
+    assert best is not None
+    _, strength, params = best
+    if not chosen_by_dev:
+        params = _minimise(head, params, x, labels, np.float32(strength))
+    kernel = np.asarray(params["kernel"]) / spread[:, None]
+    bias = np.asarray(params["bias"]) - mean @ kernel
+    return FittedProbe({"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}, strength, scores)

@@ -1,0 +1,111 @@
+"""One optimiser step as a pure function of the live tree.
+
+The loss takes (live, frozen, batch): gradients, optimiser state and updates exist for what is live
+and for nothing else. `state` is {"live", "optimizer", "step", "sums"}; all of it stays on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adapters.heads import head_of
+from adapters.model import GraftModel
+from backbone.trees import Params, flatten, unflatten
+from trainers.batches import Batch
+from trainers.config import Optimizer
+
+State = dict[str, Any]
+
+
+def partition(params: Mapping[str, Any], is_live: Callable[[str], bool]) -> tuple[Params, Params]:
+    """(live, frozen) by dotted path; together every leaf exactly once."""
+    leaves = flatten(params)
+    live = {path: leaf for path, leaf in leaves.items() if is_live(path)}
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in live}
+    if not live:
+        raise ValueError("nothing is live: no parameter would be trained")
+    assert len(live) + len(frozen) == len(leaves)
+    return unflatten(live), unflatten(frozen)
+
+
+def join(live: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
+    """The whole tree of a partition; raises ValueError if a leaf is in both."""
+    above, below = flatten(live), flatten(frozen)
+    both = above.keys() & below.keys()
+    if both:
+        raise ValueError(f"live and frozen share {', '.join(sorted(both)[:3])}")
+    whole = unflatten(above | below)
+    whole.setdefault("adapter", {})
+    return whole
+
+
+def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
+    """AdamW with clipping, warm-up, decay to zero over `steps` optimiser steps, and accumulation."""
+    warmup = round(config.warmup_fraction * steps)
+    rest = max(1, steps - warmup)
+    decay = {
+        "linear": optax.linear_schedule(config.learning_rate, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(config.learning_rate, rest),
+        "constant": optax.constant_schedule(config.learning_rate),
+    }[config.schedule]
+    schedule = decay
+    if warmup:
+        schedule = optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), decay], [warmup])
+    matrices = lambda tree: jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)  # noqa: E731
+    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    chain.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=matrices))
+    optimizer = optax.chain(*chain)
+    return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer
+
+
+def first_state(live: Params, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return {
+        "live": live,
+        "optimizer": optimizer.init(live),
+        "step": jnp.zeros((), jnp.int32),
+        "sums": no_sums(),
+    }
+
+
+def no_sums() -> dict[str, jax.Array]:
+    """Zeros: sum of losses, number of rows, and of micro-batches skipped because a value was not finite."""
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "rows", "skipped")}
+
+
+def make_step(
+    model: GraftModel, optimizer: optax.GradientTransformation, *, dtype: str, remat: bool, seed: int
+) -> Callable[[State, Params, Batch], State]:
+    """jit of (state, frozen, batch) -> state; the old state's memory is reused.
+
+    `frozen` is {"backbone": ..., "graft": ...}. A micro-batch whose loss or gradient is not finite
+    changes nothing but the count of skipped ones.
+    """
+    head = head_of(model.head)
+
+    def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> jax.Array:
+        params = join(live, frozen["graft"])
+        logits = model.logits(frozen["backbone"], params, batch, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
+        return (head.loss(logits, batch["labels"]) * batch["weights"]).sum() / batch["weights"].sum()
+
+    def step(state: State, frozen: Params, batch: Batch) -> State:
+        rng = jax.random.fold_in(jax.random.key(seed), state["step"])
+        loss, gradient = jax.value_and_grad(loss_of)(state["live"], frozen, batch, rng)
+        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+        kept = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+        rows = batch["weights"].sum()
+        gained = {"loss": jnp.where(finite, loss * rows, 0), "rows": jnp.where(finite, rows, 0), "skipped": 1.0 - finite}
+        return {
+            "live": kept(optax.apply_updates(state["live"], updates), state["live"]),
+            "optimizer": kept(optimizer_state, state["optimizer"]),
+            "step": state["step"] + 1,
+            "sums": jax.tree.map(jnp.add, state["sums"], gained),
+        }
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,220 @@
+"""The verb `train`: a config to a stored graft.
+
+    result = train(load_config("configs/trec6.py"), Path("runs/trec6"))
+
+Reads top to bottom: data, backbone, model, where the head starts, the loop, the artefact, the report.
+A work folder holds `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `graft/` and
+`result.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapters.artifact import save_graft
+from adapters.manifest import Training
+from adapters.model import GraftModel
+from adapters.specs import Probe
+from backbone.errors import InputError
+from backbone.files import write_durable
+from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.records import digest, encode
+from backbone.storage import Backbone, load_backbone
+from backbone.trees import Params, count, map_leaves
+from metering.window import Cost, cpu_seconds, wall_seconds, window
+from trainers.batches import Examples
+from trainers.checkpoints import Checkpoints
+from trainers.config import TrainConfig
+from trainers.examples import TaskData, load_data
+from trainers.experiment import versions
+from trainers.logs import Scalars, bar
+from trainers.loop import Fitted, Progress, Task, fit, score
+from trainers.probe import FittedProbe, fit_linear, pooled_features
+from trainers.step import partition
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` did; `--json` prints it."""
+
+    graft: str  # folder of the artefact
+    content_id: str
+    metrics: dict[str, dict[str, float]]  # by split, by metric
+    steps: int  # micro-batches
+    trainable: int  # parameters, head included
+    seconds: float  # wall time since the process started
+    cpu_seconds: float  # of this process
+    costs: dict[str, Any]  # of each phase of this process
+    resumed: bool
+
+
+def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: bool = False) -> TrainResult:
+    """Trains and stores a graft in `workdir`; raises InputError for bad data, config or backbone.
+
+    With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
+    finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
+    """
+    use_compilation_cache()
+    finished = open_workdir(workdir, config, resume)
+    if finished is not None:
+        return finished
+    costs: dict[str, Cost] = {}
+    with window("load") as costs["load"]:
+        folder = resolve_backbone(config.backbone)
+        backbone = load_backbone(folder, dtype=config.compute_dtype)
+    with window("data") as costs["data"]:
+        data = load_data(config.data, config.head, backbone, show=show)
+    model = GraftModel(backbone.network, (config.adapter,), config.head, data.labels)
+    log.info("%s", describe(model, data))
+
+    fitted, resumed = _fit(config, workdir, model, backbone, data, costs, show)
+
+    with window("evaluate") as costs["evaluate"]:
+        metrics = evaluate_splits(config, model, fitted.params, backbone, data)
+    manifest = save_graft(
+        workdir / "graft",
+        model,
+        fitted.params,
+        backbone,
+        name=config.name,
+        max_tokens=config.data.max_tokens,
+        training=Training(
+            config={**encode(config), "backbone_path": str(folder.resolve())},
+            seeds={"seed": config.seed},
+            data=data.fingerprint,
+            metrics=metrics,
+            costs={name: cost.asdict() for name, cost in costs.items()},
+            versions=versions(),
+        ),
+        replace_existing=resume,
+    )
+    result = TrainResult(
+        graft=str(workdir / "graft"),
+        content_id=manifest.content_id,
+        metrics=metrics,
+        steps=fitted.steps,
+        trainable=count(fitted.params),
+        seconds=round(wall_seconds(), 3),
+        cpu_seconds=round(cpu_seconds(), 3),
+        costs={name: cost.asdict() for name, cost in costs.items()},
+        resumed=resumed,
+    )
+    write_durable(workdir / "result.json", json.dumps(asdict(result), indent=1).encode())
+    return result
+
+
+def open_workdir(workdir: Path, config: TrainConfig, resume: bool) -> TrainResult | None:
+    """Makes the folder, or checks that it holds this config's run; the result if that run had finished."""
+    stored = workdir / "config.json"
+    values = encode(config)
+    if stored.exists():
+        if not resume:
+            raise InputError(f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder")
+        try:
+            before = json.loads(stored.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{stored}: damaged ({error}); start in another --workdir") from error
+        if before != values:
+            raise InputError(f"--resume: {changed(before, values)}: changed since {workdir} was started; restore it or name another --workdir")
+        if (workdir / "result.json").exists():
+            return TrainResult(**json.loads((workdir / "result.json").read_text(encoding="utf-8")))
+        return None
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_durable(stored, json.dumps(values, indent=1).encode())
+    except NotADirectoryError as error:
+        raise InputError(f"{workdir}: cannot be made: {error}") from error
+    return None
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
+    """The dotted names of the fields that differ."""
+    names = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := changed(old, new, f"{prefix}{key}."):
+                names.append(inner)
+        elif old != new:
+            names.append(f"{prefix}{key} ({old!r} then, {new!r} now)")
+    return ", ".join(names)
+
+
+def _fit(
+    config: TrainConfig,
+    workdir: Path,
+    model: GraftModel,
+    backbone: Backbone,
+    data: TaskData,
+    costs: dict[str, Cost],
+    show: bool,
+) -> tuple[Fitted, bool]:
+    """The trained parameters, and whether the run had been interrupted."""
+    train_rows, dev_rows = data.splits["train"], data.splits.get("dev")
+    identity = {
+        "config": digest(encode(config)),
+        "data": digest(data.fingerprint),
+        "weights_id": backbone.weights_id,
+        "preprocessing_id": backbone.preprocessing_id,
+    }
+    params = map_leaves(np.asarray, model.init(jax.random.key(config.seed)))
+    if isinstance(config.adapter, Probe):
+        with window("probe") as costs["probe"]:
+            fitted = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show)
+        return Fitted({**params, "head": fitted.head}, 0, Progress()), False
+    with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
+        resumed = checkpoints.any()
+        if config.head_start == "probe" and not resumed:
+            with window("probe") as costs["probe"]:
+                params["head"] = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
+        live, frozen = partition(params, lambda path: True)
+        task = Task(config, model, backbone, train_rows, dev_rows)
+        with window("train") as costs["train"]:
+            return fit(task, live, frozen, checkpoints, lambda step: Scalars(workdir, step), show=show), resumed
+
+
+def start_from_probe(
+    config: TrainConfig,
+    model: GraftModel,
+    backbone: Backbone,
+    params: Params,
+    train_rows: Examples,
+    dev_rows: Examples | None,
+    show: bool,
+) -> FittedProbe:
+    """The head fitted to the features that the untrained adapter gives: one forward pass."""
+    total = len(train_rows) + (len(dev_rows) if dev_rows else 0)
+    with bar(total, "features", "row", show=show) as shown:
+        features = pooled_features(model, backbone, params["adapter"], train_rows, shown.update)
+        dev = None
+        if dev_rows is not None:
+            dev = pooled_features(model, backbone, params["adapter"], dev_rows, shown.update), dev_rows.labels
+    fitted = fit_linear(model, features, train_rows.labels, dev, config.metric)
+    log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, config.metric, fitted.scores)
+    return fitted
+
+
+def evaluate_splits(
+    config: TrainConfig, model: GraftModel, params: Params, backbone: Backbone, data: TaskData
+) -> dict[str, dict[str, float]]:
+    """Metrics on every held-out split."""
+    task = Task(config, model, backbone, data.splits["train"], None)
+    return {name: score(task, params, data.splits[name]) for name in ("dev", "test") if name in data.splits}
+
+
+def describe(model: GraftModel, data: TaskData) -> str:
+    """One line for the log: rows, labels, sites."""
+    rows = ", ".join(f"{name} {len(split)}" for name, split in data.splits.items())
+    sites = sum(len(settings) for _, settings in model.site_parts.values())
+    methods = ", ".join(spec.method for spec in model.methods)
+    return f"rows: {rows}; {len(data.labels)} labels; {methods} at {sites} sites"

@@ -13,7 +13,7 @@ import numpy as np
 
 from backbone.errors import InputError
 
-LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LADDER = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def ladder_up_to(limit: int) -> tuple[int, ...]:

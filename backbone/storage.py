@@ -57,6 +57,7 @@ class Backbone:
     preprocessing: TextPreprocessing
     weights_id: str
     dtype: Any  # of activations and products
+    source: dict[str, str]  # where the weights came from; `family` names their published layout
 
     @property
     def spec(self) -> EncoderSpec:
@@ -149,4 +150,4 @@ def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
             )
     held = jnp.dtype(dtype)
     device = map_leaves(lambda leaf: jax.device_put(leaf.astype(held)), params)
-    return Backbone(path, network, device, preprocessing, record.weights_id, held)
+    return Backbone(path, network, device, preprocessing, record.weights_id, held, record.source)

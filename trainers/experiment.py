@@ -10,13 +10,16 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.records import TAGS, Raw, decode, encode
 from trainers.config import TrainConfig
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+T = TypeVar("T")
+
+_PLACES = [Path(__file__).resolve().parent.parent / name for name in ("configs", "topgraft_configs")]
+CONFIGS = next((place for place in _PLACES if place.is_dir()), _PLACES[0])  # in a checkout, or installed
 
 
 def load_config(script: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -71,11 +74,26 @@ def override(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """The config with each `a.b=c` applied in turn."""
     values = encode(config)
     for text in overrides:
-        path, equals, value = text.partition("=")
-        if not equals or not path.strip():
-            raise InputError(f"--set {text}: expected FIELD=VALUE, for example --set optimizer.learning_rate=1e-3")
-        _put(values, path.strip().split("."), value)
+        _put(values, *_split(text))
     return decode(TrainConfig, values)
+
+
+def _split(text: str) -> tuple[list[str], str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set {text}: expected FIELD=VALUE, for example --set optimizer.learning_rate=1e-3")
+    return path.strip().split("."), value
+
+
+def override_part(part: T, name: str, overrides: Sequence[str]) -> T:
+    """One section of a config (`data`) with each `data.b=c` applied."""
+    values = {name: encode(part)}
+    for text in overrides:
+        keys, value = _split(text)
+        if keys[0] != name or len(keys) < 2:
+            raise InputError(f"--set {text}: expected {name}.FIELD=VALUE")
+        _put(values, keys, value)
+    return decode(type(part), values[name], name)
 
 
 def _put(values: dict[str, Any], keys: list[str], value: str) -> None:

@@ -98,7 +98,7 @@ def fit(
         task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed
     )
     state = jax.device_put(first_state(live, optimizer))
-    best: Params = map_leaves(np.asarray, live)
+    best: Params = map_leaves(np.array, live)
     progress = Progress()
     if restored := checkpoints.restore(state, best):
         state, best, notes = restored

@@ -77,6 +77,12 @@ class Bert:
             return tuple(f"{prefix}attention.self.{part}.{_LEAVES[leaf]}" for part in ("query", "key", "value"))
         return (f"{prefix}{_NAMES[module]}.{_LEAVES[leaf]}",)
 
+    def site_module(self, block: int, site: str) -> str:
+        kind, part = site.split("/")
+        if part in ("query", "key", "value"):
+            return f"encoder.layer.{block}.attention.self.{part}"
+        return f"encoder.layer.{block}.{_NAMES[f'{kind}.{part}']}"
+
     def convert(self, path: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         if path.endswith(".kernel"):
             return np.concatenate([np.ascontiguousarray(t.T) for t in tensors], axis=1)

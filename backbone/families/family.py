@@ -30,6 +30,9 @@ class Family(Protocol):
     def sources(self, path: str) -> tuple[str, ...]:
         """The tensors that fill our parameter `path`."""
 
+    def site_module(self, block: int, site: str) -> str:
+        """Their name of the dense layer at one of our linear sites."""
+
     def convert(self, path: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """Our array from theirs; PyTorch's kernels are [O, I], ours [I, O]."""
 

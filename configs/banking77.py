@@ -1,0 +1,32 @@
+"""Banking77: 77 intents, 10,003 train and 3,080 test rows.
+
+    topgraft train banking77                      # data in $TOPGRAFT_DATA, default ../shared/data
+
+All train rows are used, as in the published results, so there is no development split and the last
+parameters are kept.
+"""
+
+from pathlib import Path
+
+from adapters.specs import Classification, Lora
+from trainers.config import Data, Optimizer, TrainConfig, data_root
+
+
+def get_config() -> TrainConfig:
+    root = Path(data_root()) / "banking77"
+    return TrainConfig(
+        name="banking77",
+        backbone="minilm",
+        data=Data(
+            train=(str(root / "train.csv"),),
+            test=(str(root / "test.csv"),),
+            text="text",
+            label="category",
+            dev_fraction=0.0,
+        ),
+        adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value")),
+        head=Classification(pooling="mean"),
+        optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
+        epochs=3,
+        batch_size=32,
+    )

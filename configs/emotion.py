@@ -1,0 +1,34 @@
+"""Emotion of tweets (tweet_eval): 4 classes, 3,257 train, 374 development and 1,421 test rows.
+
+    topgraft train emotion                        # data in $TOPGRAFT_DATA, default ../shared/data
+"""
+
+from pathlib import Path
+
+from adapters.specs import Classification, Lora
+from trainers.config import Data, Optimizer, TrainConfig, data_root
+
+
+def get_config() -> TrainConfig:
+    root = Path(data_root()) / "tweet_eval" / "emotion"
+
+    def split(name: str) -> tuple[str, str]:
+        return str(root / f"{name}_text.txt"), str(root / f"{name}_labels.txt")
+
+    return TrainConfig(
+        name="emotion",
+        backbone="minilm",
+        data=Data(
+            train=split("train"),
+            dev=split("val"),
+            test=split("test"),
+            format="parallel",
+            label_names=("anger", "joy", "optimism", "sadness"),
+        ),
+        adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value")),
+        head=Classification(pooling="mean"),
+        optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
+        epochs=3,
+        batch_size=32,
+        select="last",  # as the recipe it is compared with
+    )

@@ -1,0 +1,11 @@
+"""`topgraft evaluate`, for people who work in a checkout: python scripts/evaluate.py ..."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from topgraft import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,11 @@
+"""`topgraft import-graft`, for people who work in a checkout: python scripts/import_graft.py ..."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from topgraft import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["import-graft", *sys.argv[1:]]))

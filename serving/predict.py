@@ -1,0 +1,68 @@
+"""The verb `predict`: a graft's answers for texts given on the command line or in a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.graft import load_graft
+from backbone.errors import InputError
+from backbone.home import use_compilation_cache
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `predict` returns; `--json` prints it."""
+
+    graft: str
+    content_id: str
+    predictions: list[dict[str, Any]]  # text, labels, probabilities of the most probable labels
+
+
+def predict(
+    path: str | Path,
+    texts: Sequence[str] = (),
+    *,
+    file: str | None = None,
+    backbone: str | Path | None = None,
+    dtype: str = "float32",
+    top: int = 5,
+) -> Answers:
+    """Predicts for `texts`, or for each line of `file` ("-" is standard input).
+
+    `top` is how many probabilities are returned for each text. Raises InputError for a damaged graft,
+    a missing backbone, or a file that cannot be read.
+    """
+    if top < 1:
+        raise InputError(f"--top: must be at least 1, got {top}")
+    lines = list(texts) + (read_lines(file) if file else [])
+    if not lines:
+        raise InputError("no text: pass --text TEXT or --file FILE")
+    use_compilation_cache()
+    graft = load_graft(path, backbone, dtype=dtype)
+    assert graft.manifest is not None
+    predictions = [
+        {"text": text, "labels": list(p.labels), "probabilities": dict(list(p.probabilities.items())[:top])}
+        for text, p in zip(lines, graft.predict(lines), strict=True)
+    ]
+    return Answers(str(path), graft.manifest.content_id, predictions)
+
+
+def read_lines(file: str) -> list[str]:
+    """One text a line, UTF-8; split at newlines only."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+    lines = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        try:
+            lines.append(line.rstrip(b"\r").decode())
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}:{number}: not UTF-8: {error}; convert the file to UTF-8") from error
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines

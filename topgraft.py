@@ -1,0 +1,194 @@
+"""The front door: `topgraft.load(...)` in Python, and the console command `topgraft VERB`.
+
+    import topgraft
+    graft = topgraft.load("runs/banking77/graft")
+    graft.predict(["I am still waiting on my card?"])[0].label
+
+The command parses a verb and calls one function below. Logs and progress go to stderr; with
+`--json` the last line of stdout is one JSON object. Exit status: 0 done, 2 bad input or config,
+1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backbone.errors import InputError
+from backbone.ownership import require_own
+
+if TYPE_CHECKING:
+    from adapters.graft import Graft
+    from backbone.storage import Backbone
+
+__all__ = ["InputError", "load", "main"]
+
+log = logging.getLogger("topgraft")
+
+
+def load(path: str | Path, backbone: str | Path | Backbone | None = None, *, dtype: str = "float32") -> Graft:
+    """Loads and verifies a graft: `.predict(texts)` gives labels and probabilities, `.logits(texts)` scores.
+
+    `backbone` is a folder or a loaded backbone to share; by default the one used in training, or one in
+    `TOPGRAFT_HOME` with the same `weights_id`. Raises InputError (a ValueError) for anything damaged or
+    mismatched.
+    """
+    require_own("adapters")
+    from adapters.graft import load_graft
+
+    return load_graft(path, backbone, dtype=dtype)
+
+
+def _import_backbone(options: argparse.Namespace) -> Any:
+    from backbone.importing import import_backbone
+
+    return import_backbone(options.source, options.out, replace=options.replace)
+
+
+def _train(options: argparse.Namespace) -> Any:
+    from trainers.experiment import load_config
+    from trainers.train import train
+
+    config = load_config(options.config, options.set)
+    workdir = Path(options.workdir) if options.workdir else Path("runs") / config.name
+    return train(config, workdir, resume=options.resume, show=not options.quiet)
+
+
+def _evaluate(options: argparse.Namespace) -> Any:
+    from trainers.evaluate import evaluate
+
+    return evaluate(
+        options.graft,
+        backbone=options.backbone,
+        overrides=tuple(options.set),
+        files=tuple(options.file),
+        dtype=options.dtype,
+        show=not options.quiet,
+    )
+
+
+def _predict(options: argparse.Namespace) -> Any:
+    from serving.predict import predict
+
+    return predict(
+        options.graft, options.text, file=options.file, backbone=options.backbone, dtype=options.dtype, top=options.top
+    )
+
+
+def _inspect(options: argparse.Namespace) -> Any:
+    from trainers.inspect import inspect
+
+    return inspect(options.path, tuple(options.set), options.backbone)
+
+
+def _export(options: argparse.Namespace) -> Any:
+    from adapters.peft import export_peft
+
+    return export_peft(options.graft, options.out, backbone=options.backbone)
+
+
+def _import_graft(options: argparse.Namespace) -> Any:
+    from adapters.peft import import_peft
+
+    return import_peft(options.source, options.backbone, options.out, labels=options.labels)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
+    common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
+    on_backbone = argparse.ArgumentParser(add_help=False)
+    on_backbone.add_argument("--backbone", help="backbone folder (default: the one used in training)")
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a config field")
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the backbone")
+
+    parser = argparse.ArgumentParser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, call: Callable[[argparse.Namespace], Any], text: str, *parents: Any) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text, parents=[common, *parents])
+        sub.set_defaults(call=call)
+        return sub
+
+    sub = verb("import-backbone", _import_backbone, "import pretrained weights into a backbone folder")
+    sub.add_argument("source", help="folder in the Hugging Face layout, hf:org/name[@revision], or minilm")
+    sub.add_argument("--out", required=True, help="the new backbone folder")
+    sub.add_argument("--replace", action="store_true", help="replace an existing folder")
+    sub = verb("train", _train, "train a graft from a config script", settings)
+    sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
+    sub.add_argument("--workdir", help="folder of the run (default: runs/NAME)")
+    sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    sub = verb("evaluate", _evaluate, "score a graft on labelled rows", settings, on_backbone, running)
+    sub.add_argument("graft", help="graft folder")
+    sub.add_argument("--file", action="append", default=[], help="labelled file (default: the config's splits)")
+    sub = verb("predict", _predict, "answer for texts", on_backbone, running)
+    sub.add_argument("graft", help="graft folder")
+    sub.add_argument("--text", action="append", default=[], help="a text; may be repeated")
+    sub.add_argument("--file", help="a text a line; - is standard input")
+    sub.add_argument("--top", type=int, default=5, help="probabilities shown for each text")
+    sub = verb("inspect", _inspect, "describe a graft, a backbone or a config", settings, on_backbone)
+    sub.add_argument("path", help="graft, run or backbone folder, or config script")
+    sub = verb("export", _export, "write a graft for other software", on_backbone)
+    sub.add_argument("graft", help="graft folder")
+    sub.add_argument("--format", choices=("peft",), required=True, help="peft: Hugging Face PEFT")
+    sub.add_argument("--out", required=True, help="the new folder")
+    sub = verb("import-graft", _import_graft, "import a PEFT adapter folder as a graft")
+    sub.add_argument("source", help="PEFT folder")
+    sub.add_argument("--backbone", required=True, help="backbone folder it belongs to")
+    sub.add_argument("--out", required=True, help="the new graft folder")
+    sub.add_argument("--labels", help="label names, comma separated or a file with one a line")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    for name in ("topgraft", "backbone", "adapters", "trainers", "serving"):
+        logging.getLogger(name).setLevel(logging.WARNING if options.quiet else logging.INFO)
+    try:
+        require_own("adapters")
+        result = options.call(options)
+    except InputError as error:
+        print(f"topgraft {options.verb}: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": str(error), "exit": 2}))
+        return 2
+    values = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    if options.json:
+        print(json.dumps(values, ensure_ascii=False))
+    else:
+        _show(values)
+    return 0
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+def _show(values: Any, indent: str = "") -> None:
+    """A result for people: nested names and values."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, dict) and value:
+            print(f"{indent}{key}:")
+            _show(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for item in value:
+                _show(item, indent)
+                print()
+        else:
+            text = f"{value:.4f}" if isinstance(value, float) else value
+            print(f"{indent}{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")
+
+
+if __name__ == "__main__":
+    run()

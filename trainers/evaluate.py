@@ -1,0 +1,79 @@
+"""The verb `evaluate`: a stored graft on labelled rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adapters.graft import Graft, load_graft
+from adapters.specs import MultiLabel
+from backbone.errors import InputError
+from backbone.home import use_compilation_cache
+from backbone.records import decode
+from trainers.config import Data
+from trainers.examples import load_data
+from trainers.experiment import override_part
+from trainers.logs import bar
+from trainers.metrics import gather
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a graft on the splits that were asked for."""
+
+    graft: str
+    content_id: str
+    metrics: dict[str, dict[str, float]]  # by split, by metric
+    rows: dict[str, int]  # by split
+    confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted; classification only
+    labels: tuple[str, ...]
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    backbone: str | Path | None = None,
+    overrides: tuple[str, ...] = (),
+    files: tuple[str, ...] = (),
+    dtype: str = "float32",
+    show: bool = False,
+) -> Evaluation:
+    """Scores the graft at `path` on the dev and test splits of its own config, or on `files` as test.
+
+    `overrides` are `data.x=y` settings, for other columns or formats. Raises InputError for a damaged
+    graft, bad data, or a label that the graft does not know.
+    """
+    use_compilation_cache()
+    graft = load_graft(path, backbone, dtype=dtype)
+    data = _data_of(graft, overrides)
+    splits: tuple[str, ...] = ("dev", "test")
+    if files:
+        data, splits = replace(data, test=files), ("test",)
+    if splits == ("test",) and not data.test:
+        raise InputError("data.test: no file; pass one to evaluate")
+    rows = load_data(data, graft.model.head, graft.backbone, labels=graft.model.labels, splits=splits, show=show)
+    metrics, confusion = {}, {}
+    for name, examples in rows.splits.items():
+        with bar(len(examples), name, "row", show=show) as shown:
+            logits = graft.logits_of_rows(examples.rows, shown.update)
+        counts = gather(graft.model, logits, examples.labels)
+        metrics[name] = counts.compute()
+        if not isinstance(graft.model.head, MultiLabel):
+            confusion[name] = counts.counts.tolist()
+    assert graft.manifest is not None
+    return Evaluation(
+        graft=str(path),
+        content_id=graft.manifest.content_id,
+        metrics=metrics,
+        rows={name: len(examples) for name, examples in rows.splits.items()},
+        confusion=confusion,
+        labels=graft.model.labels,
+    )
+
+
+def _data_of(graft: Graft, overrides: tuple[str, ...]) -> Data:
+    assert graft.manifest is not None
+    stored: Mapping[str, Any] = graft.manifest.training.config.get("data", {})
+    return override_part(decode(Data, dict(stored), "data"), "data", overrides)

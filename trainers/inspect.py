@@ -1,0 +1,102 @@
+"""The verb `inspect`: what a config would graft, or what a stored graft or backbone holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.manifest import MANIFEST, read_manifest
+from adapters.methods import METHODS, SiteMethod
+from adapters.model import GraftModel
+from adapters.specs import HeadSpec, MethodSpec
+from backbone.encoder import Network
+from backbone.errors import InputError
+from backbone.home import find_backbone, resolve_backbone
+from backbone.records import encode
+from backbone.spec import EncoderSpec
+from backbone.storage import DESCRIPTION, read_record
+from backbone.trees import count, describe, flatten
+from trainers.experiment import load_config
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` returns; `--json` prints it."""
+
+    what: str  # graft, config or backbone
+    path: str
+    facts: dict[str, Any]  # ids, labels, metrics, ...
+    matched: dict[str, list[str]]  # sites by "method pattern"
+    tensors: dict[str, str]  # dtype and shape by path
+    trainable: int  # parameters of the graft
+    backbone_parameters: int
+    trainable_percent: float  # of backbone and graft together
+
+
+def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = None) -> Inspection:
+    """Describes a graft folder, a backbone folder, a work folder or a config script, without weights."""
+    folder = Path(path)
+    if (folder / "graft" / MANIFEST).is_file():
+        folder = folder / "graft"
+    if (folder / MANIFEST).is_file():
+        return _inspect_graft(folder, backbone)
+    if (folder / DESCRIPTION).is_file():
+        return _inspect_backbone(folder)
+    if folder.is_dir():
+        raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {DESCRIPTION})")
+    config = load_config(path, overrides)
+    spec = read_record(resolve_backbone(backbone or config.backbone)).spec
+    facts = {"config": encode(config), "labels": "decided by the data; two are assumed here"}
+    return _describe("config", path, facts, spec, (config.adapter,), config.head, ("first", "second"))
+
+
+def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
+    manifest = read_manifest(folder)
+    hint = str(manifest.training.config.get("backbone_path", ""))
+    place = Path(backbone) if backbone else find_backbone(manifest.weights_id, [hint])
+    facts = {k: v for k, v in encode(manifest).items() if k not in ("tensors", "training", "files")}
+    facts["metrics"] = manifest.training.metrics
+    spec = read_record(place).spec
+    return _describe("graft", str(folder), facts, spec, manifest.methods, manifest.head, manifest.labels)
+
+
+def _inspect_backbone(folder: Path) -> Inspection:
+    record = read_record(folder)
+    leaves = flatten(Network(record.spec).abstract())
+    total = count(leaves)
+    tensors = {path: describe(leaf) for path, leaf in leaves.items()}
+    return Inspection("backbone", str(folder), encode(record), {}, tensors, 0, total, 0.0)
+
+
+def _describe(
+    what: str,
+    path: str,
+    facts: dict[str, Any],
+    spec: EncoderSpec,
+    methods: tuple[MethodSpec, ...],
+    head: HeadSpec,
+    labels: tuple[str, ...],
+) -> Inspection:
+    network = Network(spec)
+    model = GraftModel(network, methods, head, labels)
+    leaves = flatten(model.abstract())
+    trainable, frozen = count(leaves), count(network.abstract())
+    matched = {}
+    for method_spec in methods:
+        method = METHODS[type(method_spec)]
+        if isinstance(method, SiteMethod):
+            for pattern, sites in method.matched(method_spec, spec).items():
+                matched[f"{method_spec.method} {pattern}".strip()] = [site.full_name for site in sites]
+        else:
+            matched[method_spec.method] = [f"boundary {tap}" for tap in method.taps(method_spec, spec)]
+    return Inspection(
+        what=what,
+        path=path,
+        facts=facts,
+        matched=matched,
+        tensors={path: describe(leaf) for path, leaf in leaves.items()},
+        trainable=trainable,
+        backbone_parameters=frozen,
+        trainable_percent=round(100 * trainable / (trainable + frozen), 4),
+    )

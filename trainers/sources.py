@@ -1,0 +1,271 @@
+"""Readers: files of many formats, or a TFDS name, to rows of text and labels.
+
+Every reader is strict: a row that cannot be understood is an InputError with file, line and remedy,
+never a row left out. Imports no jax; `pyarrow` and `tensorflow_datasets` only where they are used.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from backbone.errors import InputError, nearest
+from trainers.config import Data
+
+Split = Literal["train", "dev", "test"]
+TFDS = "tfds:"
+
+_SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example."""
+
+    text: str
+    labels: tuple[str, ...]  # exactly one unless multi_label
+    where: str  # file and line, for messages
+
+
+def read_rows(data: Data, split: Split, *, multi_label: bool) -> Iterator[Row]:
+    """The rows of a split in the order of its files; raises InputError at the first bad one."""
+    files: tuple[str, ...] = getattr(data, split)
+    reading = _Reading(data, split, multi_label)
+    if data.format == "parallel":
+        yield from _counted(reading.parallel(Path(files[0]), Path(files[1])), files[0])
+        return
+    for name in files:
+        if name.startswith(TFDS):
+            yield from _counted(reading.tfds(name.removeprefix(TFDS)), name)
+            continue
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"data.{split}: {name}: no such file")
+        yield from _counted(reading.reader(path)(path), name)
+
+
+def _counted(rows: Iterator[Row], name: str) -> Iterator[Row]:
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise InputError(f"{name}: holds no rows")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    data: Data
+    split: str
+    multi_label: bool
+
+    def reader(self, path: Path) -> Callable[[Path], Iterator[Row]]:
+        kind = self.data.format
+        if kind == "auto":
+            if path.suffix.lower() not in _SUFFIXES:
+                raise InputError(f"data.{self.split}: {path}: format unknown from its suffix; set data.format")
+            kind = _SUFFIXES[path.suffix.lower()]  # type: ignore[assignment]
+        readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+            "csv": lambda p: self.separated(p, ",", quoted=True),
+            "tsv": lambda p: self.separated(p, "\t", quoted=False),
+            "tsv_quoted": lambda p: self.separated(p, "\t", quoted=True),
+            "jsonl": self.jsonl,
+            "parquet": self.parquet,
+            "label_text": self.label_text,
+        }
+        return readers[kind]
+
+    def separated(self, path: Path, delimiter: str, *, quoted: bool) -> Iterator[Row]:
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        stream = io.StringIO(self._text(path), newline="")
+        reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
+        names: Sequence[str] = self.data.columns
+        places: dict[str, int] = {}
+        line = 1
+        try:
+            for fields in reader:
+                where, line = f"{path}:{line}", reader.line_num + 1
+                if not fields:
+                    continue
+                if not names:
+                    names = fields
+                    continue
+                if not places:
+                    places = {column: self._column(column, names, path) for column in (self.data.text, self.data.label)}
+                if len(fields) != len(names):
+                    raise InputError(f"{where}: {len(fields)} fields, expected {len(names)} ({', '.join(names)}){_hint(quoted)}")
+                yield self.row(fields[places[self.data.text]], fields[places[self.data.label]], where)
+        except csv.Error as error:
+            raise InputError(f"{path}:{reader.line_num}: {error}{_hint(quoted)}") from error
+        if names and not places:
+            for column in (self.data.text, self.data.label):
+                self._column(column, names, path)
+
+    def _column(self, column: str, names: Sequence[str], path: Path) -> int:
+        if column not in names:
+            field = "data.text" if column == self.data.text else "data.label"
+            raise InputError(f"{path}: has no column {column!r}; {nearest(column, names)}; set {field}, or data.columns if the file has no header")
+        return list(names).index(column)
+
+    def jsonl(self, path: Path) -> Iterator[Row]:
+        for number, line in enumerate(self._text(path).split("\n"), 1):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{where}: not JSON: {error}") from error
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
+            for column in (self.data.text, self.data.label):
+                if column not in record:
+                    field = "data.text" if column == self.data.text else "data.label"
+                    raise InputError(f"{where}: has no field {column!r}; {nearest(column, record)}; set {field}")
+            yield self.row(record[self.data.text], record[self.data.label], where)
+
+    def parquet(self, path: Path) -> Iterator[Row]:
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            file = parquet.ParquetFile(path)
+            names = file.schema_arrow.names
+            columns = [names[self._column(column, names, path)] for column in (self.data.text, self.data.label)]
+            number = 0
+            for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield self.row(record[columns[0]], record[columns[1]], f"{path}:row {number}")
+        except pyarrow.ArrowException as error:
+            raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+
+    def label_text(self, path: Path) -> Iterator[Row]:
+        for number, line in _lines(self._text(path)):
+            label, space, text = line.partition(" ")
+            if not space:
+                raise InputError(f"{path}:{number}: expected LABEL, a space and the text")
+            yield self.row(text, label, f"{path}:{number}")
+
+    def parallel(self, texts: Path, labels: Path) -> Iterator[Row]:
+        for path in (texts, labels):
+            if not path.is_file():
+                raise InputError(f"data.{self.split}: {path}: no such file")
+        left, right = list(_lines(self._text(texts))), list(_lines(self._text(labels)))
+        if len(left) != len(right):
+            raise InputError(f"{texts} has {len(left)} lines, {labels} has {len(right)}: they must be parallel")
+        for (number, text), (_, label) in zip(left, right, strict=True):
+            yield self.row(text, label.strip(), f"{texts}:{number}")
+
+    def tfds(self, name: str) -> Iterator[Row]:
+        builder, split = tfds_builder(name, self.split)
+        if split not in builder.info.splits:
+            raise InputError(f"tfds:{name}: has no split {split!r}; {nearest(split, builder.info.splits)}")
+        names = list(builder.info.features)
+        for column in (self.data.text, self.data.label):
+            self._column(column, names, Path(f"tfds:{name}"))
+        feature = builder.info.features[self.data.label]
+        to_name = getattr(feature, "int2str", None) or getattr(getattr(feature, "feature", None), "int2str", None)
+        for number, record in enumerate(builder.as_data_source(split=split)):
+            yield self.row(record[self.data.text], _tfds_label(record[self.data.label], to_name), f"tfds:{name}:{number}")
+
+    def row(self, text: Any, label: Any, where: str) -> Row:
+        """A checked row."""
+        text = text.decode() if isinstance(text, bytes) else text
+        if not isinstance(text, str):
+            raise InputError(f"{where}: {self.data.text}: expected text, got {'nothing' if text is None else type(text).__name__}")
+        if "\0" in text:
+            raise InputError(f"{where}: {self.data.text}: holds a NUL character; the file is damaged or not text")
+        return Row(text, tuple(self._name(item, where) for item in self._items(label, where)), where)
+
+    def _items(self, label: Any, where: str) -> Sequence[Any]:
+        if not self.multi_label:
+            if isinstance(label, (list, tuple)):
+                raise InputError(f"{where}: {self.data.label}: a list of labels needs head.kind=multi_label")
+            return [label]
+        if isinstance(label, str):
+            return [part.strip() for part in label.split(self.data.label_separator) if part.strip()]
+        return label if isinstance(label, (list, tuple)) else [] if label is None else [label]
+
+    def _name(self, label: Any, where: str) -> str:
+        text = label.decode() if isinstance(label, bytes) else "" if label is None else str(label)
+        if isinstance(label, float) and label != label:
+            text = ""
+        if not text.strip():
+            raise InputError(f"{where}: {self.data.label}: no label")
+        if not self.data.label_names or text in self.data.label_names:
+            return text
+        if text.isdigit() and int(text) < len(self.data.label_names):
+            return self.data.label_names[int(text)]
+        raise InputError(f"{where}: {self.data.label}: {text!r} is not 0..{len(self.data.label_names) - 1} of data.label_names")
+
+    def _text(self, path: Path) -> str:
+        content = path.read_bytes()
+        try:
+            text = content.decode(self.data.encoding)
+        except LookupError:
+            raise InputError(f"data.encoding: {self.data.encoding!r} is unknown to Python") from None
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise InputError(
+                f"{path}:{line}: byte {error.start} is not valid {self.data.encoding}; "
+                f"convert the file, or set data.encoding (latin-1, cp1252, ...)"
+            ) from None
+        return text.removeprefix("\ufeff")
+
+
+def _hint(quoted: bool) -> str:
+    return "; quotes that are no quotation: set data.format=tsv" if quoted else "; fields in quotes: set data.format=tsv_quoted"
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines split at newlines only: texts hold other Unicode line breaks."""
+    lines = text.split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        yield number, line.removesuffix("\r")
+
+
+def _tfds_label(value: Any, to_name: Callable[[int], str] | None) -> Any:
+    if hasattr(value, "ndim") and value.ndim:
+        return [_tfds_label(item, to_name) for item in value]
+    if to_name is not None:
+        return to_name(int(value))
+    return value.item() if hasattr(value, "item") else value
+
+
+def tfds_builder(name: str, split: str) -> tuple[Any, str]:
+    """(prepared builder, split) of `NAME[/CONFIG][:SPLIT]`; `split` is the default.
+
+    Raises InputError when TFDS does not know the name or cannot prepare it here.
+    """
+    import tensorflow_datasets as tfds
+
+    name, _, chosen = name.partition(":")
+    try:
+        builder = tfds.builder(name, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        try:
+            builder = tfds.builder(name)
+        except (tfds.core.DatasetNotFoundError, ValueError, ImportError):
+            raise InputError(f"tfds:{name}: TFDS does not know this name: {str(error).splitlines()[0]}") from error
+    except ImportError as error:
+        raise InputError(f"tfds:{name}: needs TensorFlow to be prepared: pip install 'topgraft[tensorflow]'") from error
+    try:
+        builder.download_and_prepare()
+    except ImportError as error:
+        raise InputError(f"tfds:{name}: needs TensorFlow to be prepared: pip install 'topgraft[tensorflow]'") from error
+    except (OSError, ValueError, AssertionError, tfds.download.DownloadError) as error:
+        raise InputError(
+            f"tfds:{name}: cannot be prepared here: {type(error).__name__}: {str(error).splitlines()[0]}; prepare it "
+            f"where there is network (pip install 'topgraft[tensorflow]' if it asks for TensorFlow) and copy its folder"
+        ) from error
+    return builder, chosen or split

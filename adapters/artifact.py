@@ -19,7 +19,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from adapters.manifest import CANARY, MANIFEST, SCHEMA, TENSORS, Manifest, Training, dumps, identity, read_manifest, sealed
+from adapters.manifest import (
+    CANARY,
+    MANIFEST,
+    SCHEMA,
+    TENSORS,
+    Manifest,
+    Training,
+    dumps,
+    identity,
+    read_manifest,
+    sealed,
+)
 from adapters.model import GraftModel
 from adapters.programs import forward_program
 from backbone.errors import InputError
@@ -133,7 +144,12 @@ def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
 
 
 def verify_on(
-    manifest: Manifest, params: Params, canary: Mapping[str, np.ndarray], model: GraftModel, backbone: Backbone, where: str
+    manifest: Manifest,
+    params: Params,
+    canary: Mapping[str, np.ndarray],
+    model: GraftModel,
+    backbone: Backbone,
+    where: str,
 ) -> None:
     """Checks every tensor against the architecture and the canary's logits; raises InputError."""
     require_same_structure(params, model.abstract(), where)

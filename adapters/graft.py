@@ -1,7 +1,7 @@
 """A graft in memory: loaded, verified, ready to answer.
 
-    graft = load_graft("runs/banking77/graft")
-    graft.predict(["I am still waiting on my card?"])[0].label
+graft = load_graft("runs/banking77/graft")
+graft.predict(["I am still waiting on my card?"])[0].label
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ class Graft:
         return answers
 
 
-def load_graft(
-    path: str | Path, backbone: str | Path | Backbone | None = None, *, dtype: str = "float32"
-) -> Graft:
+def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, *, dtype: str = "float32") -> Graft:
     """Loads and verifies a graft and its backbone; raises InputError for anything that does not fit.
 
     `backbone` is a folder or a loaded backbone to share; by default the folder used in training, or

@@ -45,11 +45,11 @@ class LinearHead(Generic[H]):
             return features @ kernel + bias
         return (features[:, None, :] @ kernel + bias)[:, 0]
 
-    def loss(self, logits: Array, labels: Array) -> Array:
+    def loss(self, logits: Array | np.ndarray, labels: Array | np.ndarray) -> Array:
         """Loss of each row, float32 [B]."""
         raise NotImplementedError
 
-    def probabilities(self, logits: Array) -> Array:
+    def probabilities(self, logits: Array | np.ndarray) -> Array:
         """Probabilities [B,C] of each label."""
         raise NotImplementedError
 
@@ -61,10 +61,10 @@ class LinearHead(Generic[H]):
 class ClassificationHead(LinearHead[Classification]):
     """Softmax cross-entropy; labels int32 [B]."""
 
-    def loss(self, logits: Array, labels: Array) -> Array:
+    def loss(self, logits: Array | np.ndarray, labels: Array | np.ndarray) -> Array:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-    def probabilities(self, logits: Array) -> Array:
+    def probabilities(self, logits: Array | np.ndarray) -> Array:
         return jax.nn.softmax(logits)
 
     def decide(self, spec: Classification, probabilities: np.ndarray) -> np.ndarray:
@@ -74,10 +74,10 @@ class ClassificationHead(LinearHead[Classification]):
 class MultiLabelHead(LinearHead[MultiLabel]):
     """Sum over labels of sigmoid cross-entropy; labels float32 [B,C] of 0 and 1."""
 
-    def loss(self, logits: Array, labels: Array) -> Array:
+    def loss(self, logits: Array | np.ndarray, labels: Array | np.ndarray) -> Array:
         return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
 
-    def probabilities(self, logits: Array) -> Array:
+    def probabilities(self, logits: Array | np.ndarray) -> Array:
         return jax.nn.sigmoid(logits)
 
     def decide(self, spec: MultiLabel, probabilities: np.ndarray) -> np.ndarray:

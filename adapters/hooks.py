@@ -42,7 +42,9 @@ class GraftHooks:
         for name, (method, settings) in parts.items():
             for site, setting in settings.items():
                 leaves = params[name][str(site.block)][site.name]
-                self._blocks.setdefault(site.block, {}).setdefault(site.name, []).append(Acting(method, setting, leaves))
+                self._blocks.setdefault(site.block, {}).setdefault(site.name, []).append(
+                    Acting(method, setting, leaves)
+                )
         self._slots = slots
 
     def block(self, index: int, rng: Array | None) -> BlockHooks:

@@ -34,7 +34,7 @@ class Site:
 def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:
     """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`) in the chosen blocks, in order."""
     d, m = encoder.width, encoder.mlp_width
-    widths = {name: (d, d) for name in (QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND)}
+    widths = dict.fromkeys((QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND), (d, d))
     widths |= {MLP_UP: (d, m), MLP_DOWN: (m, d)}
     return tuple(Site(b, name, *widths[name]) for b in block_range(blocks, encoder.blocks) for name in kind)
 
@@ -53,7 +53,9 @@ def match(patterns: Sequence[str], sites: Sequence[Site], field: str = "sites") 
     found = {pattern: tuple(site for site in sites if _matches(pattern, site)) for pattern in patterns}
     for pattern, matched in found.items():
         if not matched:
-            names = {site.name for site in sites} | ({site.full_name for site in sites} if pattern[:1].isdigit() else set())
+            names = {site.name for site in sites} | (
+                {site.full_name for site in sites} if pattern[:1].isdigit() else set()
+            )
             raise InputError(f"{field}: the pattern {pattern!r} matches no site; {nearest(pattern, names)}")
     return found
 

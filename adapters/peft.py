@@ -92,7 +92,9 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     }
     if whole:
         tensors |= {CLASSIFIER + name: value for name, value in head.items()}
-    config = _peft_config(spec, modules, whole) | {"topgraft": {"labels": list(model.labels), "head": encode(model.head)}}
+    config = _peft_config(spec, modules, whole) | {
+        "topgraft": {"labels": list(model.labels), "head": encode(model.head)}
+    }
     out = Path(out)
     with new_folder(out) as folder:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -128,9 +130,7 @@ def _peft_config(spec: Lora, modules: Mapping[str, LoraSetting], whole: bool) ->
     }
 
 
-def import_peft(
-    source: str | Path, backbone: str | Path, out: str | Path, *, labels: str | None = None
-) -> Exchange:
+def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, labels: str | None = None) -> Exchange:
     """Writes a graft from a PEFT LoRA folder; raises InputError naming any field or tensor that does not fit.
 
     `labels` are names, comma separated or a file with one a line; without them the folder's own, or
@@ -196,14 +196,19 @@ def _lora_of(
         site, other = by_module.get(match[1]), key.replace(".lora_A.", ".lora_B.")
         if site is None or other not in tensors:
             close = nearest(match[1], by_module)
-            problems.append(f"{key}: no such dense layer in this backbone ({close})" if site is None else f"{other}: missing")
+            problems.append(
+                f"{key}: no such dense layer in this backbone ({close})" if site is None else f"{other}: missing"
+            )
             continue
         a, b = left.pop(key).T, left.pop(other).T
         if a.shape[0] != site.inputs or b.shape != (a.shape[1], site.outputs):
             problems.append(f"{key}: A {a.shape}, B {b.shape} do not fit a layer {site.inputs} -> {site.outputs}")
             continue
         found[site] = (a.shape[1], _alpha_of(config, match[1]))
-        adapter.setdefault(str(site.block), {})[site.name] = {"a": np.ascontiguousarray(a), "b": np.ascontiguousarray(b)}
+        adapter.setdefault(str(site.block), {})[site.name] = {
+            "a": np.ascontiguousarray(a),
+            "b": np.ascontiguousarray(b),
+        }
     if problems or not found:
         shown = "\n  ".join(problems) or "no tensor named ...lora_A.weight"
         raise InputError(f"{source / WEIGHTS}: does not fit the backbone {backbone.path}:\n  {shown}")
@@ -239,9 +244,7 @@ def _spec_of(config: Mapping[str, Any], found: Mapping[Site, tuple[int, float]],
     )
 
 
-def _head_of(
-    source: Path, config: Mapping[str, Any], left: dict[str, np.ndarray]
-) -> tuple[Classification, Params]:
+def _head_of(source: Path, config: Mapping[str, Any], left: dict[str, np.ndarray]) -> tuple[Classification, Params]:
     """The head from what the LoRA left over; raises InputError if anything else is left."""
     spec = Classification(pooling="pooler")
     if not any(key.startswith(CLASSIFIER) for key in left) and (source / HEAD).is_file():
@@ -255,7 +258,9 @@ def _head_of(
             f"save it in PEFT with task_type SEQ_CLS or modules_to_save=['classifier']"
         )
     if left:
-        raise InputError(f"{source / WEIGHTS}: tensors that a LoRA with a head does not have: {', '.join(sorted(left)[:5])}")
+        raise InputError(
+            f"{source / WEIGHTS}: tensors that a LoRA with a head does not have: {', '.join(sorted(left)[:5])}"
+        )
     return spec, {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
 
 
@@ -274,7 +279,9 @@ def _labels(given: str | None, config: Mapping[str, Any], count: int) -> tuple[s
 def _family(backbone: Backbone) -> Family:
     name = backbone.source.get("family", "")
     if name not in FAMILIES:
-        raise InputError(f"{backbone.path}: PEFT exchange needs a published family; this backbone's is {name or 'none'!r}")
+        raise InputError(
+            f"{backbone.path}: PEFT exchange needs a published family; this backbone's is {name or 'none'!r}"
+        )
     return FAMILIES[name]
 
 

@@ -1,7 +1,7 @@
 """Compiled forward passes, one for each (model, dtype) and shape, and how rows are grouped for them.
 
 Rows run in their own bucket, in batches whose row count comes from a short fixed list, so that the
-number of programs stays small and a row's logits do not depend on its company.
+number of programs stays small. A row's logits do not depend on which rows are beside it.
 """
 
 from __future__ import annotations

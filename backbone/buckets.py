@@ -20,7 +20,7 @@ def ladder_up_to(limit: int) -> tuple[int, ...]:
     """The rungs that do not exceed `limit` tokens, and `limit` itself as the last."""
     if limit < LADDER[0]:
         raise InputError(f"max_tokens: the shortest bucket is {LADDER[0]} tokens, got {limit}")
-    return tuple(rung for rung in LADDER if rung < limit) + (limit,)
+    return (*(rung for rung in LADDER if rung < limit), limit)
 
 
 def bucket_of(length: int, ladder: Sequence[int]) -> int:

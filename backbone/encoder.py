@@ -13,7 +13,7 @@ that a call touches must be present, so a suffix can run without its prefix's we
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from backbone.trees import Params
 
 Array = jax.Array
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
@@ -144,12 +144,12 @@ class Pooler(nnx.Module):
 
 
 @functools.cache
-def _graph(module: type[nnx.Module], spec: EncoderSpec) -> Any:
+def _graph(module: Any, spec: EncoderSpec) -> Any:
     """The static half of a module: everything but its weights."""
     return nnx.split(nnx.eval_shape(lambda: module(spec, rngs=nnx.Rngs(0))))[0]
 
 
-def _merge(module: type[nnx.Module], spec: EncoderSpec, params: Params) -> Any:
+def _merge(module: Any, spec: EncoderSpec, params: Params) -> Any:
     return nnx.merge(_graph(module, spec), nnx.State(params))
 
 
@@ -164,7 +164,7 @@ class Network:
         spec, rngs = self.spec, nnx.Rngs(rng)
 
         def fresh(module: type[nnx.Module]) -> Params:
-            return nnx.to_pure_dict(nnx.state(module(spec, rngs=rngs)))  # type: ignore[call-arg]
+            return nnx.to_pure_dict(nnx.state(module(spec, rngs=rngs)))
 
         params: Params = {"embeddings": fresh(Embeddings)}
         params["blocks"] = {str(i): fresh(Block) for i in range(spec.blocks)}

@@ -89,7 +89,9 @@ def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> t
     wanted = flatten(Network(spec).abstract())
     available = {family.tensor_name(name): array for name, array in tensors.items()}
     ignored = {name for name in tensors if family.is_ignored(family.tensor_name(name))}
-    filled, used, problems = {}, set(), []
+    filled: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    problems: list[str] = []
     for path, leaf in wanted.items():
         names = family.sources(path)
         missing = [name for name in names if name not in available]
@@ -110,7 +112,9 @@ def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> t
             problems.append(f"{name} {describe(tensors[name])} of the file binds to no parameter")
     if problems:
         shown = "\n  ".join(problems[:30]) + (f"\n  ... {len(problems) - 30} more" if len(problems) > 30 else "")
-        raise InputError(f"the weights do not fit a {family.name} of this config ({len(problems)} problems):\n  {shown}")
+        raise InputError(
+            f"the weights do not fit a {family.name} of this config ({len(problems)} problems):\n  {shown}"
+        )
     return unflatten(filled), tuple(sorted(ignored))
 
 
@@ -151,7 +155,7 @@ def _download(name: str, revision: str | None) -> Path:
         folder = snapshot_download(name, revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise InputError(
-            f"hf:{name}: cannot be downloaded: {error}; without network, download the folder elsewhere and pass its path"
+            f"hf:{name}: cannot be downloaded: {error}; without network, download the folder elsewhere, pass its path"
         ) from error
     return _transformer_folder(Path(folder))
 
@@ -170,7 +174,9 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: missing; a source folder needs config.json, model.safetensors, tokenizer.json") from None
+        raise InputError(
+            f"{path}: missing; a source folder needs config.json, model.safetensors, tokenizer.json"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(content, kind):
@@ -215,7 +221,9 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file: {error}") from error
-    return {n: np.asarray(t.astype(jnp.float32) if jnp.issubdtype(t.dtype, jnp.floating) else t) for n, t in tensors.items()}
+    return {
+        n: np.asarray(t.astype(jnp.float32) if jnp.issubdtype(t.dtype, jnp.floating) else t) for n, t in tensors.items()
+    }
 
 
 def _read_tokenizer(folder: Path, spec: EncoderSpec) -> TextPreprocessing:

@@ -126,7 +126,7 @@ def _decode_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
         members = tuple(m for m in members if m is not type(None))
     if len(members) == 1:
         return _decode(members[0], value, where)
-    tagged = {tag_of(m): m for m in members if dataclasses.is_dataclass(m) and tag_of(m)}
+    tagged = {tag_of(m): m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m) and tag_of(m)}
     if tagged and isinstance(value, dict):
         name = next(iter(tagged))[0]  # type: ignore[index]
         known = {tag[1]: member for tag, member in tagged.items() if tag}

@@ -1,6 +1,6 @@
 """Emotion of tweets (tweet_eval): 4 classes, 3,257 train, 374 development and 1,421 test rows.
 
-    topgraft train emotion                        # data in $TOPGRAFT_DATA, default ../shared/data
+topgraft train emotion                        # data in $TOPGRAFT_DATA, default ../shared/data
 """
 
 from pathlib import Path

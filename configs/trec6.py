@@ -1,6 +1,6 @@
 """TREC-6, type of a question: 6 classes, 5,452 train and 500 test rows, Latin-1.
 
-    topgraft train trec6                          # data in $TOPGRAFT_DATA, default ../shared/data
+topgraft train trec6                          # data in $TOPGRAFT_DATA, default ../shared/data
 """
 
 from pathlib import Path

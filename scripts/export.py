@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from topgraft import main  # noqa: E402
+from topgraft import main
 
 if __name__ == "__main__":
     sys.exit(main(["export", *sys.argv[1:]]))

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 
 def _arrays(state: State, best: Mapping[str, Any]) -> dict[str, Any]:
     """The state as a flat dict of arrays; optimiser leaves are numbered."""
-    leaves = {f"state.{path}": leaf for path, leaf in flatten({k: v for k, v in state.items() if k != "optimizer"}).items()}
+    leaves = {
+        f"state.{path}": leaf for path, leaf in flatten({k: v for k, v in state.items() if k != "optimizer"}).items()
+    }
     leaves |= {f"optimizer.{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(state["optimizer"]))}
     return leaves | {f"best.{path}": leaf for path, leaf in flatten(best).items()}
 
@@ -46,7 +48,9 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.wait()
         self._checkpointer.close()
 

@@ -31,6 +31,7 @@ from trainers.step import State, first_state, join, make_optimizer, make_step, n
 
 log = logging.getLogger(__name__)
 
+
 @dataclass
 class Progress:
     """What the loop decides by; saved with each checkpoint."""
@@ -94,9 +95,7 @@ def fit(
 ) -> Fitted:
     """Trains `live` (with `frozen`, the rest of the graft's tree) to the end or to early stopping."""
     config, optimizer = task.config, task.optimizer()
-    step = make_step(
-        task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed
-    )
+    step = make_step(task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed)
     state = jax.device_put(first_state(live, optimizer))
     best: Params = map_leaves(np.array, live)
     progress = Progress()

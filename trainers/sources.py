@@ -83,7 +83,7 @@ class _Reading:
 
     def separated(self, path: Path, delimiter: str, *, quoted: bool) -> Iterator[Row]:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
         stream = io.StringIO(self._text(path), newline="")
         reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
         names: Sequence[str] = self.data.columns
@@ -100,7 +100,9 @@ class _Reading:
                 if not places:
                     places = {column: self._column(column, names, path) for column in (self.data.text, self.data.label)}
                 if len(fields) != len(names):
-                    raise InputError(f"{where}: {len(fields)} fields, expected {len(names)} ({', '.join(names)}){_hint(quoted)}")
+                    raise InputError(
+                        f"{where}: {len(fields)} fields, expected {len(names)} ({', '.join(names)}){_hint(quoted)}"
+                    )
                 yield self.row(fields[places[self.data.text]], fields[places[self.data.label]], where)
         except csv.Error as error:
             raise InputError(f"{path}:{reader.line_num}: {error}{_hint(quoted)}") from error
@@ -111,7 +113,10 @@ class _Reading:
     def _column(self, column: str, names: Sequence[str], path: Path) -> int:
         if column not in names:
             field = "data.text" if column == self.data.text else "data.label"
-            raise InputError(f"{path}: has no column {column!r}; {nearest(column, names)}; set {field}, or data.columns if the file has no header")
+            raise InputError(
+                f"{path}: has no column {column!r}; {nearest(column, names)}; "
+                f"set {field}, or data.columns if the file has no header"
+            )
         return list(names).index(column)
 
     def jsonl(self, path: Path) -> Iterator[Row]:
@@ -174,13 +179,17 @@ class _Reading:
         feature = builder.info.features[self.data.label]
         to_name = getattr(feature, "int2str", None) or getattr(getattr(feature, "feature", None), "int2str", None)
         for number, record in enumerate(builder.as_data_source(split=split)):
-            yield self.row(record[self.data.text], _tfds_label(record[self.data.label], to_name), f"tfds:{name}:{number}")
+            yield self.row(
+                record[self.data.text], _tfds_label(record[self.data.label], to_name), f"tfds:{name}:{number}"
+            )
 
     def row(self, text: Any, label: Any, where: str) -> Row:
         """A checked row."""
         text = text.decode() if isinstance(text, bytes) else text
         if not isinstance(text, str):
-            raise InputError(f"{where}: {self.data.text}: expected text, got {'nothing' if text is None else type(text).__name__}")
+            raise InputError(
+                f"{where}: {self.data.text}: expected text, got {'nothing' if text is None else type(text).__name__}"
+            )
         if "\0" in text:
             raise InputError(f"{where}: {self.data.text}: holds a NUL character; the file is damaged or not text")
         return Row(text, tuple(self._name(item, where) for item in self._items(label, where)), where)
@@ -204,7 +213,9 @@ class _Reading:
             return text
         if text.isdigit() and int(text) < len(self.data.label_names):
             return self.data.label_names[int(text)]
-        raise InputError(f"{where}: {self.data.label}: {text!r} is not 0..{len(self.data.label_names) - 1} of data.label_names")
+        raise InputError(
+            f"{where}: {self.data.label}: {text!r} is not 0..{len(self.data.label_names) - 1} of data.label_names"
+        )
 
     def _text(self, path: Path) -> str:
         content = path.read_bytes()
@@ -222,7 +233,11 @@ class _Reading:
 
 
 def _hint(quoted: bool) -> str:
-    return "; quotes that are no quotation: set data.format=tsv" if quoted else "; fields in quotes: set data.format=tsv_quoted"
+    return (
+        "; quotes that are no quotation: set data.format=tsv"
+        if quoted
+        else "; fields in quotes: set data.format=tsv_quoted"
+    )
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -90,7 +90,8 @@ def make_step(
 
     def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> jax.Array:
         params = join(live, frozen["graft"])
-        logits = model.logits(frozen["backbone"], params, batch, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
+        inputs = {"ids": batch["ids"], "mask": batch["mask"]}
+        logits = model.logits(frozen["backbone"], params, inputs, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
         return (head.loss(logits, batch["labels"]) * batch["weights"]).sum() / batch["weights"].sum()
 
     def step(state: State, frozen: Params, batch: Batch) -> State:
@@ -100,7 +101,11 @@ def make_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         kept = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
         rows = batch["weights"].sum()
-        gained = {"loss": jnp.where(finite, loss * rows, 0), "rows": jnp.where(finite, rows, 0), "skipped": 1.0 - finite}
+        gained = {
+            "loss": jnp.where(finite, loss * rows, 0),
+            "rows": jnp.where(finite, rows, 0),
+            "skipped": 1.0 - finite,
+        }
         return {
             "live": kept(optax.apply_updates(state["live"], updates), state["live"]),
             "optimizer": kept(optimizer_state, state["optimizer"]),

@@ -119,13 +119,18 @@ def open_workdir(workdir: Path, config: TrainConfig, resume: bool) -> TrainResul
     values = encode(config)
     if stored.exists():
         if not resume:
-            raise InputError(f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder")
+            raise InputError(
+                f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder"
+            )
         try:
             before = json.loads(stored.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{stored}: damaged ({error}); start in another --workdir") from error
         if before != values:
-            raise InputError(f"--resume: {changed(before, values)}: changed since {workdir} was started; restore it or name another --workdir")
+            raise InputError(
+                f"--resume: {changed(before, values)}: changed since {workdir} was started; "
+                "restore it or name another --workdir"
+            )
         if (workdir / "result.json").exists():
             return TrainResult(**json.loads((workdir / "result.json").read_text(encoding="utf-8")))
         return None

@@ -31,7 +31,7 @@ class IA3Method(SiteMethod[IA3]):
         both = sorted({site.name for site in set(outputs) & set(inputs)})
         if both:
             raise InputError(f"scale_inputs: {', '.join(both)} is in scale_outputs too; a site is scaled once")
-        return {site: "output" for site in outputs} | {site: "input" for site in inputs}
+        return dict.fromkeys(outputs, "output") | dict.fromkeys(inputs, "input")
 
     def matched(self, spec: IA3, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
         everywhere = sites_of(encoder, LINEAR, spec.blocks)

@@ -14,7 +14,13 @@ import numpy as np
 from backbone.families.family import Fields, rename
 from backbone.spec import EncoderSpec
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 _NAMES = {
     "embeddings.token": "embeddings.word_embeddings.weight",
@@ -62,7 +68,10 @@ class Bert:
         )
 
     def tensor_name(self, name: str) -> str:
-        return rename(name, ((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")))
+        return rename(
+            name,
+            ((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+        )
 
     def is_ignored(self, name: str) -> bool:
         return name == "embeddings.position_ids" or name.startswith("cls.")

@@ -19,7 +19,10 @@ class Family(Protocol):
     name: str
 
     def spec(self, config: Mapping[str, Any], tensors: Collection[str]) -> EncoderSpec:
-        """The architecture, given the (renamed) tensors of the file; raises InputError naming a field that is missing or not supported."""
+        """The architecture, given the (renamed) tensors of the file.
+
+        Raises InputError naming a field that is missing or not supported.
+        """
 
     def tensor_name(self, name: str) -> str:
         """The file's name without prefixes and old spellings."""

@@ -54,11 +54,16 @@ class Recipe:
         tokenizer = Tokenizer.from_file(str(Path(options.model) / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(MAX_TOKENS)
-        self.train, self.test = ([(e.ids, label) for e, (_, label) in zip(tokenizer.encode_batch([t for t, _ in rows]), rows, strict=True)] for rows in (train, test))
+        self.train, self.test = (
+            [(e.ids, label) for e, (_, label) in zip(tokenizer.encode_batch([t for t, _ in rows]), rows, strict=True)]
+            for rows in (train, test)
+        )
         self.lengths = np.array([len(ids) for ids, _ in self.train])
         classes = 1 + max(label for _, label in self.train)
         base = transformers.AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=classes)
-        lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], lora_dropout=0.0, task_type="SEQ_CLS")
+        lora = peft.LoraConfig(
+            r=8, lora_alpha=16, target_modules=["query", "value"], lora_dropout=0.0, task_type="SEQ_CLS"
+        )
         self.model = peft.get_peft_model(base, lora)
         live = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(live, lr=options.lr, weight_decay=0.0, foreach=True)
@@ -113,14 +118,23 @@ class Recipe:
             hits += int((decided == labels).sum())
         seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
         truth = np.array([label for _, label in self.test])
-        return {"seconds": seconds, "cpu_seconds": cpu, "rows": len(order), "accuracy": hits / len(order), **scores(truth, predicted)}
+        return {
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            "rows": len(order),
+            "accuracy": hits / len(order),
+            **scores(truth, predicted),
+        }
 
 
 def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Macro F1 and Matthews' coefficient by scikit-learn."""
     from sklearn.metrics import f1_score, matthews_corrcoef
 
-    return {"macro_f1": float(f1_score(truth, predicted, average="macro")), "matthews": float(matthews_corrcoef(truth, predicted))}
+    return {
+        "macro_f1": float(f1_score(truth, predicted, average="macro")),
+        "matthews": float(matthews_corrcoef(truth, predicted)),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -140,7 +154,11 @@ def obey(recipe: Recipe) -> None:
         elif command["cmd"] == "predict":
             answer = recipe.predict(command["batch_size"])
         else:
-            answer = {"versions": versions(), "threads": torch.get_num_threads(), "batches": -(-len(recipe.train) // batch_size)}
+            answer = {
+                "versions": versions(),
+                "threads": torch.get_num_threads(),
+                "batches": -(-len(recipe.train) // batch_size),
+            }
         print(json.dumps(answer), flush=True)
 
 
@@ -170,7 +188,13 @@ def main() -> None:
         left -= len(batches)
         epoch += 1
         print(f"epoch {epoch}: {done['seconds']:.0f} s", file=sys.stderr, flush=True)
-    result = {"task": options.task, "epochs": options.epochs, "lr": options.lr, "order": options.order, "seed": options.seed}
+    result = {
+        "task": options.task,
+        "epochs": options.epochs,
+        "lr": options.lr,
+        "order": options.order,
+        "seed": options.seed,
+    }
     print(json.dumps({**result, "train": totals, "test": recipe.predict(64), "versions": versions()}), flush=True)
     return None
 

@@ -1,0 +1,86 @@
+"""Shared fixtures: a private home, a tiny random backbone, the embedded MiniLM, the shared data."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything imports jax: one private home for the whole run, CPU only.
+_HOME = tempfile.TemporaryDirectory(prefix="topgraft-tests-")
+os.environ["TOPGRAFT_HOME"] = os.environ.get("TOPGRAFT_TEST_HOME", _HOME.name)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED_SKIPS = {
+    line.strip()
+    for line in (ROOT / "tests" / "allowed_skips.txt").read_text().splitlines()
+    if line.strip() and not line.startswith("#")
+}
+
+from tests.tiny import make_tiny_backbone  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written into the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_programs_are_kept() -> None:
+    from backbone.home import use_compilation_cache
+
+    use_compilation_cache()
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone folder: BERT of 3 blocks, width 32, random weights, a WordPiece of 200 words."""
+    return make_tiny_backbone(tmp_path_factory.mktemp("tiny") / "backbone")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path):
+    from backbone.storage import load_backbone
+
+    return load_backbone(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """The embedded all-MiniLM-L6-v2, imported once."""
+    from backbone.home import resolve_backbone
+
+    return resolve_backbone("minilm")
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_path: Path):
+    from backbone.storage import load_backbone
+
+    return load_backbone(minilm_path)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The public data sets: `TOPGRAFT_DATA`, default `../shared/data` beside the checkout."""
+    folder = Path(os.environ.get("TOPGRAFT_DATA", ROOT.parent / "shared" / "data")).resolve()
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"shared data are absent ({folder}); set TOPGRAFT_DATA")
+    return folder
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """In continuous integration a skip is a failure unless its reason is in allowed_skips.txt."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+        if reason not in ALLOWED_SKIPS:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, and not in tests/allowed_skips.txt: {reason}"

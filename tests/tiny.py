@@ -1,0 +1,84 @@
+"""A tiny backbone and small separable texts, made on the spot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from backbone.encoder import Network
+from backbone.preprocessing import TextPreprocessing
+from backbone.spec import EncoderSpec
+from backbone.storage import save_backbone
+
+WORDS = [f"{c}{v}{e}" for c in "bdfgklmnprst" for v in "aeiou" for e in ("n", "s", "l")]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPEC = EncoderSpec(blocks=3, width=32, heads=4, mlp_width=64, vocabulary=len(WORDS) + 5, positions=64)
+
+
+def tokenizer_json() -> str:
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=20))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.enable_padding(length=48)  # as published files do; must be switched off by us
+    return tokenizer.to_str()
+
+
+def random_params(spec: EncoderSpec = SPEC, seed: int = 1, scale: float = 4.0) -> dict:
+    """Random weights large enough that blocks do something; biases and norms not trivial."""
+    params = Network(spec).init(seed)
+    leaves, structure = jax.tree.flatten(params)
+    draw = np.random.default_rng(seed)
+    noisy = [np.asarray(x * scale if x.ndim > 1 else x) + 0.1 * draw.normal(size=x.shape) for x in leaves]
+    return jax.tree.unflatten(structure, [x.astype(np.float32) for x in noisy])
+
+
+def make_tiny_backbone(path: Path, *, seed: int = 1, spec: EncoderSpec = SPEC) -> Path:
+    preprocessing = TextPreprocessing.from_file_text(tokenizer_json(), spec.positions, "tiny")
+    save_backbone(path, spec, random_params(spec, seed), preprocessing, {"source": "tests", "family": "bert"})
+    return path
+
+
+def rows(count: int, classes: int = 3, seed: int = 0) -> list[tuple[str, str]]:
+    """Texts of 1 to 40 words with a label that their words betray."""
+    draw = random.Random(seed)
+    share = len(WORDS) // classes
+    made = []
+    for _ in range(count):
+        label = draw.randrange(classes)
+        own = WORDS[label * share : (label + 1) * share]
+        words = [draw.choice(own if draw.random() < 0.6 else WORDS) for _ in range(draw.choice((2, 4, 7, 12, 20, 40)))]
+        made.append((" ".join(words), f"class{label}"))
+    return made
+
+
+def write_csv(path: Path, table: list[tuple[str, str]], header: tuple[str, str] = ("text", "label")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *table])
+    return path
+
+
+def write_config(path: Path, backbone: Path, folder: Path, **fields: str) -> Path:
+    """A config script on the tiny backbone; `fields` are Python expressions."""
+    write_csv(folder / "train.csv", rows(240, seed=1))
+    write_csv(folder / "test.csv", rows(80, seed=2))
+    extra = "".join(f", {name}={value}" for name, value in fields.items())
+    path.write_text(
+        "from adapters.specs import *\nfrom trainers.config import *\n\n"
+        "def get_config():\n"
+        f"    data = Data(train={str(folder / 'train.csv')!r}, test={str(folder / 'test.csv')!r}, max_tokens=48)\n"
+        f"    return TrainConfig(name='tiny', backbone={str(backbone)!r}, data=data{extra})\n"
+    )
+    return path
+
+
+def as_json(text: str) -> dict:
+    """The last line of a command's stdout."""
+    return json.loads(text.strip().splitlines()[-1])

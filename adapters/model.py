@@ -143,7 +143,7 @@ class GraftModel:
         if self.feature_part is None:
             return pooled(states[last])
         spec, method = self.feature_part
-        return method.features(spec, self.network.spec, adapter[spec.method], states, mask, pooled)
+        return method.features(spec, self.network.spec, adapter.get(spec.method, {}), states, mask, pooled)
 
     def logits(
         self,
@@ -159,6 +159,6 @@ class GraftModel:
         """Logits float32 [B,C]; `rng` switches dropout on."""
         block_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
         features = self.features(
-            backbone, params["adapter"], inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat
+            backbone, params.get("adapter", {}), inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat
         )
         return head_of(self.head).logits(self.head, params["head"], features, slots, head_rng)

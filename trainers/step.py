@@ -39,9 +39,7 @@ def join(live: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
     both = above.keys() & below.keys()
     if both:
         raise ValueError(f"live and frozen share {', '.join(sorted(both)[:3])}")
-    whole = unflatten(above | below)
-    whole.setdefault("adapter", {})
-    return whole
+    return unflatten(above | below)
 
 
 def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:

@@ -1,0 +1,242 @@
+"""A stored graft is whole, on its own backbone and reproduces its canary, or it does not load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import topgraft
+from adapters.artifact import save_graft
+from adapters.manifest import Training, read_manifest
+from adapters.model import GraftModel
+from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
+from backbone.errors import InputError
+from backbone.trees import flatten, unflatten
+from tests.tiny import make_tiny_backbone, rows
+
+LABELS = ("first", "second", "third")
+EMPTY = Training(config={}, seeds={"seed": 0}, data={}, metrics={}, costs={}, versions={})
+
+
+def make(target: Path, backbone, spec=None, head=None, seed=0, training=EMPTY, **options):
+    model = GraftModel(backbone.network, (spec or Lora(rank=2),), head or Classification(), LABELS)
+    draw = np.random.default_rng(seed)
+    leaves = flatten(model.init(jax.random.key(seed)))
+    params = unflatten({p: (np.asarray(x) + 0.3 * draw.normal(size=x.shape)).astype(np.float32) for p, x in leaves.items()})
+    manifest = save_graft(target, model, params, backbone, name="t", max_tokens=48, training=training, **options)
+    return manifest, model, params
+
+
+@pytest.fixture
+def graft(tiny, tmp_path) -> Path:
+    make(tmp_path / "graft", tiny)
+    return tmp_path / "graft"
+
+
+@pytest.mark.parametrize("spec", [Lora(rank=2), Bottleneck(width=3), IA3(), Probe(boundaries=()), Ladder(reduction=4)])
+@pytest.mark.parametrize("head", [Classification(), MultiLabel()])
+def test_what_is_loaded_is_what_was_saved(tiny, tmp_path, spec, head):
+    manifest, model, params = make(tmp_path / "g", tiny, spec, head)
+    loaded = topgraft.load(tmp_path / "g", tiny)
+    assert loaded.manifest == manifest
+    assert loaded.model == model
+    for (path, found), (_, wanted) in zip(flatten(loaded.params).items(), flatten(params).items(), strict=True):
+        np.testing.assert_array_equal(found, wanted, err_msg=path)
+    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["canary.safetensors", "graft.safetensors", "manifest.json"]
+
+
+def test_predictions_from_a_path_alone(tiny, tmp_path):
+    manifest, _, _ = make(tmp_path / "g", tiny, training=Training({"backbone_path": str(tiny.path)}, {}, {}, {}, {}, {}))
+    loaded = topgraft.load(tmp_path / "g")
+    texts = [text for text, _ in rows(30)] + ["", "x" * 1000]
+    answers = loaded.predict(texts)
+    logits = loaded.logits(texts)
+    for answer, row in zip(answers, logits, strict=True):
+        assert answer.label == LABELS[row.argmax()]
+        assert answer.label == next(iter(answer.probabilities))
+        assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    for i in (0, 7, 31):
+        np.testing.assert_allclose(loaded.logits([texts[i]])[0], logits[i], atol=1e-5)
+    assert loaded.predict([]) == []
+    with pytest.raises(InputError, match=r"one str"):
+        loaded.predict("a text")
+    with pytest.raises(InputError, match=r"texts\[1\]"):
+        loaded.predict(["a", None])
+    assert manifest.content_id == loaded.manifest.content_id
+
+
+def test_the_id_depends_on_tensors_and_identity_and_on_nothing_else(tiny, tmp_path):
+    reference, _, _ = make(tmp_path / "a", tiny)
+    other = Training({"x": 1}, {"seed": 5}, {"train": "y"}, {"test": {"accuracy": 1.0}}, {"train": 3}, {"jax": "0"})
+    again, _, _ = make(tmp_path / "b", tiny, training=other)
+    assert again.content_id == reference.content_id
+    assert again.manifest_id != reference.manifest_id
+    assert make(tmp_path / "c", tiny, seed=1)[0].content_id != reference.content_id
+    assert make(tmp_path / "d", tiny, Lora(rank=2, alpha=3.0))[0].content_id != reference.content_id
+
+
+def test_a_flipped_byte_anywhere_is_an_error(graft, tiny):
+    """Every 97th byte of each of the three files, each bit pattern restored afterwards."""
+    for file in graft.iterdir():
+        whole = file.read_bytes()
+        for place in {*range(0, len(whole), max(1, len(whole) // 97)), len(whole) - 1}:
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(InputError):
+                topgraft.load(graft, tiny)
+        file.write_bytes(whole)
+    topgraft.load(graft, tiny)
+
+
+def test_truncated_missing_and_empty_files(graft, tiny):
+    for file in list(graft.iterdir()):
+        whole = file.read_bytes()
+        for content in (whole[:-1], whole[: len(whole) // 2], b""):
+            file.write_bytes(content)
+            with pytest.raises(InputError, match=file.name):
+                topgraft.load(graft, tiny)
+        file.unlink()
+        with pytest.raises(InputError, match=file.name):
+            topgraft.load(graft, tiny)
+        file.write_bytes(whole)
+    with pytest.raises(InputError, match="no such graft"):
+        topgraft.load(graft / "nowhere", tiny)
+
+
+def test_another_backbone_is_refused(graft, tmp_path, tiny):
+    other = make_tiny_backbone(tmp_path / "other", seed=2)
+    with pytest.raises(InputError, match=r"grafted on another backbone: its weights_id"):
+        topgraft.load(graft, other)
+    with pytest.raises(InputError, match=r"--backbone DIR"):
+        topgraft.load(graft)
+
+
+def resealed(graft: Path, **changes) -> None:
+    """A manifest whose own hash is right but whose content lies."""
+    from dataclasses import replace
+
+    from adapters.manifest import dumps, sealed
+
+    manifest = read_manifest(graft)
+    (graft / "manifest.json").write_bytes(dumps(sealed(replace(manifest, **changes))))
+
+
+def test_tensors_exchanged_with_a_right_checksum_are_still_refused(graft, tiny):
+    from backbone.files import sha256_file
+
+    tensors = load_file(graft / "graft.safetensors")
+    name = next(iter(tensors))
+    for change in (
+        {name: tensors[name] + 1},
+        {name: tensors[name][:1]},
+        {name: tensors[name].astype(np.float16)},
+        {"extra": np.zeros(2, np.float32)},
+    ):
+        save_file({**tensors, **change}, graft / "graft.safetensors")
+        files = {**read_manifest(graft).files, "graft.safetensors": sha256_file(graft / "graft.safetensors")}
+        resealed(graft, files=files)
+        with pytest.raises(InputError, match=r"differ|content_id"):
+            topgraft.load(graft, tiny)
+
+
+def test_a_graft_that_does_not_reproduce_its_canary_is_refused(graft, tiny):
+    from backbone.files import sha256_file
+
+    canary = load_file(graft / "canary.safetensors")
+    canary["logits"][3, 1] += 0.5
+    save_file(canary, graft / "canary.safetensors")
+    files = {**read_manifest(graft).files, "canary.safetensors": sha256_file(graft / "canary.safetensors")}
+    resealed(graft, files=files)
+    with pytest.raises(InputError, match=r"canary's logits differ by 0\.5"):
+        topgraft.load(graft, tiny)
+
+
+def test_values_that_are_not_finite_are_not_saved(tiny, tmp_path):
+    model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), LABELS)
+    params = jax.tree.map(np.array, model.init(jax.random.key(0)))
+    params["head"]["bias"][1] = np.nan
+    with pytest.raises(InputError, match=r"not finite in head\.bias"):
+        save_graft(tmp_path / "g", model, params, tiny, name="t", max_tokens=48, training=EMPTY)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_graft_is_not_overwritten(graft, tiny):
+    with pytest.raises(InputError, match="exists already"):
+        make(graft, tiny)
+
+
+def test_bfloat16_is_checked_against_its_own_tolerance(graft, tiny_path):
+    from backbone.storage import load_backbone
+
+    narrow = load_backbone(tiny_path, dtype="bfloat16")
+    wide = topgraft.load(graft, tiny_path)
+    loaded = topgraft.load(graft, narrow)
+    difference = np.abs(loaded.logits(["ban bas bal"]) - wide.logits(["ban bas bal"])).max()
+    assert 0 < difference < 0.3
+
+
+def test_a_full_disk_leaves_the_old_graft_and_no_debris(graft, tiny, tmp_path):
+    """A real limit on file size: the write fails inside save_graft, in another process."""
+    before = {file.name: file.read_bytes() for file in graft.iterdir()}
+    code = (
+        "import resource, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from backbone.storage import load_backbone; from tests.adapters.test_artifact import make\n"
+        "b = load_backbone(sys.argv[2]); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
+        "make(Path(sys.argv[1]), b, seed=9, replace_existing=True)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, graft, tiny.path, root], capture_output=True, text=True, check=False, env=os.environ | {"TOPGRAFT_COMPILATION_CACHE": "0"}
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert {file.name: file.read_bytes() for file in graft.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["graft"]
+    topgraft.load(graft, tiny)
+
+
+def test_kill_minus_nine_while_saving_leaves_a_whole_graft(graft, tiny, tmp_path):
+    """A process that saves over the graft for ever, killed at instants spread over a save."""
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from backbone.storage import load_backbone; from tests.adapters.test_artifact import make\n"
+        "b = load_backbone(sys.argv[2]); n = 0\n"
+        "while True:\n"
+        "    n += 1; make(Path(sys.argv[1]), b, seed=n % 3, replace_existing=True); print(n, flush=True)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    for delay in (0.0, 0.003, 0.011, 0.02):
+        process = subprocess.Popen([sys.executable, "-c", code, graft, tiny.path, root], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        whole = [p for p in tmp_path.iterdir() if (p / "manifest.json").exists() and not p.name.startswith(".graft.tmp")]
+        assert whole, "one whole graft is there, under its name or moved aside"
+        for found in whole:
+            topgraft.load(found, tiny)
+        if not graft.exists():
+            shutil.move(next(p for p in whole if p.name.startswith(".graft.old")), graft)
+
+
+def test_the_manifest_is_readable_by_people_and_machines(graft):
+    content = json.loads((graft / "manifest.json").read_text())
+    assert content["labels"] == list(LABELS)
+    assert content["methods"][0]["method"] == "lora"
+    assert content["tensors"]["adapter.lora.0.attention/query.a"] == "float32[32,2]"

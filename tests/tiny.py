@@ -47,14 +47,14 @@ def make_tiny_backbone(path: Path, *, seed: int = 1, spec: EncoderSpec = SPEC) -
 
 
 def rows(count: int, classes: int = 3, seed: int = 0) -> list[tuple[str, str]]:
-    """Texts of 1 to 40 words with a label that their words betray."""
+    """Texts of 3 to 40 words with a label that their words betray."""
     draw = random.Random(seed)
     share = len(WORDS) // classes
     made = []
     for _ in range(count):
         label = draw.randrange(classes)
         own = WORDS[label * share : (label + 1) * share]
-        words = [draw.choice(own if draw.random() < 0.6 else WORDS) for _ in range(draw.choice((2, 4, 7, 12, 20, 40)))]
+        words = [draw.choice(own if draw.random() < 0.95 else WORDS) for _ in range(draw.choice((3, 6, 14, 40)))]
         made.append((" ".join(words), f"class{label}"))
     return made
 

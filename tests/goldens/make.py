@@ -1,0 +1,95 @@
+"""Writes the golden files beside it with transformers and PEFT; run by `make goldens` in the peers environment.
+
+Sentences are docstrings of the Python standard library (PSF licence), kept in `sentences.json` so that
+the files do not move with the Python version. Hidden states are kept at the first and the last real
+token and as the mean, so that the files stay small; `tests/peers` compares whole tensors live.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+import transformers
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+from backbone.importing import minilm_folder  # noqa: E402
+
+LABELS = 5
+PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], "layers_to_transform": [4, 5]}
+RANK_STABILISED = {
+    "r": 4,
+    "lora_alpha": 8,
+    "use_rslora": True,
+    "target_modules": ["query", "key", "value", "dense"],
+    "layers_to_transform": [5],
+    "rank_pattern": {"intermediate.dense": 2},
+    "alpha_pattern": {"attention.self.key": 3},
+}
+
+
+def sentences() -> list[str]:
+    """64 texts of 3 to about 120 tokens."""
+    stored = HERE / "sentences.json"
+    if not stored.exists():
+        from trainers.docstrings import collect
+
+        texts = sorted({" ".join(text.split()) for text, _ in collect()}, key=lambda t: (len(t), t))
+        texts = [text for text in texts if len(text) < 600 and text.isascii()]
+        stored.write_text(json.dumps([texts[i] for i in np.linspace(0, len(texts) - 1, 64).astype(int)], indent=1))
+    return json.loads(stored.read_text())
+
+
+def encoded(texts: list[str]) -> dict[str, torch.Tensor]:
+    """Padded ids and mask, at most 128 tokens."""
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(128)
+    rows = [e.ids for e in tokenizer.encode_batch(texts)]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def peft_model(settings: dict, seed: int = 0) -> peft.PeftModel:
+    """MiniLM for classification with a LoRA in which nothing is zero."""
+    torch.manual_seed(seed)
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=LABELS)
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", **settings)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "classifier.modules_to_save" in name:
+                parameter.normal_(0, 0.1)
+    return model
+
+
+@torch.inference_mode()
+def main() -> None:
+    inputs = encoded(sentences())
+    hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state
+    mask = inputs["attention_mask"]
+    last = hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
+    mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    kept = {"first": hidden[:, 0], "last": last, "mean": mean}
+    save_file({name: value.numpy().copy() for name, value in kept.items()}, HERE / "minilm_hidden.safetensors")
+    logits = {}
+    for name, settings in (("peft_lora", PLAIN), ("peft_rslora", RANK_STABILISED)):
+        model = peft_model(settings)
+        model.peft_config["default"].base_model_name_or_path = "all-MiniLM-L6-v2"
+        model.save_pretrained(HERE / name)
+        (HERE / name / "README.md").unlink(missing_ok=True)
+        logits[name] = model(**inputs).logits.numpy().copy()
+    save_file(logits, HERE / "peft_logits.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -185,6 +185,8 @@ def _show(values: Any, indent: str = "") -> None:
             for item in value:
                 _show(item, indent)
                 print()
+        elif isinstance(value, list) and len(value) > 10 and isinstance(value[0], list):
+            print(f"{indent}{key}: {len(value)} x {len(value[0])} numbers, see --json")
         else:
             text = f"{value:.4f}" if isinstance(value, float) else value
             print(f"{indent}{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")

@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[0] = str(
+    Path(__file__).resolve().parent.parent
+)  # in place of scripts/, whose inspect.py would shadow Python's
 
-from topgraft import main
+from topgraft import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(["import-backbone", *sys.argv[1:]]))

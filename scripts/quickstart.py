@@ -58,14 +58,20 @@ def main() -> None:
     print(f"{counts['train']} train and {counts['test']} test rows, {counts['classes']} packages to tell apart")
 
     say("3. train a graft: LoRA in the top two blocks, started from a fitted probe")
-    settings = [f"backbone={FOLDER / 'minilm'}", f"data.train={FOLDER / 'train.csv'}", f"data.test={FOLDER / 'test.csv'}"]
+    settings = [
+        f"backbone={FOLDER / 'minilm'}",
+        f"data.train={FOLDER / 'train.csv'}",
+        f"data.test={FOLDER / 'test.csv'}",
+    ]
     result = train(load_config(ROOT / "configs" / "docstrings.py", settings), FOLDER / "run", show=True)
     print(f"stored in {result.graft}, id {result.content_id[:19]}..., {result.trainable:,} parameters")
 
     say("4. load it again, verified, and evaluate")
     accuracy = evaluate(result.graft, show=True).metrics["test"]["accuracy"]
     beside = baselines(read(FOLDER / "train.csv"), read(FOLDER / "test.csv"))
-    print(f"accuracy on test rows   majority {beside['majority']:.1%}   TF-IDF {beside['tfidf']:.1%}   graft {accuracy:.1%}")
+    print(
+        f"accuracy on test rows: majority {beside['majority']:.1%}, TF-IDF {beside['tfidf']:.1%}, graft {accuracy:.1%}"
+    )
 
     say("5. predict")
     graft = topgraft.load(result.graft)

@@ -38,7 +38,12 @@ def block(p, x, spec, sites=None):
     for h in range(spec.heads):
         s = slice(h * dh, (h + 1) * dh)
         heads.append(softmax(q[:, s] @ k[:, s].T / sqrt(dh)) @ v[:, s])
-    y = linear("attention/output", np.concatenate(heads, -1), p["attention"]["output"]["kernel"], p["attention"]["output"]["bias"])
+    y = linear(
+        "attention/output",
+        np.concatenate(heads, -1),
+        p["attention"]["output"]["kernel"],
+        p["attention"]["output"]["bias"],
+    )
     y = sites["attention"](x, y) if "attention" in sites else y
     a = norm(x + y, p["attention"]["norm"]["scale"], p["attention"]["norm"]["bias"], spec.norm_epsilon)
     u = gelu(linear("mlp/up", a, p["mlp"]["up"]["kernel"], p["mlp"]["up"]["bias"]))

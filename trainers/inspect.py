@@ -63,10 +63,9 @@ def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
 
 def _inspect_backbone(folder: Path) -> Inspection:
     record = read_record(folder)
-    leaves = flatten(Network(record.spec).abstract())
-    total = count(leaves)
-    tensors = {path: describe(leaf) for path, leaf in leaves.items()}
-    return Inspection("backbone", str(folder), encode(record), {}, tensors, 0, total, 0.0)
+    weights = Network(record.spec).abstract()
+    tensors = {path: describe(leaf) for path, leaf in flatten(weights).items()}
+    return Inspection("backbone", str(folder), encode(record), {}, tensors, 0, count(weights), 0.0)
 
 
 def _describe(
@@ -80,8 +79,8 @@ def _describe(
 ) -> Inspection:
     network = Network(spec)
     model = GraftModel(network, methods, head, labels)
-    leaves = flatten(model.abstract())
-    trainable, frozen = count(leaves), count(network.abstract())
+    weights = model.abstract()
+    trainable, frozen = count(weights), count(network.abstract())
     matched = {}
     for method_spec in methods:
         method = METHODS[type(method_spec)]
@@ -95,7 +94,7 @@ def _describe(
         path=path,
         facts=facts,
         matched=matched,
-        tensors={path: describe(leaf) for path, leaf in leaves.items()},
+        tensors={path: describe(leaf) for path, leaf in flatten(weights).items()},
         trainable=trainable,
         backbone_parameters=frozen,
         trainable_percent=round(100 * trainable / (trainable + frozen), 4),

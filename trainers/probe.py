@@ -1,8 +1,9 @@
 """A linear head fitted to pooled features: the cheapest rung, and where every adapter starts.
 
 Minimises mean loss + l2/2 |W|^2 over standardised features by L-BFGS (Liu & Nocedal 1989, from
-optax); the standardisation is folded back into the kernel. The strength l2 is the one that scores
-best on development rows, from strong to weak, each fit starting from the one before.
+SciPy, with value and gradient compiled by jax); the standardisation is folded back into the kernel.
+The strength l2 is the one that scores best on development rows, from strong to weak, each fit
+starting from the one before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import scipy.optimize
+from jax.flatten_util import ravel_pytree
 
 from adapters.heads import LinearHead, head_of
 from adapters.model import GraftModel
@@ -49,29 +51,30 @@ def pooled_features(
 
 
 @functools.partial(jax.jit, static_argnames="head")
-def _minimise(head: LinearHead[Any], params: Params, x: jax.Array, labels: jax.Array, l2: jax.Array) -> Params:
-    solver = optax.lbfgs()
+def _objective(
+    head: LinearHead[Any], params: Params, x: jax.Array, labels: jax.Array, l2: float
+) -> tuple[jax.Array, Params]:
+    """Value and gradient of the mean loss plus l2/2 |W|^2."""
 
-    def objective(p: Params) -> jax.Array:
+    def value(p: Params) -> jax.Array:
         loss = head.loss(x @ p["kernel"] + p["bias"], labels).mean()
         return loss + 0.5 * l2 * jnp.square(p["kernel"]).sum()
 
-    value_and_grad = optax.value_and_grad_from_state(objective)
-    largest = lambda grad: jnp.maximum(*(jnp.abs(g).max() for g in jax.tree.leaves(grad)))  # noqa: E731
-    first = largest(jax.grad(objective)(params))
+    return jax.value_and_grad(value)(params)
 
-    def go_on(carry: tuple[Params, Any]) -> jax.Array:
-        state = carry[1]
-        count, grad = optax.tree.get(state, "count"), optax.tree.get(state, "grad")
-        return (count == 0) | ((count < MOST_ITERATIONS) & (largest(grad) > TOLERANCE * first))
 
-    def advance(carry: tuple[Params, Any]) -> tuple[Params, Any]:
-        p, state = carry
-        value, grad = value_and_grad(p, state=state)
-        updates, state = solver.update(grad, state, p, value=value, grad=grad, value_fn=objective)
-        return optax.apply_updates(p, updates), state
+def _minimise(head: LinearHead[Any], params: Params, x: Any, labels: Any, l2: float) -> Params:
+    flat, structure = ravel_pytree(params)
 
-    return jax.lax.while_loop(go_on, advance, (params, solver.init(params)))[0]
+    def evaluate(point: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = _objective(head, structure(jnp.asarray(point, jnp.float32)), x, labels, l2)
+        return float(value), np.asarray(ravel_pytree(gradient)[0], np.float64)
+
+    start = np.asarray(flat, np.float64)
+    most = float(np.abs(evaluate(start)[1]).max())
+    options = {"maxiter": MOST_ITERATIONS, "gtol": TOLERANCE * most, "ftol": 1e-8}
+    found = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
+    return dict(jax.tree.map(np.asarray, structure(jnp.asarray(found.x, jnp.float32))))
 
 
 def fit_linear(
@@ -88,11 +91,12 @@ def fit_linear(
         held = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
         fit_x, fit_y, dev_x, dev_y = x[~held], labels[~held], x[held], labels[held]
     head = head_of(model.head)
-    params = jax.tree.map(np.asarray, head.init(x.shape[1], len(model.labels)))
+    params: Params = jax.tree.map(np.asarray, head.init(x.shape[1], len(model.labels)))
+    x, fit_x, labels, fit_y = jax.device_put((x, fit_x, labels, fit_y))
     best: tuple[float, float, Params] | None = None
     scores = {}
     for strength in STRENGTHS:
-        params = _minimise(head, params, fit_x, fit_y, np.float32(strength))
+        params = _minimise(head, params, fit_x, fit_y, strength)
         logits = dev_x @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
         score = gather(model, logits, dev_y).compute()[metric] if len(dev_y) else 0.0
         scores[f"{strength:g}"] = score
@@ -101,7 +105,7 @@ def fit_linear(
     assert best is not None
     _, strength, params = best
     if not chosen_by_dev:
-        params = _minimise(head, params, x, labels, np.float32(strength))
+        params = _minimise(head, params, x, labels, strength)
     kernel = np.asarray(params["kernel"]) / spread[:, None]
     bias = np.asarray(params["bias"]) - mean @ kernel
     return FittedProbe({"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}, strength, scores)

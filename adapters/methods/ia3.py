@@ -31,7 +31,9 @@ class IA3Method(SiteMethod[IA3]):
         both = sorted({site.name for site in set(outputs) & set(inputs)})
         if both:
             raise InputError(f"scale_inputs: {', '.join(both)} is in scale_outputs too; a site is scaled once")
-        return dict.fromkeys(outputs, "output") | dict.fromkeys(inputs, "input")
+        sides: dict[Site, Side] = dict.fromkeys(outputs, "output")
+        sides.update(dict.fromkeys(inputs, "input"))
+        return sides
 
     def matched(self, spec: IA3, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
         everywhere = sites_of(encoder, LINEAR, spec.blocks)

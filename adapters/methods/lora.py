@@ -57,7 +57,10 @@ class LoraMethod(SiteMethod[Lora]):
 
     def after(self, setting: LoraSetting, leaves: Params, x: Array, y: Array, kernel: Kernel, call: Call) -> Array:
         a, b = (select(leaves[name], call.slots).astype(x.dtype) for name in "ab")
-        return y + setting.scale * (dropout(x, setting.dropout, call.rng) @ a) @ b
+        x = dropout(x, setting.dropout, call.rng)
+        if call.slots is None:  # as matrices: on CPU a third faster than with a batch axis
+            x = x.reshape(-1, x.shape[-1])
+        return y + (setting.scale * (x @ a) @ b).reshape(y.shape)
 
     def merge(self, setting: LoraSetting, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array]:
         return kernel + setting.scale * leaves["a"] @ leaves["b"], bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -32,7 +33,9 @@ def make(target: Path, backbone, spec=None, head=None, seed=0, training=EMPTY, *
     model = GraftModel(backbone.network, (spec or Lora(rank=2),), head or Classification(), LABELS)
     draw = np.random.default_rng(seed)
     leaves = flatten(model.init(jax.random.key(seed)))
-    params = unflatten({p: (np.asarray(x) + 0.3 * draw.normal(size=x.shape)).astype(np.float32) for p, x in leaves.items()})
+    params = unflatten(
+        {p: (np.asarray(x) + 0.3 * draw.normal(size=x.shape)).astype(np.float32) for p, x in leaves.items()}
+    )
     manifest = save_graft(target, model, params, backbone, name="t", max_tokens=48, training=training, **options)
     return manifest, model, params
 
@@ -52,11 +55,17 @@ def test_what_is_loaded_is_what_was_saved(tiny, tmp_path, spec, head):
     assert loaded.model == model
     for (path, found), (_, wanted) in zip(flatten(loaded.params).items(), flatten(params).items(), strict=True):
         np.testing.assert_array_equal(found, wanted, err_msg=path)
-    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["canary.safetensors", "graft.safetensors", "manifest.json"]
+    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == [
+        "canary.safetensors",
+        "graft.safetensors",
+        "manifest.json",
+    ]
 
 
 def test_predictions_from_a_path_alone(tiny, tmp_path):
-    manifest, _, _ = make(tmp_path / "g", tiny, training=Training({"backbone_path": str(tiny.path)}, {}, {}, {}, {}, {}))
+    manifest, _, _ = make(
+        tmp_path / "g", tiny, training=Training({"backbone_path": str(tiny.path)}, {}, {}, {}, {}, {})
+    )
     loaded = topgraft.load(tmp_path / "g")
     texts = [text for text, _ in rows(30)] + ["", "x" * 1000]
     answers = loaded.predict(texts)
@@ -196,7 +205,11 @@ def test_a_full_disk_leaves_the_old_graft_and_no_debris(graft, tiny, tmp_path):
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, graft, tiny.path, root], capture_output=True, text=True, check=False, env=os.environ | {"TOPGRAFT_COMPILATION_CACHE": "0"}
+        [sys.executable, "-c", code, graft, tiny.path, root],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TOPGRAFT_COMPILATION_CACHE": "0"},
     )
     assert done.returncode == 1
     assert "File too large" in done.stderr
@@ -216,18 +229,20 @@ def test_kill_minus_nine_while_saving_leaves_a_whole_graft(graft, tiny, tmp_path
     )
     root = Path(__file__).resolve().parents[2]
     for delay in (0.0, 0.003, 0.011, 0.02):
-        process = subprocess.Popen([sys.executable, "-c", code, graft, tiny.path, root], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, graft, tiny.path, root], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.readline()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(delay)
-        except subprocess.TimeoutExpired:
-            pass
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        whole = [p for p in tmp_path.iterdir() if (p / "manifest.json").exists() and not p.name.startswith(".graft.tmp")]
+        whole = [
+            p for p in tmp_path.iterdir() if (p / "manifest.json").exists() and not p.name.startswith(".graft.tmp")
+        ]
         assert whole, "one whole graft is there, under its name or moved aside"
         for found in whole:
             topgraft.load(found, tiny)

@@ -189,7 +189,7 @@ def formula(spec, site, p):
 def test_site_methods_equal_their_formula(name, backbone, inputs):
     model = model_of(name)
     adapter = nonzero(model)["adapter"]
-    (_, settings), = model.site_parts.values()
+    ((_, settings),) = model.site_parts.values()
     network, host = Network(SPEC), map_leaves(np.asarray, backbone)
     hooks = GraftHooks(model.site_parts, adapter)
     hidden = network.run_blocks(backbone, network.embed(backbone, inputs), inputs["mask"], hooks)

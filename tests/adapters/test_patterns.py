@@ -27,7 +27,13 @@ def test_what_patterns_match():
 
 @pytest.mark.parametrize(
     ("pattern", "near"),
-    [("attention/qeury", "attention/query"), ("query", "attention/query"), ("7/mlp/up", "mlp/up"), ("mlp", "mlp/up"), ("*", "mlp")],
+    [
+        ("attention/qeury", "attention/query"),
+        ("query", "attention/query"),
+        ("7/mlp/up", "mlp/up"),
+        ("mlp", "mlp/up"),
+        ("*", "mlp"),
+    ],
 )
 def test_a_pattern_that_matches_nothing_lists_the_nearest(pattern, near):
     with pytest.raises(InputError, match=rf"the pattern .* matches no site; .*{near}"):
@@ -85,7 +91,11 @@ def test_specs_check_themselves(make, field):
 
 
 def test_specs_that_do_not_fit_the_backbone():
-    for spec, field in ((Probe(boundaries=(9,)), "boundaries"), (Ladder(reduction=16), "reduction"), (Lora(blocks="5:"), "blocks")):
+    for spec, field in (
+        (Probe(boundaries=(9,)), "boundaries"),
+        (Ladder(reduction=16), "reduction"),
+        (Lora(blocks="5:"), "blocks"),
+    ):
         with pytest.raises(InputError, match=field):
             GraftModel(Network(SPEC), (spec,), Classification(), ("a",)).abstract()
     with pytest.raises(InputError, match="labels"):

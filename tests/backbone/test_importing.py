@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from backbone.errors import InputError
 from backbone.families.bert import BERT
-from backbone.importing import MINILM_SHA256, import_backbone, minilm_folder
 from backbone.files import sha256_file
+from backbone.importing import MINILM_SHA256, import_backbone, minilm_folder
 from backbone.storage import load_backbone
 from backbone.trees import flatten
 from tests.tiny import SPEC, random_params, tokenizer_json
@@ -71,7 +71,9 @@ def test_what_is_imported_is_what_was_in_the_file(source, tmp_path, tiny):
 def test_prefixes_old_names_and_pretraining_heads(source, tmp_path):
     def change(tensors):
         for name in list(tensors):
-            new = "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            new = "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            )
             tensors[new] = tensors.pop(name)
         tensors["cls.predictions.bias"] = np.zeros(3, np.float32)
         tensors["bert.embeddings.position_ids"] = np.zeros((1, 64), np.int64)
@@ -110,8 +112,14 @@ def test_half_precision_files_become_float32(source, tmp_path):
     ("change", "message"),
     [
         (lambda t: t.pop("encoder.layer.1.output.dense.weight"), r"blocks\.1\.mlp\.down\.kernel .* is not filled"),
-        (lambda t: t.update({"extra.weight": np.zeros(3, np.float32)}), r"extra\.weight float32\[3\] .* binds to no parameter"),
-        (lambda t: t.update({"embeddings.word_embeddings.weight": np.zeros((9, 32), np.float32)}), r"embeddings\.token: the file gives"),
+        (
+            lambda t: t.update({"extra.weight": np.zeros(3, np.float32)}),
+            r"extra\.weight float32\[3\] .* binds to no parameter",
+        ),
+        (
+            lambda t: t.update({"embeddings.word_embeddings.weight": np.zeros((9, 32), np.float32)}),
+            r"embeddings\.token: the file gives",
+        ),
         (lambda t: t["pooler.dense.bias"].fill(np.nan), r"pooler\.dense\.bias: .* not finite"),
     ],
 )
@@ -156,7 +164,9 @@ def test_damaged_and_missing_files(source, tmp_path):
 
 
 def test_a_tokenizer_of_another_backbone_is_refused(source, tmp_path):
-    rewrite(source, lambda t: t.update({"embeddings.word_embeddings.weight": t["embeddings.word_embeddings.weight"][:100]}))
+    rewrite(
+        source, lambda t: t.update({"embeddings.word_embeddings.weight": t["embeddings.word_embeddings.weight"][:100]})
+    )
     (source / "config.json").write_text(json.dumps(CONFIG | {"vocab_size": 100}))
     with pytest.raises(InputError, match="belongs to another backbone"):
         import_backbone(source, tmp_path / "out")

@@ -80,8 +80,10 @@ def test_one_step_equals_the_same_step_by_hand_and_touches_only_what_is_live(spe
         rows = -jax.nn.log_softmax(logits)[jnp.arange(8), batch["labels"]] * batch["weights"]
         return rows.sum() / batch["weights"].sum()
 
-    value, gradient = jax.value_and_grad(loss)(live)
-    updates, _ = optax.adamw(1e-2, weight_decay=0.0).update(gradient, optax.adamw(1e-2, weight_decay=0.0).init(live), live)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(live)
+    updates, _ = optax.adamw(1e-2, weight_decay=0.0).update(
+        gradient, optax.adamw(1e-2, weight_decay=0.0).init(live), live
+    )
     wanted = flatten(optax.apply_updates(live, updates))
     assert flatten(state["live"]).keys() == wanted.keys() == flatten(live).keys()
     for path, leaf in flatten(state["live"]).items():

@@ -1,0 +1,128 @@
+"""LoRA from PEFT and to PEFT. The goldens were written by PEFT itself (`make goldens`)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import topgraft
+from adapters.peft import export_peft, import_peft
+from adapters.specs import IA3, Classification, Lora, LoraOverride, MultiLabel
+from backbone.errors import InputError
+from backbone.trees import flatten
+from tests.adapters.test_artifact import make
+
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
+TEXTS = json.loads((GOLDENS / "sentences.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["peft_lora", "peft_rslora"])
+def test_a_folder_written_by_peft_gives_pefts_logits(name, minilm, minilm_path, tmp_path):
+    done = import_peft(GOLDENS / name, minilm_path, tmp_path / "graft", labels="a,b,c,d,e")
+    assert done.labels == ("a", "b", "c", "d", "e")
+    found = topgraft.load(tmp_path / "graft", minilm).logits(TEXTS)
+    wanted = load_file(GOLDENS / "peft_logits.safetensors")[name]
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean", "first"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Lora(rank=2),
+        Lora(
+            rank=4,
+            sites=("attention/*", "mlp/*"),
+            blocks="1:",
+            scaling="rank_stabilised",
+            overrides=(LoraOverride("mlp/up", rank=2, alpha=3.0),),
+        ),
+        Lora(rank=2, sites=("0/attention/query", "2/mlp/down")),
+    ],
+)
+def test_there_and_back_is_the_same_graft(pooling, spec, tiny, tmp_path):
+    _, _, params = make(tmp_path / "graft", tiny, spec, Classification(pooling=pooling))
+    export_peft(tmp_path / "graft", tmp_path / "peft", backbone=tiny.path)
+    import_peft(tmp_path / "peft", tiny.path, tmp_path / "back")
+    before, after = (topgraft.load(tmp_path / name, tiny) for name in ("graft", "back"))
+    assert after.model.head == before.model.head
+    assert after.model.labels == before.model.labels
+    for (path, found), (_, wanted) in zip(flatten(after.params).items(), flatten(params).items(), strict=True):
+        np.testing.assert_array_equal(found, wanted, err_msg=path)
+    texts = ["ban bas bal", "ros"]
+    np.testing.assert_allclose(after.logits(texts), before.logits(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "head"), [(IA3(), Classification()), (Lora(rank=2), MultiLabel())])
+def test_what_peft_cannot_hold_is_refused(spec, head, tiny, tmp_path):
+    make(tmp_path / "graft", tiny, spec, head)
+    with pytest.raises(InputError, match="PEFT export takes one LoRA with a classification head; this graft has"):
+        export_peft(tmp_path / "graft", tmp_path / "peft", backbone=tiny.path)
+    assert not (tmp_path / "peft").exists()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return Path(shutil.copytree(GOLDENS / "peft_lora", tmp_path / "peft"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type: 'IA3' is not supported; only LORA is"),
+        ({"use_dora": True}, "use_dora: True is not supported"),
+        ({"bias": "all"}, "bias: 'all' is not supported"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+    ],
+)
+def test_options_that_we_do_not_have_are_named(change, message, folder, minilm_path, tmp_path):
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(InputError, match=message):
+        import_peft(folder, minilm_path, tmp_path / "graft")
+
+
+def rewrite(folder: Path, change) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def test_tensors_that_do_not_fit_are_named(folder, minilm_path, tiny_path, tmp_path):
+    with pytest.raises(InputError, match="does not fit the backbone"):
+        import_peft(folder, tiny_path, tmp_path / "graft")
+    first = next(k for k in load_file(folder / "adapter_model.safetensors") if ".lora_A." in k)
+    rewrite(folder, lambda t: t.update({"extra": np.zeros(2, np.float32)}))
+    with pytest.raises(InputError, match="that a LoRA with a head does not have: extra"):
+        import_peft(folder, minilm_path, tmp_path / "graft")
+    rewrite(folder, lambda t: [t.pop("extra"), t.pop(first.replace("_A.", "_B."))])
+    with pytest.raises(InputError, match=r"lora_B.weight: missing"):
+        import_peft(folder, minilm_path, tmp_path / "graft")
+    rewrite(folder, lambda t: [t.pop(k) for k in list(t) if "lora_" in k])
+    with pytest.raises(InputError, match=r"no tensor named \.\.\.lora_A\.weight"):
+        import_peft(folder, minilm_path, tmp_path / "graft")
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        import_peft(folder, minilm_path, tmp_path / "graft")
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(InputError, match="not a PEFT folder"):
+        import_peft(folder, minilm_path, tmp_path / "graft")
+
+
+def test_a_folder_without_a_head_or_with_other_labels(folder, minilm_path, tmp_path):
+    with pytest.raises(InputError, match="--labels: 2 names for a head with 5 outputs"):
+        import_peft(folder, minilm_path, tmp_path / "graft", labels="a,b")
+    (tmp_path / "names.txt").write_text("v\nw\nx\ny\nz\n")
+    done = import_peft(folder, minilm_path, tmp_path / "named", labels=str(tmp_path / "names.txt"))
+    assert done.labels == ("v", "w", "x", "y", "z")
+    rewrite(folder, lambda t: [t.pop(k) for k in list(t) if "classifier" in k])
+    with pytest.raises(InputError, match="a graft needs its head"):
+        import_peft(folder, minilm_path, tmp_path / "graft")
+    (folder / "adapter_model.safetensors").write_bytes((folder / "adapter_model.safetensors").read_bytes()[:-50])
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors"):
+        import_peft(folder, minilm_path, tmp_path / "graft")

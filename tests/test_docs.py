@@ -1,0 +1,55 @@
+"""What README and docs tell people to type is typed here, on small files, with the real backbone."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import topgraft
+from tests.tiny import write_csv
+from trainers.docstrings import collect
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def commands(block: str) -> list[list[str]]:
+    """Command lines with continuations joined and comments dropped; installations and make are left out."""
+    lines = block.replace("\\\n", " ").splitlines()
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in split if words and words[0] == "topgraft"]
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch, shared_data) -> None:
+    """The files that the documents speak of."""
+    monkeypatch.setenv("TOPGRAFT_DATA", str(shared_data))
+    chosen = [row for row in collect() if row[1] in ("asyncio", "email") and len(row[0]) < 80]
+    kinds = {label: [row for row in chosen if row[1] == label][:40] for label in ("asyncio", "email")}
+    table = [row for rows in kinds.values() for row in rows]
+    write_csv(tmp_path / "train.csv", table[::2])
+    write_csv(tmp_path / "test.csv", table[1::2])
+    (tmp_path / "texts.txt").write_text("Return the loop.\nParse a header.\n")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_commands_of_a_document_run(document, prepared, capsys):
+    names: dict[str, object] = {}
+    for kind, block in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(compile(block, document, "exec"), names)
+            continue
+        for words in commands(block):
+            status = topgraft.main(words[1:])
+            assert status == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / document).parent.joinpath(target).exists(), target

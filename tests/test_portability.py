@@ -1,0 +1,69 @@
+"""The same code on CPU, CUDA and TPU: every program lowers for all three. And on a shared environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+
+from adapters.model import GraftModel
+from adapters.programs import features_program, forward_program
+from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
+from trainers.config import Optimizer
+from trainers.step import first_state, make_optimizer, make_step, partition
+
+ROOT = Path(__file__).resolve().parents[1]
+PLATFORMS = ("cpu", "cuda", "tpu")
+METHODS = (Lora(rank=2, dropout=0.1), Bottleneck(width=4), IA3(), Probe(), Ladder(reduction=4))
+
+
+def batch(labels: np.ndarray) -> dict[str, np.ndarray]:
+    ids = np.ones((8, 16), np.int32)
+    return {"ids": ids, "mask": np.ones((8, 16), bool), "labels": labels, "weights": np.ones(8, np.float32)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spec", METHODS, ids=lambda s: s.method)
+def test_train_and_serve_functions_lower_for_every_platform(spec, dtype, tiny):
+    model = GraftModel(tiny.network, (spec,), Classification(dropout=0.1), ("a", "b", "c"))
+    params = model.init(jax.random.key(0))
+    live, frozen = partition(params, lambda path: True)
+    optimizer = make_optimizer(Optimizer(clip_norm=1.0, accumulate=2), 10)
+    rows = batch(np.zeros(8, np.int32))
+    step = make_step(model, optimizer, dtype=dtype, remat=True, seed=0)
+    state = first_state(live, optimizer)
+    forward, features = forward_program(model, dtype), features_program(model, dtype)
+    lowered = (
+        export.export(step, platforms=PLATFORMS)(state, {"backbone": tiny.params, "graft": frozen}, rows),
+        export.export(forward, platforms=PLATFORMS)(tiny.params, params, rows["ids"], rows["mask"]),
+        export.export(features, platforms=PLATFORMS)(tiny.params, params["adapter"], rows["ids"], rows["mask"]),
+    )
+    for exported in lowered:
+        assert exported.platforms == PLATFORMS
+    assert [a.shape for a in lowered[1].out_avals] == [(8, 3)]
+
+
+def test_a_multi_label_step_lowers_too(tiny):
+    model = GraftModel(tiny.network, (Lora(rank=2),), MultiLabel(), ("a", "b", "c"))
+    live, frozen = partition(model.init(jax.random.key(0)), lambda path: True)
+    optimizer = make_optimizer(Optimizer(), 10)
+    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    state, everything = first_state(live, optimizer), {"backbone": tiny.params, "graft": frozen}
+    exported = export.export(step, platforms=PLATFORMS)(state, everything, batch(np.zeros((8, 3), np.float32)))
+    assert exported.platforms == PLATFORMS
+
+
+def test_another_package_in_the_folder_of_ours_is_an_error(tmp_path):
+    """AdapterHub's `adapters` installs into the same folder name; whichever pip wrote last would win."""
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "__init__.py").write_text("__version__ = '1.2.0'\n")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import topgraft; topgraft.load('x')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "is not Topgraft's" in done.stderr
+    assert "Never install both" in done.stderr

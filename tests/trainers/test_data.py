@@ -1,0 +1,335 @@
+"""Rows: every format, every way they can be wrong, splits that never move, preparation that survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from backbone.errors import InputError
+from trainers.config import Data
+from trainers.prepare import encode_labels, label_names, prepare
+from trainers.sources import read_rows
+from trainers.splits import fingerprint, kept, membership, normalise, row_hash, unit_hash
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def read(multi_label: bool = False, split: str = "train", **fields) -> list[tuple[str, tuple[str, ...]]]:
+    return [(r.text, r.labels) for r in read_rows(Data(**fields), split, multi_label=multi_label)]
+
+
+WANTED = [('she said "go", twice\nand left', ("a",)), ("naïve café", ("b",)), ("", ("a",))]
+
+
+def write(kind: str, folder: Path) -> Path:
+    path = folder / f"rows.{kind.removesuffix('_quoted')}"
+    if kind == "csv":
+        path.write_text(
+            'id,text,label\n1,"she said ""go"", twice\nand left",a\n2,naïve café,b\n\n3,,a\n', encoding="utf-8"
+        )
+    if kind == "tsv_quoted":
+        path.write_text('label\ttext\na\t"she said ""go"", twice\nand left"\nb\tnaïve café\na\t\n', encoding="utf-8")
+    if kind == "jsonl":
+        lines = [json.dumps({"text": t, "label": labels[0], "more": [1]}) for t, labels in WANTED]
+        path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    if kind == "parquet":
+        table = {"label": [labels[0] for _, labels in WANTED], "text": [t for t, _ in WANTED], "x": [1, 2, 3]}
+        parquet.write_table(pa.table(table), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv_quoted", "jsonl", "parquet"])
+def test_every_format_gives_the_same_rows(kind, tmp_path):
+    path = write(kind, tmp_path)
+    fmt = {"format": kind} if kind == "tsv_quoted" else {}
+    assert read(train=(str(path),), **fmt) == WANTED
+
+
+def test_a_byte_order_mark_and_windows_line_ends(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("\ufefftext,label\r\nhello,a\r\nworld,b\r\n".encode())
+    assert read(train=(str(path),)) == [("hello", ("a",)), ("world", ("b",))]
+
+
+def test_files_are_concatenated_and_columns_can_be_named(tmp_path):
+    for i in (1, 2):
+        (tmp_path / f"{i}.csv").write_text(f"text {i},{i}\n")
+    files = (str(tmp_path / "1.csv"), str(tmp_path / "2.csv"))
+    assert read(train=files, columns=("text", "label")) == [("text 1", ("1",)), ("text 2", ("2",))]
+
+
+def test_plain_tsv_takes_quotes_literally(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text('sentence\tlabel\n`` it \'s "fun\t1\n"quoted" start\t0\n')
+    rows = read(train=(str(path),), text="sentence", label_names=("negative", "positive"))
+    assert rows == [("`` it 's \"fun", ("positive",)), ('"quoted" start', ("negative",))]
+
+
+def test_label_text_in_latin_1(tmp_path):
+    path = tmp_path / "TREC"
+    path.write_bytes(b"0 What is a caf\xe9 ?\n1 Who \x85 ?\n")
+    fields = {"format": "label_text", "encoding": "latin-1", "label_names": ("DESC", "HUM")}
+    assert read(train=(str(path),), **fields) == [("What is a café ?", ("DESC",)), ("Who \x85 ?", ("HUM",))]
+
+
+def test_parallel_files(tmp_path):
+    (tmp_path / "t").write_text("one\u2028line\ntwo\n", encoding="utf-8")
+    (tmp_path / "l").write_text("0\n1\n")
+    files = (str(tmp_path / "t"), str(tmp_path / "l"))
+    assert read(train=files, format="parallel") == [("one\u2028line", ("0",)), ("two", ("1",))]
+    (tmp_path / "l").write_text("0\n")
+    with pytest.raises(InputError, match=r"has 2 lines, .* has 1"):
+        read(train=files, format="parallel")
+
+
+def test_multi_label_columns(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\nx,a|b\ny,\nz,b\n")
+    assert [labels for _, labels in read(True, train=(str(tmp_path / "rows.csv"),))] == [("a", "b"), (), ("b",)]
+    (tmp_path / "rows.jsonl").write_text('{"text": "x", "label": ["a", "b"]}\n{"text": "y", "label": []}\n')
+    assert [labels for _, labels in read(True, train=(str(tmp_path / "rows.jsonl"),))] == [("a", "b"), ()]
+    with pytest.raises(InputError, match=r"rows.jsonl:1: label: a list of labels needs head.kind=multi_label"):
+        read(train=(str(tmp_path / "rows.jsonl"),))
+
+
+@pytest.fixture(scope="module")
+def tfds_name(tmp_path_factory) -> str:
+    """A data set that TFDS itself prepared, found by name through TFDS_DATA_DIR."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp("tfds")
+    code = (
+        "import tensorflow_datasets as tfds\n"
+        "class TinyNews(tfds.core.GeneratorBasedBuilder):\n"
+        "    '''Tiny.'''\n"
+        "    VERSION = tfds.core.Version('1.0.0')\n"
+        "    def _info(self):\n"
+        "        features = tfds.features.FeaturesDict({'text': tfds.features.Text(),\n"
+        "            'label': tfds.features.ClassLabel(names=['sport', 'world'])})\n"
+        "        return tfds.core.DatasetInfo(builder=self, features=features)\n"
+        "    def _generate_examples(self): pass\n"
+        "    def _split_generators(self, dl): return {'train': self._rows(30), 'test': self._rows(6)}\n"
+        "    def _rows(self, count):\n"
+        "        for i in range(count): yield i, {'text': f'text {i}', 'label': i % 2}\n"
+        f"TinyNews(data_dir={str(folder)!r}, file_format='array_record').download_and_prepare()\n"
+    )
+    script = folder / "tiny_news.py"
+    script.write_text(code)
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    script.unlink()
+    assert tfds.core is not None
+    return str(folder)
+
+
+def test_any_tfds_name(tfds_name, tmp_path):
+    code = (
+        "from pathlib import Path\nfrom trainers.config import Data\nfrom trainers.prepare import prepare\n"
+        "data = Data(train='tfds:tiny_news', test='tfds:tiny_news:test', dev_fraction=0.2)\n"
+        "made = prepare(data, multi_label=False, cache=Path('cache'))\n"
+        "rows = [t for s in ('train', 'dev', 'test') for t in zip(made.table(s).texts, made.table(s).labels)]\n"
+        "import json; print(json.dumps(rows))\n"
+    )
+    environment = os.environ | {"TFDS_DATA_DIR": tfds_name, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])
+    assert len(rows) == 36
+    for text, labels in rows:
+        assert labels == ["world" if int(text.split()[1]) % 2 else "sport"]
+
+
+def test_an_unknown_tfds_name():
+    with pytest.raises(InputError, match="tfds:no_such_set: TFDS does not know this name"):
+        read(train="tfds:no_such_set")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fields", "message"),
+    [
+        ("a.csv", b"text,lable\nx,y\n", {}, "a.csv: has no column 'label'; nearest: lable; set data.label"),
+        ("a.csv", b"text,label\n", {}, "a.csv: holds no rows"),
+        ("a.csv", b"text,lable\n", {}, "a.csv: has no column 'label'"),
+        ("a.csv", b"text,label\nx,y\nx,y,z\n", {}, "a.csv:3: 3 fields, expected 2"),
+        ("a.csv", b'text,label\n"x,y\n', {}, "a.csv:2: .*data.format=tsv"),
+        ("a.csv", b"text,label\nx,y\nb\xffd,y\n", {}, r"a.csv:3: byte 16 is not valid utf-8; .*latin-1"),
+        ("a.csv", b"text,label\nx,\n", {}, "a.csv:2: label: no label"),
+        ("a.csv", b"text,label\nx\0,y\n", {}, "a.csv:2: .*NUL"),
+        ("a.csv", b"text,label\nx,2\n", {"label_names": ("n", "p")}, "a.csv:2: label: '2' is not 0..1"),
+        ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', {}, "a.jsonl:2: not JSON"),
+        ("a.jsonl", b"[1]\n", {}, "a.jsonl:1: expected a JSON object, got list"),
+        ("a.jsonl", b'{"txt": "x", "label": 1}\n', {}, "a.jsonl:1: has no field 'text'; nearest: txt"),
+        ("a.jsonl", b'{"text": null, "label": 1}\n', {}, "a.jsonl:1: text: expected text, got nothing"),
+        ("a.jsonl", b'{"text": 3, "label": 1}\n', {}, "a.jsonl:1: text: expected text, got int"),
+        ("a.jsonl", b'{"text": "x", "label": NaN}\n', {}, "a.jsonl:1: label: no label"),
+        ("a.parquet", b"PAR1 not really", {}, "a.parquet: not a readable Parquet file"),
+        ("a.txt", b"x", {}, "a.txt: format unknown from its suffix; set data.format"),
+        ("a.txt", b"x\n", {"format": "label_text"}, "a.txt:1: expected LABEL, a space and the text"),
+        ("a.csv", b"x", {"encoding": "utf-9"}, "data.encoding: 'utf-9' is unknown"),
+    ],
+)
+def test_bad_rows_name_file_line_and_remedy(name, content, fields, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read(train=(str(tmp_path / name),), **fields)
+
+
+def table(count: int, start: int = 0) -> str:
+    return "text,label\n" + "".join(f"row number {i},{'ab'[i % 2]}\n" for i in range(start, start + count))
+
+
+def test_rows_never_change_sides():
+    texts = [f"text {i}" for i in range(4000)]
+    sides = {t: membership(t, 0.1, 0.05) for t in texts}
+    shares = [list(sides.values()).count(name) / 4000 for name in ("dev", "gate")]
+    np.testing.assert_allclose(shares, [0.1, 0.05], atol=0.015)
+    for t in texts:
+        if membership(t, 0.2, 0.05) != sides[t]:
+            assert sides[t] == "train", "a larger development share takes from train only"
+        if membership(t, 0.1, 0.15) != sides[t]:
+            assert sides[t] == "train"
+        assert membership(f"  {t.upper()}\n", 0.1, 0.05) == sides[t], "near duplicates stay together"
+    assert {t for t in texts if kept(t, 0.1)} <= {t for t in texts if kept(t, 0.3)}
+    independent = [membership(t, 0.1, 0) == "dev" for t in texts if kept(t, 0.5)]
+    assert abs(np.mean(independent) - 0.1) < 0.02
+    assert normalise("\ufb01ne  Café\n") == "fine café"
+    assert 0 <= unit_hash("", "x") < 1
+
+
+def test_the_fingerprint_is_of_the_multiset():
+    hashes = [row_hash(f"t{i}", ("a",)) for i in range(5)]
+    assert fingerprint(hashes) == fingerprint(hashes[::-1])
+    assert fingerprint(hashes) != fingerprint([*hashes, hashes[0]])
+    assert row_hash("ab", ("c",)) != row_hash("a", ("bc",))
+
+
+def test_prepared_once_and_again_when_bytes_change(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(table(50))
+    data = Data(train=(str(path),), dev_fraction=0.2, gate_fraction=0.1)
+    first = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    again = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    assert not first.hit
+    assert again.hit
+    assert again.folder == first.folder
+    assert set(first.splits) == {"train", "dev", "gate"}
+    assert sum(len(first.table(name)) for name in first.splits) == 50
+    where = first.table("train").where[0]
+    assert where.startswith(f"{path}:")
+    line = int(where.rpartition(":")[2])
+    assert path.read_text().splitlines()[line - 1].startswith(first.table("train").texts[0])
+    path.write_text(table(51))
+    assert not prepare(data, multi_label=False, cache=tmp_path / "cache").hit
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_the_order_of_rows_in_the_file_is_forgotten(tmp_path):
+    lines = table(40).splitlines()
+    tables = []
+    for name, body in (("a", lines[1:]), ("b", lines[:0:-1])):
+        (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *body]))
+        made = prepare(Data(train=(str(tmp_path / f"{name}.csv"),)), multi_label=False, cache=tmp_path / "cache")
+        tables.append((made.table("train").texts, made.fingerprint))
+    assert tables[0] == tables[1]
+
+
+def test_more_rows_than_a_chunk_come_back_whole(tmp_path):
+    (tmp_path / "train.csv").write_text(table(1100))
+    made = prepare(Data(train=(str(tmp_path / "train.csv"),), dev_fraction=0), multi_label=False, cache=tmp_path / "c")
+    assert sorted(made.table("train").texts) == sorted(f"row number {i}" for i in range(1100))
+
+
+def test_a_damaged_preparation_is_made_again(tmp_path, caplog):
+    (tmp_path / "train.csv").write_text(table(50))
+    data = Data(train=(str(tmp_path / "train.csv"),))
+    made = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    texts = made.table("train").texts
+    record = max((made.folder / "rows").iterdir(), key=lambda p: p.stat().st_size)
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 1
+    record.write_bytes(content)
+    again = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    assert not again.hit
+    assert "altered or incomplete" in caplog.text
+    assert again.table("train").texts == texts
+
+
+PREPARE = (
+    "import sys; from pathlib import Path; from trainers.config import Data; from trainers.prepare import prepare\n"
+    "print('ready', flush=True)\n"
+    "prepare(Data(train=(sys.argv[1],)), multi_label=False, cache=Path(sys.argv[2]))\n"
+)
+
+
+def test_killed_while_preparing_leaves_nothing_that_looks_whole(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(table(20_000))
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", PREPARE, str(path), str(cache)]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(cache.glob("*/tfds")) + list(cache.glob(".*/tfds")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not [p for p in cache.iterdir() if (p / "prepared.json").exists()]
+    made = prepare(Data(train=(str(path),), dev_fraction=0), multi_label=False, cache=cache)
+    assert len(made.table("train")) == 20_000
+
+
+def test_two_at_once_prepare_the_same(tmp_path):
+    (tmp_path / "train.csv").write_text(table(60))
+    data = Data(train=(str(tmp_path / "train.csv"),))
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(prepare(data, multi_label=False, cache=tmp_path / "cache")))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert found[0].table("train").texts == found[1].table("train").texts
+
+
+def test_labels(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\nx,b|a\ny,\nz,b\n")
+    data = Data(train=(str(tmp_path / "train.csv"),), dev_fraction=0)
+    rows = prepare(data, multi_label=True, cache=tmp_path / "cache").table("train")
+    names = label_names(rows, data, True)
+    assert names == ("a", "b")
+    hot = {text: values.tolist() for text, values in zip(rows.texts, encode_labels(rows, names, True), strict=True)}
+    assert hot == {"x": [1, 1], "y": [0, 0], "z": [0, 1]}
+    with pytest.raises(InputError, match=r"train.csv:[24]: the label 'b' was never seen in training; known: a, c"):
+        encode_labels(rows, ("a", "c"), True)
+
+
+def test_the_shared_sets_hold_what_their_readme_says(shared_data, monkeypatch):
+    """Banking77, emotion, SST-2, TREC-6: every row read, by the configs' own settings."""
+    from trainers.experiment import load_config
+
+    monkeypatch.setenv("TOPGRAFT_DATA", str(shared_data))
+    counts = {}
+    for name in ("banking77", "emotion", "sst2", "trec6"):
+        data = load_config(name).data
+        splits = [s for s in ("train", "dev", "test") if getattr(data, s)]
+        rows = {s: list(read_rows(data, s, multi_label=False)) for s in splits}
+        counts[name] = [len(rows[s]) for s in splits] + [len({r.labels for r in rows["train"]})]
+    assert counts == {
+        "banking77": [10003, 3080, 77],
+        "emotion": [3257, 374, 1421, 4],
+        "sst2": [67349, 872, 2],
+        "trec6": [5452, 500, 6],
+    }

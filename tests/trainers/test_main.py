@@ -1,0 +1,298 @@
+"""The real main on a small real task: train, resume, evaluate, predict, inspect, export; kill -9 between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import topgraft
+from tests.tiny import as_json, rows, write_config, write_csv
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(tiny_path, tmp_path) -> Path:
+    return write_config(tmp_path / "config.py", tiny_path, tmp_path, optimizer="Optimizer(learning_rate=5e-3)")
+
+
+def run(*arguments, check=True, **options) -> subprocess.CompletedProcess:
+    """The console command in a process of its own."""
+    command = [sys.executable, "-m", "topgraft", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def call(*arguments, capsys) -> tuple[int, str, str]:
+    """The console command in this process."""
+    status = topgraft.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "graft" / "graft.safetensors")
+
+
+def same(left: Path, right: Path) -> None:
+    a, b = tensors(left), tensors(right)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_train_evaluate_predict_inspect(config, capsys, caplog):
+    status, out, err = call("train", config, "--workdir", "run", "--json", capsys=capsys)
+    assert status == 0, err
+    result = as_json(out)
+    assert result["metrics"]["test"]["accuracy"] > 0.9, "words betray the class"
+    assert set(result["metrics"]) == {"dev", "test"}
+    assert result["graft"] == "run/graft"
+    for name in ("seconds", "cpu_seconds", "steps", "trainable"):
+        assert result[name] > 0
+    assert "test 80; 3 labels; lora at 6 sites" in caplog.text
+
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert any("train/loss" in line for line in lines)
+    assert sum("dev/accuracy" in line for line in lines) == 3
+    assert list(Path("run/tensorboard").glob("events*"))
+
+    status, out, _ = call("evaluate", "run/graft", "--json", "--quiet", capsys=capsys)
+    again = as_json(out)
+    assert status == 0
+    assert again["metrics"] == result["metrics"], "the stored graft gives what was reported"
+    assert sum(map(sum, again["confusion"]["test"])) == again["rows"]["test"] == 80
+
+    text = rows(1, seed=9)[0][0]
+    status, out, _ = call("predict", "run/graft", "--text", text, "--text", "", "--json", capsys=capsys)
+    answers = as_json(out)["predictions"]
+    assert [a["text"] for a in answers] == [text, ""]
+    assert answers[0]["labels"][0] in {"class0", "class1", "class2"}
+    Path("texts.txt").write_text(f"{text}\n\nbas bal\n")
+    status, out, _ = call("predict", "run/graft", "--file", "texts.txt", "--json", capsys=capsys)
+    assert as_json(out)["predictions"][0] == answers[0]
+    assert len(as_json(out)["predictions"]) == 3
+
+    for path in ("run/graft", "run", config):
+        status, out, _ = call("inspect", path, "--json", capsys=capsys)
+        seen = as_json(out)
+        assert status == 0
+        assert seen["matched"]["lora attention/query"] == [
+            "0/attention/query",
+            "1/attention/query",
+            "2/attention/query",
+        ]
+        assert 0 < seen["trainable_percent"] < 20
+    status, out, _ = call("inspect", config, "--set", "adapter.method=ia3", capsys=capsys)
+    assert "ia3 mlp/down" in out
+
+
+def test_the_same_seed_gives_the_same_id_and_another_does_not(config, capsys):
+    """In two processes the same, in one process another."""
+    arguments = ("train", config, "--set", "epochs=1", "--json", "--workdir")
+    done = run(*arguments, "a")
+    _, same_seed, _ = call(*arguments, "b", capsys=capsys)
+    _, other_seed, _ = call(*arguments, "c", "--set", "seed=1", capsys=capsys)
+    ids = [as_json(text)["content_id"] for text in (done.stdout, same_seed, other_seed)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_the_order_of_the_rows_in_the_file_does_not_matter(config, tmp_path, capsys):
+    _, first, _ = call("train", config, "--workdir", "a", "--set", "epochs=1", "--json", capsys=capsys)
+    table = rows(240, seed=1)
+    write_csv(tmp_path / "train.csv", table[::-1])
+    _, second, _ = call("train", config, "--workdir", "b", "--set", "epochs=1", "--json", capsys=capsys)
+    assert as_json(first)["content_id"] == as_json(second)["content_id"]
+
+
+@pytest.mark.parametrize("method", ["bottleneck", "ia3", "probe", "ladder"])
+def test_every_method_trains_from_the_command_line(method, config, capsys):
+    status, out, err = call(
+        "train", config, "--workdir", method, "--set", f"adapter.method={method}", "--json", capsys=capsys
+    )
+    assert status == 0, err
+    result = as_json(out)
+    assert result["metrics"]["test"]["accuracy"] > 0.85
+    assert topgraft.load(result["graft"]).predict(["ban bas"])
+
+
+def test_multi_label_accumulation_clipping_remat_bfloat16_and_a_zero_head(config, tmp_path, capsys):
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("ban bas bal ran ros,class0|class2\n" * 3)
+    settings = (
+        "head.kind=multi_label", "optimizer.accumulate=2", "optimizer.clip_norm=1.0", "remat=true", "seed=3",
+        "compute_dtype=bfloat16", "head_start=zero", "optimizer.warmup_fraction=0.1", "optimizer.schedule=cosine",
+        "metric=macro_f1", "patience=6", "adapter.dropout=0.1", "head.dropout=0.1", "epochs=9.5", "input_threads=2",
+        "data.dev_fraction=0.2", "optimizer.weight_decay=0.01", "log_every=7", "optimizer.learning_rate=0.03",
+    )  # fmt: skip
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    status, out, err = call("train", config, "--workdir", "m", *arguments, "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["metrics"]["test"]["micro_f1"] > 0.5
+
+
+def killed_run(config: Path, workdir: Path, until, *settings) -> None:
+    """Starts a run and kills it -9 as soon as `until()` is true."""
+    arguments = ["train", str(config), "--workdir", str(workdir), "--quiet", *settings]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "topgraft", *arguments], env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not until():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+def test_killed_at_several_instants_and_resumed_is_bit_identical(config, tmp_path, capsys):
+    """One run killed again and again, while training and while a checkpoint is being written."""
+    settings = ("--set", "epochs=12", "--set", "checkpoint_seconds=0.2")
+    call("train", config, "--workdir", "whole", *settings, "--quiet", capsys=capsys)
+    workdir = tmp_path / "killed"
+    checkpoints = workdir / "checkpoints"
+
+    def names(temporary: bool) -> set[str]:
+        found = {p.name for p in checkpoints.glob("*")} if checkpoints.is_dir() else set()
+        return {n for n in found if n.isdigit() != temporary}
+
+    killed_run(config, workdir, lambda: (workdir / "config.json").exists(), *settings)
+    before = names(False)
+    killed_run(config, workdir, lambda: names(False) - before, *settings, "--resume")
+    before = names(False)
+    killed_run(config, workdir, lambda: names(True) or names(False) - before, *settings, "--resume")
+    done = run("train", config, "--workdir", workdir, *settings, "--quiet", "--resume", "--json")
+    assert as_json(done.stdout)["resumed"]
+    same(tmp_path / "whole", workdir)
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    reference = [json.loads(x)["step"] for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == reference, "nothing is logged twice"
+
+
+def test_resuming_another_run_is_refused_and_a_finished_one_returns(config, tmp_path, capsys):
+    status, out, _ = call("train", config, "--workdir", "run", "--set", "epochs=1", "--json", capsys=capsys)
+    assert status == 0
+    status, again, _ = call(
+        "train", config, "--workdir", "run", "--set", "epochs=1", "--resume", "--json", capsys=capsys
+    )
+    assert as_json(again) == as_json(out)
+    status, _, err = call("train", config, "--workdir", "run", "--set", "epochs=1", capsys=capsys)
+    assert status == 2
+    assert "--resume" in err
+    status, _, err = call("train", config, "--workdir", "run", "--set", "seed=7", "--resume", capsys=capsys)
+    assert status == 2
+    assert "seed (0 then, 7 now)" in err
+
+
+def test_resuming_on_other_data_is_refused(config, tmp_path, capsys):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    killed_run(
+        config, tmp_path / "run", lambda: any(p.name.isdigit() for p in checkpoints.glob("*")), "--set", "epochs=50"
+    )
+    write_csv(tmp_path / "train.csv", rows(200, seed=5))
+    status, _, err = call("train", config, "--workdir", "run", "--set", "epochs=50", "--resume", capsys=capsys)
+    assert status == 2
+    assert "the run's data has changed" in err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("data.label=lable",), "has no column 'lable'; nearest: label"),
+        (("data.train=nowhere.csv",), "nowhere.csv: no such file"),
+        (("data.lable=x",), "data.lable: no such field in Data; nearest: label"),
+        (("adapter.rank=0",), "adapter.rank: must be a positive number"),
+        (("adapter.sites=attention/qeury",), "matches no site; nearest: attention/query"),
+        (("adapter.method=lore",), "adapter.method: 'lore' is unknown; nearest: lora"),
+        (("epochs=many",), "epochs: 'many' is not a float"),
+        (("backbone=nowhere",), "not a backbone folder"),
+        (("data.max_tokens=65",), "max_tokens: 65 must lie in 3..64"),
+        (("metric=f1",), "metric: 'f1' is not one of accuracy"),
+    ],
+)
+def test_bad_settings_exit_with_two_and_name_the_field(settings, message, config, capsys):
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    status, out, err = call("train", config, "--workdir", "run", *arguments, "--json", capsys=capsys)
+    assert status == 2
+    assert message in err
+    assert as_json(out)["exit"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,label\n", "holds no rows"),
+        (b"", "holds no rows"),
+        (b"text,label\nban,class0\nbas,class0\n", "one class only ('class0')"),
+        (b"text,label\nban,class0\nb\xff,class1\n", "train.csv:3: byte"),
+        (b"text,label\nban,class0\nbas,\n", "train.csv:3: label: no label"),
+        (b"text,label\nban,class0\nbas,class1,x\n", "train.csv:3: 3 fields, expected 2"),
+    ],
+)
+def test_bad_data_exits_with_two_and_names_file_and_line(content, message, config, tmp_path, capsys):
+    (tmp_path / "train.csv").write_bytes(content)
+    status, _, err = call("train", config, "--workdir", "run", capsys=capsys)
+    assert status == 2
+    assert message in err
+
+
+def test_an_unknown_label_at_evaluation(config, tmp_path, capsys):
+    call("train", config, "--workdir", "run", "--set", "epochs=1", capsys=capsys)
+    write_csv(tmp_path / "new.csv", [("ban", "class1"), ("bas", "class9")])
+    status, _, err = call("evaluate", "run/graft", "--file", tmp_path / "new.csv", capsys=capsys)
+    assert status == 2
+    assert "new.csv:3: the label 'class9' was never seen in training" in err
+
+
+def test_a_hundred_thousand_characters_train_and_are_reported(config, tmp_path, capsys, caplog):
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write(f"{'ban ' * 25_000},class0\n")
+    status, _, _ = call("train", config, "--workdir", "run", "--set", "epochs=1", capsys=capsys)
+    assert status == 0
+    assert "rows were cut at 48 tokens" in caplog.text
+
+
+def test_a_disk_that_fills_up_leaves_a_run_that_resumes(config, tmp_path, capsys):
+    """A real limit on file size stops the checkpoint; without the limit the run goes on to the same graft."""
+    call("train", config, "--workdir", "whole", "--quiet", capsys=capsys)
+    command = f"ulimit -f 8; exec {sys.executable} -m topgraft train {config} --workdir {tmp_path / 'run'} --quiet"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TOPGRAFT_COMPILATION_CACHE": "0"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode != 0
+    assert not (tmp_path / "run" / "graft").exists()
+    status, _, err = call("train", config, "--workdir", "run", "--quiet", "--resume", capsys=capsys)
+    assert status == 0, err
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_backbone_is_imported_from_the_command_line(tmp_path, capsys):
+    status, out, _ = call("import-backbone", "minilm", "--out", "trunk", "--json", capsys=capsys)
+    assert status == 0
+    assert as_json(out)["parameters"] == 22_713_216
+    status, out, _ = call("inspect", "trunk", capsys=capsys)
+    assert "parameters: 22713216" in out
+    status, _, err = call("import-backbone", "nothing", "--out", "other", capsys=capsys)
+    assert status == 2
+    assert "no such folder" in err
+
+
+def test_scripts_are_the_same_call():
+    for script in sorted((ROOT / "scripts").glob("*.py")):
+        if script.name != "quickstart.py":
+            done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+            assert f"topgraft {script.stem.replace('_', '-')}" in done.stdout

@@ -114,28 +114,37 @@ class GraftModel:
         self,
         backbone: Params,
         adapter: Params,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Any],
         *,
         dtype: Any = jnp.float32,
         slots: Array | None = None,
         rng: Array | None = None,
         remat: bool = False,
     ) -> Array:
-        """The head's input [B,F]; `inputs` holds `ids` int32 [B,T] and `mask` bool [B,T]."""
-        hidden = self.network.embed(backbone, inputs, dtype)
+        """The head's input [B,F].
+
+        `inputs` holds `mask` bool [B,T] and `ids` int32 [B,T], or instead of ids `states`: hidden states
+        [B,T,D] by boundary, as `run_blocks` would give them below (the boundary cache). Blocks run from
+        the highest of them that lies under everything still missing.
+        """
+        given = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
+        missing = [tap for tap in self.taps if tap not in given]
+        if not missing:
+            return self.features_from_states(backbone, adapter, {k: given[k] for k in self.taps}, inputs["mask"])
+        start = max((k for k in given if k <= min(missing)), default=0)
+        hidden = given[start] if start in given else self.network.embed(backbone, inputs, dtype)
         hooks = GraftHooks(self.site_parts, adapter, slots) if self.site_parts else None
-        mask = inputs["mask"]
         _, states = self.network.run_blocks(
-            backbone, hidden, mask, hooks, stop=max(self.taps), taps=self.taps, rng=rng, remat=remat
+            backbone, hidden, inputs["mask"], hooks, start=start, stop=max(missing), taps=missing, rng=rng, remat=remat
         )
-        return self.features_from_states(backbone, adapter, states, mask)
+        return self.features_from_states(backbone, adapter, {**given, **states}, inputs["mask"])
 
     def features_from_states(
         self, backbone: Params, adapter: Params, states: Mapping[int, Array], mask: Array
     ) -> Array:
         """The head's input [B,F] from the hidden states at `taps`, each [B,T,D]."""
         last = self.network.spec.blocks
-        states = {k: self.network.finish(backbone, h) if k == last else h for k, h in states.items()}
+        states = {k: self.network.finish(backbone, states[k]) if k == last else states[k] for k in self.taps}
 
         def pooled(hidden: Array) -> Array:
             return pool(self.head.pooling, self.network, backbone, hidden, mask)
@@ -149,7 +158,7 @@ class GraftModel:
         self,
         backbone: Params,
         params: Params,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Any],
         *,
         dtype: Any = jnp.float32,
         slots: Array | None = None,

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapters.heads import pool
+from adapters.hooks import GraftHooks
 from adapters.model import GraftModel
 from backbone.buckets import bucket_of, pad
 
@@ -38,6 +40,45 @@ def features_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
     def forward(backbone: Any, adapter: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
         inputs = {"ids": ids, "mask": mask}
         return model.features(backbone, adapter, inputs, dtype=jnp.dtype(dtype)).astype(jnp.float32)
+
+    return jax.jit(forward)
+
+
+@functools.lru_cache(maxsize=64)
+def states_program(model: GraftModel, dtype: str, taps: tuple[int, ...], pooled: bool) -> Callable[..., Any]:
+    """jit of (backbone, adapter, inputs) -> (states, pooled).
+
+    `inputs` as in `GraftModel.features`; `states` has the state [B,T,D] at each tap, in `dtype`, and
+    `pooled` is float32 [B,L+1,D], the state of every boundary pooled as the head does, or None.
+    """
+    blocks = model.network.spec.blocks
+    kind = "first" if model.head.pooling == "pooler" else model.head.pooling
+
+    def forward(backbone: Any, adapter: Any, inputs: Any) -> tuple[dict[int, jax.Array], jax.Array | None]:
+        network, given = model.network, inputs.get("states", {})
+        start = max(given, default=0)
+        hidden = given[start].astype(dtype) if given else network.embed(backbone, inputs, jnp.dtype(dtype))
+        wanted = tuple(range(blocks + 1)) if pooled else taps
+        hooks = GraftHooks(model.site_parts, adapter) if model.site_parts else None
+        _, states = network.run_blocks(
+            backbone, hidden, inputs["mask"], hooks, start=start, stop=max(wanted), taps=wanted
+        )
+        summary = None
+        if pooled:
+            ends = [network.finish(backbone, states[k]) if k == blocks else states[k] for k in wanted]
+            summary = jnp.stack([pool(kind, network, backbone, h, inputs["mask"]) for h in ends], axis=1)
+            summary = summary.astype(jnp.float32)
+        return {k: states[k] for k in taps}, summary
+
+    return jax.jit(forward)
+
+
+@functools.lru_cache(maxsize=64)
+def suffix_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
+    """jit of (backbone, graft, inputs) -> logits float32 [B,C]; `inputs` as in `GraftModel.features`."""
+
+    def forward(backbone: Any, params: Any, inputs: Any) -> jax.Array:
+        return model.logits(backbone, params, inputs, dtype=jnp.dtype(dtype))
 
     return jax.jit(forward)
 

@@ -24,13 +24,14 @@ from trainers.step import State
 log = logging.getLogger(__name__)
 
 
-def _arrays(state: State, best: Mapping[str, Any]) -> dict[str, Any]:
+def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
     """The state as a flat dict of arrays; optimiser leaves are numbered."""
     leaves = {
         f"state.{path}": leaf for path, leaf in flatten({k: v for k, v in state.items() if k != "optimizer"}).items()
     }
     leaves |= {f"optimizer.{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(state["optimizer"]))}
-    return leaves | {f"best.{path}": leaf for path, leaf in flatten(best).items()}
+    leaves |= {f"best.{path}": leaf for path, leaf in flatten(best).items()}
+    return leaves | {f"frozen.{path}": leaf for path, leaf in flatten(frozen).items()}
 
 
 class Checkpoints:
@@ -54,15 +55,39 @@ class Checkpoints:
         self.wait()
         self._checkpointer.close()
 
-    def any(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        return self._checkpointer.latest is not None
+    def notes(self) -> dict[str, Any] | None:
+        """The notes of the newest checkpoint, or None if there is none to go on from.
 
-    def save(self, step: int, state: State, best: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+        Raises InputError if the checkpoint belongs to another run, naming what differs.
+        """
+        latest = self._checkpointer.latest
+        if latest is None:
+            return None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sharding info not provided")
+            info = self._checkpointer.metadata(latest.step)
+        stored = dict(info.custom_metadata or {})
+        for name, wanted in self._identity.items():
+            found = stored.get("identity", {}).get(name)
+            if found != wanted:
+                raise InputError(
+                    f"--resume: the run's {name} has changed ({found} then, {wanted} now); "
+                    f"start it in another --workdir, or restore what it began with"
+                )
+        return dict(stored["notes"])
+
+    def save(
+        self,
+        step: int,
+        state: State,
+        best: Mapping[str, Any],
+        frozen: Mapping[str, Any],
+        notes: Mapping[str, Any],
+    ) -> None:
         """Starts saving; returns when the arrays are copied, not when they are written."""
         self.wait()
         metadata = {"identity": self._identity, "notes": dict(notes)}
-        copied = jax.tree.map(np.array, _arrays(state, best))
+        copied = jax.tree.map(np.array, _arrays(state, best, frozen))
         self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 
     def wait(self) -> None:
@@ -71,33 +96,25 @@ class Checkpoints:
             self._pending.result()
             self._pending = None
 
-    def restore(self, state: State, best: Mapping[str, Any]) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
-        """(state, best, notes) of the newest checkpoint, or None if there is none.
+    def restore(
+        self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[State, dict[str, Any], dict[str, Any]]:
+        """(state, best, frozen) of the newest checkpoint; the arguments give the expected structure.
 
-        `state` and `best` give the expected structure. Raises InputError if the checkpoint belongs to
-        another run, naming what differs.
+        Raises InputError if what is stored has another one.
         """
         latest = self._checkpointer.latest
-        if latest is None:
-            return None
+        assert latest is not None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sharding info not provided")
             info = self._checkpointer.metadata(latest.step)
-            stored = dict(info.custom_metadata or {})
-            for name, wanted in self._identity.items():
-                found = stored.get("identity", {}).get(name)
-                if found != wanted:
-                    raise InputError(
-                        f"--resume: the run's {name} has changed ({found} then, {wanted} now); "
-                        f"start it in another --workdir, or restore what it began with"
-                    )
-            expected = _arrays(state, best)
-            wanted_arrays = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
-            require_same_structure(unflatten(dict(info.metadata)), unflatten(wanted_arrays), "checkpoint")
-            arrays = self._checkpointer.load(latest.step, wanted_arrays)
+            expected = _arrays(state, best, frozen)
+            wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
+            require_same_structure(unflatten(dict(info.metadata)), unflatten(wanted), "checkpoint")
+            arrays = self._checkpointer.load(latest.step, wanted)
         parts = unflatten(arrays)
         leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
         optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
         restored = jax.device_put({**parts["state"], "optimizer": optimizer})
         log.info("resuming from step %d", latest.step)
-        return restored, parts.get("best", {}), dict(stored["notes"])
+        return restored, parts.get("best", {}), parts.get("frozen", {})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,6 +48,7 @@ class Data:
     encoding: str = "utf-8"  # of text formats; invalid bytes are an error that names the line
     label_names: tuple[str, ...] = ()  # when the column holds 0..C-1: the names, in order
     label_separator: str = "|"  # between labels of a multi_label column of text
+    difficulty: str = ""  # column with a number, for curriculum.difficulty=column
     train_fraction: float = 1.0  # share of the train rows to use, chosen by hash
     dev_fraction: float = 0.1  # share of train held out for development, by hash; 0 = none
     gate_fraction: float = 0.0  # share of train held out for promotion gates, by hash
@@ -92,6 +94,86 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One stage of a freeze plan: which blocks are live, and until when."""
+
+    blocks: str = ""  # live blocks, slice notation without an end: "" all, "4:" from block 4, "none" the head only
+    until_epoch: float = 0.0  # the stage ends here, counted from the start of the run; 0 = at the end of the run
+    until_step: int = 0  # the same in optimiser steps; 0 = not used
+
+    def __post_init__(self) -> None:
+        if self.blocks not in ("", "none") and not re.fullmatch(r"-?\d+:", self.blocks):
+            raise InputError(
+                f"blocks: {self.blocks!r} must be '' (all), 'none' or a slice without an end such as '4:'; a gap "
+                "below a live block saves nothing, since gradients pass through it"
+            )
+        if self.until_epoch < 0 or self.until_step < 0 or (self.until_epoch and self.until_step):
+            raise InputError("until_epoch: one of until_epoch and until_step, neither negative")
+
+
+SCHEDULE = re.compile(r"(all|gradient_ratio|auto|top|geometric)(?:\(([0-9.]+)\))?")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which blocks are live when, and what is cached below them.
+
+    `stages` is a tuple of `Stage`, or a schedule by name: `all`; `top(k)`, the top k blocks on a cached
+    boundary; `geometric(a)`, ceil(L (1 - (1-a)^e)) blocks frozen in epoch e (PipeTransformer, He et al.
+    2021); `gradient_ratio`, at each epoch's end the blocks below the first whose gradient still changes
+    more than the median block's (AutoFreeze, Liu et al. 2021); `auto`, the cheapest rung that is good
+    enough (see `trainers.auto`).
+    """
+
+    stages: str | tuple[Stage, ...] = "all"
+    cache: Literal["none", "float32", "bfloat16", "int8"] = "float32"  # how states at a boundary are kept
+    cache_gib: float = 8.0  # most that all boundary caches may take on disk
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stages, str):
+            match = SCHEDULE.fullmatch(self.stages)
+            needs = self.stages.startswith(("top", "geometric"))
+            if not match or (match[2] is not None) != needs:
+                raise InputError(
+                    f"stages: {self.stages!r} is none of all, top(k), geometric(a), gradient_ratio, auto; or a list"
+                )
+        elif not self.stages:
+            raise InputError("stages: at least one stage is needed")
+        if not self.cache_gib > 0:
+            raise InputError(f"cache_gib: must be positive, got {self.cache_gib}")
+
+    @property
+    def schedule(self) -> tuple[str, float]:
+        """(name, argument) of a schedule by name; ("stages", 0) for explicit ones."""
+        if not isinstance(self.stages, str):
+            return "stages", 0.0
+        match = SCHEDULE.fullmatch(self.stages)
+        assert match is not None
+        return match[1], float(match[2] or 0)
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Which train rows are eligible when. An epoch is as many drawn examples as there are train rows.
+
+    Competence c(t), the share of rows by difficulty that is open at time t of `duration`, is
+    linear: c0 + (1-c0) t, or root: sqrt(t (1-c0^2) + c0^2) (Platanios et al. 2019, equations 6 and 7).
+    """
+
+    difficulty: Literal["none", "length", "rarity", "probe_loss", "column"] = "none"  # none: all rows, always
+    pacing: Literal["linear", "root"] = "root"
+    start: float = 0.2  # c0, the share that is open at first
+    duration: float = 0.5  # share of the run until every row is open
+    control: bool = False  # rows in random order of difficulty, same pacing: what any gain must beat
+    subset: float = 1.0  # share of the rows drawn in an epoch, another random subset each time (RS2)
+
+    def __post_init__(self) -> None:
+        for name in ("start", "duration", "subset"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name}: must lie in (0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run: a graft from rows."""
 
@@ -101,6 +183,8 @@ class TrainConfig:
     adapter: MethodSpec = field(default_factory=Lora)
     head: HeadSpec = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    plan: Plan = field(default_factory=Plan)
+    curriculum: Curriculum = field(default_factory=Curriculum)
     head_start: Literal["probe", "zero"] = "probe"  # adapters start from a fitted probe, or a zero head
     epochs: float = 3.0  # passes over the train rows
     batch_size: int = 32  # rows per micro-batch
@@ -122,5 +206,7 @@ class TrainConfig:
         for name in ("batch_size", "log_every", "input_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.curriculum.difficulty == "column" and not self.data.difficulty:
+            raise InputError("curriculum.difficulty: column needs data.difficulty, the name of the column")
         if self.patience < 0 or self.checkpoint_seconds < 0:
             raise InputError("patience: neither this nor checkpoint_seconds may be negative")

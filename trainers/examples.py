@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from adapters.specs import HeadSpec, MultiLabel
 from backbone.errors import InputError
 from backbone.home import home
@@ -58,7 +60,8 @@ def tokenise(
     """Examples of a table, and the number of rows that were cut."""
     rows, cut = backbone.preprocessing.encode_counting(table.texts, max_tokens)
     labels = encode_labels(table, tuple(names), multi_label)
-    return Examples(rows, labels, backbone.ladder, backbone.preprocessing.fill), cut
+    difficulty = np.array(table.difficulty) if table.difficulty else None
+    return Examples(rows, labels, backbone.ladder, backbone.preprocessing.fill, difficulty), cut
 
 
 __all__ = ["Prepared", "TaskData", "load_data", "tokenise"]

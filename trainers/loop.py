@@ -1,8 +1,10 @@
-"""The training loop: evaluate, checkpoint, batch, step, log.
+"""The training loop: stage, evaluate, checkpoint, batch, step, log.
 
 The order matters. An epoch's end is evaluated before the checkpoint that follows it, so a resumed
 run never repeats an evaluation; a checkpoint holds the state after `step` steps, and the next batch
-is found from that number alone.
+is found from that number alone. A stage begins when the first batch after the last one's end is due:
+what froze moves from the live tree to the frozen one, moments of what stays live are carried over, and
+states at the new boundary are cached where the plan says so.
 """
 
 from __future__ import annotations
@@ -12,22 +14,29 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.storage import Backbone
-from backbone.trees import Params, map_leaves
-from trainers.batches import Batch, Examples, Order, batches
+from backbone.trees import Params, flatten, map_leaves
+from metering.window import window
+from trainers.batches import Batch, Examples, States, batches
+from trainers.boundaries import Boundaries
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
+from trainers.curriculum import Order
 from trainers.logs import Scalars, bar
 from trainers.metrics import gather
-from trainers.step import State, first_state, join, make_optimizer, make_step, no_sums
+from trainers.stages import Span, next_boundary, spans
+from trainers.step import State, carry, first_state, join, make_optimizer, make_step, no_sums, partition
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +50,10 @@ class Progress:
     epochs_without_gain: int = 0
     stopped: bool = False
     skipped: int = 0
+    boundary: int = 0  # first live block of the stage that ran last
+    stage_until: int = 0  # micro-batches at which that stage ends
+    norms: list[float] = field(default_factory=list)  # of each live block's accumulated gradient (gradient_ratio)
+    stages: list[dict[str, Any]] = field(default_factory=list)  # boundary, steps and cost of each stage
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -62,15 +75,29 @@ class Task:
     backbone: Backbone
     train: Examples
     dev: Examples | None
+    difficulty: np.ndarray | None = None  # of each train row, for the curriculum
 
-    @property
+    @cached_property
     def order(self) -> Order:
-        return Order(self.train.buckets, self.config.batch_size, self.config.seed)
+        config = self.config
+        return Order(
+            self.train.buckets, config.batch_size, config.seed, config.epochs, config.curriculum, self.difficulty
+        )
 
     @property
     def total_steps(self) -> int:
         """Micro-batches of the whole run."""
-        return max(1, math.ceil(self.config.epochs * self.order.batches_per_epoch - 1e-9))
+        return self.order.ends[-1]
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The stages of the run."""
+        blocks = self.backbone.spec.blocks
+        return spans(self.config.plan, blocks, self.order.ends, self.config.optimizer.accumulate)
+
+    def span_at(self, done: int) -> Span:
+        """The stage that runs the batch after `done` batches."""
+        return next((span for span in self.spans if done < span.until), self.spans[-1])
 
     def optimizer(self) -> optax.GradientTransformation:
         steps = -(-self.total_steps // self.config.optimizer.accumulate)
@@ -84,58 +111,170 @@ def score(task: Task, params: Params, examples: Examples) -> dict[str, float]:
     return gather(task.model, logits, examples.labels).compute()
 
 
+def live_above(boundary: int) -> Callable[[str], bool]:
+    """Whether the leaf at a dotted path of the graft's tree is live when blocks from `boundary` on are."""
+
+    def is_live(path: str) -> bool:
+        part, *rest = path.split(".")
+        if part != "adapter" or len(rest) < 2 or not rest[1].isdigit():
+            return True  # the head, or a side network, which has no blocks of the backbone
+        return int(rest[1]) >= boundary
+
+    return is_live
+
+
+class _Run:
+    """The state of a run between two batches."""
+
+    def __init__(self, task: Task, params: Params, make_cache: MakeCache | None):
+        config = task.config
+        self.task, self._make_cache = task, make_cache
+        self.optimizer = task.optimizer()
+        self.tracks = config.plan.schedule[0] == "gradient_ratio"
+        self.step = make_step(
+            task.model,
+            self.optimizer,
+            dtype=config.compute_dtype,
+            remat=config.remat,
+            seed=config.seed,
+            track=self.tracks,
+        )
+        self.progress = Progress(boundary=task.spans[0].boundary or 0)
+        self.best: Params = map_leaves(np.array, params)
+        self.states: States | None = None
+        self.cached: tuple[Boundaries, int] | None = None
+        self.split(params)
+
+    def split(self, params: Params) -> None:
+        """Live and frozen trees of the current boundary, with fresh moments."""
+        live, self.frozen = partition(params, live_above(self.progress.boundary))
+        self.state = jax.device_put(first_state(live, self.optimizer, self.tracks))
+        self.everything = jax.device_put({"backbone": self.task.backbone.params, "graft": self.frozen})
+
+    @property
+    def params(self) -> Params:
+        """The whole graft on the host."""
+        return map_leaves(np.asarray, join(jax.device_get(self.state["live"]), self.frozen))
+
+    def restore(self, checkpoints: Checkpoints) -> None:
+        """Goes on from the newest checkpoint, if there is one."""
+        if (notes := checkpoints.notes()) is None:
+            return
+        self.progress = Progress(**notes)
+        self.split(self.best)
+        self.state, self.best, self.frozen = checkpoints.restore(self.state, self.best, self.frozen)
+        self.everything = jax.device_put({"backbone": self.task.backbone.params, "graft": self.frozen})
+
+    def begin(self, span: Span, show: bool) -> None:
+        """Enters a stage: freezes and thaws, carries moments over, and fills the cache below it."""
+        boundary = span.boundary
+        if boundary is None:  # a stage that is resumed has been decided on
+            boundary = self.progress.boundary if self.progress.stage_until == span.until else self._decide()
+        self.progress.stage_until = span.until
+        if boundary != self.progress.boundary:
+            old, params = self.state, self.params
+            self.progress.boundary = boundary
+            self.split(params)
+            self.state = carry(old, self.state)
+        blocks = range(boundary, self.task.backbone.spec.blocks)
+        log.info("stage: blocks %s live", f"{blocks[0]}..{blocks[-1]}" if blocks else "none")
+        self.states, self.cached = None, self._fill(boundary, show) if boundary else None
+        if self.cached is not None:
+            store, at = self.cached
+            self.states = lambda rows, bucket: {at: store.padded(at, rows, bucket)}
+
+    def _decide(self) -> int:
+        """The boundary that the gradients of the last two stages ask for; starts a new interval."""
+        sums = flatten(jax.device_get(self.state["gradient"])["adapter"])
+        live = range(self.progress.boundary, self.task.backbone.spec.blocks)
+        norms = []
+        for block in live:
+            leaves = [leaf for path, leaf in sums.items() if path.split(".")[1] == str(block)]
+            norms.append(float(np.sqrt(sum(np.square(leaf).sum() for leaf in leaves))))
+        before, boundary = self.progress.norms[-len(norms) :], self.progress.boundary
+        self.progress.norms = norms
+        self.state["gradient"] = jax.tree.map(jnp.zeros_like, self.state["gradient"])
+        return next_boundary(before, norms, boundary) if len(before) == len(norms) else boundary
+
+    def _fill(self, boundary: int, show: bool) -> tuple[Boundaries, int] | None:
+        if self._make_cache is None:
+            return None
+        store = self._make_cache(self.frozen.get("adapter", {}))
+        splits = [self.task.train, *([self.task.dev] if self.task.dev else [])]
+        below = self.cached if self.cached and self.cached[1] < boundary else None
+        try:
+            count = store.fill(splits, (boundary,), below=below, show=show)
+        except MemoryError as error:
+            log.warning("%s, plan.cache_gib allows less: blocks below %d run in every step", error, boundary)
+            return None
+        log.info("boundary %d: %d rows computed, the rest was cached", boundary, count)
+        return store, boundary
+
+    def score(self) -> dict[str, float]:
+        """Metrics on the development rows."""
+        assert self.task.dev is not None
+        if self.cached is None:
+            return score(self.task, self.params, self.task.dev)
+        logits = self.cached[0].logits(self.params, self.task.dev, (self.cached[1],))
+        return gather(self.task.model, logits, self.task.dev.labels).compute()
+
+
+MakeCache = Callable[[Params], Boundaries]  # of the adapter leaves below a boundary
+
+
 def fit(
     task: Task,
-    live: Params,
-    frozen: Params,
+    params: Params,
     checkpoints: Checkpoints,
     make_scalars: Callable[[int], Scalars],
     *,
+    make_cache: MakeCache | None = None,
     show: bool,
 ) -> Fitted:
-    """Trains `live` (with `frozen`, the rest of the graft's tree) to the end or to early stopping."""
-    config, optimizer = task.config, task.optimizer()
-    step = make_step(task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed)
-    state = jax.device_put(first_state(live, optimizer))
-    best: Params = map_leaves(np.array, live)
-    progress = Progress()
-    if restored := checkpoints.restore(state, best):
-        state, best, notes = restored
-        progress = Progress(**notes)
-    done = int(state["step"])
+    """Trains `params` through the stages of the plan, to the end or to early stopping."""
+    config, run = task.config, _Run(task, params, make_cache)
+    run.restore(checkpoints)
+    done = int(run.state["step"])
     scalars = make_scalars(done)
-    everything = jax.device_put({"backbone": task.backbone.params, "graft": frozen})
-    per_epoch, total = task.order.batches_per_epoch, task.total_steps
     saved_at = time.monotonic()
-
-    with bar(total, "train", "batch", show=show, initial=done) as shown, jax.transfer_guard("disallow"):
-        stream = _stream(task, done)
-        while done < total and not progress.stopped:
-            batch = next(stream)
-            state = step(state, everything, batch)
-            done += 1
-            shown.update()
-            if done % config.log_every == 0 or done == total:
-                state = _log(scalars, done, state, progress, shown)
-            epoch_ends = done % per_epoch == 0 or done == total
-            if epoch_ends:
-                best = _end_of_epoch(task, done, state, frozen, best, progress, scalars)
-            due = config.checkpoint_seconds and time.monotonic() - saved_at >= config.checkpoint_seconds
-            if epoch_ends or due:
-                checkpoints.save(done, state, best, vars(progress))
-                saved_at = time.monotonic()
+    with bar(task.total_steps, "train", "batch", show=show, initial=done) as shown:
+        while done < task.total_steps and not run.progress.stopped:
+            span = task.span_at(done)
+            first = done
+            with window("stage") as cost:
+                run.begin(span, show)
+                with jax.transfer_guard("disallow"):
+                    for batch in _stream(task, done, span.until, run.states):
+                        run.state = run.step(run.state, run.everything, batch)
+                        done += 1
+                        shown.update()
+                        if done % config.log_every == 0 or done == task.total_steps:
+                            run.state = _log(scalars, done, run.state, run.progress, shown)
+                        epoch_ends = done in task.order.ends
+                        if epoch_ends:
+                            _end_of_epoch(run, done, scalars)
+                        due = config.checkpoint_seconds and time.monotonic() - saved_at >= config.checkpoint_seconds
+                        if epoch_ends or due:
+                            checkpoints.save(done, run.state, run.best, run.frozen, vars(run.progress))
+                            saved_at = time.monotonic()
+                        if run.progress.stopped:
+                            break
+                jax.block_until_ready(run.state)  # type: ignore[no-untyped-call]
+            run.progress.stages.append({"boundary": run.progress.boundary, "steps": done - first, **cost.asdict()})
     checkpoints.wait()
     scalars.close()
-    chosen = best if config.select == "best" and task.dev is not None else jax.device_get(state["live"])
-    return Fitted(map_leaves(np.asarray, join(chosen, jax.device_get(frozen))), done, progress)
+    chosen = run.best if config.select == "best" and task.dev is not None else run.params
+    return Fitted(map_leaves(np.asarray, chosen), done, run.progress)
 
 
-def _stream(task: Task, done: int) -> Iterator[Batch]:
-    """Batches from number `done` of the run on."""
-    epoch, first = divmod(done, task.order.batches_per_epoch)
-    while True:
-        yield from batches(task.train, task.order, epoch, first, task.config.input_threads)
-        epoch, first = epoch + 1, 0
+def _stream(task: Task, done: int, until: int, states: States | None) -> Iterator[Batch]:
+    """Batches number `done` to `until` of the run."""
+    while done < until:
+        epoch, first = task.order.place(done)
+        last = min(until, task.order.ends[epoch])
+        stream = batches(task.train, task.order, epoch, first, task.config.input_threads, states)
+        yield from islice(stream, last - done)
+        done = last
 
 
 def _log(scalars: Scalars, done: int, state: State, progress: Progress, shown: Any) -> State:
@@ -152,21 +291,20 @@ def _log(scalars: Scalars, done: int, state: State, progress: Progress, shown: A
         return {**state, "sums": no_sums()}
 
 
-def _end_of_epoch(
-    task: Task, done: int, state: State, frozen: Params, best: Params, progress: Progress, scalars: Scalars
-) -> Params:
-    """Scores the development rows; returns the best live tree so far."""
-    if task.dev is None:
-        return best
+def _end_of_epoch(run: _Run, done: int, scalars: Scalars) -> None:
+    """Scores the development rows; keeps the best parameters so far."""
+    progress, config = run.progress, run.task.config
+    if run.task.dev is None:
+        return
     with jax.transfer_guard("allow"):
-        metrics = score(task, join(state["live"], frozen), task.dev)
+        metrics = run.score()
     scalars.write(done, {f"dev/{name}": value for name, value in metrics.items()})
     progress.history.append({"step": done, **metrics})
     log.info("step %d: dev %s", done, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    if metrics[task.config.metric] > progress.best_score:
-        progress.best_score, progress.best_step = metrics[task.config.metric], done
+    if metrics[config.metric] > progress.best_score:
+        progress.best_score, progress.best_step = metrics[config.metric], done
         progress.epochs_without_gain = 0
-        return map_leaves(np.array, jax.device_get(state["live"]))
-    progress.epochs_without_gain += 1
-    progress.stopped = 0 < task.config.patience <= progress.epochs_without_gain
-    return best
+        run.best = map_leaves(np.array, run.params)
+    else:
+        progress.epochs_without_gain += 1
+        progress.stopped = 0 < config.patience <= progress.epochs_without_gain

@@ -29,7 +29,7 @@ from trainers.splits import fingerprint, kept, membership, row_hash
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 1  # raised by hand when the same files would give other rows
+READER_VERSION = 2  # raised by hand when the same files would give other rows
 SEAL = "prepared.json"
 CHUNK = 512  # rows read at once; one by one costs twice the time
 SPLITS = ("train", "dev", "gate", "test")
@@ -42,6 +42,7 @@ class Table:
     texts: list[str]
     labels: list[tuple[str, ...]]
     where: list[str]  # file and line of each row
+    difficulty: list[float]  # of each row, from data.difficulty; empty without
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -67,13 +68,14 @@ class Prepared:
         chunks = grain.MapDataset.source(starts).map(
             lambda start: source.__getitems__(range(start, min(start + CHUNK, len(source))))
         )
-        texts, labels, where = [], [], []
+        texts, labels, where, difficulty = [], [], [], []
         for chunk in chunks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
             for record in chunk:
                 texts.append(record["text"].decode())
                 labels.append(tuple(label.decode() for label in record["labels"]))
                 where.append(record["where"].decode())
-        return Table(texts, labels, where)
+                difficulty += map(float, record["difficulty"])
+        return Table(texts, labels, where, difficulty)
 
 
 def prepare(data: Data, *, multi_label: bool, cache: Path, progress: bool = False) -> Prepared:
@@ -172,6 +174,7 @@ def _builder_class(splits: dict[str, list[Row]]) -> Any:
                     "text": tfds.features.Text(),
                     "labels": tfds.features.Sequence(tfds.features.Text()),
                     "where": tfds.features.Text(),
+                    "difficulty": tfds.features.Sequence(np.float64),
                 }
             )
             return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
@@ -181,7 +184,9 @@ def _builder_class(splits: dict[str, list[Row]]) -> Any:
 
         def _generate_examples(self, rows: Sequence[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, row in enumerate(rows):
-                yield number, {"text": row.text, "labels": list(row.labels), "where": row.where}
+                difficulty = [] if row.difficulty is None else [row.difficulty]
+                values = {"text": row.text, "labels": list(row.labels), "where": row.where, "difficulty": difficulty}
+                yield number, values
 
     return Rows
 

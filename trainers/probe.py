@@ -30,6 +30,7 @@ from trainers.metrics import gather
 STRENGTHS = (1e-2, 1e-3, 1e-4)  # l2, from strong to weak
 MOST_ITERATIONS = 100
 TOLERANCE = 1e-3  # on the gradient's largest entry, relative to the first
+FOLDS = 5  # of cross-fitting
 HELD_OUT = 10  # without development rows, every tenth row chooses the strength
 
 
@@ -109,3 +110,15 @@ def fit_linear(
     kernel = np.asarray(params["kernel"]) / spread[:, None]
     bias = np.asarray(params["bias"]) - mean @ kernel
     return FittedProbe({"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}, strength, scores)
+
+
+def cross_fitted_loss(model: GraftModel, features: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
+    """Loss of each row under a probe fitted to the other folds, float [N]."""
+    losses = np.zeros(len(labels))
+    fold = np.arange(len(labels)) % FOLDS
+    for number in range(FOLDS):
+        inside, held = fold != number, fold == number
+        head = fit_linear(model, features[inside], labels[inside], None, metric).head
+        logits = features[held] @ head["kernel"] + head["bias"]
+        losses[held] = np.asarray(head_of(model.head).loss(logits, labels[held]))
+    return losses

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,15 @@ class Row:
     text: str
     labels: tuple[str, ...]  # exactly one unless multi_label
     where: str  # file and line, for messages
+    difficulty: float | None = None  # from data.difficulty
 
 
 def read_rows(data: Data, split: Split, *, multi_label: bool) -> Iterator[Row]:
     """The rows of a split in the order of its files; raises InputError at the first bad one."""
     files: tuple[str, ...] = getattr(data, split)
     reading = _Reading(data, split, multi_label)
+    if data.difficulty and data.format in ("parallel", "label_text"):
+        raise InputError(f"data.difficulty: files of format {data.format} have no columns")
     if data.format == "parallel":
         yield from _counted(reading.parallel(Path(files[0]), Path(files[1])), files[0])
         return
@@ -98,21 +102,29 @@ class _Reading:
                     names = fields
                     continue
                 if not places:
-                    places = {column: self._column(column, names, path) for column in (self.data.text, self.data.label)}
+                    places = {column: self._column(column, names, path) for column in self._columns}
                 if len(fields) != len(names):
                     raise InputError(
                         f"{where}: {len(fields)} fields, expected {len(names)} ({', '.join(names)}){_hint(quoted)}"
                     )
-                yield self.row(fields[places[self.data.text]], fields[places[self.data.label]], where)
+                yield self.row(*(fields[places[column]] for column in self._columns), where=where)
         except csv.Error as error:
             raise InputError(f"{path}:{reader.line_num}: {error}{_hint(quoted)}") from error
         if names and not places:
-            for column in (self.data.text, self.data.label):
+            for column in self._columns:
                 self._column(column, names, path)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """The columns that are read: text, label and, where asked for, difficulty."""
+        return (self.data.text, self.data.label, *((self.data.difficulty,) if self.data.difficulty else ()))
+
+    def _field(self, column: str) -> str:
+        return ("data.text", "data.label", "data.difficulty")[self._columns.index(column)]
 
     def _column(self, column: str, names: Sequence[str], path: Path) -> int:
         if column not in names:
-            field = "data.text" if column == self.data.text else "data.label"
+            field = self._field(column)
             raise InputError(
                 f"{path}: has no column {column!r}; {nearest(column, names)}; "
                 f"set {field}, or data.columns if the file has no header"
@@ -130,11 +142,11 @@ class _Reading:
                 raise InputError(f"{where}: not JSON: {error}") from error
             if not isinstance(record, dict):
                 raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
-            for column in (self.data.text, self.data.label):
+            for column in self._columns:
                 if column not in record:
-                    field = "data.text" if column == self.data.text else "data.label"
-                    raise InputError(f"{where}: has no field {column!r}; {nearest(column, record)}; set {field}")
-            yield self.row(record[self.data.text], record[self.data.label], where)
+                    known = nearest(column, record)
+                    raise InputError(f"{where}: has no field {column!r}; {known}; set {self._field(column)}")
+            yield self.row(*(record[column] for column in self._columns), where=where)
 
     def parquet(self, path: Path) -> Iterator[Row]:
         import pyarrow
@@ -143,12 +155,12 @@ class _Reading:
         try:
             file = parquet.ParquetFile(path)
             names = file.schema_arrow.names
-            columns = [names[self._column(column, names, path)] for column in (self.data.text, self.data.label)]
+            columns = [names[self._column(column, names, path)] for column in self._columns]
             number = 0
             for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
                 for record in batch.to_pylist():
                     number += 1
-                    yield self.row(record[columns[0]], record[columns[1]], f"{path}:row {number}")
+                    yield self.row(*(record[column] for column in columns), where=f"{path}:row {number}")
         except pyarrow.ArrowException as error:
             raise InputError(f"{path}: not a readable Parquet file: {error}") from error
 
@@ -157,7 +169,7 @@ class _Reading:
             label, space, text = line.partition(" ")
             if not space:
                 raise InputError(f"{path}:{number}: expected LABEL, a space and the text")
-            yield self.row(text, label, f"{path}:{number}")
+            yield self.row(text, label, where=f"{path}:{number}")
 
     def parallel(self, texts: Path, labels: Path) -> Iterator[Row]:
         for path in (texts, labels):
@@ -167,23 +179,22 @@ class _Reading:
         if len(left) != len(right):
             raise InputError(f"{texts} has {len(left)} lines, {labels} has {len(right)}: they must be parallel")
         for (number, text), (_, label) in zip(left, right, strict=True):
-            yield self.row(text, label.strip(), f"{texts}:{number}")
+            yield self.row(text, label.strip(), where=f"{texts}:{number}")
 
     def tfds(self, name: str) -> Iterator[Row]:
         builder, split = tfds_builder(name, self.split)
         if split not in builder.info.splits:
             raise InputError(f"tfds:{name}: has no split {split!r}; {nearest(split, builder.info.splits)}")
         names = list(builder.info.features)
-        for column in (self.data.text, self.data.label):
+        for column in self._columns:
             self._column(column, names, Path(f"tfds:{name}"))
         feature = builder.info.features[self.data.label]
         to_name = getattr(feature, "int2str", None) or getattr(getattr(feature, "feature", None), "int2str", None)
         for number, record in enumerate(builder.as_data_source(split=split)):
-            yield self.row(
-                record[self.data.text], _tfds_label(record[self.data.label], to_name), f"tfds:{name}:{number}"
-            )
+            text, label, *more = (record[column] for column in self._columns)
+            yield self.row(text, _tfds_label(label, to_name), *more, where=f"tfds:{name}:{number}")
 
-    def row(self, text: Any, label: Any, where: str) -> Row:
+    def row(self, text: Any, label: Any, difficulty: Any = None, *, where: str) -> Row:
         """A checked row."""
         text = text.decode() if isinstance(text, bytes) else text
         if not isinstance(text, str):
@@ -192,7 +203,17 @@ class _Reading:
             )
         if "\0" in text:
             raise InputError(f"{where}: {self.data.text}: holds a NUL character; the file is damaged or not text")
-        return Row(text, tuple(self._name(item, where) for item in self._items(label, where)), where)
+        labels = tuple(self._name(item, where) for item in self._items(label, where))
+        return Row(text, labels, where, self._number(difficulty, where) if self.data.difficulty else None)
+
+    def _number(self, value: Any, where: str) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{where}: {self.data.difficulty}: {value!r} is not a number")
+        return number
 
     def _items(self, label: Any, where: str) -> Sequence[Any]:
         if not self.multi_label:

@@ -61,14 +61,21 @@ def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformatio
     return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer
 
 
-def first_state(live: Params, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step."""
-    return {
+def first_state(live: Params, optimizer: optax.GradientTransformation, track: bool = False) -> State:
+    """The state before the first step; with `track` it also holds the sum of gradients, "gradient"."""
+    state = {
         "live": live,
         "optimizer": optimizer.init(live),
         "step": jnp.zeros((), jnp.int32),
         "sums": no_sums(),
     }
+    return state | ({"gradient": jax.tree.map(jnp.zeros_like, live)} if track else {})
+
+
+def carry(old: State, fresh: State) -> State:
+    """`fresh` with every leaf that `old` has at the same place: steps, sums, and moments of what stays live."""
+    known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(jax.tree_util.keystr(path), leaf), fresh)
 
 
 def no_sums() -> dict[str, jax.Array]:
@@ -77,18 +84,25 @@ def no_sums() -> dict[str, jax.Array]:
 
 
 def make_step(
-    model: GraftModel, optimizer: optax.GradientTransformation, *, dtype: str, remat: bool, seed: int
+    model: GraftModel,
+    optimizer: optax.GradientTransformation,
+    *,
+    dtype: str,
+    remat: bool,
+    seed: int,
+    track: bool = False,
 ) -> Callable[[State, Params, Batch], State]:
     """jit of (state, frozen, batch) -> state; the old state's memory is reused.
 
     `frozen` is {"backbone": ..., "graft": ...}. A micro-batch whose loss or gradient is not finite
-    changes nothing but the count of skipped ones.
+    changes nothing but the count of skipped ones. A batch may hold cached `states` instead of `ids`; each
+    combination of boundary, bucket and live tree is one compiled program.
     """
     head = head_of(model.head)
 
     def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> jax.Array:
         params = join(live, frozen["graft"])
-        inputs = {"ids": batch["ids"], "mask": batch["mask"]}
+        inputs = {name: value for name, value in batch.items() if name in ("ids", "states", "mask")}
         logits = model.logits(frozen["backbone"], params, inputs, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
         return (head.loss(logits, batch["labels"]) * batch["weights"]).sum() / batch["weights"].sum()
 
@@ -104,11 +118,14 @@ def make_step(
             "rows": jnp.where(finite, rows, 0),
             "skipped": 1.0 - finite,
         }
-        return {
+        following = {
             "live": kept(optax.apply_updates(state["live"], updates), state["live"]),
             "optimizer": kept(optimizer_state, state["optimizer"]),
             "step": state["step"] + 1,
             "sums": jax.tree.map(jnp.add, state["sums"], gained),
         }
+        if track:
+            following["gradient"] = kept(jax.tree.map(jnp.add, state["gradient"], gradient), state["gradient"])
+        return following
 
     return jax.jit(step, donate_argnums=0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,24 @@ import numpy as np
 from adapters.artifact import save_graft
 from adapters.manifest import Training
 from adapters.model import GraftModel
-from adapters.specs import Probe
+from adapters.specs import Ladder, Probe
 from backbone.errors import InputError
 from backbone.files import write_durable
-from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.home import home, resolve_backbone, use_compilation_cache
 from backbone.records import digest, encode
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.batches import Examples
+from trainers.boundaries import Boundaries
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
+from trainers.curriculum import BY_TOKENS
 from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
-from trainers.loop import Fitted, Progress, Task, fit, score
-from trainers.probe import FittedProbe, fit_linear, pooled_features
-from trainers.step import partition
+from trainers.loop import Fitted, MakeCache, Progress, Task, fit, score
+from trainers.probe import FittedProbe, cross_fitted_loss, fit_linear, pooled_features
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
         backbone = load_backbone(folder, dtype=config.compute_dtype)
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
-    model = GraftModel(backbone.network, (config.adapter,), config.head, data.labels)
+    model = graft_model(config, backbone, data.labels)
     log.info("%s", describe(model, data))
 
     fitted, resumed = _fit(config, workdir, model, backbone, data, costs, show)
@@ -175,17 +176,64 @@ def _fit(
     params = map_leaves(np.asarray, model.init(jax.random.key(config.seed)))
     if isinstance(config.adapter, Probe):
         with window("probe") as costs["probe"]:
-            fitted = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show)
-        return Fitted({**params, "head": fitted.head}, 0, Progress()), False
+            head = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
+        return Fitted({**params, "head": head}, 0, Progress()), False
     with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
-        resumed = checkpoints.any()
+        resumed = checkpoints.notes() is not None
         if config.head_start == "probe" and not resumed:
             with window("probe") as costs["probe"]:
                 params["head"] = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
-        live, frozen = partition(params, lambda path: True)
-        task = Task(config, model, backbone, train_rows, dev_rows)
+        task = Task(config, model, backbone, train_rows, dev_rows, difficulty_of(config, model, backbone, train_rows))
         with window("train") as costs["train"]:
-            return fit(task, live, frozen, checkpoints, lambda step: Scalars(workdir, step), show=show), resumed
+            fitted = fit(
+                task,
+                params,
+                checkpoints,
+                lambda step: Scalars(workdir, step),
+                make_cache=cache_maker(config, model, backbone),
+                show=show,
+            )
+        return fitted, resumed
+
+
+def cache_maker(config: TrainConfig, model: GraftModel, backbone: Backbone) -> MakeCache | None:
+    """Opens the boundary cache below a stage, for the adapter that is frozen there; None where there is none."""
+    if config.plan.cache == "none":
+        return None
+    storage, most = config.plan.cache, int(config.plan.cache_gib * 2**30)
+    return lambda adapter: Boundaries(model, backbone, adapter, home() / "boundaries", storage, most)
+
+
+def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:
+    """The model of a config. Blocks that are frozen from the first step on get no adapter."""
+    adapter = config.adapter
+    name, value = config.plan.schedule
+    if name == "top" and not isinstance(adapter, (Probe, Ladder)):
+        if adapter.blocks:
+            raise InputError(
+                f"adapter.blocks: plan.stages={config.plan.stages} decides the blocks; leave one of them out"
+            )
+        adapter = replace(adapter, blocks=f"{max(0, backbone.spec.blocks - int(value))}:")
+    return GraftModel(backbone.network, (adapter,), config.head, labels)
+
+
+def difficulty_of(config: TrainConfig, model: GraftModel, backbone: Backbone, rows: Examples) -> np.ndarray | None:
+    """What the curriculum sorts the train rows by, float [N]; None without a curriculum."""
+    kind = config.curriculum.difficulty
+    if kind == "none":
+        return None
+    if kind == "column":
+        return rows.difficulty
+    if kind == "probe_loss":
+        return probe_loss(config, backbone, model, rows)
+    return BY_TOKENS[kind](rows.rows)
+
+
+def probe_loss(config: TrainConfig, backbone: Backbone, model: GraftModel, rows: Examples) -> np.ndarray:
+    """Loss of each train row under a probe that never saw it (5 folds by row number), float [N]."""
+    plain = GraftModel(backbone.network, (Probe(boundaries=(-1,)),), config.head, model.labels)
+    features = pooled_features(plain, backbone, {}, rows, lambda count: None)
+    return cross_fitted_loss(plain, features, rows.labels, config.metric)
 
 
 def start_from_probe(

@@ -96,7 +96,7 @@ def main() -> None:
             answer = recipe.predict()
         else:
             recipe.warm_up()
-            answer = {"versions": versions(), "batches": recipe.task.order.batches_per_epoch}
+            answer = {"versions": versions(), "batches": recipe.task.order.ends[0]}
         print(json.dumps(answer), flush=True)
 
 

@@ -13,8 +13,9 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoe
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
 from backbone.trees import flatten
-from trainers.batches import Examples, Order, batches
+from trainers.batches import Examples, batches
 from trainers.config import Optimizer
+from trainers.curriculum import Order
 from trainers.metrics import gather
 from trainers.probe import fit_linear
 from trainers.step import first_state, join, make_optimizer, make_step, partition
@@ -33,7 +34,7 @@ def test_an_epoch_holds_every_row_once_in_its_own_bucket():
     order = Order(data.buckets, batch_size=8, seed=4)
     plan = order.epoch(0)
     assert sorted(np.concatenate([rows for _, rows in plan])) == list(range(50))
-    assert len(plan) == order.batches_per_epoch == len(order.epoch(1))
+    assert len(plan) == order.ends[0] == len(order.epoch(1))
     for bucket, rows in plan:
         assert (data.buckets[rows] == bucket).all()
         assert len(rows) <= 8
@@ -48,7 +49,7 @@ def test_batches_can_be_entered_anywhere(threads):
     order = Order(data.buckets, batch_size=8, seed=4)
     whole = list(batches(data, order, 2, 0, threads))
     tail = list(batches(data, order, 2, 3, threads))
-    assert len(whole) == order.batches_per_epoch
+    assert len(whole) == order.ends[0]
     for expected, found in zip(whole[3:], tail, strict=True):
         for key in expected:
             np.testing.assert_array_equal(found[key], expected[key])

@@ -1,0 +1,211 @@
+"""Hidden states of a task's rows at chosen boundaries: computed once, kept by `backbone.cache`, read in batches.
+
+    store = Boundaries(model, backbone, adapter, root, "float32", most_bytes)
+    store.fill([train, dev], boundaries=(4,), pooled=True)      # one forward pass, length-sorted
+    batch = store.states(4, train, bucket, indices, size)       # [size,bucket,D], padded with zeros
+
+The identity of the adapter below a boundary is part of the key: rows are shared by every task whose
+prefix holds no adapter, and rows under a trained prefix belong to that prefix alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapters.model import GraftModel
+from adapters.programs import grouped, states_program, suffix_program
+from backbone.buckets import pad
+from backbone.cache import RowCache, Storage, Variant, bytes_per_token, collect_garbage, compress, expand, row_key
+from backbone.records import canonical_json, encode
+from backbone.storage import Backbone
+from backbone.trees import Params, content_hash, flatten
+from trainers.batches import Examples
+from trainers.logs import bar
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 8  # stored rows recomputed when a cache is opened
+# largest difference of a recomputed state, relative to the largest magnitude of its row
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 2e-2}
+
+
+def prefix_id(model: GraftModel, adapter: Mapping[str, Any], boundary: int) -> str:
+    """The identity of what adapts the blocks below `boundary`: "none", or a hash of settings and leaves.
+
+    Leaves that are still exactly the identity (a zero B of LoRA) count as trained: whoever knows that a
+    prefix is untouched gives a model without adapters there.
+    """
+    below = {
+        name: {block: sites for block, sites in adapter.get(name, {}).items() if int(block) < boundary}
+        for name in model.site_parts
+    }
+    if not flatten(below):
+        return "none"
+    return content_hash(below, canonical_json([encode(spec) for spec in model.methods]))
+
+
+class Boundaries:
+    """The cached states of one backbone under one (frozen) prefix."""
+
+    def __init__(
+        self,
+        model: GraftModel,
+        backbone: Backbone,
+        adapter: Params,
+        root: Path,
+        storage: Storage,
+        most_bytes: int,
+    ):
+        self._model, self._backbone, self._adapter = model, backbone, adapter
+        self._root, self._storage, self._most_bytes = root, storage, most_bytes
+        self._caches: dict[int | str, RowCache] = {}
+
+    def _cache(self, boundary: int | str) -> RowCache:
+        """The cache of a boundary, or of "pooled"; a sample is recomputed by `fill` when it is opened."""
+        if boundary not in self._caches:
+            spec, pooled = self._backbone.spec, boundary == "pooled"
+            at = spec.blocks if pooled else int(boundary)
+            variant = Variant(
+                weights_id=self._backbone.weights_id,
+                boundary=at,
+                prefix_id=prefix_id(self._model, self._adapter, at),
+                content="pooled" if pooled else "states",
+                pooling=self._model.head.pooling if pooled else "",
+                width=spec.width,
+                compute_dtype=self._backbone.dtype.name,
+                storage="float32" if pooled else self._storage,
+                backend=jax.default_backend(),
+            )
+            self._caches[boundary] = RowCache(self._root, variant)
+        return self._caches[boundary]
+
+    def bytes_needed(self, splits: Sequence[Examples], boundaries: Sequence[int], pooled: bool) -> int:
+        """Bytes on disk of the distinct rows of `splits`."""
+        lengths = {row_key(row): len(row) for examples in splits for row in examples.rows}
+        spec = self._backbone.spec
+        states = len(boundaries) * sum(lengths.values()) * bytes_per_token(spec.width, self._storage)
+        return states + (len(lengths) * (spec.blocks + 1) * spec.width * 4 if pooled else 0)
+
+    def fill(
+        self,
+        splits: Sequence[Examples],
+        boundaries: Sequence[int],
+        *,
+        pooled: bool = False,
+        below: tuple[Boundaries, int] | None = None,
+        show: bool = False,
+    ) -> int:
+        """Computes and stores what is missing, in one forward pass; returns the number of rows computed.
+
+        `below` names a filled boundary to start from, so that an upgrade runs only the blocks between.
+        Duplicate rows are computed once. Raises MemoryError if the rows exceed the limit in bytes.
+        """
+        needed = self.bytes_needed(splits, boundaries, pooled)
+        if needed > self._most_bytes:
+            raise MemoryError(f"the boundary cache would need {needed / 2**20:.0f} MiB")
+        caches = {name: self._cache(name) for name in (*boundaries, *(("pooled",) if pooled else ()))}
+        ladder, fill = splits[0].ladder, splits[0].fill
+        self._verify_sample(splits, boundaries, below)
+        rows: dict[bytes, tuple[np.ndarray, int]] = {}
+        for examples in splits:
+            for row, bucket in zip(examples.rows, examples.buckets.tolist(), strict=True):
+                key = row_key(row)
+                if key not in rows and not all(cache.has(key, bucket) for cache in caches.values()):
+                    rows[key] = (row, bucket)
+        if not rows:
+            return 0
+        collect_garbage(self._root, self._most_bytes - needed, [cache.folder for cache in caches.values()])
+        keys, values = list(rows), [row for row, _ in rows.values()]
+        program = states_program(self._model, self._backbone.dtype.name, tuple(boundaries), pooled)
+        with ExitStack() as stack, bar(len(rows), "states", "row", show=show) as shown:
+            for cache in caches.values():
+                stack.enter_context(cache.writing())
+            for bucket, size, indices in grouped([len(row) for row in values], ladder):
+                inputs = self._inputs(values, indices, bucket, size, fill, below)
+                states, summary = program(self._backbone.params, self._adapter, inputs)
+                for k, state in states.items():
+                    for i, array in zip(indices, np.asarray(state), strict=False):
+                        caches[k].add(keys[i], bucket, array[: len(values[i])])
+                if summary is not None:
+                    for i, array in zip(indices, np.asarray(summary), strict=False):
+                        caches["pooled"].add(keys[i], bucket, array)
+                shown.update(len(indices))
+        return len(rows)
+
+    def _inputs(
+        self,
+        rows: Sequence[np.ndarray],
+        indices: np.ndarray,
+        bucket: int,
+        size: int,
+        fill: int,
+        below: tuple[Boundaries, int] | None,
+    ) -> dict[str, Any]:
+        chosen = [rows[i] for i in (*indices, *[indices[-1]] * (size - len(indices)))]
+        ids, mask = pad(chosen, bucket, fill)
+        if below is None:
+            return {"ids": ids, "mask": mask}
+        source, boundary = below
+        return {"mask": mask, "states": {boundary: source.padded(boundary, chosen, bucket)}}
+
+    def _verify_sample(
+        self, splits: Sequence[Examples], boundaries: Sequence[int], below: tuple[Boundaries, int] | None
+    ) -> None:
+        """Recomputes a few stored rows; a variant that does not reproduce them is discarded."""
+        for boundary in boundaries:
+            cache = self._cache(boundary)
+            found = [
+                (row, bucket)
+                for examples in splits[:1]
+                for row, bucket in zip(examples.rows, examples.buckets.tolist(), strict=True)
+                if cache.has(row_key(row), bucket)
+            ]
+            if not found:
+                continue
+            bucket = found[0][1]
+            rows = [row for row, other in found if other == bucket][:SAMPLE]
+            indices = np.arange(len(rows))
+            inputs = self._inputs(rows, indices, bucket, SAMPLE, splits[0].fill, below)
+            program = states_program(self._model, self._backbone.dtype.name, (boundary,), False)
+            states = np.asarray(program(self._backbone.params, self._adapter, inputs)[0][boundary], np.float32)
+            for row, state in zip(rows, states, strict=False):
+                wanted = expand(compress(state[: len(row)], self._storage), self._storage)
+                difference = np.abs(wanted - cache.read(row_key(row))).max()
+                if not difference <= TOLERANCE[self._storage] * max(1.0, float(np.abs(wanted).max())):
+                    log.warning(
+                        "%s: stored states differ by %.2g from computed ones; computing again", cache.folder, difference
+                    )
+                    cache.discard()
+                    break
+
+    def padded(self, boundary: int, rows: Sequence[np.ndarray], bucket: int) -> np.ndarray:
+        """States float32 [B,bucket,D] of rows of token ids, zero where there is no token."""
+        cache = self._cache(boundary)
+        out = np.zeros((len(rows), bucket, self._backbone.spec.width), np.float32)
+        for i, row in enumerate(rows):
+            out[i, : len(row)] = cache.read(row_key(row))
+        return out
+
+    def pooled(self, examples: Examples) -> np.ndarray:
+        """Pooled states float32 [N,L+1,D] of every boundary."""
+        cache = self._cache("pooled")
+        return np.stack([cache.read(row_key(row)) for row in examples.rows])
+
+    def logits(self, params: Params, examples: Examples, boundaries: Sequence[int]) -> np.ndarray:
+        """Logits float32 [N,C] from the cached states at `boundaries`."""
+        program = suffix_program(self._model, self._backbone.dtype.name)
+        out = np.zeros((len(examples), len(self._model.labels)), np.float32)
+        for bucket, size, indices in grouped([len(row) for row in examples.rows], examples.ladder):
+            chosen = [examples.rows[i] for i in (*indices, *[indices[-1]] * (size - len(indices)))]
+            _, mask = pad(chosen, bucket)
+            states = {k: self.padded(k, chosen, bucket) for k in boundaries}
+            logits = program(self._backbone.params, params, {"mask": mask, "states": states})
+            out[indices] = np.asarray(logits)[: len(indices)]
+        return out

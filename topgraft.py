@@ -60,6 +60,28 @@ def _train(options: argparse.Namespace) -> Any:
     return train(config, workdir, resume=options.resume, show=not options.quiet)
 
 
+def _plan(options: argparse.Namespace) -> Any:
+    from trainers.experiment import load_config
+    from trainers.price import price
+
+    config = load_config(options.config, options.set)
+    found = price(config, Path(options.workdir) if options.workdir else None, show=not options.quiet)
+    return found if options.json else found.table()
+
+
+def _cache(options: argparse.Namespace) -> Any:
+    from trainers.caches import caches
+
+    return caches(options.action, most_gib=options.most_gib)
+
+
+def _profile(options: argparse.Namespace) -> Any:
+    from serving.profile import profile
+
+    found = profile(options.graft, backbone=options.backbone, dtype=options.dtype, plot=options.plot)
+    return found if options.json else found.table()
+
+
 def _evaluate(options: argparse.Namespace) -> Any:
     from trainers.evaluate import evaluate
 
@@ -126,6 +148,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="folder of the run (default: runs/NAME)")
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    sub = verb("plan", _plan, "price a run before anything is trained", settings)
+    sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
+    sub.add_argument("--workdir", help="keep the prediction there, for the run's report")
+    sub = verb("cache", _cache, "list, verify or shrink the boundary caches")
+    sub.add_argument("action", choices=("stat", "verify", "gc"))
+    sub.add_argument("--most-gib", type=float, help="gc: remove the oldest segments down to this size")
+    sub = verb("profile", _profile, "what one prediction costs, against this machine's roofline", on_backbone, running)
+    sub.add_argument("graft", help="graft folder")
+    sub.add_argument("--plot", help="write the roofline plot to this SVG file")
     sub = verb("evaluate", _evaluate, "score a graft on labelled rows", settings, on_backbone, running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--file", action="append", default=[], help="labelled file (default: the config's splits)")
@@ -165,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if options.json:
         print(json.dumps(values, ensure_ascii=False))
+    elif isinstance(values, str):
+        print(values)
     else:
         _show(values)
     return 0

@@ -19,7 +19,8 @@ from adapters.hooks import GraftHooks
 from adapters.model import GraftModel
 from backbone.buckets import bucket_of, pad
 
-TOKENS_PER_BATCH = 2048  # of a full batch: enough for two cores to run at full speed
+# of a full batch: enough to keep the device busy, and no more than its last, partly filled batch can waste
+TOKENS_PER_BATCH = {"cpu": 512, "gpu": 16384, "tpu": 16384}
 SMALL_BATCHES = (1, 8)  # rows of the batches used when there are few
 
 
@@ -85,7 +86,7 @@ def suffix_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
 
 def full_batch(bucket: int) -> int:
     """Rows of a full batch in this bucket."""
-    return max(SMALL_BATCHES[-1], TOKENS_PER_BATCH // bucket)
+    return max(SMALL_BATCHES[-1], TOKENS_PER_BATCH.get(jax.default_backend(), 16384) // bucket)
 
 
 def grouped(lengths: Sequence[int], ladder: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -1,10 +1,12 @@
-"""What a phase of a program cost: wall seconds, CPU seconds and peak memory.
+"""What a phase of a program cost: wall and CPU seconds, peak memory, FLOPs, bytes and joules.
 
     with window("train") as cost:
         ...
-    cost.wall_seconds
+        cost.add(flops=2e9)
+    cost.wall_seconds, cost.joules.value
 
-Work on an accelerator must be waited for before a window closes; that is the caller's part.
+Windows may nest. Work on an accelerator must be waited for before a window closes; that is the
+caller's part. A figure that cannot be had is null with the reason, never 0.
 """
 
 from __future__ import annotations
@@ -13,9 +15,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import psutil
+
+from metering.energy import Joules, meter, modelled
+
+_PROC = Path("/proc/self")
 
 
 @dataclass
@@ -25,14 +33,31 @@ class Cost:
     name: str
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0  # user and system time of this process, all threads
-    resident_bytes: int = 0  # resident memory when the window closed
+    peak_bytes: int | None = None  # most resident memory above the level after imports; None: not known here
+    flops: float = 0.0  # analytic, as the caller counted
+    bytes_moved: float = 0.0  # analytic
+    joules: Joules = field(default_factory=lambda: Joules("unavailable", None, source="the window is open"))
 
-    def asdict(self) -> dict[str, float | int | str]:
-        """For manifests and JSON; counters of the operating system, so measured."""
+    def add(self, *, flops: float = 0.0, bytes_moved: float = 0.0) -> None:
+        """Adds counted work."""
+        self.flops += flops
+        self.bytes_moved += bytes_moved
+
+    @property
+    def watts(self) -> float | None:
+        """Average power, of the quality of the joules."""
+        return self.joules.value / self.wall_seconds if self.joules.value and self.wall_seconds else None
+
+    def asdict(self) -> dict[str, Any]:
+        """For manifests and JSON. Times are the operating system's; joules carry their own quality."""
         return {
             "wall_seconds": round(self.wall_seconds, 3),
             "cpu_seconds": round(self.cpu_seconds, 3),
-            "resident_bytes": self.resident_bytes,
+            "peak_bytes": self.peak_bytes,
+            "flops": self.flops,
+            "bytes_moved": self.bytes_moved,
+            "watts": None if self.watts is None else round(self.watts, 2),
+            "joules": self.joules.asdict(),
             "quality": "measured_counter",
         }
 
@@ -48,14 +73,61 @@ def wall_seconds() -> float:
     return time.time() - psutil.Process().create_time()
 
 
+class _Peaks:
+    """Peak resident memory of nested phases, by resetting the kernel's high-water mark (Linux)."""
+
+    def __init__(self) -> None:
+        self._open: list[Cost] = []
+        self._base: int | None = None
+
+    def _peak(self) -> int | None:
+        try:
+            for line in (_PROC / "status").read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        return None
+
+    def _note(self) -> None:
+        peak = self._peak()
+        if peak is not None and self._base is not None:
+            for cost in self._open:
+                cost.peak_bytes = max(cost.peak_bytes or 0, peak - self._base)
+
+    def enter(self, cost: Cost) -> None:
+        if self._base is None:
+            self._base = psutil.Process().memory_info().rss
+        self._note()
+        try:
+            (_PROC / "clear_refs").write_text("5")
+        except OSError:
+            self._base = None  # not Linux, or not allowed: no peak of a phase can be had
+        self._open.append(cost)
+
+    def leave(self, cost: Cost) -> None:
+        self._note()
+        self._open.remove(cost)
+
+
+_peaks = _Peaks()
+
+
 @contextmanager
-def window(name: str) -> Iterator[Cost]:
-    """Measures the block."""
+def window(name: str, *, accelerator: bool = False) -> Iterator[Cost]:
+    """Measures the block; `accelerator` says that the work runs on a GPU or TPU."""
     cost = Cost(name)
+    counter = meter(accelerator)
+    _peaks.enter(cost)
+    joules = counter.read() if counter else 0.0
     wall, cpu = time.perf_counter(), cpu_seconds()
     try:
         yield cost
     finally:
         cost.wall_seconds = time.perf_counter() - wall
         cost.cpu_seconds = cpu_seconds() - cpu
-        cost.resident_bytes = psutil.Process().memory_info().rss
+        if counter:
+            cost.joules = Joules("measured_counter", counter.read() - joules, source=counter.name)
+        else:
+            cost.joules = modelled(cost.cpu_seconds, accelerator)
+        _peaks.leave(cost)

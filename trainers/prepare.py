@@ -68,7 +68,8 @@ class Prepared:
         chunks = grain.MapDataset.source(starts).map(
             lambda start: source.__getitems__(range(start, min(start + CHUNK, len(source))))
         )
-        texts, labels, where, difficulty = [], [], [], []
+        texts, labels, where = [], [], []
+        difficulty: list[float] = []
         for chunk in chunks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
             for record in chunk:
                 texts.append(record["text"].decode())

@@ -25,13 +25,14 @@ from adapters.model import GraftModel
 from adapters.specs import Ladder, Probe
 from backbone.errors import InputError
 from backbone.files import write_durable
-from backbone.home import home, resolve_backbone, use_compilation_cache
+from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.records import digest, encode
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.batches import Examples
 from trainers.boundaries import Boundaries
+from trainers.caches import boundaries_folder
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
 from trainers.curriculum import BY_TOKENS
@@ -201,7 +202,7 @@ def cache_maker(config: TrainConfig, model: GraftModel, backbone: Backbone) -> M
     if config.plan.cache == "none":
         return None
     storage, most = config.plan.cache, int(config.plan.cache_gib * 2**30)
-    return lambda adapter: Boundaries(model, backbone, adapter, home() / "boundaries", storage, most)
+    return lambda adapter: Boundaries(model, backbone, adapter, boundaries_folder(), storage, most)
 
 
 def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:

@@ -1,0 +1,91 @@
+"""What a graft's forward pass and training step cost, counted on paper from its architecture.
+
+One block of width D and MLP width M on B rows of T tokens: 2 B T (4 D^2 + 2 D M) FLOPs in dense
+products and 4 B T^2 D in attention's two. The gradient of activations costs a dense product as much
+again and attention twice as much; the gradient of a full weight as much as the forward product. Norms,
+activations and softmax are counted as a few operations per element.
+"""
+
+from __future__ import annotations
+
+from adapters.methods.lora import LoraSetting
+from adapters.model import GraftModel
+from backbone.spec import EncoderSpec
+from metering.counts import Count, elementwise, product
+
+NORM, ACTIVATION, SOFTMAX = 8, 12, 6  # operations per element, about
+
+
+def _dense(spec: EncoderSpec, tokens: int) -> Count:
+    d, m = spec.width, spec.mlp_width
+    return product(tokens, d, 3 * d) + product(tokens, d, d) + product(tokens, d, m) + product(tokens, m, d)
+
+
+def _attention(spec: EncoderSpec, batch: int, length: int) -> Count:
+    head = spec.width // spec.heads
+    return 2 * product(length, head, length, batch=batch * spec.heads)
+
+
+def _rest(spec: EncoderSpec, batch: int, length: int) -> Count:
+    tokens = batch * length
+    return (
+        2 * elementwise(tokens * spec.width, NORM)
+        + elementwise(tokens * spec.mlp_width, ACTIVATION)
+        + elementwise(batch * spec.heads * length * length, SOFTMAX)
+    )
+
+
+def block_forward(spec: EncoderSpec, batch: int, length: int) -> Count:
+    """One plain block on `batch` rows of `length` tokens."""
+    return _dense(spec, batch * length) + _attention(spec, batch, length) + _rest(spec, batch, length)
+
+
+def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool = False, lowest: bool = False) -> Count:
+    """Gradients through one block: of activations, and with `weights` of every kernel.
+
+    `lowest`: nothing below is live, so query, key and value need no gradient of their input.
+    """
+    tokens = batch * length
+    count = _dense(spec, tokens) + 2 * _attention(spec, batch, length) + _rest(spec, batch, length)
+    if weights:
+        count += _dense(spec, tokens)
+    if lowest and not weights:
+        count += -1 * product(tokens, spec.width, 3 * spec.width)
+    return count
+
+
+def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0) -> Count:
+    """The adapters' own products in blocks from `first` on (LoRA; others are elementwise or counted by size)."""
+    tokens, total = batch * length, Count()
+    for _, settings in model.site_parts.values():
+        for site, setting in settings.items():
+            if site.block < first:
+                continue
+            if isinstance(setting, LoraSetting):
+                total += product(tokens, site.inputs, setting.rank) + product(tokens, setting.rank, site.outputs)
+            else:
+                total += elementwise(tokens * site.outputs, 2)
+    return total
+
+
+def forward(model: GraftModel, batch: int, length: int, *, start: int = 0) -> Count:
+    """A forward pass from boundary `start` to logits."""
+    spec = model.network.spec
+    blocks = (spec.blocks - start) * block_forward(spec, batch, length)
+    head = product(batch, model.feature_width, len(model.labels))
+    return blocks + adapter_forward(model, batch, length, start) + head
+
+
+def train_step(
+    model: GraftModel, batch: int, length: int, *, boundary: int, cached: bool, everything: bool = False
+) -> Count:
+    """One step with blocks from `boundary` on live, their prefix cached or run forward; `everything`: full tuning."""
+    spec = model.network.spec
+    total = forward(model, batch, length, start=boundary if cached else 0)
+    for block in range(boundary, spec.blocks):
+        total += block_backward(spec, batch, length, weights=everything, lowest=block == boundary)
+    total += 2 * adapter_forward(model, batch, length, boundary)
+    return total + 2 * product(batch, model.feature_width, len(model.labels))
+
+
+__all__ = ["adapter_forward", "block_backward", "block_forward", "forward", "train_step"]

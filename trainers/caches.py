@@ -1,0 +1,42 @@
+"""The verb `cache`: what the boundary caches hold, whether it is whole, and making room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbone.cache import VariantStat, collect_garbage, stat
+from backbone.errors import InputError
+from backbone.home import home
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What `cache` returns; `--json` prints it."""
+
+    folder: str
+    bytes: int
+    damaged: list[str]  # files whose bytes are not those written
+    removed: list[str]  # segments removed (gc)
+    variants: list[VariantStat]
+
+
+def caches(action: str, *, most_gib: float | None = None) -> CacheReport:
+    """`stat` lists, `verify` hashes every segment, `gc` removes damaged ones, then the oldest down to `most_gib`.
+
+    Raises InputError from `verify` when something is damaged.
+    """
+    root = boundaries_folder()
+    removed = []
+    if action == "gc":
+        removed = collect_garbage(root, 2**62 if most_gib is None else int(most_gib * 2**30))
+    variants = stat(root, verify=action == "verify")
+    damaged = [file for entry in variants for file in entry.damaged]
+    if action == "verify" and damaged:
+        raise InputError(f"{root}: damaged: {', '.join(damaged)}; `topgraft cache gc` removes what is damaged")
+    return CacheReport(str(root), sum(entry.bytes for entry in variants), damaged, removed, variants)
+
+
+def boundaries_folder() -> Path:
+    """Where the boundary caches of this machine lie."""
+    return home() / "boundaries"

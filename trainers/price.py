@@ -1,0 +1,269 @@
+"""The verb `plan`: what a run will cost, stage by stage, before anything is trained.
+
+Work is counted on paper (`adapters.counts`); time is predicted from the real compiled step, timed for a
+few steps in every (stage, bucket) on made-up rows of the right shape, times the number of batches that
+the run's own order has there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapters.counts import train_step
+from adapters.model import GraftModel
+from adapters.programs import full_batch, states_program
+from backbone.cache import bytes_per_token
+from backbone.files import write_durable
+from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.storage import load_backbone
+from backbone.trees import map_leaves
+from metering.counts import Count
+from metering.energy import modelled
+from metering.window import cpu_seconds
+from trainers.batches import Batch
+from trainers.config import TrainConfig
+from trainers.examples import load_data
+from trainers.logs import bar
+from trainers.loop import Task, live_above
+from trainers.step import first_state, make_step, partition
+from trainers.train import difficulty_of, graft_model
+
+TRIALS = 3  # timed steps in each (stage, bucket), after one that compiles
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class StagePrice:
+    """One stage. Times are predictions from timed steps, FLOPs and bytes are counted."""
+
+    live: str  # blocks, "0..5"; "none" for the head only
+    boundary: int
+    steps: int  # micro-batches
+    padded_tokens: int
+    flops: float
+    bytes_moved: float
+    compile_seconds: float  # of every bucket, first time on this machine
+    cache_bytes: int  # states at the boundary, on disk
+    fill_seconds: float  # the forward pass that fills them
+    seconds: float  # all steps, without compilation and filling
+    cpu_seconds: float
+    joules: dict[str, Any]  # with low, high and quality
+
+
+@dataclass(frozen=True)
+class Price:
+    """What `plan` returns; `--json` prints it."""
+
+    name: str
+    rows: int
+    epochs: float
+    stages: tuple[StagePrice, ...]
+    seconds: float  # stages, filling and compilation
+    cpu_seconds: float
+    joules: dict[str, Any]
+    full_tuning_seconds: float  # every weight live, by FLOPs at the measured rate of this plan
+    adapters_everywhere_seconds: float  # the same adapters in every block, all epochs
+
+    def table(self) -> str:
+        """For people."""
+        head = ("live", "steps", "tokens", "GFLOP", "GB moved", "compile s", "cache MB", "fill s", "seconds", "joules")
+        lines = [head]
+        for s in self.stages:
+            joules = s.joules["value"]
+            lines.append(
+                (
+                    s.live,
+                    f"{s.steps}",
+                    f"{s.padded_tokens}",
+                    f"{s.flops / 1e9:.0f}",
+                    f"{s.bytes_moved / 1e9:.1f}",
+                    f"{s.compile_seconds:.1f}",
+                    f"{s.cache_bytes / 1e6:.0f}",
+                    f"{s.fill_seconds:.1f}",
+                    f"{s.seconds:.1f}",
+                    "-" if joules is None else f"{joules:.0f} ({s.joules['quality']})",
+                )
+            )
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
+        text.append(f"this plan: {self.seconds:.0f} s, {self.cpu_seconds:.0f} CPU-s")
+        text.append(f"adapters in every block: {self.adapters_everywhere_seconds:.0f} s of steps (by counted work)")
+        text.append(f"full fine-tuning: {self.full_tuning_seconds:.0f} s of steps (by counted work)")
+        return "\n".join(text)
+
+
+@dataclass(frozen=True)
+class _Timing:
+    compile_seconds: float
+    seconds: float
+    cpu_seconds: float
+
+
+def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = False) -> Price:
+    """Predicts a run's cost; with `workdir` the prediction is stored for the run's report."""
+    use_compilation_cache()
+    backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
+    data = load_data(config.data, config.head, backbone, show=show)
+    model = graft_model(config, backbone, data.labels)
+    train, dev = data.splits["train"], data.splits.get("dev")
+    task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
+    stages: list[StagePrice] = []
+    begun = 0
+    filled = [e for e in (train, dev) if e]
+    lengths = [len(row) for examples in filled for row in examples.rows]
+    buckets = Counter(int(b) for examples in filled for b in examples.buckets)
+    for span in task.spans:
+        boundary = span.boundary if span.boundary is not None else 0
+        batches = _batches(task, begun, span.until)
+        cached = boundary > 0 and config.plan.cache != "none"
+        timings = {
+            b: _time_step(task, boundary, b, cached) for b in _progress(batches, f"stage {len(stages) + 1}", show)
+        }
+        fill = 0.0
+        if cached:
+            fill = sum(_time_fill(task, boundary, b) * -(-n // full_batch(b)) for b, n in buckets.items())
+        work = sum((n * _count(task, boundary, b, cached) for b, n in batches.items()), Count())
+        cpu = sum(n * timings[b].cpu_seconds for b, n in batches.items())
+        blocks = backbone.spec.blocks
+        stages.append(
+            StagePrice(
+                live=f"{boundary}..{blocks - 1}" if boundary < blocks else "none",
+                boundary=boundary,
+                steps=sum(batches.values()),
+                padded_tokens=sum(b * n for b, n in batches.items()) * config.batch_size,
+                flops=work.flops,
+                bytes_moved=work.bytes,
+                compile_seconds=sum(t.compile_seconds for t in timings.values()),
+                cache_bytes=sum(lengths) * bytes_per_token(backbone.spec.width, config.plan.cache) if cached else 0,  # type: ignore[arg-type]
+                fill_seconds=fill,
+                seconds=sum(n * timings[b].seconds for b, n in batches.items()),
+                cpu_seconds=cpu,
+                joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
+            )
+        )
+        begun = span.until
+    found = _total(config, task, stages)
+    if workdir is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_durable(workdir / PLAN, json.dumps(asdict(found), indent=1).encode())
+    return found
+
+
+def _batches(task: Task, first: int, until: int) -> Counter[int]:
+    """Batches of each bucket in micro-batches first..until of the run."""
+    found: Counter[int] = Counter()
+    done = first
+    while done < until:
+        epoch, start = task.order.place(done)
+        last = min(until, task.order.ends[epoch])
+        found.update(bucket for bucket, _ in task.order.epoch(epoch)[start : start + last - done])
+        done = last
+    return found
+
+
+def _progress(batches: Counter[int], what: str, show: bool) -> Any:
+    with bar(len(batches), what, "bucket", show=show) as shown:
+        for bucket in sorted(batches):
+            yield bucket
+            shown.update()
+
+
+def _made_up(task: Task, boundary: int, bucket: int, cached: bool) -> Batch:
+    """A batch of the right shapes; what is in it does not change its time."""
+    size, spec = task.config.batch_size, task.backbone.spec
+    batch = Batch(
+        mask=np.ones((size, bucket), bool),
+        labels=np.repeat(task.train.labels[:1], size, axis=0),
+        weights=np.ones(size, np.float32),
+    )
+    if cached:
+        return {**batch, "states": {boundary: np.full((size, bucket, spec.width), 0.1, np.float32)}}
+    return {**batch, "ids": np.ones((size, bucket), np.int32)}
+
+
+def _time_step(task: Task, boundary: int, bucket: int, cached: bool) -> _Timing:
+    config = task.config
+    optimizer = task.optimizer()
+    step = make_step(task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed)
+    params = map_leaves(np.asarray, task.model.init(jax.random.key(config.seed)))
+    live, frozen = partition(params, live_above(boundary))
+    state = jax.device_put(first_state(live, optimizer))
+    everything = jax.device_put({"backbone": task.backbone.params, "graft": frozen})
+    batch = jax.device_put(_made_up(task, boundary, bucket, cached))
+
+    def run() -> None:
+        nonlocal state
+        state = step(state, everything, batch)
+        jax.block_until_ready(state)  # type: ignore[no-untyped-call]
+
+    return _timed(run)
+
+
+def _timed(run: Callable[[], None]) -> _Timing:
+    """The first call's extra time, and the median wall and CPU seconds of the next ones."""
+    begun = time.perf_counter()
+    run()
+    first = time.perf_counter() - begun
+    walls, cpus = [], []
+    for _ in range(TRIALS):
+        wall, cpu = time.perf_counter(), cpu_seconds()
+        run()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(cpu_seconds() - cpu)
+    wall = float(np.median(walls))
+    return _Timing(max(0.0, first - wall), wall, float(np.mean(cpus)))
+
+
+def _time_fill(task: Task, boundary: int, bucket: int) -> float:
+    """Seconds of a full batch of the forward pass that fills the cache."""
+    program = states_program(task.model, task.backbone.dtype.name, (boundary,), False)
+    adapter = task.model.init(jax.random.key(0))["adapter"]
+    size = full_batch(bucket)
+    inputs = {"ids": np.ones((size, bucket), np.int32), "mask": np.ones((size, bucket), bool)}
+    return _timed(lambda: jax.block_until_ready(program(task.backbone.params, adapter, inputs))).seconds  # type: ignore[no-untyped-call]
+
+
+def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:
+    return train_step(task.model, task.config.batch_size, bucket, boundary=boundary, cached=cached)
+
+
+def _total(config: TrainConfig, task: Task, stages: list[StagePrice]) -> Price:
+    seconds = sum(s.seconds + s.fill_seconds + s.compile_seconds for s in stages)
+    cpu = sum(s.cpu_seconds for s in stages)
+    rate = sum(s.flops for s in stages) / max(1e-9, sum(s.seconds for s in stages))
+    everywhere = _without_plan(config, task)
+    whole = _batches(task, 0, task.total_steps)
+    size = config.batch_size
+    adapters = sum((n * train_step(everywhere, size, b, boundary=0, cached=False) for b, n in whole.items()), Count())
+    full = sum(
+        (n * train_step(everywhere, size, b, boundary=0, cached=False, everything=True) for b, n in whole.items()),
+        Count(),
+    )
+    return Price(
+        name=config.name,
+        rows=len(task.train),
+        epochs=config.epochs,
+        stages=tuple(stages),
+        seconds=seconds,
+        cpu_seconds=cpu,
+        joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
+        full_tuning_seconds=full.flops / rate,
+        adapters_everywhere_seconds=adapters.flops / rate,
+    )
+
+
+def _without_plan(config: TrainConfig, task: Task) -> GraftModel:
+    """The config's own adapter, in every block that it names."""
+    return GraftModel(task.backbone.network, (config.adapter,), config.head, task.model.labels)
+
+
+__all__ = ["Price", "StagePrice", "price"]

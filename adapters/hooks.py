@@ -30,7 +30,10 @@ class Acting:
 
 
 class GraftHooks:
-    """The hooks of every block; made inside the trace from the adapter's parameters."""
+    """The hooks of every block; made inside the trace from the adapter's parameters.
+
+    Only the parameters of blocks that are run must be there.
+    """
 
     def __init__(
         self,
@@ -38,17 +41,15 @@ class GraftHooks:
         params: Params,
         slots: Array | None = None,
     ):
-        self._blocks: dict[int, dict[str, list[Acting]]] = {}
-        for name, (method, settings) in parts.items():
-            for site, setting in settings.items():
-                leaves = params[name][str(site.block)][site.name]
-                self._blocks.setdefault(site.block, {}).setdefault(site.name, []).append(
-                    Acting(method, setting, leaves)
-                )
-        self._slots = slots
+        self._parts, self._params, self._slots = parts, params, slots
 
     def block(self, index: int, rng: Array | None) -> BlockHooks:
-        acting = self._blocks.get(index)
+        acting: dict[str, list[Acting]] = {}
+        for name, (method, settings) in self._parts.items():
+            for site, setting in settings.items():
+                if site.block == index:
+                    leaves = self._params[name][str(index)][site.name]
+                    acting.setdefault(site.name, []).append(Acting(method, setting, leaves))
         return _GraftedBlock(acting, self._slots, rng) if acting else PLAIN
 
 

@@ -109,7 +109,7 @@ class RowCache:
         self._root = root
         self._places: dict[bytes, _Place] = {}
         self._maps: dict[int, np.ndarray] = {}
-        self._pending: list[tuple[bytes, int, np.ndarray]] = []
+        self._pending: dict[tuple[bytes, int], np.ndarray] = {}
         self._pending_bytes = 0
         for number in _segments(self.folder):
             self._take(number)
@@ -170,10 +170,10 @@ class RowCache:
 
     def add(self, key: bytes, bucket: int, states: np.ndarray) -> None:
         """Stores a row; call inside `writing()`. A row that is there already is left."""
-        if self.has(key, bucket):
+        if self.has(key, bucket) or (key, bucket) in self._pending:
             return
         stored = compress(states, self.variant.storage)
-        self._pending.append((key, bucket, stored))
+        self._pending[key, bucket] = stored
         self._pending_bytes += stored.nbytes
         if self._pending_bytes >= SEGMENT_BYTES:
             self._flush()
@@ -187,7 +187,7 @@ class RowCache:
         start = 0
         paths = {suffix: self.folder / f"{number:06d}.{suffix}" for suffix in ("rows", "index")}
         with paths["rows"].open("wb") as file:
-            for i, (key, bucket, stored) in enumerate(self._pending):
+            for i, ((key, bucket), stored) in enumerate(self._pending.items()):
                 index[i] = (key, start, len(stored), bucket)
                 file.write(stored.tobytes())
                 start += len(stored)
@@ -198,7 +198,7 @@ class RowCache:
         for suffix, path in paths.items():
             sizes |= {f"{suffix}_bytes": path.stat().st_size, f"{suffix}_sha256": sha256_file(path)}
         write_durable(self.folder / f"{number:06d}.json", json.dumps(sizes).encode())
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._pending_bytes = {}, 0
         self._take(number)
 
     def _clean(self) -> None:
@@ -212,7 +212,7 @@ class RowCache:
     def discard(self) -> None:
         """Removes every row of the variant."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._places, self._maps, self._pending, self._pending_bytes = {}, {}, [], 0
+        self._places, self._maps, self._pending, self._pending_bytes = {}, {}, {}, 0
 
 
 def _segments(folder: Path) -> list[int]:

@@ -77,12 +77,14 @@ def nvml() -> Counter | None:
     """The sum of the energy counters of this machine's NVIDIA GPUs (Volta or newer), or None."""
     try:
         import pynvml
-
+    except ImportError:
+        return None
+    try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         for handle in handles:
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except Exception:  # no package, no driver, no device or no counter: NVML has a class for each
+    except pynvml.NVMLError:  # no driver, no device, or no counter
         return None
     if not handles:
         return None

@@ -70,8 +70,8 @@ class Profile:
         for s in self.shapes:
             joules = "-" if s.joules_per_row is None else f"{s.joules_per_row:.3f} ({s.joules_quality})"
             lines.append(
-                f"{s.batch:4d} x {s.tokens:<6d} {s.p50_ms:9.2f} {s.p95_ms:9.2f} {s.p99_ms:9.2f} {s.rows_per_second:9.1f} "
-                f"{s.gflops:9.1f} {s.attainable_gflops:11.1f} {s.intensity:10.1f}  {joules}"
+                f"{s.batch:4d} x {s.tokens:<6d} {s.p50_ms:9.2f} {s.p95_ms:9.2f} {s.p99_ms:9.2f} "
+                f"{s.rows_per_second:9.1f} {s.gflops:9.1f} {s.attainable_gflops:11.1f} {s.intensity:10.1f}  {joules}"
             )
         return "\n".join(lines)
 

@@ -31,7 +31,7 @@ from trainers.logs import bar
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 8  # stored rows recomputed when a cache is opened
+SAMPLE = 8  # stored rows recomputed when a cache is opened, and the least rows of a batch that fills it
 # largest difference of a recomputed state, relative to the largest magnitude of its row
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 2e-2}
 
@@ -128,7 +128,8 @@ class Boundaries:
             for cache in caches.values():
                 stack.enter_context(cache.writing())
             for bucket, size, indices in grouped([len(row) for row in values], ladder):
-                inputs = self._inputs(values, indices, bucket, size, fill, below)
+                # a batch of one row is computed differently; from SAMPLE rows on, the bits do not depend on it
+                inputs = self._inputs(values, indices, bucket, max(size, SAMPLE), fill, below)
                 states, summary = program(self._backbone.params, self._adapter, inputs)
                 for k, state in states.items():
                     for i, array in zip(indices, np.asarray(state), strict=False):

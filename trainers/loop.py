@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adapters.counts import train_step
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.storage import Backbone
@@ -143,6 +144,7 @@ class _Run:
         self.best: Params = map_leaves(np.array, params)
         self.states: States | None = None
         self.cached: tuple[Boundaries, int] | None = None
+        self._work: dict[int, dict[str, float]] = {}
         self.split(params)
 
     def split(self, params: Params) -> None:
@@ -178,6 +180,7 @@ class _Run:
             self.state = carry(old, self.state)
         blocks = range(boundary, self.task.backbone.spec.blocks)
         log.info("stage: blocks %s live", f"{blocks[0]}..{blocks[-1]}" if blocks else "none")
+        self._work = {}
         self.states, self.cached = None, self._fill(boundary, show) if boundary else None
         if self.cached is not None:
             store, at = self.cached
@@ -209,6 +212,14 @@ class _Run:
             return None
         log.info("boundary %d: %d rows computed, the rest was cached", boundary, count)
         return store, boundary
+
+    def work(self, bucket: int) -> dict[str, float]:
+        """Counted work of one step in this bucket."""
+        if bucket not in self._work:
+            boundary, cached = self.progress.boundary, self.cached is not None
+            count = train_step(self.task.model, self.task.config.batch_size, bucket, boundary=boundary, cached=cached)
+            self._work[bucket] = {"flops": count.flops, "bytes_moved": count.bytes}
+        return self._work[bucket]
 
     def score(self) -> dict[str, float]:
         """Metrics on the development rows."""
@@ -245,6 +256,7 @@ def fit(
                 run.begin(span, show)
                 with jax.transfer_guard("disallow"):
                     for batch in _stream(task, done, span.until, run.states):
+                        cost.add(**run.work(batch["mask"].shape[1]))
                         run.state = run.step(run.state, run.everything, batch)
                         done += 1
                         shown.update()

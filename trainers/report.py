@@ -126,11 +126,10 @@ def _timeline(stages: Sequence[Mapping[str, Any]], blocks: int) -> str:
     for stage in stages:
         x, across = width * begun / total, width * stage["steps"] / total
         for block in range(blocks):
-            live = block >= stage["boundary"]
-            y = (blocks - 1 - block) * row
+            state, colour = ("live", COLOURS[0]) if block >= stage["boundary"] else ("frozen", "#d5dde3")
             shapes.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{max(1.0, across - 1):.1f}" height="{row - 2}" '
-                f'fill="{COLOURS[0] if live else "#d5dde3"}"><title>block {block}: {"live" if live else "frozen"}</title></rect>'
+                f'<rect x="{x:.1f}" y="{(blocks - 1 - block) * row}" width="{max(1.0, across - 1):.1f}" '
+                f'height="{row - 2}" fill="{colour}"><title>block {block}: {state}</title></rect>'
             )
         begun += stage["steps"]
     picture = f'<svg viewBox="0 0 {width} {blocks * row}" width="{width}" role="img">{"".join(shapes)}</svg>'
@@ -184,9 +183,9 @@ def _confusion(counts: np.ndarray, labels: Sequence[str]) -> str:
     cells = []
     for truth, row in enumerate(counts):
         share = row / max(1, row.sum())
-        shades = "".join(
-            f'<td style="background:rgba(42,127,79,{float(s):.2f})" title="{esc(labels[truth])} as {esc(labels[i])}">{n}</td>'
-            for i, (n, s) in enumerate(zip(row.tolist(), share.tolist(), strict=True))
-        )
+        shades = ""
+        for i, (number, part) in enumerate(zip(row.tolist(), share.tolist(), strict=True)):
+            title = f"{esc(labels[truth])} as {esc(labels[i])}"
+            shades += f'<td style="background:rgba(42,127,79,{part:.2f})" title="{title}">{number}</td>'
         cells.append(f"<tr><th>{esc(labels[truth])}</th>{shades}</tr>")
     return f"<table>{''.join(cells)}</table><p class=note>Rows are the truth, columns what was predicted.</p>{most}"

@@ -70,11 +70,10 @@ def _explicit(stages: Sequence[Stage], blocks: int, epoch_ends: Sequence[int], a
             after = epoch_ends[min(whole, len(epoch_ends) - 1)]
             until = _rounded(before + (stage.until_epoch - whole) * (after - before), accumulate, total)
         begun = found[-1].until if found else 0
-        last = number == len(stages) - 1
-        if last and until < total:
-            until = total
         if until <= begun and not (found and begun == total):
             raise InputError(f"plan.stages[{number}]: ends at micro-batch {until}, before it begins ({begun})")
+        if number == len(stages) - 1:
+            until = total
         if begun < total:
             boundary = blocks if stage.blocks == "none" else block_range(stage.blocks, blocks).start
             found.append(Span(boundary, until))

@@ -36,11 +36,13 @@ from trainers.caches import boundaries_folder
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
 from trainers.curriculum import BY_TOKENS
+from trainers.examine import examine
 from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
-from trainers.loop import Fitted, MakeCache, Progress, Task, fit, score
+from trainers.loop import Fitted, MakeCache, Progress, Task, fit
 from trainers.probe import FittedProbe, cross_fitted_loss, fit_linear, pooled_features
+from trainers.report import write_report
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class TrainResult:
     cpu_seconds: float  # of this process
     costs: dict[str, Any]  # of each phase of this process
     resumed: bool
+    stages: list[dict[str, Any]]  # of the freeze plan: boundary, steps, cost
+    report: str  # HTML page about the run
 
 
 def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: bool = False) -> TrainResult:
@@ -82,7 +86,8 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
     fitted, resumed = _fit(config, workdir, model, backbone, data, costs, show)
 
     with window("evaluate") as costs["evaluate"]:
-        metrics = evaluate_splits(config, model, fitted.params, backbone, data)
+        scores = {name: examine(model, fitted.params, backbone, config, data.splits[name]) for name in held_out(data)}
+    metrics = {name: score.metrics for name, score in scores.items()}
     manifest = save_graft(
         workdir / "graft",
         model,
@@ -110,7 +115,12 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
         cpu_seconds=round(cpu_seconds(), 3),
         costs={name: cost.asdict() for name, cost in costs.items()},
         resumed=resumed,
+        stages=fitted.progress.stages,
+        report=str(workdir / "report.html"),
     )
+    environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
+    details = {name: score.details(data.labels) for name, score in scores.items()}
+    write_report(workdir, asdict(result), details, environment)
     write_durable(workdir / "result.json", json.dumps(asdict(result), indent=1).encode())
     return result
 
@@ -258,12 +268,9 @@ def start_from_probe(
     return fitted
 
 
-def evaluate_splits(
-    config: TrainConfig, model: GraftModel, params: Params, backbone: Backbone, data: TaskData
-) -> dict[str, dict[str, float]]:
-    """Metrics on every held-out split."""
-    task = Task(config, model, backbone, data.splits["train"], None)
-    return {name: score(task, params, data.splits[name]) for name in ("dev", "test") if name in data.splits}
+def held_out(data: TaskData) -> tuple[str, ...]:
+    """The splits that a run is scored on."""
+    return tuple(name for name in ("dev", "test") if name in data.splits)
 
 
 def describe(model: GraftModel, data: TaskData) -> str:

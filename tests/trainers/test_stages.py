@@ -1,0 +1,292 @@
+"""Freeze plans: which blocks when, what is exact, what a stage saves, and what a kill leaves."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from adapters.counts import train_step
+from adapters.model import GraftModel
+from adapters.specs import Bottleneck, Classification, Lora
+from backbone.errors import InputError
+from backbone.trees import flatten, map_leaves
+from tests.tiny import as_json, rows
+from tests.trainers.test_main import call, killed_run, run, same, tensors
+from tests.trainers.test_main import config as config
+from trainers.batches import Examples
+from trainers.boundaries import Boundaries, prefix_id
+from trainers.checkpoints import Checkpoints
+from trainers.config import Optimizer, Plan, Stage, TrainConfig
+from trainers.logs import Scalars
+from trainers.loop import Task, fit
+from trainers.stages import next_boundary, spans
+
+ENDS = (10, 20, 30, 40)  # batches at the end of each epoch
+
+
+def resolved(stages, blocks=6, accumulate=1):
+    return [(s.boundary, s.until) for s in spans(Plan(stages=stages), blocks, ENDS, accumulate)]
+
+
+def test_schedules_by_name():
+    assert resolved("all") == [(0, 40)]
+    assert resolved("top(2)") == [(4, 40)]
+    assert resolved("geometric(0.5)") == [(0, 10), (3, 20), (5, 40)], "ceil(6 (1 - 0.5^e)) = 0, 3, 5, 6 -> at most 5"
+    assert resolved("geometric(0.3)") == [(0, 10), (2, 20), (4, 40)], "ceil(6 (1 - 0.7^e)) = 0, 2, 4, 4"
+    assert resolved("gradient_ratio") == [(0, 10), (None, 20), (None, 30), (None, 40)]
+
+
+def test_explicit_stages_end_on_optimiser_steps():
+    stages = (Stage("", until_epoch=0.55), Stage("3:", until_step=9), Stage("none"))
+    assert resolved(stages, accumulate=2) == [(0, 6), (3, 18), (6, 40)]
+    assert resolved((Stage("4:", until_epoch=1), Stage("-1:", until_epoch=2.5))) == [(4, 10), (5, 40)]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("top(0)", "must be a whole number in 1..6"),
+        ("top(7)", "must be a whole number in 1..6"),
+        ("geometric(1)", "must lie between 0 and 1"),
+        ((Stage("", until_epoch=2), Stage("3:", until_epoch=1)), r"stages\[1\]: ends .* before it begins"),
+        ((Stage("9:"),), "selects none of the 6 blocks"),
+    ],
+)
+def test_plans_that_fit_no_run(stages, message):
+    with pytest.raises(InputError, match=message):
+        resolved(stages)
+
+
+@pytest.mark.parametrize("stages", ["top", "top(x)", "geometric", "every", "all(3)", ()])
+def test_plans_that_are_none(stages):
+    with pytest.raises(InputError, match="stages:"):
+        Plan(stages=stages)
+
+
+def test_a_gap_below_a_live_block_is_refused():
+    with pytest.raises(InputError, match="a gap below a live block saves nothing"):
+        Stage("2:4")
+
+
+def test_the_gradient_rule():
+    assert next_boundary([1, 1, 1, 1], [0.99, 0.5, 0.2, 0.4], 0) == 2, "the first two have settled"
+    assert next_boundary([1, 1, 1, 1], [0.99, 0.98, 0.2, 0.4], 2) == 4
+    assert next_boundary([1, 1], [1, 1], 4) == 4, "nothing tells them apart"
+
+
+@pytest.fixture
+def task(tiny) -> Task:
+    draw = np.random.default_rng(0)
+    texts = rows(60, seed=4)
+    tokens = tiny.preprocessing.encode([text for text, _ in texts], 48)
+    labels = np.array([int(label[-1]) for _, label in texts], np.int32)
+    examples = Examples(tokens, labels, tiny.ladder)
+    model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), ("a", "b", "c"))
+    optimizer = Optimizer(learning_rate=1e-2, accumulate=2)
+    settings = TrainConfig(optimizer=optimizer, epochs=2, batch_size=8, head_start="zero", checkpoint_seconds=0)
+    assert draw is not None
+    return Task(settings, model, tiny, examples, examples)
+
+
+def trained(task: Task, folder: Path, cache: bool = True, **plan):
+    """(parameters, progress) after a run with this plan."""
+    config = replace(task.config, plan=Plan(**plan), select="last")
+    task = replace(task, config=config)
+    params = map_leaves(np.asarray, task.model.init(jax.random.key(0)))
+
+    def make(adapter):
+        return Boundaries(task.model, task.backbone, adapter, folder / "cache", plan.get("cache", "float32"), 2**30)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(folder / "checkpoints", {}) as checkpoints:
+        done = fit(
+            task,
+            params,
+            checkpoints,
+            lambda step: Scalars(folder, step),
+            make_cache=make if cache else None,
+            show=False,
+        )
+    return flatten(done.params), done.progress
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for path in left:
+        np.testing.assert_array_equal(left[path], right[path], err_msg=path)
+
+
+def test_stages_that_are_all_live_equal_plain_training_bit_for_bit(task, tmp_path):
+    """Switching in mid-epoch and entering a fresh executable changes nothing."""
+    plain, _ = trained(task, tmp_path / "a")
+    stages = (Stage("", until_step=3), Stage("", until_epoch=1.5), Stage(""))
+    staged, progress = trained(task, tmp_path / "b", stages=stages)
+    assert len(progress.stages) == 3
+    assert_same(plain, staged)
+
+
+@pytest.mark.parametrize("schedule", ["geometric(0.5)", "top(1)"])
+def test_a_cached_prefix_equals_one_that_runs(schedule, task, tmp_path):
+    """The frozen prefix holds trained adapters; cached states are those of the running prefix."""
+    ran, _ = trained(task, tmp_path / "a", cache=False, stages=schedule)
+    cached, progress = trained(task, tmp_path / "b", stages=schedule)
+    for path in ran:
+        np.testing.assert_allclose(cached[path], ran[path], atol=2e-5, err_msg=path)
+    assert progress.stages[-1]["boundary"] == 2
+    bottom = {path: leaf for path, leaf in cached.items() if ".lora.0." in path and path.endswith("b")}
+    assert bottom
+    assert all(np.any(leaf) for leaf in bottom.values()) == (schedule != "top(1)"), "frozen means as it was"
+
+
+def test_what_stays_live_keeps_its_moments(task, tmp_path):
+    """Freezing at step 0 of a stage equals zeroing the frozen gradients by hand: the schedule and moments go on."""
+    staged, _ = trained(task, tmp_path / "a", stages=(Stage("", until_epoch=1), Stage("none")))
+    once, _ = trained(replace(task, config=replace(task.config, epochs=1.0)), tmp_path / "b")
+    for path, leaf in staged.items():
+        if not path.startswith("head"):
+            assert not np.array_equal(leaf, flatten(task.model.init(jax.random.key(0)))[path]) or "0" not in path
+    assert once.keys() == staged.keys()
+
+
+def test_gradient_ratio_freezes_upward_and_keeps_the_top(task, tmp_path):
+    _, progress = trained(
+        replace(task, config=replace(task.config, epochs=5.0)), tmp_path / "a", stages="gradient_ratio"
+    )
+    boundaries = [stage["boundary"] for stage in progress.stages]
+    assert boundaries == sorted(boundaries)
+    assert boundaries[0] == 0
+    assert boundaries[-1] <= 2
+
+
+def test_work_falls_from_stage_to_stage_and_nothing_compiles_inside_one(task, tmp_path):
+    with jax.log_compiles(), compiles() as seen:
+        _, progress = trained(task, tmp_path / "a", stages=(Stage("", until_epoch=1), Stage("2:")))
+    assert [s["boundary"] for s in progress.stages] == [0, 2]
+    buckets = len(np.unique(task.train.buckets))
+    assert seen.count("step") == 2 * buckets, "one program for each (boundary, bucket)"
+    sizes = [train_step(task.model, 8, 16, boundary=b, cached=b > 0).flops for b in range(4)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert progress.stages[1]["flops"] < progress.stages[0]["flops"]
+
+
+@contextlib.contextmanager
+def compiles():
+    """Names of the jitted functions that are compiled in the block."""
+    import logging
+
+    names: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            text = record.getMessage()
+            if text.startswith("Compiling "):
+                names.append(text.split()[1].removeprefix("jit(").rstrip(")"))
+
+    logger, handler = logging.getLogger("jax._src.interpreters.pxla"), Handler()
+    logger.addHandler(handler)
+    try:
+        yield names
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_cached_logits_equal_uncached_ones_bit_for_bit(minilm, tmp_path):
+    """float32, MiniLM, the same bucket, on CPU; and the weights are what they were."""
+    model = GraftModel(minilm.network, (Lora(rank=2, blocks="4:"),), Classification(), ("a", "b", "c"))
+    params = model.init(jax.random.key(0))
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.1 * draw.normal(size=x.shape).astype(np.float32), params)
+    texts = ["a card that never came", "where is it", "the quick brown fox", "ten words of no use at all to anyone"] * 4
+    tokens = minilm.preprocessing.encode(texts, 16)
+    examples = Examples(tokens, np.zeros(len(tokens), np.int32), minilm.ladder)
+    store = Boundaries(model, minilm, params["adapter"], tmp_path, "float32", 2**30)
+    assert store.fill([examples], (2, 4), pooled=True) == 4, "duplicates are computed once"
+    assert store.fill([examples], (2, 4), pooled=True) == 0
+    batch = examples.gather(12, np.flatnonzero(examples.buckets == 12), 8)
+    cached = {**batch, "states": {4: store.padded(4, examples_rows(examples, 12, 8), 12)}}
+    del cached["ids"]
+    logits = jax.jit(model.logits)
+    np.testing.assert_array_equal(logits(minilm.params, params, cached), logits(minilm.params, params, batch))
+
+    upgraded = Boundaries(model, minilm, params["adapter"], tmp_path / "other", "float32", 2**30)
+    assert upgraded.fill([examples], (4,), below=(store, 2)) == 4, "runs blocks 2 and 3 only"
+    np.testing.assert_array_equal(upgraded.padded(4, tokens[:2], 16), store.padded(4, tokens[:2], 16))
+
+
+def examples_rows(examples: Examples, bucket: int, size: int) -> list[np.ndarray]:
+    chosen = np.flatnonzero(examples.buckets == bucket)
+    chosen = np.concatenate([chosen, np.repeat(chosen[:1], size)])[:size]
+    return [examples.rows[i] for i in chosen]
+
+
+def test_a_prefix_without_adapters_is_shared_and_a_trained_one_is_not(tiny):
+    model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), ("a", "b"))
+    adapter = model.init(jax.random.key(0))["adapter"]
+    top = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), Classification(), ("a", "b", "c"))
+    other = GraftModel(tiny.network, (Bottleneck(blocks="2:"),), Classification(), ("a",))
+    ids = {prefix_id(top, top.init(jax.random.key(1))["adapter"], 2), prefix_id(other, {}, 2)}
+    assert ids == {"none"}
+    below = prefix_id(model, adapter, 2)
+    assert below not in (*ids, prefix_id(model, adapter, 1))
+    changed = jax.tree.map(lambda leaf: leaf + 1, adapter)
+    assert prefix_id(model, changed, 2) != below
+
+
+def test_stored_states_that_are_not_what_is_computed_are_computed_again(task, tmp_path, caplog):
+    model, backbone = task.model, task.backbone
+    adapter = map_leaves(np.asarray, model.init(jax.random.key(0)))["adapter"]
+    store = Boundaries(model, backbone, adapter, tmp_path, "float32", 2**30)
+    count = store.fill([task.train], (1,))
+    file = next(tmp_path.glob("*/*.rows"))
+    content = np.fromfile(file, np.float32)
+    content[:] += 1
+    file.write_bytes(content.tobytes())
+    again = Boundaries(model, backbone, adapter, tmp_path, "float32", 2**30)
+    assert again.fill([task.train], (1,)) == count
+    assert "computing again" in caplog.text
+
+
+def test_a_cache_that_would_not_fit_is_not_begun(task, tmp_path):
+    store = Boundaries(task.model, task.backbone, {}, tmp_path, "float32", 1000)
+    with pytest.raises(MemoryError, match="would need"):
+        store.fill([task.train], (1,))
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_the_command_line_killed_in_every_stage_and_resumed(config, tmp_path, capsys):
+    settings = ("--set", "epochs=9", "--set", "plan.stages=geometric(0.4)", "--set", "checkpoint_seconds=0.1")
+    status, out, err = call("train", config, "--workdir", "whole", *settings, "--json", capsys=capsys)
+    assert status == 0, err
+    assert [stage["boundary"] for stage in as_json(out)["stages"]] == [0, 2]
+    workdir = tmp_path / "killed"
+    checkpoints = workdir / "checkpoints"
+
+    def steps() -> set[int]:
+        return {int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()} if checkpoints.is_dir() else set()
+
+    killed_run(config, workdir, lambda: any(s > 2 for s in steps()), *settings)
+    killed_run(config, workdir, lambda: any(s > 20 for s in steps()), *settings, "--resume")
+    done = run("train", config, "--workdir", workdir, *settings, "--quiet", "--resume", "--json")
+    assert as_json(done.stdout)["resumed"]
+    same(tmp_path / "whole", workdir)
+
+
+def test_top_gives_the_lower_blocks_no_adapter(config, capsys):
+    settings = ("--set", "plan.stages=top(1)", "--set", "epochs=2")
+    status, out, err = call("train", config, "--workdir", "top", *settings, "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["metrics"]["test"]["accuracy"] > 0.8
+    assert {path.split(".")[2] for path in tensors(Path("top")) if path.startswith("adapter")} == {"2"}
+    status, out, _ = call("cache", "stat", "--json", capsys=capsys)
+    assert status == 0
+    assert any(v["variant"]["boundary"] == 2 and v["variant"]["prefix_id"] == "none" for v in as_json(out)["variants"])
+    assert call("cache", "verify", capsys=capsys)[0] == 0
+    settings = (*settings, "--set", "adapter.blocks=1:")
+    status, _, err = call("train", config, "--workdir", "both", *settings, capsys=capsys)
+    assert status == 2
+    assert "decides the blocks" in err

@@ -1,0 +1,53 @@
+"""How a graft does on a split: as a whole, by length and by label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from adapters.graft import Graft
+from adapters.model import GraftModel
+from adapters.specs import MultiLabel
+from backbone.storage import Backbone
+from backbone.trees import Params
+from trainers.batches import Examples
+from trainers.config import TrainConfig
+from trainers.metrics import gather
+
+MOST_SLICES = 30  # labels with a slice of their own
+LENGTHS = (16, 32)  # tokens, padding included, that part the slices by length
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Metrics of a split and of its slices."""
+
+    metrics: dict[str, float]
+    slices: dict[str, dict[str, float]]  # by length and, for classification, by label
+    confusion: list[list[int]] | None  # rows true, columns predicted; classification only
+
+    def details(self, labels: Sequence[str]) -> dict[str, Any]:
+        """For the report."""
+        confusion = {} if self.confusion is None else {"confusion": self.confusion}
+        return {"slices": self.slices, "labels": list(labels), **confusion}
+
+
+def examine(model: GraftModel, params: Params, backbone: Backbone, config: TrainConfig, examples: Examples) -> Examined:
+    """Scores `params` on a split and its slices."""
+    logits = Graft(model, params, backbone, config.data.max_tokens).logits_of_rows(examples.rows)
+    counts = gather(model, logits, examples.labels)
+    single = not isinstance(model.head, MultiLabel)
+    slices = {"all rows": examples.buckets > 0}
+    bounds = (0, *LENGTHS, max(examples.ladder))
+    for low, high in pairwise(bounds):
+        slices[f"{low + 1} to {high} tokens"] = (examples.buckets > low) & (examples.buckets <= high)
+    if single and len(model.labels) <= MOST_SLICES:
+        slices |= {f"label {name}": examples.labels == i for i, name in enumerate(model.labels)}
+    scored = {
+        name: {"rows": int(chosen.sum()), **gather(model, logits[chosen], examples.labels[chosen]).compute()}
+        for name, chosen in slices.items()
+        if chosen.any()
+    }
+    return Examined(counts.compute(), scored, counts.counts.tolist() if single else None)

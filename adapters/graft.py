@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +17,7 @@ from adapters.artifact import model_on, read_graft, verify_on
 from adapters.heads import head_of
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
-from adapters.programs import forward_program, run_rows
+from adapters.programs import logits_of, run_rows
 from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.home import find_backbone
@@ -68,7 +67,11 @@ class Graft:
         """Logits float32 [N,C] of N rows of token ids."""
         if not len(rows):
             return np.zeros((0, len(self.model.labels)), np.float32)
-        program = partial(forward_program(self.model, self.backbone.dtype.name), self.backbone.params, self.params)
+        params, dtype = jax.device_put(self.params), self.backbone.dtype.name
+
+        def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+            return logits_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, dtype)
+
         return run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill, on_rows)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

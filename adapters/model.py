@@ -171,3 +171,8 @@ class GraftModel:
             backbone, params.get("adapter", {}), inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat
         )
         return head_of(self.head).logits(self.head, params["head"], features, slots, head_rng)
+
+    def logits_from_states(self, backbone: Params, params: Params, states: Mapping[int, Array], mask: Array) -> Array:
+        """Logits float32 [B,C] from the hidden states at `taps`, each [B,T,D]."""
+        features = self.features_from_states(backbone, params.get("adapter", {}), states, mask)
+        return head_of(self.head).logits(self.head, params["head"], features, None, None)

@@ -1,4 +1,8 @@
-"""Compiled forward passes, one for each (model, dtype) and shape, and how rows are grouped for them.
+"""Compiled forward passes, and how rows are grouped for them.
+
+One program for a whole forward pass (`forward_program`, for serving and export), or one for each kind of
+block, called block by block: what passes over many rows once, where compiling six blocks would cost more
+than running them.
 
 Rows run in their own bucket, in batches whose row count comes from a short fixed list, so that the
 number of programs stays small. A row's logits do not depend on which rows are beside it.
@@ -34,54 +38,110 @@ def forward_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
     return jax.jit(forward)
 
 
+@functools.lru_cache(maxsize=256)
+def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
+    """jit of (weights of a block, its adapter leaves by method, hidden, mask) -> hidden, for blocks like `index`."""
+
+    def run(weights: Any, leaves: Any, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+        adapter = {name: {str(index): sites} for name, sites in leaves.items()}
+        hooks = GraftHooks(model.site_parts, adapter) if leaves else None
+        backbone = {"blocks": {str(index): weights}}
+        return model.network.run_blocks(backbone, hidden, mask, hooks, start=index, stop=index + 1)  # type: ignore[no-any-return]
+
+    return jax.jit(run)
+
+
+@functools.lru_cache(maxsize=4096)
+def _alike(model: GraftModel, index: int) -> int:
+    """The first block in which the same methods act with the same settings: they share one program."""
+
+    def acting(block: int) -> set[Any]:
+        return {
+            (name, site.name, setting)
+            for name, (_, settings) in model.site_parts.items()
+            for site, setting in settings.items()
+            if site.block == block
+        }
+
+    return next(block for block in range(index + 1) if acting(block) == acting(index))
+
+
 @functools.lru_cache(maxsize=64)
-def features_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
-    """jit of (backbone, adapter, ids int32 [B,T], mask bool [B,T]) -> head features float32 [B,F]."""
-
-    def forward(backbone: Any, adapter: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        inputs = {"ids": ids, "mask": mask}
-        return model.features(backbone, adapter, inputs, dtype=jnp.dtype(dtype)).astype(jnp.float32)
-
-    return jax.jit(forward)
+def _embed_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
+    return jax.jit(lambda backbone, ids: model.network.embed(backbone, {"ids": ids}, jnp.dtype(dtype)))
 
 
 @functools.lru_cache(maxsize=64)
-def states_program(model: GraftModel, dtype: str, taps: tuple[int, ...], pooled: bool) -> Callable[..., Any]:
-    """jit of (backbone, adapter, inputs) -> (states, pooled).
+def _head_program(model: GraftModel) -> Callable[..., jax.Array]:
+    def head(backbone: Any, params: Any, states: Any, mask: jax.Array) -> jax.Array:
+        return model.logits_from_states(backbone, params, states, mask)
 
-    `inputs` as in `GraftModel.features`; `states` has the state [B,T,D] at each tap, in `dtype`, and
-    `pooled` is float32 [B,L+1,D], the state of every boundary pooled as the head does, or None.
+    return jax.jit(head)
+
+
+@functools.lru_cache(maxsize=64)
+def pool_program(model: GraftModel) -> Callable[..., jax.Array]:
+    """jit of (backbone, states by boundary, mask) -> float32 [B,K,D]: each state pooled as the head does."""
+    kind, last = model.head.pooling, model.network.spec.blocks
+    kind = "first" if kind == "pooler" else kind
+
+    def pooled(backbone: Any, states: Any, mask: jax.Array) -> jax.Array:
+        ends = [model.network.finish(backbone, h) if k == last else h for k, h in sorted(states.items())]
+        summary = jnp.stack([pool(kind, model.network, backbone, h, mask) for h in ends], axis=1)
+        return summary.astype(jnp.float32)
+
+    return jax.jit(pooled)
+
+
+def states_at(
+    model: GraftModel, backbone: Any, adapter: Any, inputs: Any, taps: Sequence[int], dtype: str
+) -> dict[int, jax.Array]:
+    """The states [B,T,D] at `taps`, block by block: blocks alike share one compiled program.
+
+    `inputs` as in `GraftModel.features`; with `states` it starts from the highest given boundary.
     """
-    blocks = model.network.spec.blocks
-    kind = "first" if model.head.pooling == "pooler" else model.head.pooling
-
-    def forward(backbone: Any, adapter: Any, inputs: Any) -> tuple[dict[int, jax.Array], jax.Array | None]:
-        network, given = model.network, inputs.get("states", {})
-        start = max(given, default=0)
-        hidden = given[start].astype(dtype) if given else network.embed(backbone, inputs, jnp.dtype(dtype))
-        wanted = tuple(range(blocks + 1)) if pooled else taps
-        hooks = GraftHooks(model.site_parts, adapter) if model.site_parts else None
-        _, states = network.run_blocks(
-            backbone, hidden, inputs["mask"], hooks, start=start, stop=max(wanted), taps=wanted
+    given = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
+    start = max(given, default=0)
+    hidden = (
+        given[start] if given else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
+    )
+    states = {start: hidden} if start in taps else {}
+    for index in range(start, max(taps)):
+        leaves = {name: adapter[name][str(index)] for name in model.site_parts if str(index) in adapter.get(name, {})}
+        hidden = _block_program(model, _alike(model, index))(
+            backbone["blocks"][str(index)], leaves, hidden, inputs["mask"]
         )
-        summary = None
-        if pooled:
-            ends = [network.finish(backbone, states[k]) if k == blocks else states[k] for k in wanted]
-            summary = jnp.stack([pool(kind, network, backbone, h, inputs["mask"]) for h in ends], axis=1)
-            summary = summary.astype(jnp.float32)
-        return {k: states[k] for k in taps}, summary
-
-    return jax.jit(forward)
+        if index + 1 in taps:
+            states[index + 1] = hidden
+    return states
 
 
 @functools.lru_cache(maxsize=64)
-def suffix_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
-    """jit of (backbone, graft, inputs) -> logits float32 [B,C]; `inputs` as in `GraftModel.features`."""
+def _features_program(model: GraftModel) -> Callable[..., jax.Array]:
+    def features(backbone: Any, adapter: Any, states: Any, mask: jax.Array) -> jax.Array:
+        return model.features_from_states(backbone, adapter, states, mask).astype(jnp.float32)
 
-    def forward(backbone: Any, params: Any, inputs: Any) -> jax.Array:
-        return model.logits(backbone, params, inputs, dtype=jnp.dtype(dtype))
+    return jax.jit(features)
 
-    return jax.jit(forward)
+
+def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, dtype: str) -> jax.Array:
+    """The head's features float32 [B,F], block by block."""
+    states = states_at(model, backbone, adapter, inputs, model.taps, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    return _features_program(model)(rest, adapter, states, inputs["mask"])
+
+
+def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str) -> jax.Array:
+    """Logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
+    given = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
+    missing = [tap for tap in model.taps if tap not in given]
+    states = dict(given)
+    if missing:
+        below = {k: state for k, state in inputs.get("states", {}).items() if k <= min(missing)}
+        partial = {**inputs, "states": below}
+        states |= states_at(model, backbone, params.get("adapter", {}), partial, missing, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    return _head_program(model)(rest, params, states, inputs["mask"])
 
 
 def full_batch(bucket: int) -> int:

@@ -29,6 +29,7 @@ def get_config() -> TrainConfig:
         adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value")),
         head=Classification(pooling="mean"),
         optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
+        head_start="zero",
         epochs=3,
         batch_size=32,
     )

@@ -12,7 +12,7 @@ import pytest
 from jax import export
 
 from adapters.model import GraftModel
-from adapters.programs import features_program, forward_program
+from adapters.programs import forward_program
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
 from trainers.config import Optimizer
 from trainers.step import first_state, make_optimizer, make_step, partition
@@ -37,11 +37,11 @@ def test_train_and_serve_functions_lower_for_every_platform(spec, dtype, tiny):
     rows = batch(np.zeros(8, np.int32))
     step = make_step(model, optimizer, dtype=dtype, remat=True, seed=0)
     state = first_state(live, optimizer)
-    forward, features = forward_program(model, dtype), features_program(model, dtype)
+    forward, features = forward_program(model, dtype), jax.jit(model.features)
     lowered = (
         export.export(step, platforms=PLATFORMS)(state, {"backbone": tiny.params, "graft": frozen}, rows),
         export.export(forward, platforms=PLATFORMS)(tiny.params, params, rows["ids"], rows["mask"]),
-        export.export(features, platforms=PLATFORMS)(tiny.params, params["adapter"], rows["ids"], rows["mask"]),
+        export.export(features, platforms=PLATFORMS)(tiny.params, params["adapter"], rows),
     )
     for exported in lowered:
         assert exported.platforms == PLATFORMS

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from adapters.model import GraftModel
-from adapters.programs import grouped, states_program, suffix_program
+from adapters.programs import grouped, logits_of, pool_program, states_at
 from backbone.buckets import pad
 from backbone.cache import RowCache, Storage, Variant, bytes_per_token, collect_garbage, compress, expand, row_key
 from backbone.records import canonical_json, encode
@@ -123,22 +123,27 @@ class Boundaries:
             return 0
         collect_garbage(self._root, self._most_bytes - needed, [cache.folder for cache in caches.values()])
         keys, values = list(rows), [row for row, _ in rows.values()]
-        program = states_program(self._model, self._backbone.dtype.name, tuple(boundaries), pooled)
+        taps = tuple(range(self._backbone.spec.blocks + 1)) if pooled else tuple(boundaries)
         with ExitStack() as stack, bar(len(rows), "states", "row", show=show) as shown:
             for cache in caches.values():
                 stack.enter_context(cache.writing())
             for bucket, size, indices in grouped([len(row) for row in values], ladder):
                 # a batch of one row is computed differently; from SAMPLE rows on, the bits do not depend on it
                 inputs = self._inputs(values, indices, bucket, max(size, SAMPLE), fill, below)
-                states, summary = program(self._backbone.params, self._adapter, inputs)
-                for k, state in states.items():
-                    for i, array in zip(indices, np.asarray(state), strict=False):
+                states = self._states(inputs, taps)
+                for k in boundaries:
+                    for i, array in zip(indices, np.asarray(states[k]), strict=False):
                         caches[k].add(keys[i], bucket, array[: len(values[i])])
-                if summary is not None:
+                if pooled:
+                    summary = pool_program(self._model)(self._backbone.params, states, inputs["mask"])
                     for i, array in zip(indices, np.asarray(summary), strict=False):
                         caches["pooled"].add(keys[i], bucket, array)
                 shown.update(len(indices))
         return len(rows)
+
+    def _states(self, inputs: dict[str, Any], taps: Sequence[int]) -> dict[int, jax.Array]:
+        model, backbone = self._model, self._backbone
+        return states_at(model, backbone.params, self._adapter, inputs, taps, backbone.dtype.name)
 
     def _inputs(
         self,
@@ -174,8 +179,7 @@ class Boundaries:
             rows = [row for row, other in found if other == bucket][:SAMPLE]
             indices = np.arange(len(rows))
             inputs = self._inputs(rows, indices, bucket, SAMPLE, splits[0].fill, below)
-            program = states_program(self._model, self._backbone.dtype.name, (boundary,), False)
-            states = np.asarray(program(self._backbone.params, self._adapter, inputs)[0][boundary], np.float32)
+            states = np.asarray(self._states(inputs, (boundary,))[boundary], np.float32)
             for row, state in zip(rows, states, strict=False):
                 wanted = expand(compress(state[: len(row)], self._storage), self._storage)
                 difference = np.abs(wanted - cache.read(row_key(row))).max()
@@ -201,12 +205,13 @@ class Boundaries:
 
     def logits(self, params: Params, examples: Examples, boundaries: Sequence[int]) -> np.ndarray:
         """Logits float32 [N,C] from the cached states at `boundaries`."""
-        program = suffix_program(self._model, self._backbone.dtype.name)
+        params, dtype = jax.device_put(params), self._backbone.dtype.name
         out = np.zeros((len(examples), len(self._model.labels)), np.float32)
         for bucket, size, indices in grouped([len(row) for row in examples.rows], examples.ladder):
             chosen = [examples.rows[i] for i in (*indices, *[indices[-1]] * (size - len(indices)))]
             _, mask = pad(chosen, bucket)
             states = {k: self.padded(k, chosen, bucket) for k in boundaries}
-            logits = program(self._backbone.params, params, {"mask": mask, "states": states})
+            inputs = {"mask": mask, "states": states}
+            logits = logits_of(self._model, self._backbone.params, params, inputs, dtype)
             out[indices] = np.asarray(logits)[: len(indices)]
         return out

@@ -127,6 +127,7 @@ class Plan:
 
     stages: str | tuple[Stage, ...] = "all"
     cache: Literal["none", "float32", "bfloat16", "int8"] = "float32"  # how states at a boundary are kept
+    highest: Literal["probe", "top", "all"] = "all"  # the last rung that auto may try
     cache_gib: float = 8.0  # most that all boundary caches may take on disk
 
     def __post_init__(self) -> None:
@@ -150,6 +151,18 @@ class Plan:
         match = SCHEDULE.fullmatch(self.stages)
         assert match is not None
         return match[1], float(match[2] or 0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """When a plan that chooses for itself may stop. 0 = no such limit."""
+
+    min_score: float = 0.0  # on the development rows, of `metric`
+    max_cpu_seconds: float = 0.0  # of the process; no rung is begun after them
+
+    def __post_init__(self) -> None:
+        if self.min_score < 0 or self.max_cpu_seconds < 0:
+            raise InputError("min_score: neither this nor max_cpu_seconds may be negative")
 
 
 @dataclass(frozen=True)
@@ -184,8 +197,10 @@ class TrainConfig:
     head: HeadSpec = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
     plan: Plan = field(default_factory=Plan)
+    target: Target = field(default_factory=Target)
     curriculum: Curriculum = field(default_factory=Curriculum)
-    head_start: Literal["probe", "zero"] = "probe"  # adapters start from a fitted probe, or a zero head
+    head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
+    # what adapters start from: a fitted probe with small weights, the best fitted probe, or a zero head
     epochs: float = 3.0  # passes over the train rows
     batch_size: int = 32  # rows per micro-batch
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products

@@ -36,7 +36,7 @@ def length_difficulty(rows: Sequence[np.ndarray]) -> np.ndarray:
 def rarity_difficulty(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Sum of -log p of the tokens, p estimated on these rows (Platanios et al. 2019, equation 4); float64 [N]."""
     tokens = np.concatenate(rows)
-    surprise = -np.log(np.bincount(tokens) / len(tokens), where=np.bincount(tokens) > 0)
+    surprise = -np.log(np.maximum(np.bincount(tokens), 1) / len(tokens))
     return np.array([surprise[row].sum() for row in rows])
 
 

@@ -20,6 +20,7 @@ class Scalars:
     def __init__(self, folder: Path, step: int):
         from tensorboardX import SummaryWriter
 
+        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         kept = []
         if self._path.exists():

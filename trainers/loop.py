@@ -203,6 +203,8 @@ class _Run:
         if self._make_cache is None:
             return None
         store = self._make_cache(self.frozen.get("adapter", {}))
+        if store is None:
+            return None
         splits = [self.task.train, *([self.task.dev] if self.task.dev else [])]
         below = self.cached if self.cached and self.cached[1] < boundary else None
         try:
@@ -230,7 +232,7 @@ class _Run:
         return gather(self.task.model, logits, self.task.dev.labels).compute()
 
 
-MakeCache = Callable[[Params], Boundaries]  # of the adapter leaves below a boundary
+MakeCache = Callable[[Params], Boundaries | None]  # of the adapter leaves below a boundary
 
 
 def fit(
@@ -240,9 +242,13 @@ def fit(
     make_scalars: Callable[[int], Scalars],
     *,
     make_cache: MakeCache | None = None,
+    stop_if: Callable[[Progress], bool] = lambda progress: False,
     show: bool,
 ) -> Fitted:
-    """Trains `params` through the stages of the plan, to the end or to early stopping."""
+    """Trains `params` through the stages of the plan, to the end or to early stopping.
+
+    `stop_if` is asked after each epoch's development score.
+    """
     config, run = task.config, _Run(task, params, make_cache)
     run.restore(checkpoints)
     done = int(run.state["step"])
@@ -265,6 +271,8 @@ def fit(
                         epoch_ends = done in task.order.ends
                         if epoch_ends:
                             _end_of_epoch(run, done, scalars)
+                            with jax.transfer_guard("allow"):
+                                run.progress.stopped |= stop_if(run.progress)
                         due = config.checkpoint_seconds and time.monotonic() - saved_at >= config.checkpoint_seconds
                         if epoch_ends or due:
                             checkpoints.save(done, run.state, run.best, run.frozen, vars(run.progress))

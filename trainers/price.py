@@ -20,7 +20,7 @@ import numpy as np
 
 from adapters.counts import train_step
 from adapters.model import GraftModel
-from adapters.programs import full_batch, states_program
+from adapters.programs import full_batch, states_at
 from backbone.cache import bytes_per_token
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
@@ -225,11 +225,15 @@ def _timed(run: Callable[[], None]) -> _Timing:
 
 def _time_fill(task: Task, boundary: int, bucket: int) -> float:
     """Seconds of a full batch of the forward pass that fills the cache."""
-    program = states_program(task.model, task.backbone.dtype.name, (boundary,), False)
-    adapter = task.model.init(jax.random.key(0))["adapter"]
-    size = full_batch(bucket)
+    model, backbone = task.model, task.backbone
+    adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket)
     inputs = {"ids": np.ones((size, bucket), np.int32), "mask": np.ones((size, bucket), bool)}
-    return _timed(lambda: jax.block_until_ready(program(task.backbone.params, adapter, inputs))).seconds  # type: ignore[no-untyped-call]
+
+    def run() -> None:
+        states = states_at(model, backbone.params, adapter, inputs, (boundary,), backbone.dtype.name)
+        jax.block_until_ready(states)  # type: ignore[no-untyped-call]
+
+    return _timed(run).seconds
 
 
 def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:

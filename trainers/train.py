@@ -30,6 +30,7 @@ from backbone.records import digest, encode
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.window import Cost, cpu_seconds, wall_seconds, window
+from trainers.auto import climb
 from trainers.batches import Examples
 from trainers.boundaries import Boundaries
 from trainers.caches import boundaries_folder
@@ -41,7 +42,7 @@ from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
 from trainers.loop import Fitted, MakeCache, Progress, Task, fit
-from trainers.probe import FittedProbe, cross_fitted_loss, fit_linear, pooled_features
+from trainers.probe import SHRUNK, FittedProbe, cross_fitted_loss, fit_linear, pooled_features, shrunk_head
 from trainers.report import write_report
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class TrainResult:
     costs: dict[str, Any]  # of each phase of this process
     resumed: bool
     stages: list[dict[str, Any]]  # of the freeze plan: boundary, steps, cost
+    rungs: list[dict[str, Any]]  # tried by plan.stages=auto: name, score, gain, noise, kept, cost
     report: str  # HTML page about the run
 
 
@@ -80,10 +82,17 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
         backbone = load_backbone(folder, dtype=config.compute_dtype)
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
-    model = graft_model(config, backbone, data.labels)
-    log.info("%s", describe(model, data))
-
-    fitted, resumed = _fit(config, workdir, model, backbone, data, costs, show)
+    rungs: list[dict[str, Any]] = []
+    if config.plan.schedule[0] == "auto":
+        log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
+        with window("climb") as costs["climb"]:
+            found = climb(config, workdir, backbone, data.labels, data.splits, show)
+        rung, rungs, resumed = found.rung, found.tried, found.resumed
+        model, fitted = rung.model, Fitted(rung.params, rung.steps, Progress(stages=rung.stages))
+    else:
+        model = graft_model(config, backbone, data.labels)
+        log.info("%s", describe(model, data))
+        fitted, resumed = _fit(config, workdir, model, backbone, data, costs, show)
 
     with window("evaluate") as costs["evaluate"]:
         scores = {name: examine(model, fitted.params, backbone, config, data.splits[name]) for name in held_out(data)}
@@ -116,6 +125,7 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
         costs={name: cost.asdict() for name, cost in costs.items()},
         resumed=resumed,
         stages=fitted.progress.stages,
+        rungs=rungs,
         report=str(workdir / "report.html"),
     )
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
@@ -191,7 +201,7 @@ def _fit(
         return Fitted({**params, "head": head}, 0, Progress()), False
     with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
         resumed = checkpoints.notes() is not None
-        if config.head_start == "probe" and not resumed:
+        if config.head_start != "zero" and not resumed:
             with window("probe") as costs["probe"]:
                 params["head"] = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
         task = Task(config, model, backbone, train_rows, dev_rows, difficulty_of(config, model, backbone, train_rows))
@@ -263,6 +273,8 @@ def start_from_probe(
         dev = None
         if dev_rows is not None:
             dev = pooled_features(model, backbone, params["adapter"], dev_rows, shown.update), dev_rows.labels
+    if config.head_start == "shrunk_probe" and not isinstance(config.adapter, Probe):
+        return FittedProbe(shrunk_head(model, features, train_rows.labels), SHRUNK, {})
     fitted = fit_linear(model, features, train_rows.labels, dev, config.metric)
     log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, config.metric, fitted.scores)
     return fitted
@@ -273,9 +285,13 @@ def held_out(data: TaskData) -> tuple[str, ...]:
     return tuple(name for name in ("dev", "test") if name in data.splits)
 
 
+def row_counts(data: TaskData) -> str:
+    """Rows of each split, for the log."""
+    return ", ".join(f"{name} {len(split)}" for name, split in data.splits.items())
+
+
 def describe(model: GraftModel, data: TaskData) -> str:
     """One line for the log: rows, labels, sites."""
-    rows = ", ".join(f"{name} {len(split)}" for name, split in data.splits.items())
     sites = sum(len(settings) for _, settings in model.site_parts.values())
     methods = ", ".join(spec.method for spec in model.methods)
-    return f"rows: {rows}; {len(data.labels)} labels; {methods} at {sites} sites"
+    return f"rows: {row_counts(data)}; {len(data.labels)} labels; {methods} at {sites} sites"

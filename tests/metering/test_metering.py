@@ -1,0 +1,165 @@
+"""Clocks, joules with their quality, peak memory, and counted work against the compiler's own count."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adapters.counts import block_forward, forward, train_step
+from adapters.model import GraftModel
+from adapters.specs import Classification, Lora
+from backbone.encoder import Network
+from backbone.spec import EncoderSpec
+from metering.counts import product
+from metering.energy import WATTS_PER_CORE, Counter, modelled, rapl, rises
+from metering.window import window
+from trainers.config import Optimizer
+from trainers.loop import live_above
+from trainers.step import first_state, make_optimizer, make_step, partition
+
+
+def package(root: Path, number: int, microjoules: int, most: int = 10**9, name: str = "package-0") -> Path:
+    folder = root / f"intel-rapl:{number}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "name").write_text(f"{name}\n")
+    (folder / "energy_uj").write_text(f"{microjoules}\n")
+    (folder / "max_energy_range_uj").write_text(f"{most}\n")
+    return folder
+
+
+def test_rapl_adds_packages_and_survives_a_wrap(tmp_path):
+    first, _ = package(tmp_path, 0, 2_000_000), package(tmp_path, 1, 500_000, name="package-1")
+    package(tmp_path, 2, 77_000_000, name="psys")
+    counter = rapl(tmp_path)
+    assert counter is not None
+    assert counter.read() == pytest.approx(2.5)
+    (first / "energy_uj").write_text("999000000")
+    assert counter.read() == pytest.approx(999.5)
+    (first / "energy_uj").write_text("1000000")  # went round at 1000 J
+    assert counter.read() == pytest.approx(1001.5)
+    assert rapl(tmp_path / "none") is None
+
+
+def test_a_counter_that_does_not_rise_is_no_meter(tmp_path):
+    package(tmp_path, 0, 5)
+    still = rapl(tmp_path)
+    assert still is not None
+    assert not rises(still, seconds=0.01)
+    steps = itertools.count()
+    assert rises(Counter("moving", lambda: float(next(steps))), seconds=0.01)
+
+
+def test_a_model_says_that_it_is_one():
+    joules = modelled(10.0)
+    assert (joules.quality, joules.low, joules.value, joules.high) == (
+        "modelled",
+        *(10 * w for w in WATTS_PER_CORE.values()),
+    )
+    assert "per busy core" in joules.source
+    unknown = modelled(10.0, accelerator=True)
+    assert (unknown.quality, unknown.value) == ("unavailable", None)
+    assert unknown.source
+
+
+def test_a_window_measures_time_and_work():
+    with window("outer") as outer:
+        with window("sleep") as sleep:
+            time.sleep(0.05)
+        with window("busy") as busy:
+            until = time.process_time() + 0.1
+            while time.process_time() < until:
+                pass
+            busy.add(flops=5, bytes_moved=7)
+    assert 0.05 <= sleep.wall_seconds < outer.wall_seconds
+    assert sleep.cpu_seconds < 0.05 <= busy.cpu_seconds <= outer.cpu_seconds
+    values = busy.asdict()
+    assert (values["flops"], values["bytes_moved"]) == (5, 7)
+    assert values["joules"]["quality"] in ("measured_counter", "modelled")
+    assert values["watts"] > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory of a phase needs Linux")
+def test_the_peak_of_a_phase_is_its_own():
+    with window("outer") as outer:
+        with window("large") as large:
+            block = np.ones(60_000_000 // 8)
+            block += 1
+        del block
+        with window("small") as small:
+            small.add(flops=1)
+    assert large.peak_bytes is not None
+    assert small.peak_bytes is not None
+    assert large.peak_bytes - small.peak_bytes > 40_000_000
+    assert outer.peak_bytes >= large.peak_bytes
+
+
+def test_products_are_counted():
+    count = product(3, 4, 5, batch=2)
+    assert (count.flops, count.bytes) == (2 * 3 * 4 * 5 * 2, 4 * (12 + 20 + 15) * 2)
+
+
+SPEC = EncoderSpec(blocks=3, width=128, heads=4, mlp_width=512, vocabulary=100, positions=64)
+BATCH, TOKENS = 8, 32
+
+
+def compiled_flops(function, *arguments) -> float:
+    analysis = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    return float((analysis[0] if isinstance(analysis, list) else analysis)["flops"])
+
+
+@pytest.fixture(scope="module")
+def built():
+    network = Network(SPEC)
+    model = GraftModel(network, (Lora(rank=4),), Classification(), ("a", "b"))
+    return network, model, network.init(0), model.init(jax.random.key(0))
+
+
+def batch():
+    return {
+        "ids": np.ones((BATCH, TOKENS), np.int32),
+        "mask": np.ones((BATCH, TOKENS), bool),
+        "labels": np.zeros(BATCH, np.int32),
+        "weights": np.ones(BATCH, np.float32),
+    }
+
+
+def test_forward_work_agrees_with_the_compiler(built):
+    network, model, backbone, params = built
+    hidden = jnp.ones((BATCH, TOKENS, SPEC.width))
+    counted = block_forward(SPEC, BATCH, TOKENS).flops
+    found = compiled_flops(
+        lambda p, h, m: network.run_blocks(p, h, m, start=1, stop=2), backbone, hidden, batch()["mask"]
+    )
+    assert counted == pytest.approx(found, rel=0.1)
+    found = compiled_flops(lambda b, p, x: model.logits(b, p, x), backbone, params, batch())
+    assert forward(model, BATCH, TOKENS).flops == pytest.approx(found, rel=0.1)
+
+
+@pytest.mark.parametrize("boundary", [0, 1, 2])
+def test_training_work_agrees_with_the_compiler(boundary, built):
+    _, model, backbone, params = built
+    live, frozen = partition(params, live_above(boundary))
+    optimizer = make_optimizer(Optimizer(), 10)
+    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    rows = batch()
+    if boundary:
+        rows["states"] = {boundary: np.ones((BATCH, TOKENS, SPEC.width), np.float32)}
+        del rows["ids"]
+    analysis = step.lower(first_state(live, optimizer), {"backbone": backbone, "graft": frozen}, rows).compile()
+    found = analysis.cost_analysis()
+    found = float((found[0] if isinstance(found, list) else found)["flops"])
+    counted = train_step(model, BATCH, TOKENS, boundary=boundary, cached=boundary > 0).flops
+    assert counted == pytest.approx(found, rel=0.15)
+
+
+def test_full_tuning_costs_the_weights_too(built):
+    _, model, _, _ = built
+    live = train_step(model, BATCH, TOKENS, boundary=0, cached=False).flops
+    full = train_step(model, BATCH, TOKENS, boundary=0, cached=False, everything=True).flops
+    assert 1.3 < full / live < 1.6, "three forwards against two"

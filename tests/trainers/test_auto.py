@@ -1,0 +1,85 @@
+"""`auto` climbs while it pays, and stops where it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import topgraft
+from tests.tiny import as_json, rows, write_csv
+from tests.trainers.test_main import call, killed_run, run, same
+from tests.trainers.test_main import config as config
+
+AUTO = ("--set", "plan.stages=auto", "--set", "data.dev_fraction=0.3", "--set", "epochs=2")
+
+
+def climbed(config, workdir, *settings, capsys):
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    status, out, err = call("train", config, "--workdir", workdir, *AUTO, *arguments, "--json", capsys=capsys)
+    assert status == 0, err
+    return as_json(out)
+
+
+def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
+    result = climbed(config, "run", capsys=capsys)
+    assert [(r["name"], r["kept"]) for r in result["rungs"]] == [("probe", True), ("top", False)]
+    assert result["rungs"][1]["gain"] <= result["rungs"][1]["noise"]
+    assert result["metrics"]["test"]["accuracy"] > 0.9
+    graft = topgraft.load(result["graft"])
+    assert [spec.method for spec in graft.model.methods] == ["probe"]
+    assert graft.predict(["ban bas"])
+
+
+def test_a_target_ends_the_climb(config, capsys):
+    result = climbed(config, "run", "target.min_score=0.5", capsys=capsys)
+    assert [r["name"] for r in result["rungs"]] == ["probe"]
+    result = climbed(config, "spent", "target.max_cpu_seconds=0.001", capsys=capsys)
+    assert [r["name"] for r in result["rungs"]] == ["probe"]
+    result = climbed(config, "capped", "plan.highest=probe", capsys=capsys)
+    assert [r["name"] for r in result["rungs"]] == ["probe"]
+
+
+def hard(tmp_path: Path) -> None:
+    """Rows whose label is the parity of two words: no linear head on a mean can tell."""
+    table = []
+    for text, _ in rows(400, seed=7):
+        words = text.split()
+        table.append((text, f"class{(words[0] < 'm') ^ (words[-1] < 'm'):d}"))
+    write_csv(tmp_path / "train.csv", table[:300])
+    write_csv(tmp_path / "test.csv", table[300:])
+
+
+def test_where_a_probe_is_not_enough_it_climbs_or_says_why(config, tmp_path, capsys):
+    hard(tmp_path)
+    result = climbed(config, "run", "epochs=6", "optimizer.learning_rate=0.02", capsys=capsys)
+    for before, after in zip(result["rungs"], result["rungs"][1:], strict=False):
+        assert after["kept"] == (after["gain"] > after["noise"])
+        assert after["gain"] == pytest.approx(after["score"] - before["score"])
+    kept = [r["name"] for r in result["rungs"] if r["kept"]][-1]
+    methods = [spec.method for spec in topgraft.load(result["graft"]).model.methods]
+    assert methods == (["probe"] if kept == "probe" else ["lora"])
+
+
+def test_killed_while_climbing_and_resumed(config, tmp_path, capsys):
+    settings = (*AUTO, "--set", "checkpoint_seconds=0.1", "--set", "epochs=8")
+    status, _, err = call("train", config, "--workdir", "whole", *settings, "--quiet", capsys=capsys)
+    assert status == 0, err
+    workdir = tmp_path / "killed"
+    top = workdir / "checkpoints" / "top"
+    killed_run(config, workdir, lambda: any(p.name.isdigit() for p in top.glob("*")), *settings)
+    run("train", config, "--workdir", workdir, *settings, "--quiet", "--resume")
+    same(tmp_path / "whole", workdir)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.dev_fraction=0", "auto decides on development rows"),
+        ("adapter.method=ladder", "adapter.method=ladder has none"),
+    ],
+)
+def test_what_auto_cannot_do(setting, message, config, capsys):
+    status, _, err = call("train", config, "--workdir", "run", *AUTO, "--set", setting, capsys=capsys)
+    assert status == 2
+    assert message in err

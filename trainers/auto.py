@@ -1,0 +1,232 @@
+"""The plan `auto`: climb from the cheapest rung while climbing pays.
+
+    probe      a linear head on the pooled last state: no gradient through the backbone
+    top        the config's adapter in the top two blocks, on states cached at the boundary below them
+    all        the adapter in every block, frozen upward as it goes (geometric)
+
+One forward pass over the train and development rows gives what the first two need. Each rung starts from
+what the cheaper one learnt: the head of `top` is a shrunk probe, `all` starts from the adapter and head
+of `top`. A rung is given up after its first epoch if it has not gained more than noise on the
+development rows, and the rung below is kept. Noise is the paired-bootstrap spread of the difference and
+the spread over three probes fitted to random parts of the train rows, together (root of squares).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapters.graft import Graft
+from adapters.model import GraftModel
+from adapters.specs import Probe, block_range
+from backbone.errors import InputError
+from backbone.storage import Backbone
+from backbone.trees import Params, flatten, map_leaves, unflatten
+from metering.window import cpu_seconds, window
+from trainers.batches import Examples
+from trainers.boundaries import Boundaries
+from trainers.caches import boundaries_folder
+from trainers.checkpoints import Checkpoints
+from trainers.config import Plan, Stage, TrainConfig
+from trainers.logs import Scalars
+from trainers.loop import Progress, Task, fit
+from trainers.metrics import gather
+from trainers.probe import fit_linear, pooled_features, shrunk_head
+
+log = logging.getLogger(__name__)
+
+TOP_BLOCKS = 2
+RESAMPLES = 200  # of the development rows
+PROBES = 3  # fitted to random parts of the train rows
+PART = 0.8  # of the train rows in each of those
+UPWARD = "geometric(0.3)"  # plan of the last rung
+
+
+@dataclass
+class Rung:
+    """One rung that was tried."""
+
+    name: str
+    model: GraftModel
+    params: Params
+    score: float  # on the development rows
+    logits: np.ndarray  # of the development rows
+    steps: int
+    stages: list[dict[str, Any]]
+    cost: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """The rung that was kept, and how it came to be."""
+
+    rung: Rung
+    tried: list[dict[str, Any]]  # name, score, gain, noise, kept and cost of each rung
+    resumed: bool
+
+
+class _Climb:
+    def __init__(self, config: TrainConfig, workdir: Path, backbone: Backbone, labels: tuple[str, ...], show: bool):
+        self.config, self.workdir, self.backbone, self.labels, self.show = config, workdir, backbone, labels, show
+        blocks = backbone.spec.blocks
+        allowed = block_range(getattr(config.adapter, "blocks", ""), blocks)
+        self.first = allowed.start
+        self.boundary = max(allowed.start, blocks - TOP_BLOCKS)
+        self.plain = GraftModel(backbone.network, (Probe(),), config.head, labels)
+        self.resumed = False
+        self.strength = 0.0  # l2 of the first rung
+
+    def store(self, model: GraftModel, adapter: Params) -> Boundaries | None:
+        plan = self.config.plan
+        if plan.cache == "none":
+            return None
+        most = int(plan.cache_gib * 2**30)
+        return Boundaries(model, self.backbone, adapter, boundaries_folder(), plan.cache, most)
+
+    def score(self, logits: np.ndarray, examples: Examples) -> float:
+        return float(gather(self.plain, logits, examples.labels).compute()[self.config.metric])
+
+    def probe(self, train: Examples, dev: Examples) -> Rung:
+        """The first rung."""
+        with window("probe") as cost:
+            features = self.features(train, dev)
+            fitted = fit_linear(self.plain, features[0], train.labels, (features[1], dev.labels), self.config.metric)
+            logits = features[1] @ fitted.head["kernel"] + fitted.head["bias"]
+        self.strength = fitted.strength
+        params = {"adapter": {}, "head": fitted.head}
+        return Rung("probe", self.plain, params, self.score(logits, dev), logits, 0, [], cost.asdict())
+
+    def spread(self, train: Examples, dev: Examples) -> float:
+        """Spread of the development score over probes fitted to random parts of the train rows."""
+        features = self.features(train, dev)
+        draw, scores = np.random.default_rng(self.config.seed), []
+        for _ in range(PROBES):
+            rows = draw.permutation(len(train))[: max(2, int(PART * len(train)))]
+            part = fit_linear(
+                self.plain, features[0][rows], train.labels[rows], None, self.config.metric, (self.strength,)
+            )
+            scores.append(self.score(features[1] @ part.head["kernel"] + part.head["bias"], dev))
+        return float(np.std(scores, ddof=1))
+
+    def features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Pooled last states of both splits; the same pass stores the boundary of the next rung."""
+        store = self.store(self.plain, {})
+        if store is not None:
+            for boundaries in ((self.boundary,), ()):
+                try:
+                    store.fill([train, dev], boundaries, pooled=True, show=self.show)
+                    return store.pooled(train)[:, -1], store.pooled(dev)[:, -1]
+                except MemoryError as error:
+                    log.warning("%s, plan.cache_gib allows less", error)
+        nothing: Callable[[int], object] = lambda count: None  # noqa: E731
+        return (
+            pooled_features(self.plain, self.backbone, {}, train, nothing),
+            pooled_features(self.plain, self.backbone, {}, dev, nothing),
+        )
+
+    def train(
+        self, name: str, plan: Plan, first: int, start: Params, below: Rung, spread: float, data: dict[str, Examples]
+    ) -> Rung:
+        """A rung trained by gradient, from `start` where its tree has the same leaves."""
+        own: Any = self.config.adapter
+        adapter = replace(own, blocks=f"{first}:")
+        model = GraftModel(self.backbone.network, (adapter,), self.config.head, self.labels)
+        fresh = flatten(map_leaves(np.asarray, model.init(jax.random.key(self.config.seed))))
+        params = unflatten(fresh | {path: leaf for path, leaf in flatten(start).items() if path in fresh})
+        task = Task(replace(self.config, plan=plan), model, self.backbone, data["train"], data["dev"])
+
+        def hopeless(progress: Progress) -> bool:
+            gain = progress.best_score - below.score
+            return len(progress.history) == 1 and gain <= self.minimum(below, spread, data["dev"])
+
+        folder = self.workdir / "checkpoints" / name
+        identity = {"rung": name, "weights_id": self.backbone.weights_id}
+        with window(name) as cost, Checkpoints(folder, identity) as checkpoints:
+            self.resumed |= checkpoints.notes() is not None
+            done = fit(
+                task,
+                params,
+                checkpoints,
+                lambda step: Scalars(self.workdir / name, step),
+                make_cache=lambda leaves: self.store(model, leaves),
+                stop_if=hopeless,
+                show=self.show,
+            )
+        logits = Graft(model, done.params, self.backbone, self.config.data.max_tokens).logits_of_rows(data["dev"].rows)
+        score = self.score(logits, data["dev"])
+        return Rung(name, model, done.params, score, logits, done.steps, done.progress.stages, cost.asdict())
+
+    def minimum(self, below: Rung, spread: float, dev: Examples) -> float:
+        """The least gain after one epoch that is worth a second: the spread of the rung below alone."""
+        return math.hypot(self.paired(below.logits, below.logits[::-1], dev, own=True), spread)
+
+    def paired(self, left: np.ndarray, right: np.ndarray, dev: Examples, own: bool = False) -> float:
+        """Bootstrap spread of the difference of two scores on the same rows; with `own` half that of one."""
+        draw, found = np.random.default_rng(0), []
+        for _ in range(RESAMPLES):
+            rows = draw.integers(0, len(dev), len(dev))
+            labels = dev.labels[rows]
+            one = gather(self.plain, left[rows], labels).compute()[self.config.metric]
+            two = 0.0 if own else gather(self.plain, right[rows], labels).compute()[self.config.metric]
+            found.append(two - one)
+        return float(np.std(found)) / (2 if own else 1)
+
+
+def climb(
+    config: TrainConfig,
+    workdir: Path,
+    backbone: Backbone,
+    labels: tuple[str, ...],
+    splits: dict[str, Examples],
+    show: bool,
+) -> Climbed:
+    """The rung that `auto` settles on; raises InputError without development rows."""
+    if "dev" not in splits:
+        raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
+    if not hasattr(config.adapter, "blocks") or config.adapter.method in ("probe", "ladder"):
+        raise InputError(f"plan.stages: auto grafts into blocks; adapter.method={config.adapter.method} has none")
+    run, train, dev = _Climb(config, workdir, backbone, labels, show), splits["train"], splits["dev"]
+    kept = run.probe(train, dev)
+    tried: list[dict[str, Any]] = [{"name": "probe", "score": kept.score, "kept": True, "cost": kept.cost}]
+    plans = [("top", replace(config.plan, stages=(Stage(f"{run.boundary}:"),)), run.boundary)]
+    if run.first < run.boundary:
+        plans.append(("all", replace(config.plan, stages=UPWARD), run.first))
+    start: Params = {}
+    spread = 0.0
+    for name, plan, first in plans:
+        if reason := enough(config, kept):
+            log.info("%s: %s", kept.name, reason)
+            break
+        if kept.name == "probe":
+            spread = run.spread(train, dev)
+            start = {"head": shrunk_head(run.plain, run.features(train, dev)[0], train.labels)}
+        rung = run.train(name, plan, first, start, kept, spread, {"train": train, "dev": dev})
+        gain, noise = rung.score - kept.score, math.hypot(run.paired(kept.logits, rung.logits, dev), spread)
+        better = gain > noise
+        verdict = "kept" if better else f"{kept.name} kept"
+        log.info("%s: development %.4f, gain %+.4f, noise %.4f: %s", name, rung.score, gain, noise, verdict)
+        entry = {"name": name, "score": rung.score, "gain": gain, "noise": noise, "kept": better, "cost": rung.cost}
+        tried.append(entry)
+        if not better:
+            break
+        kept, start = rung, rung.params
+    return Climbed(kept, tried, run.resumed)
+
+
+def enough(config: TrainConfig, kept: Rung) -> str:
+    """Why climbing should end here; empty if it should not."""
+    target = config.target
+    if kept.name == config.plan.highest:
+        return f"plan.highest is {kept.name}"
+    if target.min_score and kept.score >= target.min_score:
+        return f"target.min_score {target.min_score:g} is met"
+    if target.max_cpu_seconds and cpu_seconds() >= target.max_cpu_seconds:
+        return f"target.max_cpu_seconds {target.max_cpu_seconds:g} are spent"
+    return ""

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import peft
+import psutil
 import torch
 import transformers
 from tokenizers import Tokenizer
@@ -62,7 +63,12 @@ class Recipe:
         classes = 1 + max(label for _, label in self.train)
         base = transformers.AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=classes)
         lora = peft.LoraConfig(
-            r=8, lora_alpha=16, target_modules=["query", "value"], lora_dropout=0.0, task_type="SEQ_CLS"
+            r=8,
+            lora_alpha=16,
+            target_modules=["query", "value"],
+            lora_dropout=0.0,
+            task_type="SEQ_CLS",
+            layers_to_transform=options.layers,
         )
         self.model = peft.get_peft_model(base, lora)
         live = [p for p in self.model.parameters() if p.requires_grad]
@@ -173,8 +179,11 @@ def main() -> None:
     parser.add_argument("--order", choices=("random", "length_grouped"), default="random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--layers", type=int, nargs="*", help="blocks to adapt (default: all)")
+    parser.add_argument("--out", help="store the adapter in this folder")
     parser.add_argument("--worker", action="store_true", help="obey commands on stdin")
     options = parser.parse_args()
+    options.begun = psutil.Process().create_time()
     recipe = Recipe(options)
     if options.worker:
         return obey(recipe)
@@ -188,7 +197,11 @@ def main() -> None:
         left -= len(batches)
         epoch += 1
         print(f"epoch {epoch}: {done['seconds']:.0f} s", file=sys.stderr, flush=True)
+    if options.out:
+        recipe.model.save_pretrained(options.out)
     result = {
+        "stored_after": time.time() - options.begun,
+        "stored_cpu_seconds": sum(os.times()[:2]),
         "task": options.task,
         "epochs": options.epochs,
         "lr": options.lr,

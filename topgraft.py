@@ -75,6 +75,13 @@ def _cache(options: argparse.Namespace) -> Any:
     return caches(options.action, most_gib=options.most_gib)
 
 
+def _audit_labels(options: argparse.Namespace) -> Any:
+    from trainers.audit import audit_labels
+    from trainers.experiment import load_config
+
+    return audit_labels(load_config(options.config, options.set), most=options.most, show=not options.quiet)
+
+
 def _profile(options: argparse.Namespace) -> Any:
     from serving.profile import profile
 
@@ -154,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("cache", _cache, "list, verify or shrink the boundary caches")
     sub.add_argument("action", choices=("stat", "verify", "gc"))
     sub.add_argument("--most-gib", type=float, help="gc: remove the oldest segments down to this size")
+    sub = verb("audit-labels", _audit_labels, "rows whose label is probably wrong, and duplicates", settings)
+    sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
+    sub.add_argument("--most", type=int, default=0, help="suspects to list (default: all)")
     sub = verb("profile", _profile, "what one prediction costs, against this machine's roofline", on_backbone, running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--plot", help="write the roofline plot to this SVG file")

@@ -83,7 +83,6 @@ def _head_program(model: GraftModel) -> Callable[..., jax.Array]:
 def pool_program(model: GraftModel) -> Callable[..., jax.Array]:
     """jit of (backbone, states by boundary, mask) -> float32 [B,K,D]: each state pooled as the head does."""
     kind, last = model.head.pooling, model.network.spec.blocks
-    kind = "first" if kind == "pooler" else kind
 
     def pooled(backbone: Any, states: Any, mask: jax.Array) -> jax.Array:
         ends = [model.network.finish(backbone, h) if k == last else h for k, h in sorted(states.items())]

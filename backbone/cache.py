@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +109,7 @@ class RowCache:
         self._root = root
         self._places: dict[bytes, _Place] = {}
         self._maps: dict[int, np.ndarray] = {}
+        self._checked: set[int] = set()
         self._pending: dict[tuple[bytes, int], np.ndarray] = {}
         self._pending_bytes = 0
         for number in _segments(self.folder):
@@ -133,6 +134,19 @@ class RowCache:
         """Whether the row is stored, computed in this bucket."""
         place = self._places.get(key)
         return place is not None and place.bucket == bucket
+
+    def check(self, keys: Iterable[bytes]) -> None:
+        """Hashes the segments of these rows, once in a process; rows of a damaged one are forgotten."""
+        segments = {self._places[key].segment for key in keys if key in self._places} - self._checked
+        for number in sorted(segments):
+            sizes = _read_json(self.folder / f"{number:06d}.json")
+            for suffix in ("rows", "index"):
+                file = self.folder / f"{number:06d}.{suffix}"
+                if not file.is_file() or sha256_file(file) != sizes[f"{suffix}_sha256"]:
+                    log.warning("%s: damaged; its rows are computed again", file)
+                    self._places = {k: place for k, place in self._places.items() if place.segment != number}
+                    break
+        self._checked |= segments
 
     def read(self, key: bytes) -> np.ndarray:
         """States float32 [t,D] of a row that is stored."""

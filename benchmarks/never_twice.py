@@ -27,6 +27,7 @@ RAW = RESULTS / "never_twice.jsonl"
 EPOCHS = {"banking77": 3, "emotion": 4}
 RATE = {"banking77": 2e-3, "emotion": 1e-3}
 MARGIN = {"banking77": 0.003, "emotion": 0.005}  # accuracy that may be missing
+PUBLISHED = {"banking77": 0.925}  # of PEFT with a mean-pooled head, where it beats the class of transformers
 # data settings of our configs on the same rows; the test rows are scored afterwards
 OURS = {
     "banking77": ("data.dev_fraction=0.1",),
@@ -142,7 +143,7 @@ def fresh_home(folder: Path) -> Path:
 def measure(bench: Bench, task: str, seed: int, folder: Path) -> dict[str, Any]:
     """All sides on one task, alternating as they come."""
     a = bench.run(f"{task}/a: PEFT, random batches", seed, lambda: bench.peft(task, seed))
-    target = a["accuracy"] - MARGIN[task]
+    target = max(a["accuracy"], PUBLISHED.get(task, 0.0)) - MARGIN[task]
     goal = (f"target.min_score={target:.4f}",) if task == "banking77" else ()
     settings = ("plan.stages=auto", *OURS[task], *goal)
     cold = bench.run(f"{task}/ours: auto, cold", seed, lambda: bench.ours(task, seed, fresh_home(folder), *settings))

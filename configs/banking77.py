@@ -2,6 +2,8 @@
 
     topgraft train banking77                      # data in $TOPGRAFT_DATA, default ../shared/data
 
+Test accuracy 92.6 % (seeds 0, 1, 2: 92.60, 92.53, 92.76); PEFT with the same recipe 92.5 %.
+
 All train rows are used, as in the published results, so there is no development split and the last
 parameters are kept.
 """

@@ -1,6 +1,9 @@
 """Emotion of tweets (tweet_eval): 4 classes, 3,257 train, 374 development and 1,421 test rows.
 
 topgraft train emotion                        # data in $TOPGRAFT_DATA, default ../shared/data
+
+Test accuracy 79.9 % (seed 0; 80.6 % with head.pooling=pooler); PEFT with the same recipe 80.3 %. From a
+fitted probe instead of a zero head it is 3 points less: see docs/decisions.md.
 """
 
 from pathlib import Path

@@ -5,11 +5,13 @@
         --set data.text=text --set data.label=category
 
 Any of CSV, TSV, JSONL, Parquet or tfds:NAME. Development rows are taken from the train file by hash
-unless data.dev names a file. Another method: --set adapter.method=bottleneck (lora, ia3, probe, ladder).
+unless data.dev names a file. `plan.stages=auto` climbs from a probe to adapters while that pays;
+--set plan.stages=all trains the adapter in every block from the start. Another method:
+--set adapter.method=bottleneck (lora, ia3, probe, ladder).
 """
 
 from adapters.specs import Classification, Lora
-from trainers.config import Data, Optimizer, TrainConfig
+from trainers.config import Data, Optimizer, Plan, TrainConfig
 
 
 def get_config() -> TrainConfig:
@@ -19,7 +21,8 @@ def get_config() -> TrainConfig:
         data=Data(text="text", label="label"),
         adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value")),
         head=Classification(pooling="mean"),
-        optimizer=Optimizer(learning_rate=1e-3, schedule="linear"),
+        optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
+        plan=Plan(stages="auto"),
         epochs=3,
         batch_size=32,
     )

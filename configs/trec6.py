@@ -1,6 +1,8 @@
 """TREC-6, type of a question: 6 classes, 5,452 train and 500 test rows, Latin-1.
 
 topgraft train trec6                          # data in $TOPGRAFT_DATA, default ../shared/data
+
+Test accuracy 96.4 % (seed 0); PEFT with the same recipe 96.2 %.
 """
 
 from pathlib import Path

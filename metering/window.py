@@ -12,6 +12,7 @@ caller's part. A figure that cannot be had is null with the reason, never 0.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,10 +114,16 @@ class _Peaks:
 _peaks = _Peaks()
 
 
+def on_accelerator() -> bool:
+    """Whether jax runs on a GPU or TPU here; False where jax is not in use."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.default_backend() != "cpu"
+
+
 @contextmanager
-def window(name: str, *, accelerator: bool = False) -> Iterator[Cost]:
-    """Measures the block; `accelerator` says that the work runs on a GPU or TPU."""
-    cost = Cost(name)
+def window(name: str) -> Iterator[Cost]:
+    """Measures the block."""
+    cost, accelerator = Cost(name), on_accelerator()
     counter = meter(accelerator)
     _peaks.enter(cost)
     joules = counter.read() if counter else 0.0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from adapters.counts import block_forward, forward
@@ -111,7 +110,7 @@ def _shape(graft: Graft, machine: Roofline, batch: int, tokens: int) -> Shape:
 
     run()
     seconds: list[float] = []
-    with window("profile", accelerator=jax.default_backend() != "cpu") as cost:
+    with window("profile") as cost:
         while len(seconds) < PASSES and (sum(seconds) < SECONDS or len(seconds) < 3):
             begun = time.perf_counter()
             run()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from trainers.boundaries import Boundaries
 from trainers.caches import boundaries_folder
 from trainers.checkpoints import Checkpoints
 from trainers.config import Plan, Stage, TrainConfig
+from trainers.difficulty import difficulty_of
 from trainers.logs import Scalars
 from trainers.loop import Progress, Task, fit
 from trainers.metrics import gather
@@ -73,10 +74,22 @@ class Climbed:
 
 
 class _Climb:
-    def __init__(self, config: TrainConfig, workdir: Path, backbone: Backbone, labels: tuple[str, ...], show: bool):
+    def __init__(
+        self,
+        config: TrainConfig,
+        workdir: Path,
+        backbone: Backbone,
+        labels: tuple[str, ...],
+        identity: Mapping[str, str],
+        show: bool,
+    ):
+        self.identity = identity
         self.config, self.workdir, self.backbone, self.labels, self.show = config, workdir, backbone, labels, show
         blocks = backbone.spec.blocks
-        allowed = block_range(getattr(config.adapter, "blocks", ""), blocks)
+        named = getattr(config.adapter, "blocks", "")
+        allowed = block_range(named, blocks)
+        if allowed.stop != blocks:
+            raise InputError(f"adapter.blocks: {named!r} leaves out the top block; auto grafts downward from it")
         self.first = allowed.start
         self.boundary = max(allowed.start, blocks - TOP_BLOCKS)
         self.plain = GraftModel(backbone.network, (Probe(),), config.head, labels)
@@ -140,15 +153,16 @@ class _Climb:
         model = GraftModel(self.backbone.network, (adapter,), self.config.head, self.labels)
         fresh = flatten(map_leaves(np.asarray, model.init(jax.random.key(self.config.seed))))
         params = unflatten(fresh | {path: leaf for path, leaf in flatten(start).items() if path in fresh})
-        task = Task(replace(self.config, plan=plan), model, self.backbone, data["train"], data["dev"])
+        config = replace(self.config, plan=plan)
+        difficulty = difficulty_of(config, model, self.backbone, data["train"])
+        task = Task(config, model, self.backbone, data["train"], data["dev"], difficulty)
 
         def hopeless(progress: Progress) -> bool:
-            gain = progress.best_score - below.score
-            return len(progress.history) == 1 and gain <= self.minimum(below, spread, data["dev"])
+            least = math.hypot(self.bootstrap(data["dev"], below.logits) / 2, spread)
+            return len(progress.history) == 1 and progress.best_score - below.score <= least
 
         folder = self.workdir / "checkpoints" / name
-        identity = {"rung": name, "weights_id": self.backbone.weights_id}
-        with window(name) as cost, Checkpoints(folder, identity) as checkpoints:
+        with window(name) as cost, Checkpoints(folder, self.identity) as checkpoints:
             self.resumed |= checkpoints.notes() is not None
             done = fit(
                 task,
@@ -163,20 +177,14 @@ class _Climb:
         score = self.score(logits, data["dev"])
         return Rung(name, model, done.params, score, logits, done.steps, done.progress.stages, cost.asdict())
 
-    def minimum(self, below: Rung, spread: float, dev: Examples) -> float:
-        """The least gain after one epoch that is worth a second: the spread of the rung below alone."""
-        return math.hypot(self.paired(below.logits, below.logits[::-1], dev, own=True), spread)
-
-    def paired(self, left: np.ndarray, right: np.ndarray, dev: Examples, own: bool = False) -> float:
-        """Bootstrap spread of the difference of two scores on the same rows; with `own` half that of one."""
+    def bootstrap(self, dev: Examples, *logits: np.ndarray) -> float:
+        """Spread over resampled development rows of a score, or of the difference of two on the same rows."""
         draw, found = np.random.default_rng(0), []
         for _ in range(RESAMPLES):
             rows = draw.integers(0, len(dev), len(dev))
-            labels = dev.labels[rows]
-            one = gather(self.plain, left[rows], labels).compute()[self.config.metric]
-            two = 0.0 if own else gather(self.plain, right[rows], labels).compute()[self.config.metric]
-            found.append(two - one)
-        return float(np.std(found)) / (2 if own else 1)
+            scores = [gather(self.plain, one[rows], dev.labels[rows]).compute()[self.config.metric] for one in logits]
+            found.append(scores[0] - (scores[1] if len(scores) > 1 else 0.0))
+        return float(np.std(found))
 
 
 def climb(
@@ -185,14 +193,14 @@ def climb(
     backbone: Backbone,
     labels: tuple[str, ...],
     splits: dict[str, Examples],
+    identity: Mapping[str, str],
     show: bool,
 ) -> Climbed:
     """The rung that `auto` settles on; raises InputError without development rows."""
     if "dev" not in splits:
         raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
-    if not hasattr(config.adapter, "blocks") or config.adapter.method in ("probe", "ladder"):
-        raise InputError(f"plan.stages: auto grafts into blocks; adapter.method={config.adapter.method} has none")
-    run, train, dev = _Climb(config, workdir, backbone, labels, show), splits["train"], splits["dev"]
+    train, dev = splits["train"], splits["dev"]
+    run = _Climb(config, workdir, backbone, labels, identity, show)
     kept = run.probe(train, dev)
     tried: list[dict[str, Any]] = [{"name": "probe", "score": kept.score, "kept": True, "cost": kept.cost}]
     plans = [("top", replace(config.plan, stages=(Stage(f"{run.boundary}:"),)), run.boundary)]
@@ -208,7 +216,7 @@ def climb(
             spread = run.spread(train, dev)
             start = {"head": shrunk_head(run.plain, run.features(train, dev)[0], train.labels)}
         rung = run.train(name, plan, first, start, kept, spread, {"train": train, "dev": dev})
-        gain, noise = rung.score - kept.score, math.hypot(run.paired(kept.logits, rung.logits, dev), spread)
+        gain, noise = rung.score - kept.score, math.hypot(run.bootstrap(dev, kept.logits, rung.logits), spread)
         better = gain > noise
         verdict = "kept" if better else f"{kept.name} kept"
         log.info("%s: development %.4f, gain %+.4f, noise %.4f: %s", name, rung.score, gain, noise, verdict)

@@ -112,6 +112,8 @@ class Boundaries:
             raise MemoryError(f"the boundary cache would need {needed / 2**20:.0f} MiB")
         caches = {name: self._cache(name) for name in (*boundaries, *(("pooled",) if pooled else ()))}
         ladder, fill = splits[0].ladder, splits[0].fill
+        for cache in caches.values():
+            cache.check(row_key(row) for examples in splits for row in examples.rows)
         self._verify_sample(splits, boundaries, below)
         rows: dict[bytes, tuple[np.ndarray, int]] = {}
         for examples in splits:

@@ -122,7 +122,7 @@ class Plan:
     boundary; `geometric(a)`, ceil(L (1 - (1-a)^e)) blocks frozen in epoch e (PipeTransformer, He et al.
     2021); `gradient_ratio`, at each epoch's end the blocks below the first whose gradient still changes
     more than the median block's (AutoFreeze, Liu et al. 2021); `auto`, the cheapest rung that is good
-    enough (see `trainers.auto`).
+    enough (see `trainers.auto`; a probe or a ladder, which never differentiates the backbone, is one rung).
     """
 
     stages: str | tuple[Stage, ...] = "all"

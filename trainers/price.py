@@ -31,11 +31,12 @@ from metering.energy import modelled
 from metering.window import cpu_seconds
 from trainers.batches import Batch
 from trainers.config import TrainConfig
+from trainers.difficulty import difficulty_of
 from trainers.examples import load_data
 from trainers.logs import bar
 from trainers.loop import Task, live_above
 from trainers.step import first_state, make_step, partition
-from trainers.train import difficulty_of, graft_model
+from trainers.train import graft_model
 
 TRIALS = 3  # timed steps in each (stage, bucket), after one that compiles
 PLAN = "plan.json"

@@ -137,11 +137,15 @@ def fit_linear(
 
 def cross_fitted_loss(model: GraftModel, features: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
     """Loss of each row under a probe fitted to the other folds, float [N]."""
-    losses = np.zeros(len(labels))
+    return np.asarray(head_of(model.head).loss(cross_fitted_logits(model, features, labels, metric), labels))
+
+
+def cross_fitted_logits(model: GraftModel, features: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
+    """Logits float32 [N,C] of each row under a probe fitted to the other folds (by row number)."""
+    logits = np.zeros((len(labels), len(model.labels)), np.float32)
     fold = np.arange(len(labels)) % FOLDS
     for number in range(FOLDS):
         inside, held = fold != number, fold == number
         head = fit_linear(model, features[inside], labels[inside], None, metric).head
-        logits = features[held] @ head["kernel"] + head["bias"]
-        losses[held] = np.asarray(head_of(model.head).loss(logits, labels[held]))
-    return losses
+        logits[held] = features[held] @ head["kernel"] + head["bias"]
+    return logits

@@ -36,13 +36,13 @@ from trainers.boundaries import Boundaries
 from trainers.caches import boundaries_folder
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
-from trainers.curriculum import BY_TOKENS
+from trainers.difficulty import difficulty_of
 from trainers.examine import examine
 from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
 from trainers.loop import Fitted, MakeCache, Progress, Task, fit
-from trainers.probe import SHRUNK, FittedProbe, cross_fitted_loss, fit_linear, pooled_features, shrunk_head
+from trainers.probe import SHRUNK, FittedProbe, fit_linear, pooled_features, shrunk_head
 from trainers.report import write_report
 
 log = logging.getLogger(__name__)
@@ -83,10 +83,12 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
     rungs: list[dict[str, Any]] = []
-    if config.plan.schedule[0] == "auto":
+    if config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
         log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
         with window("climb") as costs["climb"]:
-            found = climb(config, workdir, backbone, data.labels, data.splits, show)
+            found = climb(
+                config, workdir, backbone, data.labels, data.splits, run_identity(config, backbone, data), show
+            )
         rung, rungs, resumed = found.rung, found.tried, found.resumed
         model, fitted = rung.model, Fitted(rung.params, rung.steps, Progress(stages=rung.stages))
     else:
@@ -177,6 +179,16 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "
     return ", ".join(names)
 
 
+def run_identity(config: TrainConfig, backbone: Backbone, data: TaskData) -> dict[str, str]:
+    """What a checkpoint must agree with to be gone on from."""
+    return {
+        "config": digest(encode(config)),
+        "data": digest(data.fingerprint),
+        "weights_id": backbone.weights_id,
+        "preprocessing_id": backbone.preprocessing_id,
+    }
+
+
 def _fit(
     config: TrainConfig,
     workdir: Path,
@@ -188,18 +200,12 @@ def _fit(
 ) -> tuple[Fitted, bool]:
     """The trained parameters, and whether the run had been interrupted."""
     train_rows, dev_rows = data.splits["train"], data.splits.get("dev")
-    identity = {
-        "config": digest(encode(config)),
-        "data": digest(data.fingerprint),
-        "weights_id": backbone.weights_id,
-        "preprocessing_id": backbone.preprocessing_id,
-    }
     params = map_leaves(np.asarray, model.init(jax.random.key(config.seed)))
     if isinstance(config.adapter, Probe):
         with window("probe") as costs["probe"]:
             head = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
         return Fitted({**params, "head": head}, 0, Progress()), False
-    with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", run_identity(config, backbone, data)) as checkpoints:
         resumed = checkpoints.notes() is not None
         if config.head_start != "zero" and not resumed:
             with window("probe") as costs["probe"]:
@@ -236,25 +242,6 @@ def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]
             )
         adapter = replace(adapter, blocks=f"{max(0, backbone.spec.blocks - int(value))}:")
     return GraftModel(backbone.network, (adapter,), config.head, labels)
-
-
-def difficulty_of(config: TrainConfig, model: GraftModel, backbone: Backbone, rows: Examples) -> np.ndarray | None:
-    """What the curriculum sorts the train rows by, float [N]; None without a curriculum."""
-    kind = config.curriculum.difficulty
-    if kind == "none":
-        return None
-    if kind == "column":
-        return rows.difficulty
-    if kind == "probe_loss":
-        return probe_loss(config, backbone, model, rows)
-    return BY_TOKENS[kind](rows.rows)
-
-
-def probe_loss(config: TrainConfig, backbone: Backbone, model: GraftModel, rows: Examples) -> np.ndarray:
-    """Loss of each train row under a probe that never saw it (5 folds by row number), float [N]."""
-    plain = GraftModel(backbone.network, (Probe(boundaries=(-1,)),), config.head, model.labels)
-    features = pooled_features(plain, backbone, {}, rows, lambda count: None)
-    return cross_fitted_loss(plain, features, rows.labels, config.metric)
 
 
 def start_from_probe(

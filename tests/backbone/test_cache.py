@@ -194,3 +194,24 @@ def test_room_is_made_from_the_oldest(tmp_path, monkeypatch):
     assert len(RowCache(tmp_path, variant(boundary=3))) == 20
     collect_garbage(tmp_path, 0, keep=[new.folder])
     assert len(RowCache(tmp_path, variant(boundary=3))) == 20
+
+
+def test_rows_of_a_damaged_segment_are_forgotten_and_replaced(tmp_path, caplog):
+    items = rows(6)
+    cache = filled(tmp_path, items)
+    file = next(cache.folder.glob("*.rows"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    again = RowCache(tmp_path, variant())
+    again.check(key for key, _, _ in items)
+    assert not again.has(items[0][0], 8)
+    assert "damaged" in caplog.text
+    filled_again = again
+    with filled_again.writing():
+        for key, bucket, states in items:
+            filled_again.add(key, bucket, states)
+    last = RowCache(tmp_path, variant())
+    last.check(key for key, _, _ in items)
+    for key, _, states in items:
+        np.testing.assert_array_equal(last.read(key), states)

@@ -31,6 +31,14 @@ def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
     assert graft.predict(["ban bas"])
 
 
+@pytest.mark.parametrize("pooling", ["mean", "first", "pooler"])
+def test_the_score_of_a_rung_is_that_of_its_graft(pooling, config, capsys):
+    result = climbed(config, "run", "plan.highest=probe", f"head.pooling={pooling}", capsys=capsys)
+    assert result["rungs"][0]["score"] == result["metrics"]["dev"]["accuracy"]
+    _, out, _ = call("evaluate", result["graft"], "--json", capsys=capsys)
+    assert as_json(out)["metrics"]["dev"]["accuracy"] == result["rungs"][0]["score"]
+
+
 def test_a_target_ends_the_climb(config, capsys):
     result = climbed(config, "run", "target.min_score=0.5", capsys=capsys)
     assert [r["name"] for r in result["rungs"]] == ["probe"]
@@ -72,14 +80,14 @@ def test_killed_while_climbing_and_resumed(config, tmp_path, capsys):
     same(tmp_path / "whole", workdir)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("data.dev_fraction=0", "auto decides on development rows"),
-        ("adapter.method=ladder", "adapter.method=ladder has none"),
-    ],
-)
-def test_what_auto_cannot_do(setting, message, config, capsys):
-    status, _, err = call("train", config, "--workdir", "run", *AUTO, "--set", setting, capsys=capsys)
+def test_auto_needs_development_rows_and_a_ladder_is_one_rung(config, capsys):
+    status, _, err = call("train", config, "--workdir", "run", *AUTO, "--set", "data.dev_fraction=0", capsys=capsys)
     assert status == 2
-    assert message in err
+    assert "auto decides on development rows" in err
+    settings = ("--set", "adapter.blocks=:2")
+    status, _, err = call("train", config, "--workdir", "low", *AUTO, *settings, capsys=capsys)
+    assert status == 2
+    assert "leaves out the top block" in err
+    result = climbed(config, "ladder", "adapter.method=ladder", capsys=capsys)
+    assert result["rungs"] == []
+    assert [spec.method for spec in topgraft.load(result["graft"]).model.methods] == ["ladder"]

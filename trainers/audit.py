@@ -1,0 +1,107 @@
+"""The verb `audit-labels`: rows whose label is probably wrong, and rows that are there twice.
+
+A probe on the cached pooled states is fitted five times, each time without a fifth of the train rows, and
+asked about the rows it has not seen. A row is suspect when the label that the probe gives it instead is
+more probable than rows of that label are given on average (confident learning, Northcutt et al. 2021,
+section 3.1); suspects are listed from the least probable label on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adapters.heads import head_of
+from adapters.model import GraftModel
+from adapters.specs import MultiLabel, Probe
+from backbone.errors import InputError
+from backbone.home import home, resolve_backbone, use_compilation_cache
+from backbone.storage import Backbone, load_backbone
+from trainers.batches import Examples
+from trainers.boundaries import Boundaries
+from trainers.caches import boundaries_folder
+from trainers.config import TrainConfig
+from trainers.examples import tokenise
+from trainers.prepare import label_names, prepare
+from trainers.probe import cross_fitted_logits
+from trainers.splits import normalise
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A row whose label the probe does not believe."""
+
+    where: str  # file and line
+    text: str
+    label: str
+    instead: str  # what the probe says
+    confidence: float  # its probability of `label`
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit-labels` returns; `--json` prints it."""
+
+    rows: int
+    suspects: list[Suspect]  # most suspect first
+    duplicates: list[dict[str, Any]]  # groups of rows with one normalised text: where, labels, conflict
+
+
+def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> Audit:
+    """Audits the train rows of a config; `most` suspects at most, 0 = all. Raises InputError for multi-label data."""
+    if isinstance(config.head, MultiLabel):
+        raise InputError("head.kind: audit-labels reads one label per row; multi_label has any number")
+    use_compilation_cache()
+    backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
+    prepared = prepare(config.data, multi_label=False, cache=home() / "data", progress=show)
+    table = prepared.table("train")
+    names = label_names(table, config.data, False)
+    examples, _ = tokenise(table, names, False, backbone, config.data.max_tokens)
+    logits = held_out_logits(config, backbone, names, examples, show)
+    model = GraftModel(backbone.network, (Probe(),), config.head, names)
+    probabilities = np.asarray(head_of(model.head).probabilities(logits))
+    suspects = [
+        Suspect(
+            where=table.where[i],
+            text=table.texts[i],
+            label=names[examples.labels[i]],
+            instead=names[instead],
+            confidence=float(probabilities[i, examples.labels[i]]),
+        )
+        for i, instead in suspect_rows(probabilities, examples.labels)
+    ]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, text in enumerate(table.texts):
+        groups[normalise(text)].append(i)
+    duplicates = []
+    for rows in groups.values():
+        labels = [table.labels[i][0] for i in rows]
+        if len(rows) > 1:
+            where = [table.where[i] for i in rows]
+            duplicates.append({"where": where, "labels": labels, "conflict": len(set(labels)) > 1})
+    duplicates.sort(key=lambda group: not group["conflict"])
+    return Audit(len(table), suspects[:most] if most else suspects, duplicates)
+
+
+def held_out_logits(
+    config: TrainConfig, backbone: Backbone, names: tuple[str, ...], examples: Examples, show: bool
+) -> np.ndarray:
+    """Logits float32 [N,C] of each row by a probe that has not seen it, from cached pooled states."""
+    model = GraftModel(backbone.network, (Probe(),), config.head, names)
+    store = Boundaries(model, backbone, {}, boundaries_folder(), "float32", int(config.plan.cache_gib * 2**30))
+    store.fill([examples], (), pooled=True, show=show)
+    return cross_fitted_logits(model, store.pooled(examples)[:, -1], examples.labels, config.metric)
+
+
+def suspect_rows(probabilities: np.ndarray, labels: np.ndarray) -> list[tuple[int, int]]:
+    """(row, label instead) of the suspects among probabilities [N,C] and labels int [N], most suspect first."""
+    count = probabilities.shape[1]
+    own = probabilities[np.arange(len(labels)), labels]
+    usual = np.array([own[labels == c].mean() if (labels == c).any() else 1.0 for c in range(count)])
+    confident = np.where(probabilities >= usual, probabilities, 0.0)
+    instead = confident.argmax(axis=1)
+    suspect = np.flatnonzero((confident.max(axis=1) > 0) & (instead != labels))
+    return [(int(i), int(instead[i])) for i in suspect[np.argsort(own[suspect], kind="stable")]]

@@ -1,0 +1,32 @@
+"""What the curriculum sorts the train rows by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from adapters.model import GraftModel
+from adapters.specs import Probe
+from backbone.storage import Backbone
+from trainers.batches import Examples
+from trainers.config import TrainConfig
+from trainers.curriculum import BY_TOKENS
+from trainers.probe import cross_fitted_loss, pooled_features
+
+
+def difficulty_of(config: TrainConfig, model: GraftModel, backbone: Backbone, rows: Examples) -> np.ndarray | None:
+    """What the curriculum sorts the train rows by, float [N]; None without a curriculum."""
+    kind = config.curriculum.difficulty
+    if kind == "none":
+        return None
+    if kind == "column":
+        return rows.difficulty
+    if kind == "probe_loss":
+        return probe_loss(config, backbone, model, rows)
+    return BY_TOKENS[kind](rows.rows)
+
+
+def probe_loss(config: TrainConfig, backbone: Backbone, model: GraftModel, rows: Examples) -> np.ndarray:
+    """Loss of each train row under a probe that never saw it (5 folds by row number), float [N]."""
+    plain = GraftModel(backbone.network, (Probe(boundaries=(-1,)),), config.head, model.labels)
+    features = pooled_features(plain, backbone, {}, rows, lambda count: None)
+    return cross_fitted_loss(plain, features, rows.labels, config.metric)

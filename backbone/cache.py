@@ -136,7 +136,7 @@ class RowCache:
         return place is not None and place.bucket == bucket
 
     def check(self, keys: Iterable[bytes]) -> None:
-        """Hashes the segments of these rows, once in a process; rows of a damaged one are forgotten."""
+        """Hashes the segments of these rows, once in a process; a damaged one is removed."""
         segments = {self._places[key].segment for key in keys if key in self._places} - self._checked
         for number in sorted(segments):
             sizes = _read_json(self.folder / f"{number:06d}.json")
@@ -145,6 +145,7 @@ class RowCache:
                 if not file.is_file() or sha256_file(file) != sizes[f"{suffix}_sha256"]:
                     log.warning("%s: damaged; its rows are computed again", file)
                     self._places = {k: place for k, place in self._places.items() if place.segment != number}
+                    _remove_segment(self.folder / f"{number:06d}")
                     break
         self._checked |= segments
 
@@ -285,14 +286,14 @@ def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
     return found
 
 
-def collect_garbage(root: Path, most_bytes: int, keep: Sequence[Path] = ()) -> list[str]:
-    """Removes damaged segments, then the oldest segments until `root` holds at most `most_bytes`.
+def collect_garbage(root: Path, most_bytes: int, keep: Sequence[Path] = (), *, verify: bool = True) -> list[str]:
+    """Removes the oldest segments until `root` holds at most `most_bytes`; with `verify` damaged ones first.
 
     Variants whose folder is in `keep` are left whole. Returns the files' stems that were removed. A
     process that has a segment mapped goes on reading it.
     """
     removed = []
-    for entry in stat(root, verify=True):
+    for entry in stat(root, verify=True) if verify else ():
         for stem in sorted({str(Path(file).with_suffix("")) for file in entry.damaged}):
             _remove_segment(Path(stem))
             removed.append(stem)

@@ -41,7 +41,7 @@ def read_rows(data: Data, split: Split, *, multi_label: bool) -> Iterator[Row]:
     reading = _Reading(data, split, multi_label)
     if data.difficulty and data.format in ("parallel", "label_text"):
         raise InputError(f"data.difficulty: files of format {data.format} have no columns")
-    if data.format == "parallel":
+    if data.format == "parallel" and files:
         yield from _counted(reading.parallel(Path(files[0]), Path(files[1])), files[0])
         return
     for name in files:

@@ -88,6 +88,8 @@ def test_parallel_files(tmp_path):
     (tmp_path / "l").write_text("0\n1\n")
     files = (str(tmp_path / "t"), str(tmp_path / "l"))
     assert read(train=files, format="parallel") == [("one\u2028line", ("0",)), ("two", ("1",))]
+    data = Data(test=files, format="parallel")
+    assert prepare(data, multi_label=False, cache=tmp_path / "c").splits == ("test",), "rows to be scored alone"
     (tmp_path / "l").write_text("0\n")
     with pytest.raises(InputError, match=r"has 2 lines, .* has 1"):
         read(train=files, format="parallel")

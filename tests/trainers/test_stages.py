@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from adapters.counts import train_step
 from adapters.model import GraftModel
 from adapters.specs import Bottleneck, Classification, Lora
 from backbone.errors import InputError
+from backbone.files import sha256_file
 from backbone.trees import flatten, map_leaves
 from tests.tiny import as_json, rows
 from tests.trainers.test_main import call, killed_run, run, same, tensors
@@ -246,6 +248,8 @@ def test_stored_states_that_are_not_what_is_computed_are_computed_again(task, tm
     content = np.fromfile(file, np.float32)
     content[:] += 1
     file.write_bytes(content.tobytes())
+    sizes = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps(sizes | {"rows_sha256": sha256_file(file)}))
     again = Boundaries(model, backbone, adapter, tmp_path, "float32", 2**30)
     assert again.fill([task.train], (1,)) == count
     assert "computing again" in caplog.text

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # in place of scripts/, whose inspect.py would shadow Python's
 
 FOLDER = ROOT / ".quickstart"
 QUESTIONS = (

@@ -1,10 +1,11 @@
 """The plan `auto`: climb from the cheapest rung while climbing pays.
 
     probe      a linear head on the pooled last state: no gradient through the backbone
+    probe_all  a linear head on the pooled states of every boundary
     top        the config's adapter in the top two blocks, on states cached at the boundary below them
     all        the adapter in every block, frozen upward as it goes (geometric)
 
-One forward pass over the train and development rows gives what the first two need. Each rung starts from
+One forward pass over the train and development rows gives what the first three need. Each rung starts from
 what the cheaper one learnt: the head of `top` is a shrunk probe, `all` starts from the adapter and head
 of `top`. A rung is given up after its first epoch if it has not gained more than noise on the
 development rows, and the rung below is kept. Noise is the paired-bootstrap spread of the difference and
@@ -116,6 +117,19 @@ class _Climb:
         params = {"adapter": {}, "head": fitted.head}
         return Rung("probe", self.plain, params, self.score(logits, dev), logits, 0, [], cost.asdict())
 
+    def probe_all(self, train: Examples, dev: Examples) -> Rung | None:
+        """The second rung; None where the pooled states of all boundaries are not kept."""
+        store = self.store(self.plain, {})
+        if store is None or not store.has_pooled(train):
+            return None
+        model = GraftModel(self.backbone.network, (Probe(boundaries=()),), self.config.head, self.labels)
+        with window("probe_all") as cost:
+            x, dev_x = (store.pooled(examples).reshape(len(examples), -1) for examples in (train, dev))
+            fitted = fit_linear(model, x, train.labels, (dev_x, dev.labels), self.config.metric)
+            logits = dev_x @ fitted.head["kernel"] + fitted.head["bias"]
+        params = {"adapter": {}, "head": fitted.head}
+        return Rung("probe_all", model, params, self.score(logits, dev), logits, 0, [], cost.asdict())
+
     def spread(self, train: Examples, dev: Examples) -> float:
         """Spread of the development score over probes fitted to random parts of the train rows."""
         features = self.features(train, dev)
@@ -177,6 +191,19 @@ class _Climb:
         score = self.score(logits, data["dev"])
         return Rung(name, model, done.params, score, logits, done.steps, done.progress.stages, cost.asdict())
 
+    def next(self, name: str, kept: Rung, spread: float, train: Examples, dev: Examples) -> Rung | None:
+        """The rung `name`, tried; None where it does not apply."""
+        plan, data = self.config.plan, {"train": train, "dev": dev}
+        if name == "probe_all":
+            return self.probe_all(train, dev)
+        if name == "top":
+            start = {"head": shrunk_head(self.plain, self.features(train, dev)[0], train.labels)}
+            stages = (Stage(f"{self.boundary}:"),)
+            return self.train(name, replace(plan, stages=stages), self.boundary, start, kept, spread, data)
+        if self.first == self.boundary:
+            return None
+        return self.train(name, replace(plan, stages=UPWARD), self.first, kept.params, kept, spread, data)
+
     def bootstrap(self, dev: Examples, *logits: np.ndarray) -> float:
         """Spread over resampled development rows of a score, or of the difference of two on the same rows."""
         draw, found = np.random.default_rng(0), []
@@ -203,28 +230,25 @@ def climb(
     run = _Climb(config, workdir, backbone, labels, identity, show)
     kept = run.probe(train, dev)
     tried: list[dict[str, Any]] = [{"name": "probe", "score": kept.score, "kept": True, "cost": kept.cost}]
-    plans = [("top", replace(config.plan, stages=(Stage(f"{run.boundary}:"),)), run.boundary)]
-    if run.first < run.boundary:
-        plans.append(("all", replace(config.plan, stages=UPWARD), run.first))
-    start: Params = {}
     spread = 0.0
-    for name, plan, first in plans:
+    for name in ("probe_all", "top", "all"):
         if reason := enough(config, kept):
             log.info("%s: %s", kept.name, reason)
             break
-        if kept.name == "probe":
-            spread = run.spread(train, dev)
-            start = {"head": shrunk_head(run.plain, run.features(train, dev)[0], train.labels)}
-        rung = run.train(name, plan, first, start, kept, spread, {"train": train, "dev": dev})
+        spread = spread or run.spread(train, dev)
+        rung = run.next(name, kept, spread, train, dev)
+        if rung is None:
+            continue
         gain, noise = rung.score - kept.score, math.hypot(run.bootstrap(dev, kept.logits, rung.logits), spread)
         better = gain > noise
         verdict = "kept" if better else f"{kept.name} kept"
         log.info("%s: development %.4f, gain %+.4f, noise %.4f: %s", name, rung.score, gain, noise, verdict)
         entry = {"name": name, "score": rung.score, "gain": gain, "noise": noise, "kept": better, "cost": rung.cost}
         tried.append(entry)
-        if not better:
+        if better:
+            kept = rung
+        elif rung.steps:
             break
-        kept, start = rung, rung.params
     return Climbed(kept, tried, run.resumed)
 
 

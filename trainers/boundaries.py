@@ -202,6 +202,11 @@ class Boundaries:
             out[i, : len(row)] = cache.read(row_key(row))
         return out
 
+    def has_pooled(self, examples: Examples) -> bool:
+        """Whether the pooled states of every row are stored."""
+        cache = self._cache("pooled")
+        return all(cache.has(row_key(r), b) for r, b in zip(examples.rows, examples.buckets.tolist(), strict=True))
+
     def pooled(self, examples: Examples) -> np.ndarray:
         """Pooled states float32 [N,L+1,D] of every boundary."""
         cache = self._cache("pooled")

@@ -127,7 +127,7 @@ class Plan:
 
     stages: str | tuple[Stage, ...] = "all"
     cache: Literal["none", "float32", "bfloat16", "int8"] = "float32"  # how states at a boundary are kept
-    highest: Literal["probe", "top", "all"] = "all"  # the last rung that auto may try
+    highest: Literal["probe", "probe_all", "top", "all"] = "all"  # the last rung that auto may try
     cache_gib: float = 8.0  # most that all boundary caches may take on disk
 
     def __post_init__(self) -> None:

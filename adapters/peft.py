@@ -36,6 +36,7 @@ from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params
 
 CONFIG, WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "topgraft_head.safetensors"
+OWN = "topgraft.json"  # what PEFT has no field for: names of the labels, settings of the head
 PREFIX = "base_model.model."
 CLASSIFIER = PREFIX + "classifier."
 
@@ -92,15 +93,15 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     }
     if whole:
         tensors |= {CLASSIFIER + name: value for name, value in head.items()}
-    config = _peft_config(spec, modules, whole) | {
-        "topgraft": {"labels": list(model.labels), "head": encode(model.head)}
-    }
+    config = _peft_config(spec, modules, whole)
+    own = {"labels": list(model.labels), "head": encode(model.head)}
     out = Path(out)
     with new_folder(out) as folder:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         if not whole:
             save_file(head, folder / HEAD, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        (folder / OWN).write_text(json.dumps(own, indent=2), encoding="utf-8")
     return Exchange(str(out), manifest.content_id, len(modules), config["task_type"], model.labels)
 
 
@@ -142,7 +143,7 @@ def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, la
     trunk = load_backbone(backbone)
     spec, adapter, left = _lora_of(source, config, tensors, trunk)
     head_spec, head = _head_of(source, config, left)
-    names = _labels(labels, config, head["kernel"].shape[1])
+    names = _labels(labels, _own(source), head["kernel"].shape[1])
     model = GraftModel(trunk.network, (spec,), head_spec, names)
     manifest = save_graft(
         out,
@@ -248,8 +249,7 @@ def _head_of(source: Path, config: Mapping[str, Any], left: dict[str, np.ndarray
     """The head from what the LoRA left over; raises InputError if anything else is left."""
     spec = Classification(pooling="pooler")
     if not any(key.startswith(CLASSIFIER) for key in left) and (source / HEAD).is_file():
-        own = config.get("topgraft", {}).get("head", {})
-        spec = decode(Classification, own, f"{CONFIG}: topgraft.head")
+        spec = decode(Classification, _own(source).get("head", {}), f"{source / OWN}: head")
         left |= {CLASSIFIER + name: value for name, value in read_safetensors(source / HEAD).items()}
     weight, bias = left.pop(CLASSIFIER + "weight", None), left.pop(CLASSIFIER + "bias", None)
     if weight is None or bias is None:
@@ -264,9 +264,19 @@ def _head_of(source: Path, config: Mapping[str, Any], left: dict[str, np.ndarray
     return spec, {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
 
 
-def _labels(given: str | None, config: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def _own(source: Path) -> dict[str, Any]:
+    """What a folder that was exported here says besides PEFT's config; empty for others."""
+    if not (source / OWN).is_file():
+        return {}
+    try:
+        return dict(json.loads((source / OWN).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{source / OWN}: not JSON: {error}") from error
+
+
+def _labels(given: str | None, own: Mapping[str, Any], count: int) -> tuple[str, ...]:
     if given is None:
-        names = list(config.get("topgraft", {}).get("labels", [])) or [f"LABEL_{i}" for i in range(count)]
+        names = list(own.get("labels", [])) or [f"LABEL_{i}" for i in range(count)]
     elif Path(given).is_file():
         names = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
     else:

@@ -29,14 +29,16 @@ LABELS = ("first", "second", "third")
 EMPTY = Training(config={}, seeds={"seed": 0}, data={}, metrics={}, costs={}, versions={})
 
 
-def make(target: Path, backbone, spec=None, head=None, seed=0, training=EMPTY, **options):
+def make(target: Path, backbone, spec=None, head=None, seed=0, training=EMPTY, max_tokens=48, noise=0.3, **options):
     model = GraftModel(backbone.network, (spec or Lora(rank=2),), head or Classification(), LABELS)
     draw = np.random.default_rng(seed)
     leaves = flatten(model.init(jax.random.key(seed)))
     params = unflatten(
-        {p: (np.asarray(x) + 0.3 * draw.normal(size=x.shape)).astype(np.float32) for p, x in leaves.items()}
+        {p: (np.asarray(x) + noise * draw.normal(size=x.shape)).astype(np.float32) for p, x in leaves.items()}
     )
-    manifest = save_graft(target, model, params, backbone, name="t", max_tokens=48, training=training, **options)
+    manifest = save_graft(
+        target, model, params, backbone, name="t", max_tokens=max_tokens, training=training, **options
+    )
     return manifest, model, params
 
 

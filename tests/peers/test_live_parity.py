@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch", reason="the peers environment has PyTorch; 
 transformers = pytest.importorskip("transformers", reason="the peers environment has PyTorch; see make test-peers")
 peft = pytest.importorskip("peft", reason="the peers environment has PyTorch; see make test-peers")
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
 import topgraft  # noqa: E402
 from adapters.peft import export_peft, import_peft  # noqa: E402
 from adapters.specs import Classification, Lora, LoraOverride  # noqa: E402
@@ -61,7 +63,7 @@ def test_peft_to_topgraft(settings, minilm_path, tmp_path):
     ],
 )
 def test_topgraft_to_peft(spec, minilm, tmp_path):
-    make(tmp_path / "graft", minilm, spec, Classification(pooling="pooler"))
+    make(tmp_path / "graft", minilm, spec, Classification(pooling="pooler"), max_tokens=128, noise=0.05)
     export_peft(tmp_path / "graft", tmp_path / "peft", backbone=minilm.path)
     base = transformers.AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=3).eval()
     inputs = goldens.encoded(goldens.sentences())
@@ -79,7 +81,7 @@ def test_topgraft_to_peft(spec, minilm, tmp_path):
 def test_mean_pooling_to_peft_with_the_head_beside_it(minilm, tmp_path):
     from safetensors.torch import load_file
 
-    make(tmp_path / "graft", minilm, Lora(rank=4), Classification(pooling="mean"))
+    make(tmp_path / "graft", minilm, Lora(rank=4), Classification(pooling="mean"), max_tokens=128, noise=0.05)
     export_peft(tmp_path / "graft", tmp_path / "peft", backbone=minilm.path)
     base = transformers.AutoModel.from_pretrained(minilm_folder()).eval()
     model = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()

@@ -4,6 +4,9 @@
 
 Test accuracy 92.6 % (seeds 0, 1, 2: 92.60, 92.53, 92.76); PEFT with the same recipe 92.5 %.
 
+Each epoch differentiates every block; with --set plan.stages=auto --set data.dev_fraction=0.1 a probe gives
+92.5 % in 41 s from process start (benchmarks/never_twice.py).
+
 All train rows are used, as in the published results, so there is no development split and the last
 parameters are kept.
 """

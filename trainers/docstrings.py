@@ -23,11 +23,23 @@ MASK = "MODULE"
 _LEFT_OUT = {"site-packages", "test", "tests", "idle_test", "lib2to3", "turtledemo", "__pycache__", "ensurepip"}
 
 
+def _parse(source: bytes) -> ast.Module:
+    """`ast.parse`, tried again after CPython's "recursion depth mismatch" (gh-106905, mended in 3.13).
+
+    It is raised when garbage collected during the parse logs an exception, since a traceback is
+    rendered with `ast.parse` too. The second try finds that garbage gone.
+    """
+    try:
+        return ast.parse(source)
+    except SystemError:
+        return ast.parse(source)
+
+
 def _docstrings(file: Path) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old escapes in old modules
-            tree = ast.parse(file.read_bytes())
+            tree = _parse(file.read_bytes())
     except (SyntaxError, ValueError):
         return
     for node in ast.walk(tree):

@@ -96,6 +96,7 @@ class _Climb:
         self.plain = GraftModel(backbone.network, (Probe(),), config.head, labels)
         self.resumed = False
         self.strength = 0.0  # l2 of the first rung
+        self._pooled: tuple[np.ndarray, np.ndarray] | None = None
 
     def store(self, model: GraftModel, adapter: Params) -> Boundaries | None:
         plan = self.config.plan
@@ -143,7 +144,12 @@ class _Climb:
         return float(np.std(scores, ddof=1))
 
     def features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled last states of both splits; the same pass stores the boundary of the next rung."""
+        """Pooled last states of both splits, computed once; the same pass stores the boundary of the next rung."""
+        if self._pooled is None:
+            self._pooled = self._features(train, dev)
+        return self._pooled
+
+    def _features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
         store = self.store(self.plain, {})
         if store is not None:
             for boundaries in ((self.boundary,), ()):
@@ -187,9 +193,16 @@ class _Climb:
                 stop_if=hopeless,
                 show=self.show,
             )
-        logits = Graft(model, done.params, self.backbone, self.config.data.max_tokens).logits_of_rows(data["dev"].rows)
+        logits = self.logits(model, done.params, first, data["dev"])
         score = self.score(logits, data["dev"])
         return Rung(name, model, done.params, score, logits, done.steps, done.progress.stages, cost.asdict())
+
+    def logits(self, model: GraftModel, params: Params, first: int, dev: Examples) -> np.ndarray:
+        """Logits of the development rows, from the boundary below block `first` where its states are stored."""
+        store = self.store(model, {}) if first else None
+        if store is not None and store.has_states(first, dev):
+            return store.logits(params, dev, (first,))
+        return Graft(model, params, self.backbone, self.config.data.max_tokens).logits_of_rows(dev.rows)
 
     def next(self, name: str, kept: Rung, spread: float, train: Examples, dev: Examples) -> Rung | None:
         """The rung `name`, tried; None where it does not apply."""

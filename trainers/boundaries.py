@@ -204,7 +204,14 @@ class Boundaries:
 
     def has_pooled(self, examples: Examples) -> bool:
         """Whether the pooled states of every row are stored."""
-        cache = self._cache("pooled")
+        return self._has(self._cache("pooled"), examples)
+
+    def has_states(self, boundary: int, examples: Examples) -> bool:
+        """Whether the states of every row at `boundary` are stored."""
+        return self._has(self._cache(boundary), examples)
+
+    @staticmethod
+    def _has(cache: RowCache, examples: Examples) -> bool:
         return all(cache.has(row_key(r), b) for r, b in zip(examples.rows, examples.buckets.tolist(), strict=True))
 
     def pooled(self, examples: Examples) -> np.ndarray:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from adapters.specs import MultiLabel
@@ -34,9 +36,17 @@ class Examined:
         return {"slices": self.slices, "labels": list(labels), **confusion}
 
 
-def examine(model: GraftModel, params: Params, backbone: Backbone, config: TrainConfig, examples: Examples) -> Examined:
-    """Scores `params` on a split and its slices."""
-    logits = Graft(model, params, backbone, config.data.max_tokens).logits_of_rows(examples.rows)
+def examine(
+    model: GraftModel,
+    params: Params,
+    backbone: Backbone,
+    config: TrainConfig,
+    examples: Examples,
+    logits: np.ndarray | None = None,
+) -> Examined:
+    """Scores `params` on a split and its slices; `logits` float32 [N,C] are theirs, where they are known."""
+    if logits is None:
+        logits = Graft(model, params, backbone, config.data.max_tokens).logits_of_rows(examples.rows)
     counts = gather(model, logits, examples.labels)
     single = not isinstance(model.head, MultiLabel)
     slices = {"all rows": examples.buckets > 0}

@@ -83,6 +83,7 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
     rungs: list[dict[str, Any]] = []
+    known: dict[str, np.ndarray] = {}  # logits that need not be computed again
     if config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
         log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
         with window("climb") as costs["climb"]:
@@ -91,13 +92,17 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
             )
         rung, rungs, resumed = found.rung, found.tried, found.resumed
         model, fitted = rung.model, Fitted(rung.params, rung.steps, Progress(stages=rung.stages))
+        known = {"dev": rung.logits}
     else:
         model = graft_model(config, backbone, data.labels)
         log.info("%s", describe(model, data))
         fitted, resumed = _fit(config, workdir, model, backbone, data, costs, show)
 
     with window("evaluate") as costs["evaluate"]:
-        scores = {name: examine(model, fitted.params, backbone, config, data.splits[name]) for name in held_out(data)}
+        scores = {
+            name: examine(model, fitted.params, backbone, config, data.splits[name], known.get(name))
+            for name in held_out(data)
+        }
     metrics = {name: score.metrics for name, score in scores.items()}
     manifest = save_graft(
         workdir / "graft",

@@ -13,11 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from adapters.artifact import model_on, read_graft, verify_on
+from adapters.artifact import model_on, verify_on
 from adapters.heads import head_of
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
 from adapters.programs import logits_of, run_rows
+from adapters.reader import read_graft
 from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.home import find_backbone

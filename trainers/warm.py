@@ -15,9 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from adapters.artifact import read_graft
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
+from adapters.reader import read_graft
 from adapters.specs import Ladder, MultiLabel
 from backbone.errors import InputError
 from backbone.storage import Backbone

@@ -8,22 +8,25 @@ What was not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
 from __future__ import annotations
 
 import fnmatch
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from adapters.graft import Graft
+from adapters.heads import head_of
 from adapters.model import GraftModel
 from adapters.specs import MultiLabel
-from metering.window import Cost, window
+from metering.window import Cost
 from trainers.batches import Examples
-from trainers.config import Target, TrainConfig
+from trainers.config import Target
 from trainers.examine import LENGTHS
-from trainers.metrics import gather
+from trainers.metrics import Confusion, LabelCounts, gather
 from trainers.policy import Gate
 
 Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
@@ -57,6 +60,10 @@ class Report:
     champion_metrics: dict[str, float]
     checks: tuple[Check, ...] = field(default=())
 
+    def asdict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
     def failures(self) -> str:
         """What stood in the way, in words."""
         return "; ".join(f"{c.name}: {c.reason}" for c in self.checks if c.verdict == self.verdict != "PASS")
@@ -71,18 +78,31 @@ class Sides:
     candidate: np.ndarray
     champion: np.ndarray | None
 
-    def score(self, logits: np.ndarray, rows: np.ndarray, metric: str) -> float:
-        """A metric on the chosen rows, bool [N] or int [n]."""
-        return float(gather(self.model, logits[rows], self.examples.labels[rows]).compute()[metric])
+    def scores(self, rows: np.ndarray, metric: str) -> list[float]:
+        """A metric of the candidate, and of the champion if there is one, on the rows int [n]."""
+        labels, lost = self.examples.labels[rows], np.zeros(len(rows))
+        found = []
+        for decided in self._decided:
+            if isinstance(self.model.head, MultiLabel):
+                counts: Confusion | LabelCounts = LabelCounts.of(labels, decided[rows], lost)
+            else:
+                counts = Confusion.of(labels, decided[rows], lost, len(self.model.labels))
+            found.append(float(counts.compute()[metric]))
+        return found
+
+    @cached_property
+    def _decided(self) -> list[np.ndarray]:
+        head = head_of(self.model.head)
+        both = [logits for logits in (self.candidate, self.champion) if logits is not None]
+        return [head.decide(self.model.head, np.asarray(head.probabilities(logits))) for logits in both]
 
     def difference(self, rows: np.ndarray, metric: str, confidence: float) -> tuple[float, tuple[float, float]]:
         """Candidate minus champion on the rows int [n], and the interval of a paired bootstrap (Efron 1979)."""
-        assert self.champion is not None
-        found = self.score(self.candidate, rows, metric) - self.score(self.champion, rows, metric)
         draw, values = np.random.default_rng(0), []
-        for _ in range(RESAMPLES):
-            drawn = rows[draw.integers(0, len(rows), len(rows))]
-            values.append(self.score(self.candidate, drawn, metric) - self.score(self.champion, drawn, metric))
+        for drawn in (rows, *(rows[draw.integers(0, len(rows), len(rows))] for _ in range(RESAMPLES))):
+            candidate, champion = self.scores(drawn, metric)
+            values.append(candidate - champion)
+        found, *values = values
         low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
         return found, (float(low), float(high))
 
@@ -198,7 +218,7 @@ def _beats(gate: Gate, sides: Sides, rows: np.ndarray) -> Check:
 def _at_least(gate: Gate, sides: Sides, name: str, rows: np.ndarray, metric: str, asked: float) -> Check:
     if few := _few(gate, name, asked, rows):
         return few
-    found = sides.score(sides.candidate, rows, metric)
+    found = sides.scores(rows, metric)[0]
     told = f"{metric} {found:.4f}, at least {asked:g} asked"
     return Check(name, "PASS" if found >= asked else "FAIL", found, asked, len(rows), told)
 
@@ -253,26 +273,3 @@ def latency(graft: Graft, rows: list[np.ndarray]) -> float:
         graft.logits_of_rows([row])
         spent.append(1e3 * (time.perf_counter() - begun))
     return float(np.median(spent))
-
-
-def answer(config: TrainConfig, candidate: Graft, champion: Graft | None, examples: Examples, train: Examples) -> tuple[Sides, Cost]:
-    """Both sides' answers, and what the candidate's cost."""
-    labels = candidate.model.labels
-    with window("predict") as cost:
-        own = candidate.logits_of_rows(examples.rows)
-    if champion is not None:
-        other = logits_in(champion, examples, labels)
-    elif config.retrain.gate.first == "beats_majority":
-        other = majority_logits(candidate.model, train, len(examples))
-    else:
-        return Sides(candidate.model, examples, own, None), cost
-    return Sides(candidate.model, examples, own, other), cost
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """Plain values."""
-    from dataclasses import asdict
-
-    values = asdict(report)
-    values["checks"] = [dict(check) for check in values["checks"]]
-    return values

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.records import digest
 from trainers.sources import Row
 from trainers.splits import fingerprint, row_hash
+
+log = logging.getLogger(__name__)
 
 SEPARATOR = "\x1f"  # between the labels of one row
 
@@ -125,8 +129,8 @@ def save_rows(store: Path, rows: Rows, prints: Mapping[str, str]) -> None:
     write_durable(path, content.getvalue())
 
 
-def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows]:
-    """The rows with these fingerprints; raises InputError if they are not kept, or damaged."""
+def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows] | None:
+    """The rows with these fingerprints; None if they are not kept, or damaged: then every row counts as new."""
     path = rows_file(store, prints)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -140,7 +144,9 @@ def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows]:
             )
             for name in prints
         }
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: missing; the store lacks the rows that the live version was made from") from error
-    except Exception as error:  # zipfile, zlib and numpy each raise their own
-        raise InputError(f"{path}: damaged: {error}; remove it, and the task is trained from scratch") from error
+    except FileNotFoundError:
+        log.warning("%s: missing; what changed since the live version cannot be told", path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        log.warning("%s: damaged (%s); what changed since the live version cannot be told", path, error)
+        path.unlink(missing_ok=True)
+    return None

@@ -11,6 +11,7 @@ A registry is safe to share between threads; a forked process opens its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,13 @@ from registry.store import Store
 STORE = "store"  # the lock of those who add artefacts and those who remove them
 
 
-def open_registry(url: str) -> Registry:
-    """Opens `sqlite:///PATH` (made if it is not there) or `postgresql://USER@HOST/NAME`.
+def open_registry(url: str, *, create: bool = True) -> Registry:
+    """Opens `sqlite:///PATH` or `postgresql://USER@HOST/NAME`; with `create`, makes what is not there.
 
     Raises InputError for a URL that cannot be used, a file on a network file system or another schema;
     Unavailable when the database does not answer.
     """
-    return Registry(connect(url))
+    return Registry(connect(url, create=create))
 
 
 class Registry:
@@ -142,7 +143,7 @@ class Registry:
         origin = _plain(lineage or {}, "lineage")
         with self.database.writing(task, STORE) as connection:
             now = self._now(connection, task, fence)
-            self._require_store(connection, store)
+            self.require_store(connection, store)
             if not store.path(content_id).exists():
                 raise Unavailable(f"{task}: the artefact was collected while it was published; publish it again")
             known = (tables.versions.c.task == task) & (tables.versions.c.content_id == content_id)
@@ -189,6 +190,17 @@ class Registry:
             told = _plain(detail or {}, "detail")
             connection.execute(tables.measurements.insert().values(**values, detail=told, at=now))
 
+    def require_store(self, connection: Connection, store: Store) -> None:
+        """The registry belongs to the first store it saw."""
+        found, known = store.identity(), connection.execute(select(tables.schema.c.store_id)).scalar_one()
+        if known is None:
+            connection.execute(tables.schema.update().values(store_id=found))
+        elif known != found:
+            raise InputError(
+                f"store: {store.root} is not the store of this registry ({found[:8]}..., expected {known[:8]}...): "
+                "another folder, or one that is not mounted"
+            )
+
     # What is live
 
     def promote(
@@ -233,7 +245,12 @@ class Registry:
             version = _version(connection, task, live.previous)
             now = self.database.time(connection)
             told = {"actor": actor, "reason": reason, "verdict": ROLLBACK, "gate": None, "at": now}
-            return _switch(connection, live, version, _before(connection, task), told)
+            log = select(tables.promotions.c.to_version, tables.promotions.c.verdict)
+            entries = connection.execute(
+                log.where(tables.promotions.c.task == task).order_by(tables.promotions.c.generation)
+            )
+            before = before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])
+            return _switch(connection, live, version, before, told)
 
     # Leases and runs
 
@@ -287,17 +304,6 @@ class Registry:
         if fence is None:
             return self.database.time(connection)
         return leasing.require_fence(self.database, connection, task, fence)
-
-    def _require_store(self, connection: Connection, store: Store) -> None:
-        """The registry belongs to the first store it saw."""
-        found, known = store.identity(), connection.execute(select(tables.schema.c.store_id)).scalar_one()
-        if known is None:
-            connection.execute(tables.schema.update().values(store_id=found))
-        elif known != found:
-            raise InputError(
-                f"store: {store.root} is not the store of this registry ({found[:8]}..., expected {known[:8]}...): "
-                "another folder, or one that is not mounted"
-            )
 
 
 def _tasks(connection: Connection) -> list[str]:
@@ -367,16 +373,15 @@ def _switch(
     return now_live
 
 
-def _before(connection: Connection, task: str) -> int | None:
-    """What is to be the previous version after a rollback: the log is a stack, a rollback takes one off."""
-    log = select(tables.promotions.c.to_version, tables.promotions.c.verdict).where(tables.promotions.c.task == task)
+def before_in(log: Iterable[tuple[int, str]]) -> int | None:
+    """Where a rollback goes after these (version, verdict): the log is a stack, a rollback takes one off."""
     stack: list[int] = []
-    for number, verdict in connection.execute(log.order_by(tables.promotions.c.generation)):
+    for number, verdict in log:
         if verdict == ROLLBACK:
             stack.pop()
         else:
             stack.append(number)
-    return stack[-3] if len(stack) > 2 else None
+    return stack[-2] if len(stack) > 1 else None
 
 
 def _know_backbone(connection: Connection, weights_id: str, preprocessing_id: str, now: float) -> None:

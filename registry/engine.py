@@ -77,16 +77,19 @@ class Database:
             raise Unavailable(f"{self.where}: {str(error.orig).strip()}") from error
 
 
-def connect(url: str) -> Database:
-    """Opens the database, creates what is missing, and checks the schema's version.
+def connect(url: str, *, create: bool = True) -> Database:
+    """Opens the database, with `create` makes what is missing, and checks the schema's version.
 
     Raises InputError for a URL that cannot be used, Unavailable when nothing answers there.
     """
     where = _understood(url)
-    database = Database(_sqlite(where) if where.get_backend_name() == "sqlite" else _postgresql(where))
+    sqlite = where.get_backend_name() == "sqlite"
+    database = Database(_sqlite(where, create=create) if sqlite else _postgresql(where))
     try:
         with database.reading() as connection:
             known = database.engine.dialect.has_table(connection, schema.name)
+        if not known and not create:
+            raise InputError(_absent(database.where))
         if not known:
             with database.writing("schema") as connection:
                 metadata.create_all(connection)
@@ -100,6 +103,10 @@ def connect(url: str) -> Database:
         database.engine.dispose()
         raise
     return database
+
+
+def _absent(where: str) -> str:
+    return f"registry: none at {where}; `topgraft registry publish` and `topgraft retrain` make one"
 
 
 def _understood(url: str) -> URL:
@@ -116,16 +123,13 @@ def _understood(url: str) -> URL:
     return where
 
 
-def _sqlite(where: URL) -> Engine:
+def _sqlite(where: URL, *, create: bool) -> Engine:
     """An engine on a file in WAL mode. A file that vanished or was exchanged while open is noticed."""
     path = Path(str(where.database)).absolute()
-    kind = file_system(path)
-    if kind.startswith(NETWORK):
-        raise InputError(
-            f"registry: {path} lies on a network file system ({kind}), where SQLite loses writes; "
-            "use a local disk, or postgresql://HOST/NAME for several machines"
-        )
-    _create(path)
+    require_local(path)
+    if not create and not path.exists():
+        raise InputError(_absent(str(where)))
+    _prepare(path)
 
     def opened() -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -157,7 +161,7 @@ def _sqlite(where: URL) -> Engine:
     return engine
 
 
-def _create(path: Path) -> None:
+def _prepare(path: Path) -> None:
     """The file, in WAL mode; raises InputError if it is something else, Unavailable if it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,18 +192,19 @@ def _file(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """Kind of the file system below `path`; "" where the system does not tell."""
-    if not mounts.is_file():
-        return ""
-    found, longest = "", -1
-    wanted = path.resolve()
-    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        _, point, kind, *_ = line.split(" ")
+def require_local(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
+    """Raises InputError if `path` lies on a network file system; where none are listed, nothing is known."""
+    kind, longest = "", -1
+    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if mounts.is_file() else ():
+        _, point, found, *_ = line.split(" ")
         point = point.replace("\\040", " ")
-        if wanted.is_relative_to(point) and len(point) >= longest:
-            found, longest = kind, len(point)
-    return found
+        if path.resolve().is_relative_to(point) and len(point) >= longest:
+            kind, longest = found, len(point)
+    if kind.startswith(NETWORK):
+        raise InputError(
+            f"registry: {path} lies on a network file system ({kind}), where SQLite loses writes; "
+            "use a local disk, or postgresql://HOST/NAME for several machines"
+        )
 
 
 def _postgresql(where: URL) -> Engine:

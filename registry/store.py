@@ -8,9 +8,11 @@ What is here only *can* be a version; the registry's database says what is one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from adapters.manifest import CANARY, MANIFEST, TENSORS, Manifest
@@ -21,7 +23,6 @@ from registry.spec import Unavailable
 
 LABEL = "store.json"
 SCHEMA = 1
-FORGOTTEN = 24 * 3600.0  # seconds after which an unfinished copy is nobody's
 
 
 class Store:
@@ -44,18 +45,15 @@ class Store:
             self.verify(content_id)
             return content_id, target.name
         try:
-            with new_folder(target) as folder:
+            with self.reached(), new_folder(target) as folder:
                 for name in (TENSORS, CANARY, MANIFEST):
                     shutil.copyfile(graft / name, folder / name)
                 if read_graft(folder)[0].content_id != content_id:
                     raise InputError(f"{graft}: changed while it was published")
-        except (OSError, InputError) as error:
-            if target.exists():  # another process published the same content first
-                self.verify(content_id)
-            elif isinstance(error, InputError):
+        except (Unavailable, InputError):
+            if not target.exists():
                 raise
-            else:
-                raise Unavailable(f"store: {self.root}: not published: {error}") from error
+            self.verify(content_id)  # another process published the same content first
         return content_id, target.name
 
     def path(self, content_id: str) -> Path:
@@ -71,22 +69,42 @@ class Store:
         Raises InputError if it is missing, altered, or another graft than its name says.
         """
         self.identity()
-        manifest = read_graft(self.path(content_id))[0]
+        folder = self.path(content_id)
+        try:
+            with self.reached():
+                manifest = read_graft(folder)[0]
+        except InputError as error:
+            raise InputError(f"{error}; restore {folder}, or remove it and publish the graft again") from error
         if manifest.content_id != content_id:
-            raise InputError(f"{self.path(content_id)}: holds another graft, {manifest.content_id}")
+            raise InputError(f"{folder}: holds another graft, {manifest.content_id}; restore it from a copy")
         return manifest
 
     def identity(self, *, create: bool = False) -> str:
         """The name this store was given when it was made; raises Unavailable if none is here."""
         label = self.root / LABEL
-        try:
-            if create and not self.root.exists():
-                self.root.mkdir(parents=True)
-            if create and not any(self.root.iterdir()):
-                write_durable(label, json.dumps({"schema": SCHEMA, "store_id": uuid.uuid4().hex}).encode())
+        with self.reached():
+            if create and not label.exists():
+                self._label(label)
             values = json.loads(label.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"store: {self.root}: not to be reached, or no store: {error}") from error
         if values["schema"] != SCHEMA:
             raise InputError(f"{label}: schema {values['schema']}: this version of topgraft reads {SCHEMA}")
         return str(values["store_id"])
+
+    def _label(self, label: Path) -> None:
+        """Makes an empty folder a store; of several processes that try, one decides the name."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if any(not path.name.startswith(".") and path != label for path in self.root.iterdir()):
+            raise InputError(f"store: {self.root} is a folder of something else; choose an empty one")
+        temporary = self.root / f".{LABEL}.tmp-{uuid.uuid4().hex}"
+        write_durable(temporary, json.dumps({"schema": SCHEMA, "store_id": uuid.uuid4().hex}).encode())
+        with contextlib.suppress(FileExistsError):
+            label.hardlink_to(temporary)
+        temporary.unlink()
+
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[None]:
+        """Raises Unavailable for what the file system refuses in the block: no folder, no room, no answer."""
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(f"store: {self.root}: {error}") from error

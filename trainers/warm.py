@@ -59,7 +59,9 @@ def read_parent(start: Start) -> Parent:
     return Parent(manifest, params)
 
 
-def grown(parent: Parent, model: GraftModel, config: TrainConfig, backbone: Backbone, rows: Examples, tally: Tally) -> Params:
+def grown(
+    parent: Parent, model: GraftModel, config: TrainConfig, backbone: Backbone, rows: Examples, tally: Tally
+) -> Params:
     """The parent's parameters for the labels of `model`."""
     fresh = map_leaves(np.array, model.init(jax.random.key(config.seed)))
     same = {path: leaf for path, leaf in flatten(parent.params).items() if path.startswith("adapter.")}
@@ -67,7 +69,9 @@ def grown(parent: Parent, model: GraftModel, config: TrainConfig, backbone: Back
     known = {name: i for i, name in enumerate(parent.manifest.labels)}
     new = [i for i, name in enumerate(model.labels) if name not in known]
     if new and config.head_start != "zero":
-        params["head"] = map_leaves(np.array, _fitted(model, backbone, params["adapter"], rows, new, config.seed, tally))
+        params["head"] = map_leaves(
+            np.array, _fitted(model, backbone, params["adapter"], rows, new, config.seed, tally)
+        )
     for i, name in enumerate(model.labels):
         if name in known:
             params["head"]["kernel"][:, i] = parent.params["head"]["kernel"][:, known[name]]

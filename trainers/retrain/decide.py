@@ -54,7 +54,9 @@ def decide(
     if before is None or parent is None:
         return Decision("scratch", "nothing is live that says what it was made from", config)
     if before.graft != now.graft:
-        return Decision("scratch", "method, head, longest input or backbone are others than those of the live version", config)
+        return Decision(
+            "scratch", "method, head, longest input or backbone are others than those of the live version", config
+        )
     if before.config != now.config or before.numerics != now.numerics:
         return Decision("scratch", "the config, or the numerics version, has changed", config)
     share = f"{found.changed} of {sum(found.rows.get(n, 0) for n in LEARNT_FROM)} rows changed"
@@ -113,5 +115,3 @@ def unpriced() -> Prediction:
     reason = "no earlier run of this kind; --max-price and --dry-run time the plan"
     joules = {**modelled(0.0).asdict(), "quality": "unavailable", "value": None, "low": None, "high": None}
     return Prediction(None, {**joules, "source": reason}, reason)
-
-

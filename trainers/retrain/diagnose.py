@@ -98,6 +98,6 @@ def cohens_w(before: Mapping[str, float], after: Mapping[str, float]) -> float:
 
 
 def cohens_d(before: np.ndarray, after: np.ndarray) -> float:
-    """Distance of the means [N,D] in units of the pooled standard deviation, averaged over dimensions (root of squares)."""
+    """Distance of the means of [N,D] in pooled standard deviations, root mean square over dimensions."""
     spread = np.sqrt((before.var(axis=0, ddof=1) + after.var(axis=0, ddof=1)) / 2)
     return float(np.sqrt(np.mean(np.square((after.mean(axis=0) - before.mean(axis=0)) / np.maximum(spread, 1e-9)))))

@@ -47,7 +47,13 @@ class Fingerprint:
 
     @property
     def _trained(self) -> tuple[Any, ...]:
-        return [self.rows.get(name, "") for name in LEARNT_FROM], self.config, self.weights_id, self.preprocessing_id, self.numerics
+        return (
+            [self.rows.get(name, "") for name in LEARNT_FROM],
+            self.config,
+            self.weights_id,
+            self.preprocessing_id,
+            self.numerics,
+        )
 
     @property
     def key(self) -> str:

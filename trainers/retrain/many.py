@@ -19,9 +19,8 @@ from typing import Any
 
 from backbone.errors import InputError
 from backbone.records import decode
-from registry.database import open_registry
 from registry.spec import RegistryError
-from registry.store import Store
+from registry.verbs import Place
 from trainers.experiment import load_config
 from trainers.retrain.run import OnStep, Options, Outcome, retrain
 
@@ -36,8 +35,8 @@ class Job:
 
     config: str  # script, or name of one that comes with topgraft
     overrides: tuple[str, ...]  # A.B=C
-    registry: str  # URL
-    store: str  # folder
+    registry: str  # URL; "" is that of this machine
+    store: str  # folder; "" is that of this machine
     options: Options
 
 
@@ -59,16 +58,17 @@ def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
     try:
         config = load_config(job.config, job.overrides)
         name = config.name
-        registry = open_registry(job.registry)
+        place = Place(job.registry, job.store)
+        registry = place.open(create=True)
         try:
-            return retrain(config, registry, Store(job.store), job.options, on_step)
+            return retrain(config, registry, place.artefacts(), job.options, on_step)
         finally:
             registry.close()
     except InputError as error:
         status, reason = 2, str(error)
     except RegistryError as error:
         status, reason = error.exit_status, str(error)
-    except Exception as error:  # noqa: BLE001  the task's own; the others go on
+    except Exception as error:  # the task's own; the others go on
         log.exception("%s", name)
         status, reason = 1, f"{type(error).__name__}: {error}"
     return Outcome(name, "error", status, reason, seconds=round(time.monotonic() - begun, 3))

@@ -1,7 +1,7 @@
 """The rows of a data set as hashes: small enough to keep with every version, enough to tell what changed.
 
-Kept under `STORE/rows/`, named by the fingerprint of the rows, so that versions made from the same rows
-share one file. No text is kept.
+Kept in the store beside the artefacts, named by the fingerprint of the rows, so that versions made from the
+same rows share one file. No text is kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class SplitRows:
     @property
     def pairs(self) -> list[tuple[int, str]]:
         """(text hash, label set) of each row."""
-        return [(text, self.names[label]) for text, label in zip(self.texts.tolist(), self.labels.tolist(), strict=True)]
+        return [
+            (text, self.names[label]) for text, label in zip(self.texts.tolist(), self.labels.tolist(), strict=True)
+        ]
 
     @property
     def label_counts(self) -> dict[str, int]:
@@ -111,15 +113,14 @@ def changes(old: SplitRows | None, new: SplitRows | None) -> Changes:
 
 def rows_file(store: Path, prints: Mapping[str, str]) -> Path:
     """Where the rows with these fingerprints are kept."""
-    return store / "rows" / f"{digest(dict(prints)).removeprefix('sha256:')[:32]}.npz"
+    return store / f"{digest(dict(prints)).removeprefix('sha256:')[:32]}.rows.npz"
 
 
 def save_rows(store: Path, rows: Rows, prints: Mapping[str, str]) -> None:
-    """Keeps the rows; a file that is there already is left."""
+    """Keeps the rows in a store that exists; a file that is there already is left."""
     path = rows_file(store, prints)
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for name, split in rows.items():
         arrays |= {f"{name}.texts": split.texts, f"{name}.labels": split.labels, f"{name}.lengths": split.lengths}

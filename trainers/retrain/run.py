@@ -443,7 +443,9 @@ class _Work:
             self.task, version.number, "retraining, CPU seconds", measured["cpu_seconds"], "measured_counter"
         )
         joules = measured["joules"]
-        self.registry.measure(self.task, version.number, "retraining, joules", joules["value"], joules["quality"], joules)
+        self.registry.measure(
+            self.task, version.number, "retraining, joules", joules["value"], joules["quality"], joules
+        )
         return version
 
 

@@ -104,7 +104,7 @@ class Retrain:
     min_changed: int = 1  # rows added, removed or relabelled below which a retraining is refused
     max_per_day: int = 0  # trainings begun in 24 hours after which one is refused; 0 = no limit
     head_share: float = 0.1  # most changed rows, of all, for which only the head is fitted anew
-    warm_share: float = 1.0  # most changed rows, of all, for which training starts from the champion
+    warm_share: float = 0.5  # most changed rows, of all, for which training starts from the champion
     warm_epochs: float = 1.0  # of a training that starts from the champion
 
     def __post_init__(self) -> None:

@@ -71,6 +71,29 @@ def _plan(options: argparse.Namespace) -> Any:
     return found if options.json else found.table()
 
 
+def _retrain(options: argparse.Namespace) -> Any:
+    from trainers.retrain.many import Job, attempt, retrain_all
+    from trainers.retrain.run import Options
+
+    choices = Options(
+        dry_run=options.dry_run,
+        max_price=options.max_price,
+        promote=not options.no_promote,
+        lease_seconds=options.lease,
+        wait_seconds=options.wait,
+        show=not options.quiet,
+    )
+    jobs = [Job(c, tuple(options.set), options.registry, options.store, choices) for c in options.config]
+    if options.all:
+        return retrain_all(jobs, executor=options.executor, workers=options.workers)
+    if len(jobs) > 1:
+        raise InputError("config: several configs need --all, which gives one entry a task and the worst status")
+    outcome = attempt(jobs[0])
+    if outcome.action == "error":
+        print(f"topgraft retrain: {outcome.reason}", file=sys.stderr)
+    return outcome
+
+
 def _cache(options: argparse.Namespace) -> Any:
     from trainers.caches import caches
 
@@ -265,6 +288,18 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("plan", _plan, "price a run before anything is trained", settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="keep the prediction there, for the run's report")
+    sub = verb("retrain", _retrain, "train what changed, and promote it if it passes the gate", settings)
+    sub.add_argument("config", nargs="+", help="config script, or the name of one that comes with topgraft")
+    sub.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
+    sub.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
+    sub.add_argument("--all", action="store_true", help="several configs; the status is the worst of theirs")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost")
+    sub.add_argument("--max-price", type=float, metavar="CPU_SECONDS", help="refuse what is predicted to cost more")
+    sub.add_argument("--no-promote", action="store_true", help="leave the live version as it is")
+    sub.add_argument("--executor", choices=("processes", "ray"), default="processes", help="of --all")
+    sub.add_argument("--workers", type=int, default=1, help="tasks at a time, with --all")
+    sub.add_argument("--lease", type=float, default=120.0, help="seconds until a run that died may be taken over")
+    sub.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the lease of another run")
     sub = verb("cache", _cache, "list, verify or shrink the boundary caches")
     sub.add_argument("action", choices=("stat", "verify", "gc"))
     sub.add_argument("--most-gib", type=float, help="gc: remove the oldest segments down to this size")
@@ -324,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(values)
     else:
         _show(values)
-    return 0
+    return int(getattr(result, "exit_status", 0))
 
 
 def run() -> None:

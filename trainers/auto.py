@@ -32,7 +32,7 @@ from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
 from metering.window import cpu_seconds, window
 from trainers.batches import Examples
-from trainers.boundaries import Boundaries
+from trainers.boundaries import Boundaries, Tally
 from trainers.caches import boundaries_folder
 from trainers.checkpoints import Checkpoints
 from trainers.config import Plan, Stage, TrainConfig
@@ -83,8 +83,9 @@ class _Climb:
         labels: tuple[str, ...],
         identity: Mapping[str, str],
         show: bool,
+        tally: Tally,
     ):
-        self.identity = identity
+        self.identity, self.tally = identity, tally
         self.config, self.workdir, self.backbone, self.labels, self.show = config, workdir, backbone, labels, show
         blocks = backbone.spec.blocks
         named = getattr(config.adapter, "blocks", "")
@@ -103,7 +104,7 @@ class _Climb:
         if plan.cache == "none":
             return None
         most = int(plan.cache_gib * 2**30)
-        return Boundaries(model, self.backbone, adapter, boundaries_folder(), plan.cache, most)
+        return Boundaries(model, self.backbone, adapter, boundaries_folder(), plan.cache, most, self.tally)
 
     def score(self, logits: np.ndarray, examples: Examples) -> float:
         return float(gather(self.plain, logits, examples.labels).compute()[self.config.metric])
@@ -159,6 +160,7 @@ class _Climb:
                 except MemoryError as error:
                     log.warning("%s, plan.cache_gib allows less", error)
         nothing: Callable[[int], object] = lambda count: None  # noqa: E731
+        self.tally.rows += len(train) + len(dev)
         return (
             pooled_features(self.plain, self.backbone, {}, train, nothing),
             pooled_features(self.plain, self.backbone, {}, dev, nothing),
@@ -235,12 +237,13 @@ def climb(
     splits: dict[str, Examples],
     identity: Mapping[str, str],
     show: bool,
+    tally: Tally,
 ) -> Climbed:
-    """The rung that `auto` settles on; raises InputError without development rows."""
+    """The rung that `auto` settles on, with what it computed in `tally`; raises InputError without development rows."""
     if "dev" not in splits:
         raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
     train, dev = splits["train"], splits["dev"]
-    run = _Climb(config, workdir, backbone, labels, identity, show)
+    run = _Climb(config, workdir, backbone, labels, identity, show, tally)
     kept = run.probe(train, dev)
     tried: list[dict[str, Any]] = [{"name": "probe", "score": kept.score, "kept": True, "cost": kept.cost}]
     spread = 0.0

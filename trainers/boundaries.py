@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ def prefix_id(model: GraftModel, adapter: Mapping[str, Any], boundary: int) -> s
     return content_hash(below, canonical_json([encode(spec) for spec in model.methods]))
 
 
+@dataclass
+class Tally:
+    """Counts what a run computed instead of reading it."""
+
+    rows: int = 0  # forward passes of a row, whole or in part
+
+
 class Boundaries:
     """The cached states of one backbone under one (frozen) prefix."""
 
@@ -62,7 +70,9 @@ class Boundaries:
         root: Path,
         storage: Storage,
         most_bytes: int,
+        tally: Tally | None = None,
     ):
+        self._tally = tally or Tally()
         self._model, self._backbone, self._adapter = model, backbone, adapter
         self._root, self._storage, self._most_bytes = root, storage, most_bytes
         self._caches: dict[int | str, RowCache] = {}
@@ -143,6 +153,7 @@ class Boundaries:
                     for i, array in zip(indices, np.asarray(summary), strict=False):
                         caches["pooled"].add(keys[i], bucket, array)
                 shown.update(len(indices))
+        self._tally.rows += len(rows)
         return len(rows)
 
     def _states(self, inputs: dict[str, Any], taps: Sequence[int]) -> dict[int, jax.Array]:

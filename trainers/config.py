@@ -20,6 +20,7 @@ from typing import Literal
 
 from adapters.specs import Classification, HeadSpec, Lora, MethodSpec
 from backbone.errors import InputError
+from trainers.policy import Retrain
 
 
 def data_root() -> str:
@@ -155,14 +156,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Target:
-    """When a plan that chooses for itself may stop. 0 = no such limit."""
+    """What a graft is to reach and may cost. 0 = no such limit.
 
-    min_score: float = 0.0  # on the development rows, of `metric`
+    A plan that chooses for itself stops by the first two; a retraining's gate asks for all of them.
+    """
+
+    min_score: float = 0.0  # on the development rows (at a gate: the gate's rows), of `metric`
     max_cpu_seconds: float = 0.0  # of the process; no rung is begun after them
+    max_joules: float = 0.0  # of a training; without a meter max_cpu_seconds decides in their place
+    max_latency_ms: float = 0.0  # median of one text's prediction, on the machine that trained
+    max_memory_mb: float = 0.0  # most resident memory while predicting, above the level after imports
 
     def __post_init__(self) -> None:
-        if self.min_score < 0 or self.max_cpu_seconds < 0:
-            raise InputError("min_score: neither this nor max_cpu_seconds may be negative")
+        if min(vars(self).values()) < 0:
+            raise InputError(f"{min(vars(self), key=vars(self).__getitem__)}: no limit may be negative")
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,7 @@ class TrainConfig:
     plan: Plan = field(default_factory=Plan)
     target: Target = field(default_factory=Target)
     curriculum: Curriculum = field(default_factory=Curriculum)
+    retrain: Retrain = field(default_factory=Retrain)
     head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
     # what adapters start from: a fitted probe with small weights, the best fitted probe, or a zero head
     epochs: float = 3.0  # passes over the train rows

@@ -83,10 +83,10 @@ def prepare(data: Data, *, multi_label: bool, cache: Path, progress: bool = Fals
     """The prepared rows of every split of `data`, made now or found in `cache`; raises InputError."""
     if not data.train and not data.test and not data.dev:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
-    folder = cache / _key(data, multi_label)
+    folder = cache / source_key(data, multi_label)
     if found := _open(folder):
         return found
-    splits = _read(data, multi_label)
+    splits = read_splits(data, multi_label)
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with new_folder(folder) as temporary:
@@ -101,7 +101,8 @@ def prepare(data: Data, *, multi_label: bool, cache: Path, progress: bool = Fals
     return replace(made, hit=False)
 
 
-def _key(data: Data, multi_label: bool) -> str:
+def source_key(data: Data, multi_label: bool) -> str:
+    """Names what would be read: the bytes of the files, and how they are read. Equal keys give equal rows."""
     reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
     content = {}
     for split in ("train", "dev", "test"):
@@ -123,7 +124,7 @@ def _content(name: str, split: str) -> str:
     return path.suffix + sha256_file(path)
 
 
-def _read(data: Data, multi_label: bool) -> dict[str, list[Row]]:
+def read_splits(data: Data, multi_label: bool) -> dict[str, list[Row]]:
     """Every split's rows in canonical order."""
     splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
     dev_fraction = 0.0 if data.dev else data.dev_fraction

@@ -54,6 +54,13 @@ def read_rows(data: Data, split: Split, *, multi_label: bool) -> Iterator[Row]:
         yield from _counted(reading.reader(path)(path), name)
 
 
+def suffix_format(path: Path, split: str) -> str:
+    """The format that a file's suffix names; raises InputError for an unknown one."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"data.{split}: {path}: format unknown from its suffix; set data.format")
+    return _SUFFIXES[path.suffix.lower()]
+
+
 def _counted(rows: Iterator[Row], name: str) -> Iterator[Row]:
     empty = True
     for row in rows:
@@ -70,11 +77,9 @@ class _Reading:
     multi_label: bool
 
     def reader(self, path: Path) -> Callable[[Path], Iterator[Row]]:
-        kind = self.data.format
+        kind: str = self.data.format
         if kind == "auto":
-            if path.suffix.lower() not in _SUFFIXES:
-                raise InputError(f"data.{self.split}: {path}: format unknown from its suffix; set data.format")
-            kind = _SUFFIXES[path.suffix.lower()]  # type: ignore[assignment]
+            kind = suffix_format(path, self.split)
         readers: dict[str, Callable[[Path], Iterator[Row]]] = {
             "csv": lambda p: self.separated(p, ",", quoted=True),
             "tsv": lambda p: self.separated(p, "\t", quoted=False),

@@ -18,6 +18,7 @@ from adapters.specs import Lora
 from backbone.sites import LINEAR
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
+from metering.counts import Count, product
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class LoraMethod(SiteMethod[Lora]):
         if call.slots is None:  # as matrices: on CPU a third faster than with a batch axis
             x = x.reshape(-1, x.shape[-1])
         return y + (setting.scale * (x @ a) @ b).reshape(y.shape)
+
+    def work(self, setting: LoraSetting, site: Site, batch: int, length: int) -> Count:
+        tokens = batch * length
+        return product(tokens, site.inputs, setting.rank) + product(tokens, setting.rank, site.outputs)
 
     def merge(self, setting: LoraSetting, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array]:
         return kernel + setting.scale * leaves["a"] @ leaves["b"], bias

@@ -29,11 +29,11 @@ def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
         for site, setting in settings.items():
             leaves = adapter[name][str(site.block)][site.name]
             if site.name in NORM:
-                norm = _node(merged["blocks"][str(site.block)], site)
+                norm = node_at(merged["blocks"][str(site.block)], site)
                 patched = method.norm(setting, leaves, norm["scale"], norm["bias"], Call(None, None))
                 norm["scale"], norm["bias"] = patched
                 continue
-            node, part = _weights(merged["blocks"][str(site.block)], site)
+            node, part = site_weights(merged["blocks"][str(site.block)], site)
             folded = method.merge(setting, leaves, node["kernel"][:, part], node["bias"][part]) if node else None
             if folded is None:
                 raise InputError(f"{name}: cannot be merged into the weights at {site.full_name}")
@@ -42,17 +42,17 @@ def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
     return merged
 
 
-def _weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
+def site_weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
     """The dense layer of a linear site and the columns that are its own; an empty dict elsewhere."""
     if site.name not in LINEAR:
         return {}, slice(None)
     if site.name in _JOINT:
         first = _JOINT.index(site.name) * site.outputs
         return block["attention"]["qkv"], slice(first, first + site.outputs)
-    return _node(block, site), slice(None)
+    return node_at(block, site), slice(None)
 
 
-def _node(block: Params, site: Site) -> dict[str, Array]:
+def node_at(block: Params, site: Site) -> dict[str, Array]:
     """The parameters at a site's name."""
     node: Any = block
     for key in site.name.split("/"):

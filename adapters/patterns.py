@@ -7,7 +7,7 @@ any other against names. Matching is by segment: `*` does not cross a slash.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -64,6 +64,15 @@ def matched_sites(patterns: Sequence[str], sites: Sequence[Site], field: str = "
     """The union of what the patterns matched, in order."""
     found = {site for group in match(patterns, sites, field).values() for site in group}
     return tuple(sorted(found, key=sites.index))
+
+
+def covering(found: Collection[Site], encoder: EncoderSpec) -> tuple[tuple[str, ...], str]:
+    """The shortest patterns, and range of blocks, that match exactly `found`."""
+    blocks = sorted({site.block for site in found})
+    names = tuple(dict.fromkeys(site.name for site in found))
+    if blocks != list(range(blocks[0], blocks[-1] + 1)) or len(found) != len(blocks) * len(names):
+        return tuple(site.full_name for site in found), ""
+    return names, "" if len(blocks) == encoder.blocks else f"{blocks[0]}:{blocks[-1] + 1}"
 
 
 assert set(LINEAR) == {QUERY, KEY, VALUE, ATTENTION_OUTPUT, MLP_UP, MLP_DOWN}

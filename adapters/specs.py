@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from backbone.errors import InputError
 
@@ -285,6 +285,13 @@ class Ladder:
 
 
 MethodSpec: TypeAlias = Lora | Dora | Vera | Bottleneck | IA3 | SSF | Bias | Norm | Prefix | Router | Probe | Ladder
+
+
+def above(spec: MethodSpec, first: int, count: int) -> MethodSpec:
+    """A method that acts in blocks, without the blocks below `first` of `count`."""
+    method: Any = spec
+    return replace(method, blocks=f"{max(first, block_range(method.blocks, count).start)}:")  # type: ignore[no-any-return]
+
 
 Pooling: TypeAlias = Literal["mean", "first", "pooler"]
 

@@ -258,6 +258,25 @@ def _registry_parser(parser: argparse.ArgumentParser, common: argparse.ArgumentP
     sub.add_argument("--out", required=True, help="the file")
 
 
+def _combine(options: argparse.Namespace) -> Any:
+    from adapters.mixing import combine
+
+    try:
+        weights = [float(weight) for weight in options.weights.split(",") if weight]
+    except ValueError:
+        raise InputError(f"--weights: {options.weights!r} is not a list of numbers such as 0.5,0.5") from None
+    return combine(
+        options.graft,
+        options.out,
+        how=options.how,
+        weights=weights,
+        rank=options.rank,
+        density=options.density,
+        head_from=options.head_from,
+        backbone=options.backbone,
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
@@ -330,6 +349,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--labels", help="label names, comma separated or a file with one a line")
     text = "versions of every task, which one is live, and how it came to be so"
     _registry_parser(verbs.add_parser("registry", help=text, description=text), common)
+    sub = verb("combine", _combine, "combine LoRA grafts of one backbone by fixed weights", on_backbone)
+    sub.add_argument("graft", nargs="+", help="graft folders, two or more")
+    sub.add_argument("--how", choices=("linear", "cat", "svd", "ties"), default="cat", help="see adapters/mixing.py")
+    sub.add_argument("--weights", default="", help="one a graft, comma separated (default: all 1/N)")
+    sub.add_argument("--rank", type=int, default=0, help="svd, ties: rank (default: the largest of the grafts)")
+    sub.add_argument("--density", type=float, default=0.2, help="ties: share of entries kept")
+    sub.add_argument("--head-from", help="the graft whose head and labels are kept (default: the first)")
+    sub.add_argument("--out", required=True, help="the new graft folder")
     return parser
 
 

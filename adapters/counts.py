@@ -8,7 +8,6 @@ activations and softmax are counted as a few operations per element.
 
 from __future__ import annotations
 
-from adapters.methods.lora import LoraSetting
 from adapters.model import GraftModel
 from backbone.spec import EncoderSpec
 from metering.counts import Count, elementwise, product
@@ -55,16 +54,12 @@ def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool 
 
 
 def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0) -> Count:
-    """The adapters' own products in blocks from `first` on (LoRA; others are elementwise or counted by size)."""
-    tokens, total = batch * length, Count()
-    for _, settings in model.site_parts.values():
+    """The adapters' own work in blocks from `first` on, as each method counts it."""
+    total = Count()
+    for method, settings in model.site_parts.values():
         for site, setting in settings.items():
-            if site.block < first:
-                continue
-            if isinstance(setting, LoraSetting):
-                total += product(tokens, site.inputs, setting.rank) + product(tokens, setting.rank, site.outputs)
-            else:
-                total += elementwise(tokens * site.outputs, 2)
+            if site.block >= first:
+                total += method.work(setting, site, batch, length)
     return total
 
 

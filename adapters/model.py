@@ -48,7 +48,19 @@ class GraftModel:
             raise InputError("labels: names must be distinct and at least one")
         if self.head.pooling == "pooler" and not self.network.spec.pooler:
             raise InputError("head.pooling: this backbone has no pooler; use mean or first")
+        self._require_leaders()
         _ = self.site_parts, self.taps
+
+    def _require_leaders(self) -> None:
+        """A method that reads the frozen kernel as if it were alone comes first at its sites."""
+        taken: dict[Site, str] = {}
+        for name, (method, settings) in self.site_parts.items():
+            for site in settings:
+                if method.leads and site in taken:
+                    raise InputError(
+                        f"adapter: {name} must come before {taken[site]}, which acts at {site.full_name} too"
+                    )
+                taken.setdefault(site, name)
 
     @cached_property
     def site_parts(self) -> dict[str, tuple[SiteMethod[Any], dict[Site, Any]]]:
@@ -91,7 +103,7 @@ class GraftModel:
         return method.width(spec, self.network.spec)
 
     def init(self, rng: Array) -> Params:
-        """Fresh float32 parameters; site methods are the identity and the head is zero."""
+        """Fresh float32 parameters; site methods are the identity (prefix is not) and the head is zero."""
         adapter: Params = {}
         for number, spec in enumerate(self.methods):
             key = jax.random.fold_in(rng, number)

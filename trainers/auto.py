@@ -2,8 +2,8 @@
 
     probe      a linear head on the pooled last state: no gradient through the backbone
     probe_all  a linear head on the pooled states of every boundary
-    top        the config's adapter in the top two blocks, on states cached at the boundary below them
-    all        the adapter in every block, frozen upward as it goes (geometric)
+    top        the config's methods in the top two blocks, on states cached at the boundary below them
+    all        the methods in every block, frozen upward as it goes (geometric)
 
 One forward pass over the train and development rows gives what the first three need. Each rung starts from
 what the cheaper one learnt: the head of `top` is a shrunk probe, `all` starts from the adapter and head
@@ -26,7 +26,7 @@ import numpy as np
 
 from adapters.graft import Graft
 from adapters.model import GraftModel
-from adapters.specs import Probe, block_range
+from adapters.specs import Probe, above, block_range
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
@@ -88,12 +88,13 @@ class _Climb:
         self.identity, self.tally = identity, tally
         self.config, self.workdir, self.backbone, self.labels, self.show = config, workdir, backbone, labels, show
         blocks = backbone.spec.blocks
-        named = getattr(config.adapter, "blocks", "")
-        allowed = block_range(named, blocks)
-        if allowed.stop != blocks:
-            raise InputError(f"adapter.blocks: {named!r} leaves out the top block; auto grafts downward from it")
-        self.first = allowed.start
-        self.boundary = max(allowed.start, blocks - TOP_BLOCKS)
+        named = [getattr(spec, "blocks", "") for spec in config.methods]
+        allowed = [block_range(blocks_of, blocks) for blocks_of in named]
+        for name, chosen in zip(named, allowed, strict=True):
+            if chosen.stop != blocks:
+                raise InputError(f"adapter.blocks: {name!r} leaves out the top block; auto grafts downward from it")
+        self.first = min(chosen.start for chosen in allowed)
+        self.boundary = max(self.first, blocks - TOP_BLOCKS)
         self.plain = GraftModel(backbone.network, (Probe(),), config.head, labels)
         self.resumed = False
         self.strength = 0.0  # l2 of the first rung
@@ -170,9 +171,8 @@ class _Climb:
         self, name: str, plan: Plan, first: int, start: Params, below: Rung, spread: float, data: dict[str, Examples]
     ) -> Rung:
         """A rung trained by gradient, from `start` where its tree has the same leaves."""
-        own: Any = self.config.adapter
-        adapter = replace(own, blocks=f"{first}:")
-        model = GraftModel(self.backbone.network, (adapter,), self.config.head, self.labels)
+        methods = tuple(above(spec, first, self.backbone.spec.blocks) for spec in self.config.methods)
+        model = GraftModel(self.backbone.network, methods, self.config.head, self.labels)
         fresh = flatten(map_leaves(np.asarray, model.init(jax.random.key(self.config.seed))))
         params = unflatten(fresh | {path: leaf for path, leaf in flatten(start).items() if path in fresh})
         config = replace(self.config, plan=plan)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from adapters.specs import Classification, HeadSpec, Lora, MethodSpec
+from adapters.specs import Classification, HeadSpec, Ladder, Lora, MethodSpec, Probe
 from backbone.errors import InputError
 from trainers.policy import Retrain
 
@@ -201,6 +201,7 @@ class TrainConfig:
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
     data: Data = field(default_factory=Data)
     adapter: MethodSpec = field(default_factory=Lora)
+    extra: tuple[MethodSpec, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
     head: HeadSpec = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
     plan: Plan = field(default_factory=Plan)
@@ -229,7 +230,15 @@ class TrainConfig:
         for name in ("batch_size", "log_every", "input_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        alone = [spec.method for spec in self.methods if isinstance(spec, (Probe, Ladder))]
+        if self.extra and alone:
+            raise InputError(f"extra: {alone[0]} reads hidden states and stands alone, as `adapter` without `extra`")
         if self.curriculum.difficulty == "column" and not self.data.difficulty:
             raise InputError("curriculum.difficulty: column needs data.difficulty, the name of the column")
         if self.patience < 0 or self.checkpoint_seconds < 0:
             raise InputError("patience: neither this nor checkpoint_seconds may be negative")
+
+    @property
+    def methods(self) -> tuple[MethodSpec, ...]:
+        """Every method of the graft."""
+        return (self.adapter, *self.extra)

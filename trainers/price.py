@@ -267,8 +267,8 @@ def _total(config: TrainConfig, task: Task, stages: list[StagePrice]) -> Price:
 
 
 def _without_plan(config: TrainConfig, task: Task) -> GraftModel:
-    """The config's own adapter, in every block that it names."""
-    return GraftModel(task.backbone.network, (config.adapter,), config.head, task.model.labels)
+    """The config's own methods, in every block that they name."""
+    return GraftModel(task.backbone.network, config.methods, config.head, task.model.labels)
 
 
 __all__ = ["Price", "StagePrice", "price"]

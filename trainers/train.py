@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from adapters.artifact import save_graft
 from adapters.manifest import Training
 from adapters.model import GraftModel
-from adapters.specs import Ladder, Probe
+from adapters.specs import Ladder, Probe, above
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
@@ -314,15 +314,16 @@ def cache_maker(
 
 def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:
     """The model of a config. Blocks that are frozen from the first step on get no adapter."""
-    adapter = config.adapter
+    methods = config.methods
     name, value = config.plan.schedule
-    if name == "top" and not isinstance(adapter, (Probe, Ladder)):
-        if adapter.blocks:
+    if name == "top" and not isinstance(config.adapter, (Probe, Ladder)):
+        if any(getattr(spec, "blocks", "") for spec in methods):
             raise InputError(
                 f"adapter.blocks: plan.stages={config.plan.stages} decides the blocks; leave one of them out"
             )
-        adapter = replace(adapter, blocks=f"{max(0, backbone.spec.blocks - int(value))}:")
-    return GraftModel(backbone.network, (adapter,), config.head, labels)
+        first = max(0, backbone.spec.blocks - int(value))
+        methods = tuple(above(spec, first, backbone.spec.blocks) for spec in methods)
+    return GraftModel(backbone.network, methods, config.head, labels)
 
 
 def held_out(data: TaskData) -> tuple[str, ...]:

@@ -75,6 +75,8 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     if len(model.methods) != 1 or not isinstance(model.methods[0], Lora) or not isinstance(model.head, Classification):
         have = ", ".join([*(spec.method for spec in model.methods), model.head.kind])
         raise InputError(f"{graft}: PEFT export takes one LoRA with a classification head; this graft has {have}")
+    if model.sides > 1 or model.head.pooling == "attention":
+        raise InputError(f"{graft}: PEFT has no head with pair={model.head.pair} and pooling={model.head.pooling}")
     whole = model.head.pooling == "pooler"
     family, spec = _family(loaded.backbone), model.methods[0]
     inner = "bert." if whole else ""

@@ -42,7 +42,15 @@ from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
 from trainers.loop import Fitted, MakeCache, Progress, Task, fit
-from trainers.probe import SHRUNK, FittedProbe, fit_linear, pooled_features, shrunk_head
+from trainers.probe import (
+    SHRUNK,
+    FittedProbe,
+    fit_linear,
+    fitted_labels,
+    pooled_features,
+    shrunk_head,
+    vector_model,
+)
 from trainers.report import write_report
 
 log = logging.getLogger(__name__)
@@ -82,6 +90,7 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
         backbone = load_backbone(folder, dtype=config.compute_dtype)
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
+        config = replace(config, head=data.head)
     rungs: list[dict[str, Any]] = []
     if config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
         log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
@@ -203,13 +212,13 @@ def _fit(
     params = map_leaves(np.asarray, model.init(jax.random.key(config.seed)))
     if isinstance(config.adapter, Probe):
         with window("probe") as costs["probe"]:
-            head = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
-        return Fitted({**params, "head": head}, 0, Progress()), False
+            params["head"] |= start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
+        return Fitted(params, 0, Progress()), False
     with Checkpoints(workdir / "checkpoints", run_identity(config, backbone, data)) as checkpoints:
         resumed = checkpoints.notes() is not None
         if config.head_start != "zero" and not resumed:
             with window("probe") as costs["probe"]:
-                params["head"] = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
+                params["head"] |= start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
         task = Task(config, model, backbone, train_rows, dev_rows, difficulty_of(config, model, backbone, train_rows))
         with window("train") as costs["train"]:
             fitted = fit(
@@ -259,11 +268,14 @@ def start_from_probe(
         features = pooled_features(model, backbone, params["adapter"], train_rows, shown.update)
         dev = None
         if dev_rows is not None:
-            dev = pooled_features(model, backbone, params["adapter"], dev_rows, shown.update), dev_rows.labels
+            dev_features = pooled_features(model, backbone, params["adapter"], dev_rows, shown.update)
+            dev = dev_features, fitted_labels(model, dev_rows.labels)
+    labels = fitted_labels(model, train_rows.labels)
+    model, metric = vector_model(model, config.metric)
     if config.head_start == "shrunk_probe" and not isinstance(config.adapter, Probe):
-        return FittedProbe(shrunk_head(model, features, train_rows.labels), SHRUNK, {})
-    fitted = fit_linear(model, features, train_rows.labels, dev, config.metric)
-    log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, config.metric, fitted.scores)
+        return FittedProbe(shrunk_head(model, features, labels), SHRUNK, {})
+    fitted = fit_linear(model, features, labels, dev, metric)
+    log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, metric, fitted.scores)
     return fitted
 
 

@@ -131,7 +131,13 @@ def _predict(options: argparse.Namespace) -> Any:
     from serving.predict import predict
 
     return predict(
-        options.graft, options.text, file=options.file, backbone=options.backbone, dtype=options.dtype, top=options.top
+        options.graft,
+        options.text,
+        pairs=options.text_pair,
+        file=options.file,
+        backbone=options.backbone,
+        dtype=options.dtype,
+        top=options.top,
     )
 
 
@@ -334,7 +340,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("predict", _predict, "answer for texts", on_backbone, running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    sub.add_argument("--file", help="a text a line; - is standard input")
+    sub.add_argument("--text-pair", action="append", default=[], help="the second text of the --text at its place")
+    sub.add_argument("--file", help="a text a line (a pair: a tab between); - is standard input")
     sub.add_argument("--top", type=int, default=5, help="probabilities shown for each text")
     sub = verb("inspect", _inspect, "describe a graft, a backbone or a config", settings, on_backbone)
     sub.add_argument("path", help="graft, run or backbone folder, or config script")

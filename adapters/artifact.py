@@ -73,6 +73,8 @@ def save_graft(
     if broken:
         raise InputError(f"{target}: not saved, values that are not finite in {', '.join(broken[:5])}")
     inputs = canary_inputs(backbone.preprocessing, max_tokens)
+    if model.head.pair == "cross" and backbone.spec.segments > 1:
+        inputs["ids"] = with_segments(inputs["ids"])
     expected = canary_logits(model, backbone, params, inputs)
     if not np.isfinite(expected).all():
         raise InputError(f"{target}: not saved, the graft's logits are not finite")
@@ -150,9 +152,15 @@ def canary_inputs(preprocessing: TextPreprocessing, max_tokens: int) -> dict[str
     return {"ids": np.where(mask, ids, preprocessing.fill).astype(np.int32), "mask": mask}
 
 
+def with_segments(ids: np.ndarray) -> np.ndarray:
+    """Ids int32 [B,T,2]: the first three tokens in segment 0, the others in segment 1."""
+    second = np.broadcast_to(np.arange(ids.shape[1]) >= 3, ids.shape)
+    return np.stack([ids, second], axis=-1).astype(np.int32)
+
+
 def canary_logits(
     model: GraftModel, backbone: Backbone, params: Mapping[str, Any], canary: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Logits float32 [8,C] of the canary's inputs."""
+    """Logits float32 of the canary's inputs: [8,C]; [4,C] where rows are sides of pairs; [8,16,C] for tagging."""
     program = forward_program(model, jnp.dtype(backbone.dtype).name)
     return np.asarray(program(backbone.params, params, canary["ids"], canary["mask"]))

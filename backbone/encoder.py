@@ -192,10 +192,13 @@ class Network:
     def embed(self, params: Params, inputs: Mapping[str, Array], dtype: Any = jnp.float32) -> Array:
         """Hidden states [B,T,D] at boundary 0, in `dtype`.
 
-        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T].
+        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T]; or `ids` [B,T,2] with both.
         """
         embeddings = _merge(Embeddings, self.spec, params["embeddings"])
-        return embeddings(inputs["ids"], inputs.get("segments"), jnp.dtype(dtype))
+        ids, segments = inputs["ids"], inputs.get("segments")
+        if ids.ndim == 3:
+            ids, segments = ids[..., 0], ids[..., 1]
+        return embeddings(ids, segments, jnp.dtype(dtype))
 
     def run_blocks(
         self,

@@ -117,7 +117,7 @@ class _Climb:
             fitted = fit_linear(self.plain, features[0], train.labels, (features[1], dev.labels), self.config.metric)
             logits = features[1] @ fitted.head["kernel"] + fitted.head["bias"]
         self.strength = fitted.strength
-        params = {"adapter": {}, "head": fitted.head}
+        params = self.with_head(self.plain, fitted.head)
         return Rung("probe", self.plain, params, self.score(logits, dev), logits, 0, [], cost.asdict())
 
     def probe_all(self, train: Examples, dev: Examples) -> Rung | None:
@@ -130,8 +130,13 @@ class _Climb:
             x, dev_x = (store.pooled(examples).reshape(len(examples), -1) for examples in (train, dev))
             fitted = fit_linear(model, x, train.labels, (dev_x, dev.labels), self.config.metric)
             logits = dev_x @ fitted.head["kernel"] + fitted.head["bias"]
-        params = {"adapter": {}, "head": fitted.head}
+        params = self.with_head(model, fitted.head)
         return Rung("probe_all", model, params, self.score(logits, dev), logits, 0, [], cost.asdict())
+
+    def with_head(self, model: GraftModel, head: Params) -> Params:
+        """Parameters of a probe: what is fitted, and the rest of the head at its start."""
+        fresh = map_leaves(np.asarray, model.init(jax.random.key(self.config.seed)))
+        return {"adapter": {}, "head": {**fresh["head"], **head}}
 
     def spread(self, train: Examples, dev: Examples) -> float:
         """Spread of the development score over probes fitted to random parts of the train rows."""

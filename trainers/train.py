@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,15 @@ from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
 from trainers.loop import Fitted, MakeCache, Progress, Task, fit
-from trainers.probe import SHRUNK, FittedProbe, fit_linear, pooled_features, shrunk_head
+from trainers.probe import (
+    SHRUNK,
+    FittedProbe,
+    fit_linear,
+    fitted_labels,
+    pooled_features,
+    shrunk_head,
+    vector_model,
+)
 from trainers.report import write_report
 from trainers.warm import Parent, Start, grown, head_features, read_parent
 
@@ -87,6 +95,7 @@ def train(
         backbone = load_backbone(folder, dtype=config.compute_dtype)
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
+        config = replace(config, head=data.head)
     rungs: list[dict[str, Any]] = []
     known: dict[str, np.ndarray] = {}  # logits that need not be computed again
     tally = Tally()
@@ -252,8 +261,8 @@ class _Fit:
 
     def _head(self, params: Params) -> tuple[Fitted, bool]:
         with window("probe") as self.costs["probe"]:
-            head = self._probe(params, strong=False).head
-        return Fitted({**params, "head": head}, 0, Progress()), False
+            params["head"] = {**params["head"], **self._probe(params, strong=False).head}
+        return Fitted(params, 0, Progress()), False
 
     def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
         """Gradient steps through the plan's stages, from the parent or from a probe."""
@@ -265,7 +274,7 @@ class _Fit:
                 if parent is not None:
                     params = grown(parent, model, config, backbone, self._train, self.tally)
                 elif config.head_start != "zero" and not resumed:
-                    params["head"] = self._probe(params, strong=config.head_start == "shrunk_probe").head
+                    params["head"] |= self._probe(params, strong=config.head_start == "shrunk_probe").head
             difficulty = difficulty_of(config, model, backbone, self._train)
             task = Task(config, model, backbone, self._train, self._dev, difficulty)
             with window("train") as self.costs["train"]:
@@ -284,11 +293,13 @@ class _Fit:
         config, train, dev = self.config, self._train, self._dev
         splits = [train, *([dev] if dev is not None and not strong else [])]
         features = self._features(params["adapter"], splits, keep=not strong)
+        labels = fitted_labels(self.model, train.labels)
+        model, metric = vector_model(self.model, config.metric)
         if strong:
-            return FittedProbe(shrunk_head(self.model, features[0], train.labels), SHRUNK, {})
-        held = (features[1], dev.labels) if dev is not None else None
-        fitted = fit_linear(self.model, features[0], train.labels, held, config.metric)
-        log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, config.metric, fitted.scores)
+            return FittedProbe(shrunk_head(model, features[0], labels), SHRUNK, {})
+        held = (features[1], fitted_labels(self.model, dev.labels)) if dev is not None else None
+        fitted = fit_linear(model, features[0], labels, held, metric)
+        log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, metric, fitted.scores)
         return fitted
 
     def _features(self, adapter: Params, splits: list[Examples], *, keep: bool) -> list[np.ndarray]:

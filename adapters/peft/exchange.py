@@ -53,6 +53,8 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
         known = ", ".join(spec.method for codec in CODECS.values() for spec in codec.spec_types)
         have = ", ".join([*(spec.method for spec in model.methods), model.head.kind])
         raise InputError(f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {have}")
+    if model.sides > 1 or model.head.pooling == "attention":
+        raise InputError(f"{graft}: PEFT has no head with pair={model.head.pair} and pooling={model.head.pooling}")
     whole = model.head.pooling == "pooler"
     family, name = family_of(loaded.backbone), model.methods[0].method
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.specs import MultiLabel
+from adapters.specs import Classification, MultiLabel
 from backbone.errors import InputError
 from backbone.home import home
 from backbone.records import digest, encode
@@ -74,6 +74,11 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
 
     Raises InputError for bad data, or a backbone that is not there.
     """
+    if not isinstance(config.head, (Classification, MultiLabel)):
+        raise InputError(
+            f"head.kind: {config.head.kind} cannot be retrained by a gate that compares labels; "
+            "train it with `topgraft train`, or use classification or multi_label"
+        )
     multi_label = isinstance(config.head, MultiLabel)
     source = source_key(config.data, multi_label)
     rows: Rows | None = None

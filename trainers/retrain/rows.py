@@ -87,12 +87,12 @@ def hashed(splits: Mapping[str, Iterable[Row]]) -> tuple[dict[str, SplitRows], d
         names = tuple(sorted(set(labels)))
         place = {label: i for i, label in enumerate(names)}
         rows[name] = SplitRows(
-            texts=np.array([text_hash(row.text) for row in split], np.uint64),
+            texts=np.array([text_hash(row.content) for row in split], np.uint64),
             labels=np.array([place[label] for label in labels], np.int32),
             names=names,
-            lengths=np.array([len(row.text) for row in split], np.int32),
+            lengths=np.array([len(row.content) for row in split], np.int32),
         )
-        prints[name] = fingerprint(row_hash(row.text, row.labels) for row in split)
+        prints[name] = fingerprint(row_hash(row.content, row.labels) for row in split)
     return rows, prints
 
 

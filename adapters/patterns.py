@@ -34,8 +34,9 @@ class Site:
 def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:
     """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`) in the chosen blocks, in order."""
     d, m = encoder.width, encoder.mlp_width
+    hidden = 2 * m if encoder.mlp == "gated" else m
     widths = dict.fromkeys((QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND), (d, d))
-    widths |= {MLP_UP: (d, m), MLP_DOWN: (m, d)}
+    widths |= {MLP_UP: (d, hidden), MLP_DOWN: (m, d)}
     return tuple(Site(b, name, *widths[name]) for b in block_range(blocks, encoder.blocks) for name in kind)
 
 

@@ -75,14 +75,19 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     if len(model.methods) != 1 or not isinstance(model.methods[0], Lora) or not isinstance(model.head, Classification):
         have = ", ".join([*(spec.method for spec in model.methods), model.head.kind])
         raise InputError(f"{graft}: PEFT export takes one LoRA with a classification head; this graft has {have}")
-    whole = model.head.pooling == "pooler"
     family, spec = _family(loaded.backbone), model.methods[0]
-    inner = "bert." if whole else ""
+    whole = model.head.pooling == family.task_pooling
+    inner = f"{family.task_prefix}." if whole else ""
     settings: dict[Site, LoraSetting] = model.site_parts["lora"][1]
     tensors: dict[str, np.ndarray] = {}
     modules: dict[str, LoraSetting] = {}
     for site, setting in settings.items():
-        module = inner + family.site_module(site.block, site.name)
+        theirs = family.site_module(site.block, site.name)
+        if theirs is None:
+            raise InputError(
+                f"{graft}: {site.full_name}: transformers' {family.name} has no dense layer of its own here"
+            )
+        module = inner + theirs
         leaves = loaded.params["adapter"]["lora"][str(site.block)][site.name]
         modules[module] = setting
         tensors[f"{PREFIX}{module}.lora_A.weight"] = _transposed(leaves["a"])
@@ -191,7 +196,7 @@ def _lora_of(
     found: dict[Site, tuple[int, float]] = {}
     left, problems = dict(tensors), []
     for key in tensors:
-        match = re.fullmatch(rf"{re.escape(PREFIX)}(?:bert\.)?(.+)\.lora_A\.weight", key)
+        match = re.fullmatch(rf"{re.escape(PREFIX)}(?:{re.escape(family.task_prefix)}\.)?(.+)\.lora_A\.weight", key)
         if not match:
             continue
         site, other = by_module.get(match[1]), key.replace(".lora_A.", ".lora_B.")

@@ -13,7 +13,7 @@ import numpy as np
 
 from backbone.errors import InputError
 
-LADDER = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LADDER = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 
 
 def ladder_up_to(limit: int) -> tuple[int, ...]:

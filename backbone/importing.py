@@ -100,7 +100,7 @@ def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> t
             problems.append(f"{path} {describe(leaf)} is not filled: the file has no {', '.join(missing)} ({close})")
             continue
         used.update(names)
-        array = family.convert(path, [available[name] for name in names])
+        array = family.convert(path, [available[name] for name in names]) if names else np.zeros(leaf.shape, np.float32)
         if array.shape != leaf.shape:
             problems.append(f"{path}: the file gives {describe(array)}, the config asks for {describe(leaf)}")
         elif not np.isfinite(array).all():

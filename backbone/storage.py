@@ -74,7 +74,7 @@ class Backbone:
 
 def weights_id(spec: EncoderSpec, params: Mapping[str, Any]) -> str:
     """`sha256:<hex>` of the architecture and every float32 weight."""
-    return content_hash(params, canonical_json(encode(spec)))
+    return content_hash(params, canonical_json(spec.identity()))
 
 
 def save_backbone(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from adapters.programs import logits_of, run_rows
 from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.home import find_backbone
+from backbone.images import ImagePreprocessing
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params, map_leaves
 
@@ -50,14 +52,16 @@ class Graft:
     max_tokens: int  # longer texts are cut
     manifest: Manifest | None = None  # of a graft that was stored
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids as in training, cut at the graft's `max_tokens`."""
+    def encode(self, texts: Sequence[Any]) -> list[np.ndarray]:
+        """Token ids as in training, cut at the graft's `max_tokens`; patches of images (files or encoded bytes)."""
+        if isinstance(self.backbone.preprocessing, ImagePreprocessing):
+            return self.backbone.preprocessing.encode(texts)
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"texts[{i}]: expected a str, got {type(text).__name__}")
         return self.backbone.preprocessing.encode(texts, self.max_tokens)
 
-    def logits(self, texts: Sequence[str], on_rows: Callable[[int], object] = lambda count: None) -> np.ndarray:
+    def logits(self, texts: Sequence[Any], on_rows: Callable[[int], object] = lambda count: None) -> np.ndarray:
         """Logits float32 [N,C] of N texts, each computed in its own length bucket."""
         return self.logits_of_rows(self.encode(texts), on_rows)
 
@@ -82,8 +86,8 @@ class Graft:
         """Predicted label numbers int [N], or bool [N,C] for multi_label."""
         return head_of(self.model.head).decide(self.model.head, self.probabilities(logits))
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Labels and probabilities of each text."""
+    def predict(self, texts: Sequence[Any]) -> list[Prediction]:
+        """Labels and probabilities of each text, or of each image (a file or encoded bytes)."""
         if isinstance(texts, str):
             raise InputError("texts: expected a list of texts, got one str; write predict([text])")
         logits = self.logits(texts)

@@ -32,8 +32,13 @@ def bucket_of(length: int, ladder: Sequence[int]) -> int:
 
 
 def pad(rows: Sequence[np.ndarray], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens."""
+    """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens.
+
+    Rows of patches give pixels uint8 [B, T, P].
+    """
     ids = np.full((len(rows), bucket), fill, np.int32)
+    if len(rows) and rows[0].dtype == np.uint8:
+        ids = np.zeros((len(rows), bucket, rows[0].shape[1]), np.uint8)
     mask = np.zeros((len(rows), bucket), np.bool_)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row

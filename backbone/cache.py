@@ -58,8 +58,8 @@ class Variant:
 
 
 def row_key(ids: np.ndarray) -> bytes:
-    """16 bytes of the sha256 of a row's token ids."""
-    data = np.ascontiguousarray(ids, "<i4")
+    """16 bytes of the sha256 of a row's token ids, or of its patches uint8 [T,P]."""
+    data = np.ascontiguousarray(ids, "u1" if ids.dtype == np.uint8 else "<i4")
     # numpy drops trailing zero bytes of S16, so a digest never ends in one
     return hashlib.sha256(data.tobytes()).digest()[:15] + b"\x01"
 

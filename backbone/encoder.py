@@ -80,7 +80,7 @@ class LayerNorm(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Sum of token (or patch), learned position and segment embeddings, then a norm; each only where the spec has it."""
+    """Sum of token (or patch), position and segment embeddings, then a norm; each only where the spec has it."""
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         self.offset = spec.position_offset

@@ -50,6 +50,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 TEXT = tuple(CONFIGS)
+_IMAGE = {**_SIZES, "image_size": 16, "patch_size": 8}
+CONFIGS["vit"] = {**_IMAGE, "num_channels": 3}
+CONFIGS["deit"] = {**_IMAGE, "num_channels": 1}
 
 
 def config_of(family: str) -> dict[str, Any]:
@@ -61,3 +64,10 @@ def token_rows(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[np.nda
     """Token ids without those of special tokens."""
     draw = np.random.default_rng(seed)
     return [draw.integers(5, VOCABULARY, n).astype(np.int32) for n in lengths]
+
+
+def images(family: str, count: int = 3, seed: int = 0) -> np.ndarray:
+    """Pixels uint8 [N,S,S,C]."""
+    config = CONFIGS[family]
+    shape = (count, config["image_size"], config["image_size"], config["num_channels"])
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)

@@ -13,15 +13,16 @@ from safetensors import safe_open
 
 from backbone.attention import attention, rotate
 from backbone.buckets import pad
-from backbone.encoder import Network
+from backbone.encoder import Network, normalised
 from backbone.errors import InputError
 from backbone.families import FAMILIES
+from backbone.images import patches
 from backbone.importing import bind
-from backbone.spec import EncoderSpec
+from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import weights_id
 from backbone.trees import flatten, unflatten
 from tests import reference
-from tests.families import CONFIGS, TEXT, config_of, token_rows
+from tests.families import CONFIGS, TEXT, config_of, images, token_rows
 from tests.tiny import SPEC
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "families"
@@ -41,31 +42,47 @@ def golden(family: str):
 
 def run(network: Network, params, rows, bucket: int | None = None):
     ids, mask = pad(rows, bucket or max(map(len, rows)), 1)
-    hidden = network.run_blocks(params, network.embed(params, {"ids": jnp.asarray(ids)}), jnp.asarray(mask))
-    return np.asarray(network.finish(params, hidden))
+
+    @jax.jit
+    def forward(params, ids, mask):
+        return network.finish(params, network.run_blocks(params, network.embed(params, {"ids": ids}), mask))
+
+    return np.asarray(forward(params, ids, mask))
+
+
+def rows_of(network: Network, family: str):
+    """The rows that a golden's states are of."""
+    image = network.spec.image
+    return [patches(picture, image) for picture in images(family)] if image else token_rows()
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_hidden_states_equal_transformers(family):
     network, params, wanted = golden(family)
-    rows = token_rows()
-    found = run(network, params, rows, 32)
+    rows = rows_of(network, family)
+    found = run(network, params, rows, max(map(len, rows)) + (8 if family in TEXT else 0))
     for state, row, expected in zip(found, rows, wanted, strict=True):
         np.testing.assert_allclose(state[: len(row)], expected, atol=1e-4)
     assert np.abs(wanted[0] - wanted[0].mean(axis=0)).max() > 0.1, "tokens differ"
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ["modernbert", "vit"])
 def test_a_cut_between_blocks_changes_nothing_and_taps_are_unfinished(family):
     network, params, _ = golden(family)
-    ids, mask = pad(token_rows((9, 12)), 12)
-    hidden = network.embed(params, {"ids": ids})
-    whole, states = network.run_blocks(params, hidden, mask, taps=(1, 2))
-    below = network.run_blocks(params, hidden, mask, stop=1)
-    np.testing.assert_allclose(below, states[1], atol=1e-5)
-    np.testing.assert_allclose(network.run_blocks(params, below, mask, start=1), whole, atol=1e-5)
-    finished = np.asarray(network.finish(params, whole))
-    assert np.array_equal(finished, whole) == (network.spec.norm == "post")
+    rows = rows_of(network, family)[-2:]
+    ids, mask = pad(rows, max(map(len, rows)))
+
+    @jax.jit
+    def forward(params, ids, mask):
+        hidden = network.embed(params, {"ids": ids})
+        whole, states = network.run_blocks(params, hidden, mask, taps=(1, 2))
+        above = network.run_blocks({"blocks": {"1": params["blocks"]["1"]}}, states[1], mask, start=1)
+        return whole, states[2], above, network.finish(params, whole)
+
+    whole, tapped, above, finished = forward(params, ids, mask)
+    np.testing.assert_array_equal(tapped, whole)
+    np.testing.assert_allclose(above, whole, atol=1e-5)
+    assert np.abs(finished - whole).max() > 0.1, "the final norm is not part of the last block"
 
 
 def test_roberta_positions_start_after_the_padding_id():
@@ -107,13 +124,38 @@ def test_a_token_outside_the_window_is_not_seen_in_a_local_block_and_is_in_a_glo
     network, params, _ = golden("modernbert")
     row = token_rows((20,))[0]
     other = np.concatenate([row[:-1], [row[-1] % 35 + 5]]).astype(np.int32)
-    mask = np.ones((1, 20), bool)
-    hidden = [network.embed(params, {"ids": r[None]}) for r in (row, other)]
-    local = [np.asarray(network.run_blocks(params, h, mask, start=1, stop=2))[0] for h in hidden]
+
+    @jax.jit
+    def each(params, ids):
+        hidden, mask = network.embed(params, {"ids": ids}), jnp.ones(ids.shape, bool)
+        return [network.run_blocks(params, hidden, mask, start=k, stop=k + 1) for k in (0, 1)]
+
+    whole, local = map(np.asarray, each(params, np.stack([row, other])))
     np.testing.assert_array_equal(local[0][:15], local[1][:15])
     assert np.abs(local[0][15:] - local[1][15:]).max(axis=-1).min() > 1e-4, "the window of 4 includes token 15"
-    whole = [np.asarray(network.run_blocks(params, h, mask, start=0, stop=1))[0] for h in hidden]
     assert np.abs(whole[0][0] - whole[1][0]).max() > 1e-5
+
+
+@pytest.mark.parametrize(("family", "special"), [("vit", 1), ("deit", 2)])
+def test_class_tokens_stand_before_the_patches_and_have_positions_of_their_own(family, special):
+    network, params, _ = golden(family)
+    spec, e, pixels = network.spec, params["embeddings"], images(family)[:1]
+    assert (spec.image.special, spec.positions) == (special, 4 + special)
+    assert "norm" not in e
+    found = network.embed(params, {"ids": patches(pixels[0], spec.image)[None]})[0]
+    np.testing.assert_allclose(found[:special], e["special"] + e["position"][:special], atol=1e-6)
+    for place, (top, left) in enumerate(((0, 0), (0, 8), (8, 0), (8, 8)), special):
+        patch = (pixels[0, top : top + 8, left : left + 8].reshape(-1) / 255 - 0.5) / 0.5
+        wanted = patch @ e["patch"]["kernel"] + e["patch"]["bias"] + e["position"][place]
+        np.testing.assert_allclose(found[place], wanted, atol=1e-4)
+
+
+def test_each_channel_has_its_own_mean_and_deviation():
+    image = ImageSpec(size=4, patch=2, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    found = normalised(jnp.asarray(patches(pixels, image)[1:]), image).reshape(2, 2, 2, 2, 3)
+    wanted = (pixels / 255 - np.array(image.mean)) / np.array(image.std)
+    np.testing.assert_allclose(found[1, 0, 0, 1], wanted[2, 1], atol=1e-6)
 
 
 def test_windowed_attention_equals_softmax_over_the_neighbours_and_prepended_keys():
@@ -165,6 +207,11 @@ def test_older_modernbert_configs_say_the_same():
         ("modernbert", "layer_types", ["full_attention"]),
         ("modernbert", "rope_parameters", {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}),
         ("modernbert", "local_attention", 1),
+        ("vit", "qkv_bias", False),
+        ("vit", "image_size", [16, 16]),
+        ("vit", "num_channels", 4),
+        ("vit", "pooler_output_size", 16),
+        ("deit", "hidden_act", "mish"),
     ],
 )
 def test_options_that_are_not_supported_name_the_field(family, field, value):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 from backbone.buckets import pad  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
-from tests.families import CONFIGS, TEXT, config_of, token_rows  # noqa: E402
+from tests.families import CONFIGS, TEXT, config_of, images, token_rows  # noqa: E402
 
 LABELS = 5
 PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], "layers_to_transform": [4, 5]}
@@ -95,6 +95,13 @@ def family_states(model: transformers.PreTrainedModel, rows: list[np.ndarray]) -
     return [state[: len(row)].numpy() for state, row in zip(output.last_hidden_state, rows, strict=True)]
 
 
+@torch.inference_mode()
+def image_states(model: transformers.PreTrainedModel, pixels: np.ndarray) -> list[np.ndarray]:
+    """Last hidden states [T,D] of images uint8 [N,S,S,C], normalised with mean and deviation 0.5."""
+    values = (torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    return list(model(pixel_values=values).last_hidden_state.numpy())
+
+
 def family_golden(family: str) -> None:
     """`families/NAME.safetensors`: the file's tensors, and under `states.N` what they give."""
     model = family_model(family)
@@ -102,14 +109,15 @@ def family_golden(family: str) -> None:
         model.save_pretrained(folder)
         tensors = load_file(Path(folder) / "model.safetensors")
     kept = {name: value.astype(np.float16) for name, value in tensors.items()}
-    kept |= {f"states.{i}": state.copy() for i, state in enumerate(family_states(model, token_rows()))}
+    states = family_states(model, token_rows()) if family in TEXT else image_states(model, images(family))
+    kept |= {f"states.{i}": state.copy() for i, state in enumerate(states)}
     (HERE / "families").mkdir(exist_ok=True)
     save_file(kept, HERE / "families" / f"{family}.safetensors", {"config": json.dumps(config_of(family))})
 
 
 @torch.inference_mode()
 def main() -> None:
-    for family in TEXT:
+    for family in CONFIGS:
         family_golden(family)
     inputs = encoded(sentences())
     hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state

@@ -147,7 +147,7 @@ def test_relabelled_added_and_removed_rows(place):
     wrong = sum(label != "class1" for _, label in TABLE[5:8])
     place.data(table)
     result = place.run()
-    told = {key: 0 for key in ("added", "removed", "relabelled")}
+    told = dict.fromkeys(("added", "removed", "relabelled"), 0)
     for split in ("train", "dev"):
         for key, count in result["changes"]["changes"][split].items():
             told[key] += count

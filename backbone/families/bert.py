@@ -42,6 +42,7 @@ class Bert:
     """See `backbone.families.family.Family`."""
 
     name = "bert"
+    prefix = "bert"
 
     def spec(self, config: Mapping[str, Any], tensors: Collection[str]) -> EncoderSpec:
         fields = Fields(config)
@@ -96,6 +97,39 @@ class Bert:
         if path.endswith(".kernel"):
             return np.concatenate([np.ascontiguousarray(t.T) for t in tensors], axis=1)
         return np.concatenate(tensors) if len(tensors) > 1 else np.asarray(tensors[0])
+
+    def config(self, spec: EncoderSpec, *, masked: bool) -> dict[str, Any]:
+        return {
+            "architectures": ["BertForMaskedLM" if masked else "BertModel"],
+            "model_type": self.name,
+            "hidden_size": spec.width,
+            "num_hidden_layers": spec.blocks,
+            "num_attention_heads": spec.heads,
+            "intermediate_size": spec.mlp_width,
+            "vocab_size": spec.vocabulary,
+            "max_position_embeddings": spec.positions,
+            "type_vocab_size": spec.segments,
+            "hidden_act": next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == spec.activation),
+            "layer_norm_eps": spec.norm_epsilon,
+            "position_embedding_type": "absolute",
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1,
+            "tie_word_embeddings": True,
+        }
+
+    def release(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
+        names = self.sources(path)
+        parts = np.split(array, len(names), axis=-1)
+        return dict(zip(names, (part.T for part in parts) if path.endswith(".kernel") else parts, strict=True))
+
+    def release_head(self, head: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {
+            "cls.predictions.transform.dense.weight": np.asarray(head["dense"]["kernel"]).T,
+            "cls.predictions.transform.dense.bias": np.asarray(head["dense"]["bias"]),
+            "cls.predictions.transform.LayerNorm.weight": np.asarray(head["norm"]["scale"]),
+            "cls.predictions.transform.LayerNorm.bias": np.asarray(head["norm"]["bias"]),
+            "cls.predictions.bias": np.asarray(head["decoder"]["bias"]),
+        }
 
 
 BERT = Bert()

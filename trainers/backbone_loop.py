@@ -30,7 +30,7 @@ from trainers.checkpoints import Checkpoints
 from trainers.logs import Scalars, bar
 from trainers.loop import log_sums
 from trainers.objectives import Batch, Objective
-from trainers.step import State, first_state, join, make_optimizer, partition, step_of
+from trainers.step import first_state, join, make_optimizer, partition, step_of
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def fit_backbone(
     skipped = progress.skipped + int(state["sums"]["skipped"])
     if not math.isfinite(loss):
         raise InputError(
-            f"the held-out loss is {loss} after {done} steps, {skipped} of them skipped as not finite: the run diverged; "
-            f"start another with a lower optimizer.learning_rate"
+            f"the held-out loss is {loss} after {done} steps, {skipped} of them skipped as not finite: "
+            f"the run diverged; start another with a lower optimizer.learning_rate"
         )
     return FittedBackbone(map_leaves(np.asarray, join(jax.device_get(state["live"]), frozen)), done, loss, skipped)

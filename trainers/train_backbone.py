@@ -39,6 +39,8 @@ from trainers.workdir import RESULT, claim
 
 log = logging.getLogger(__name__)
 
+FREE = ("max_seconds", "checkpoint_seconds")  # fields that decide no weight, so a resumed run may change them
+
 
 @dataclass(frozen=True)
 class TrainBackboneResult:
@@ -71,7 +73,7 @@ def train_backbone(
     Same config, corpus and machine: same weights, killed or not.
     """
     use_compilation_cache()
-    stored = claim(workdir, encode(config), resume, free=("max_seconds",))
+    stored = claim(workdir, encode(config), resume, free=FREE)
     if stored is not None and stored["finished"]:
         return TrainBackboneResult(**stored)
     costs: dict[str, Cost] = {}
@@ -91,7 +93,7 @@ def train_backbone(
     )  # fmt: skip
     task = BackboneTask(config, network, objective)
     identity = {
-        "config": digest({**encode(config), "max_seconds": None}),
+        "config": digest({**encode(config), **dict.fromkeys(FREE)}),
         "corpus": sequences.fingerprint,
         "preprocessing_id": preprocessing.preprocessing_id,
         "start": start.weights_id if start else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -28,7 +30,17 @@ from backbone.preprocessing import TextPreprocessing
 from backbone.storage import load_backbone, read_record
 from backbone.trees import flatten
 from tests import reference
-from tests.tiny import SPEC, WORDS, as_json, random_params, tokenizer_json, write_config
+from tests.tiny import (
+    SPEC,
+    WORDS,
+    as_json,
+    make_tiny_backbone,
+    random_params,
+    rows,
+    tokenizer_json,
+    write_config,
+    write_csv,
+)
 from trainers.backbone_config import BackboneConfig, Corpus, MaskedTokens, WordPiece
 from trainers.backbone_loop import BackboneTask, held_out_loss
 from trainers.corpus import Sequences, Text, pack, read_text, train_wordpiece
@@ -37,6 +49,7 @@ from trainers.step import first_state, partition, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 240
+SHALLOW = replace(SPEC, blocks=1)
 
 
 def paragraphs(count: int, seed: int = 0) -> list[str]:
@@ -123,13 +136,15 @@ def test_a_run_learns_and_reports(whole, place, capsys):
 
 
 def test_a_graft_is_trained_on_the_result(whole, tmp_path, capsys):
-    config = write_config(tmp_path / "graft.py", whole / "backbone", tmp_path, epochs="1.0")
+    config = write_config(tmp_path / "graft.py", whole / "backbone", tmp_path)
+    for name, seed in (("train", 1), ("test", 2)):  # short texts only: one bucket
+        write_csv(tmp_path / f"{name}.csv", [row for row in rows(240, seed=seed) if len(row[0].split()) == 5])
     status, out, err = call(
         "train", config, "--workdir", "g", *settings("data.max_tokens=32", "adapter.method=probe"), "--json",
         capsys=capsys,
     )  # fmt: skip
     assert status == 0, err
-    assert as_json(out)["metrics"]["test"]["accuracy"] > 0.8
+    assert as_json(out)["metrics"]["test"]["accuracy"] > 0.6
     assert topgraft.load("g/graft").predict(["ban bas"])
 
 
@@ -211,38 +226,39 @@ def test_a_family_without_export_is_refused(tiny_path, tmp_path):
 
 
 def test_going_on_with_the_head_or_with_a_fresh_one(whole, place, capsys):
-    """With a learning rate of nearly nothing the held-out loss says what the run began with."""
-    barely = settings(
-        f"start={whole}", "network=none", "tokenizer=none", "steps=1", "optimizer.learning_rate=1e-12"
-    )  # fmt: skip
+    """The first step of a warm-up has a rate of zero, so the held-out loss after it is what the run began with."""
+    at_once = settings(f"start={whole}", "network=none", "tokenizer=none", "max_seconds=0.0001")
     found = {}
     for head in ("kept", "fresh"):
         status, out, err = call(
-            "train-backbone", place / "config.py", "--workdir", head, *barely, "--set", f"start_head={head}", "--json",
+            "train-backbone", place / "config.py", "--workdir", head, *at_once, "--set", f"start_head={head}", "--json",
             capsys=capsys,
         )  # fmt: skip
         assert status == 0, err
         found[head] = as_json(out)
+        assert found[head]["steps"] == 1
     before = result_of(whole)
-    assert found["kept"]["held_out_loss"] == pytest.approx(before["held_out_loss"], abs=1e-4)
-    assert found["fresh"]["held_out_loss"] > before["held_out_loss"] + 0.3
+    assert found["kept"]["held_out_loss"] == before["held_out_loss"]
+    assert found["kept"]["weights_id"] == before["weights_id"]
+    assert found["fresh"]["held_out_loss"] > before["held_out_loss"] + 0.1
     assert found["kept"]["preprocessing_id"] == before["preprocessing_id"]
     assert read_record(Path("kept/backbone")).source["start"] == before["weights_id"]
 
 
-def test_an_imported_backbone_goes_on_and_its_pooler_stays(tiny, tiny_path, place, capsys):
+def test_an_imported_backbone_goes_on_and_its_pooler_stays(place, tmp_path, capsys):
     """Also accumulation, rematerialisation and bfloat16, on weights that stay float32."""
+    start = make_tiny_backbone(tmp_path / "start", spec=SHALLOW)
     status, out, err = call(
         "train-backbone", place / "config.py", "--workdir", "on", "--json",
         *settings(
-            f"start={tiny_path}", "network=none", "tokenizer=none", "steps=3", "optimizer.accumulate=2", "remat=true",
+            f"start={start}", "network=none", "tokenizer=none", "steps=3", "optimizer.accumulate=2", "remat=true",
             "compute_dtype=bfloat16", "optimizer.schedule=cosine",
         ),
         capsys=capsys,
     )  # fmt: skip
     assert status == 0, err
     assert as_json(out)["of_steps"] == 6
-    after, before = flatten(load_backbone("on/backbone").params), flatten(tiny.params)
+    after, before = (flatten(load_backbone(path).params) for path in ("on/backbone", start))
     for path, leaf in after.items():
         same = np.array_equal(leaf, before[path])
         assert same == path.startswith("pooler."), path
@@ -251,7 +267,8 @@ def test_an_imported_backbone_goes_on_and_its_pooler_stays(tiny, tiny_path, plac
 def test_a_run_that_diverges_says_so_and_counts_what_it_skipped(place, capsys, caplog):
     status, _, err = call(
         "train-backbone", place / "config.py", "--workdir", "wild", "--json",
-        *settings("optimizer.learning_rate=1e30", "optimizer.clip_norm=0", "steps=40"), capsys=capsys,
+        *settings("optimizer.learning_rate=1e30", "optimizer.clip_norm=0", "steps=40", "network.blocks=1"),
+        capsys=capsys,
     )  # fmt: skip
     assert status == 2
     assert "of them skipped as not finite: the run diverged" in err
@@ -367,14 +384,14 @@ def objective() -> MaskedTokenObjective:
     ids = draw.integers(5, SPEC.vocabulary, (64, 32)).astype(np.int32)
     ids[:, 0], ids[:, -1], ids[:, 9] = 2, 3, 3
     ids[5, 4:] = 3  # a row with fewer words than slots
-    return MaskedTokenObjective(MaskedTokens(fraction=0.25), Network(SPEC), Sequences(ids, ids, 1, 4, (0, 2, 3)))
+    return MaskedTokenObjective(MaskedTokens(fraction=0.25), Network(SHALLOW), Sequences(ids, ids, 1, 4, (0, 2, 3)))
 
 
 def test_masks_follow_the_rule_and_the_key(objective):
     ids = objective.sequences.train
     masked = jax.jit(objective.masked)
     totals = {"mask": 0, "same": 0, "other": 0}
-    for number in range(40):
+    for number in range(12):
         shown, positions, counts = (np.asarray(x) for x in masked(ids, jax.random.key(number)))
         assert positions.shape == (64, 8)
         for row in range(64):
@@ -388,8 +405,8 @@ def test_masks_follow_the_rule_and_the_key(objective):
             totals["same"] += (shown[row, chosen] == ids[row, chosen]).sum()
         totals["other"] += int(counts.sum())
     for name, share in (("mask", 0.8), ("same", 0.1)):
-        assert totals[name] / totals["other"] == pytest.approx(share, abs=0.015), name
-    again, other = masked(ids, jax.random.key(39))[0], masked(ids, jax.random.key(40))[0]
+        assert totals[name] / totals["other"] == pytest.approx(share, abs=0.02), name
+    again, other = masked(ids, jax.random.key(11))[0], masked(ids, jax.random.key(40))[0]
     np.testing.assert_array_equal(again, shown)
     assert (np.asarray(other) != shown).any()
 
@@ -408,20 +425,20 @@ def test_the_loss_is_that_of_an_independent_bert(objective):
         lambda x: (np.asarray(x) + 0.3 * draw.normal(size=x.shape)).astype(np.float32),
         objective.init(jax.random.key(0)),
     )
-    params, key = {"backbone": random_params(), "head": head}, jax.random.key(3)
+    params, key = {"backbone": random_params(SHALLOW), "head": head}, jax.random.key(3)
     batch = objective.batch("train", np.array([3, 5, 8]), 4)
     assert batch["weights"].tolist() == [1, 1, 1, 0]
     shown, positions, counts = (np.asarray(x) for x in objective.masked(batch["ids"], key))
     losses = []
     for row in range(3):
-        states = reference.states(params["backbone"], shown[row], SPEC)[-1]
+        states = reference.states(params["backbone"], shown[row], SHALLOW)[-1]
         chosen = positions[row][counts[row]]
         scores = head_by_hand(head, params["backbone"]["embeddings"]["token"], states[chosen])
         losses += [-scores[i, batch["ids"][row, p]] for i, p in enumerate(chosen)]
-    found, number = objective.loss(params, batch, key)
+    found, number = jax.jit(objective.loss)(params, batch, key)
     assert number == len(losses) == 8 + 3 + 8
     assert float(found) == pytest.approx(np.mean(losses), rel=1e-4)
-    rough, _ = objective.loss(params, batch, key, dtype=jnp.bfloat16, remat=True)
+    rough, _ = jax.jit(functools.partial(objective.loss, dtype=jnp.bfloat16, remat=True))(params, batch, key)
     assert float(rough) == pytest.approx(np.mean(losses), rel=0.05)
 
 
@@ -464,8 +481,8 @@ def test_counted_work_is_that_of_the_compiler(objective):
 def test_every_row_is_seen_once_in_an_epoch(objective):
     task = BackboneTask(BackboneConfig(batch_size=10, steps=4), objective.network, objective)
     epochs = [np.concatenate([task.rows(e * 6 + i) for i in range(6)]) for e in range(2)]
-    for rows in epochs:
-        assert len(set(rows.tolist())) == 60
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 60
     assert (epochs[0] != epochs[1]).any()
 
 

@@ -6,7 +6,7 @@
 
 The command parses a verb and calls one function below. Logs and progress go to stderr; with
 `--json` the last line of stdout is one JSON object. Exit status: 0 done, 2 bad input or config,
-1 anything else.
+75 somebody else was faster (`registry`), 1 anything else.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
 from backbone.ownership import require_own
+from registry.spec import RegistryError
 
 if TYPE_CHECKING:
     from adapters.graft import Graft
     from backbone.storage import Backbone
+    from registry.verbs import Place
 
 __all__ = ["InputError", "load", "main"]
 
@@ -85,6 +87,29 @@ def _plan(options: argparse.Namespace) -> Any:
     return found if options.json else found.table()
 
 
+def _retrain(options: argparse.Namespace) -> Any:
+    from trainers.retrain.many import Job, attempt, retrain_all
+    from trainers.retrain.run import Options
+
+    choices = Options(
+        dry_run=options.dry_run,
+        max_price=options.max_price,
+        promote=not options.no_promote,
+        lease_seconds=options.lease,
+        wait_seconds=options.wait,
+        show=not options.quiet,
+    )
+    jobs = [Job(c, tuple(options.set), options.registry, options.store, choices) for c in options.config]
+    if options.all:
+        return retrain_all(jobs, executor=options.executor, workers=options.workers)
+    if len(jobs) > 1:
+        raise InputError("config: several configs need --all, which gives one entry a task and the worst status")
+    outcome = attempt(jobs[0])
+    if outcome.action == "error":
+        print(f"topgraft retrain: {outcome.reason}", file=sys.stderr)
+    return outcome
+
+
 def _cache(options: argparse.Namespace) -> Any:
     from trainers.caches import caches
 
@@ -122,7 +147,13 @@ def _predict(options: argparse.Namespace) -> Any:
     from serving.predict import predict
 
     return predict(
-        options.graft, options.text, file=options.file, backbone=options.backbone, dtype=options.dtype, top=options.top
+        options.graft,
+        options.text,
+        pairs=options.text_pair,
+        file=options.file,
+        backbone=options.backbone,
+        dtype=options.dtype,
+        top=options.top,
     )
 
 
@@ -142,6 +173,130 @@ def _import_graft(options: argparse.Namespace) -> Any:
     from adapters.peft import import_peft
 
     return import_peft(options.source, options.backbone, options.out, labels=options.labels)
+
+
+def _place(options: argparse.Namespace) -> Place:
+    from registry.verbs import Place
+
+    return Place(options.registry, options.store)
+
+
+def _registry_publish(options: argparse.Namespace) -> Any:
+    from registry.verbs import publish
+
+    return publish(_place(options), options.graft, options.task, options.parent)
+
+
+def _registry_list(options: argparse.Namespace) -> Any:
+    from registry.verbs import listing
+
+    found = listing(_place(options), options.task, limit=options.limit, before=options.before)
+    return found if options.json else found.table()
+
+
+def _registry_show(options: argparse.Namespace) -> Any:
+    from registry.verbs import show
+
+    return show(_place(options), options.task, options.version)
+
+
+def _registry_diff(options: argparse.Namespace) -> Any:
+    from registry.verbs import diff
+
+    return diff(_place(options), options.task, options.version, options.other)
+
+
+def _registry_promote(options: argparse.Namespace) -> Any:
+    from registry.verbs import promote
+
+    told = {"reason": options.reason, "actor": options.actor}
+    return promote(_place(options), options.task, options.version, expected=options.expect, **told)
+
+
+def _registry_rollback(options: argparse.Namespace) -> Any:
+    from registry.verbs import rollback
+
+    return rollback(_place(options), options.task, reason=options.reason, actor=options.actor)
+
+
+def _registry_audit(options: argparse.Namespace) -> Any:
+    from registry.verbs import audit
+
+    return audit(_place(options))
+
+
+def _registry_gc(options: argparse.Namespace) -> Any:
+    from registry.verbs import gc
+
+    return gc(_place(options), keep=options.keep, dry_run=options.dry_run)
+
+
+def _registry_export(options: argparse.Namespace) -> Any:
+    from registry.verbs import export
+
+    return export(_place(options), options.out)
+
+
+def _registry_parser(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
+    place.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
+    told = argparse.ArgumentParser(add_help=False)
+    told.add_argument("--reason", required=True, help="why, for the log")
+    told.add_argument("--actor", default="", help="who, for the log (default: user@machine)")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, call: Callable[[argparse.Namespace], Any], text: str, *parents: Any) -> Any:
+        sub = actions.add_parser(name, help=text, description=text, parents=[common, place, *parents])
+        sub.set_defaults(call=call)
+        return sub
+
+    sub = action("publish", _registry_publish, "make a graft the next version of a task")
+    sub.add_argument("graft", help="graft folder")
+    sub.add_argument("--task", default="", help="name of the task (default: the name in the graft)")
+    sub.add_argument("--parent", type=int, help="number of the version it was made from")
+    sub = action("list", _registry_list, "tasks and what is live, or the versions of a task")
+    sub.add_argument("task", nargs="?", default="", help="name of the task")
+    sub.add_argument("--limit", type=int, default=50, help="versions in a page")
+    sub.add_argument("--before", type=int, help="only versions below this number: the next page")
+    sub = action("show", _registry_show, "all that is known of a version")
+    sub.add_argument("task", help="name of the task")
+    sub.add_argument("version", type=int, nargs="?", help="its number (default: the live one)")
+    sub = action("diff", _registry_diff, "what differs between two versions")
+    sub.add_argument("task", help="name of the task")
+    sub.add_argument("version", type=int, help="number of a version")
+    sub.add_argument("other", type=int, nargs="?", help="number of another (default: the live one)")
+    sub = action("promote", _registry_promote, "make a version live, by hand", told)
+    sub.add_argument("task", help="name of the task")
+    sub.add_argument("version", type=int, help="its number")
+    sub.add_argument("--expect", type=int, help="refuse if the task is not at this generation (default: the present)")
+    sub = action("rollback", _registry_rollback, "make the version before live again", told)
+    sub.add_argument("task", help="name of the task")
+    action("audit", _registry_audit, "read every artefact, compare live pointers with the log")
+    sub = action("gc", _registry_gc, "remove the artefacts of old versions")
+    sub.add_argument("--keep", type=int, default=10, help="newest versions of a task that stay")
+    sub.add_argument("--dry-run", action="store_true", help="only say what would go")
+    sub = action("export", _registry_export, "write the whole registry as JSON lines")
+    sub.add_argument("--out", required=True, help="the file")
+
+
+def _combine(options: argparse.Namespace) -> Any:
+    from adapters.mixing import combine
+
+    try:
+        weights = [float(weight) for weight in options.weights.split(",") if weight]
+    except ValueError:
+        raise InputError(f"--weights: {options.weights!r} is not a list of numbers such as 0.5,0.5") from None
+    return combine(
+        options.graft,
+        options.out,
+        how=options.how,
+        weights=weights,
+        rank=options.rank,
+        density=options.density,
+        head_from=options.head_from,
+        backbone=options.backbone,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,6 +337,18 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("plan", _plan, "price a run before anything is trained", settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="keep the prediction there, for the run's report")
+    sub = verb("retrain", _retrain, "train what changed, and promote it if it passes the gate", settings)
+    sub.add_argument("config", nargs="+", help="config script, or the name of one that comes with topgraft")
+    sub.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
+    sub.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
+    sub.add_argument("--all", action="store_true", help="several configs; the status is the worst of theirs")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost")
+    sub.add_argument("--max-price", type=float, metavar="CPU_SECONDS", help="refuse what is predicted to cost more")
+    sub.add_argument("--no-promote", action="store_true", help="leave the live version as it is")
+    sub.add_argument("--executor", choices=("processes", "ray"), default="processes", help="of --all")
+    sub.add_argument("--workers", type=int, default=1, help="tasks at a time, with --all")
+    sub.add_argument("--lease", type=float, default=120.0, help="seconds until a run that died may be taken over")
+    sub.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the lease of another run")
     sub = verb("cache", _cache, "list, verify or shrink the boundary caches")
     sub.add_argument("action", choices=("stat", "verify", "gc"))
     sub.add_argument("--most-gib", type=float, help="gc: remove the oldest segments down to this size")
@@ -197,7 +364,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("predict", _predict, "answer for texts", on_backbone, running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    sub.add_argument("--file", help="a text a line; - is standard input")
+    sub.add_argument("--text-pair", action="append", default=[], help="the second text of the --text at its place")
+    sub.add_argument("--file", help="a text a line (a pair: a tab between); - is standard input")
     sub.add_argument("--top", type=int, default=5, help="probabilities shown for each text")
     sub = verb("inspect", _inspect, "describe a graft, a backbone or a config", settings, on_backbone)
     sub.add_argument("path", help="graft, run or backbone folder, or config script")
@@ -210,6 +378,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--backbone", required=True, help="backbone folder it belongs to")
     sub.add_argument("--out", required=True, help="the new graft folder")
     sub.add_argument("--labels", help="label names, comma separated or a file with one a line")
+    text = "versions of every task, which one is live, and how it came to be so"
+    _registry_parser(verbs.add_parser("registry", help=text, description=text), common)
+    sub = verb("combine", _combine, "combine LoRA grafts of one backbone by fixed weights", on_backbone)
+    sub.add_argument("graft", nargs="+", help="graft folders, two or more")
+    sub.add_argument("--how", choices=("linear", "cat", "svd", "ties"), default="cat", help="see adapters/mixing.py")
+    sub.add_argument("--weights", default="", help="one a graft, comma separated (default: all 1/N)")
+    sub.add_argument("--rank", type=int, default=0, help="svd, ties: rank (default: the largest of the grafts)")
+    sub.add_argument("--density", type=float, default=0.2, help="ties: share of entries kept")
+    sub.add_argument("--head-from", help="the graft whose head and labels are kept (default: the first)")
+    sub.add_argument("--out", required=True, help="the new graft folder")
     return parser
 
 
@@ -217,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console command; returns the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    for name in ("topgraft", "backbone", "adapters", "trainers", "serving"):
+    for name in ("topgraft", "backbone", "adapters", "trainers", "registry", "serving"):
         logging.getLogger(name).setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
         require_own("adapters")
@@ -227,6 +405,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps({"error": str(error), "exit": 2}))
         return 2
+    except RegistryError as error:
+        print(f"topgraft {options.verb}: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": str(error), "exit": error.exit_status}))
+        return error.exit_status
     values = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if options.json:
         print(json.dumps(values, ensure_ascii=False))
@@ -234,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(values)
     else:
         _show(values)
-    return 0
+    return int(getattr(result, "exit_status", 0))
 
 
 def run() -> None:

@@ -1,8 +1,8 @@
 """The graft artefact: a folder of `graft.safetensors`, `manifest.json` and `canary.safetensors`.
 
 Tensors and JSON only. Writing happens beside the target and is renamed into place. Reading verifies
-every byte, the shapes against the backbone's architecture, both backbone ids, and runs the canary:
-a few synthetic inputs whose logits were recorded when the graft was made.
+every byte (`adapters.reader`), the shapes against the backbone's architecture, both backbone ids, and runs
+the canary: a few synthetic inputs whose logits were recorded when the graft was made.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from adapters.manifest import (
@@ -28,7 +26,6 @@ from adapters.manifest import (
     Training,
     dumps,
     identity,
-    read_manifest,
     sealed,
 )
 from adapters.model import GraftModel
@@ -37,7 +34,7 @@ from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.preprocessing import TextPreprocessing
 from backbone.storage import Backbone
-from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure, unflatten
+from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
 
 CANARY_ROWS, CANARY_BUCKET = 8, 16
 
@@ -76,6 +73,8 @@ def save_graft(
     if broken:
         raise InputError(f"{target}: not saved, values that are not finite in {', '.join(broken[:5])}")
     inputs = canary_inputs(backbone.preprocessing, max_tokens)
+    if model.head.pair == "cross" and backbone.spec.segments > 1:
+        inputs["ids"] = with_segments(inputs["ids"])
     expected = canary_logits(model, backbone, params, inputs)
     if not np.isfinite(expected).all():
         raise InputError(f"{target}: not saved, the graft's logits are not finite")
@@ -102,33 +101,6 @@ def save_graft(
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
         (folder / MANIFEST).write_bytes(dumps(manifest))
     return manifest
-
-
-def read_graft(path: str | Path) -> tuple[Manifest, Params, dict[str, np.ndarray]]:
-    """Manifest, parameters and canary of a graft folder, every byte verified; raises InputError.
-
-    What needs the backbone (shapes against the architecture, ids, canary) is `verify_on`.
-    """
-    path = Path(path)
-    manifest = read_manifest(path)
-    loaded = {}
-    for name in (TENSORS, CANARY):
-        file = path / name
-        if not file.is_file():
-            raise InputError(f"{file}: missing; the graft is incomplete")
-        if sha256_file(file) != manifest.files.get(name):
-            raise InputError(f"{file}: sha256 differs from the manifest's: truncated or altered after it was written")
-        try:
-            loaded[name] = load_tensors(file.read_bytes())
-        except (SafetensorError, ValueError) as error:
-            raise InputError(f"{file}: not a safetensors file: {error}") from error
-    tensors = loaded[TENSORS]
-    if {key: describe(leaf) for key, leaf in tensors.items()} != manifest.tensors:
-        raise InputError(f"{path / TENSORS}: names or shapes differ from those of the manifest")
-    params = unflatten(tensors)
-    if content_hash(params, identity(manifest)) != manifest.content_id:
-        raise InputError(f"{path}: content_id does not match the tensors and the identity in the manifest")
-    return manifest, params, loaded[CANARY]
 
 
 def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
@@ -180,9 +152,15 @@ def canary_inputs(preprocessing: TextPreprocessing, max_tokens: int) -> dict[str
     return {"ids": np.where(mask, ids, preprocessing.fill).astype(np.int32), "mask": mask}
 
 
+def with_segments(ids: np.ndarray) -> np.ndarray:
+    """Ids int32 [B,T,2]: the first three tokens in segment 0, the others in segment 1."""
+    second = np.broadcast_to(np.arange(ids.shape[1]) >= 3, ids.shape)
+    return np.stack([ids, second], axis=-1).astype(np.int32)
+
+
 def canary_logits(
     model: GraftModel, backbone: Backbone, params: Mapping[str, Any], canary: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Logits float32 [8,C] of the canary's inputs."""
+    """Logits float32 of the canary's inputs: [8,C]; [4,C] where rows are sides of pairs; [8,16,C] for tagging."""
     program = forward_program(model, jnp.dtype(backbone.dtype).name)
     return np.asarray(program(backbone.params, params, canary["ids"], canary["mask"]))

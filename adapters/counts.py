@@ -8,7 +8,6 @@ activations and softmax are counted as a few operations per element.
 
 from __future__ import annotations
 
-from adapters.methods.lora import LoraSetting
 from adapters.model import GraftModel
 from backbone.spec import EncoderSpec
 from metering.counts import Count, elementwise, product
@@ -55,37 +54,38 @@ def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool 
 
 
 def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0) -> Count:
-    """The adapters' own products in blocks from `first` on (LoRA; others are elementwise or counted by size)."""
-    tokens, total = batch * length, Count()
-    for _, settings in model.site_parts.values():
+    """The adapters' own work in blocks from `first` on, as each method counts it."""
+    total = Count()
+    for method, settings in model.site_parts.values():
         for site, setting in settings.items():
-            if site.block < first:
-                continue
-            if isinstance(setting, LoraSetting):
-                total += product(tokens, site.inputs, setting.rank) + product(tokens, setting.rank, site.outputs)
-            else:
-                total += elementwise(tokens * site.outputs, 2)
+            if site.block >= first:
+                total += method.work(setting, site, batch, length)
     return total
 
 
 def forward(model: GraftModel, batch: int, length: int, *, start: int = 0) -> Count:
     """A forward pass from boundary `start` to logits."""
-    spec = model.network.spec
-    blocks = (spec.blocks - start) * block_forward(spec, batch, length)
-    head = product(batch, model.feature_width, len(model.labels))
-    return blocks + adapter_forward(model, batch, length, start) + head
+    spec, rows = model.network.spec, batch * model.sides
+    blocks = (spec.blocks - start) * block_forward(spec, rows, length)
+    return blocks + adapter_forward(model, rows, length, start) + _head(model, batch, length)
+
+
+def _head(model: GraftModel, batch: int, length: int) -> Count:
+    """The head's product, at every token for tagging."""
+    vectors = batch * length if model.head.pooling == "tokens" else batch
+    return product(vectors, model.feature_width, len(model.labels))
 
 
 def train_step(
     model: GraftModel, batch: int, length: int, *, boundary: int, cached: bool, everything: bool = False
 ) -> Count:
     """One step with blocks from `boundary` on live, their prefix cached or run forward; `everything`: full tuning."""
-    spec = model.network.spec
+    spec, rows = model.network.spec, batch * model.sides
     total = forward(model, batch, length, start=boundary if cached else 0)
     for block in range(boundary, spec.blocks):
-        total += block_backward(spec, batch, length, weights=everything, lowest=block == boundary)
-    total += 2 * adapter_forward(model, batch, length, boundary)
-    return total + 2 * product(batch, model.feature_width, len(model.labels))
+        total += block_backward(spec, rows, length, weights=everything, lowest=block == boundary)
+    total += 2 * adapter_forward(model, rows, length, boundary)
+    return total + 2 * _head(model, batch, length)
 
 
 __all__ = ["adapter_forward", "block_backward", "block_forward", "forward", "train_step"]

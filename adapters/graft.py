@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from adapters.artifact import model_on, read_graft, verify_on
+from adapters.artifact import model_on, verify_on
 from adapters.heads import head_of
+from adapters.inputs import Encoded, checked, encode_inputs
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
 from adapters.programs import logits_of, run_rows
-from adapters.specs import MultiLabel
-from backbone.errors import InputError
+from adapters.reader import read_graft
+from adapters.specs import MultiLabel, Regression, TokenTagging
+from adapters.tagging import OUTSIDE, Entity, entities
+from backbone.buckets import Row
 from backbone.home import find_backbone
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params, map_leaves
@@ -27,10 +31,13 @@ from backbone.trees import Params, map_leaves
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one text."""
+    """The answer for one text, pair or sentence."""
 
-    labels: tuple[str, ...]  # one for classification; any number, maybe none, for multi_label
-    probabilities: dict[str, float]  # of every label, most probable first
+    labels: tuple[str, ...]  # one for classification; any number for multi_label; a tag per word for tagging
+    probabilities: dict[str, float]  # of every label, most probable first; empty for regression and tagging
+    value: float | None = None  # regression: the number
+    words: tuple[str, ...] = ()  # tagging: what the tags are of
+    entities: tuple[Entity, ...] = ()  # tagging
 
     @property
     def label(self) -> str:
@@ -50,21 +57,19 @@ class Graft:
     max_tokens: int  # longer texts are cut
     manifest: Manifest | None = None  # of a graft that was stored
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode(self, texts: Sequence[Any]) -> list[Row]:
         """Token ids as in training, cut at the graft's `max_tokens`."""
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"texts[{i}]: expected a str, got {type(text).__name__}")
-        return self.backbone.preprocessing.encode(texts, self.max_tokens)
+        return self._encoded(checked(self.model.head, texts)).rows
 
-    def logits(self, texts: Sequence[str], on_rows: Callable[[int], object] = lambda count: None) -> np.ndarray:
-        """Logits float32 [N,C] of N texts, each computed in its own length bucket."""
+    def _encoded(self, texts: Sequence[Any]) -> Encoded:
+        return encode_inputs(self.model.head, self.backbone, texts, self.max_tokens)
+
+    def logits(self, texts: Sequence[Any], on_rows: Callable[[int], object] = lambda count: None) -> np.ndarray:
+        """Logits float32 [N,C] of N texts (or pairs), each computed in its own length bucket; [N,T,C] for tagging."""
         return self.logits_of_rows(self.encode(texts), on_rows)
 
-    def logits_of_rows(
-        self, rows: Sequence[np.ndarray], on_rows: Callable[[int], object] = lambda count: None
-    ) -> np.ndarray:
-        """Logits float32 [N,C] of N rows of token ids."""
+    def logits_of_rows(self, rows: Sequence[Row], on_rows: Callable[[int], object] = lambda count: None) -> np.ndarray:
+        """Logits float32 [N,C] of N rows of token ids; [N,T,C] for tagging, T the longest bucket."""
         if not len(rows):
             return np.zeros((0, len(self.model.labels)), np.float32)
         params, dtype = jax.device_put(self.params), self.backbone.dtype.name
@@ -75,18 +80,23 @@ class Graft:
         return run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill, on_rows)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [N,C]."""
+        """Probabilities float32 [N,C]; for regression the logits themselves."""
         return np.asarray(head_of(self.model.head).probabilities(logits))
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Predicted label numbers int [N], or bool [N,C] for multi_label."""
+        """Predicted label numbers int [N], bool [N,C] for multi_label; numbers, or tags [N,T], of the other heads."""
         return head_of(self.model.head).decide(self.model.head, self.probabilities(logits))
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Labels and probabilities of each text."""
-        if isinstance(texts, str):
-            raise InputError("texts: expected a list of texts, got one str; write predict([text])")
-        logits = self.logits(texts)
+    def predict(self, texts: Sequence[Any]) -> list[Prediction]:
+        """The answer for each text; for each (text, text) of a graft on pairs; for each sentence, a text or a
+        list of words, of a tagger."""
+        given = checked(self.model.head, texts)
+        encoded = self._encoded(given)
+        logits = self.logits_of_rows(encoded.rows)
+        if isinstance(self.model.head, Regression):
+            return [Prediction((), {}, value=float(number)) for number in self.decide(logits)]
+        if isinstance(self.model.head, TokenTagging):
+            return self._tagged(given, encoded.places, logits)
         answers = []
         for row, decision in zip(self.probabilities(logits), self.decide(logits), strict=True):
             order = np.argsort(-row, kind="stable")
@@ -97,6 +107,16 @@ class Graft:
                     probabilities={self.model.labels[i]: float(row[i]) for i in order},
                 )
             )
+        return answers
+
+    def _tagged(
+        self, sentences: Sequence[Sequence[str]], places: Sequence[np.ndarray], logits: np.ndarray
+    ) -> list[Prediction]:
+        """Tags by word; words beyond `max_tokens` are outside."""
+        answers = []
+        for words, first, row in zip(sentences, places, logits.argmax(axis=-1), strict=True):
+            tags = tuple(self.model.labels[row[place]] if place >= 0 else OUTSIDE for place in first)
+            answers.append(Prediction(tags, {}, words=tuple(words), entities=entities(words, tags)))
         return answers
 
 

@@ -88,3 +88,8 @@ class _GraftedBlock(BlockHooks):
         for part in self._acting.get(ATTEND[0], ()):
             k, v = part.method.attend(part.setting, part.leaves, k, v, self._calls[ATTEND[0]])
         return k, v
+
+    def norm(self, name: str, scale: Array, bias: Array) -> tuple[Array, Array]:
+        for part in self._acting.get(name, ()):
+            scale, bias = part.method.norm(part.setting, part.leaves, scale, bias, self._calls[name])
+        return scale, bias

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 
-from adapters.methods.method import Array
+from adapters.methods.method import Array, Call
 from adapters.model import GraftModel
 from adapters.patterns import Site
 from backbone.errors import InputError
-from backbone.sites import KEY, LINEAR, QUERY, VALUE
+from backbone.sites import KEY, LINEAR, NORM, QUERY, VALUE
 from backbone.trees import Params
 
 _JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.encoder.Attention
@@ -22,13 +22,18 @@ _JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.encoder.Att
 def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
     """Backbone weights with every site method folded in, so that a plain forward pass gives the graft's.
 
-    Raises InputError naming the method when its algebra does not allow it (bottleneck).
+    Raises InputError naming the method when its algebra does not allow it (bottleneck, prefix, router).
     """
     merged = jax.tree.map(lambda leaf: leaf, backbone)
     for name, (method, settings) in model.site_parts.items():
         for site, setting in settings.items():
             leaves = adapter[name][str(site.block)][site.name]
-            node, part = _weights(merged["blocks"][str(site.block)], site)
+            if site.name in NORM:
+                norm = node_at(merged["blocks"][str(site.block)], site)
+                patched = method.norm(setting, leaves, norm["scale"], norm["bias"], Call(None, None))
+                norm["scale"], norm["bias"] = patched
+                continue
+            node, part = site_weights(merged["blocks"][str(site.block)], site)
             folded = method.merge(setting, leaves, node["kernel"][:, part], node["bias"][part]) if node else None
             if folded is None:
                 raise InputError(f"{name}: cannot be merged into the weights at {site.full_name}")
@@ -37,14 +42,19 @@ def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
     return merged
 
 
-def _weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
+def site_weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
     """The dense layer of a linear site and the columns that are its own; an empty dict elsewhere."""
     if site.name not in LINEAR:
         return {}, slice(None)
     if site.name in _JOINT:
         first = _JOINT.index(site.name) * site.outputs
         return block["attention"]["qkv"], slice(first, first + site.outputs)
+    return node_at(block, site), slice(None)
+
+
+def node_at(block: Params, site: Site) -> dict[str, Array]:
+    """The parameters at a site's name."""
     node: Any = block
     for key in site.name.split("/"):
         node = node[key]
-    return node, slice(None)
+    return node

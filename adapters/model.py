@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adapters.heads import head_of, pool
+from adapters.heads import head_of, join_sides, pool
 from adapters.hooks import GraftHooks
 from adapters.methods import METHODS, FeatureMethod, SiteMethod
-from adapters.methods.method import Array
+from adapters.methods.method import Array, select
 from adapters.patterns import Site
 from adapters.specs import HeadSpec, MethodSpec
 from backbone.encoder import Network
@@ -47,8 +47,20 @@ class GraftModel:
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise InputError("labels: names must be distinct and at least one")
         if self.head.pooling == "pooler" and not self.network.spec.pooler:
-            raise InputError("head.pooling: this backbone has no pooler; use mean or first")
+            raise InputError("head.pooling: this backbone has no pooler; use mean, first or attention")
+        self._require_leaders()
         _ = self.site_parts, self.taps
+
+    def _require_leaders(self) -> None:
+        """A method that reads the frozen kernel as if it were alone comes first at its sites."""
+        taken: dict[Site, str] = {}
+        for name, (method, settings) in self.site_parts.items():
+            for site in settings:
+                if method.leads and site in taken:
+                    raise InputError(
+                        f"adapter: {name} must come before {taken[site]}, which acts at {site.full_name} too"
+                    )
+                taken.setdefault(site, name)
 
     @cached_property
     def site_parts(self) -> dict[str, tuple[SiteMethod[Any], dict[Site, Any]]]:
@@ -82,16 +94,27 @@ class GraftModel:
         """Blocks in which a site method acts, ascending."""
         return tuple(sorted({site.block for _, settings in self.site_parts.values() for site in settings}))
 
+    @property
+    def sides(self) -> int:
+        """Rows of tokens that are encoded for an example: 2 for pairs encoded apart, else 1."""
+        return 2 if self.head.pair in ("two_tower", "cosine") else 1
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of one boundary's states, pooled."""
+        width = self.network.spec.width
+        return {"two_tower": 4 * width, "cosine": 1}.get(self.head.pair, width)
+
     @cached_property
     def feature_width(self) -> int:
         """Width F of the head's features."""
         if self.feature_part is None:
-            return self.network.spec.width
+            return self.pooled_width
         spec, method = self.feature_part
-        return method.width(spec, self.network.spec)
+        return method.width(spec, self.network.spec) // self.network.spec.width * self.pooled_width
 
     def init(self, rng: Array) -> Params:
-        """Fresh float32 parameters; site methods are the identity and the head is zero."""
+        """Fresh float32 parameters; site methods are the identity (prefix is not) and the head is zero."""
         adapter: Params = {}
         for number, spec in enumerate(self.methods):
             key = jax.random.fold_in(rng, number)
@@ -104,7 +127,10 @@ class GraftModel:
                 adapter[spec.method] = blocks
             elif self.feature_part is not None:
                 adapter[spec.method] = self.feature_part[1].init(spec, self.network.spec, key)
-        return {"adapter": adapter, "head": head_of(self.head).init(self.feature_width, len(self.labels))}
+        head = head_of(self.head).init(self.feature_width, len(self.labels))
+        if self.head.pooling == "attention":
+            head["query"] = jnp.zeros((self.network.spec.width,))
+        return {"adapter": adapter, "head": head}
 
     def abstract(self) -> Params:
         """Shapes and dtypes of `init`."""
@@ -120,34 +146,55 @@ class GraftModel:
         slots: Array | None = None,
         rng: Array | None = None,
         remat: bool = False,
+        head: Params | None = None,
     ) -> Array:
-        """The head's input [B,F].
+        """The head's input [B,F], or [B,T,F] for tagging.
 
         `inputs` holds `mask` bool [B,T] and `ids` int32 [B,T], or instead of ids `states`: hidden states
         [B,T,D] by boundary, as `run_blocks` would give them below (the boundary cache). Blocks run from
-        the highest of them that lies under everything still missing.
+        the highest of them that lies under everything still missing. Of pairs encoded apart, both sides lie
+        there one after the other: 2B rows for B examples. `head` holds the query of attention pooling;
+        without it that is the mean.
         """
         given = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
         missing = [tap for tap in self.taps if tap not in given]
         if not missing:
-            return self.features_from_states(backbone, adapter, {k: given[k] for k in self.taps}, inputs["mask"])
+            chosen = {k: given[k] for k in self.taps}
+            return self.features_from_states(backbone, adapter, chosen, inputs["mask"], head, slots)
         start = max((k for k in given if k <= min(missing)), default=0)
         hidden = given[start] if start in given else self.network.embed(backbone, inputs, dtype)
-        hooks = GraftHooks(self.site_parts, adapter, slots) if self.site_parts else None
+        each = slots if slots is None or self.sides == 1 else jnp.repeat(slots, self.sides)
+        hooks = GraftHooks(self.site_parts, adapter, each) if self.site_parts else None
         _, states = self.network.run_blocks(
             backbone, hidden, inputs["mask"], hooks, start=start, stop=max(missing), taps=missing, rng=rng, remat=remat
         )
-        return self.features_from_states(backbone, adapter, {**given, **states}, inputs["mask"])
+        return self.features_from_states(backbone, adapter, {**given, **states}, inputs["mask"], head, slots)
+
+    def pooled(
+        self, backbone: Params, hidden: Array, mask: Array, head: Params | None = None, slots: Array | None = None
+    ) -> Array:
+        """Finished states [B,T,D] as the head reads them, sides joined: [B,P], or [B,T,D] for tagging."""
+        query = None if head is None or "query" not in head else select(head["query"], slots)
+        if query is not None and slots is not None:
+            query = jnp.repeat(query, self.sides, axis=0)
+        features = pool(self.head.pooling, self.network, backbone, hidden, mask, query)
+        return features if self.sides == 1 else join_sides(self.head.pair, features)
 
     def features_from_states(
-        self, backbone: Params, adapter: Params, states: Mapping[int, Array], mask: Array
+        self,
+        backbone: Params,
+        adapter: Params,
+        states: Mapping[int, Array],
+        mask: Array,
+        head: Params | None = None,
+        slots: Array | None = None,
     ) -> Array:
-        """The head's input [B,F] from the hidden states at `taps`, each [B,T,D]."""
+        """The head's input [B,F], or [B,T,F] for tagging, from the hidden states at `taps`, each [B,T,D]."""
         last = self.network.spec.blocks
         states = {k: self.network.finish(backbone, states[k]) if k == last else states[k] for k in self.taps}
 
         def pooled(hidden: Array) -> Array:
-            return pool(self.head.pooling, self.network, backbone, hidden, mask)
+            return self.pooled(backbone, hidden, mask, head, slots)
 
         if self.feature_part is None:
             return pooled(states[last])
@@ -165,14 +212,15 @@ class GraftModel:
         rng: Array | None = None,
         remat: bool = False,
     ) -> Array:
-        """Logits float32 [B,C]; `rng` switches dropout on."""
+        """Logits float32 [B,C], or [B,T,C] for tagging; `rng` switches dropout on."""
         block_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
+        adapter, head = params.get("adapter", {}), params["head"]
         features = self.features(
-            backbone, params.get("adapter", {}), inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat
+            backbone, adapter, inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat, head=head
         )
         return head_of(self.head).logits(self.head, params["head"], features, slots, head_rng)
 
     def logits_from_states(self, backbone: Params, params: Params, states: Mapping[int, Array], mask: Array) -> Array:
-        """Logits float32 [B,C] from the hidden states at `taps`, each [B,T,D]."""
-        features = self.features_from_states(backbone, params.get("adapter", {}), states, mask)
+        """Logits float32 [B,C], or [B,T,C] for tagging, from the hidden states at `taps`, each [B,T,D]."""
+        features = self.features_from_states(backbone, params.get("adapter", {}), states, mask, params["head"])
         return head_of(self.head).logits(self.head, params["head"], features, None, None)

@@ -7,13 +7,13 @@ any other against names. Matching is by segment: `*` does not cross a slash.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from adapters.specs import block_range
 from backbone.errors import InputError, nearest
-from backbone.sites import ATTEND, ATTENTION_OUTPUT, KEY, LINEAR, MLP_DOWN, MLP_UP, QUERY, SUBLAYER, VALUE
+from backbone.sites import ATTEND, ATTENTION_OUTPUT, KEY, LINEAR, MLP_DOWN, MLP_UP, NORM, QUERY, SUBLAYER, VALUE
 from backbone.spec import EncoderSpec
 
 
@@ -32,9 +32,9 @@ class Site:
 
 
 def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:
-    """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`) in the chosen blocks, in order."""
+    """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`, `NORM`, or several) in the chosen blocks, in order."""
     d, m = encoder.width, encoder.mlp_width
-    widths = dict.fromkeys((QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND), (d, d))
+    widths = dict.fromkeys((QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND, *NORM), (d, d))
     widths |= {MLP_UP: (d, m), MLP_DOWN: (m, d)}
     return tuple(Site(b, name, *widths[name]) for b in block_range(blocks, encoder.blocks) for name in kind)
 
@@ -64,6 +64,15 @@ def matched_sites(patterns: Sequence[str], sites: Sequence[Site], field: str = "
     """The union of what the patterns matched, in order."""
     found = {site for group in match(patterns, sites, field).values() for site in group}
     return tuple(sorted(found, key=sites.index))
+
+
+def covering(found: Collection[Site], encoder: EncoderSpec) -> tuple[tuple[str, ...], str]:
+    """The shortest patterns, and range of blocks, that match exactly `found`."""
+    blocks = sorted({site.block for site in found})
+    names = tuple(dict.fromkeys(site.name for site in found))
+    if blocks != list(range(blocks[0], blocks[-1] + 1)) or len(found) != len(blocks) * len(names):
+        return tuple(site.full_name for site in found), ""
+    return names, "" if len(blocks) == encoder.blocks else f"{blocks[0]}:{blocks[-1] + 1}"
 
 
 assert set(LINEAR) == {QUERY, KEY, VALUE, ATTENTION_OUTPUT, MLP_UP, MLP_DOWN}

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.heads import pool
 from adapters.hooks import GraftHooks
 from adapters.model import GraftModel
-from backbone.buckets import bucket_of, pad
+from backbone.buckets import Row, bucket_of, pad
 
 # of a full batch: enough to keep the device busy, and no more than its last, partly filled batch can waste
 TOKENS_PER_BATCH = {"cpu": 512, "gpu": 16384, "tpu": 16384}
@@ -30,7 +29,7 @@ SMALL_BATCHES = (1, 8)  # rows of the batches used when there are few
 
 @functools.lru_cache(maxsize=64)
 def forward_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
-    """jit of (backbone, graft, ids int32 [B,T], mask bool [B,T]) -> logits float32 [B,C]."""
+    """jit of (backbone, graft, ids int32 [B,T], mask bool [B,T]), as `pad` gives them, -> logits float32 [B,C]."""
 
     def forward(backbone: Any, params: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return model.logits(backbone, params, {"ids": ids, "mask": mask}, dtype=jnp.dtype(dtype))
@@ -81,12 +80,12 @@ def _head_program(model: GraftModel) -> Callable[..., jax.Array]:
 
 @functools.lru_cache(maxsize=64)
 def pool_program(model: GraftModel) -> Callable[..., jax.Array]:
-    """jit of (backbone, states by boundary, mask) -> float32 [B,K,D]: each state pooled as the head does."""
-    kind, last = model.head.pooling, model.network.spec.blocks
+    """jit of (backbone, states by boundary, mask) -> float32 [B,K,P]: each state pooled as the head does at first."""
+    last = model.network.spec.blocks
 
     def pooled(backbone: Any, states: Any, mask: jax.Array) -> jax.Array:
         ends = [model.network.finish(backbone, h) if k == last else h for k, h in sorted(states.items())]
-        summary = jnp.stack([pool(kind, model.network, backbone, h, mask) for h in ends], axis=1)
+        summary = jnp.stack([model.pooled(backbone, h, mask) for h in ends], axis=1)
         return summary.astype(jnp.float32)
 
     return jax.jit(pooled)
@@ -124,7 +123,7 @@ def _features_program(model: GraftModel) -> Callable[..., jax.Array]:
 
 
 def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, dtype: str) -> jax.Array:
-    """The head's features float32 [B,F], block by block."""
+    """The head's features float32 [B,F], or [B,T,F] for tagging, block by block."""
     states = states_at(model, backbone, adapter, inputs, model.taps, dtype)
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     return _features_program(model)(rest, adapter, states, inputs["mask"])
@@ -164,21 +163,24 @@ def grouped(lengths: Sequence[int], ladder: Sequence[int]) -> Iterator[tuple[int
 
 def run_rows(
     program: Callable[[np.ndarray, np.ndarray], jax.Array],
-    rows: Sequence[np.ndarray],
+    rows: Sequence[Row],
     ladder: Sequence[int],
     fill: int = 0,
     on_rows: Callable[[int], object] = lambda count: None,
+    keep: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """`program(ids, mask) -> [B, F]` over token rows of any length, results in the order of the rows.
+    """`program(ids, mask) -> [B, F]` over rows of any length, results in the order of the rows.
 
     The next batch is dispatched before the last one is fetched. `on_rows` is told how many rows are done.
+    Results [B, T, F] of each token are padded with zeros to the longest bucket: [N, T, F]. With `keep`, what
+    it makes of (row number, result) is joined along the first axis instead.
     """
     results: list[np.ndarray | None] = [None] * len(rows)
     waiting: tuple[jax.Array, np.ndarray] | None = None
 
     def collect(item: tuple[jax.Array, np.ndarray]) -> None:
         for index, value in zip(item[1], np.asarray(item[0]), strict=False):
-            results[index] = value
+            results[index] = value if keep is None else keep(int(index), value)
         on_rows(len(item[1]))
 
     for bucket, size, indices in grouped([len(row) for row in rows], ladder):
@@ -190,4 +192,9 @@ def run_rows(
         waiting = (output, indices)
     if waiting:
         collect(waiting)
-    return np.stack([r for r in results if r is not None])
+    found = [r for r in results if r is not None]
+    if keep is not None:
+        return np.concatenate(found)
+    longest = max(r.shape[0] for r in found)
+    short = [r if len(r) == longest else np.pad(r, [(0, longest - len(r)), *[(0, 0)] * (r.ndim - 1)]) for r in found]
+    return np.stack(short)

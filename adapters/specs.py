@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from backbone.errors import InputError
 
@@ -41,6 +41,12 @@ def _fraction(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise InputError(f"{name}: must be at least 0 and below 1, got {value}")
+
+
+def _some(**patterns: tuple[str, ...]) -> None:
+    for name, values in patterns.items():
+        if not values:
+            raise InputError(f"{name}: at least one pattern is needed")
 
 
 def _check_blocks(blocks: str) -> None:
@@ -86,8 +92,7 @@ class Lora:
         _positive(rank=self.rank, alpha=self.alpha)
         _fraction(dropout=self.dropout)
         _check_blocks(self.blocks)
-        if not self.sites:
-            raise InputError("sites: at least one pattern is needed")
+        _some(sites=self.sites)
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,122 @@ class IA3:
 
 
 @dataclass(frozen=True)
+class Dora(Lora):
+    """LoRA with direction and magnitude apart: W' = m (W + s A B) / ||W + s A B||, column by column.
+
+    Source: Liu et al. 2024 (arXiv 2402.09353), equation 5. The fields are LoRA's. m starts at ||W||:
+    exactly the identity at step 0.
+    """
+
+    method: ClassVar[str] = "dora"
+
+
+@dataclass(frozen=True)
+class Vera:
+    """y + ((x A) d) B b: d and b are learned; A and B are drawn from `seed`, shared by all sites, never stored.
+
+    Source: Kopiczko et al. 2023 (arXiv 2310.11454), equation 2. b starts at zero.
+    """
+
+    method: ClassVar[str] = "vera"
+    rank: int = 256  # columns of A
+    sites: tuple[str, ...] = ("attention/query", "attention/value")  # linear sites
+    seed: int = 0  # of A and B; PEFT's projection_prng_key
+    d_start: float = 0.1  # first value of d
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        _positive(rank=self.rank, d_start=self.d_start)
+        _check_blocks(self.blocks)
+        _some(sites=self.sites)
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class SSF:
+    """Scale and shift of the outputs of dense layers and norms.
+
+    Source: Lian et al. 2022 (arXiv 2210.08823), equation 3. Scales start at one, shifts at zero.
+    """
+
+    method: ClassVar[str] = "ssf"
+    sites: tuple[str, ...] = ("attention/*", "mlp/*")  # linear and norm sites
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        _check_blocks(self.blocks)
+        _some(sites=self.sites)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Another bias for dense layers and norms (BitFit: Ben Zaken et al. 2021, arXiv 2106.10199)."""
+
+    method: ClassVar[str] = "bias"
+    sites: tuple[str, ...] = ("attention/*", "mlp/*")  # linear and norm sites
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        _check_blocks(self.blocks)
+        _some(sites=self.sites)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Another scale and bias for norms (Zhao et al. 2023, arXiv 2312.11420)."""
+
+    method: ClassVar[str] = "norm"
+    sites: tuple[str, ...] = ("attention/norm", "mlp/norm")  # norm sites
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        _check_blocks(self.blocks)
+        _some(sites=self.sites)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Learned keys and values before those of the input, in every chosen block.
+
+    Source: Li & Liang 2021 (arXiv 2101.00190), section 4.2. Not the identity at step 0.
+    """
+
+    method: ClassVar[str] = "prefix"
+    length: int = 16  # keys and values in each block
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        _positive(length=self.length)
+        _check_blocks(self.blocks)
+
+
+@dataclass(frozen=True)
+class Router:
+    """Several LoRA experts at each site, mixed for each example by a learned gate; the top few count.
+
+    Gate: Fedus et al. 2021 (arXiv 2101.03961), equations 1 and 2. Every B starts at zero.
+    """
+
+    method: ClassVar[str] = "router"
+    experts: int = 4  # LoRAs at each site
+    top: int = 2  # experts that count for an example
+    rank: int = 4  # of each expert
+    alpha: float = 8.0  # numerator of the scale alpha/rank
+    sites: tuple[str, ...] = ("attention/query", "attention/value")  # linear sites
+    dropout: float = 0.0  # probability on the input of A, in training only
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        _positive(rank=self.rank, alpha=self.alpha)
+        _fraction(dropout=self.dropout)
+        _check_blocks(self.blocks)
+        _some(sites=self.sites)
+        if not 1 <= self.top <= self.experts:
+            raise InputError(f"top: must lie in 1..experts ({self.experts}), got {self.top}")
+
+
+@dataclass(frozen=True)
 class Probe:
     """No parameters in the backbone: the head reads pooled states of chosen boundaries.
 
@@ -163,9 +284,19 @@ class Ladder:
         _check_blocks(self.blocks)
 
 
-MethodSpec: TypeAlias = Lora | Bottleneck | IA3 | Probe | Ladder
+MethodSpec: TypeAlias = Lora | Dora | Vera | Bottleneck | IA3 | SSF | Bias | Norm | Prefix | Router | Probe | Ladder
 
-Pooling: TypeAlias = Literal["mean", "first", "pooler"]
+
+def above(spec: MethodSpec, first: int, count: int) -> MethodSpec:
+    """A method that acts in blocks, without the blocks below `first` of `count`."""
+    method: Any = spec
+    return replace(method, blocks=f"{max(first, block_range(method.blocks, count).start)}:")  # type: ignore[no-any-return]
+
+
+Pooling: TypeAlias = Literal["mean", "first", "pooler", "attention"]
+Pair: TypeAlias = Literal["none", "cross", "two_tower", "cosine"]
+# of two texts: read as one row; or each encoded apart, u and v, and the head reads [u, v, |u-v|, u v]
+# (Reimers & Gurevych 2019, arXiv 1908.10084) or their cosine alone
 
 
 @dataclass(frozen=True)
@@ -173,7 +304,9 @@ class Classification:
     """One label per example: logits [B, C] = dropout(pool(hidden)) W + b, softmax cross-entropy."""
 
     kind: ClassVar[str] = "classification"
-    pooling: Pooling = "mean"  # mean over tokens, first token, or the backbone's own pooler
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "matthews")  # that can decide in training
+    pooling: Pooling = "mean"  # mean over tokens, first token, the backbone's own pooler, or a learned query
+    pair: Pair = "none"  # how data.text and data.text_pair are read
     dropout: float = 0.0  # probability on the pooled features, in training only
 
     def __post_init__(self) -> None:
@@ -185,7 +318,9 @@ class MultiLabel:
     """Any number of labels per example: logits [B, C], sigmoid cross-entropy per label."""
 
     kind: ClassVar[str] = "multi_label"
-    pooling: Pooling = "mean"  # mean over tokens, first token, or the backbone's own pooler
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "average_precision")
+    pooling: Pooling = "mean"  # mean over tokens, first token, the backbone's own pooler, or a learned query
+    pair: Pair = "none"  # how data.text and data.text_pair are read
     dropout: float = 0.0  # probability on the pooled features, in training only
     threshold: float = 0.5  # a label is predicted at or above this probability
 
@@ -195,4 +330,45 @@ class MultiLabel:
             raise InputError(f"threshold: must lie between 0 and 1, got {self.threshold}")
 
 
-HeadSpec: TypeAlias = Classification | MultiLabel
+@dataclass(frozen=True)
+class Regression:
+    """A number per example: y = center + spread (dropout(pool(hidden)) W + b), squared error.
+
+    The head is trained on (y - center) / spread, so that a learning rate suits targets of any size;
+    predictions and metrics are in the target's own units.
+    """
+
+    kind: ClassVar[str] = "regression"
+    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    pooling: Pooling = "mean"  # mean over tokens, first token, the backbone's own pooler, or a learned query
+    pair: Pair = "none"  # how data.text and data.text_pair are read
+    dropout: float = 0.0  # probability on the pooled features, in training only
+    center: float | None = None  # none: mean of the train rows' targets
+    spread: float | None = None  # none: their standard deviation
+
+    def __post_init__(self) -> None:
+        _fraction(dropout=self.dropout)
+        if self.spread is not None:
+            _positive(spread=self.spread)
+        if self.center is not None and not math.isfinite(self.center):
+            raise InputError(f"center: must be a number, got {self.center}")
+
+
+@dataclass(frozen=True)
+class TokenTagging:
+    """A BIO tag per word: logits [B, T, C] = dropout(hidden) W + b, softmax cross-entropy at first sub-words.
+
+    A row's loss is the mean over its words.
+    """
+
+    kind: ClassVar[str] = "token_tagging"
+    metrics: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy")
+    pooling: ClassVar[str] = "tokens"  # the head reads every token's state
+    pair: ClassVar[str] = "none"
+    dropout: float = 0.0  # probability on the states, in training only
+
+    def __post_init__(self) -> None:
+        _fraction(dropout=self.dropout)
+
+
+HeadSpec: TypeAlias = Classification | MultiLabel | Regression | TokenTagging

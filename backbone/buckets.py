@@ -2,18 +2,47 @@
 
 One ladder for every data set, so that compiled programs, cached hidden states and results do not
 move when the data does. A row always runs in the same bucket: the least rung that holds it.
+
+A row is token ids [t]; or [t,2], the segment of each token beside its id (a pair read as one); or `Sides`,
+two rows that are encoded apart and lie one after the other in a batch.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from backbone.errors import InputError
 
 LADDER = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Two rows of token ids that are encoded apart, both in the bucket of the longer one."""
+
+    first: np.ndarray
+    second: np.ndarray
+
+    def __len__(self) -> int:
+        return max(len(self.first), len(self.second))
+
+
+Row: TypeAlias = np.ndarray | Sides
+
+
+def sides_of(row: Row) -> tuple[np.ndarray, ...]:
+    """The rows of tokens that are encoded for this one: itself, or both sides."""
+    return (row.first, row.second) if isinstance(row, Sides) else (row,)
+
+
+def tokens_of(row: Row) -> np.ndarray:
+    """All its token ids [t], without segments."""
+    return np.concatenate([side[:, 0] if side.ndim == 2 else side for side in sides_of(row)])
 
 
 def ladder_up_to(limit: int) -> tuple[int, ...]:
@@ -31,11 +60,17 @@ def bucket_of(length: int, ladder: Sequence[int]) -> int:
     return ladder[place]
 
 
-def pad(rows: Sequence[np.ndarray], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens."""
-    ids = np.full((len(rows), bucket), fill, np.int32)
-    mask = np.zeros((len(rows), bucket), np.bool_)
-    for i, row in enumerate(rows):
+def pad(rows: Sequence[Row], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens.
+
+    Rows with segments give ids [B, T, 2] (padding in segment 0); n `Sides` give 2 n rows, side by side.
+    """
+    flat = [side for row in rows for side in sides_of(row)]
+    ids = np.full((len(flat), bucket), fill, np.int32)
+    mask = np.zeros((len(flat), bucket), np.bool_)
+    if flat and flat[0].ndim == 2:
+        ids = np.stack([ids, np.zeros_like(ids)], axis=-1)
+    for i, row in enumerate(flat):
         ids[i, : len(row)] = row
         mask[i, : len(row)] = True
     return ids, mask

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
+from backbone.buckets import Row, sides_of
 from backbone.errors import InputError
 from backbone.files import sha256_file, write_durable
 from backbone.records import decode, digest, encode
@@ -57,11 +58,16 @@ class Variant:
     layout: int = LAYOUT
 
 
-def row_key(ids: np.ndarray) -> bytes:
-    """16 bytes of the sha256 of a row's token ids."""
-    data = np.ascontiguousarray(ids, "<i4")
+def row_key(row: Row) -> bytes:
+    """16 bytes of the sha256 of a row: token ids, and segments or the other side where it has them."""
+    parts = sides_of(row)
+    state = hashlib.sha256()
+    if len(parts) > 1 or parts[0].ndim > 1:  # a plain row is its ids alone; no other row hashes the same bytes
+        state.update(b"sides" + b"".join(len(part).to_bytes(8, "little") + bytes([part.ndim]) for part in parts))
+    for part in parts:
+        state.update(np.ascontiguousarray(part, "<i4").tobytes())
     # numpy drops trailing zero bytes of S16, so a digest never ends in one
-    return hashlib.sha256(data.tobytes()).digest()[:15] + b"\x01"
+    return state.digest()[:15] + b"\x01"
 
 
 def bytes_per_token(width: int, storage: Storage) -> int:

@@ -22,7 +22,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from backbone.attention import attention
-from backbone.sites import ATTENTION_OUTPUT, KEY, MLP_DOWN, MLP_UP, PLAIN, QUERY, VALUE, BlockHooks, Hooks
+from backbone.sites import (
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT,
+    KEY,
+    MLP_DOWN,
+    MLP_NORM,
+    MLP_UP,
+    PLAIN,
+    QUERY,
+    VALUE,
+    BlockHooks,
+    Hooks,
+)
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
@@ -58,12 +70,13 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,)))
         self.epsilon = epsilon
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, hooks: BlockHooks = PLAIN, name: str = "") -> Array:
+        scale, bias = hooks.norm(name, self.scale[...], self.bias[...])
         wide = x.astype(jnp.float32)
         centred = wide - wide.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (y * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
 class Embeddings(nnx.Module):
@@ -102,7 +115,7 @@ class Attention(nnx.Module):
         k, v = hooks.attend(k, v)
         mixed = attention(q, k, v, mask, self.heads)
         y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
-        return self.norm(hidden + hooks.sublayer("attention", hidden, y))
+        return self.norm(hidden + hooks.sublayer("attention", hidden, y), hooks, ATTENTION_NORM)
 
 
 class Mlp(nnx.Module):
@@ -117,7 +130,7 @@ class Mlp(nnx.Module):
     def __call__(self, hidden: Array, hooks: BlockHooks) -> Array:
         y = hooks.linear(MLP_UP, hidden, self.up.kernel[...], self.up.bias[...])
         y = hooks.linear(MLP_DOWN, ACTIVATIONS[self.activation](y), self.down.kernel[...], self.down.bias[...])
-        return self.norm(hidden + hooks.sublayer("mlp", hidden, y))
+        return self.norm(hidden + hooks.sublayer("mlp", hidden, y), hooks, MLP_NORM)
 
 
 class Block(nnx.Module):
@@ -179,10 +192,13 @@ class Network:
     def embed(self, params: Params, inputs: Mapping[str, Array], dtype: Any = jnp.float32) -> Array:
         """Hidden states [B,T,D] at boundary 0, in `dtype`.
 
-        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T].
+        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T]; or `ids` [B,T,2] with both.
         """
         embeddings = _merge(Embeddings, self.spec, params["embeddings"])
-        return embeddings(inputs["ids"], inputs.get("segments"), jnp.dtype(dtype))
+        ids, segments = inputs["ids"], inputs.get("segments")
+        if ids.ndim == 3:
+            ids, segments = ids[..., 0], ids[..., 1]
+        return embeddings(ids, segments, jnp.dtype(dtype))
 
     def run_blocks(
         self,

@@ -66,7 +66,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         yield temporary
         sync_tree(temporary)
         aside = target.with_name(f".{target.name}.old-{os.getpid()}")
-        if target.exists():
+        if replace and target.exists():
             target.rename(aside)
         temporary.rename(target)
         _fsync(target.parent)

@@ -2,6 +2,7 @@
 
 Default `~/.cache/topgraft`. A backbone is asked for by folder or by a name known to the importer
 (`minilm`), which is imported into the home on first use; a graft asks for it by `weights_id`.
+Importing this module imports no jax: a command that only looks something up must be fast.
 """
 
 from __future__ import annotations
@@ -11,10 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from backbone.errors import InputError
-from backbone.storage import DESCRIPTION, read_record
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +24,8 @@ def home() -> Path:
 
 def resolve_backbone(name: str) -> Path:
     """The folder of a backbone given as a folder, or as `minilm`, imported on first use."""
+    from backbone.storage import DESCRIPTION, read_record
+
     path = Path(name)
     if (path / DESCRIPTION).is_file() or name != "minilm":
         read_record(path)
@@ -44,6 +44,8 @@ def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
 
     Raises InputError that lists where it looked and what was there.
     """
+    from backbone.storage import DESCRIPTION, read_record
+
     stored = sorted((home() / "backbones").glob("*")) if (home() / "backbones").is_dir() else []
     seen = []
     for path in [*(Path(hint) for hint in hints if hint), *stored]:
@@ -75,5 +77,8 @@ def use_compilation_cache() -> None:
     except OSError as error:
         log.warning("no compilation cache at %s: %s", folder, error)
         return
+    import jax
+
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

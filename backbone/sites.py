@@ -1,6 +1,6 @@
 """Sites: the named places in a block where a method may act, and what acts there by default.
 
-Three kinds, and one class of hooks for each block (shapes: B batch, T tokens, D width):
+Four kinds, and one class of hooks for each block (shapes: B batch, T tokens, D width):
 
 - linear     `linear(name, x [B,T,I], kernel [I,O], bias [O]) -> y [B,T,O]`: the hook owns the product,
              so it may change input, kernel and output. `joint` is the same for sites that read one
@@ -9,6 +9,9 @@ Three kinds, and one class of hooks for each block (shapes: B batch, T tokens, D
 - sublayer   `sublayer(name, x, y) -> y`: x is the sublayer's input, y its output before the residual
              sum (`attention`, `mlp`), or the block's input and output (`block`).
 - attend     `attend(k, v) -> k, v` [B,S,D]: may prepend keys and values.
+- norm       `norm(name, scale [D], bias [D]) -> scale, bias`: patches a norm's parameters before they are
+             used, [D] or one for each row, [B,1,D]. Biases of dense layers need no hook of their own:
+             a linear site adds to its output.
 
 The block never asks which method is there; `Plain` is what it calls when nothing is grafted.
 """
@@ -24,10 +27,12 @@ Array = jax.Array
 
 QUERY, KEY, VALUE = "attention/query", "attention/key", "attention/value"
 ATTENTION_OUTPUT, MLP_UP, MLP_DOWN = "attention/output", "mlp/up", "mlp/down"
+ATTENTION_NORM, MLP_NORM = "attention/norm", "mlp/norm"
 
 LINEAR = (QUERY, KEY, VALUE, ATTENTION_OUTPUT, MLP_UP, MLP_DOWN)
 SUBLAYER = ("attention", "mlp", "block")
 ATTEND = ("attend",)
+NORM = (ATTENTION_NORM, MLP_NORM)
 
 
 def product(x: Array, kernel: Array, bias: Array | None) -> Array:
@@ -52,6 +57,9 @@ class BlockHooks:
 
     def attend(self, k: Array, v: Array) -> tuple[Array, Array]:
         return k, v
+
+    def norm(self, name: str, scale: Array, bias: Array) -> tuple[Array, Array]:
+        return scale, bias
 
 
 PLAIN = BlockHooks()

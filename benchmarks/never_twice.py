@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +80,37 @@ class Bench:
 
     def ours(self, task: str, seed: int, home: Path, *settings: str) -> dict[str, Any]:
         """One process from start to stored graft, then its accuracy on the test rows by another."""
-        workdir = Path(tempfile.mkdtemp(dir=home))
-        environment = os.environ | {"TOPGRAFT_HOME": str(home), "TOPGRAFT_DATA": self.data, "PYTHONPATH": str(ROOT)}
-        sets = [p for s in (*settings, f"seed={seed}", "checkpoint_seconds=0", "data.test=") for p in ("--set", s)]
-        topgraft = [sys.executable, "-m", "topgraft"]
-        train = [*topgraft, "train", task, "--workdir", str(workdir / "run"), "--quiet", "--json", *sets]
-        result = _json(train, environment)
-        test = load_test(task, self.data)
-        score = [*topgraft, "evaluate", result["graft"], "--quiet", "--json", *[p for s in test for p in ("--set", s)]]
-        accuracy = _json(score, environment)["metrics"]["test"]["accuracy"]
+        common = (f"seed={seed}", "checkpoint_seconds=0", "data.test=")
+        result = trained(task, home, self.data, (*settings, *common))
         return {
             "seconds": result["seconds"],
             "cpu_seconds": result["cpu_seconds"],
-            "accuracy": accuracy,
+            "accuracy": evaluated(result["graft"], home, self.data, load_test(task, self.data)),
             "rungs": [[r["name"], r["score"], r["kept"]] for r in result["rungs"]],
             "settings": list(settings),
         }
+
+
+def trained(config: str, home: Path, data: str, settings: Sequence[str]) -> dict[str, Any]:
+    """What `topgraft train --json` says of a run in a folder of its own below `home`."""
+    workdir = Path(tempfile.mkdtemp(dir=home)) / "run"
+    command = ["train", config, "--workdir", str(workdir), "--quiet", "--json"]
+    return _topgraft([*command, *_sets(settings)], home, data)
+
+
+def evaluated(graft: str, home: Path, data: str, settings: Sequence[str]) -> float:
+    """Accuracy on the rows that `settings` name as test."""
+    metrics = _topgraft(["evaluate", graft, "--quiet", "--json", *_sets(settings)], home, data)["metrics"]
+    return float(metrics["test"]["accuracy"])
+
+
+def _sets(settings: Sequence[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def _topgraft(arguments: Sequence[str], home: Path, data: str) -> dict[str, Any]:
+    environment = os.environ | {"TOPGRAFT_HOME": str(home), "TOPGRAFT_DATA": data, "PYTHONPATH": str(ROOT)}
+    return _json([sys.executable, "-m", "topgraft", *arguments], environment)
 
 
 def load_test(task: str, data: str) -> tuple[str, ...]:

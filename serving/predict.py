@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.graft import load_graft
+from adapters.graft import Prediction, load_graft
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache
 
@@ -19,13 +19,16 @@ class Answers:
 
     graft: str
     content_id: str
-    predictions: list[dict[str, Any]]  # text, labels, probabilities of the most probable labels
+    predictions: list[dict[str, Any]]
+    # text (and text_pair) with labels and probabilities of the most probable ones; or with value, the number of
+    # a regression; or with words, tags and entities
 
 
 def predict(
     path: str | Path,
     texts: Sequence[str] = (),
     *,
+    pairs: Sequence[str] = (),
     file: str | None = None,
     backbone: str | Path | None = None,
     dtype: str = "float32",
@@ -33,22 +36,44 @@ def predict(
 ) -> Answers:
     """Predicts for `texts`, or for each line of `file` ("-" is standard input).
 
-    `top` is how many probabilities are returned for each text. Raises InputError for a damaged graft,
-    a missing backbone, or a file that cannot be read.
+    For a graft on pairs, `pairs` are the second texts, and a line of `file` is both with a tab between.
+    `top` is how many probabilities are returned for each text. Raises InputError for a damaged graft, a
+    missing backbone, or a file that cannot be read.
     """
     if top < 1:
         raise InputError(f"--top: must be at least 1, got {top}")
-    lines = list(texts) + (read_lines(file) if file else [])
+    if pairs and len(pairs) != len(texts):
+        raise InputError(f"--text-pair: {len(pairs)} second texts for {len(texts)} of --text")
+    lines: list[Any] = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
+    lines += read_lines(file) if file else []
     if not lines:
         raise InputError("no text: pass --text TEXT or --file FILE")
     use_compilation_cache()
     graft = load_graft(path, backbone, dtype=dtype)
     assert graft.manifest is not None
-    predictions = [
-        {"text": text, "labels": list(p.labels), "probabilities": dict(list(p.probabilities.items())[:top])}
-        for text, p in zip(lines, graft.predict(lines), strict=True)
-    ]
+    if graft.model.head.pair != "none":
+        lines = [line if isinstance(line, tuple) else _sides(line) for line in lines]
+    elif pairs:
+        raise InputError(f"--text-pair: {path} is no graft on pairs of texts")
+    predictions = [_answer(text, p, top) for text, p in zip(lines, graft.predict(lines), strict=True)]
     return Answers(str(path), graft.manifest.content_id, predictions)
+
+
+def _sides(line: str) -> tuple[str, str]:
+    first, tab, second = line.partition("\t")
+    if not tab:
+        raise InputError(f"{line!r}: this graft reads pairs: pass --text-pair, or a tab between both texts in --file")
+    return first, second
+
+
+def _answer(text: Any, found: Prediction, top: int) -> dict[str, Any]:
+    shown = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+    if found.value is not None:
+        return {**shown, "value": found.value}
+    if found.words:
+        entities = [asdict(entity) for entity in found.entities]
+        return {**shown, "words": list(found.words), "tags": list(found.labels), "entities": entities}
+    return {**shown, "labels": list(found.labels), "probabilities": dict(list(found.probabilities.items())[:top])}
 
 
 def read_lines(file: str) -> list[str]:

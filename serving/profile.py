@@ -103,7 +103,8 @@ def profile(
 
 def _shape(graft: Graft, machine: Roofline, batch: int, tokens: int) -> Shape:
     program = forward_program(graft.model, graft.backbone.dtype.name)
-    ids, mask = np.ones((batch, tokens), np.int32), np.ones((batch, tokens), bool)
+    rows = batch * graft.model.sides
+    ids, mask = np.ones((rows, tokens), np.int32), np.ones((rows, tokens), bool)
 
     def run() -> Any:
         return np.asarray(program(graft.backbone.params, graft.params, ids, mask))

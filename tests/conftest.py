@@ -11,6 +11,8 @@ from pathlib import Path
 _HOME = tempfile.TemporaryDirectory(prefix="topgraft-tests-")
 os.environ["TOPGRAFT_HOME"] = os.environ.get("TOPGRAFT_TEST_HOME", _HOME.name)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile the same small programs again and again: keep every one of them for the run.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import pytest  # noqa: E402
 

@@ -22,8 +22,13 @@ def gelu(x):
 
 
 def block(p, x, spec, sites=None):
-    """One block on [T,D]; `sites` maps a linear site to a function (x, W, b) -> y, a sublayer to (x, y) -> y."""
+    """One block on [T,D]; `sites` maps a linear site to a function (x, W, b) -> y, a sublayer to (x, y) -> y,
+    "attend" to (k, v) -> (k, v), a norm to (scale, bias) -> (scale, bias)."""
     sites = sites or {}
+    patched = {
+        part: sites.get(f"{part}/norm", lambda s, b: (s, b))(p[part]["norm"]["scale"], p[part]["norm"]["bias"])
+        for part in ("attention", "mlp")
+    }
     d, dh = spec.width, spec.width // spec.heads
 
     def linear(name, x, w, b):
@@ -34,6 +39,7 @@ def block(p, x, spec, sites=None):
         linear(f"attention/{n}", x, w[:, i * d : (i + 1) * d], b[i * d : (i + 1) * d])
         for i, n in enumerate(("query", "key", "value"))
     )
+    k, v = sites["attend"](k, v) if "attend" in sites else (k, v)
     heads = []
     for h in range(spec.heads):
         s = slice(h * dh, (h + 1) * dh)
@@ -45,11 +51,11 @@ def block(p, x, spec, sites=None):
         p["attention"]["output"]["bias"],
     )
     y = sites["attention"](x, y) if "attention" in sites else y
-    a = norm(x + y, p["attention"]["norm"]["scale"], p["attention"]["norm"]["bias"], spec.norm_epsilon)
+    a = norm(x + y, *patched["attention"], spec.norm_epsilon)
     u = gelu(linear("mlp/up", a, p["mlp"]["up"]["kernel"], p["mlp"]["up"]["bias"]))
     y = linear("mlp/down", u, p["mlp"]["down"]["kernel"], p["mlp"]["down"]["bias"])
     y = sites["mlp"](a, y) if "mlp" in sites else y
-    return norm(a + y, p["mlp"]["norm"]["scale"], p["mlp"]["norm"]["bias"], spec.norm_epsilon)
+    return norm(a + y, *patched["mlp"], spec.norm_epsilon)
 
 
 def embed(p, ids, spec):

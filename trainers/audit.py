@@ -16,7 +16,7 @@ import numpy as np
 
 from adapters.heads import head_of
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel, Probe
+from adapters.specs import Classification, Probe
 from backbone.errors import InputError
 from backbone.home import home, resolve_backbone, use_compilation_cache
 from backbone.storage import Backbone, load_backbone
@@ -52,21 +52,21 @@ class Audit:
 
 def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> Audit:
     """Audits the train rows of a config; `most` suspects at most, 0 = all. Raises InputError for multi-label data."""
-    if isinstance(config.head, MultiLabel):
-        raise InputError("head.kind: audit-labels reads one label per row; multi_label has any number")
+    if not isinstance(config.head, Classification):
+        raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
     use_compilation_cache()
     backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
     prepared = prepare(config.data, multi_label=False, cache=home() / "data", progress=show)
     table = prepared.table("train")
     names = label_names(table, config.data, False)
-    examples, _ = tokenise(table, names, False, backbone, config.data.max_tokens)
+    examples, _ = tokenise(table, names, False, backbone, config.data.max_tokens, config.head)
     logits = held_out_logits(config, backbone, names, examples, show)
     model = GraftModel(backbone.network, (Probe(),), config.head, names)
     probabilities = np.asarray(head_of(model.head).probabilities(logits))
     suspects = [
         Suspect(
             where=table.where[i],
-            text=table.texts[i],
+            text=table.texts[i].replace("\0", " | "),
             label=names[examples.labels[i]],
             instead=names[instead],
             confidence=float(probabilities[i, examples.labels[i]]),

@@ -2,8 +2,8 @@
 
     probe      a linear head on the pooled last state: no gradient through the backbone
     probe_all  a linear head on the pooled states of every boundary
-    top        the config's adapter in the top two blocks, on states cached at the boundary below them
-    all        the adapter in every block, frozen upward as it goes (geometric)
+    top        the config's methods in the top two blocks, on states cached at the boundary below them
+    all        the methods in every block, frozen upward as it goes (geometric)
 
 One forward pass over the train and development rows gives what the first three need. Each rung starts from
 what the cheaper one learnt: the head of `top` is a shrunk probe, `all` starts from the adapter and head
@@ -26,13 +26,13 @@ import numpy as np
 
 from adapters.graft import Graft
 from adapters.model import GraftModel
-from adapters.specs import Probe, block_range
+from adapters.specs import Probe, above, block_range
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
 from metering.window import cpu_seconds, window
 from trainers.batches import Examples
-from trainers.boundaries import Boundaries
+from trainers.boundaries import Boundaries, Tally
 from trainers.caches import boundaries_folder
 from trainers.checkpoints import Checkpoints
 from trainers.config import Plan, Stage, TrainConfig
@@ -83,26 +83,29 @@ class _Climb:
         labels: tuple[str, ...],
         identity: Mapping[str, str],
         show: bool,
+        tally: Tally,
     ):
-        self.identity = identity
+        self.identity, self.tally = identity, tally
         self.config, self.workdir, self.backbone, self.labels, self.show = config, workdir, backbone, labels, show
         blocks = backbone.spec.blocks
-        named = getattr(config.adapter, "blocks", "")
-        allowed = block_range(named, blocks)
-        if allowed.stop != blocks:
-            raise InputError(f"adapter.blocks: {named!r} leaves out the top block; auto grafts downward from it")
-        self.first = allowed.start
-        self.boundary = max(allowed.start, blocks - TOP_BLOCKS)
+        named = [getattr(spec, "blocks", "") for spec in config.methods]
+        allowed = [block_range(blocks_of, blocks) for blocks_of in named]
+        for name, chosen in zip(named, allowed, strict=True):
+            if chosen.stop != blocks:
+                raise InputError(f"adapter.blocks: {name!r} leaves out the top block; auto grafts downward from it")
+        self.first = min(chosen.start for chosen in allowed)
+        self.boundary = max(self.first, blocks - TOP_BLOCKS)
         self.plain = GraftModel(backbone.network, (Probe(),), config.head, labels)
         self.resumed = False
         self.strength = 0.0  # l2 of the first rung
+        self._pooled: tuple[np.ndarray, np.ndarray] | None = None
 
     def store(self, model: GraftModel, adapter: Params) -> Boundaries | None:
         plan = self.config.plan
         if plan.cache == "none":
             return None
         most = int(plan.cache_gib * 2**30)
-        return Boundaries(model, self.backbone, adapter, boundaries_folder(), plan.cache, most)
+        return Boundaries(model, self.backbone, adapter, boundaries_folder(), plan.cache, most, self.tally)
 
     def score(self, logits: np.ndarray, examples: Examples) -> float:
         return float(gather(self.plain, logits, examples.labels).compute()[self.config.metric])
@@ -114,7 +117,7 @@ class _Climb:
             fitted = fit_linear(self.plain, features[0], train.labels, (features[1], dev.labels), self.config.metric)
             logits = features[1] @ fitted.head["kernel"] + fitted.head["bias"]
         self.strength = fitted.strength
-        params = {"adapter": {}, "head": fitted.head}
+        params = self.with_head(self.plain, fitted.head)
         return Rung("probe", self.plain, params, self.score(logits, dev), logits, 0, [], cost.asdict())
 
     def probe_all(self, train: Examples, dev: Examples) -> Rung | None:
@@ -127,8 +130,13 @@ class _Climb:
             x, dev_x = (store.pooled(examples).reshape(len(examples), -1) for examples in (train, dev))
             fitted = fit_linear(model, x, train.labels, (dev_x, dev.labels), self.config.metric)
             logits = dev_x @ fitted.head["kernel"] + fitted.head["bias"]
-        params = {"adapter": {}, "head": fitted.head}
+        params = self.with_head(model, fitted.head)
         return Rung("probe_all", model, params, self.score(logits, dev), logits, 0, [], cost.asdict())
+
+    def with_head(self, model: GraftModel, head: Params) -> Params:
+        """Parameters of a probe: what is fitted, and the rest of the head at its start."""
+        fresh = map_leaves(np.asarray, model.init(jax.random.key(self.config.seed)))
+        return {"adapter": {}, "head": {**fresh["head"], **head}}
 
     def spread(self, train: Examples, dev: Examples) -> float:
         """Spread of the development score over probes fitted to random parts of the train rows."""
@@ -143,7 +151,12 @@ class _Climb:
         return float(np.std(scores, ddof=1))
 
     def features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled last states of both splits; the same pass stores the boundary of the next rung."""
+        """Pooled last states of both splits, computed once; the same pass stores the boundary of the next rung."""
+        if self._pooled is None:
+            self._pooled = self._features(train, dev)
+        return self._pooled
+
+    def _features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
         store = self.store(self.plain, {})
         if store is not None:
             for boundaries in ((self.boundary,), ()):
@@ -153,6 +166,7 @@ class _Climb:
                 except MemoryError as error:
                     log.warning("%s, plan.cache_gib allows less", error)
         nothing: Callable[[int], object] = lambda count: None  # noqa: E731
+        self.tally.rows += len(train) + len(dev)
         return (
             pooled_features(self.plain, self.backbone, {}, train, nothing),
             pooled_features(self.plain, self.backbone, {}, dev, nothing),
@@ -162,9 +176,8 @@ class _Climb:
         self, name: str, plan: Plan, first: int, start: Params, below: Rung, spread: float, data: dict[str, Examples]
     ) -> Rung:
         """A rung trained by gradient, from `start` where its tree has the same leaves."""
-        own: Any = self.config.adapter
-        adapter = replace(own, blocks=f"{first}:")
-        model = GraftModel(self.backbone.network, (adapter,), self.config.head, self.labels)
+        methods = tuple(above(spec, first, self.backbone.spec.blocks) for spec in self.config.methods)
+        model = GraftModel(self.backbone.network, methods, self.config.head, self.labels)
         fresh = flatten(map_leaves(np.asarray, model.init(jax.random.key(self.config.seed))))
         params = unflatten(fresh | {path: leaf for path, leaf in flatten(start).items() if path in fresh})
         config = replace(self.config, plan=plan)
@@ -187,9 +200,16 @@ class _Climb:
                 stop_if=hopeless,
                 show=self.show,
             )
-        logits = Graft(model, done.params, self.backbone, self.config.data.max_tokens).logits_of_rows(data["dev"].rows)
+        logits = self.logits(model, done.params, first, data["dev"])
         score = self.score(logits, data["dev"])
         return Rung(name, model, done.params, score, logits, done.steps, done.progress.stages, cost.asdict())
+
+    def logits(self, model: GraftModel, params: Params, first: int, dev: Examples) -> np.ndarray:
+        """Logits of the development rows, from the boundary below block `first` where its states are stored."""
+        store = self.store(model, {}) if first else None
+        if store is not None and store.has_states(first, dev):
+            return store.logits(params, dev, (first,))
+        return Graft(model, params, self.backbone, self.config.data.max_tokens).logits_of_rows(dev.rows)
 
     def next(self, name: str, kept: Rung, spread: float, train: Examples, dev: Examples) -> Rung | None:
         """The rung `name`, tried; None where it does not apply."""
@@ -222,12 +242,13 @@ def climb(
     splits: dict[str, Examples],
     identity: Mapping[str, str],
     show: bool,
+    tally: Tally,
 ) -> Climbed:
-    """The rung that `auto` settles on; raises InputError without development rows."""
+    """The rung that `auto` settles on, with what it computed in `tally`; raises InputError without development rows."""
     if "dev" not in splits:
         raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
     train, dev = splits["train"], splits["dev"]
-    run = _Climb(config, workdir, backbone, labels, identity, show)
+    run = _Climb(config, workdir, backbone, labels, identity, show, tally)
     kept = run.probe(train, dev)
     tried: list[dict[str, Any]] = [{"name": "probe", "score": kept.score, "kept": True, "cost": kept.cost}]
     spread = 0.0

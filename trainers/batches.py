@@ -15,19 +15,19 @@ from typing import Any, NotRequired, SupportsIndex, TypedDict
 import jax
 import numpy as np
 
-from backbone.buckets import bucket_of, pad
+from backbone.buckets import Row, bucket_of, pad
 from trainers.curriculum import Order
 
-States = Callable[[Sequence[np.ndarray], int], dict[int, np.ndarray]]
+States = Callable[[Sequence[Row], int], dict[int, np.ndarray]]
 
 
 class Batch(TypedDict):
     """Arrays of one micro-batch."""
 
-    ids: NotRequired[Any]  # int32 [B,T], unless `states` are given
+    ids: NotRequired[Any]  # int32 [B,T] (see `backbone.buckets.pad`), unless `states` are given
     states: NotRequired[Any]  # float32 [B,T,D] by boundary, from the boundary cache
     mask: Any  # bool [B,T]
-    labels: Any  # int32 [B] or float32 [B,C]
+    labels: Any  # int32 [B], float32 [B,C]; float32 [B] of a regression; int32 [B,T] of tags
     weights: Any  # float32 [B]: 1 for a row, 0 for filling
 
 
@@ -35,8 +35,8 @@ class Batch(TypedDict):
 class Examples:
     """Tokenised rows of one split."""
 
-    rows: list[np.ndarray]  # token ids, int32 [t] each
-    labels: np.ndarray  # int32 [N] or float32 [N,C]
+    rows: list[Row]  # token ids, int32 [t] each, or rows of pairs
+    labels: np.ndarray  # int32 [N], float32 [N,C]; float32 [N] of a regression; int32 [N,T] of tags
     ladder: tuple[int, ...]  # of the backbone
     fill: int = 0  # id of the padding token
     difficulty: np.ndarray | None = None  # of each row, float [N], from a column of the data
@@ -57,7 +57,10 @@ class Examples:
         chosen = np.concatenate([indices, np.repeat(indices[:1], size - len(indices))])
         ids, mask = pad([self.rows[i] for i in chosen], bucket, self.fill)
         weights = (np.arange(size) < len(indices)).astype(np.float32)
-        batch = Batch(mask=mask, labels=self.labels[chosen], weights=weights)
+        labels = self.labels[chosen]
+        if labels.ndim == 2 and labels.dtype == np.int32:  # tags of tokens
+            labels = labels[:, :bucket]
+        batch = Batch(mask=mask, labels=labels, weights=weights)
         if states is None:
             return {**batch, "ids": ids}
         return {**batch, "states": states([self.rows[i] for i in chosen], bucket)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from adapters.model import GraftModel
 from adapters.programs import grouped, logits_of, pool_program, states_at
-from backbone.buckets import pad
+from backbone.buckets import Row, pad, sides_of, tokens_of
 from backbone.cache import RowCache, Storage, Variant, bytes_per_token, collect_garbage, compress, expand, row_key
 from backbone.records import canonical_json, encode
 from backbone.storage import Backbone
@@ -51,6 +52,27 @@ def prefix_id(model: GraftModel, adapter: Mapping[str, Any], boundary: int) -> s
     return content_hash(below, canonical_json([encode(spec) for spec in model.methods]))
 
 
+@dataclass
+class Tally:
+    """Counts what a run computed instead of reading it."""
+
+    rows: int = 0  # forward passes of a row, whole or in part
+
+
+def _pooling(model: GraftModel) -> str:
+    """What pooled rows are: how states are pooled, and how the sides of pairs encoded apart are joined.
+
+    Attention pooling begins as the mean, and what is cached is the beginning.
+    """
+    pooling = "mean" if model.head.pooling == "attention" else model.head.pooling
+    return pooling if model.sides == 1 else f"{pooling} {model.head.pair}"
+
+
+def _tokens(row: Row, states: np.ndarray) -> np.ndarray:
+    """States [t,D] of a row's tokens, side after side, from padded ones [S,T,D]."""
+    return np.concatenate([state[: len(side)] for side, state in zip(sides_of(row), states, strict=True)])
+
+
 class Boundaries:
     """The cached states of one backbone under one (frozen) prefix."""
 
@@ -62,7 +84,9 @@ class Boundaries:
         root: Path,
         storage: Storage,
         most_bytes: int,
+        tally: Tally | None = None,
     ):
+        self._tally = tally or Tally()
         self._model, self._backbone, self._adapter = model, backbone, adapter
         self._root, self._storage, self._most_bytes = root, storage, most_bytes
         self._caches: dict[int | str, RowCache] = {}
@@ -77,8 +101,8 @@ class Boundaries:
                 boundary=at,
                 prefix_id=prefix_id(self._model, self._adapter, at),
                 content="pooled" if pooled else "states",
-                pooling=self._model.head.pooling if pooled else "",
-                width=spec.width,
+                pooling=_pooling(self._model) if pooled else "",
+                width=self._model.pooled_width if pooled else spec.width,
                 compute_dtype=self._backbone.dtype.name,
                 storage="float32" if pooled else self._storage,
                 backend=jax.default_backend(),
@@ -88,10 +112,10 @@ class Boundaries:
 
     def bytes_needed(self, splits: Sequence[Examples], boundaries: Sequence[int], pooled: bool) -> int:
         """Bytes on disk of the distinct rows of `splits`."""
-        lengths = {row_key(row): len(row) for examples in splits for row in examples.rows}
+        lengths = {row_key(row): len(tokens_of(row)) for examples in splits for row in examples.rows}
         spec = self._backbone.spec
         states = len(boundaries) * sum(lengths.values()) * bytes_per_token(spec.width, self._storage)
-        return states + (len(lengths) * (spec.blocks + 1) * spec.width * 4 if pooled else 0)
+        return states + (len(lengths) * (spec.blocks + 1) * self._model.pooled_width * 4 if pooled else 0)
 
     def fill(
         self,
@@ -115,7 +139,7 @@ class Boundaries:
         for cache in caches.values():
             cache.check(row_key(row) for examples in splits for row in examples.rows)
         self._verify_sample(splits, boundaries, below)
-        rows: dict[bytes, tuple[np.ndarray, int]] = {}
+        rows: dict[bytes, tuple[Row, int]] = {}
         for examples in splits:
             for row, bucket in zip(examples.rows, examples.buckets.tolist(), strict=True):
                 key = row_key(row)
@@ -136,22 +160,28 @@ class Boundaries:
                 inputs = self._inputs(values, indices, bucket, max(size, SAMPLE), fill, below)
                 states = self._states(inputs, taps)
                 for k in boundaries:
-                    for i, array in zip(indices, np.asarray(states[k]), strict=False):
-                        caches[k].add(keys[i], bucket, array[: len(values[i])])
+                    for i, array in zip(indices, self._by_row(states[k]), strict=False):
+                        caches[k].add(keys[i], bucket, _tokens(values[i], array))
                 if pooled:
                     summary = pool_program(self._model)(self._backbone.params, states, inputs["mask"])
                     for i, array in zip(indices, np.asarray(summary), strict=False):
                         caches["pooled"].add(keys[i], bucket, array)
                 shown.update(len(indices))
+        self._tally.rows += len(rows)
         return len(rows)
 
     def _states(self, inputs: dict[str, Any], taps: Sequence[int]) -> dict[int, jax.Array]:
         model, backbone = self._model, self._backbone
         return states_at(model, backbone.params, self._adapter, inputs, taps, backbone.dtype.name)
 
+    def _by_row(self, states: jax.Array) -> np.ndarray:
+        """States [N,S,T,D] of S sides of each row, from those of a batch [N S,T,D]."""
+        host = np.asarray(states)
+        return host.reshape(-1, self._model.sides, *host.shape[1:])
+
     def _inputs(
         self,
-        rows: Sequence[np.ndarray],
+        rows: Sequence[Row],
         indices: np.ndarray,
         bucket: int,
         size: int,
@@ -183,9 +213,9 @@ class Boundaries:
             rows = [row for row, other in found if other == bucket][:SAMPLE]
             indices = np.arange(len(rows))
             inputs = self._inputs(rows, indices, bucket, SAMPLE, splits[0].fill, below)
-            states = np.asarray(self._states(inputs, (boundary,))[boundary], np.float32)
+            states = self._by_row(self._states(inputs, (boundary,))[boundary]).astype(np.float32)
             for row, state in zip(rows, states, strict=False):
-                wanted = expand(compress(state[: len(row)], self._storage), self._storage)
+                wanted = expand(compress(_tokens(row, state), self._storage), self._storage)
                 difference = np.abs(wanted - cache.read(row_key(row))).max()
                 if not difference <= TOLERANCE[self._storage] * max(1.0, float(np.abs(wanted).max())):
                     log.warning(
@@ -194,33 +224,45 @@ class Boundaries:
                     cache.discard()
                     break
 
-    def padded(self, boundary: int, rows: Sequence[np.ndarray], bucket: int) -> np.ndarray:
-        """States float32 [B,bucket,D] of rows of token ids, zero where there is no token."""
-        cache = self._cache(boundary)
-        out = np.zeros((len(rows), bucket, self._backbone.spec.width), np.float32)
+    def padded(self, boundary: int, rows: Sequence[Row], bucket: int) -> np.ndarray:
+        """States float32 [B,bucket,D] of rows as `pad` lays them out, zero where there is no token."""
+        cache, sides = self._cache(boundary), self._model.sides
+        out = np.zeros((len(rows) * sides, bucket, self._backbone.spec.width), np.float32)
         for i, row in enumerate(rows):
-            out[i, : len(row)] = cache.read(row_key(row))
+            states, begun = cache.read(row_key(row)), 0
+            for s, side in enumerate(sides_of(row)):
+                out[i * sides + s, : len(side)] = states[begun : begun + len(side)]
+                begun += len(side)
         return out
 
     def has_pooled(self, examples: Examples) -> bool:
         """Whether the pooled states of every row are stored."""
-        cache = self._cache("pooled")
+        return self._has(self._cache("pooled"), examples)
+
+    def has_states(self, boundary: int, examples: Examples) -> bool:
+        """Whether the states of every row at `boundary` are stored."""
+        return self._has(self._cache(boundary), examples)
+
+    @staticmethod
+    def _has(cache: RowCache, examples: Examples) -> bool:
         return all(cache.has(row_key(r), b) for r, b in zip(examples.rows, examples.buckets.tolist(), strict=True))
 
     def pooled(self, examples: Examples) -> np.ndarray:
-        """Pooled states float32 [N,L+1,D] of every boundary."""
+        """Pooled states float32 [N,L+1,P] of every boundary."""
         cache = self._cache("pooled")
         return np.stack([cache.read(row_key(row)) for row in examples.rows])
 
     def logits(self, params: Params, examples: Examples, boundaries: Sequence[int]) -> np.ndarray:
-        """Logits float32 [N,C] from the cached states at `boundaries`."""
+        """Logits float32 [N,C], or [N,T,C] for tagging, from the cached states at `boundaries`."""
         params, dtype = jax.device_put(params), self._backbone.dtype.name
-        out = np.zeros((len(examples), len(self._model.labels)), np.float32)
+        tokens = (max(examples.buckets),) if self._model.head.pooling == "tokens" else ()
+        out = np.zeros((len(examples), *tokens, len(self._model.labels)), np.float32)
         for bucket, size, indices in grouped([len(row) for row in examples.rows], examples.ladder):
             chosen = [examples.rows[i] for i in (*indices, *[indices[-1]] * (size - len(indices)))]
             _, mask = pad(chosen, bucket)
             states = {k: self.padded(k, chosen, bucket) for k in boundaries}
             inputs = {"mask": mask, "states": states}
             logits = logits_of(self._model, self._backbone.params, params, inputs, dtype)
-            out[indices] = np.asarray(logits)[: len(indices)]
+            found = np.asarray(logits)[: len(indices)]
+            out[(indices, slice(bucket)) if tokens else indices] = found
         return out

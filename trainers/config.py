@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from adapters.specs import Classification, HeadSpec, Lora, MethodSpec
+from adapters.specs import Classification, HeadSpec, Ladder, Lora, MethodSpec, Probe, TokenTagging
 from backbone.errors import InputError
+from trainers.policy import Retrain
 
 
 def data_root() -> str:
@@ -31,7 +32,8 @@ def data_root() -> str:
 class Data:
     """Where the rows are and how to read them.
 
-    A split is one or more files of one format, concatenated, or `tfds:NAME[/CONFIG][:SPLIT]`.
+    A split is one or more files of one format, concatenated, or `tfds:NAME[/CONFIG][:SPLIT]`. For
+    head.kind=token_tagging the columns hold words and BIO tags, as lists or as text with spaces between.
     Rows of `train` fall into train, development and gate by a hash of their normalised text, so no
     row changes sides when the data grows (see `trainers.splits`).
     """
@@ -39,10 +41,15 @@ class Data:
     train: tuple[str, ...] = ()  # files, or one tfds: name
     dev: tuple[str, ...] = ()  # empty: dev_fraction of train, by hash
     test: tuple[str, ...] = ()  # empty: no test metrics
-    format: Literal["auto", "csv", "tsv", "tsv_quoted", "jsonl", "parquet", "label_text", "parallel"] = "auto"
-    # auto: by suffix (.csv .tsv .jsonl .parquet); tsv takes quotes literally, tsv_quoted as CSV does;
-    # label_text: one row a line, "LABEL TEXT"; parallel: (texts file, labels file), a line each
+    format: Literal[
+        "auto", "csv", "tsv", "tsv_quoted", "jsonl", "parquet", "label_text", "parallel", "bio", "json_lists"
+    ] = "auto"
+    # auto: by suffix (.csv .tsv .jsonl .parquet .bio .conll); tsv takes quotes literally, tsv_quoted as CSV does;
+    # label_text: one row a line, "LABEL TEXT"; parallel: (texts file, labels file), a line each;
+    # bio: a word and its tag a line, an empty line between sentences; json_lists: FILE#LIST, a JSON object whose
+    # field LIST holds [text, label] lists
     text: str = "text"  # column of the text
+    text_pair: str = ""  # column of the second text, for heads on pairs (head.pair); "" = none
     label: str = "label"  # column of the label (multi_label: a list, or text split at label_separator)
     columns: tuple[str, ...] = ()  # names of the columns of a CSV or TSV without a header
     encoding: str = "utf-8"  # of text formats; invalid bytes are an error that names the line
@@ -155,14 +162,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Target:
-    """When a plan that chooses for itself may stop. 0 = no such limit."""
+    """What a graft is to reach and may cost. 0 = no such limit.
 
-    min_score: float = 0.0  # on the development rows, of `metric`
+    A plan that chooses for itself stops by the first two; a retraining's gate asks for all of them.
+    """
+
+    min_score: float = 0.0  # on the development rows (at a gate: the gate's rows), of `metric`
     max_cpu_seconds: float = 0.0  # of the process; no rung is begun after them
+    max_joules: float = 0.0  # of a training; without a meter max_cpu_seconds decides in their place
+    max_latency_ms: float = 0.0  # median of one text's prediction, on the machine that trained
+    max_memory_mb: float = 0.0  # most resident memory while predicting, above the level after imports
 
     def __post_init__(self) -> None:
-        if self.min_score < 0 or self.max_cpu_seconds < 0:
-            raise InputError("min_score: neither this nor max_cpu_seconds may be negative")
+        if min(vars(self).values()) < 0:
+            raise InputError(f"{min(vars(self), key=vars(self).__getitem__)}: no limit may be negative")
 
 
 @dataclass(frozen=True)
@@ -194,11 +207,13 @@ class TrainConfig:
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
     data: Data = field(default_factory=Data)
     adapter: MethodSpec = field(default_factory=Lora)
+    extra: tuple[MethodSpec, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
     head: HeadSpec = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
     plan: Plan = field(default_factory=Plan)
     target: Target = field(default_factory=Target)
     curriculum: Curriculum = field(default_factory=Curriculum)
+    retrain: Retrain = field(default_factory=Retrain)
     head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
     # what adapters start from: a fitted probe with small weights, the best fitted probe, or a zero head
     epochs: float = 3.0  # passes over the train rows
@@ -208,7 +223,9 @@ class TrainConfig:
     seed: int = 0  # of initialisation, order and dropout
     select: Literal["best", "last"] = "best"  # parameters kept: best development epoch, or the last
     patience: int = 0  # epochs without a better development score before stopping; 0 = never
-    metric: Literal["accuracy", "macro_f1", "matthews"] = "accuracy"  # decides best and patience
+    metric: Literal["accuracy", "macro_f1", "matthews", "average_precision", "pearson", "spearman", "entity_f1"] = (
+        "accuracy"  # decides best and patience; one of the head's
+    )
     log_every: int = 20  # optimiser steps between logged scalars
     checkpoint_seconds: float = 120.0  # between asynchronous checkpoints; also at each epoch's end
     input_threads: int = 1  # threads that assemble batches ahead of the device
@@ -221,7 +238,51 @@ class TrainConfig:
         for name in ("batch_size", "log_every", "input_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        alone = [spec.method for spec in self.methods if isinstance(spec, (Probe, Ladder))]
+        if self.extra and alone:
+            raise InputError(f"extra: {alone[0]} reads hidden states and stands alone, as `adapter` without `extra`")
         if self.curriculum.difficulty == "column" and not self.data.difficulty:
             raise InputError("curriculum.difficulty: column needs data.difficulty, the name of the column")
         if self.patience < 0 or self.checkpoint_seconds < 0:
             raise InputError("patience: neither this nor checkpoint_seconds may be negative")
+        self._check_head()
+
+    def _check_head(self) -> None:
+        """What the head and the rest of the config must agree on."""
+        head = self.head
+        if self.metric not in head.metrics:
+            known = ", ".join(head.metrics)
+            raise InputError(f"metric: {self.metric!r} is no metric of head.kind={head.kind}; one of {known}")
+        if self.data.format == "bio" and not isinstance(head, TokenTagging):
+            raise InputError("data.format: bio holds tags of words; it needs head.kind=token_tagging")
+        require_pair(self.data, head)
+        if head.pooling == "attention" and isinstance(self.adapter, Probe):
+            raise InputError(
+                "head.pooling: attention is learned by gradient, a probe is fitted to fixed features; use another "
+                "pooling, or another adapter.method"
+            )
+        if isinstance(head, TokenTagging):
+            needs = {"plan.stages": "auto", "curriculum.difficulty": "probe_loss"}
+            found = {"plan.stages": self.plan.stages, "curriculum.difficulty": self.curriculum.difficulty}
+            for name, value in needs.items():
+                if found[name] == value:
+                    raise InputError(
+                        f"{name}: {value} fits probes to one vector per row; head.kind=token_tagging has one per "
+                        f"word: name another"
+                    )
+
+    @property
+    def methods(self) -> tuple[MethodSpec, ...]:
+        """Every method of the graft."""
+        return (self.adapter, *self.extra)
+
+
+def require_pair(data: Data, head: HeadSpec) -> None:
+    """Raises InputError unless the head reads pairs exactly where the data hold them."""
+    if head.pair == "none" and data.text_pair:
+        raise InputError(
+            f"head.pair: data.text_pair={data.text_pair} needs cross, two_tower or cosine, and a head.kind that reads "
+            f"pairs (classification, multi_label, regression), got {head.pair}"
+        )
+    if head.pair != "none" and not data.text_pair:
+        raise InputError(f"data.text_pair: head.pair={head.pair} needs the column of the second text")

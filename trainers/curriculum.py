@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from backbone.buckets import Row, tokens_of
 from trainers.config import Curriculum
 
 PARTS = 10  # of an epoch; competence is constant inside a part
@@ -28,16 +29,17 @@ def competence(time: float, curriculum: Curriculum) -> float:
     return min(1.0, math.sqrt(t * (1 - curriculum.start**2) + curriculum.start**2))
 
 
-def length_difficulty(rows: Sequence[np.ndarray]) -> np.ndarray:
+def length_difficulty(rows: Sequence[Row]) -> np.ndarray:
     """Number of tokens, float64 [N]."""
     return np.array([len(row) for row in rows], float)
 
 
-def rarity_difficulty(rows: Sequence[np.ndarray]) -> np.ndarray:
+def rarity_difficulty(rows: Sequence[Row]) -> np.ndarray:
     """Sum of -log p of the tokens, p estimated on these rows (Platanios et al. 2019, equation 4); float64 [N]."""
-    tokens = np.concatenate(rows)
+    ids = [tokens_of(row) for row in rows]
+    tokens = np.concatenate(ids)
     surprise = -np.log(np.maximum(np.bincount(tokens), 1) / len(tokens))
-    return np.array([surprise[row].sum() for row in rows])
+    return np.array([surprise[row].sum() for row in ids])
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from adapters.graft import Graft, load_graft
-from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache
 from backbone.records import decode
@@ -16,7 +15,7 @@ from trainers.config import Data
 from trainers.examples import load_data
 from trainers.experiment import override_part
 from trainers.logs import bar
-from trainers.metrics import gather
+from trainers.metrics import Confusion, gather
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def evaluate(
             logits = graft.logits_of_rows(examples.rows, shown.update)
         counts = gather(graft.model, logits, examples.labels)
         metrics[name] = counts.compute()
-        if not isinstance(graft.model.head, MultiLabel):
+        if isinstance(counts, Confusion):
             confusion[name] = counts.counts.tolist()
     assert graft.manifest is not None
     return Evaluation(

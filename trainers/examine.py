@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from adapters.graft import Graft
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel
 from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.batches import Examples
 from trainers.config import TrainConfig
-from trainers.metrics import gather
+from trainers.metrics import Confusion, gather
 
 MOST_SLICES = 30  # labels with a slice of their own
 LENGTHS = (16, 32)  # tokens, padding included, that part the slices by length
@@ -34,20 +35,27 @@ class Examined:
         return {"slices": self.slices, "labels": list(labels), **confusion}
 
 
-def examine(model: GraftModel, params: Params, backbone: Backbone, config: TrainConfig, examples: Examples) -> Examined:
-    """Scores `params` on a split and its slices."""
-    logits = Graft(model, params, backbone, config.data.max_tokens).logits_of_rows(examples.rows)
+def examine(
+    model: GraftModel,
+    params: Params,
+    backbone: Backbone,
+    config: TrainConfig,
+    examples: Examples,
+    logits: np.ndarray | None = None,
+) -> Examined:
+    """Scores `params` on a split and its slices; `logits` float32 [N,C] are theirs, where they are known."""
+    if logits is None:
+        logits = Graft(model, params, backbone, config.data.max_tokens).logits_of_rows(examples.rows)
     counts = gather(model, logits, examples.labels)
-    single = not isinstance(model.head, MultiLabel)
     slices = {"all rows": examples.buckets > 0}
     bounds = (0, *LENGTHS, max(examples.ladder))
     for low, high in pairwise(bounds):
         slices[f"{low + 1} to {high} tokens"] = (examples.buckets > low) & (examples.buckets <= high)
-    if single and len(model.labels) <= MOST_SLICES:
+    if isinstance(counts, Confusion) and len(model.labels) <= MOST_SLICES:
         slices |= {f"label {name}": examples.labels == i for i, name in enumerate(model.labels)}
     scored = {
         name: {"rows": int(chosen.sum()), **gather(model, logits[chosen], examples.labels[chosen]).compute()}
         for name, chosen in slices.items()
         if chosen.any()
     }
-    return Examined(counts.compute(), scored, counts.counts.tolist() if single else None)
+    return Examined(counts.compute(), scored, counts.counts.tolist() if isinstance(counts, Confusion) else None)

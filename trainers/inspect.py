@@ -48,7 +48,7 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
     config = load_config(path, overrides)
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
     facts = {"config": encode(config), "labels": "decided by the data; two are assumed here"}
-    return _describe("config", path, facts, spec, (config.adapter,), config.head, ("first", "second"))
+    return _describe("config", path, facts, spec, config.methods, config.head, ("first", "second"))
 
 
 def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:

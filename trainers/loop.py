@@ -286,7 +286,8 @@ def fit(
                         if run.progress.stopped:
                             break
                 jax.block_until_ready(run.state)  # type: ignore[no-untyped-call]
-            run.progress.stages.append({"boundary": run.progress.boundary, "steps": done - first, **cost.asdict()})
+            at, cached = run.progress.boundary, run.cached is not None
+            run.progress.stages.append({"boundary": at, "cached": cached, "steps": done - first, **cost.asdict()})
     checkpoints.wait()
     scalars.close()
     chosen = run.best if config.select == "best" and task.dev is not None else run.params

@@ -24,7 +24,7 @@ from backbone.errors import InputError, nearest
 from backbone.files import new_folder, sha256_file
 from backbone.records import digest, encode
 from trainers.config import Data
-from trainers.sources import TFDS, Row, Split, read_rows
+from trainers.sources import TFDS, Kind, Row, Split, file_of, read_rows
 from trainers.splits import fingerprint, kept, membership, row_hash
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ SPLITS = ("train", "dev", "gate", "test")
 class Table:
     """The rows of one split, in canonical order."""
 
-    texts: list[str]
+    texts: list[str]  # of a pair both, with NUL between; of a tagged sentence the words, with spaces between
     labels: list[tuple[str, ...]]
     where: list[str]  # file and line of each row
     difficulty: list[float]  # of each row, from data.difficulty; empty without
@@ -79,14 +79,14 @@ class Prepared:
         return Table(texts, labels, where, difficulty)
 
 
-def prepare(data: Data, *, multi_label: bool, cache: Path, progress: bool = False) -> Prepared:
+def prepare(data: Data, *, multi_label: bool, cache: Path, progress: bool = False, kind: Kind = "label") -> Prepared:
     """The prepared rows of every split of `data`, made now or found in `cache`; raises InputError."""
     if not data.train and not data.test and not data.dev:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
-    folder = cache / _key(data, multi_label)
+    folder = cache / source_key(data, multi_label, kind)
     if found := _open(folder):
         return found
-    splits = _read(data, multi_label)
+    splits = read_splits(data, multi_label, kind)
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with new_folder(folder) as temporary:
@@ -101,40 +101,44 @@ def prepare(data: Data, *, multi_label: bool, cache: Path, progress: bool = Fals
     return replace(made, hit=False)
 
 
-def _key(data: Data, multi_label: bool) -> str:
+def source_key(data: Data, multi_label: bool, kind: Kind = "label") -> str:
+    """Names what would be read: the bytes of the files, and how they are read. Equal keys give equal rows."""
     reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
     content = {}
     for split in ("train", "dev", "test"):
-        content[split] = [_content(name, split) for name in getattr(data, split)]
-    key = {"reader": READER_VERSION, "reading": reading, "content": content, "multi_label": multi_label}
+        content[split] = [_content(name, split, data) for name in getattr(data, split)]
+    key = {"reader": READER_VERSION, "reading": reading, "content": content, "multi_label": multi_label, "kind": kind}
     return digest(key).removeprefix("sha256:")[:32]
 
 
-def _content(name: str, split: str) -> str:
+def _content(name: str, split: str, data: Data) -> str:
     if name.startswith(TFDS):
         from trainers.sources import tfds_builder
 
         builder, chosen = tfds_builder(name.removeprefix(TFDS), split)
         sizes = {s: [info.num_examples, info.num_bytes] for s, info in builder.info.splits.items()}
         return f"{builder.info.full_name}:{chosen}:{json.dumps(sizes, sort_keys=True)}"
-    path = Path(name)
+    path = file_of(name, data)
     if not path.is_file():
         raise InputError(f"data.{split}: {name}: no such file")
-    return path.suffix + sha256_file(path)
+    part = f"#{name.partition('#')[2]}" if data.format == "json_lists" else ""
+    return path.suffix + part + sha256_file(path)
 
 
-def _read(data: Data, multi_label: bool) -> dict[str, list[Row]]:
+def read_splits(data: Data, multi_label: bool, kind: Kind = "label") -> dict[str, list[Row]]:
     """Every split's rows in canonical order."""
     splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
     dev_fraction = 0.0 if data.dev else data.dev_fraction
-    for row in read_rows(data, "train", multi_label=multi_label):
-        if data.train_fraction == 1 or kept(row.text, data.train_fraction):
-            splits[membership(row.text, dev_fraction, data.gate_fraction)].append(row)
+    for row in read_rows(data, "train", multi_label=multi_label, kind=kind):
+        if data.train_fraction == 1 or kept(row.content, data.train_fraction):
+            splits[membership(row.content, dev_fraction, data.gate_fraction)].append(row)
     named: tuple[Split, ...] = ("dev", "test")
     for split in named:
         if getattr(data, split):
-            splits[split] += read_rows(data, split, multi_label=multi_label)
-    return {name: sorted(rows, key=lambda row: row_hash(row.text, row.labels)) for name, rows in splits.items() if rows}
+            splits[split] += read_rows(data, split, multi_label=multi_label, kind=kind)
+    return {
+        name: sorted(rows, key=lambda row: row_hash(row.content, row.labels)) for name, rows in splits.items() if rows
+    }
 
 
 def _write(splits: dict[str, list[Row]], folder: Path, progress: bool) -> None:
@@ -153,7 +157,7 @@ def _write(splits: dict[str, list[Row]], folder: Path, progress: bool) -> None:
     shutil.move(builder.data_dir, folder / "rows")
     shutil.rmtree(folder / "tfds")
     seal = {
-        "fingerprint": {n: fingerprint(row_hash(r.text, r.labels) for r in rows) for n, rows in splits.items()},
+        "fingerprint": {n: fingerprint(row_hash(r.content, r.labels) for r in rows) for n, rows in splits.items()},
         "rows": {name: len(rows) for name, rows in splits.items()},
         "files": {p.name: sha256_file(p) for p in sorted((folder / "rows").iterdir()) if p.is_file()},
     }
@@ -186,7 +190,7 @@ def _builder_class(splits: dict[str, list[Row]]) -> Any:
         def _generate_examples(self, rows: Sequence[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, row in enumerate(rows):
                 difficulty = [] if row.difficulty is None else [row.difficulty]
-                values = {"text": row.text, "labels": list(row.labels), "where": row.where, "difficulty": difficulty}
+                values = {"text": row.content, "labels": list(row.labels), "where": row.where, "difficulty": difficulty}
                 yield number, values
 
     return Rows

@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from adapters.counts import train_step
 from adapters.model import GraftModel
 from adapters.programs import full_batch, states_at
+from backbone.buckets import tokens_of
 from backbone.cache import bytes_per_token
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
@@ -114,13 +115,14 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     use_compilation_cache()
     backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
     data = load_data(config.data, config.head, backbone, show=show)
+    config = replace(config, head=data.head)
     model = graft_model(config, backbone, data.labels)
     train, dev = data.splits["train"], data.splits.get("dev")
     task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
     stages: list[StagePrice] = []
     begun = 0
     filled = [e for e in (train, dev) if e]
-    lengths = [len(row) for examples in filled for row in examples.rows]
+    lengths = [len(tokens_of(row)) for examples in filled for row in examples.rows]
     buckets = Counter(int(b) for examples in filled for b in examples.buckets)
     for span in task.spans:
         boundary = span.boundary if span.boundary is not None else 0
@@ -181,14 +183,13 @@ def _progress(batches: Counter[int], what: str, show: bool) -> Any:
 def _made_up(task: Task, boundary: int, bucket: int, cached: bool) -> Batch:
     """A batch of the right shapes; what is in it does not change its time."""
     size, spec = task.config.batch_size, task.backbone.spec
-    batch = Batch(
-        mask=np.ones((size, bucket), bool),
-        labels=np.repeat(task.train.labels[:1], size, axis=0),
-        weights=np.ones(size, np.float32),
-    )
+    rows = np.flatnonzero(task.train.buckets == bucket)[:1]
+    batch = task.train.gather(bucket, rows, size)
+    batch = {**batch, "mask": np.ones_like(batch["mask"]), "weights": np.ones(size, np.float32)}
+    ids = batch.pop("ids")
     if cached:
-        return {**batch, "states": {boundary: np.full((size, bucket, spec.width), 0.1, np.float32)}}
-    return {**batch, "ids": np.ones((size, bucket), np.int32)}
+        return {**batch, "states": {boundary: np.full((*batch["mask"].shape, spec.width), 0.1, np.float32)}}
+    return {**batch, "ids": np.ones_like(ids)}
 
 
 def _time_step(task: Task, boundary: int, bucket: int, cached: bool) -> _Timing:
@@ -227,7 +228,7 @@ def _timed(run: Callable[[], None]) -> _Timing:
 def _time_fill(task: Task, boundary: int, bucket: int) -> float:
     """Seconds of a full batch of the forward pass that fills the cache."""
     model, backbone = task.model, task.backbone
-    adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket)
+    adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket) * model.sides
     inputs = {"ids": np.ones((size, bucket), np.int32), "mask": np.ones((size, bucket), bool)}
 
     def run() -> None:
@@ -267,8 +268,8 @@ def _total(config: TrainConfig, task: Task, stages: list[StagePrice]) -> Price:
 
 
 def _without_plan(config: TrainConfig, task: Task) -> GraftModel:
-    """The config's own adapter, in every block that it names."""
-    return GraftModel(task.backbone.network, (config.adapter,), config.head, task.model.labels)
+    """The config's own methods, in every block that they name."""
+    return GraftModel(task.backbone.network, config.methods, config.head, task.model.labels)
 
 
 __all__ = ["Price", "StagePrice", "price"]

@@ -22,6 +22,8 @@ from jax.flatten_util import ravel_pytree
 from adapters.heads import LinearHead, head_of
 from adapters.model import GraftModel
 from adapters.programs import features_of, run_rows
+from adapters.specs import Classification, TokenTagging
+from adapters.tagging import NO_TAG
 from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.batches import Examples
@@ -47,13 +49,29 @@ class FittedProbe:
 def pooled_features(
     model: GraftModel, backbone: Backbone, adapter: Params, examples: Examples, on_rows: Callable[[int], object]
 ) -> np.ndarray:
-    """The head's features float32 [N,F]: one forward pass over the examples."""
+    """The head's features float32 [N,F]: one forward pass over the examples. For tagging, of each word."""
     adapter = jax.device_put(adapter)
+    tags = examples.labels if isinstance(model.head, TokenTagging) else None
 
     def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
         return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask}, backbone.dtype.name)
 
-    return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows)
+    if tags is None:
+        return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows)
+    words = lambda i, states: states[tags[i, : len(states)] != NO_TAG]  # noqa: E731
+    return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows, words)
+
+
+def fitted_labels(model: GraftModel, labels: np.ndarray) -> np.ndarray:
+    """The labels of what `pooled_features` gives: of rows, or for tagging of words, int32 [W]."""
+    return labels[labels != NO_TAG] if isinstance(model.head, TokenTagging) else labels
+
+
+def vector_model(model: GraftModel, metric: str) -> tuple[GraftModel, str]:
+    """The model and metric that a probe of single vectors is fitted and scored by: words are classified."""
+    if isinstance(model.head, TokenTagging):
+        return GraftModel(model.network, model.methods, Classification(), model.labels), "accuracy"
+    return model, metric
 
 
 @functools.partial(jax.jit, static_argnames="head")
@@ -89,7 +107,7 @@ def shrunk_head(model: GraftModel, features: np.ndarray, labels: np.ndarray) -> 
     A probe fitted tightly has small gradients on the very rows that the adapter should learn from: on
     tweet_eval emotion, LoRA in the top two blocks reaches 77.2 % from the best probe, 79.9 % from this.
     """
-    return fit_linear(model, features, labels, None, "accuracy", (SHRUNK,)).head
+    return fit_linear(model, features, labels, None, "", (SHRUNK,)).head
 
 
 def fit_linear(

@@ -24,6 +24,7 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto }
 COLOURS = ("#2a7f4f", "#b5651d", "#3b6ea5", "#8e44ad")
 LARGEST_MATRIX = 30  # classes shown as a matrix; with more, the pairs confused most often
 PAIRS = 15
+CURVES = ("train/loss", "dev/loss", "dev/accuracy", "dev/pearson", "dev/entity_f1")
 
 
 def write_report(
@@ -85,7 +86,7 @@ def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _curves(scalars: Sequence[Mapping[str, float]]) -> str:
-    names = sorted({n for line in scalars for n in line if n in ("train/loss", "dev/loss", "dev/accuracy")})
+    names = sorted({n for line in scalars for n in line if n in CURVES})
     series = {n: [(line["step"], line[n]) for line in scalars if n in line] for n in names}
     series = {n: points for n, points in series.items() if points}
     return plot(series, "optimiser micro-batches") if series else "<p class=note>Nothing was trained step by step.</p>"

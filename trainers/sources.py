@@ -1,4 +1,4 @@
-"""Readers: files of many formats, or a TFDS name, to rows of text and labels.
+"""Readers: files of many formats, or a TFDS name, to rows of text (or pairs of texts) and labels.
 
 Every reader is strict: a row that cannot be understood is an InputError with file, line and remedy,
 never a row left out. Imports no jax; `pyarrow` and `tensorflow_datasets` only where they are used.
@@ -18,11 +18,22 @@ from typing import Any, Literal
 
 from backbone.errors import InputError, nearest
 from trainers.config import Data
+from trainers.tagging import check_sentence, parts_of, sentences
 
+Kind = Literal["label", "number", "tags"]  # what the label column holds
 Split = Literal["train", "dev", "test"]
 TFDS = "tfds:"
 
-_SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".bio": "bio",
+    ".conll": "bio",
+}
+_WITHOUT_COLUMNS = ("parallel", "label_text", "bio", "json_lists")
 
 
 @dataclass(frozen=True)
@@ -30,17 +41,29 @@ class Row:
     """One example."""
 
     text: str
-    labels: tuple[str, ...]  # exactly one unless multi_label
+    labels: tuple[str, ...]  # one; any number for multi_label; a number's text; or a tag for each word
     where: str  # file and line, for messages
     difficulty: float | None = None  # from data.difficulty
+    pair: str | None = None  # the second text, from data.text_pair
+
+    @property
+    def content(self) -> str:
+        """The text, or both with NUL (which no text holds) between them: what a row is known by."""
+        return self.text if self.pair is None else f"{self.text}\0{self.pair}"
 
 
-def read_rows(data: Data, split: Split, *, multi_label: bool) -> Iterator[Row]:
+def file_of(name: str, data: Data) -> Path:
+    """The file that an entry of a split names."""
+    return Path(name.partition("#")[0] if data.format == "json_lists" else name)
+
+
+def read_rows(data: Data, split: Split, *, multi_label: bool, kind: Kind = "label") -> Iterator[Row]:
     """The rows of a split in the order of its files; raises InputError at the first bad one."""
     files: tuple[str, ...] = getattr(data, split)
-    reading = _Reading(data, split, multi_label)
-    if data.difficulty and data.format in ("parallel", "label_text"):
-        raise InputError(f"data.difficulty: files of format {data.format} have no columns")
+    reading = _Reading(data, split, multi_label, kind)
+    for field in ("difficulty", "text_pair"):
+        if getattr(data, field) and data.format in _WITHOUT_COLUMNS:
+            raise InputError(f"data.{field}: files of format {data.format} have no columns")
     if data.format == "parallel" and files:
         yield from _counted(reading.parallel(Path(files[0]), Path(files[1])), files[0])
         return
@@ -48,10 +71,20 @@ def read_rows(data: Data, split: Split, *, multi_label: bool) -> Iterator[Row]:
         if name.startswith(TFDS):
             yield from _counted(reading.tfds(name.removeprefix(TFDS)), name)
             continue
-        path = Path(name)
+        path = file_of(name, data)
         if not path.is_file():
             raise InputError(f"data.{split}: {name}: no such file")
-        yield from _counted(reading.reader(path)(path), name)
+        if data.format == "json_lists":
+            yield from _counted(reading.json_lists(path, name.partition("#")[2]), name)
+        else:
+            yield from _counted(reading.reader(path)(path), name)
+
+
+def suffix_format(path: Path, split: str) -> str:
+    """The format that a file's suffix names; raises InputError for an unknown one."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"data.{split}: {path}: format unknown from its suffix; set data.format")
+    return _SUFFIXES[path.suffix.lower()]
 
 
 def _counted(rows: Iterator[Row], name: str) -> Iterator[Row]:
@@ -68,13 +101,12 @@ class _Reading:
     data: Data
     split: str
     multi_label: bool
+    kind: Kind = "label"
 
     def reader(self, path: Path) -> Callable[[Path], Iterator[Row]]:
-        kind = self.data.format
+        kind: str = self.data.format
         if kind == "auto":
-            if path.suffix.lower() not in _SUFFIXES:
-                raise InputError(f"data.{self.split}: {path}: format unknown from its suffix; set data.format")
-            kind = _SUFFIXES[path.suffix.lower()]  # type: ignore[assignment]
+            kind = suffix_format(path, self.split)
         readers: dict[str, Callable[[Path], Iterator[Row]]] = {
             "csv": lambda p: self.separated(p, ",", quoted=True),
             "tsv": lambda p: self.separated(p, "\t", quoted=False),
@@ -82,7 +114,10 @@ class _Reading:
             "jsonl": self.jsonl,
             "parquet": self.parquet,
             "label_text": self.label_text,
+            "bio": self.bio,
         }
+        if kind == "bio" and self.kind != "tags":
+            raise InputError(f"data.{self.split}: {path}: holds tags of words; it needs head.kind=token_tagging")
         return readers[kind]
 
     def separated(self, path: Path, delimiter: str, *, quoted: bool) -> Iterator[Row]:
@@ -116,11 +151,17 @@ class _Reading:
 
     @property
     def _columns(self) -> tuple[str, ...]:
-        """The columns that are read: text, label and, where asked for, difficulty."""
-        return (self.data.text, self.data.label, *((self.data.difficulty,) if self.data.difficulty else ()))
+        """The columns that are read: text, label and, where asked for, difficulty and the second text."""
+        return tuple(self._roles.values())
+
+    @property
+    def _roles(self) -> dict[str, str]:
+        """The column of each field of `data` that names one."""
+        fields = ("text", "label", "difficulty", "text_pair")
+        return {field: getattr(self.data, field) for field in fields if getattr(self.data, field)}
 
     def _field(self, column: str) -> str:
-        return ("data.text", "data.label", "data.difficulty")[self._columns.index(column)]
+        return f"data.{list(self._roles)[self._columns.index(column)]}"
 
     def _column(self, column: str, names: Sequence[str], path: Path) -> int:
         if column not in names:
@@ -171,6 +212,26 @@ class _Reading:
                 raise InputError(f"{path}:{number}: expected LABEL, a space and the text")
             yield self.row(text, label, where=f"{path}:{number}")
 
+    def bio(self, path: Path) -> Iterator[Row]:
+        for where, words, tags in sentences(path, self._text(path)):
+            yield self.row(words, tags, where=where)
+
+    def json_lists(self, path: Path, name: str) -> Iterator[Row]:
+        try:
+            lists = json.loads(self._text(path))
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON: {error}") from error
+        known = [key for key, value in lists.items() if isinstance(value, list)] if isinstance(lists, dict) else []
+        if name not in known:
+            raise InputError(
+                f"data.{self.split}: {path}: has no list {name!r} (json_lists reads FILE#LIST); {nearest(name, known)}"
+            )
+        for number, item in enumerate(lists[name], 1):
+            where = f"{path}#{name}:{number}"
+            if not isinstance(item, list) or len(item) != 2:
+                raise InputError(f"{where}: expected [text, label], got {json.dumps(item)[:60]}")
+            yield self.row(*item, where=where)
+
     def parallel(self, texts: Path, labels: Path) -> Iterator[Row]:
         for path in (texts, labels):
             if not path.is_file():
@@ -194,25 +255,45 @@ class _Reading:
             text, label, *more = (record[column] for column in self._columns)
             yield self.row(text, _tfds_label(label, to_name), *more, where=f"tfds:{name}:{number}")
 
-    def row(self, text: Any, label: Any, difficulty: Any = None, *, where: str) -> Row:
-        """A checked row."""
+    def row(self, text: Any, label: Any, *more: Any, where: str) -> Row:
+        """A checked row; `more` are the values of the columns after text and label."""
+        others = dict(zip(list(self._roles)[2:], more, strict=False))
+        difficulty = None
+        if "difficulty" in others:
+            difficulty = self._number(others["difficulty"], self.data.difficulty, where)
+        if self.kind == "tags":
+            words = parts_of(text, self.data.text, where)
+            tags = tuple(self._name(tag, where) for tag in parts_of(label, self.data.label, where))
+            check_sentence(words, tags, where)
+            return Row(" ".join(words), tags, where, difficulty)
+        text = self._side(text, self.data.text, where)
+        pair = self._side(others["text_pair"], self.data.text_pair, where) if "text_pair" in others else None
+        if pair is not None:
+            for side, column in ((text, self.data.text), (pair, self.data.text_pair)):
+                if not side.strip():
+                    raise InputError(f"{where}: {column}: is empty; a pair needs both sides")
+        if self.kind == "number":
+            return Row(text, (repr(self._number(label, self.data.label, where)),), where, difficulty, pair)
+        labels = tuple(self._name(item, where) for item in self._items(label, where))
+        return Row(text, labels, where, difficulty, pair)
+
+    def _side(self, text: Any, column: str, where: str) -> str:
         text = text.decode() if isinstance(text, bytes) else text
         if not isinstance(text, str):
             raise InputError(
-                f"{where}: {self.data.text}: expected text, got {'nothing' if text is None else type(text).__name__}"
+                f"{where}: {column}: expected text, got {'nothing' if text is None else type(text).__name__}"
             )
         if "\0" in text:
-            raise InputError(f"{where}: {self.data.text}: holds a NUL character; the file is damaged or not text")
-        labels = tuple(self._name(item, where) for item in self._items(label, where))
-        return Row(text, labels, where, self._number(difficulty, where) if self.data.difficulty else None)
+            raise InputError(f"{where}: {column}: holds a NUL character; the file is damaged or not text")
+        return text
 
-    def _number(self, value: Any, where: str) -> float:
+    def _number(self, value: Any, column: str, where: str) -> float:
         try:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise InputError(f"{where}: {self.data.difficulty}: {value!r} is not a number")
+            raise InputError(f"{where}: {column}: {value!r} is not a number")
         return number
 
     def _items(self, label: Any, where: str) -> Sequence[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from adapters.artifact import save_graft
 from adapters.manifest import Training
 from adapters.model import GraftModel
-from adapters.specs import Ladder, Probe
+from adapters.specs import Ladder, Probe, above
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
@@ -31,7 +32,7 @@ from backbone.trees import Params, count, map_leaves
 from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.auto import climb
 from trainers.batches import Examples
-from trainers.boundaries import Boundaries
+from trainers.boundaries import Boundaries, Tally
 from trainers.caches import boundaries_folder
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
@@ -41,8 +42,17 @@ from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
 from trainers.loop import Fitted, MakeCache, Progress, Task, fit
-from trainers.probe import SHRUNK, FittedProbe, fit_linear, pooled_features, shrunk_head
+from trainers.probe import (
+    SHRUNK,
+    FittedProbe,
+    fit_linear,
+    fitted_labels,
+    pooled_features,
+    shrunk_head,
+    vector_model,
+)
 from trainers.report import write_report
+from trainers.warm import Parent, Start, grown, head_features, read_parent
 from trainers.workdir import RESULT, claim
 
 log = logging.getLogger(__name__)
@@ -64,11 +74,15 @@ class TrainResult:
     stages: list[dict[str, Any]]  # of the freeze plan: boundary, steps, cost
     rungs: list[dict[str, Any]]  # tried by plan.stages=auto: name, score, gain, noise, kept, cost
     report: str  # HTML page about the run
+    rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
 
 
-def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: bool = False) -> TrainResult:
+def train(
+    config: TrainConfig, workdir: Path, *, resume: bool = False, start: Start | None = None, show: bool = False
+) -> TrainResult:
     """Trains and stores a graft in `workdir`; raises InputError for bad data, config or backbone.
 
+    `start` names a graft to begin from: its methods are trained on, in the stages of the plan.
     With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
@@ -82,22 +96,36 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
         backbone = load_backbone(folder, dtype=config.compute_dtype)
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
+        config = replace(config, head=data.head)
     rungs: list[dict[str, Any]] = []
-    if config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
+    known: dict[str, np.ndarray] = {}  # logits that need not be computed again
+    tally = Tally()
+    parent = read_parent(start) if start is not None else None
+    identity = run_identity(config, backbone, data, parent)
+    if parent is None and config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
         log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
         with window("climb") as costs["climb"]:
-            found = climb(
-                config, workdir, backbone, data.labels, data.splits, run_identity(config, backbone, data), show
-            )
+            found = climb(config, workdir, backbone, data.labels, data.splits, identity, show, tally)
         rung, rungs, resumed = found.rung, found.tried, found.resumed
         model, fitted = rung.model, Fitted(rung.params, rung.steps, Progress(stages=rung.stages))
+        known = {"dev": rung.logits}
     else:
-        model = graft_model(config, backbone, data.labels)
+        if parent is not None:
+            model = parent.model(backbone, config, data.labels)
+        else:
+            model = graft_model(config, backbone, data.labels)
         log.info("%s", describe(model, data))
-        fitted, resumed = _fit(config, workdir, model, backbone, data, costs, show)
+        run = _Fit(config, workdir, model, backbone, data, identity, costs, tally, show)
+        if parent is not None and start is not None:
+            fitted, resumed = run.head_only(parent) if start.head_only else run.steps(parent)
+        else:
+            fitted, resumed = run.probe() if isinstance(config.adapter, Probe) else run.steps(None)
 
     with window("evaluate") as costs["evaluate"]:
-        scores = {name: examine(model, fitted.params, backbone, config, data.splits[name]) for name in held_out(data)}
+        scores = {
+            name: examine(model, fitted.params, backbone, config, data.splits[name], known.get(name))
+            for name in held_out(data)
+        }
     metrics = {name: score.metrics for name, score in scores.items()}
     manifest = save_graft(
         workdir / "graft",
@@ -129,6 +157,7 @@ def train(config: TrainConfig, workdir: Path, *, resume: bool = False, show: boo
         stages=fitted.progress.stages,
         rungs=rungs,
         report=str(workdir / "report.html"),
+        rows_computed=tally.rows + rows_of_steps(config, fitted.progress.stages),
     )
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     details = {name: score.details(data.labels) for name, score in scores.items()}
@@ -143,92 +172,134 @@ def open_workdir(workdir: Path, config: TrainConfig, resume: bool) -> TrainResul
     return None if result is None else TrainResult(**result)
 
 
-def run_identity(config: TrainConfig, backbone: Backbone, data: TaskData) -> dict[str, str]:
+def run_identity(
+    config: TrainConfig, backbone: Backbone, data: TaskData, parent: Parent | None = None
+) -> dict[str, str]:
     """What a checkpoint must agree with to be gone on from."""
+    start = {} if parent is None else {"start": parent.manifest.content_id}
     return {
         "config": digest(encode(config)),
         "data": digest(data.fingerprint),
         "weights_id": backbone.weights_id,
         "preprocessing_id": backbone.preprocessing_id,
+        **start,
     }
 
 
-def _fit(
-    config: TrainConfig,
-    workdir: Path,
-    model: GraftModel,
-    backbone: Backbone,
-    data: TaskData,
-    costs: dict[str, Cost],
-    show: bool,
-) -> tuple[Fitted, bool]:
-    """The trained parameters, and whether the run had been interrupted."""
-    train_rows, dev_rows = data.splits["train"], data.splits.get("dev")
-    params = map_leaves(np.asarray, model.init(jax.random.key(config.seed)))
-    if isinstance(config.adapter, Probe):
-        with window("probe") as costs["probe"]:
-            head = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
-        return Fitted({**params, "head": head}, 0, Progress()), False
-    with Checkpoints(workdir / "checkpoints", run_identity(config, backbone, data)) as checkpoints:
-        resumed = checkpoints.notes() is not None
-        if config.head_start != "zero" and not resumed:
-            with window("probe") as costs["probe"]:
-                params["head"] = start_from_probe(config, model, backbone, params, train_rows, dev_rows, show).head
-        task = Task(config, model, backbone, train_rows, dev_rows, difficulty_of(config, model, backbone, train_rows))
-        with window("train") as costs["train"]:
-            fitted = fit(
-                task,
-                params,
-                checkpoints,
-                lambda step: Scalars(workdir, step),
-                make_cache=cache_maker(config, model, backbone),
-                show=show,
-            )
-        return fitted, resumed
+def rows_of_steps(config: TrainConfig, stages: Sequence[Mapping[str, Any]]) -> int:
+    """Rows that went through the backbone in training steps, from ids rather than from a cache."""
+    return sum(stage["steps"] * config.batch_size for stage in stages if not stage["cached"])
 
 
-def cache_maker(config: TrainConfig, model: GraftModel, backbone: Backbone) -> MakeCache | None:
+@dataclass(frozen=True)
+class _Fit:
+    """The ways to parameters; each returns them, and whether the run had been interrupted."""
+
+    config: TrainConfig
+    workdir: Path
+    model: GraftModel
+    backbone: Backbone
+    data: TaskData
+    identity: Mapping[str, str]
+    costs: dict[str, Cost]
+    tally: Tally
+    show: bool
+
+    @property
+    def _train(self) -> Examples:
+        return self.data.splits["train"]
+
+    @property
+    def _dev(self) -> Examples | None:
+        return self.data.splits.get("dev")
+
+    def _untrained(self) -> Params:
+        return map_leaves(np.asarray, self.model.init(jax.random.key(self.config.seed)))
+
+    def probe(self) -> tuple[Fitted, bool]:
+        """A head on the pooled states of the bare backbone."""
+        return self._head(self._untrained())
+
+    def head_only(self, parent: Parent) -> tuple[Fitted, bool]:
+        """A head on the features of the parent's adapter."""
+        return self._head({**self._untrained(), "adapter": parent.params.get("adapter", {})})
+
+    def _head(self, params: Params) -> tuple[Fitted, bool]:
+        with window("probe") as self.costs["probe"]:
+            params["head"] = {**params["head"], **self._probe(params, strong=False).head}
+        return Fitted(params, 0, Progress()), False
+
+    def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
+        """Gradient steps through the plan's stages, from the parent or from a probe."""
+        config, model, backbone = self.config, self.model, self.backbone
+        with Checkpoints(self.workdir / "checkpoints", self.identity) as checkpoints:
+            resumed = checkpoints.notes() is not None
+            with window("probe") as self.costs["probe"]:
+                params = self._untrained()
+                if parent is not None:
+                    params = grown(parent, model, config, backbone, self._train, self.tally)
+                elif config.head_start != "zero" and not resumed:
+                    params["head"] |= self._probe(params, strong=config.head_start == "shrunk_probe").head
+            difficulty = difficulty_of(config, model, backbone, self._train)
+            task = Task(config, model, backbone, self._train, self._dev, difficulty)
+            with window("train") as self.costs["train"]:
+                fitted = fit(
+                    task,
+                    params,
+                    checkpoints,
+                    lambda step: Scalars(self.workdir, step),
+                    make_cache=cache_maker(config, model, backbone, self.tally),
+                    show=self.show,
+                )
+            return fitted, resumed
+
+    def _probe(self, params: Params, *, strong: bool) -> FittedProbe:
+        """The head fitted to the features that the adapter gives; `strong` for one that training starts from."""
+        config, train, dev = self.config, self._train, self._dev
+        splits = [train, *([dev] if dev is not None and not strong else [])]
+        features = self._features(params["adapter"], splits, keep=not strong)
+        labels = fitted_labels(self.model, train.labels)
+        model, metric = vector_model(self.model, config.metric)
+        if strong:
+            return FittedProbe(shrunk_head(model, features[0], labels), SHRUNK, {})
+        held = (features[1], fitted_labels(self.model, dev.labels)) if dev is not None else None
+        fitted = fit_linear(model, features[0], labels, held, metric)
+        log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, metric, fitted.scores)
+        return fitted
+
+    def _features(self, adapter: Params, splits: list[Examples], *, keep: bool) -> list[np.ndarray]:
+        """Features [N,F] of each split; with `keep` through the cache, for the next run on these rows."""
+        make = cache_maker(self.config, self.model, self.backbone, self.tally) if keep else None
+        if make and (found := head_features(self.model, splits, make(adapter), self.show)):
+            return found
+        total = sum(map(len, splits))
+        self.tally.rows += total
+        with bar(total, "features", "row", show=self.show) as shown:
+            return [pooled_features(self.model, self.backbone, adapter, split, shown.update) for split in splits]
+
+
+def cache_maker(
+    config: TrainConfig, model: GraftModel, backbone: Backbone, tally: Tally | None = None
+) -> MakeCache | None:
     """Opens the boundary cache below a stage, for the adapter that is frozen there; None where there is none."""
     if config.plan.cache == "none":
         return None
     storage, most = config.plan.cache, int(config.plan.cache_gib * 2**30)
-    return lambda adapter: Boundaries(model, backbone, adapter, boundaries_folder(), storage, most)
+    return lambda adapter: Boundaries(model, backbone, adapter, boundaries_folder(), storage, most, tally)
 
 
 def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:
     """The model of a config. Blocks that are frozen from the first step on get no adapter."""
-    adapter = config.adapter
+    methods = config.methods
     name, value = config.plan.schedule
-    if name == "top" and not isinstance(adapter, (Probe, Ladder)):
-        if adapter.blocks:
+    if name == "top" and not isinstance(config.adapter, (Probe, Ladder)):
+        if any(getattr(spec, "blocks", "") for spec in methods):
             raise InputError(
                 f"adapter.blocks: plan.stages={config.plan.stages} decides the blocks; leave one of them out"
             )
-        adapter = replace(adapter, blocks=f"{max(0, backbone.spec.blocks - int(value))}:")
-    return GraftModel(backbone.network, (adapter,), config.head, labels)
-
-
-def start_from_probe(
-    config: TrainConfig,
-    model: GraftModel,
-    backbone: Backbone,
-    params: Params,
-    train_rows: Examples,
-    dev_rows: Examples | None,
-    show: bool,
-) -> FittedProbe:
-    """The head fitted to the features that the untrained adapter gives: one forward pass."""
-    total = len(train_rows) + (len(dev_rows) if dev_rows else 0)
-    with bar(total, "features", "row", show=show) as shown:
-        features = pooled_features(model, backbone, params["adapter"], train_rows, shown.update)
-        dev = None
-        if dev_rows is not None:
-            dev = pooled_features(model, backbone, params["adapter"], dev_rows, shown.update), dev_rows.labels
-    if config.head_start == "shrunk_probe" and not isinstance(config.adapter, Probe):
-        return FittedProbe(shrunk_head(model, features, train_rows.labels), SHRUNK, {})
-    fitted = fit_linear(model, features, train_rows.labels, dev, config.metric)
-    log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, config.metric, fitted.scores)
-    return fitted
+        first = max(0, backbone.spec.blocks - int(value))
+        methods = tuple(above(spec, first, backbone.spec.blocks) for spec in methods)
+    return GraftModel(backbone.network, methods, config.head, labels)
 
 
 def held_out(data: TaskData) -> tuple[str, ...]:

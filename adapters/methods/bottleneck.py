@@ -16,6 +16,7 @@ from backbone.encoder import ACTIVATIONS, INIT_STD
 from backbone.sites import SUBLAYER
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
+from metering.counts import Count, product
 
 PLACES = {"houlsby": ("attention", "mlp"), "pfeiffer": ("mlp",), "parallel": ("mlp",)}
 
@@ -41,3 +42,7 @@ class BottleneckMethod(SiteMethod[Bottleneck]):
         hidden = ACTIVATIONS[setting.activation](h @ p["down"] + p["down_bias"])
         f = dropout(hidden, setting.dropout, call.rng) @ p["up"] + p["up_bias"]
         return y + (setting.scale * f if setting.placement == "parallel" else f)
+
+    def work(self, setting: Bottleneck, site: Site, batch: int, length: int) -> Count:
+        tokens = batch * length
+        return product(tokens, site.inputs, setting.width) + product(tokens, setting.width, site.outputs)

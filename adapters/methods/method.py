@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from adapters.patterns import Site
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
+from metering.counts import Count, elementwise
 
 Array = jax.Array
 S = TypeVar("S")  # the method's spec
@@ -58,6 +59,8 @@ class SiteMethod(Generic[S]):
     """Acts at sites of blocks. A method overrides what it uses; the rest is the identity."""
 
     spec_type: ClassVar[type]
+    identity_at_start: ClassVar[bool] = True  # fresh leaves change nothing, to the last bit
+    leads: ClassVar[bool] = False  # reads the frozen kernel as if alone: the first method at its sites, or an error
 
     def settings(self, spec: S, encoder: EncoderSpec) -> dict[Site, Any]:
         """The sites it acts at, with what is particular to each; raises InputError on a bad pattern."""
@@ -68,7 +71,10 @@ class SiteMethod(Generic[S]):
         return {"": tuple(self.settings(spec, encoder))}
 
     def init(self, spec: S, site: Site, setting: Any, rng: Array) -> Params:
-        """Float32 leaves of one site, exactly the identity at step 0."""
+        """Float32 leaves of one site, exactly the identity at step 0 unless `identity_at_start` is false.
+
+        The backbone's weights are not at hand: what is relative to them is stored as a difference or a ratio.
+        """
         raise NotImplementedError
 
     def changes_input(self, site_name: str, setting: Any) -> bool:
@@ -91,9 +97,17 @@ class SiteMethod(Generic[S]):
         """Attend site: keys and values [B,S,D]."""
         return k, v
 
+    def norm(self, setting: Any, leaves: Params, scale: Array, bias: Array, call: Call) -> tuple[Array, Array]:
+        """Norm site: its scale and bias, [D], or [B,1,D] with slots."""
+        return scale, bias
+
     def merge(self, setting: Any, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array] | None:
         """Kernel and bias of a linear site with the adapter folded in; None if the algebra forbids it."""
         return None
+
+    def work(self, setting: Any, site: Site, batch: int, length: int) -> Count:
+        """The forward pass of the method at one site, on `batch` rows of `length` tokens."""
+        return elementwise(batch * length * site.outputs, 2)
 
 
 Pool = Callable[[Array], Array]  # hidden [B,T,D] -> [B,D]

@@ -20,12 +20,41 @@ import topgraft
 from adapters.artifact import save_graft
 from adapters.manifest import Training, read_manifest
 from adapters.model import GraftModel
-from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
+from adapters.specs import (
+    IA3,
+    SSF,
+    Bias,
+    Bottleneck,
+    Classification,
+    Dora,
+    Ladder,
+    Lora,
+    MultiLabel,
+    Norm,
+    Prefix,
+    Probe,
+    Router,
+    Vera,
+)
 from backbone.errors import InputError
 from backbone.trees import flatten, unflatten
 from tests.tiny import make_tiny_backbone, rows
 
 LABELS = ("first", "second", "third")
+SPECS = [
+    Lora(rank=2),
+    Dora(rank=2),
+    Vera(rank=4),
+    Bottleneck(width=3),
+    IA3(),
+    SSF(),
+    Bias(),
+    Norm(),
+    Prefix(length=2),
+    Router(rank=2),
+    Probe(boundaries=()),
+    Ladder(reduction=4),
+]
 EMPTY = Training(config={}, seeds={"seed": 0}, data={}, metrics={}, costs={}, versions={})
 
 
@@ -48,9 +77,9 @@ def graft(tiny, tmp_path) -> Path:
     return tmp_path / "graft"
 
 
-@pytest.mark.parametrize("spec", [Lora(rank=2), Bottleneck(width=3), IA3(), Probe(boundaries=()), Ladder(reduction=4)])
-@pytest.mark.parametrize("head", [Classification(), MultiLabel()])
-def test_what_is_loaded_is_what_was_saved(tiny, tmp_path, spec, head):
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_is_loaded_is_what_was_saved(tiny, tmp_path, spec):
+    head = MultiLabel() if isinstance(spec, (Lora, Probe)) else Classification()
     manifest, model, params = make(tmp_path / "g", tiny, spec, head)
     loaded = topgraft.load(tmp_path / "g", tiny)
     assert loaded.manifest == manifest

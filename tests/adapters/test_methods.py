@@ -1,7 +1,7 @@
 """One suite that every method inherits, and each method against its formula written by hand.
 
 A new method adds a row to `METHODS` and a formula; the suite then checks identity at the start,
-gradients, padding, a bank against single adapters, merging, and storage shapes.
+gradients, padding, a bank against single adapters, merging, and the work it counts.
 """
 
 from __future__ import annotations
@@ -13,10 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adapters.counts import adapter_forward
 from adapters.hooks import GraftHooks
 from adapters.merging import merge
+from adapters.methods.dora import DoraMethod
+from adapters.methods.method import Call, Kernel
+from adapters.methods.vera import draw_projections
 from adapters.model import GraftModel
-from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, LoraOverride, MultiLabel, Probe
+from adapters.specs import (
+    IA3,
+    SSF,
+    Bias,
+    Bottleneck,
+    Classification,
+    Dora,
+    Ladder,
+    Lora,
+    LoraOverride,
+    MultiLabel,
+    Norm,
+    Prefix,
+    Probe,
+    Router,
+    Vera,
+)
 from backbone.buckets import pad
 from backbone.encoder import Network
 from backbone.errors import InputError
@@ -33,13 +53,25 @@ METHODS = {
     "parallel": Bottleneck(width=5, placement="parallel", scale=4.0),
     "ia3": IA3(),
     "ia3 attention": IA3(scale_outputs=("attention/query",), scale_inputs=("attention/output", "attention/value")),
+    "dora": Dora(rank=3),
+    "dora everywhere": Dora(rank=2, sites=("attention/*", "mlp/*"), scaling="rank_stabilised", blocks="2:"),
+    "vera": Vera(rank=16),
+    "vera of two widths": Vera(rank=8, sites=("attention/key", "mlp/*"), seed=7, blocks=":1"),
+    "ssf": SSF(),
+    "bias": Bias(),
+    "norm": Norm(),
+    "norm of some": Norm(sites=("0/attention/norm", "2/mlp/norm")),
+    "prefix": Prefix(length=3),
+    "router": Router(experts=3, top=2, rank=2),
+    "router to one": Router(experts=2, top=1, rank=2, sites=("attention/output", "mlp/up"), blocks="2:"),
     "probe": Probe(),
     "probe everywhere": Probe(boundaries=()),
     "ladder": Ladder(reduction=4),
     "ladder top": Ladder(reduction=2, blocks="1:"),
 }
 SITE = [name for name, spec in METHODS.items() if not isinstance(spec, (Probe, Ladder))]
-MERGEABLE = [name for name, spec in METHODS.items() if isinstance(spec, (Lora, IA3))]
+UNMERGEABLE = [name for name in SITE if isinstance(METHODS[name], (Bottleneck, Prefix, Router))]
+MERGEABLE = [name for name in SITE if name not in UNMERGEABLE]
 LABELS = ("a", "b", "c")
 
 
@@ -72,7 +104,11 @@ def test_at_the_start_the_graft_is_exactly_the_plain_backbone(name, backbone, in
     plain = GraftModel(Network(SPEC), (), Classification(), LABELS).features(backbone, {}, inputs)
     params = model.init(jax.random.key(0))
     found = model.features(backbone, params["adapter"], inputs)
-    np.testing.assert_array_equal(found[:, -SPEC.width :], plain)
+    if all(method.identity_at_start for method, _ in model.site_parts.values()):
+        np.testing.assert_array_equal(found[:, -SPEC.width :], plain)
+    else:
+        assert isinstance(METHODS[name], Prefix), "every other method starts as the identity"
+        assert np.abs(found - plain).max() > 1e-3
     changed = model.features(backbone, nonzero(model).get("adapter", {}), inputs)
     if count(params["adapter"]):
         assert np.abs(changed - found).max() > 1e-3, "other parameters give other features"
@@ -125,10 +161,10 @@ def test_merged_equals_unmerged(name, backbone, inputs):
         np.testing.assert_array_equal(leaf, before[path], err_msg="the backbone itself is left alone")
 
 
-@pytest.mark.parametrize("name", ["houlsby", "parallel"])
+@pytest.mark.parametrize("name", UNMERGEABLE)
 def test_what_cannot_be_merged_says_so(name, backbone):
     model = model_of(name)
-    with pytest.raises(InputError, match=r"bottleneck: cannot be merged into the weights at 0/"):
+    with pytest.raises(InputError, match=rf"{METHODS[name].method}: cannot be merged into the weights at [02]/"):
         merge(model, backbone, nonzero(model)["adapter"])
 
 
@@ -142,7 +178,7 @@ def test_every_method_feeds_every_pooling_and_head(name, pooling, backbone, inpu
         assert np.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("spec", [Lora(dropout=0.5), Bottleneck(dropout=0.5)])
+@pytest.mark.parametrize("spec", [Lora(dropout=0.5), Dora(dropout=0.5), Router(dropout=0.5), Bottleneck(dropout=0.5)])
 def test_dropout_acts_only_with_a_key(spec, backbone, inputs):
     model = GraftModel(Network(SPEC), (spec,), Classification(), LABELS)
     params = nonzero(model)
@@ -167,6 +203,41 @@ def by_hand(spec, adapter, settings):
 
 
 def formula(spec, site, p):
+    if isinstance(spec, Dora):
+        s = spec.alpha / (sqrt(spec.rank) if spec.scaling == "rank_stabilised" else spec.rank)
+
+        def dora(x, w, b):
+            v = w + s * p["a"] @ p["b"]
+            length = lambda matrix: np.sqrt((matrix**2).sum(0))  # noqa: E731
+            return x @ (p["magnitude"] * length(w) * v / length(v)) + b
+
+        return dora
+    if isinstance(spec, Vera):
+        widest = SPEC.mlp_width if "mlp/*" in spec.sites else SPEC.width
+        shared_a, shared_b = draw_projections(spec.rank, widest, widest, spec.seed)
+        shared_a, shared_b = shared_a[: site.inputs], shared_b[:, : site.outputs]
+        return lambda x, w, b: x @ w + b + ((x @ shared_a) * p["d"]) @ shared_b * p["b"]
+    if isinstance(spec, Norm):
+        return lambda s, b: (s + p["scale"], b + p["bias"])
+    if isinstance(spec, Bias):
+        if site.name.endswith("norm"):
+            return lambda s, b: (s, b + p["delta"])
+        return lambda x, w, b: x @ w + (b + p["delta"])
+    if isinstance(spec, SSF):
+        if site.name.endswith("norm"):
+            return lambda s, b: (s * p["scale"], b * p["scale"] + p["shift"])
+        return lambda x, w, b: (x @ w + b) * p["scale"] + p["shift"]
+    if isinstance(spec, Prefix):
+        return lambda k, v: (np.concatenate([p["key"], k]), np.concatenate([p["value"], v]))
+    if isinstance(spec, Router):
+
+        def routed(x, w, b):
+            chance = reference.softmax(x[0] @ p["gate"])
+            best = np.argsort(-chance)[: spec.top]
+            experts = [chance[e] * x @ p["a"][e] @ p["b"][e] for e in best]
+            return x @ w + b + spec.alpha / spec.rank * sum(experts)
+
+        return routed
     if isinstance(spec, Lora):
         override = next((o for o in spec.overrides if o.sites == site.name), None)
         rank, alpha = (override.rank, override.alpha) if override else (spec.rank, spec.alpha)
@@ -243,6 +314,8 @@ def test_query_key_and_value_stay_one_product_unless_an_input_changes(backbone, 
         return shapes.count((32, 96)), shapes.count((32, 32))
 
     assert products("lora") == (3, 3)
+    for name in ("bias", "ssf", "dora", "vera", "router"):
+        assert products(name)[0] == 3, name
     assert products("ia3 attention") == (0, 12)
 
 
@@ -258,3 +331,63 @@ def test_combined_methods_act_together(backbone, inputs):
         GraftModel(Network(SPEC), (Lora(), Lora()), Classification(), LABELS)
     with pytest.raises(InputError, match="at most one"):
         GraftModel(Network(SPEC), (Probe(), Ladder()), Classification(), LABELS)
+
+
+def test_dora_starts_as_the_identity_in_a_compiled_program_and_survives_an_empty_unit(backbone):
+    """A column of zeros has no direction: it stays zero, without a NaN."""
+    model = model_of("dora")
+    method, settings = model.site_parts["dora"]
+    site = next(iter(settings))
+    assert isinstance(method, DoraMethod)
+    leaves = model.init(jax.random.key(0))["adapter"]["dora"]["0"][site.name]
+    qkv = backbone["blocks"]["0"]["attention"]["qkv"]
+    kernel = Kernel(qkv["kernel"][:, :32].at[:, 5].set(0), qkv["bias"][:32])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 32)), jnp.float32)
+
+    @jax.jit
+    def both(leaves):
+        y = x @ kernel.kernel + kernel.bias
+        return y, method.after(settings[site], leaves, x, y, kernel, Call(None, None))
+
+    np.testing.assert_array_equal(*both(leaves))
+    changed = both({**leaves, "b": leaves["b"].at[:, :5].set(0.3), "magnitude": leaves["magnitude"] + 0.3})[1]
+    assert np.isfinite(changed).all()
+    np.testing.assert_allclose(changed[..., 5], jnp.broadcast_to(kernel.bias[5], (2, 3)), atol=1e-6)
+
+
+def test_vera_stores_its_vectors_only():
+    model = model_of("vera")
+    shapes = {path.rsplit(".", 1)[-1]: leaf.shape for path, leaf in flatten(model.abstract()["adapter"]).items()}
+    assert shapes == {"d": (16,), "b": (32,)}
+    a, b = draw_projections(16, 32, 64, 3)
+    assert (a.shape, b.shape) == ((32, 16), (16, 64))
+    assert np.abs(a).max() <= sqrt(6 / 32)
+    assert np.abs(b).max() <= sqrt(6 / 16)
+    assert np.abs(a - draw_projections(16, 32, 64, 4)[0]).max() > 0.1
+
+
+def test_a_method_that_reads_the_frozen_kernel_comes_first():
+    GraftModel(Network(SPEC), (Dora(), Bias()), Classification(), LABELS)
+    GraftModel(Network(SPEC), (Bias(sites=("mlp/*",)), Dora()), Classification(), LABELS)
+    with pytest.raises(InputError, match=r"dora must come before bias, which acts at 0/attention/query too"):
+        GraftModel(Network(SPEC), (Bias(), Dora()), Classification(), LABELS)
+
+
+@pytest.mark.parametrize("name", SITE)
+def test_the_work_of_a_method_is_what_its_program_multiplies(name, backbone, inputs):
+    """Dense products of the traced program beyond the plain backbone's, for four rows of eight tokens."""
+
+    def multiplied(model):
+        adapter = model.init(jax.random.key(0)).get("adapter", {})
+        traced = jax.make_jaxpr(lambda a: model.features(backbone, a, inputs))(adapter)
+        total = 0
+        for e in traced.jaxpr.eqns:
+            if e.primitive.name == "dot_general":
+                (contracted, _), _ = e.params["dimension_numbers"]
+                rows = np.prod([e.invars[0].aval.shape[axis] for axis in contracted])
+                total += 2 * rows * np.prod(e.outvars[0].aval.shape)
+        return float(total)
+
+    extra = multiplied(model_of(name)) - multiplied(GraftModel(Network(SPEC), (), Classification(), LABELS))
+    counted = adapter_forward(model_of(name), 4, 8).flops
+    assert 0.6 * counted <= extra <= 1.4 * counted or extra == 0, "the rest is elementwise, or small"

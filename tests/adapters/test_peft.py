@@ -1,4 +1,6 @@
-"""LoRA from PEFT and to PEFT. The goldens were written by PEFT itself (`make goldens`)."""
+"""LoRA, DoRA, IA3, VeRA and LayerNorm tuning from PEFT and to PEFT.
+
+The goldens were written by PEFT itself (`make goldens`)."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import topgraft
 from adapters.peft import export_peft, import_peft
-from adapters.specs import IA3, Classification, Lora, LoraOverride, MultiLabel
+from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora, LoraOverride, MultiLabel, Norm, Vera
 from backbone.errors import InputError
 from backbone.trees import flatten
 from tests.adapters.test_artifact import make
@@ -30,7 +32,7 @@ def test_a_folder_written_by_peft_gives_pefts_logits(name, minilm, minilm_path, 
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("pooling", ["pooler", "mean", "first"])
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
 @pytest.mark.parametrize(
     "spec",
     [
@@ -43,6 +45,12 @@ def test_a_folder_written_by_peft_gives_pefts_logits(name, minilm, minilm_path, 
             overrides=(LoraOverride("mlp/up", rank=2, alpha=3.0),),
         ),
         Lora(rank=2, sites=("0/attention/query", "2/mlp/down")),
+        Dora(rank=2, sites=("attention/value", "mlp/down"), blocks="1:"),
+        IA3(),
+        IA3(scale_outputs=("0/attention/key",), scale_inputs=("1/attention/key", "mlp/down"), blocks=":2"),
+        Vera(rank=4, sites=("attention/key", "mlp/up"), seed=11, blocks="2:"),
+        Norm(),
+        Norm(sites=("2/attention/norm",)),
     ],
 )
 def test_there_and_back_is_the_same_graft(pooling, spec, tiny, tmp_path):
@@ -53,15 +61,18 @@ def test_there_and_back_is_the_same_graft(pooling, spec, tiny, tmp_path):
     assert after.model.head == before.model.head
     assert after.model.labels == before.model.labels
     for (path, found), (_, wanted) in zip(flatten(after.params).items(), flatten(params).items(), strict=True):
-        np.testing.assert_array_equal(found, wanted, err_msg=path)
+        if path.endswith("magnitude") or isinstance(spec, Norm):  # stored beside the backbone's there, relative here
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6, err_msg=path)
+        else:
+            np.testing.assert_array_equal(found, wanted, err_msg=path)
     texts = ["ban bas bal", "ros"]
     np.testing.assert_allclose(after.logits(texts), before.logits(texts), atol=1e-5)
 
 
-@pytest.mark.parametrize(("spec", "head"), [(IA3(), Classification()), (Lora(rank=2), MultiLabel())])
+@pytest.mark.parametrize(("spec", "head"), [(Bottleneck(width=2), Classification()), (Lora(rank=2), MultiLabel())])
 def test_what_peft_cannot_hold_is_refused(spec, head, tiny, tmp_path):
     make(tmp_path / "graft", tiny, spec, head)
-    with pytest.raises(InputError, match="PEFT export takes one LoRA with a classification head; this graft has"):
+    with pytest.raises(InputError, match="PEFT export takes one of lora, dora, ia3, vera, norm with a classif"):
         export_peft(tmp_path / "graft", tmp_path / "peft", backbone=tiny.path)
     assert not (tmp_path / "peft").exists()
 
@@ -74,8 +85,12 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type: 'IA3' is not supported; only LORA is"),
-        ({"use_dora": True}, "use_dora: True is not supported"),
+        ({"peft_type": "OFT"}, "peft_type: 'OFT' is not supported; one of IA3, LN_TUNING, LORA, VERA"),
+        ({"peft_type": "IA3"}, r"no tensor named \.\.\.ia3_l"),
+        ({"peft_type": "VERA", "projection_prng_key": "x"}, "projection_prng_key: expected integers, got 4, 'x'"),
+        ({"peft_type": "VERA", "vera_dropout": 0.5}, "vera_dropout: 0.5 is not supported"),
+        ({"use_dora": True}, "lora_magnitude_vector: missing"),
+        ({"use_bdlora": True}, "use_bdlora: True is not supported"),
         ({"bias": "all"}, "bias: 'all' is not supported"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
     ],
@@ -91,6 +106,31 @@ def rewrite(folder: Path, change) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
     change(tensors)
     save_file(tensors, folder / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spec", "change", "message"),
+    [
+        (
+            Dora(rank=2),
+            lambda t: {"lora_magnitude_vector": np.ones(3, np.float32)},
+            r"magnitude \(3,\) does not fit 32",
+        ),
+        (IA3(), lambda t: {"ia3_l": np.ones((3, 1), np.float32)}, r"\(3, 1\) does not fit a layer 32 -> 32"),
+        (Vera(rank=4), lambda t: {"vera_lambda_d": np.ones(3, np.float32)}, r"d \(3,\), b \(32,\) do not fit rank 4"),
+        (Vera(rank=4), lambda t: {"vera_A": t + 0.1}, "vera_A: not what projection_prng_key=0 draws for these layers"),
+        (Norm(), lambda t: {"ln_tuning_layers.bias": np.ones(3, np.float32)}, r"\(3,\) does not fit a width of 32"),
+    ],
+)
+def test_tensors_of_each_type_are_checked(spec, change, message, tiny, tmp_path):
+    make(tmp_path / "graft", tiny, spec, Classification(pooling="pooler"))
+    export_peft(tmp_path / "graft", tmp_path / "peft", backbone=tiny.path)
+    tensors = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    ((suffix, _),) = change(0).items()
+    key = next(key for key in tensors if key.endswith(suffix))
+    rewrite(tmp_path / "peft", lambda t: t.update({key: change(t[key])[suffix]}))
+    with pytest.raises(InputError, match=message):
+        import_peft(tmp_path / "peft", tiny.path, tmp_path / "back")
 
 
 def test_tensors_that_do_not_fit_are_named(folder, minilm_path, tiny_path, tmp_path):

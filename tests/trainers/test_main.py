@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import topgraft
+from backbone.trees import flatten
 from tests.tiny import as_json, rows, write_config, write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +128,48 @@ def test_every_method_trains_from_the_command_line(method, config, capsys):
     result = as_json(out)
     assert result["metrics"]["test"]["accuracy"] > 0.85
     assert topgraft.load(result["graft"]).predict(["ban bas"])
+
+
+@pytest.mark.parametrize(
+    ("method", "extra", "stages"),
+    [("lora", "bias", "top(1)"), ("dora", "norm,prefix", "top(1)"), ("router", "vera,ssf", "all")],
+)
+def test_several_methods_train_in_one_graft(method, extra, stages, config, capsys):
+    settings = [f"adapter.method={method}", f"extra={extra}", f"plan.stages={stages}", "data.max_tokens=16"]
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    status, out, err = call("train", config, "--workdir", "run", *arguments, "--json", capsys=capsys)
+    assert status == 0, err
+    result = as_json(out)
+    assert result["metrics"]["test"]["accuracy"] > 0.85
+    methods = {method, *extra.split(",")}
+    assert {path.split(".")[1] for path in tensors(Path("run")) if path.startswith("adapter")} == methods
+    graft = topgraft.load("run/graft")
+    fresh = flatten(graft.model.init(jax.random.key(0))["adapter"])
+    for path, leaf in flatten(graft.params["adapter"]).items():
+        assert np.any(np.asarray(leaf) != np.asarray(fresh[path])), f"{path} was trained"
+    for path in ("run/graft", config):
+        status, out, err = call("inspect", path, *(arguments if path == config else ()), "--json", capsys=capsys)
+        assert status == 0, err
+        matched = as_json(out)["matched"]
+        assert {name.split(" ")[0] for name in matched} == methods
+    assert (as_json(out)["trainable"] > result["trainable"]) == (stages != "all"), "top(1) leaves two blocks alone"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("extra=ladder",), "extra: ladder reads hidden states and stands alone"),
+        (("adapter.method=probe", "extra=bias"), "extra: probe reads hidden states and stands alone"),
+        (("extra=lora",), "each method may appear once in a graft, got lora, lora"),
+        (("extra=bias,dora",), "dora must come before"),
+        (("extra=biass",), "'biass' is unknown; nearest: bias"),
+    ],
+)
+def test_methods_that_do_not_go_together(settings, message, config, capsys):
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    status, _, err = call("train", config, "--workdir", "run", *arguments, capsys=capsys)
+    assert status == 2
+    assert message in err
 
 
 def test_multi_label_accumulation_clipping_remat_bfloat16_and_a_zero_head(config, tmp_path, capsys):

@@ -1,0 +1,71 @@
+"""From what a head is asked about - a text, a pair of texts, a sentence of words - to rows of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adapters.specs import HeadSpec, TokenTagging
+from backbone.buckets import Row, Sides
+from backbone.errors import InputError
+from backbone.storage import Backbone
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows of token ids."""
+
+    rows: list[Row]
+    places: list[np.ndarray]  # tagging: first sub-word of each word, -1 beyond the cut; else empty
+    cut: int  # rows, or sides of a pair, longer than `max_tokens`
+
+
+def checked(head: HeadSpec, texts: Sequence[Any]) -> list[Any]:
+    """`texts` as the head takes them: str, (str, str) or lists of words; raises InputError for anything else."""
+    if isinstance(texts, str):
+        raise InputError("texts: expected a list of texts, got one str; write predict([text])")
+    return [_checked(head, text, f"texts[{i}]") for i, text in enumerate(texts)]
+
+
+def _checked(head: HeadSpec, text: Any, where: str) -> Any:
+    if head.pair != "none":
+        sides = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(side, str) for side in text)
+        if not sides:
+            raise InputError(f"{where}: expected a pair of texts, (str, str), got {_kind(text)}")
+        for number, side in enumerate(text):
+            if not side.strip():
+                raise InputError(f"{where}[{number}]: this side of the pair is missing")
+        return tuple(text)
+    if isinstance(head, TokenTagging):
+        words = text.split() if isinstance(text, str) else text
+        if not isinstance(words, (tuple, list)) or not all(isinstance(word, str) for word in words):
+            raise InputError(f"{where}: expected a str or a list of words, got {_kind(text)}")
+        if bad := [word for word in words if not word or word != "".join(word.split())]:
+            raise InputError(f"{where}: {bad[0]!r} is no word: it is empty or holds white space")
+        return list(words)
+    if not isinstance(text, str):
+        raise InputError(f"{where}: expected a str, got {_kind(text)}")
+    return text
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def encode_inputs(head: HeadSpec, backbone: Backbone, texts: Sequence[Any], max_tokens: int) -> Encoded:
+    """Rows of `texts` (as `checked` gives them), in the form that the head's model reads."""
+    preprocessing = backbone.preprocessing
+    if isinstance(head, TokenTagging):
+        rows, places, cut = preprocessing.encode_words(texts, max_tokens)
+        return Encoded(list(rows), places, cut)
+    if head.pair == "cross":
+        rows, cut = preprocessing.encode_pairs(texts, max_tokens, segments=backbone.spec.segments > 1)
+        return Encoded(list(rows), [], cut)
+    if head.pair != "none":
+        sides, cut = preprocessing.encode_counting([side for pair in texts for side in pair], max_tokens)
+        return Encoded([Sides(*both) for both in zip(sides[::2], sides[1::2], strict=True)], [], cut)
+    rows, cut = preprocessing.encode_counting(texts, max_tokens)
+    return Encoded(list(rows), [], cut)

@@ -1,0 +1,197 @@
+"""Several LoRA grafts of one backbone as one, by fixed weights: the verb `combine`.
+
+With D_i = s_i A_i B_i, the update of graft i at a site, and weights w_i:
+
+    linear   A = sum sign(w_i) sqrt(|w_i| s_i) A_i, B = sum sqrt(|w_i| s_i) B_i: keeps the rank, has cross terms
+    cat      A and B side by side: exactly sum w_i D_i, at the sum of the ranks
+    svd      the best approximation of sum w_i D_i at a rank (Eckart & Young 1936)
+    ties     trim each w_i D_i to its largest entries, elect a sign for each entry, average those that agree
+             (Yadav et al. 2023, arXiv 2306.01708, algorithm 1), then as svd
+
+`linear` is PEFT's add_weighted_adapter of that name; `ties` is its `ties_svd`. The head comes from one graft.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from adapters.artifact import save_graft
+from adapters.graft import Graft, load_graft
+from adapters.manifest import Training
+from adapters.methods.lora import LoraSetting, lora_spec
+from adapters.model import GraftModel
+from adapters.patterns import Site, sites_of
+from adapters.specs import Lora
+from backbone.errors import InputError
+from backbone.sites import LINEAR
+
+How: TypeAlias = Literal["linear", "cat", "svd", "ties"]
+Factors: TypeAlias = tuple[np.ndarray, np.ndarray]  # A [I,r], B [r,O], the scale in them
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What `combine` wrote."""
+
+    path: str  # of the new graft
+    content_id: str
+    how: str
+    grafts: tuple[str, ...]  # content_id of each graft that was combined
+    weights: tuple[float, ...]  # of each
+    head_from: str  # content_id of the graft whose head and labels it has
+    labels: tuple[str, ...]
+    ranks: dict[str, int]  # by site
+    error: float  # |combined - intended| / |intended| over all sites, Frobenius norms
+
+
+def combine(
+    grafts: Sequence[str | Path],
+    out: str | Path,
+    *,
+    how: How = "cat",
+    weights: Sequence[float] = (),
+    rank: int = 0,
+    density: float = 0.2,
+    head_from: str | Path | None = None,
+    backbone: str | Path | None = None,
+) -> Combined:
+    """Stores the combination of LoRA grafts as a new graft.
+
+    `weights` are one a graft, by default all 1/N. `rank` is that of svd and ties, by default the largest rank among
+    the grafts at a site; `density` is the share of entries that ties keeps. `head_from` is one of `grafts`, by
+    default the first. Raises InputError for grafts of other methods, or of different backbones.
+    """
+    weights = _checked(grafts, weights, how, rank, density)
+    loaded = [load_graft(grafts[0], backbone)]
+    loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
+    parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
+    named = Path(head_from) if head_from is not None else Path(grafts[0])
+    if named not in list(map(Path, grafts)):
+        raise InputError(f"--head-from: {named} is none of the combined grafts: {', '.join(map(str, grafts))}")
+    first = loaded[list(map(Path, grafts)).index(named)]
+    found: dict[Site, Factors] = {}
+    missed = intended = 0.0
+    for site in (site for site in sites_of(loaded[0].backbone.spec, LINEAR) if any(site in part for part in parts)):
+        present = [(w, part[site]) for w, part in zip(weights, parts, strict=True) if site in part]
+        found[site], wanted = combined([f for _, f in present], [w for w, _ in present], how, rank, density)
+        missed += float(np.square(found[site][0] @ found[site][1] - wanted).sum())
+        intended += float(np.square(wanted).sum())
+    # a scale of one: alpha equals the rank
+    spec = lora_spec({s: (a.shape[1], float(a.shape[1])) for s, (a, _) in found.items()}, first.backbone.spec)
+    adapter: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for site, (a, b) in found.items():
+        leaves = {"a": a.astype(np.float32), "b": b.astype(np.float32)}
+        adapter.setdefault(str(site.block), {})[site.name] = leaves
+    model = GraftModel(first.backbone.network, (spec,), first.model.head, first.model.labels)
+    ids = tuple(graft.manifest.content_id for graft in loaded if graft.manifest)
+    assert first.manifest is not None
+    settings = {"combined": how, "grafts": list(ids), "weights": list(weights), "rank": rank, "density": density}
+    manifest = save_graft(
+        out,
+        model,
+        {"adapter": {"lora": adapter}, "head": first.params["head"]},
+        first.backbone,
+        name=first.manifest.name,
+        max_tokens=first.max_tokens,
+        training=Training(
+            config=settings | {"backbone_path": str(first.backbone.path)},
+            seeds={},
+            data={},
+            metrics={},
+            costs={},
+            versions={},
+        ),
+    )
+    return Combined(
+        path=str(out),
+        content_id=manifest.content_id,
+        how=how,
+        grafts=ids,
+        weights=tuple(weights),
+        head_from=first.manifest.content_id,
+        labels=model.labels,
+        ranks={site.full_name: a.shape[1] for site, (a, _) in found.items()},
+        error=math.sqrt(missed / intended) if intended else 0.0,
+    )
+
+
+def combined(
+    updates: Sequence[Factors], weights: Sequence[float], how: How, rank: int, density: float
+) -> tuple[Factors, np.ndarray]:
+    """Factors of the combination at one site, and the update [I,O] that was intended."""
+    deltas = [w * a @ b for w, (a, b) in zip(weights, updates, strict=True)]
+    total = np.sum(deltas, axis=0)
+    if how == "cat":
+        a = np.concatenate([w * a for w, (a, _) in zip(weights, updates, strict=True)], axis=1)
+        return (a, np.concatenate([b for _, b in updates])), total
+    if how == "linear":
+        ranks = {a.shape[1] for a, _ in updates}
+        if len(ranks) > 1:
+            raise InputError(f"--how linear: the grafts have ranks {sorted(ranks)} at one site; use cat, svd or ties")
+        roots = [math.sqrt(abs(w)) for w in weights]
+        a = sum(math.copysign(r, w) * a for r, w, (a, _) in zip(roots, weights, updates, strict=True))
+        return (np.asarray(a), np.asarray(sum(r * b for r, (_, b) in zip(roots, updates, strict=True)))), total
+    intended = total if how == "svd" else ties(deltas, density)
+    return truncated(intended, rank or max(a.shape[1] for a, _ in updates)), intended
+
+
+def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
+    """Algorithm 1 of TIES on one array of each task, weights already in them."""
+    trimmed = []
+    for delta in deltas:
+        kept = int(density * delta.size)
+        mask = np.zeros(delta.size, bool)
+        mask[np.argsort(-np.abs(delta), axis=None, kind="stable")[:kept]] = True
+        trimmed.append(np.where(mask.reshape(delta.shape), delta, 0))
+    stack = np.stack(trimmed)
+    elected = np.where(stack.sum(axis=0) >= 0, 1, -1)
+    agree = np.sign(stack) == elected
+    return np.asarray((stack * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1))
+
+
+def truncated(delta: np.ndarray, rank: int) -> Factors:
+    """The nearest product of rank `rank`, its singular values shared evenly by both factors."""
+    u, s, v = np.linalg.svd(delta, full_matrices=False)
+    rank = min(rank, len(s))
+    root = np.sqrt(s[:rank])
+    return u[:, :rank] * root, root[:, None] * v[:rank]
+
+
+def _updates(path: str | Path, graft: Graft) -> dict[Site, Factors]:
+    """A with the scale's root in it, and B likewise, of each site, float64."""
+    if [type(spec) for spec in graft.model.methods] != [Lora]:
+        have = ", ".join(spec.method for spec in graft.model.methods) or "no method"
+        raise InputError(f"{path}: only grafts of one lora can be combined; this one has {have}")
+    settings: dict[Site, LoraSetting] = graft.model.site_parts["lora"][1]
+    found = {}
+    for site, setting in settings.items():
+        leaves = graft.params["adapter"]["lora"][str(site.block)][site.name]
+        a, b = (np.asarray(leaves[name], np.float64) * math.sqrt(setting.scale) for name in "ab")
+        found[site] = (a, b)
+    return found
+
+
+def _checked(
+    grafts: Sequence[str | Path], weights: Sequence[float], how: How, rank: int, density: float
+) -> tuple[float, ...]:
+    if len(grafts) < 2:
+        raise InputError("combine: at least two grafts are needed")
+    if weights and len(weights) != len(grafts):
+        raise InputError(f"--weights: {len(weights)} for {len(grafts)} grafts")
+    chosen = tuple(map(float, weights)) or (1 / len(grafts),) * len(grafts)
+    if not all(math.isfinite(w) and w for w in chosen):
+        raise InputError(f"--weights: finite and not zero, got {', '.join(map(str, chosen))}")
+    if rank < 0 or (rank and how not in ("svd", "ties")):
+        raise InputError(f"--rank: a positive number, for svd and ties only; got {rank} with {how}")
+    if not 0 < density <= 1:
+        raise InputError(f"--density: must lie in (0, 1], got {density}")
+    return chosen
+
+
+__all__ = ["Combined", "combine", "combined", "ties", "truncated"]

@@ -1,0 +1,233 @@
+"""One way to read and one way to write, on SQLite and on PostgreSQL.
+
+`reading()` is a transaction that sees one state. `writing(lock, ...)` is a transaction that has the named
+locks to itself until it ends: advisory locks of the transaction on PostgreSQL, the whole file on SQLite
+(BEGIN IMMEDIATE); so nothing changes between its first look and its commit. A dead client's transaction is
+rolled back by the database, that of a stopped one by PostgreSQL after `PATIENCE` seconds.
+
+Time is the database's: all clients of one registry read the same clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, Select, create_engine, event, literal_column, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
+
+from backbone.errors import InputError
+from registry.spec import Unavailable
+from registry.tables import SCHEMA, metadata, schema
+
+PATIENCE = 30  # seconds that a writer waits for another
+# file systems on which SQLite's locks or its shared memory are not to be relied on
+NETWORK = ("nfs", "cifs", "smb", "fuse.", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs", "beegfs")
+
+
+class Database:
+    """An open database."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.where = engine.url.render_as_string(hide_password=True)
+        self._postgresql = engine.dialect.name == "postgresql"
+        self._now: Select[tuple[float]] = select(
+            literal_column(
+                "extract(epoch from clock_timestamp())"
+                if self._postgresql
+                else "(julianday('now') - 2440587.5) * 86400.0"
+            )
+        )
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only looks; raises Unavailable when the database does not answer."""
+        options = {"isolation_level": "REPEATABLE READ"} if self._postgresql else {}
+        with self._told(), self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self, *locks: str) -> Iterator[Connection]:
+        """A transaction that has `locks` to itself, committed when the block ends well; raises Unavailable."""
+        with self._told(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            if self._postgresql:
+                for lock in locks:
+                    connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:lock, 7))"), {"lock": lock})
+            yield connection
+
+    def time(self, connection: Connection) -> float:
+        """Now, by the database's clock."""
+        return float(connection.execute(self._now).scalar_one())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (IntegrityError, ProgrammingError):
+            raise  # a defect of ours
+        except DBAPIError as error:
+            raise Unavailable(f"{self.where}: {str(error.orig).strip()}") from error
+
+
+def connect(url: str, *, create: bool = True) -> Database:
+    """Opens the database, with `create` makes what is missing, and checks the schema's version.
+
+    Raises InputError for a URL that cannot be used, Unavailable when nothing answers there.
+    """
+    where = _understood(url)
+    sqlite = where.get_backend_name() == "sqlite"
+    database = Database(_sqlite(where, create=create) if sqlite else _postgresql(where))
+    try:
+        with database.reading() as connection:
+            known = database.engine.dialect.has_table(connection, schema.name)
+        if not known and not create:
+            raise InputError(_absent(database.where))
+        if not known:
+            with database.writing("schema") as connection:
+                metadata.create_all(connection)
+                if connection.execute(select(schema.c.version)).first() is None:
+                    connection.execute(schema.insert().values(version=SCHEMA))
+        with database.reading() as connection:
+            found = connection.execute(select(schema.c.version)).scalar_one()
+        if found != SCHEMA:
+            raise InputError(f"{database.where}: schema {found}: this version of topgraft reads schema {SCHEMA}")
+    except BaseException:
+        database.engine.dispose()
+        raise
+    return database
+
+
+def _absent(where: str) -> str:
+    return f"registry: none at {where}; `topgraft registry publish` and `topgraft retrain` make one"
+
+
+def _understood(url: str) -> URL:
+    try:
+        where = make_url(url)
+    except ArgumentError:
+        raise InputError(f"registry: {url!r} is no URL; expected sqlite:///PATH or postgresql://HOST/NAME") from None
+    if where.drivername in ("postgresql", "postgres"):
+        where = where.set(drivername="postgresql+psycopg")
+    if where.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise InputError(f"registry: {where.drivername}: expected sqlite:///PATH or postgresql://HOST/NAME")
+    if where.drivername == "sqlite" and where.database in (None, "", ":memory:"):
+        raise InputError("registry: sqlite without a file is gone with the process; expected sqlite:///PATH")
+    return where
+
+
+def _sqlite(where: URL, *, create: bool) -> Engine:
+    """An engine on a file in WAL mode. A file that vanished or was exchanged while open is noticed."""
+    path = Path(str(where.database)).absolute()
+    require_local(path)
+    if not create and not path.exists():
+        raise InputError(_absent(str(where)))
+    _prepare(path)
+
+    def opened() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=rw",
+            uri=True,
+            timeout=PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("pragma synchronous = full")
+        return connection
+
+    engine = create_engine(where, creator=opened, json_serializer=_dumps)
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, record: Any) -> None:
+        record.info["file"] = _file(path)
+
+    @event.listens_for(engine, "checkout")
+    def _same_file(connection: Any, record: Any, proxy: Any) -> None:
+        if record.info["file"] != _file(path):
+            raise DisconnectionError(f"{path} is not the file that was opened")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("begin immediate" if writes else "begin")
+
+    return engine
+
+
+def _prepare(path: Path) -> None:
+    """The file, in WAL mode; raises InputError if it is something else, Unavailable if it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.seek(0)
+            start = file.read(16)
+    except OSError as error:
+        raise Unavailable(f"registry: {path}: {error.strerror}") from error
+    if start and start != b"SQLite format 3\0":
+        raise InputError(f"registry: {path} is no SQLite database")
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+        while connection.execute("pragma journal_mode").fetchone() != ("wal",):
+            # SQLite answers "locked" at once, without its time-out, to a change of mode beside other clients
+            try:
+                connection.execute("pragma journal_mode = wal")
+            except sqlite3.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"registry: {path}: {error}") from error
+                time.sleep(0.01)
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def require_local(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
+    """Raises InputError if `path` lies on a network file system; where none are listed, nothing is known."""
+    kind, longest = "", -1
+    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if mounts.is_file() else ():
+        _, point, found, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if path.resolve().is_relative_to(point) and len(point) >= longest:
+            kind, longest = found, len(point)
+    if kind.startswith(NETWORK):
+        raise InputError(
+            f"registry: {path} lies on a network file system ({kind}), where SQLite loses writes; "
+            "use a local disk, or postgresql://HOST/NAME for several machines"
+        )
+
+
+def _postgresql(where: URL) -> Engine:
+    try:
+        engine = create_engine(
+            where,
+            isolation_level="READ COMMITTED",
+            json_serializer=_dumps,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10, "keepalives_idle": 10, "application_name": "topgraft"},
+        )
+    except ModuleNotFoundError as error:
+        raise InputError(f"registry: PostgreSQL needs psycopg: pip install 'topgraft[postgres]' ({error})") from None
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, record: Any) -> None:
+        connection.autocommit = True
+        for name, seconds in (("idle_in_transaction_session_timeout", PATIENCE), ("lock_timeout", 2 * PATIENCE)):
+            connection.execute(f"set {name} = '{seconds}s'")
+        connection.autocommit = False
+
+    return engine
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)

@@ -1,0 +1,110 @@
+"""Artefacts in a folder, named by their content: complete and verified, or not there.
+
+    STORE/store.json        which store this is: an empty mount point is not mistaken for it
+    STORE/<content hash>/   a graft folder, never changed after it was renamed into place
+
+What is here only *can* be a version; the registry's database says what is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from adapters.manifest import CANARY, MANIFEST, TENSORS, Manifest
+from adapters.reader import read_graft
+from backbone.errors import InputError
+from backbone.files import new_folder, write_durable
+from registry.spec import Unavailable
+
+LABEL = "store.json"
+SCHEMA = 1
+
+
+class Store:
+    """A folder of artefacts; it is made on first use."""
+
+    def __init__(self, path: str | Path):
+        self.root = Path(path)
+
+    def add(self, graft: str | Path) -> tuple[str, str]:
+        """Copies a graft folder into the store; returns its content_id and its path relative to the store.
+
+        The copy is verified, every byte, before it gets its name; what is there already is verified and left.
+        Raises InputError for a graft that is damaged, Unavailable when it cannot be written (and then nothing is).
+        """
+        graft = Path(graft)
+        content_id = read_graft(graft)[0].content_id
+        target = self.path(content_id)
+        self.identity(create=True)
+        if target.exists():
+            self.verify(content_id)
+            return content_id, target.name
+        try:
+            with self.reached(), new_folder(target) as folder:
+                for name in (TENSORS, CANARY, MANIFEST):
+                    shutil.copyfile(graft / name, folder / name)
+                if read_graft(folder)[0].content_id != content_id:
+                    raise InputError(f"{graft}: changed while it was published")
+        except (Unavailable, InputError):
+            if not target.exists():
+                raise
+            self.verify(content_id)  # another process published the same content first
+        return content_id, target.name
+
+    def path(self, content_id: str) -> Path:
+        """The folder of an artefact, whether or not it is there."""
+        kind, _, name = content_id.partition(":")
+        if kind != "sha256" or len(name) != 64 or set(name) - set("0123456789abcdef"):
+            raise InputError(f"store: {content_id!r} is no content_id; expected sha256:<64 hex digits>")
+        return self.root / name
+
+    def verify(self, content_id: str) -> Manifest:
+        """The manifest of an artefact, after every byte of it was read.
+
+        Raises InputError if it is missing, altered, or another graft than its name says.
+        """
+        self.identity()
+        folder = self.path(content_id)
+        try:
+            with self.reached():
+                manifest = read_graft(folder)[0]
+        except InputError as error:
+            raise InputError(f"{error}; restore {folder}, or remove it and publish the graft again") from error
+        if manifest.content_id != content_id:
+            raise InputError(f"{folder}: holds another graft, {manifest.content_id}; restore it from a copy")
+        return manifest
+
+    def identity(self, *, create: bool = False) -> str:
+        """The name this store was given when it was made; raises Unavailable if none is here."""
+        label = self.root / LABEL
+        with self.reached():
+            if create and not label.exists():
+                self._label(label)
+            values = json.loads(label.read_text(encoding="utf-8"))
+        if values["schema"] != SCHEMA:
+            raise InputError(f"{label}: schema {values['schema']}: this version of topgraft reads {SCHEMA}")
+        return str(values["store_id"])
+
+    def _label(self, label: Path) -> None:
+        """Makes an empty folder a store; of several processes that try, one decides the name."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if any(not path.name.startswith(".") and path != label for path in self.root.iterdir()):
+            raise InputError(f"store: {self.root} is a folder of something else; choose an empty one")
+        temporary = self.root / f".{LABEL}.tmp-{uuid.uuid4().hex}"
+        write_durable(temporary, json.dumps({"schema": SCHEMA, "store_id": uuid.uuid4().hex}).encode())
+        with contextlib.suppress(FileExistsError):
+            label.hardlink_to(temporary)
+        temporary.unlink()
+
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[None]:
+        """Raises Unavailable for what the file system refuses in the block: no folder, no room, no answer."""
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(f"store: {self.root}: {error}") from error

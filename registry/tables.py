@@ -1,0 +1,96 @@
+"""The tables, the same on SQLite and PostgreSQL. `SCHEMA` is raised with every change of them."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, String, Table, UniqueConstraint
+
+SCHEMA = 1
+
+metadata = MetaData()
+_JSON = JSON(none_as_null=True)
+
+schema = Table(
+    "schema",
+    metadata,
+    Column("version", Integer, primary_key=True),
+    Column("store_id", String),  # of the one store that holds this registry's artefacts
+)
+backbones = Table(
+    "backbones",
+    metadata,
+    Column("weights_id", String, primary_key=True),
+    Column("preprocessing_id", String, nullable=False),
+    Column("first_seen", Double, nullable=False),
+)
+versions = Table(
+    "versions",
+    metadata,
+    Column("task", String, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("content_id", String, nullable=False, index=True),
+    Column("weights_id", String, nullable=False),
+    Column("path", String, nullable=False),
+    Column("parent", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("metrics", _JSON, nullable=False),
+    Column("lineage", _JSON, nullable=False),
+    Column("state", String, nullable=False),
+    UniqueConstraint("task", "content_id"),
+)
+live = Table(
+    "live",
+    metadata,
+    Column("task", String, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("content_id", String, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("previous", Integer),
+)
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("task", String, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("from_version", Integer),
+    Column("to_version", Integer, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("verdict", String, nullable=False),
+    Column("gate", _JSON),
+    Column("at", Double, nullable=False),
+)
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("task", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("fence", BigInteger),
+    Column("started_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("outcome", String),
+    Column("detail", _JSON, nullable=False),
+    Index("runs_by_task", "task", "started_at"),
+)
+leases = Table(
+    "leases",
+    metadata,
+    Column("task", String, primary_key=True),
+    Column("owner", String),  # null: released; the row stays, for the token
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("seconds", Double, nullable=False),
+)
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("task", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("name", String, nullable=False),
+    Column("value", Double),
+    Column("quality", String, nullable=False),
+    Column("detail", _JSON, nullable=False),
+    Column("at", Double, nullable=False),
+    Index("measurements_by_version", "task", "version"),
+)

@@ -1,0 +1,351 @@
+"""The verb `retrain` on a tiny task, with a real registry: every exit status, every step killed, jax-free when idle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import topgraft
+from adapters.graft import load_graft
+from adapters.reader import read_graft
+from backbone.home import home
+from backbone.storage import Backbone
+from registry.database import Registry, open_registry
+from registry.spec import LeaseHeld
+from registry.store import Store
+from tests.tiny import as_json, rows, write_config, write_csv
+from trainers.experiment import load_config
+from trainers.retrain.fingerprint import take
+from trainers.splits import membership
+
+ROOT = Path(__file__).resolve().parents[2]
+DEV = 0.4
+TABLE = rows(240, seed=1)
+CHILD = """
+import json, os, signal, sys
+from trainers.retrain.many import Job, attempt
+from trainers.retrain.run import Options
+job, at, what = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+options = Options(**job.pop("options"))
+def on_step(step):
+    if step == at:
+        os.kill(os.getpid(), what)
+print(attempt(Job(overrides=tuple(job.pop("overrides")), options=options, **job), on_step).exit)
+"""
+
+
+class Place:
+    """A config on the tiny backbone with a registry and a store of its own."""
+
+    def __init__(self, folder: Path, backbone: Path, capsys):
+        self.folder, self._capsys = folder, capsys
+        self.config = write_config(folder / "config.py", backbone, folder, adapter="Probe()")
+        self.url, self.store = f"sqlite:///{folder / 'registry.db'}", folder / "store"
+
+    def data(self, table: list[tuple[str, str]]) -> None:
+        write_csv(self.folder / "train.csv", table)
+
+    def overrides(self, *settings: str) -> list[str]:
+        return [part for text in (f"data.dev_fraction={DEV}", *settings) for part in ("--set", text)]
+
+    def run(self, *settings: str, options: tuple[str, ...] = ()) -> dict:
+        place = ("--registry", self.url, "--store", str(self.store))
+        words = ["retrain", str(self.config), *self.overrides(*settings), *place, *options, "--json", "--quiet"]
+        status = topgraft.main(words)
+        out, err = self._capsys.readouterr()
+        result = as_json(out)
+        assert result["exit"] == status, err
+        assert (result["action"] == "error") == ("topgraft retrain: " in err)
+        return result
+
+    def child(self, at: str, what: int, lease: float = 1.0) -> subprocess.Popen:
+        """A process that sends itself the signal `what` before the step `at`."""
+        job = {
+            "config": str(self.config),
+            "overrides": [f"data.dev_fraction={DEV}"],
+            "registry": self.url,
+            "store": str(self.store),
+            "options": {"lease_seconds": lease, "wait_seconds": 60.0},
+        }
+        command = [sys.executable, "-c", CHILD, json.dumps(job), at, str(int(what))]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    @property
+    def registry(self) -> Registry:
+        return open_registry(self.url)
+
+    def live(self) -> int | None:
+        live = self.registry.live("tiny")
+        return live.version if live else None
+
+
+@pytest.fixture
+def place(tmp_path, tiny_path, capsys, monkeypatch) -> Place:
+    """In a home of its own, where no state is cached; compiled programs are shared."""
+    programs = home() / "programs"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "programs").symlink_to(programs)
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    return Place(tmp_path, tiny_path, capsys)
+
+
+def in_train(text: str) -> bool:
+    return membership(text, DEV, 0.0) == "train"
+
+
+def test_the_first_run_promotes_and_the_second_does_nothing_without_jax(place):
+    first = place.run()
+    assert (first["exit"], first["action"], first["promoted"], first["live"]) == (0, "scratch", True, 1)
+    assert first["rows_computed"] == len(set(TABLE)) == 240
+    version = place.registry.version("tiny", 1)
+    assert version.lineage["gate"]["verdict"] == "PASS"
+    assert version.lineage["measured"]["cpu_seconds"] > 0
+    measured = {m.name: m.quality for m in place.registry.measurements("tiny", 1)}
+    assert measured["retraining, CPU seconds"] == "measured_counter"
+
+    os.utime(place.folder / "train.csv", (1, 1))  # times of files mean nothing
+    script = (
+        "import os, sys, topgraft; status = topgraft.main(sys.argv[1:]); spent = os.times();"
+        "print(status, str([m for m in sys.modules if m.split('.')[0] in ('jax', 'flax', 'grain', 'tensorflow_datasets')]).replace(' ', ''),"
+        "spent.user + spent.system, file=sys.stderr)"
+    )
+    words = ["retrain", str(place.config), *place.overrides(), "--registry", place.url, "--store", str(place.store)]
+    command = [sys.executable, "-c", script, *words, "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert as_json(done.stdout)["action"] == "nothing"
+    status, modules, seconds = done.stderr.strip().splitlines()[-1].split()
+    assert (status, modules) == ("0", "[]")
+    assert float(seconds) < 2, "CPU seconds: the machine may be busy with other things"
+
+    place.data([(text, label) for text, label in TABLE[::-1]])
+    assert place.run()["action"] == "nothing", "another order of the same rows is no change"
+
+
+def test_ten_thousand_rows_are_hashed_within_the_time_of_a_run_that_does_nothing(place):
+    place.data([(f"{text} {i}", label) for i, (text, label) in enumerate(rows(10_000, seed=4))])
+    config = load_config(place.config)
+    begun = time.process_time()
+    taken = take(config, None)
+    assert time.process_time() - begun < 1.5
+    assert sum(len(split) for split in taken.rows.values()) == 10_080
+    assert take(config, taken.fingerprint).rows is None, "the same bytes are not read again"
+
+
+def test_relabelled_added_and_removed_rows(place):
+    place.run()
+    table = [(text, "class1" if i < 3 else label) for i, (text, label) in enumerate(TABLE[5:])] + rows(7, seed=77)
+    wrong = sum(label != "class1" for _, label in TABLE[5:8])
+    place.data(table)
+    result = place.run()
+    told = dict.fromkeys(("added", "removed", "relabelled"), 0)
+    for split in ("train", "dev"):
+        for key, count in result["changes"]["changes"][split].items():
+            told[key] += count
+    assert told == {"added": 7, "removed": 5, "relabelled": wrong}
+    assert result["action"] == "head"
+    assert result["rows_computed"] == 7, "only new rows are computed"
+    assert (result["live"], result["version"]) == (2, 2)
+    assert place.registry.version("tiny", 2).parent == 1
+
+    topgraft.main(
+        ["registry", "rollback", "tiny", "--registry", place.url, "--store", str(place.store), "--reason", "x"]
+    )
+    place._capsys.readouterr()
+    again = place.run()
+    assert (again["action"], again["live"]) == ("nothing", 1)
+    assert "version 2, made from what there is now, was replaced by hand" in again["reason"]
+
+
+def test_a_champion_with_an_adapter_grows_a_label_and_keeps_its_rows(place, tiny: Backbone):
+    settings = ("adapter.method=lora", "plan.stages=top(1)", "epochs=2", "optimizer.learning_rate=5e-3")
+    first = place.run(*settings)
+    assert (first["action"], first["exit"]) == ("scratch", 0)
+    # a fourth class beside the three, in a tenth of the rows
+    extra = [(text, "class9") for text, label in rows(60, classes=6, seed=9) if label == "class5"]
+    place.data(TABLE + extra)
+    result = place.run(*settings)
+    assert (result["action"], result["exit"]) == ("warm", 0), result["reason"]
+    assert result["changes"]["labels_added"] == ["class9"]
+    store = Store(place.store)
+    old, new = (load_graft(store.path(place.registry.version("tiny", n).content_id), tiny) for n in (1, 2))
+    assert new.model.labels == ("class0", "class1", "class2", "class9")
+    assert new.model.methods == old.model.methods
+    text, label = next(row for row in TABLE if row[1] == "class0")
+    assert new.predict([text])[0].label == label
+    assert result["rows_computed"] <= 2 * len(extra) + len(extra), "new rows at the boundary, and those of the probe"
+
+    # few changed rows and no new label: the adapter stays, bit for bit, and the head is fitted anew
+    place.data(TABLE + extra + rows(5, seed=78))
+    head = place.run(*settings)
+    assert (head["action"], head["exit"]) == ("head", 0), head["reason"]
+    kept = [read_graft(store.path(place.registry.version("tiny", n).content_id))[1] for n in (2, 3)]
+    for name, leaf in _leaves(kept[0]["adapter"]).items():
+        np.testing.assert_array_equal(leaf, _leaves(kept[1]["adapter"])[name])
+    assert not np.array_equal(kept[0]["head"]["kernel"], kept[1]["head"]["kernel"])
+
+
+def _leaves(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
+    found = {}
+    for key, value in tree.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def test_a_candidate_that_fails_leaves_the_champion_and_the_verdict_stands(place):
+    place.run()
+    turn = {"class0": "class1", "class1": "class2", "class2": "class0"}
+    place.data([(text, turn[label] if in_train(text) else label) for text, label in TABLE])
+    result = place.run()
+    assert (result["exit"], result["verdict"], result["promoted"], result["live"]) == (10, "FAIL", False, 1)
+    assert "against the champion" in result["reason"]
+    again = place.run()
+    assert (again["exit"], again["action"], again["live"]) == (10, "nothing", 1), "judged, not trained again"
+    looser = place.run("retrain.gate.tolerance=1", "retrain.gate.forgetting=1")
+    assert (looser["exit"], looser["action"], looser["version"]) == (0, "adopt", result["version"])
+    assert place.live() == result["version"]
+    assert [p.verdict for p in place.registry.promotions("tiny")] == ["PASS", "PASS"]
+
+
+def test_too_few_held_out_rows_are_no_evidence(place):
+    result = place.run("retrain.gate.min_rows=1000")
+    assert (result["exit"], result["verdict"], result["live"]) == (11, "NO_EVIDENCE", None)
+    assert "gate.min_rows asks for 1000" in result["reason"]
+    result = place.run("data.dev_fraction=0")
+    assert (result["exit"], result["verdict"]) == (11, "NO_EVIDENCE")
+    assert "no row is held out" in result["reason"]
+    budget = place.run("target.max_joules=1", "retrain.gate.min_rows=20")
+    check = next(c for c in budget["gate"]["checks"] if c["name"] == "target.max_joules")
+    assert check["verdict"] in ("NO_EVIDENCE", "PASS", "FAIL")
+    assert (check["found"] is None) == (check["verdict"] == "NO_EVIDENCE"), "what was not measured is never a pass"
+
+
+def test_without_promotion_the_candidate_waits(place):
+    result = place.run(options=("--no-promote",))
+    assert (result["exit"], result["verdict"], result["promoted"], result["live"]) == (0, "PASS", False, None)
+    result = place.run()
+    assert (result["action"], result["promoted"], result["live"], result["rows_computed"]) == ("adopt", True, 1, 0)
+
+
+def test_prices_and_policies_refuse(place):
+    dear = place.run(options=("--max-price", "0.0001"))
+    assert (dear["exit"], dear["action"], dear["live"]) == (12, "refused", None)
+    assert "CPU seconds, --max-price is 0.0001 (the plan" in dear["reason"]
+    dry = place.run(options=("--dry-run",))
+    assert (dry["exit"], dry["action"], dry["live"]) == (0, "scratch", None)
+    assert dry["predicted"]["cpu_seconds"] > 0
+    assert not place.registry.versions("tiny")
+    assert place.run()["live"] == 1
+    place.data([*TABLE, *rows(1, seed=5)])
+    few = place.run("retrain.min_changed=2")
+    assert (few["exit"], few["reason"]) == (12, "1 rows changed, retrain.min_changed is 2")
+    often = place.run("retrain.max_per_day=1")
+    assert (often["exit"], often["action"]) == (12, "refused")
+    assert "1 trainings in 24 hours, retrain.max_per_day is 1" in often["reason"]
+    place.run()
+    place.data([*TABLE, *rows(2, seed=5)])
+    dear = place.run(options=("--max-price", "0.0001"))
+    assert "1 earlier runs of kind head" in dear["reason"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("retrain.schema.labels=class0,class1,klass2", "label 'class2', which is not allowed; nearest: klass2"),
+        ("retrain.schema.min_rows=1000", "1000 train rows are asked for, the data hold"),
+        ("retrain.schema.min_rows_per_label=100", "100 train rows of a label are asked for, 'class0' has"),
+        ('retrain.schema.columns=[{"name": "txet"}]', "train.csv:2: has no column 'txet' of the schema; nearest: text"),
+        ('retrain.schema.columns=[{"name": "text", "most": 30.0}]', "characters, the schema asks for at most 30"),
+        ('retrain.schema.columns=[{"name": "label", "kind": "integer"}]', "is not what the schema asks for: integer"),
+        ("data.label=lable", "has no column 'lable'"),
+        ("retrain.gate.min_rows=1", "retrain.gate.min_rows: must be at least 2"),
+    ],
+)
+def test_bad_data_and_configs_stop_with_two(setting, message, place):
+    result = place.run(setting)
+    assert (result["exit"], result["action"]) == (2, "error")
+    assert message in result["reason"]
+
+
+def test_a_lease_that_is_held(place):
+    registry = place.registry
+    lease = registry.acquire("tiny", "somebody", 60.0)
+    result = place.run()
+    assert result["exit"] == 75
+    assert "leased by somebody" in result["reason"]
+    registry.release(lease)
+    assert place.run()["exit"] == 0
+
+
+def test_an_artefact_altered_after_publication_is_not_built_upon(place):
+    place.run()
+    live = place.registry.live("tiny")
+    file = Store(place.store).path(live.content_id) / "graft.safetensors"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    place.data(TABLE + rows(3, seed=5))
+    result = place.run()
+    assert (result["exit"], place.live()) == (2, 1)
+    assert "altered" in result["reason"]
+
+
+def test_all_gives_an_entry_a_task_and_the_worst_status(place, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    place.run()
+    (place.folder / "broken.py").write_text("raise ValueError('no')\n")
+    words = ["retrain", str(place.config), str(place.folder / "broken.py"), *place.overrides()]
+    status = topgraft.main([*words, "--registry", place.url, "--store", str(place.store), "--all", "--json"])
+    result = as_json(capsys.readouterr().out)
+    assert status == result["exit"] == 2
+    assert [(task["action"], task["exit"]) for task in result["tasks"]] == [("nothing", 0), ("error", 2)]
+    status = topgraft.main([*words, "--json"])
+    assert status == 2
+    assert "several configs need --all" in capsys.readouterr().err
+
+
+def test_killed_before_every_step_the_next_run_goes_on_and_the_live_version_is_old_or_new(place, tiny):
+    """A chain: each process is killed one step later than the one before, and the next one goes on from there."""
+    place.run()
+    place.data(TABLE + rows(20, seed=6))
+    for step in ("fingerprint", "diagnose", "decide", "train", "gate", "publish", "promote", "done"):
+        child = place.child(step, signal.SIGKILL)
+        child.communicate(timeout=300)
+        assert child.returncode == -signal.SIGKILL, step
+        live = place.registry.live("tiny")
+        assert live is not None
+        assert live.version == (2 if step == "done" else 1), step
+        load_graft(Store(place.store).path(live.content_id), tiny)
+    end = place.run(options=("--wait", "60"))
+    assert (end["exit"], end["action"], end["live"]) == (0, "nothing", 2)
+    assert [v.number for v in place.registry.versions("tiny")] == [2, 1], "nothing was published twice"
+    log = [(p.generation, p.from_version, p.to_version) for p in place.registry.promotions("tiny")]
+    assert log == [(1, None, 1), (2, 1, 2)]
+
+
+def test_stopped_for_longer_than_its_lease_a_run_writes_nothing(place):
+    child = place.child("publish", signal.SIGSTOP)
+    try:
+        assert os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT).si_status == signal.SIGSTOP
+        registry, deadline = place.registry, time.monotonic() + 60
+        while True:
+            try:
+                registry.acquire("tiny", "another", 600.0)
+                break
+            except LeaseHeld:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+    finally:
+        child.send_signal(signal.SIGCONT)
+    out, _ = child.communicate(timeout=300)
+    assert out.strip().splitlines()[-1] == "75"
+    assert place.registry.versions("tiny") == []
+    assert place.live() is None

@@ -1,0 +1,117 @@
+"""What a change is worth: nothing, a new head, a warm start, or a run from scratch; and what that costs.
+
+    head     the live version's adapter stays, its head is fitted anew to cached features
+    warm     one more epoch or so from the live version, in the top blocks, on cached states
+    scratch  the config's own plan; also where the live version is another kind of graft, or there is none
+
+Costs are predicted from earlier runs of the task of the same kind, in CPU seconds per row; without one,
+from the plan, whose steps are timed, where somebody asks for a price.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from adapters.manifest import Manifest
+from adapters.specs import Probe
+from metering.energy import modelled
+from registry.spec import Run
+from trainers.config import Plan, Stage, TrainConfig
+from trainers.retrain.diagnose import Diagnosis
+from trainers.retrain.fingerprint import LEARNT_FROM, Fingerprint
+
+Action = Literal["head", "warm", "scratch"]
+TOP_BLOCKS = 2  # live in a warm start
+HISTORY = 5  # newest runs of a kind that predict the next
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done, and why."""
+
+    action: Action
+    reason: str
+    config: TrainConfig  # to train with
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a decision will cost."""
+
+    cpu_seconds: float | None  # None: not predicted
+    joules: dict[str, Any]  # with low, high and quality
+    source: str  # where the figure comes from, or why there is none
+
+
+def decide(
+    config: TrainConfig, now: Fingerprint, before: Fingerprint | None, parent: Manifest | None, found: Diagnosis
+) -> Decision:
+    """The cheapest action that can be expected to do."""
+    policy = config.retrain
+    if before is None or parent is None:
+        return Decision("scratch", "nothing is live that says what it was made from", config)
+    if before.graft != now.graft:
+        return Decision(
+            "scratch", "method, head, longest input or backbone are others than those of the live version", config
+        )
+    if before.config != now.config or before.numerics != now.numerics:
+        return Decision("scratch", "the config, or the numerics version, has changed", config)
+    share = f"{found.changed} of {sum(found.rows.get(n, 0) for n in LEARNT_FROM)} rows changed"
+    if found.share > policy.warm_share:
+        return Decision("scratch", f"{share}, more than retrain.warm_share ({policy.warm_share:g})", config)
+    method = parent.methods[0]
+    if len(parent.methods) > 1:
+        return Decision("scratch", "the live version has several methods", config)
+    settled = replace(config, adapter=method, plan=replace(config.plan, stages="all"))
+    if isinstance(method, Probe):
+        return Decision("head", f"{share}; the live version is a probe, whose fit has one optimum", settled)
+    if found.share <= policy.head_share and not found.labels_added:
+        return Decision("head", f"{share}, at most retrain.head_share ({policy.head_share:g})", settled)
+    why = f"new labels: {', '.join(found.labels_added[:5])}" if found.labels_added else "at most retrain.warm_share"
+    plan = replace(config.plan, stages=warm_stages(config.plan))
+    return Decision("warm", f"{share}; {why}", replace(settled, plan=plan, epochs=policy.warm_epochs))
+
+
+def warm_stages(plan: Plan) -> str | tuple[Stage, ...]:
+    """The stages of a warm start: the plan's own top blocks, else the top two."""
+    name, value = plan.schedule
+    return (Stage(f"-{int(value) if name == 'top' else TOP_BLOCKS}:"),)
+
+
+def from_history(runs: Sequence[Run], action: Action, rows: int) -> Prediction | None:
+    """The median of earlier runs of this kind, in CPU seconds per train row; None without one."""
+    rates = [
+        run.detail["cpu_seconds"] / run.detail["train_rows"]
+        for run in runs
+        if run.detail.get("action") == action and run.detail.get("cpu_seconds") and run.detail.get("train_rows")
+    ][:HISTORY]
+    if not rates:
+        return None
+    seconds = statistics.median(rates) * rows
+    source = f"{len(rates)} earlier runs of kind {action}, per row"
+    return Prediction(round(seconds, 2), modelled(seconds).asdict(), source)
+
+
+def from_plan(decision: Decision, missing: float) -> Prediction:
+    """From the plan's timed steps; `missing` is the share of rows whose states no cache has."""
+    from trainers.price import price
+
+    config = decision.config
+    if decision.action == "head" or isinstance(config.adapter, Probe):
+        config = replace(config, plan=replace(config.plan, stages=(Stage("none"),)), epochs=1.0)
+    elif config.plan.schedule[0] == "auto":
+        config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
+    found = price(config)
+    seconds = sum(s.cpu_seconds + s.compile_seconds + missing * s.fill_seconds for s in found.stages)
+    source = f"the plan: {', '.join(s.live for s in found.stages)} live, steps timed on this machine"
+    return Prediction(round(seconds, 2), modelled(seconds).asdict(), source)
+
+
+def unpriced() -> Prediction:
+    """Nothing is known, and nobody asked for it to be timed."""
+    reason = "no earlier run of this kind; --max-price and --dry-run time the plan"
+    joules = {**modelled(0.0).asdict(), "quality": "unavailable", "value": None, "low": None, "high": None}
+    return Prediction(None, {**joules, "source": reason}, reason)

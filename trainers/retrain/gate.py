@@ -1,0 +1,275 @@
+"""Candidate against champion on the same held-out rows: PASS, FAIL or NO_EVIDENCE.
+
+The rows are those of `data.gate_fraction`, which nobody trains or chooses on; without them the development
+rows. Both sides answer the same rows, so differences are paired: the bootstrap draws rows, not scores.
+What was not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from adapters.graft import Graft
+from adapters.heads import head_of
+from adapters.model import GraftModel
+from adapters.specs import MultiLabel
+from metering.window import Cost
+from trainers.batches import Examples
+from trainers.config import Target
+from trainers.examine import LENGTHS
+from trainers.metrics import Confusion, LabelCounts, gather
+from trainers.policy import Gate
+
+Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
+RESAMPLES = 500  # of the held-out rows
+TIMED = 20  # predictions of one text, for the latency
+UNKNOWN = -1e9  # logit of a label that a graft does not have
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that the gate asked."""
+
+    name: str
+    verdict: Verdict
+    found: float | None  # None: not measured
+    asked: float  # the threshold
+    rows: int  # held-out rows it rests on; 0 where it rests on none
+    reason: str = ""
+    interval: tuple[float, float] | None = None  # of a difference
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the gate found."""
+
+    verdict: Verdict
+    split: str  # gate or dev
+    champion: int | None  # version; None: the majority label, or nothing
+    rows: dict[str, int]  # by slice
+    candidate: dict[str, float]  # metrics on all rows
+    champion_metrics: dict[str, float]
+    checks: tuple[Check, ...] = field(default=())
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    def failures(self) -> str:
+        """What stood in the way, in words."""
+        return "; ".join(f"{c.name}: {c.reason}" for c in self.checks if c.verdict == self.verdict != "PASS")
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The two sides' logits float32 [N,C] on the same rows, in the candidate's labels."""
+
+    model: GraftModel
+    examples: Examples
+    candidate: np.ndarray
+    champion: np.ndarray | None
+
+    def scores(self, rows: np.ndarray, metric: str) -> list[float]:
+        """A metric of the candidate, and of the champion if there is one, on the rows int [n]."""
+        labels, lost = self.examples.labels[rows], np.zeros(len(rows))
+        found = []
+        for decided in self._decided:
+            if isinstance(self.model.head, MultiLabel):
+                counts: Confusion | LabelCounts = LabelCounts.of(labels, decided[rows], lost)
+            else:
+                counts = Confusion.of(labels, decided[rows], lost, len(self.model.labels))
+            found.append(float(counts.compute()[metric]))
+        return found
+
+    @cached_property
+    def _decided(self) -> list[np.ndarray]:
+        head = head_of(self.model.head)
+        both = [logits for logits in (self.candidate, self.champion) if logits is not None]
+        return [head.decide(self.model.head, np.asarray(head.probabilities(logits))) for logits in both]
+
+    def difference(self, rows: np.ndarray, metric: str, confidence: float) -> tuple[float, tuple[float, float]]:
+        """Candidate minus champion on the rows int [n], and the interval of a paired bootstrap (Efron 1979)."""
+        draw, values = np.random.default_rng(0), []
+        for drawn in (rows, *(rows[draw.integers(0, len(rows), len(rows))] for _ in range(RESAMPLES))):
+            candidate, champion = self.scores(drawn, metric)
+            values.append(candidate - champion)
+        found, *values = values
+        low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return found, (float(low), float(high))
+
+
+def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.ndarray:
+    """A graft's logits [N,C] in another order of labels; those it does not have get a logit below all others."""
+    own = graft.logits_of_rows(examples.rows)
+    out = np.full((len(examples), len(labels)), UNKNOWN, np.float32)
+    for i, name in enumerate(labels):
+        if name in graft.model.labels:
+            out[:, i] = own[:, graft.model.labels.index(name)]
+    return out
+
+
+def majority_logits(model: GraftModel, train: Examples, rows: int) -> np.ndarray:
+    """Logits [N,C] of always naming the most frequent label, or set of labels, of the train rows."""
+    if isinstance(model.head, MultiLabel):
+        sets, counts = np.unique(train.labels, axis=0, return_counts=True)
+        answer = np.where(sets[counts.argmax()] > 0.5, -UNKNOWN, UNKNOWN)
+    else:
+        answer = np.full(len(model.labels), UNKNOWN)
+        answer[np.bincount(train.labels).argmax()] = 0.0
+    return np.repeat(answer[None].astype(np.float32), rows, axis=0)
+
+
+def slices_of(sides: Sides, old: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Row numbers of each slice; `old` bool [N] says which rows the champion's data held."""
+    examples = sides.examples
+    chosen: dict[str, np.ndarray] = {"all rows": np.ones(len(examples), bool)}
+    if old is not None:
+        chosen |= {"old rows": old, "new rows": ~old}
+    for low, high in pairwise((0, *LENGTHS, max(examples.ladder))):
+        chosen[f"{low + 1} to {high} tokens"] = (examples.buckets > low) & (examples.buckets <= high)
+    for i, name in enumerate(sides.model.labels):
+        multi = isinstance(sides.model.head, MultiLabel)
+        chosen[f"label {name}"] = examples.labels[:, i] > 0.5 if multi else examples.labels == i
+    return {name: np.flatnonzero(rows) for name, rows in chosen.items()}
+
+
+def judge(
+    gate: Gate,
+    target: Target,
+    metric: str,
+    sides: Sides,
+    *,
+    champion: int | None,
+    split: str,
+    old: np.ndarray | None,
+    costs: Mapping[str, Cost | None],
+    latency_ms: Callable[[], float],
+) -> Report:
+    """Asks every question of the gate and of the target; `metric` is the one that `target.min_score` speaks of.
+
+    `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label.
+    """
+    slices = slices_of(sides, old)
+    checks: list[Check] = []
+    if champion is not None:
+        checks.append(_not_worse(gate, sides, "all rows", slices["all rows"], gate.metric, gate.tolerance))
+        if old is not None:
+            checks.append(_not_worse(gate, sides, "old rows", slices["old rows"], gate.metric, gate.forgetting))
+    elif gate.first == "beats_majority":
+        checks.append(_beats(gate, sides, slices["all rows"]))
+    checks += _bounds(gate, sides, slices, compared=champion is not None)
+    if target.min_score:
+        checks.append(_at_least(gate, sides, "target.min_score", slices["all rows"], metric, target.min_score))
+    checks += _budgets(target, costs, latency_ms)
+    if not checks:
+        checks.append(Check("first", "NO_EVIDENCE", None, 0.0, 0, "gate.first=bounds, and nothing is asked for"))
+    verdicts = {check.verdict for check in checks}
+    verdict: Verdict = "FAIL" if "FAIL" in verdicts else "NO_EVIDENCE" if "NO_EVIDENCE" in verdicts else "PASS"
+    model, labels = sides.model, sides.examples.labels
+    return Report(
+        verdict=verdict,
+        split=split,
+        champion=champion,
+        rows={name: len(rows) for name, rows in slices.items()},
+        candidate=gather(model, sides.candidate, labels).compute(),
+        champion_metrics=gather(model, sides.champion, labels).compute() if sides.champion is not None else {},
+        checks=tuple(checks),
+    )
+
+
+def _few(gate: Gate, name: str, asked: float, rows: np.ndarray) -> Check | None:
+    if len(rows) >= gate.min_rows:
+        return None
+    reason = f"{len(rows)} held-out rows, gate.min_rows asks for {gate.min_rows}"
+    return Check(name, "NO_EVIDENCE", None, asked, len(rows), reason)
+
+
+def _not_worse(gate: Gate, sides: Sides, place: str, rows: np.ndarray, metric: str, tolerance: float) -> Check:
+    """Whether the candidate lies at most `tolerance` below the champion."""
+    name = f"{metric} against the champion, {place}"
+    if few := _few(gate, name, -tolerance, rows):
+        return few
+    found, interval = sides.difference(rows, metric, gate.confidence)
+    told = f"difference {found:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), at least {-tolerance:+.4f} asked"
+    verdict: Verdict = "FAIL" if found < -tolerance else "PASS" if interval[0] >= -tolerance else "NO_EVIDENCE"
+    return Check(name, verdict, found, -tolerance, len(rows), told, interval)
+
+
+def _beats(gate: Gate, sides: Sides, rows: np.ndarray) -> Check:
+    """The rule of a first version: better than the majority label, beyond doubt."""
+    name = f"{gate.metric} against the majority label"
+    if few := _few(gate, name, 0.0, rows):
+        return few
+    found, interval = sides.difference(rows, gate.metric, gate.confidence)
+    told = f"gain {found:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), above 0 asked"
+    verdict: Verdict = "PASS" if interval[0] > 0 else "FAIL" if found <= 0 else "NO_EVIDENCE"
+    return Check(name, verdict, found, 0.0, len(rows), told, interval)
+
+
+def _at_least(gate: Gate, sides: Sides, name: str, rows: np.ndarray, metric: str, asked: float) -> Check:
+    if few := _few(gate, name, asked, rows):
+        return few
+    found = sides.scores(rows, metric)[0]
+    told = f"{metric} {found:.4f}, at least {asked:g} asked"
+    return Check(name, "PASS" if found >= asked else "FAIL", found, asked, len(rows), told)
+
+
+def _bounds(gate: Gate, sides: Sides, slices: Mapping[str, np.ndarray], *, compared: bool) -> Iterable[Check]:
+    for bound in gate.bounds:
+        names = [name for name in slices if fnmatch.fnmatchcase(name, bound.slices)]
+        if not names:
+            reason = f"no slice matches; there are {', '.join(list(slices)[:8])}"
+            yield Check(f"{bound.metric}, {bound.slices}", "NO_EVIDENCE", None, bound.at_least, 0, reason)
+        for name in names:
+            if bound.at_least:
+                yield _at_least(gate, sides, f"{bound.metric}, {name}", slices[name], bound.metric, bound.at_least)
+            if bound.most_lost is not None and compared:
+                yield _not_worse(gate, sides, name, slices[name], bound.metric, bound.most_lost)
+
+
+def _budgets(target: Target, costs: Mapping[str, Cost | None], latency_ms: Callable[[], float]) -> Iterable[Check]:
+    train, predict = costs.get("train"), costs.get("predict")
+    if target.max_cpu_seconds and not target.max_joules:
+        yield _within("target.max_cpu_seconds", train.cpu_seconds if train else None, target.max_cpu_seconds)
+    if target.max_joules:
+        joules = train.joules if train else None
+        if joules is not None and joules.quality == "measured_counter":
+            yield _within("target.max_joules", joules.value, target.max_joules)
+        elif target.max_cpu_seconds:
+            seconds = train.cpu_seconds if train else None
+            yield _within("target.max_joules by max_cpu_seconds: no meter", seconds, target.max_cpu_seconds)
+        else:
+            yield _within("target.max_joules", None, target.max_joules)
+    if target.max_memory_mb:
+        peak = predict.peak_bytes if predict else None
+        yield _within("target.max_memory_mb", None if peak is None else peak / 1e6, target.max_memory_mb)
+    if target.max_latency_ms:
+        yield _within("target.max_latency_ms", latency_ms(), target.max_latency_ms)
+
+
+def _within(name: str, found: float | None, asked: float) -> Check:
+    if found is None:
+        return Check(name, "NO_EVIDENCE", None, asked, 0, f"not measured here, at most {asked:g} asked")
+    told = f"{found:.4g}, at most {asked:g} asked"
+    return Check(name, "PASS" if found <= asked else "FAIL", found, asked, 0, told)
+
+
+def latency(graft: Graft, rows: list[np.ndarray]) -> float:
+    """Median milliseconds of one row's prediction, rows of the middle length, compiled before."""
+    row = sorted(rows, key=len)[len(rows) // 2]
+    graft.logits_of_rows([row])
+    spent = []
+    for _ in range(TIMED):
+        begun = time.perf_counter()
+        graft.logits_of_rows([row])
+        spent.append(1e3 * (time.perf_counter() - begun))
+    return float(np.median(spent))

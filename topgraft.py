@@ -53,6 +53,22 @@ def _import_backbone(options: argparse.Namespace) -> Any:
     return import_backbone(options.source, options.out, replace=options.replace)
 
 
+def _train_backbone(options: argparse.Namespace) -> Any:
+    from trainers.backbone_config import BackboneConfig
+    from trainers.experiment import load_as
+    from trainers.train_backbone import train_backbone
+
+    config = load_as(BackboneConfig, options.config, options.set)
+    workdir = Path(options.workdir) if options.workdir else Path("runs") / config.name
+    return train_backbone(config, workdir, resume=options.resume, show=not options.quiet)
+
+
+def _export_backbone(options: argparse.Namespace) -> Any:
+    from backbone.exporting import export_hf
+
+    return export_hf(options.backbone, options.out)
+
+
 def _train(options: argparse.Namespace) -> Any:
     from trainers.experiment import load_config
     from trainers.train import train
@@ -306,6 +322,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("source", help="folder in the Hugging Face layout, hf:org/name[@revision], or minilm")
     sub.add_argument("--out", required=True, help="the new backbone folder")
     sub.add_argument("--replace", action="store_true", help="replace an existing folder")
+    sub = verb("train-backbone", _train_backbone, "train a backbone from text", settings)
+    sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
+    sub.add_argument("--workdir", help="folder of the run (default: runs/NAME)")
+    sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    sub = verb("export-backbone", _export_backbone, "write a backbone for other software")
+    sub.add_argument("backbone", help="backbone folder, or folder of a run of train-backbone")
+    sub.add_argument("--format", choices=("hf",), required=True, help="hf: Hugging Face transformers")
+    sub.add_argument("--out", required=True, help="the new folder")
     sub = verb("train", _train, "train a graft from a config script", settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="folder of the run (default: runs/NAME)")

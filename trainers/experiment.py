@@ -23,9 +23,14 @@ CONFIGS = next((place for place in _PLACES if place.is_dir()), _PLACES[0])  # in
 
 
 def load_config(script: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config of a graft's training run; see `load_as`."""
+    return load_as(TrainConfig, script, overrides)
+
+
+def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) -> T:
     """Runs `get_config()` of a config script, by path or by the name of one in `configs/`.
 
-    Raises InputError naming the script or the field.
+    Raises InputError naming the script or the field, or when what it returns is no `kind`.
     """
     path = find_config(str(script))
     try:
@@ -41,8 +46,8 @@ def load_config(script: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
         config = namespace["get_config"]()
     except (InputError, TypeError, NameError, AttributeError) as error:
         raise InputError(f"{path}{_line_in(path, error)}: get_config(): {error}") from error
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected TrainConfig")
+    if not isinstance(config, kind):
+        raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
     return override(config, overrides)
 
 
@@ -51,10 +56,12 @@ def find_config(script: str) -> Path:
     path = Path(script)
     if path.is_file():
         return path
-    named = CONFIGS / (path.name if path.suffix == ".py" else f"{path.name}.py")
-    if named.is_file():
-        return named
-    known = sorted(p.stem for p in CONFIGS.glob("*.py") if not p.stem.startswith("_"))
+    folders = (CONFIGS, CONFIGS / "backbones")
+    for folder in folders:
+        named = folder / (path.name if path.suffix == ".py" else f"{path.name}.py")
+        if named.is_file():
+            return named
+    known = sorted(p.stem for folder in folders for p in folder.glob("*.py") if not p.stem.startswith("_"))
     raise InputError(f"{script}: no such config script; by name: {', '.join(known) or 'none'}")
 
 
@@ -70,12 +77,12 @@ def _line_in(path: Path, error: BaseException) -> str:
     return line
 
 
-def override(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+def override(config: T, overrides: Sequence[str]) -> T:
     """The config with each `a.b=c` applied in turn."""
     values = encode(config)
     for text in overrides:
         _put(values, *_split(text))
-    return decode(TrainConfig, values)
+    return decode(type(config), values)
 
 
 def _split(text: str) -> tuple[list[str], str]:

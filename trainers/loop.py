@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,12 @@ from trainers.stages import Span, next_boundary, spans
 from trainers.step import State, carry, first_state, join, make_optimizer, make_step, no_sums, partition
 
 log = logging.getLogger(__name__)
+
+
+class Counts(Protocol):
+    """What a loop counts whatever it trains."""
+
+    skipped: int  # micro-batches whose loss or gradient was not finite
 
 
 @dataclass
@@ -267,7 +273,7 @@ def fit(
                         done += 1
                         shown.update()
                         if done % config.log_every == 0 or done == task.total_steps:
-                            run.state = _log(scalars, done, run.state, run.progress, shown)
+                            run.state = log_sums(scalars, done, run.state, run.progress, shown)
                         epoch_ends = done in task.order.ends
                         if epoch_ends:
                             _end_of_epoch(run, done, scalars)
@@ -298,8 +304,8 @@ def _stream(task: Task, done: int, until: int, states: States | None) -> Iterato
         done = last
 
 
-def _log(scalars: Scalars, done: int, state: State, progress: Progress, shown: Any) -> State:
-    """Fetches and clears the sums; the only place where the loop waits for the device."""
+def log_sums(scalars: Scalars, done: int, state: State, progress: Counts, shown: Any) -> State:
+    """Fetches and clears the sums; the only place where a loop waits for the device."""
     sums = {name: float(value) for name, value in jax.device_get(state["sums"]).items()}
     loss = sums["loss"] / sums["rows"] if sums["rows"] else math.nan
     if sums["skipped"]:

@@ -94,25 +94,40 @@ def make_step(
 ) -> Callable[[State, Params, Batch], State]:
     """jit of (state, frozen, batch) -> state; the old state's memory is reused.
 
-    `frozen` is {"backbone": ..., "graft": ...}. A micro-batch whose loss or gradient is not finite
-    changes nothing but the count of skipped ones. A batch may hold cached `states` instead of `ids`; each
+    `frozen` is {"backbone": ..., "graft": ...}. A batch may hold cached `states` instead of `ids`; each
     combination of boundary, bucket and live tree is one compiled program.
     """
     head = head_of(model.head)
 
-    def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> jax.Array:
+    def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = join(live, frozen["graft"])
         inputs = {name: value for name, value in batch.items() if name in ("ids", "states", "mask")}
         logits = model.logits(frozen["backbone"], params, inputs, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
-        return (head.loss(logits, batch["labels"]) * batch["weights"]).sum() / batch["weights"].sum()
+        rows = batch["weights"].sum()
+        return (head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
 
-    def step(state: State, frozen: Params, batch: Batch) -> State:
+    return step_of(loss_of, optimizer, seed=seed, track=track)
+
+
+def step_of(
+    loss_of: Callable[[Params, Params, Any, jax.Array], tuple[jax.Array, jax.Array]],
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    track: bool = False,
+) -> Callable[[State, Params, Any], State]:
+    """jit of (state, frozen, batch) -> state for any loss (live, frozen, batch, rng) -> (mean loss, rows).
+
+    The key is made from `seed` and the step. A micro-batch whose loss or gradient is not finite changes
+    nothing but the count of skipped ones.
+    """
+
+    def step(state: State, frozen: Params, batch: Any) -> State:
         rng = jax.random.fold_in(jax.random.key(seed), state["step"])
-        loss, gradient = jax.value_and_grad(loss_of)(state["live"], frozen, batch, rng)
+        (loss, rows), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["live"], frozen, batch, rng)
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         kept = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
-        rows = batch["weights"].sum()
         gained = {
             "loss": jnp.where(finite, loss * rows, 0),
             "rows": jnp.where(finite, rows, 0),

@@ -53,6 +53,7 @@ from trainers.probe import (
 )
 from trainers.report import write_report
 from trainers.warm import Parent, Start, grown, head_features, read_parent
+from trainers.workdir import RESULT, claim
 
 log = logging.getLogger(__name__)
 
@@ -161,50 +162,14 @@ def train(
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     details = {name: score.details(data.labels) for name, score in scores.items()}
     write_report(workdir, asdict(result), details, environment)
-    write_durable(workdir / "result.json", json.dumps(asdict(result), indent=1).encode())
+    write_durable(workdir / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
 
 def open_workdir(workdir: Path, config: TrainConfig, resume: bool) -> TrainResult | None:
     """Makes the folder, or checks that it holds this config's run; the result if that run had finished."""
-    stored = workdir / "config.json"
-    values = encode(config)
-    if stored.exists():
-        if not resume:
-            raise InputError(
-                f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder"
-            )
-        try:
-            before = json.loads(stored.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{stored}: damaged ({error}); start in another --workdir") from error
-        if before != values:
-            raise InputError(
-                f"--resume: {changed(before, values)}: changed since {workdir} was started; "
-                "restore it or name another --workdir"
-            )
-        if (workdir / "result.json").exists():
-            return TrainResult(**json.loads((workdir / "result.json").read_text(encoding="utf-8")))
-        return None
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_durable(stored, json.dumps(values, indent=1).encode())
-    except NotADirectoryError as error:
-        raise InputError(f"{workdir}: cannot be made: {error}") from error
-    return None
-
-
-def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
-    """The dotted names of the fields that differ."""
-    names = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            if inner := changed(old, new, f"{prefix}{key}."):
-                names.append(inner)
-        elif old != new:
-            names.append(f"{prefix}{key} ({old!r} then, {new!r} now)")
-    return ", ".join(names)
+    result = claim(workdir, encode(config), resume)
+    return None if result is None else TrainResult(**result)
 
 
 def run_identity(

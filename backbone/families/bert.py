@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from backbone.families.family import ACTIVATIONS, Fields, Layout
 from backbone.spec import EncoderSpec
 
 
-class Bert(Layout):
-    """See `backbone.families.family.Family`."""
+class BertLayout(Layout):
+    """What BERT and RoBERTa have in common."""
 
-    name = "bert"
-    task_prefix = "bert"
-    task_pooling = "pooler"
     renames = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
     ignored = r"embeddings\.position_ids$|cls\."
     block = "encoder.layer.{}."
@@ -64,6 +63,47 @@ class Bert(Layout):
             norm_epsilon=fields.number("layer_norm_eps", 1e-12),
             pooler="pooler.dense.weight" in tensors,
         )
+
+
+class Bert(BertLayout):
+    """See `backbone.families.family.Family` and `Exportable`."""
+
+    name = "bert"
+    task_prefix = "bert"
+    task_pooling = "pooler"
+
+    def config(self, spec: EncoderSpec, *, masked: bool) -> dict[str, Any]:
+        return {
+            "architectures": ["BertForMaskedLM" if masked else "BertModel"],
+            "model_type": self.name,
+            "hidden_size": spec.width,
+            "num_hidden_layers": spec.blocks,
+            "num_attention_heads": spec.heads,
+            "intermediate_size": spec.mlp_width,
+            "vocab_size": spec.vocabulary,
+            "max_position_embeddings": spec.positions,
+            "type_vocab_size": spec.segments,
+            "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == spec.activation),
+            "layer_norm_eps": spec.norm_epsilon,
+            "position_embedding_type": "absolute",
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1,
+            "tie_word_embeddings": True,
+        }
+
+    def release(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
+        names = self.sources(path)
+        parts = np.split(array, len(names), axis=-1)
+        return dict(zip(names, (part.T for part in parts) if path.endswith(".kernel") else parts, strict=True))
+
+    def release_head(self, head: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {
+            "cls.predictions.transform.dense.weight": np.asarray(head["dense"]["kernel"]).T,
+            "cls.predictions.transform.dense.bias": np.asarray(head["dense"]["bias"]),
+            "cls.predictions.transform.LayerNorm.weight": np.asarray(head["norm"]["scale"]),
+            "cls.predictions.transform.LayerNorm.bias": np.asarray(head["norm"]["bias"]),
+            "cls.predictions.bias": np.asarray(head["decoder"]["bias"]),
+        }
 
 
 BERT = Bert()

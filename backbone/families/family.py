@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,22 @@ class Family(Protocol):
 
     def convert(self, path: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """Our array from theirs; PyTorch's kernels are [O, I], ours [I, O]."""
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """What a family says in addition to be written in its published layout."""
+
+    task_prefix: str  # of the encoder's tensors inside a model with a head
+
+    def config(self, spec: EncoderSpec, *, masked: bool) -> dict[str, Any]:
+        """The config.json of an encoder, or with `masked` of one with a head of masked language modelling."""
+
+    def release(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
+        """Their tensors from our parameter: the reverse of `sources` and `convert`."""
+
+    def release_head(self, head: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Their tensors of the head of masked language modelling."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ Source: Liu et al. 2019 (arXiv 1907.11692); tensor names as in transformers' `Ro
 
 from __future__ import annotations
 
-from backbone.families.bert import Bert
+from backbone.families.bert import BertLayout
 from backbone.families.family import Fields
 
 
-class Roberta(Bert):
+class Roberta(BertLayout):
     """See `backbone.families.family.Family`."""
 
     task_prefix = "roberta"

@@ -1,0 +1,80 @@
+"""The head of masked language modelling: hidden states to logits over the vocabulary.
+
+A dense layer with the backbone's activation and a LayerNorm, then the token embedding as the decoder
+(tied) with a bias of its own (Devlin et al. 2018; transformers' `BertForMaskedLM`). It is no part of a
+backbone: it lies beside it, in `head.safetensors` of a run, and names the weights it was trained with.
+
+Shapes: N positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from backbone.encoder import ACTIVATIONS, INIT_STD
+from backbone.errors import InputError
+from backbone.files import write_durable
+from backbone.spec import EncoderSpec
+from backbone.trees import Params, flatten, require_same_structure, unflatten
+
+Array = jax.Array
+
+HEAD_FILE = "head.safetensors"
+
+
+def init_head(spec: EncoderSpec, rng: Array) -> Params:
+    """A fresh head, float32."""
+    width = spec.width
+    return {
+        "dense": {
+            "kernel": INIT_STD * jax.random.truncated_normal(rng, -2, 2, (width, width)),
+            "bias": jnp.zeros((width,)),
+        },
+        "norm": {"scale": jnp.ones((width,)), "bias": jnp.zeros((width,))},
+        "decoder": {"bias": jnp.zeros((spec.vocabulary,))},
+    }
+
+
+def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) -> Array:
+    """Logits float32 [N,V] from finished states [N,D] and the token embedding `table` [V,D]."""
+    dense, norm = head["dense"], head["norm"]
+    y = hidden @ dense["kernel"].astype(hidden.dtype) + dense["bias"].astype(hidden.dtype)
+    y = ACTIVATIONS[spec.activation](y).astype(jnp.float32)
+    y -= y.mean(axis=-1, keepdims=True)
+    y *= jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + spec.norm_epsilon)
+    y = (y * norm["scale"] + norm["bias"]).astype(hidden.dtype)
+    logits = jnp.einsum("nd,vd->nv", y, table.astype(y.dtype), preferred_element_type=jnp.float32)
+    return logits + head["decoder"]["bias"].astype(jnp.float32)
+
+
+def save_head(folder: Path, head: Params, weights_id: str) -> None:
+    """Writes `head.safetensors` beside a backbone, in one step."""
+    tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten(head).items()}
+    write_durable(folder / HEAD_FILE, save(tensors, {"weights_id": weights_id}))
+
+
+def load_head(folder: Path, spec: EncoderSpec, weights_id: str) -> Params:
+    """The head beside the backbone `weights_id`; raises InputError if it is damaged or another backbone's."""
+    path = folder / HEAD_FILE
+    try:
+        with safe_open(path, framework="numpy") as file:
+            owner = (file.metadata() or {}).get("weights_id", "")
+            leaves: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a run of train-backbone keeps its head there") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: truncated or not a safetensors file: {error}") from error
+    require_same_structure(unflatten(leaves), jax.eval_shape(lambda: init_head(spec, jax.random.key(0))), str(path))
+    if owner != weights_id:
+        raise InputError(
+            f"{path}: belongs to weights {owner[:19]}..., the backbone beside it is {weights_id[:19]}...: "
+            f"finish the run with --resume"
+        )
+    return unflatten(leaves)

@@ -1,0 +1,173 @@
+"""Masked language modelling here beside transformers' BertForMaskedLM; and what the result is worth.
+
+    python -m benchmarks.pretrain --peers .venv-peers/bin/python --data ../shared/data
+    python -m benchmarks.pretrain --data ../shared/data --probe runs/text_mlm
+
+Throughput: the network, vocabulary, rows and masked positions of `configs/backbones/text_mlm.py`; both sides
+compute the logits of masked positions only, float32, AdamW, clipping, all cores. The peer runs without
+dropout, as here, and with its own 0.1; sides alternate in `--segments` parts of `--steps` steps.
+
+Probe: a linear probe on mean-pooled states for TREC-6, on the trained backbone and on the same architecture
+with random weights. Five seeds, each with its own random weights and its own 80 % of the train rows, the same rows
+on both sides; the difference is reported with its 95 % interval (Student's t over the seeds).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peft_lora import Worker
+from benchmarks.results import spread, write
+
+SIDES = ("topgraft", "transformers", "transformers_dropout")
+SEEDS, SHARE = 5, 0.8
+
+
+def prepare(folder: Path, steps: int) -> dict[str, Any]:
+    """Writes recipe.json and ids.npy: the packed corpus of `text_mlm`, its rows in a fixed order."""
+    from backbone.families.bert import BERT
+    from backbone.records import encode
+    from backbone.spec import EncoderSpec
+    from trainers.backbone_config import BackboneConfig, WordPiece
+    from trainers.corpus import pack, read_text, train_wordpiece
+    from trainers.experiment import load_as
+
+    config = load_as(BackboneConfig, "text_mlm")
+    assert isinstance(config.tokenizer, WordPiece)
+    assert config.network is not None
+    text = read_text(config.corpus)
+    preprocessing = train_wordpiece(config.tokenizer, text.train, config.corpus.tokens)
+    sequences = pack(text, preprocessing, config.corpus.tokens)
+    sizes = encode(config.network)
+    spec = EncoderSpec(**sizes, vocabulary=preprocessing.vocabulary, positions=config.corpus.tokens, pooler=False)
+    rows = np.random.default_rng(0).permutation(len(sequences.train))
+    count = steps * config.batch_size
+    np.save(folder / "ids.npy", sequences.train[np.resize(rows, count)])
+    bert = BERT.config(spec, masked=True)
+    for name in ("architectures", "model_type", "hidden_dropout_prob", "attention_probs_dropout_prob"):
+        bert.pop(name)
+    recipe = {
+        "spec": encode(spec),
+        "bert": bert,
+        "batch_size": config.batch_size,
+        "slots": max(1, round(config.objective.fraction * config.corpus.tokens)),
+        "mask_id": sequences.mask_id,
+        "special": list(sequences.special),
+        "learning_rate": config.optimizer.learning_rate,
+        "weight_decay": config.optimizer.weight_decay,
+        "clip_norm": config.optimizer.clip_norm,
+        "steps": steps,
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    return recipe
+
+
+def throughput(options: argparse.Namespace) -> dict[str, Any]:
+    """Raw runs of every side, and their ratios."""
+    warm, total = 3, options.segments * options.steps + 3
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        recipe = prepare(Path(name), total)
+        peer = [options.peers, "-m", "benchmarks.peers.mlm_recipe", "--folder", name]
+        commands = {
+            "topgraft": [sys.executable, "-m", "benchmarks.peers.ours_mlm", "--folder", name],
+            "transformers": peer,
+            "transformers_dropout": [*peer, "--dropout", "0.1"],
+        }
+        workers = {side: stack.enter_context(Worker(command)) for side, command in commands.items()}
+        info = {side: worker.ask(cmd="info") for side, worker in workers.items()}
+        for side in SIDES:
+            workers[side].ask(cmd="train", batches=[0, warm])
+        raw: dict[str, list[Any]] = {side: [] for side in SIDES}
+        for part in range(options.segments):
+            first = warm + part * options.steps
+            for side in SIDES if part % 2 else SIDES[::-1]:
+                raw[side].append(workers[side].ask(cmd="train", batches=[first, first + options.steps]))
+            print(f"part {part + 1} of {options.segments}", file=sys.stderr, flush=True)
+    rates = {side: [run["tokens"] / run["seconds"] for run in runs] for side, runs in raw.items()}
+    per_cpu = {side: [run["tokens"] / run["cpu_seconds"] for run in runs] for side, runs in raw.items()}
+    summary = {
+        "tokens_per_second": {side: spread(values) for side, values in rates.items()},
+        "tokens_per_cpu_second": {side: spread(values) for side, values in per_cpu.items()},
+        "ratio": {
+            side: spread([a / b for a, b in zip(rates["topgraft"], rates[side], strict=True)]) for side in SIDES[1:]
+        },
+    }
+    return {"seed": 0, "recipe": recipe, "summary": summary, "info": info, "raw": raw}
+
+
+def probe(folder: Path) -> dict[str, Any]:
+    """Accuracies on the test rows of TREC-6 by seed, trained and random, and the interval of the difference."""
+    import jax
+    from scipy.stats import t
+
+    from adapters.heads import head_of
+    from adapters.model import GraftModel
+    from adapters.specs import Classification, Probe
+    from backbone.home import use_compilation_cache
+    from backbone.storage import load_backbone
+    from trainers.config import TrainConfig
+    from trainers.examples import load_data
+    from trainers.experiment import load_config
+    from trainers.probe import fit_linear, pooled_features
+
+    use_compilation_cache()
+    inside = folder / "backbone"
+    trained = load_backbone(inside if inside.is_dir() else folder)
+    config: TrainConfig = load_config("trec6")
+    head = Classification(pooling="mean")
+    data = load_data(config.data, head, trained)
+    model = GraftModel(trained.network, (Probe(),), head, data.labels)
+    adapter = model.init(jax.random.key(0))["adapter"]
+    splits = [data.splits["train"], data.splits["test"]]
+
+    def features(backbone: Any) -> list[np.ndarray]:
+        return [pooled_features(model, backbone, adapter, rows, lambda count: None) for rows in splits]
+
+    def accuracy(found: list[np.ndarray], rows: np.ndarray) -> float:
+        fitted = fit_linear(model, found[0][rows], splits[0].labels[rows], None, "accuracy").head
+        logits = found[1] @ fitted["kernel"] + fitted["bias"]
+        decided = head_of(head).decide(head, np.asarray(head_of(head).probabilities(logits)))
+        return float((decided == splits[1].labels).mean())
+
+    known, scores = features(trained), []
+    for seed in range(SEEDS):
+        draw = np.random.default_rng(seed)
+        rows = np.sort(draw.permutation(len(splits[0]))[: int(SHARE * len(splits[0]))])
+        random = replace(trained, params=trained.network.init(seed), weights_id=f"random {seed}")
+        scores.append({"seed": seed, "trained": accuracy(known, rows), "random": accuracy(features(random), rows)})
+        print(json.dumps(scores[-1]), file=sys.stderr, flush=True)
+    differences = np.array([score["trained"] - score["random"] for score in scores])
+    half = float(t.ppf(0.975, SEEDS - 1) * differences.std(ddof=1) / np.sqrt(SEEDS))
+    mean = float(differences.mean())
+    summary = {"difference": mean, "interval_95": [mean - half, mean + half], "above": mean - half > 0}
+    return {"seed": list(range(SEEDS)), "weights_id": trained.weights_id, "summary": summary, "raw": scores}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True, help="folder of the shared data sets")
+    parser.add_argument("--peers", help="Python of the environment with torch and transformers")
+    parser.add_argument("--probe", type=Path, help="run of train-backbone, or backbone folder, to probe instead")
+    parser.add_argument("--segments", type=int, default=6, help="alternating parts")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each part")
+    options = parser.parse_args()
+    if not options.probe and not options.peers:
+        parser.error("one of --peers and --probe is needed")
+    os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
+    result = probe(options.probe) if options.probe else throughput(options)
+    print(json.dumps(result["summary"], indent=1))
+    print(write("pretrain_probe" if options.probe else "pretrain", result))
+
+
+if __name__ == "__main__":
+    main()

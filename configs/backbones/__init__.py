@@ -1,0 +1,1 @@
+"""Configs of `topgraft train-backbone`, by file or by name."""

@@ -1,0 +1,142 @@
+"""The training of a backbone as data: the frozen dataclasses of `topgraft train-backbone`. Imports no jax.
+
+    from trainers.backbone_config import BackboneConfig, Corpus
+
+    def get_config() -> BackboneConfig:
+        return BackboneConfig(name="mine", corpus=Corpus(files=("texts/",)))
+
+A run either makes a new network and a new tokenizer, or starts from a backbone and keeps both of its.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
+
+from backbone.errors import InputError
+from trainers.config import Optimizer
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Plain text. Paragraphs stand between blank lines; a hash of each decides whether it is held out."""
+
+    files: tuple[str, ...] = ()  # UTF-8 files, or folders of *.txt; read in this order
+    tokens: int = 128  # of each sequence, special tokens included; paragraphs are packed into it
+    held_out_fraction: float = 0.02  # share of the paragraphs that is never trained on, by hash
+
+    def __post_init__(self) -> None:
+        if isinstance(self.files, str):
+            object.__setattr__(self, "files", (self.files,) if self.files else ())
+        if self.tokens < 8:
+            raise InputError(f"tokens: must be at least 8, got {self.tokens}")
+        if not 0 < self.held_out_fraction < 1:
+            raise InputError(f"held_out_fraction: must lie between 0 and 1, got {self.held_out_fraction}")
+
+
+@dataclass(frozen=True)
+class WordPiece:
+    """A new WordPiece vocabulary, trained on the corpus without its held-out paragraphs."""
+
+    kind: ClassVar[str] = "wordpiece"
+    vocabulary: int = 8000  # most tokens, special ones included; a small corpus gives fewer
+    lowercase: bool = True  # also strips accents, as BERT's uncased models do
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < 32:
+            raise InputError(f"vocabulary: must be at least 32, got {self.vocabulary}")
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A `tokenizer.json` that exists. With `start` it must be that backbone's own."""
+
+    kind: ClassVar[str] = "file"
+    path: str = ""  # of the file
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise InputError("path: names no tokenizer.json")
+
+
+TokenizerSpec: TypeAlias = WordPiece | TokenizerFile
+
+
+@dataclass(frozen=True)
+class NewBert:
+    """A BERT with fresh weights; vocabulary and longest input come from the tokenizer and the corpus."""
+
+    blocks: int = 4  # L
+    width: int = 256  # D
+    heads: int = 4  # of attention
+    mlp_width: int = 1024  # hidden units of the mlp
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "width", "heads", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise InputError(f"heads: {self.heads} does not divide width {self.width}")
+
+
+@dataclass(frozen=True)
+class MaskedTokens:
+    """Masked language modelling (Devlin et al. 2018, section 3.1), on a fixed number of tokens of each row.
+
+    Of the chosen tokens `mask` become the mask token, `random` another token, and the rest stay.
+    """
+
+    kind: ClassVar[str] = "masked_tokens"
+    fraction: float = 0.15  # share of a row's tokens that is predicted
+    mask: float = 0.8  # share of the chosen tokens that becomes the mask token
+    random: float = 0.1  # share of the chosen tokens that becomes a random token
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise InputError(f"fraction: must lie between 0 and 1, got {self.fraction}")
+        if self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
+            raise InputError("mask: neither this nor random may be negative, and together at most 1")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """One run of `topgraft train-backbone`."""
+
+    name: str = "backbone"  # names the output folder
+    corpus: Corpus = field(default_factory=Corpus)
+    objective: MaskedTokens = field(default_factory=MaskedTokens)
+    start: str = ""  # backbone folder, run of train-backbone, or minilm to go on from; "": fresh weights
+    start_head: Literal["fresh", "kept"] = "fresh"  # of the objective; kept: the one beside the run named by start
+    network: NewBert | None = field(default_factory=NewBert)  # None: that of start
+    tokenizer: TokenizerSpec | None = field(default_factory=WordPiece)  # None: that of start
+    optimizer: Optimizer = field(
+        default_factory=lambda: Optimizer(warmup_fraction=0.06, weight_decay=0.01, clip_norm=1.0)
+    )
+    steps: int = 5000  # optimiser steps
+    batch_size: int = 32  # rows per micro-batch
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; weights stay float32
+    remat: bool = False  # recompute each block in the backward pass instead of storing it
+    seed: int = 0  # of fresh weights, order and masks
+    max_seconds: float = 0.0  # of training in one process; then the run stops, to be resumed; 0 = no limit
+    log_every: int = 20  # micro-batches between logged scalars
+    evaluate_every: int = 500  # micro-batches between held-out losses; also at the end
+    checkpoint_seconds: float = 120.0  # between asynchronous checkpoints; also at the end
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise InputError(f"name: {self.name!r} must be a plain folder name")
+        for name in ("steps", "batch_size", "log_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.max_seconds < 0 or self.checkpoint_seconds < 0:
+            raise InputError("max_seconds: neither this nor checkpoint_seconds may be negative")
+        if self.start and self.network is not None:
+            raise InputError("network: start brings its own; set network=none")
+        if self.start and isinstance(self.tokenizer, WordPiece):
+            raise InputError("tokenizer: start brings its own; set tokenizer=none")
+        if not self.start:
+            for name in ("network", "tokenizer"):
+                if getattr(self, name) is None:
+                    raise InputError(f"{name}: none needs start, a backbone that brings it")
+            if self.start_head == "kept":
+                raise InputError("start_head: kept needs start, a run that holds a head")

@@ -1,0 +1,171 @@
+"""The loop of `train-backbone`: batch, step, log, evaluate, checkpoint.
+
+The state after `step` micro-batches decides everything that follows: the next rows come from the seed
+and that number, the masks from the same two, so a run that was killed goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adapters.counts import block_backward, block_forward
+from backbone.encoder import Network
+from backbone.errors import InputError
+from backbone.trees import Params, map_leaves
+from metering.counts import Count
+from metering.window import Cost
+from trainers.backbone_config import BackboneConfig
+from trainers.checkpoints import Checkpoints
+from trainers.logs import Scalars, bar
+from trainers.loop import log_sums
+from trainers.objectives import Batch, Objective
+from trainers.step import first_state, join, make_optimizer, partition, step_of
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_SEED = 0  # of the masks on held-out rows, whatever the run's own seed
+
+
+@dataclass
+class BackboneProgress:
+    """What is saved with each checkpoint beside the state."""
+
+    skipped: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)  # step and held-out loss
+
+
+@dataclass(frozen=True)
+class FittedBackbone:
+    """What the loop returns."""
+
+    params: Params  # {"backbone", "head"} on the host
+    steps: int  # micro-batches run, in all processes of the run
+    held_out_loss: float  # nats per predicted token
+    skipped: int
+
+
+@dataclass(frozen=True)
+class BackboneTask:
+    """Everything a loop is about, fixed before it starts."""
+
+    config: BackboneConfig
+    network: Network
+    objective: Objective
+
+    @property
+    def total_steps(self) -> int:
+        """Micro-batches of the whole run."""
+        return self.config.steps * self.config.optimizer.accumulate
+
+    def rows(self, done: int) -> np.ndarray:
+        """The rows of micro-batch number `done`: every epoch in another order, its last rows left out."""
+        size, count = self.config.batch_size, self.objective.rows["train"]
+        epoch, place = divmod(done, count // size)
+        order = np.random.default_rng((self.config.seed, epoch)).permutation(count)
+        return order[place * size : (place + 1) * size]
+
+    @cached_property
+    def loss(self) -> Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
+        dtype, remat = jnp.dtype(self.config.compute_dtype), self.config.remat
+
+        def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self.objective.loss(join(live, frozen), batch, rng, dtype=dtype, remat=remat)
+
+        return loss_of
+
+    def is_live(self, path: str) -> bool:
+        """Whether the leaf at a dotted path of {"backbone", "head"} is trained."""
+        part, _, rest = path.partition(".")
+        return part == "head" or self.objective.is_used(rest)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.config.optimizer, self.config.steps)
+
+    def work(self) -> Count:
+        """Counted work of one micro-batch."""
+        spec, rows, tokens = self.network.spec, self.config.batch_size, self.objective.tokens
+        block = block_forward(spec, rows, tokens) + block_backward(spec, rows, tokens, weights=True)
+        return spec.blocks * block + 3 * self.objective.head_count(rows)
+
+
+def held_out_loss(task: BackboneTask, score: Any, live: Params, frozen: Params) -> float:
+    """Mean loss of every held-out row, nats per prediction; the masks are the same whenever it is asked."""
+    size, total, predictions = task.config.batch_size, 0.0, 0.0
+    count = task.objective.rows["held_out"]
+    for number, first in enumerate(range(0, count, size)):
+        batch = task.objective.batch("held_out", np.arange(first, min(first + size, count)), size)
+        with jax.transfer_guard("allow"):
+            rng = jax.random.fold_in(jax.random.key(HELD_OUT_SEED), number)
+        loss, weight = (float(value) for value in jax.device_get(score(live, frozen, jax.device_put(batch), rng)))
+        total += loss * weight
+        predictions += weight
+    return total / predictions
+
+
+def fit_backbone(
+    task: BackboneTask,
+    params: Params,
+    checkpoints: Checkpoints,
+    make_scalars: Callable[[int], Scalars],
+    cost: Cost,
+    *,
+    show: bool,
+) -> FittedBackbone:
+    """Trains {"backbone", "head"} to the last step, or until `max_seconds` are over.
+
+    Raises InputError if the held-out loss at the end is not finite.
+    """
+    config, total, progress = task.config, task.total_steps, BackboneProgress()
+    optimizer, work = task.optimizer(), task.work()
+    live, frozen = partition(params, task.is_live)
+    state = first_state(live, optimizer)
+    if (notes := checkpoints.notes()) is not None:
+        progress = BackboneProgress(**notes)
+        state, _, frozen = checkpoints.restore(state, {}, frozen)
+    state, frozen = jax.device_put((state, frozen))
+    step, score = step_of(task.loss, optimizer, seed=config.seed), jax.jit(task.loss)
+    done = int(state["step"])
+    scalars, begun = make_scalars(done), time.monotonic()
+    saved_at, over = begun, False
+    with bar(total, "pretrain", "batch", show=show, initial=done) as shown, jax.transfer_guard("disallow"):
+        while done < total and not over:
+            batch = jax.device_put(task.objective.batch("train", task.rows(done), config.batch_size))
+            state = step(state, frozen, batch)
+            cost.add(flops=work.flops, bytes_moved=work.bytes)
+            done += 1
+            shown.update()
+            if done % config.log_every == 0 or done == total:
+                state = log_sums(scalars, done, state, progress, shown)
+            if done % config.evaluate_every == 0 or done == total:
+                loss = held_out_loss(task, score, state["live"], frozen)
+                progress.history.append({"step": done, "loss": loss})
+                scalars.write(done, {"held_out/loss": loss} if math.isfinite(loss) else {})
+                log.info("step %d: held-out loss %.4f", done, loss)
+            now = time.monotonic()
+            over = bool(config.max_seconds) and now - begun >= config.max_seconds
+            due = bool(config.checkpoint_seconds) and now - saved_at >= config.checkpoint_seconds
+            if done == total or over or due:
+                checkpoints.save(done, state, {}, frozen, vars(progress))
+                saved_at = now
+    checkpoints.wait()
+    scalars.close()
+    known = progress.history and progress.history[-1]["step"] == done
+    loss = progress.history[-1]["loss"] if known else held_out_loss(task, score, state["live"], frozen)
+    skipped = progress.skipped + int(state["sums"]["skipped"])
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the held-out loss is {loss} after {done} steps, {skipped} of them skipped as not finite: "
+            f"the run diverged; start another with a lower optimizer.learning_rate"
+        )
+    return FittedBackbone(map_leaves(np.asarray, join(jax.device_get(state["live"]), frozen)), done, loss, skipped)

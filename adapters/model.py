@@ -130,19 +130,22 @@ class GraftModel:
         given = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
         missing = [tap for tap in self.taps if tap not in given]
         if not missing:
-            return self.features_from_states(backbone, adapter, {k: given[k] for k in self.taps}, inputs["mask"])
+            states = {k: given[k] for k in self.taps}
+            return self.features_from_states(backbone, adapter, states, inputs["mask"], slots)
         start = max((k for k in given if k <= min(missing)), default=0)
         hidden = given[start] if start in given else self.network.embed(backbone, inputs, dtype)
         hooks = GraftHooks(self.site_parts, adapter, slots) if self.site_parts else None
         _, states = self.network.run_blocks(
             backbone, hidden, inputs["mask"], hooks, start=start, stop=max(missing), taps=missing, rng=rng, remat=remat
         )
-        return self.features_from_states(backbone, adapter, {**given, **states}, inputs["mask"])
+        return self.features_from_states(backbone, adapter, {**given, **states}, inputs["mask"], slots)
 
     def features_from_states(
-        self, backbone: Params, adapter: Params, states: Mapping[int, Array], mask: Array
+        self, backbone: Params, adapter: Params, states: Mapping[int, Array], mask: Array, slots: Array | None = None
     ) -> Array:
-        """The head's input [B,F] from the hidden states at `taps`, each [B,T,D]."""
+        """The head's input [B,F] from the hidden states at `taps`, each [B,T,D]; a side network runs row by row
+        where `slots` choose its parameters.
+        """
         last = self.network.spec.blocks
         states = {k: self.network.finish(backbone, states[k]) if k == last else states[k] for k in self.taps}
 
@@ -152,7 +155,22 @@ class GraftModel:
         if self.feature_part is None:
             return pooled(states[last])
         spec, method = self.feature_part
-        return method.features(spec, self.network.spec, adapter.get(spec.method, {}), states, mask, pooled)
+        leaves = adapter.get(spec.method, {})
+        if slots is None or not leaves:
+            return method.features(spec, self.network.spec, leaves, states, mask, pooled)
+
+        def row(leaves: Params, states: Mapping[int, Array], mask: Array) -> Array:
+            alone, mask = {k: state[None] for k, state in states.items()}, mask[None]
+            return method.features(
+                spec,
+                self.network.spec,
+                leaves,
+                alone,
+                mask,
+                lambda hidden: pool(self.head.pooling, self.network, backbone, hidden, mask),
+            )[0]
+
+        return jax.vmap(row)(jax.tree.map(lambda leaf: leaf[slots], leaves), states, mask)
 
     def logits(
         self,

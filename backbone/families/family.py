@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class Family(Protocol):
 
     name: str
     task_prefix: str  # name of the encoder inside transformers' model of a task
-    task_pooling: str  # with which that model's classifier is one dense layer on our features; "" = with none
+    task_pooling: Literal["", "first", "pooler"]  # with which that model's classifier is one dense layer on our features; "" = with none
 
     def spec(self, config: Mapping[str, Any], tensors: Collection[str]) -> EncoderSpec:
         """The architecture, given the (renamed) tensors of the file.
@@ -105,7 +105,7 @@ class Layout:
     """The part of a family that follows from its tables of names."""
 
     task_prefix: ClassVar[str]
-    task_pooling: ClassVar[str] = ""
+    task_pooling: ClassVar[Literal["", "first", "pooler"]] = ""
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # (pattern, replacement): old spellings
     ignored: ClassVar[str]  # pattern of tensors that are no part of the encoder
     block: ClassVar[str]  # prefix of what is in a block, with {} for its number

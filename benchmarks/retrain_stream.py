@@ -131,7 +131,9 @@ class Policy:
             "--quiet",
         ]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=self.environment)
+        done = subprocess.run(
+            [*command, "--json", "--quiet"], stdout=subprocess.PIPE, text=True, check=False, env=self.environment
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = json.loads(done.stdout.strip().splitlines()[-1])
         if done.returncode not in (0, 10, 11, 12):

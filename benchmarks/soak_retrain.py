@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Soak:
             log = registry.promotions(self.task)
             assert [entry.generation for entry in log] == list(range(1, len(log) + 1))
             assert (log[-1].to_version, log[-1].generation) == (live.version, live.generation)
-            assert all(a.to_version == b.from_version for a, b in zip(log, log[1:], strict=False))
+            assert all(a.to_version == b.from_version for a, b in pairwise(log))
             return live.version
         finally:
             registry.close()

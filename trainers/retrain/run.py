@@ -221,8 +221,11 @@ class _Work:
         decision = self.decide(found)
         predicted = unpriced()
         if ready is None:
-            predicted = self.price(decision, found)
-            if refusal := self.policy(found) or self.too_dear(predicted):
+            refusal = self.policy(found)
+            if not refusal:
+                predicted = self.price(decision, found)
+                refusal = self.too_dear(predicted)
+            if refusal:
                 self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
                 self.registry.finish_run(self.task, self.run_id, "refused", {"reason": refusal})
                 return self.refused(refusal, found, predicted)

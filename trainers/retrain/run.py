@@ -368,6 +368,9 @@ class _Work:
         log.info("%s: %s: %s", self.task, decision.action, decision.reason)
         with window("retrain") as cost:
             result = train(decision.config, workdir / "run", resume=True, start=start, show=self.options.show)
+        if read_manifest(Path(result.graft)).training.data != self.now.rows:
+            shutil.rmtree(workdir / "run")
+            raise RuntimeError("the data files changed while they were trained on; nothing was published, run again")
         return _Trained(Path(result.graft), cost, result.rows_computed, None)
 
     def judge_and_promote(

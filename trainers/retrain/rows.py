@@ -135,7 +135,7 @@ def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows] | 
     path = rows_file(store, prints)
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+            arrays: dict[str, np.ndarray] = dict(file)
         return {
             name: SplitRows(
                 texts=arrays[f"{name}.texts"],

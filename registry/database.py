@@ -137,13 +137,15 @@ class Registry:
         with the token `fence` was lost.
         """
         require_task(task)
+        origin = _plain(lineage or {}, "lineage")
+        with self.database.reading() as connection:
+            self.require_store(connection, store)
         content_id, path = store.add(artefact)
         manifest = read_manifest(store.path(content_id))
         told = _plain(manifest.training.metrics if metrics is None else metrics, "metrics")
-        origin = _plain(lineage or {}, "lineage")
         with self.database.writing(task, STORE) as connection:
             now = self._now(connection, task, fence)
-            self.require_store(connection, store)
+            self.require_store(connection, store, claim=True)
             if not store.path(content_id).exists():
                 raise Unavailable(f"{task}: the artefact was collected while it was published; publish it again")
             known = (tables.versions.c.task == task) & (tables.versions.c.content_id == content_id)
@@ -190,12 +192,12 @@ class Registry:
             told = _plain(detail or {}, "detail")
             connection.execute(tables.measurements.insert().values(**values, detail=told, at=now))
 
-    def require_store(self, connection: Connection, store: Store) -> None:
-        """The registry belongs to the first store it saw."""
-        found, known = store.identity(), connection.execute(select(tables.schema.c.store_id)).scalar_one()
-        if known is None:
-            connection.execute(tables.schema.update().values(store_id=found))
-        elif known != found:
+    def require_store(self, connection: Connection, store: Store, *, claim: bool = False) -> None:
+        """Raises InputError unless `store` is the first that this registry saw; with `claim` that may be this one."""
+        known = connection.execute(select(tables.schema.c.store_id)).scalar_one()
+        if known is None and claim:
+            connection.execute(tables.schema.update().values(store_id=store.identity()))
+        elif known is not None and known != (found := store.identity()):
             raise InputError(
                 f"store: {store.root} is not the store of this registry ({found[:8]}..., expected {known[:8]}...): "
                 "another folder, or one that is not mounted"

@@ -39,7 +39,7 @@ class Database:
         self.engine = engine
         self.where = engine.url.render_as_string(hide_password=True)
         self._postgresql = engine.dialect.name == "postgresql"
-        self._now: Select[tuple[float]] = select(
+        self._now: Select[Any] = select(
             literal_column(
                 "extract(epoch from clock_timestamp())"
                 if self._postgresql

@@ -108,10 +108,14 @@ def collect(registry: Registry, store: Store, *, keep: int = 10, dry_run: bool =
     """
     if keep < 0:
         raise InputError(f"keep: must not be negative, got {keep}")
-    store.identity()
+    tasks = registry.tasks()
+    if not tasks:
+        return Collected(dry_run, {}, [], [], 0)
+    with registry.database.reading() as connection:
+        registry.require_store(connection, store)
     chosen: dict[str, list[int]] = {}
     leased = []
-    for task in registry.tasks():
+    for task in tasks:
         with registry.database.writing(task) as connection:
             if task in leases.held(connection, registry.database.time(connection)):
                 leased.append(task)
@@ -126,7 +130,6 @@ def collect(registry: Registry, store: Store, *, keep: int = 10, dry_run: bool =
     with store.reached():
         for folder in _candidates(store):
             with registry.database.writing(STORE) as connection:
-                registry.require_store(connection, store)
                 if _needed(connection, folder, chosen if dry_run else {}) or not folder.exists():
                     continue
                 removed.append(folder.name)

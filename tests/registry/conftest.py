@@ -1,0 +1,53 @@
+"""Both databases: SQLite in a file, and a real PostgreSQL that the session starts on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.database import Registry, open_registry
+from registry.store import Store
+from tests.adapters.test_artifact import make
+from tests.registry.postgres import Postgres, binaries, running
+
+COUNT = 5  # different grafts
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    folder = binaries()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running(folder) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/registry.db"
+    return request.getfixturevalue("postgres").schema()
+
+
+@pytest.fixture
+def registry(url: str) -> Iterator[Registry]:
+    with contextlib.closing(open_registry(url)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def grafts(tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Different grafts on the tiny backbone; nobody changes them."""
+    folder = tmp_path_factory.mktemp("grafts")
+    for number in range(COUNT):
+        make(folder / str(number), tiny, seed=number)
+    return [folder / str(number) for number in range(COUNT)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")

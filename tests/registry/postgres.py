@@ -1,0 +1,77 @@
+"""A real PostgreSQL on loopback, in a temporary folder: for the tests and for benchmarks/registry.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+
+def binaries() -> Path | None:
+    """The folder of the newest PostgreSQL of this machine."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    found = shutil.which("initdb")
+    return debian[-1] if debian else Path(found).parent if found else None
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Postgres]:
+    """A server with the programs of `folder`; it and its data go when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="topgraft-postgres-") as place:
+        server = Postgres(Path(place), folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+class Postgres:
+    """A cluster of its own in a temporary folder; everything in it goes with the session."""
+
+    def __init__(self, folder: Path, binaries: Path):
+        self._data, self._log, self._binaries = folder / "data", folder / "log", binaries
+        # PostgreSQL refuses to run as root
+        self._user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        if self._user:
+            shutil.chown(folder, "postgres", "postgres")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._call("initdb", "--pgdata", self._data, "--auth", "trust", "--username", "topgraft", "--no-sync")
+        with (self._data / "postgresql.conf").open("a") as settings:
+            settings.write(
+                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n"
+                "fsync = off\nmax_connections = 50\nshared_buffers = '16MB'\n"
+            )
+
+    def _call(self, program: str, *arguments: object) -> None:
+        command = [self._binaries / program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **self._user)
+        assert done.returncode == 0, done.stdout + done.stderr + (self._log.read_text() if self._log.exists() else "")
+
+    def start(self) -> None:
+        with self._log.open("a") as log:
+            command = [self._binaries / "pg_ctl", "start", "-w", "-t", "120", "-D", str(self._data)]
+            # the server keeps the files that pg_ctl hands it: a pipe would never end
+            subprocess.run(command, stdout=log, stderr=log, check=True, cwd="/", **self._user)
+
+    def stop(self) -> None:
+        self._call("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)
+
+    def schema(self) -> str:
+        """URL of an empty schema."""
+        name = f"s{uuid.uuid4().hex}"
+        with psycopg.connect(
+            f"host=127.0.0.1 port={self.port} user=topgraft dbname=postgres", autocommit=True
+        ) as admin:
+            admin.execute(f"create schema {name}")
+        return f"postgresql+psycopg://topgraft@127.0.0.1:{self.port}/postgres?options=-csearch_path%3D{name}"

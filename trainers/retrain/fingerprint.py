@@ -8,7 +8,6 @@ a version that is raised by hand, so that an upgrade of a library is no reason t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
     return Taken(
         Fingerprint(
             source=source,
-            rows=dict(prints),
+            rows=prints,
             config=digest({k: v for k, v in values.items() if k not in ASIDE} | {"data": reading, "target": goal}),
             graft=digest(shape | ids),
             weights_id=weights,
@@ -107,7 +106,7 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
     )
 
 
-def read(config: TrainConfig) -> tuple[Rows, Mapping[str, str]]:
+def read(config: TrainConfig) -> tuple[Rows, dict[str, str]]:
     """Every split's rows as hashes, and their fingerprints."""
     if not config.data.train:
         raise InputError("data.train: no file; name one with --set data.train=FILE")

@@ -121,7 +121,7 @@ def save_rows(store: Path, rows: Rows, prints: Mapping[str, str]) -> None:
     path = rows_file(store, prints)
     if path.exists():
         return
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, split in rows.items():
         arrays |= {f"{name}.texts": split.texts, f"{name}.labels": split.labels, f"{name}.lengths": split.lengths}
         arrays[f"{name}.names"] = np.frombuffer("\0".join(split.names).encode(errors="surrogatepass"), np.uint8)
@@ -135,7 +135,7 @@ def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows] | 
     path = rows_file(store, prints)
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+            arrays: dict[str, np.ndarray] = dict(file)
         return {
             name: SplitRows(
                 texts=arrays[f"{name}.texts"],

@@ -221,8 +221,11 @@ class _Work:
         decision = self.decide(found)
         predicted = unpriced()
         if ready is None:
-            predicted = self.price(decision, found)
-            if refusal := self.policy(found) or self.too_dear(predicted):
+            refusal = self.policy(found)
+            if not refusal:
+                predicted = self.price(decision, found)
+                refusal = self.too_dear(predicted)
+            if refusal:
                 self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
                 self.registry.finish_run(self.task, self.run_id, "refused", {"reason": refusal})
                 return self.refused(refusal, found, predicted)
@@ -365,6 +368,9 @@ class _Work:
         log.info("%s: %s: %s", self.task, decision.action, decision.reason)
         with window("retrain") as cost:
             result = train(decision.config, workdir / "run", resume=True, start=start, show=self.options.show)
+        if read_manifest(Path(result.graft)).training.data != self.now.rows:
+            shutil.rmtree(workdir / "run")
+            raise RuntimeError("the data files changed while they were trained on; nothing was published, run again")
         return _Trained(Path(result.graft), cost, result.rows_computed, None)
 
     def judge_and_promote(

@@ -100,11 +100,10 @@ def _columns(data: Data, path: Path, kind: str) -> Records:
             if line.strip():
                 yield f"{path}:{number}", json.loads(line)
         return
-    delimiter, quoting = "," if kind == "csv" else "\t", csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
-    reader: Any = csv.DictReader(
-        io.StringIO(text, newline=""), list(data.columns) or None, delimiter=delimiter, quoting=quoting
-    )
-    line = 1 if data.columns else 2
+    quoting: Any = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
+    names, delimiter = list(data.columns) or None, "," if kind == "csv" else "\t"
+    reader: Any = csv.DictReader(io.StringIO(text, newline=""), names, delimiter=delimiter, quoting=quoting)
+    begins = 1 if data.columns else 2
     for record in reader:
-        yield f"{path}:{line}", record
-        line = reader.line_num + 1
+        yield f"{path}:{begins}", record
+        begins = reader.line_num + 1

@@ -105,10 +105,7 @@ def golden_tiny(tmp_path_factory):
 
 @pytest.mark.parametrize("name", goldens.tiny_configs())
 def test_each_peft_type_to_topgraft(name, golden_tiny, tmp_path):
-    config = goldens.tiny_configs()[name]
-    if name == "peft_vera":
-        config.save_projection = True
-    model = goldens.tiny_peft(config, seed=5)
+    model = goldens.tiny_peft(goldens.tiny_configs()[name], seed=5)
     model.save_pretrained(tmp_path / "peft")
     with torch.inference_mode():
         wanted = model(**goldens.tiny_inputs()).logits.numpy()

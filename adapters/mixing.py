@@ -135,8 +135,9 @@ def combined(
         if len(ranks) > 1:
             raise InputError(f"--how linear: the grafts have ranks {sorted(ranks)} at one site; use cat, svd or ties")
         roots = [math.sqrt(abs(w)) for w in weights]
-        a = sum(math.copysign(r, w) * a for r, w, (a, _) in zip(roots, weights, updates, strict=True))
-        return (np.asarray(a), np.asarray(sum(r * b for r, (_, b) in zip(roots, updates, strict=True)))), total
+        left = [math.copysign(r, w) * a for r, w, (a, _) in zip(roots, weights, updates, strict=True)]
+        right = [r * b for r, (_, b) in zip(roots, updates, strict=True)]
+        return (np.sum(left, axis=0), np.sum(right, axis=0)), total
     intended = total if how == "svd" else ties(deltas, density)
     return truncated(intended, rank or max(a.shape[1] for a, _ in updates)), intended
 

@@ -15,6 +15,7 @@ from backbone.encoder import Network
 from backbone.preprocessing import TextPreprocessing
 from backbone.spec import EncoderSpec
 from backbone.storage import save_backbone
+from backbone.trees import flatten, unflatten
 
 WORDS = [f"{c}{v}{e}" for c in "bdfgklmnprst" for v in "aeiou" for e in ("n", "s", "l")]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -40,9 +41,24 @@ def random_params(spec: EncoderSpec = SPEC, seed: int = 1, scale: float = 4.0) -
     return jax.tree.unflatten(structure, [x.astype(np.float32) for x in noisy])
 
 
-def make_tiny_backbone(path: Path, *, seed: int = 1, spec: EncoderSpec = SPEC) -> Path:
-    preprocessing = TextPreprocessing.from_file_text(tokenizer_json(), spec.positions, "tiny")
-    save_backbone(path, spec, random_params(spec, seed), preprocessing, {"source": "tests", "family": "bert"})
+def golden_params(spec: EncoderSpec = SPEC) -> dict:
+    """Random weights drawn by numpy, the same in every environment and version: what golden files rest on."""
+    draw = np.random.default_rng(0)
+    return unflatten(
+        {
+            path: (draw.normal(0, 0.2, leaf.shape) + path.endswith("norm.scale")).astype(np.float32)
+            for path, leaf in flatten(Network(spec).abstract()).items()
+        }
+    )
+
+
+def preprocessing_of(spec: EncoderSpec = SPEC) -> TextPreprocessing:
+    return TextPreprocessing.from_file_text(tokenizer_json(), spec.positions, "tiny")
+
+
+def make_tiny_backbone(path: Path, *, seed: int = 1, spec: EncoderSpec = SPEC, params: dict | None = None) -> Path:
+    source = {"source": "tests", "family": "bert"}
+    save_backbone(path, spec, params or random_params(spec, seed), preprocessing_of(spec), source)
     return path
 
 

@@ -30,7 +30,7 @@ class Codec(Protocol):
     title: str  # for messages
     peft_type: str
     spec_types: tuple[type[Any], ...]  # our methods that it holds
-    unused: Mapping[str, tuple[Any, ...]]
+    unused: dict[str, tuple[Any, ...]]
     # fields of the config that change the computation in ways we do not have, with the values that mean "not used"
 
     def write(

@@ -105,7 +105,7 @@ class LoraCodec:
 def lengths(backbone: Backbone, site: Site) -> np.ndarray:
     """||W|| of each output unit, float32 [O]."""
     node, part = site_weights(backbone.params["blocks"][str(site.block)], site)
-    return np.linalg.norm(np.asarray(node["kernel"], np.float32)[:, part], axis=0)
+    return np.asarray(np.linalg.norm(np.asarray(node["kernel"], np.float32)[:, part], axis=0))
 
 
 def _relative(source: Path, backbone: Backbone, site: Site, magnitude: np.ndarray) -> np.ndarray:

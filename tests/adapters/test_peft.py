@@ -16,8 +16,10 @@ import topgraft
 from adapters.peft import export_peft, import_peft
 from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora, LoraOverride, MultiLabel, Norm, Vera
 from backbone.errors import InputError
+from backbone.storage import load_backbone
 from backbone.trees import flatten
 from tests.adapters.test_artifact import make
+from tests.tiny import golden_params, make_tiny_backbone, rows
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 TEXTS = json.loads((GOLDENS / "sentences.json").read_text())
@@ -30,6 +32,41 @@ def test_a_folder_written_by_peft_gives_pefts_logits(name, minilm, minilm_path, 
     found = topgraft.load(tmp_path / "graft", minilm).logits(TEXTS)
     wanted = load_file(GOLDENS / "peft_logits.safetensors")[name]
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.fixture(scope="module")
+def golden_tiny(tmp_path_factory):
+    """The tiny backbone whose weights PEFT had, too."""
+    path = make_tiny_backbone(tmp_path_factory.mktemp("golden") / "backbone", params=golden_params())
+    return load_backbone(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        (
+            "peft_dora",
+            Dora(
+                rank=3,
+                alpha=5.0,
+                sites=("attention/query", "attention/output", "mlp/down"),
+                overrides=tuple(LoraOverride(f"{i}/attention/query", rank=2) for i in range(3)),
+            ),
+        ),
+        ("peft_ia3", IA3(scale_inputs=("attention/output", "mlp/down"))),
+        ("peft_vera", Vera(rank=16, sites=("attention/key", "mlp/up"), seed=7, blocks="1:3")),
+        ("peft_ln_tuning", Norm()),
+    ],
+)
+def test_each_peft_type_gives_pefts_logits(name, spec, golden_tiny, tmp_path):
+    done = import_peft(GOLDENS / name, golden_tiny.path, tmp_path / "graft")
+    assert done.method == spec.method
+    graft = topgraft.load(tmp_path / "graft", golden_tiny)
+    assert graft.model.methods == (spec,)
+    wanted = load_file(GOLDENS / "peft_tiny_logits.safetensors")[name]
+    found = graft.logits([text for text, _ in rows(16, seed=4)])
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, np.abs(wanted).max()))
+    assert np.ptp(wanted, axis=0).max() > 0.05, "the rows differ"
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])

@@ -23,8 +23,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from backbone.buckets import pad  # noqa: E402
+from backbone.families import FAMILIES  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
+from backbone.trees import flatten  # noqa: E402
 from tests.families import CONFIGS, TEXT, config_of, images, token_rows  # noqa: E402
+from tests.tiny import SPEC, golden_params, preprocessing_of, rows  # noqa: E402
 
 LABELS = 5
 PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], "layers_to_transform": [4, 5]}
@@ -37,6 +40,32 @@ RANK_STABILISED = {
     "rank_pattern": {"intermediate.dense": 2},
     "alpha_pattern": {"attention.self.key": 3},
 }
+
+
+def tiny_configs() -> dict[str, peft.PeftConfig]:
+    """One PEFT config for each method that the tiny backbone has a golden file of."""
+    task = {"task_type": "SEQ_CLS"}
+    return {
+        "peft_dora": peft.LoraConfig(
+            r=3,
+            lora_alpha=5,
+            use_dora=True,
+            target_modules=["query", "output.dense"],
+            rank_pattern={"query": 2},
+            **task,
+        ),
+        "peft_ia3": peft.IA3Config(
+            target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"], **task
+        ),
+        "peft_vera": peft.VeraConfig(
+            r=16,
+            projection_prng_key=7,
+            target_modules=["key", "intermediate.dense"],
+            layers_to_transform=[1, 2],
+            **task,
+        ),
+        "peft_ln_tuning": peft.LNTuningConfig(target_modules=["output.LayerNorm"], **task),
+    }
 
 
 def sentences() -> list[str]:
@@ -115,10 +144,70 @@ def family_golden(family: str) -> None:
     save_file(kept, HERE / "families" / f"{family}.safetensors", {"config": json.dumps(config_of(family))})
 
 
+def tiny_bert(labels: int = LABELS) -> transformers.BertForSequenceClassification:
+    """The tests' tiny backbone (`tests.tiny.golden_params`) as transformers has it, with a random head."""
+    config = transformers.BertConfig(
+        vocab_size=SPEC.vocabulary,
+        hidden_size=SPEC.width,
+        num_hidden_layers=SPEC.blocks,
+        num_attention_heads=SPEC.heads,
+        intermediate_size=SPEC.mlp_width,
+        max_position_embeddings=SPEC.positions,
+        num_labels=labels,
+    )
+    weights = {}
+    for path, leaf in flatten(golden_params()).items():
+        names = FAMILIES["bert"].sources(path)
+        for name, part in zip(names, np.split(leaf, len(names), axis=-1), strict=True):
+            weights[name] = torch.from_numpy((part.T if path.endswith("kernel") else part).copy())
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.bert.load_state_dict(weights)
+    return model
+
+
+def tiny_peft(config: peft.PeftConfig, seed: int = 0) -> peft.PeftModel:
+    """The tiny backbone with a method in which nothing is at its start."""
+    model = peft.get_peft_model(tiny_bert(), config).eval()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def tiny_texts() -> list[str]:
+    return [text for text, _ in rows(16, seed=4)]
+
+
+def tiny_inputs() -> dict[str, torch.Tensor]:
+    """Padded ids and mask of `tiny_texts`, as the tiny backbone's tokenizer gives them."""
+    ids = [torch.from_numpy(row.astype(np.int64)) for row in preprocessing_of().encode(tiny_texts(), 48)]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    lengths = torch.tensor([len(row) for row in ids])
+    return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
+
+
+@torch.inference_mode()
+def write_tiny() -> None:
+    """Adapters of the tiny backbone and the logits that PEFT gives."""
+    logits = {}
+    for name, config in tiny_configs().items():
+        if name == "peft_vera":
+            config.save_projection = False  # the seed alone must do
+        model = tiny_peft(config)
+        model.save_pretrained(HERE / name)
+        (HERE / name / "README.md").unlink(missing_ok=True)
+        logits[name] = model(**tiny_inputs()).logits.numpy().copy()
+    save_file(logits, HERE / "peft_tiny_logits.safetensors")
+
+
 @torch.inference_mode()
 def main() -> None:
     for family in CONFIGS:
         family_golden(family)
+    write_tiny()
     inputs = encoded(sentences())
     hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state
     mask = inputs["attention_mask"]

@@ -1,4 +1,4 @@
-"""The real main with every head: trained, cached below a frozen prefix, stored, evaluated, asked; killed and resumed."""
+"""The real main with every head: trained, cached below a frozen prefix, stored, asked; killed and resumed."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ KNOWN = WORDS[::6]
 
 
 def pairs(count: int, seed: int) -> str:
-    """Two texts whose words betray a class each: the label is the first's, the score their sum on a scale of its own."""
+    """Two texts whose words betray a class each: the first's is the label, their sum the score."""
     left, right = rows(count, seed=seed), rows(count, seed=seed + 1)
     lines = ["text\tother\tscore\tlabel"]
     for (a, x), (b, y) in zip(left, right, strict=True):

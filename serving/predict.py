@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.graft import Prediction, load_graft
+from adapters.specs import HeadSpec, Regression, TokenTagging
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache
 
@@ -55,7 +56,8 @@ def predict(
         lines = [line if isinstance(line, tuple) else _sides(line) for line in lines]
     elif pairs:
         raise InputError(f"--text-pair: {path} is no graft on pairs of texts")
-    predictions = [_answer(text, p, top) for text, p in zip(lines, graft.predict(lines), strict=True)]
+    head = graft.model.head
+    predictions = [_answer(head, text, p, top) for text, p in zip(lines, graft.predict(lines), strict=True)]
     return Answers(str(path), graft.manifest.content_id, predictions)
 
 
@@ -66,11 +68,11 @@ def _sides(line: str) -> tuple[str, str]:
     return first, second
 
 
-def _answer(text: Any, found: Prediction, top: int) -> dict[str, Any]:
+def _answer(head: HeadSpec, text: Any, found: Prediction, top: int) -> dict[str, Any]:
     shown = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
-    if found.value is not None:
+    if isinstance(head, Regression):
         return {**shown, "value": found.value}
-    if found.words:
+    if isinstance(head, TokenTagging):
         entities = [asdict(entity) for entity in found.entities]
         return {**shown, "words": list(found.words), "tags": list(found.labels), "entities": entities}
     return {**shown, "labels": list(found.labels), "probabilities": dict(list(found.probabilities.items())[:top])}

@@ -9,7 +9,7 @@ from typing import Any
 from adapters.manifest import MANIFEST, read_manifest
 from adapters.methods import METHODS, SiteMethod
 from adapters.model import GraftModel
-from adapters.specs import HeadSpec, MethodSpec
+from adapters.specs import HeadSpec, MethodSpec, Regression
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.home import find_backbone, resolve_backbone
@@ -47,8 +47,10 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
         raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {DESCRIPTION})")
     config = load_config(path, overrides)
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
-    facts = {"config": encode(config), "labels": "decided by the data; two are assumed here"}
-    return _describe("config", path, facts, spec, config.methods, config.head, ("first", "second"))
+    number = isinstance(config.head, Regression)
+    labels = (config.data.label,) if number else ("first", "second")
+    facts = {"config": encode(config), "labels": labels if number else "decided by the data; two are assumed here"}
+    return _describe("config", path, facts, spec, config.methods, config.head, labels)
 
 
 def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:

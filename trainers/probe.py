@@ -51,15 +51,15 @@ def pooled_features(
 ) -> np.ndarray:
     """The head's features float32 [N,F]: one forward pass over the examples. For tagging, of each word."""
     adapter = jax.device_put(adapter)
-    tags = examples.labels if isinstance(model.head, TokenTagging) else None
 
     def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
         return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask}, backbone.dtype.name)
 
-    if tags is None:
-        return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows)
-    words = lambda i, states: states[tags[i, : len(states)] != NO_TAG]  # noqa: E731
-    return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows, words)
+    def words(row: int, states: np.ndarray) -> np.ndarray:
+        return states[examples.labels[row, : len(states)] != NO_TAG]
+
+    keep = words if isinstance(model.head, TokenTagging) else None
+    return run_rows(program, examples.rows, examples.ladder, examples.fill, on_rows, keep)
 
 
 def fitted_labels(model: GraftModel, labels: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ class Recipe:
         config = load_config(name, overrides)
         backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
         data = load_data(config.data, config.head, backbone)
-        model = GraftModel(backbone.network, config.methods, config.head, data.labels)
+        model = GraftModel(backbone.network, config.methods, data.head, data.labels)
         self.task = Task(config, model, backbone, data.splits["train"], None)
         self.test = data.splits["test"]
         live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(config.seed))), lambda path: True)

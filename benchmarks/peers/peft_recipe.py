@@ -3,9 +3,11 @@
     python -m benchmarks.peers.peft_recipe --model DIR --task trec6 --data ../shared/data
 
 rank 8, alpha 16 on query and value, AdamW without weight decay, linear decay to zero, dynamic padding
-to the longest row of a batch, float32. `--order length_grouped` sorts by length inside windows of 50
-batches, as transformers' LengthGroupedSampler. With `--worker` it obeys a parent process line by line,
-so that both sides can alternate on the same cores. Needs torch, transformers and peft; no jax.
+to the longest row of a batch, float32. Labels train a sequence classifier, pairs of texts are read as one
+row, a number is a classifier with one output (squared error), tags of words train a token classifier.
+`--order length_grouped` sorts by length inside windows of 50 batches, as transformers'
+LengthGroupedSampler. With `--worker` it obeys a parent process line by line, so that both sides can
+alternate on the same cores. Needs torch, transformers and peft; no jax.
 """
 
 from __future__ import annotations
@@ -26,10 +28,25 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from benchmarks.peers.tasks import TASKS
+from benchmarks.peers.tasks import TAGS, TASKS
 
 MAX_TOKENS = 128
 WINDOW = 50  # batches sorted by length together
+IGNORED = -100  # label of tokens that are no first sub-word
+
+
+class Row:
+    """Token ids, segments and the label of an example."""
+
+    def __init__(self, encoding: Any, label: Any):
+        self.ids, self.segments, self.label = encoding.ids, encoding.type_ids, label
+        if isinstance(label, list):
+            seen: set[int] = set()
+            self.label = []
+            for word in encoding.word_ids:
+                first = word is not None and word not in seen
+                self.label.append(label[word] if first else IGNORED)
+                seen |= {word} if first else set()
 
 
 def epoch_order(lengths: np.ndarray, batch_size: int, order: str, seed: int) -> list[np.ndarray]:
@@ -55,19 +72,22 @@ class Recipe:
         tokenizer = Tokenizer.from_file(str(Path(options.model) / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(MAX_TOKENS)
-        self.train, self.test = (
-            [(e.ids, label) for e, (_, label) in zip(tokenizer.encode_batch([t for t, _ in rows]), rows, strict=True)]
-            for rows in (train, test)
-        )
-        self.lengths = np.array([len(ids) for ids, _ in self.train])
-        classes = 1 + max(label for _, label in self.train)
-        base = transformers.AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=classes)
+        self.kind = {float: "number", list: "tags"}.get(type(train[0][1]), "label")
+        self.train, self.test = (self._rows(tokenizer, rows) for rows in (train, test))
+        self.lengths = np.array([len(row.ids) for row in self.train])
+        self.tags = TAGS.get(options.task, [])
+        if self.kind == "tags":
+            auto, outputs = transformers.AutoModelForTokenClassification, len(self.tags)
+        else:
+            auto = transformers.AutoModelForSequenceClassification
+            outputs = 1 if self.kind == "number" else 1 + max(row.label for row in self.train)
+        base = auto.from_pretrained(options.model, num_labels=outputs)
         lora = peft.LoraConfig(
             r=8,
             lora_alpha=16,
             target_modules=["query", "value"],
             lora_dropout=0.0,
-            task_type="SEQ_CLS",
+            task_type="TOKEN_CLS" if self.kind == "tags" else "SEQ_CLS",
             layers_to_transform=options.layers,
         )
         self.model = peft.get_peft_model(base, lora)
@@ -76,14 +96,31 @@ class Recipe:
         self.steps = int(np.ceil(options.epochs * -(-len(self.train) // options.batch_size)))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: max(0.0, 1 - s / self.steps))
 
-    def _batch(self, rows: list[Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        longest = max(len(ids) for ids, _ in rows)
-        ids = np.zeros((len(rows), longest), np.int64)
-        mask = np.zeros((len(rows), longest), np.int64)
-        for i, (row, _) in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        return torch.from_numpy(ids), torch.from_numpy(mask), torch.tensor([label for _, label in rows])
+    def _rows(self, tokenizer: Tokenizer, rows: Any) -> list[Row]:
+        encoded = tokenizer.encode_batch([text for text, _ in rows], is_pretokenized=self.kind == "tags")
+        return [Row(encoding, label) for encoding, (_, label) in zip(encoded, rows, strict=True)]
+
+    def _batch(self, rows: list[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        longest = max(len(row.ids) for row in rows)
+        inputs = {
+            name: np.zeros((len(rows), longest), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")
+        }
+        tags = np.full((len(rows), longest), IGNORED, np.int64)
+        for i, row in enumerate(rows):
+            real = slice(len(row.ids))
+            inputs["input_ids"][i, real], inputs["attention_mask"][i, real] = row.ids, 1
+            inputs["token_type_ids"][i, real] = row.segments
+            if self.kind == "tags":
+                tags[i, real] = row.label
+        labels = torch.from_numpy(tags) if self.kind == "tags" else torch.tensor([row.label for row in rows])
+        return {name: torch.from_numpy(value) for name, value in inputs.items()}, labels
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.kind == "number":
+            return torch.nn.functional.mse_loss(logits[:, 0], labels)
+        if self.kind == "tags":
+            return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return torch.nn.functional.cross_entropy(logits, labels)
 
     def run(self, batches: list[np.ndarray]) -> dict[str, float]:
         """Trains on these batches; returns seconds and what was computed."""
@@ -91,13 +128,13 @@ class Recipe:
         padded = real = rows = 0
         wall, cpu = time.perf_counter(), time.process_time()
         for numbers in batches:
-            ids, mask, labels = self._batch([self.train[i] for i in numbers])
-            loss = torch.nn.functional.cross_entropy(self.model(input_ids=ids, attention_mask=mask).logits, labels)
+            inputs, labels = self._batch([self.train[i] for i in numbers])
+            loss = self._loss(self.model(**inputs).logits, labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             self.schedule.step()
-            padded += ids.numel()
+            padded += labels.shape[0] * inputs["input_ids"].shape[1]
             real += int(self.lengths[numbers].sum())
             rows += len(numbers)
         return {
@@ -112,32 +149,54 @@ class Recipe:
     def predict(self, batch_size: int) -> dict[str, Any]:
         """Inference over the test rows sorted by length."""
         self.model.eval()
-        order = sorted(range(len(self.test)), key=lambda i: len(self.test[i][0]))
-        hits = 0
-        predicted = np.zeros(len(self.test), int)
+        order = sorted(range(len(self.test)), key=lambda i: len(self.test[i].ids))
+        predicted: list[Any] = [None] * len(self.test)
         wall, cpu = time.perf_counter(), time.process_time()
         for i in range(0, len(order), batch_size):
             rows = order[i : i + batch_size]
-            ids, mask, labels = self._batch([self.test[j] for j in rows])
-            decided = self.model(input_ids=ids, attention_mask=mask).logits.argmax(-1)
-            predicted[rows] = decided.numpy()
-            hits += int((decided == labels).sum())
+            inputs, _ = self._batch([self.test[j] for j in rows])
+            logits = self.model(**inputs).logits
+            decided = logits[:, 0] if self.kind == "number" else logits.argmax(-1)
+            for j, answer in zip(rows, decided.numpy(), strict=True):
+                predicted[j] = answer
         seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        truth = np.array([label for _, label in self.test])
-        return {
-            "seconds": seconds,
-            "cpu_seconds": cpu,
-            "rows": len(order),
-            "accuracy": hits / len(order),
-            **scores(truth, predicted),
-        }
+        truth = [row.label for row in self.test]
+        found = entity_scores(truth, predicted, self.tags) if self.kind == "tags" else None
+        if found is None:
+            compare = number_scores if self.kind == "number" else scores
+            found = compare(np.array(truth), np.array(predicted))
+        return {"seconds": seconds, "cpu_seconds": cpu, "rows": len(order), **found}
+
+
+def number_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Correlations by scipy."""
+    from scipy.stats import pearsonr, spearmanr
+
+    return {
+        "pearson": float(pearsonr(truth, predicted)[0]),
+        "spearman": float(spearmanr(truth, predicted)[0]),
+        "mse": float(np.square(truth - predicted).mean()),
+    }
+
+
+def entity_scores(truth: list[Any], predicted: list[Any], tags: list[str]) -> dict[str, float]:
+    """Entities by seqeval, at first sub-words."""
+    from seqeval.metrics import accuracy_score, f1_score
+
+    left = [[tags[t] for t in row if t != IGNORED] for row in truth]
+    right = [
+        [tags[p] for p, t in zip(guess[: len(row)], row, strict=True) if t != IGNORED]
+        for guess, row in zip(predicted, truth, strict=True)
+    ]
+    return {"entity_f1": float(f1_score(left, right)), "accuracy": float(accuracy_score(left, right))}
 
 
 def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Macro F1 and Matthews' coefficient by scikit-learn."""
+    """Accuracy, macro F1 and Matthews' coefficient, the last two by scikit-learn."""
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     return {
+        "accuracy": float((truth == predicted).mean()),
         "macro_f1": float(f1_score(truth, predicted, average="macro")),
         "matthews": float(matthews_corrcoef(truth, predicted)),
     }

@@ -1,13 +1,20 @@
-"""The shared data sets as plain lists, for the peers; standard library only."""
+"""The shared data sets as plain lists, for the peers; standard library only.
+
+A row is (text, label number); of a pair the text is (text, text); of a regression the label is a float; of
+tagged words the text is a list of words and the label a list of tag numbers. `TAGS` names those.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 from trainers.splits import kept
 
-Rows = list[tuple[str, int]]
+Rows = list[tuple[Any, Any]]
+TAGS: dict[str, list[str]] = {}  # by task, filled when it is read
 
 
 def banking77(root: Path) -> tuple[Rows, Rows]:
@@ -46,4 +53,63 @@ def trec6(root: Path) -> tuple[Rows, Rows]:
     return read("TREC.train.all"), read("TREC.test.all")
 
 
-TASKS = {"banking77": banking77, "emotion": emotion, "sst2_10": sst2_10, "trec6": trec6}
+def _table(path: Path) -> list[dict[str, str]]:
+    head, *lines = path.read_text(encoding="utf-8-sig").split("\n")
+    names = head.rstrip("\r").split("\t")
+    return [dict(zip(names, line.rstrip("\r").split("\t"), strict=True)) for line in lines if line]
+
+
+def stsb(root: Path) -> tuple[Rows, Rows]:
+    def read(name: str) -> Rows:
+        rows = _table(root / "glue_stsb" / name)
+        return [((row["sentence1"], row["sentence2"]), float(row["score"])) for row in rows]
+
+    return read("train.tsv"), read("dev.tsv")
+
+
+def mrpc(root: Path) -> tuple[Rows, Rows]:
+    def read(name: str) -> Rows:
+        rows = _table(root / "glue_mrpc" / name)
+        return [((row["#1 String"], row["#2 String"]), int(row["Quality"])) for row in rows]
+
+    return read("train.official3668.derived.tsv"), read("dev.tsv")
+
+
+def cola(root: Path) -> tuple[Rows, Rows]:
+    def read(name: str) -> Rows:
+        lines = (root / "glue_cola" / name).read_text(encoding="utf-8").split("\n")
+        return [(text, int(label)) for _, label, _, text in (line.split("\t") for line in lines if line)]
+
+    return read("train.tsv"), read("dev.tsv")
+
+
+def clinc150(root: Path) -> tuple[Rows, Rows]:
+    lists = json.loads((root / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
+    number = {name: i for i, name in enumerate(sorted({label for _, label in lists["train"]}))}
+    return tuple([(text, number[label]) for text, label in lists[name]] for name in ("train", "test"))  # type: ignore[return-value]
+
+
+def snips_slots(root: Path) -> tuple[Rows, Rows]:
+    def read(name: str) -> list[tuple[list[str], list[str]]]:
+        words, tags = (
+            (root / "snips" / name / file).read_text(encoding="utf-8").split("\n") for file in ("seq.in", "seq.out")
+        )
+        return [(w.split(), t.split()) for w, t in zip(words, tags, strict=True) if w.split()]
+
+    train, test = read("train"), read("test")
+    TAGS["snips_slots"] = sorted({tag for _, tags in train for tag in tags})
+    number = {name: i for i, name in enumerate(TAGS["snips_slots"])}
+    return tuple([(words, [number[t] for t in tags]) for words, tags in rows] for rows in (train, test))  # type: ignore[return-value]
+
+
+TASKS = {
+    "banking77": banking77,
+    "clinc150": clinc150,
+    "cola": cola,
+    "emotion": emotion,
+    "mrpc": mrpc,
+    "snips_slots": snips_slots,
+    "sst2_10": sst2_10,
+    "stsb": stsb,
+    "trec6": trec6,
+}

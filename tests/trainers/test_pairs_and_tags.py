@@ -169,9 +169,8 @@ def test_pairs_are_read_by_the_tokenizers_own_template(tiny):
     for row, pair in zip(encoded.rows, texts, strict=True):
         wanted = own.encode(*pair)
         np.testing.assert_array_equal(row, np.stack([wanted.ids, wanted.type_ids], axis=1))
-    assert encoded.rows[0].tolist() == [[2, 0], *[[5 + WORDS.index(w), 0] for w in ("ban", "ben")], [3, 0], [5, 1]][
-        :4
-    ] + [[5 + WORDS.index("bin"), 1], [3, 1]]
+    ban, ben, bin_ = (5 + WORDS.index(word) for word in ("ban", "ben", "bin"))
+    assert encoded.rows[0].tolist() == [[2, 0], [ban, 0], [ben, 0], [3, 0], [bin_, 1], [3, 1]]
     assert (encoded.cut, len(encoded.rows[1])) == (1, 16)
     plain, _ = tiny.preprocessing.encode_pairs(texts, 16, segments=False)
     np.testing.assert_array_equal(plain[0], encoded.rows[0][:, 0])

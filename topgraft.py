@@ -170,10 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("evaluate", _evaluate, "score a graft on labelled rows", settings, on_backbone, running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--file", action="append", default=[], help="labelled file (default: the config's splits)")
-    sub = verb("predict", _predict, "answer for texts", on_backbone, running)
+    sub = verb("predict", _predict, "answer for texts or images", on_backbone, running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    sub.add_argument("--file", help="a text a line; - is standard input")
+    sub.add_argument(
+        "--file", action="append", default=[], help="a text a line, - is standard input; or an image; may be repeated"
+    )
     sub.add_argument("--top", type=int, default=5, help="probabilities shown for each text")
     sub = verb("inspect", _inspect, "describe a graft, a backbone or a config", settings, on_backbone)
     sub.add_argument("path", help="graft, run or backbone folder, or config script")

@@ -1,4 +1,4 @@
-"""The verb `predict`: a graft's answers for texts given on the command line or in a file."""
+"""The verb `predict`: a graft's answers for texts given on the command line or in a file, or for image files."""
 
 from __future__ import annotations
 
@@ -19,34 +19,41 @@ class Answers:
 
     graft: str
     content_id: str
-    predictions: list[dict[str, Any]]  # text, labels, probabilities of the most probable labels
+    predictions: list[dict[str, Any]]  # text (or image), labels, probabilities of the most probable labels
 
 
 def predict(
     path: str | Path,
     texts: Sequence[str] = (),
     *,
-    file: str | None = None,
+    file: Sequence[str] | str = (),
     backbone: str | Path | None = None,
     dtype: str = "float32",
     top: int = 5,
 ) -> Answers:
-    """Predicts for `texts`, or for each line of `file` ("-" is standard input).
+    """Predicts for `texts`, or for each line of each `file` ("-" is standard input).
+
+    On a backbone for images every `file` is an image.
 
     `top` is how many probabilities are returned for each text. Raises InputError for a damaged graft,
     a missing backbone, or a file that cannot be read.
     """
     if top < 1:
         raise InputError(f"--top: must be at least 1, got {top}")
-    lines = list(texts) + (read_lines(file) if file else [])
-    if not lines:
+    files = [file] if isinstance(file, str) else list(file)
+    if not texts and not files:
         raise InputError("no text: pass --text TEXT or --file FILE")
     use_compilation_cache()
     graft = load_graft(path, backbone, dtype=dtype)
+    images = graft.backbone.spec.image is not None
+    if images and texts:
+        raise InputError("--text: this graft is on a backbone for images: pass --file IMAGE")
+    lines = files if images else [*texts, *(line for name in files for line in read_lines(name))]
     assert graft.manifest is not None
+    given = "image" if images else "text"
     predictions = [
-        {"text": text, "labels": list(p.labels), "probabilities": dict(list(p.probabilities.items())[:top])}
-        for text, p in zip(lines, graft.predict(lines), strict=True)
+        {given: line, "labels": list(p.labels), "probabilities": dict(list(p.probabilities.items())[:top])}
+        for line, p in zip(lines, graft.predict(lines), strict=True)
     ]
     return Answers(str(path), graft.manifest.content_id, predictions)
 

@@ -24,7 +24,7 @@ States = Callable[[Sequence[np.ndarray], int], dict[int, np.ndarray]]
 class Batch(TypedDict):
     """Arrays of one micro-batch."""
 
-    ids: NotRequired[Any]  # int32 [B,T], unless `states` are given
+    ids: NotRequired[Any]  # int32 [B,T], or patches uint8 [B,T,P], unless `states` are given
     states: NotRequired[Any]  # float32 [B,T,D] by boundary, from the boundary cache
     mask: Any  # bool [B,T]
     labels: Any  # int32 [B] or float32 [B,C]
@@ -35,7 +35,7 @@ class Batch(TypedDict):
 class Examples:
     """Tokenised rows of one split."""
 
-    rows: list[np.ndarray]  # token ids, int32 [t] each
+    rows: list[np.ndarray]  # token ids, int32 [t] each, or patches, uint8 [T,P]
     labels: np.ndarray  # int32 [N] or float32 [N,C]
     ladder: tuple[int, ...]  # of the backbone
     fill: int = 0  # id of the padding token

@@ -11,6 +11,7 @@ import numpy as np
 from adapters.specs import HeadSpec, MultiLabel
 from backbone.errors import InputError
 from backbone.home import home
+from backbone.images import ImagePreprocessing
 from backbone.storage import Backbone
 from trainers.batches import Examples
 from trainers.config import Data
@@ -58,10 +59,17 @@ def tokenise(
     table: Table, names: Sequence[str], multi_label: bool, backbone: Backbone, max_tokens: int
 ) -> tuple[Examples, int]:
     """Examples of a table, and the number of rows that were cut."""
-    rows, cut = backbone.preprocessing.encode_counting(table.texts, max_tokens)
+    preprocessing = backbone.preprocessing
+    if bool(table.images) != isinstance(preprocessing, ImagePreprocessing):
+        have, takes = ("images", "text") if table.images else ("text", "images")
+        raise InputError(f"data: the rows hold {have}, but the backbone {backbone.path} takes {takes}")
+    if isinstance(preprocessing, ImagePreprocessing):
+        rows, cut = preprocessing.encode(table.images, table.where), 0
+    else:
+        rows, cut = preprocessing.encode_counting(table.texts, max_tokens)
     labels = encode_labels(table, tuple(names), multi_label)
     difficulty = np.array(table.difficulty) if table.difficulty else None
-    return Examples(rows, labels, backbone.ladder, backbone.preprocessing.fill, difficulty), cut
+    return Examples(rows, labels, backbone.ladder, preprocessing.fill, difficulty), cut
 
 
 __all__ = ["Prepared", "TaskData", "load_data", "tokenise"]

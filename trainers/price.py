@@ -188,7 +188,7 @@ def _made_up(task: Task, boundary: int, bucket: int, cached: bool) -> Batch:
     )
     if cached:
         return {**batch, "states": {boundary: np.full((size, bucket, spec.width), 0.1, np.float32)}}
-    return {**batch, "ids": np.ones((size, bucket), np.int32)}
+    return {**batch, "ids": task.backbone.made_up_ids(size, bucket)}
 
 
 def _time_step(task: Task, boundary: int, bucket: int, cached: bool) -> _Timing:
@@ -228,7 +228,7 @@ def _time_fill(task: Task, boundary: int, bucket: int) -> float:
     """Seconds of a full batch of the forward pass that fills the cache."""
     model, backbone = task.model, task.backbone
     adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket)
-    inputs = {"ids": np.ones((size, bucket), np.int32), "mask": np.ones((size, bucket), bool)}
+    inputs = {"ids": backbone.made_up_ids(size, bucket), "mask": np.ones((size, bucket), bool)}
 
     def run() -> None:
         states = states_at(model, backbone.params, adapter, inputs, (boundary,), backbone.dtype.name)

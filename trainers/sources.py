@@ -7,6 +7,7 @@ never a row left out. Imports no jax; `pyarrow` and `tensorflow_datasets` only w
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -33,12 +34,19 @@ class Row:
     labels: tuple[str, ...]  # exactly one unless multi_label
     where: str  # file and line, for messages
     difficulty: float | None = None  # from data.difficulty
+    image: bytes | None = None  # encoded; the text is then the sha256 of these bytes, what the row is known by
 
 
 def read_rows(data: Data, split: Split, *, multi_label: bool) -> Iterator[Row]:
     """The rows of a split in the order of its files; raises InputError at the first bad one."""
     files: tuple[str, ...] = getattr(data, split)
     reading = _Reading(data, split, multi_label)
+    if data.of_images:
+        from trainers.images import read_images
+
+        if files:
+            yield from _counted((reading.image(*found) for found in read_images(data, split)), files[0])
+        return
     if data.difficulty and data.format in ("parallel", "label_text"):
         raise InputError(f"data.difficulty: files of format {data.format} have no columns")
     if data.format == "parallel" and files:
@@ -205,6 +213,11 @@ class _Reading:
             raise InputError(f"{where}: {self.data.text}: holds a NUL character; the file is damaged or not text")
         labels = tuple(self._name(item, where) for item in self._items(label, where))
         return Row(text, labels, where, self._number(difficulty, where) if self.data.difficulty else None)
+
+    def image(self, content: bytes, label: Any, where: str) -> Row:
+        """A row of an image that was decoded once already."""
+        labels = tuple(self._name(item, where) for item in self._items(label, where))
+        return Row("sha256:" + hashlib.sha256(content).hexdigest(), labels, where, image=content)
 
     def _number(self, value: Any, where: str) -> float:
         try:

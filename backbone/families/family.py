@@ -88,7 +88,7 @@ _LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
 class Layout:
     """The part of a family that follows from its tables of names."""
 
-    task_prefix: ClassVar[str]
+    task_prefix: str
     task_pooling: ClassVar[str] = ""
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # (pattern, replacement): old spellings
     ignored: ClassVar[str]  # pattern of tensors that are no part of the encoder

@@ -191,7 +191,8 @@ def _lora_of(
 ) -> tuple[Lora, Params, dict[str, np.ndarray]]:
     """The spec, the parameters by block and site, and the tensors that were not used."""
     family = _family(backbone)
-    by_module = {family.site_module(s.block, s.name): s for s in sites_of(backbone.spec, LINEAR)}
+    named = ((family.site_module(site.block, site.name), site) for site in sites_of(backbone.spec, LINEAR))
+    by_module = {module: site for module, site in named if module is not None}
     adapter: Params = {}
     found: dict[Site, tuple[int, float]] = {}
     left, problems = dict(tensors), []

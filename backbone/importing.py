@@ -12,6 +12,7 @@ is in `backbone.families`.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def import_backbone(source: str | Path, out: str | Path, *, replace: bool = Fals
         preprocessing: Preprocessing
         if spec.image:
             preprocessing = _read_image_preprocessing(folder, spec.image)
-            spec = replace(spec, image=preprocessing.image)
+            spec = dataclasses.replace(spec, image=preprocessing.image)
         else:
             preprocessing = _read_tokenizer(folder, spec)
         provenance |= {"family": family.name} | files

@@ -89,7 +89,7 @@ class Layout:
     """The part of a family that follows from its tables of names."""
 
     task_prefix: str
-    task_pooling: ClassVar[str] = ""
+    task_pooling: str = ""  # see Family
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # (pattern, replacement): old spellings
     ignored: ClassVar[str]  # pattern of tensors that are no part of the encoder
     block: ClassVar[str]  # prefix of what is in a block, with {} for its number

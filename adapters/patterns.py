@@ -44,7 +44,10 @@ class Site:
 
 
 def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:
-    """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`, `NORM`, or several) in the chosen blocks, in order."""
+    """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`, `NORM`, or several) in the chosen blocks, in order.
+
+    A block without an attention norm (ModernBERT's first) has no site there.
+    """
     d, m = encoder.width, encoder.mlp_width
     hidden = 2 * m if encoder.mlp == "gated" else m
     widths = dict.fromkeys((QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND, *NORM), (d, d))

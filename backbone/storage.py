@@ -77,6 +77,12 @@ class Backbone:
         longest = self.preprocessing.max_tokens
         return (longest,) if self.spec.image else ladder_up_to(longest)
 
+    def made_up_ids(self, rows: int, tokens: int) -> np.ndarray:
+        """Ids int32 [B,T], or patches uint8 [B,T,P], of the right shape; for timing and pricing."""
+        if self.spec.image:
+            return np.ones((rows, tokens, self.spec.image.patch_width), np.uint8)
+        return np.ones((rows, tokens), np.int32)
+
 
 def weights_id(spec: EncoderSpec, params: Mapping[str, Any]) -> str:
     """`sha256:<hex>` of the architecture and every float32 weight."""

@@ -1,4 +1,4 @@
-"""The verb `predict`: a graft's answers for texts given on the command line or in a file."""
+"""The verb `predict`: a graft's answers for texts given on the command line or in a file, or for image files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Answers:
     graft: str
     content_id: str
     predictions: list[dict[str, Any]]
-    # text (and text_pair) with labels and probabilities of the most probable ones; or with value, the number of
-    # a regression; or with words, tags and entities
+    # text (and text_pair) or image with labels and probabilities of the most probable ones; or with value, the
+    # number of a regression; or with words, tags and entities
 
 
 def predict(
@@ -30,12 +30,14 @@ def predict(
     texts: Sequence[str] = (),
     *,
     pairs: Sequence[str] = (),
-    file: str | None = None,
+    file: Sequence[str] | str = (),
     backbone: str | Path | None = None,
     dtype: str = "float32",
     top: int = 5,
 ) -> Answers:
-    """Predicts for `texts`, or for each line of `file` ("-" is standard input).
+    """Predicts for `texts`, or for each line of each `file` ("-" is standard input).
+
+    On a backbone for images every `file` is an image.
 
     For a graft on pairs, `pairs` are the second texts, and a line of `file` is both with a tab between.
     `top` is how many probabilities are returned for each text. Raises InputError for a damaged graft, a
@@ -45,19 +47,24 @@ def predict(
         raise InputError(f"--top: must be at least 1, got {top}")
     if pairs and len(pairs) != len(texts):
         raise InputError(f"--text-pair: {len(pairs)} second texts for {len(texts)} of --text")
-    lines: list[Any] = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
-    lines += read_lines(file) if file else []
-    if not lines:
+    files = [file] if isinstance(file, str) else list(file)
+    if not texts and not files:
         raise InputError("no text: pass --text TEXT or --file FILE")
     use_compilation_cache()
     graft = load_graft(path, backbone, dtype=dtype)
+    images = graft.backbone.spec.image is not None
+    if images and texts:
+        raise InputError("--text: this graft is on a backbone for images: pass --file IMAGE")
+    given: list[Any] = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
+    lines = files if images else [*given, *(line for name in files for line in read_lines(name))]
     assert graft.manifest is not None
     if graft.model.head.pair != "none":
         lines = [line if isinstance(line, tuple) else _sides(line) for line in lines]
     elif pairs:
         raise InputError(f"--text-pair: {path} is no graft on pairs of texts")
-    head = graft.model.head
-    predictions = [_answer(head, text, p, top) for text, p in zip(lines, graft.predict(lines), strict=True)]
+    answers = zip(lines, graft.predict(lines), strict=True)
+    given_as = "image" if images else "text"
+    predictions = [_answer(graft.model.head, given_as, line, p, top) for line, p in answers]
     return Answers(str(path), graft.manifest.content_id, predictions)
 
 
@@ -68,8 +75,8 @@ def _sides(line: str) -> tuple[str, str]:
     return first, second
 
 
-def _answer(head: HeadSpec, text: Any, found: Prediction, top: int) -> dict[str, Any]:
-    shown = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+def _answer(head: HeadSpec, given_as: str, line: Any, found: Prediction, top: int) -> dict[str, Any]:
+    shown = {given_as: line} if isinstance(line, str) else {"text": line[0], "text_pair": line[1]}
     if isinstance(head, Regression):
         return {**shown, "value": found.value}
     if isinstance(head, TokenTagging):

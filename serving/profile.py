@@ -82,7 +82,8 @@ def profile(
     use_compilation_cache()
     graft = load_graft(path, backbone, dtype=dtype)
     machine = measure()
-    lengths = [n for n in LENGTHS if n <= graft.backbone.ladder[-1]] or [graft.backbone.ladder[-1]]
+    ladder = graft.backbone.ladder  # one rung for images: all have the same tokens
+    lengths = [n for n in LENGTHS if n <= ladder[-1] and len(ladder) > 1] or [ladder[-1]]
     shapes = tuple(_shape(graft, machine, batch, n) for n in lengths for batch in BATCHES)
     spec = graft.backbone.spec
     if plot is not None:
@@ -104,7 +105,7 @@ def profile(
 def _shape(graft: Graft, machine: Roofline, batch: int, tokens: int) -> Shape:
     program = forward_program(graft.model, graft.backbone.dtype.name)
     rows = batch * graft.model.sides
-    ids, mask = np.ones((rows, tokens), np.int32), np.ones((rows, tokens), bool)
+    ids, mask = graft.backbone.made_up_ids(rows, tokens), np.ones((rows, tokens), bool)
 
     def run() -> Any:
         return np.asarray(program(graft.backbone.params, graft.params, ids, mask))

@@ -35,7 +35,7 @@ class Batch(TypedDict):
 class Examples:
     """Tokenised rows of one split."""
 
-    rows: list[Row]  # token ids, int32 [t] each, or rows of pairs
+    rows: list[Row]  # token ids, int32 [t] each, rows of pairs, or patches, uint8 [T,P]
     labels: np.ndarray  # int32 [N], float32 [N,C]; float32 [N] of a regression; int32 [N,T] of tags
     ladder: tuple[int, ...]  # of the backbone
     fill: int = 0  # id of the padding token

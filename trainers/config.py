@@ -42,15 +42,28 @@ class Data:
     dev: tuple[str, ...] = ()  # empty: dev_fraction of train, by hash
     test: tuple[str, ...] = ()  # empty: no test metrics
     format: Literal[
-        "auto", "csv", "tsv", "tsv_quoted", "jsonl", "parquet", "label_text", "parallel", "bio", "json_lists"
+        "auto",
+        "csv",
+        "tsv",
+        "tsv_quoted",
+        "jsonl",
+        "parquet",
+        "label_text",
+        "parallel",
+        "bio",
+        "json_lists",
+        "image_folder",
+        "idx",
     ] = "auto"
     # auto: by suffix (.csv .tsv .jsonl .parquet .bio .conll); tsv takes quotes literally, tsv_quoted as CSV does;
     # label_text: one row a line, "LABEL TEXT"; parallel: (texts file, labels file), a line each;
     # bio: a word and its tag a line, an empty line between sentences; json_lists: FILE#LIST, a JSON object whose
-    # field LIST holds [text, label] lists
+    # field LIST holds [text, label] lists; image_folder: a folder with a subfolder of images per class; idx:
+    # (images file, labels file) as MNIST's
     text: str = "text"  # column of the text
     text_pair: str = ""  # column of the second text, for heads on pairs (head.pair); "" = none
     label: str = "label"  # column of the label (multi_label: a list, or text split at label_separator)
+    image: str = ""  # column of encoded images in Parquet or tfds:, instead of text
     columns: tuple[str, ...] = ()  # names of the columns of a CSV or TSV without a header
     encoding: str = "utf-8"  # of text formats; invalid bytes are an error that names the line
     label_names: tuple[str, ...] = ()  # when the column holds 0..C-1: the names, in order
@@ -72,10 +85,18 @@ class Data:
             raise InputError("dev_fraction: together with gate_fraction must be at least 0 and below 1")
         if self.max_tokens < 3:
             raise InputError(f"max_tokens: must be at least 3 (two special tokens and a word), got {self.max_tokens}")
-        if self.format == "parallel":
+        if self.format in ("parallel", "idx"):
             for name in ("train", "dev", "test"):
                 if len(getattr(self, name)) not in (0, 2):
-                    raise InputError(f"{name}: format parallel needs two files, texts then labels")
+                    first = "texts" if self.format == "parallel" else "images"
+                    raise InputError(f"{name}: format {self.format} needs two files, {first} then labels")
+        if self.of_images and (self.difficulty or (self.image and self.format not in ("auto", "parquet"))):
+            raise InputError("image: a column of images is in Parquet or tfds:, and has no difficulty beside it")
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the rows are images."""
+        return bool(self.image) or self.format in ("image_folder", "idx")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from adapters.inputs import encode_inputs
+from adapters.inputs import Encoded, encode_inputs
 from adapters.specs import Classification, HeadSpec, MultiLabel, Regression, TokenTagging
 from backbone.errors import InputError
 from backbone.home import home
+from backbone.images import ImagePreprocessing
 from backbone.storage import Backbone
 from trainers.batches import Examples
 from trainers.config import Data, require_pair
@@ -110,8 +111,16 @@ def tokenise(
     head: HeadSpec | None = None,
 ) -> tuple[Examples, int]:
     """Examples of a table for a head (default: of single texts), and the number of rows that were cut."""
-    head = head or Classification()
-    encoded = encode_inputs(head, backbone, texts_of(table, head), max_tokens)
+    head, preprocessing = head or Classification(), backbone.preprocessing
+    if bool(table.images) != isinstance(preprocessing, ImagePreprocessing):
+        have, takes = ("images", "text") if table.images else ("text", "images")
+        raise InputError(f"data: the rows hold {have}, but the backbone {backbone.path} takes {takes}")
+    if isinstance(preprocessing, ImagePreprocessing):
+        if isinstance(head, TokenTagging) or head.pair != "none":
+            raise InputError(f"head: kind={head.kind} with pair={head.pair} reads text, the backbone takes images")
+        encoded = Encoded(list(preprocessing.encode(table.images, table.where)), [], 0)
+    else:
+        encoded = encode_inputs(head, backbone, texts_of(table, head), max_tokens)
     if isinstance(head, Regression):
         assert head.center is not None
         assert head.spread is not None
@@ -121,7 +130,7 @@ def tokenise(
     else:
         labels = encode_labels(table, tuple(names), multi_label)
     difficulty = np.array(table.difficulty) if table.difficulty else None
-    return Examples(encoded.rows, labels, backbone.ladder, backbone.preprocessing.fill, difficulty), encoded.cut
+    return Examples(encoded.rows, labels, backbone.ladder, preprocessing.fill, difficulty), encoded.cut
 
 
 __all__ = ["Prepared", "TaskData", "kind_of", "load_data", "tokenise"]

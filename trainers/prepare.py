@@ -14,7 +14,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Table:
     labels: list[tuple[str, ...]]
     where: list[str]  # file and line of each row
     difficulty: list[float]  # of each row, from data.difficulty; empty without
+    images: list[bytes] = field(default_factory=list)  # encoded; empty without
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -70,13 +71,15 @@ class Prepared:
         )
         texts, labels, where = [], [], []
         difficulty: list[float] = []
+        images: list[bytes] = []
         for chunk in chunks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
             for record in chunk:
                 texts.append(record["text"].decode())
                 labels.append(tuple(label.decode() for label in record["labels"]))
                 where.append(record["where"].decode())
                 difficulty += map(float, record["difficulty"])
-        return Table(texts, labels, where, difficulty)
+                images += [record["image"]] if "image" in record else []
+        return Table(texts, labels, where, difficulty, images)
 
 
 def prepare(data: Data, *, multi_label: bool, cache: Path, progress: bool = False, kind: Kind = "label") -> Prepared:
@@ -119,8 +122,12 @@ def _content(name: str, split: str, data: Data) -> str:
         sizes = {s: [info.num_examples, info.num_bytes] for s, info in builder.info.splits.items()}
         return f"{builder.info.full_name}:{chosen}:{json.dumps(sizes, sort_keys=True)}"
     path = file_of(name, data)
+    if data.format == "image_folder" and path.is_dir():
+        from trainers.images import folder_content
+
+        return folder_content(path)
     if not path.is_file():
-        raise InputError(f"data.{split}: {name}: no such file")
+        raise InputError(f"data.{split}: {name}: no such {'folder' if data.format == 'image_folder' else 'file'}")
     part = f"#{name.partition('#')[2]}" if data.format == "json_lists" else ""
     return path.suffix + part + sha256_file(path)
 
@@ -168,6 +175,8 @@ def _builder_class(splits: dict[str, list[Row]]) -> Any:
     """A TFDS builder of these rows, in their order."""
     import tensorflow_datasets as tfds
 
+    images = any(row.image is not None for rows in splits.values() for row in rows)
+
     class Rows(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
         """Rows of text with labels."""
 
@@ -181,6 +190,7 @@ def _builder_class(splits: dict[str, list[Row]]) -> Any:
                     "where": tfds.features.Text(),
                     "difficulty": tfds.features.Sequence(np.float64),
                 }
+                | ({"image": tfds.features.Text()} if images else {})  # bytes as they are, decoded by us
             )
             return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
@@ -191,7 +201,7 @@ def _builder_class(splits: dict[str, list[Row]]) -> Any:
             for number, row in enumerate(rows):
                 difficulty = [] if row.difficulty is None else [row.difficulty]
                 values = {"text": row.content, "labels": list(row.labels), "where": row.where, "difficulty": difficulty}
-                yield number, values
+                yield number, values | ({"image": row.image} if images else {})
 
     return Rows
 

@@ -229,7 +229,7 @@ def _time_fill(task: Task, boundary: int, bucket: int) -> float:
     """Seconds of a full batch of the forward pass that fills the cache."""
     model, backbone = task.model, task.backbone
     adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket) * model.sides
-    inputs = {"ids": np.ones((size, bucket), np.int32), "mask": np.ones((size, bucket), bool)}
+    inputs = {"ids": backbone.made_up_ids(size, bucket), "mask": np.ones((size, bucket), bool)}
 
     def run() -> None:
         states = states_at(model, backbone.params, adapter, inputs, (boundary,), backbone.dtype.name)

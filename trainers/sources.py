@@ -7,6 +7,7 @@ never a row left out. Imports no jax; `pyarrow` and `tensorflow_datasets` only w
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -45,6 +46,7 @@ class Row:
     where: str  # file and line, for messages
     difficulty: float | None = None  # from data.difficulty
     pair: str | None = None  # the second text, from data.text_pair
+    image: bytes | None = None  # encoded; the text is then the sha256 of these bytes, what the row is known by
 
     @property
     def content(self) -> str:
@@ -61,6 +63,12 @@ def read_rows(data: Data, split: Split, *, multi_label: bool, kind: Kind = "labe
     """The rows of a split in the order of its files; raises InputError at the first bad one."""
     files: tuple[str, ...] = getattr(data, split)
     reading = _Reading(data, split, multi_label, kind)
+    if data.of_images:
+        from trainers.images import read_images
+
+        if files:
+            yield from _counted((reading.image(*found) for found in read_images(data, split)), files[0])
+        return
     for field in ("difficulty", "text_pair"):
         if getattr(data, field) and data.format in _WITHOUT_COLUMNS:
             raise InputError(f"data.{field}: files of format {data.format} have no columns")
@@ -286,6 +294,11 @@ class _Reading:
         if "\0" in text:
             raise InputError(f"{where}: {column}: holds a NUL character; the file is damaged or not text")
         return text
+
+    def image(self, content: bytes, label: Any, where: str) -> Row:
+        """A row of an image that was decoded once already."""
+        labels = tuple(self._name(item, where) for item in self._items(label, where))
+        return Row("sha256:" + hashlib.sha256(content).hexdigest(), labels, where, image=content)
 
     def _number(self, value: Any, column: str, where: str) -> float:
         try:

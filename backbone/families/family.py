@@ -105,8 +105,8 @@ _LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
 class Layout:
     """The part of a family that follows from its tables of names."""
 
-    task_prefix: ClassVar[str]
-    task_pooling: ClassVar[Literal["", "first", "pooler"]] = ""
+    task_prefix: str
+    task_pooling: Literal["", "first", "pooler"] = ""  # see Family
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # (pattern, replacement): old spellings
     ignored: ClassVar[str]  # pattern of tensors that are no part of the encoder
     block: ClassVar[str]  # prefix of what is in a block, with {} for its number

@@ -1,0 +1,134 @@
+"""Image preprocessing: what is published, what is decoded, and what its id covers."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from backbone.errors import InputError
+from backbone.images import FILE, ImagePreprocessing, from_published, patches
+from backbone.importing import import_backbone
+from backbone.spec import ImageSpec
+from backbone.storage import load_backbone
+from tests.backbone.test_families import GOLDENS
+from tests.families import config_of
+
+IMAGE = ImageSpec(size=16, patch=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+PUBLISHED = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "size": {"height": 16, "width": 16}}
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()
+
+
+def test_an_image_of_the_right_size_is_cut_into_patches_as_it_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    row = ImagePreprocessing(IMAGE, 16).encode([encoded(Image.fromarray(pixels))])[0]
+    assert (row.shape, row.dtype) == ((5, 192), np.uint8)
+    np.testing.assert_array_equal(row[2].reshape(8, 8, 3), pixels[:8, 8:])
+    np.testing.assert_array_equal(row, patches(pixels, IMAGE))
+
+
+def test_sizes_crops_modes_and_orientation():
+    left = Image.new("RGB", (40, 20), "red")
+    left.paste("blue", (20, 0, 40, 20))
+    squeezed = ImagePreprocessing(IMAGE, 16).pixels(left)
+    assert squeezed[8, 2].tolist() == [255, 0, 0]
+    assert squeezed[8, 13].tolist() == [0, 0, 255]
+    kept = ImagePreprocessing(IMAGE, 18, keep_ratio=True, resample="nearest").pixels(left)
+    assert kept.shape == (16, 16, 3)
+    assert (kept[0, 7].tolist(), kept[0, 8].tolist()) == ([255, 0, 0], [0, 0, 255]), "the centre is cut out"
+    grey = ImagePreprocessing(replace(IMAGE, mean=(0.5,), std=(0.5,)), 16)
+    assert grey.pixels(left).shape == (16, 16, 1)
+    assert ImagePreprocessing(IMAGE, 16).pixels(Image.new("L", (16, 16), 7))[0, 0].tolist() == [7, 7, 7]
+    turned = Image.new("RGB", (16, 16), "red")
+    turned.paste("blue", (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    stream = io.BytesIO()
+    turned.save(stream, "PNG", exif=exif)
+    row = ImagePreprocessing(IMAGE, 16).encode([stream.getvalue()])[0]
+    assert row[1, :3].tolist() == [255, 0, 0], "EXIF is obeyed"
+
+
+def test_what_cannot_be_read_names_the_culprit(tmp_path):
+    preprocessing = ImagePreprocessing(IMAGE, 16)
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    with pytest.raises(InputError, match=r"bad\.jpg: not a readable image"):
+        preprocessing.encode([tmp_path / "bad.jpg"])
+    with pytest.raises(InputError, match=r"none\.png: cannot be read"):
+        preprocessing.encode([str(tmp_path / "none.png")])
+    with pytest.raises(InputError, match=r"images\[1\]: not a readable image"):
+        preprocessing.encode([encoded(Image.new("RGB", (3, 3))), b""])
+    with pytest.raises(InputError, match=r"images\[0\]: expected the name of a file or encoded bytes, got int"):
+        preprocessing.encode([3])
+
+
+def test_published_settings():
+    found = from_published(PUBLISHED | {"resample": 3}, IMAGE, "p.json")
+    assert found == ImagePreprocessing(
+        replace(IMAGE, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)), resize=16, resample="bicubic"
+    )
+    cropped = {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}}
+    found = from_published(PUBLISHED | cropped, IMAGE, "p.json")
+    assert (found.resize, found.keep_ratio) == (20, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", {"height": 16, "width": 20}),
+        ("size", {"shortest_edge": 16}),
+        ("size", 32),
+        ("do_resize", False),
+        ("rescale_factor", 1.0),
+        ("image_mean", [0.5]),
+        ("resample", 9),
+    ],
+)
+def test_published_settings_that_are_not_supported_name_the_field(field, value):
+    with pytest.raises(InputError, match=f"p.json: {field}"):
+        from_published(PUBLISHED | {field: value}, IMAGE, "p.json")
+
+
+def test_the_id_covers_every_setting():
+    plain = ImagePreprocessing(IMAGE, 16)
+    others = [
+        replace(plain, resize=20),
+        replace(plain, resample="bicubic"),
+        replace(plain, keep_ratio=True),
+        replace(plain, image=replace(IMAGE, mean=(0.4, 0.5, 0.5))),
+    ]
+    assert len({p.preprocessing_id for p in (plain, *others)}) == 5
+    assert ImagePreprocessing.from_file_text(plain.file_text, "f") == plain
+
+
+def test_an_image_backbone_is_imported_loaded_and_verified(tmp_path):
+    source = tmp_path / "hf"
+    source.mkdir()
+    tensors = load_file(GOLDENS / "vit.safetensors")
+    kept = {name: value for name, value in tensors.items() if not name.startswith("states.")}
+    kept["classifier.weight"] = np.zeros((2, 32), np.float32)
+    save_file(kept, source / "model.safetensors")
+    (source / "config.json").write_text(json.dumps(config_of("vit")))
+    with pytest.raises(InputError, match=r"preprocessor_config\.json: missing"):
+        import_backbone(source, tmp_path / "out")
+    (source / "preprocessor_config.json").write_text(json.dumps(PUBLISHED))
+    report = import_backbone(source, tmp_path / "out")
+    assert report.ignored == ("classifier.weight",)
+    loaded = load_backbone(tmp_path / "out")
+    assert loaded.spec.image.mean == (0.1, 0.2, 0.3)
+    assert loaded.ladder == (5,)
+    assert report.preprocessing_id == loaded.preprocessing_id
+    file = tmp_path / "out" / FILE
+    file.write_text(file.read_text().replace("bilinear", "bicubic"))
+    with pytest.raises(InputError, match="preprocessing_id"):
+        load_backbone(tmp_path / "out")

@@ -32,8 +32,8 @@ from adapters.model import GraftModel
 from adapters.programs import forward_program
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
-from backbone.preprocessing import TextPreprocessing
-from backbone.storage import Backbone
+from backbone.images import ImagePreprocessing
+from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
 
 CANARY_ROWS, CANARY_BUCKET = 8, 16
@@ -142,10 +142,16 @@ def _platform() -> str:
     return "gpu" if platform in ("cuda", "rocm") else platform
 
 
-def canary_inputs(preprocessing: TextPreprocessing, max_tokens: int) -> dict[str, np.ndarray]:
-    """Synthetic ids int32 [8,16] and mask bool [8,16] of every length from 3: never training text."""
+def canary_inputs(preprocessing: Preprocessing, max_tokens: int) -> dict[str, np.ndarray]:
+    """Synthetic ids int32 [8,16] and mask bool [8,16] of every length from 3: never training text.
+
+    For images, patches uint8 [8,T,P] of noise.
+    """
     limit = min(CANARY_BUCKET, max_tokens)
     draw = np.random.default_rng(0)
+    if isinstance(preprocessing, ImagePreprocessing):
+        shape = (CANARY_ROWS, preprocessing.image.tokens, preprocessing.image.patch_width)
+        return {"ids": draw.integers(0, 256, shape, np.uint8), "mask": np.ones(shape[:2], bool)}
     ids = draw.integers(0, preprocessing.vocabulary, (CANARY_ROWS, CANARY_BUCKET), dtype=np.int32)
     lengths = np.linspace(3, limit, CANARY_ROWS).round().astype(int)
     mask = np.arange(CANARY_BUCKET)[None, :] < lengths[:, None]

@@ -1,7 +1,8 @@
 """What a graft's forward pass and training step cost, counted on paper from its architecture.
 
 One block of width D and MLP width M on B rows of T tokens: 2 B T (4 D^2 + 2 D M) FLOPs in dense
-products and 4 B T^2 D in attention's two. The gradient of activations costs a dense product as much
+products (3 D M with a gated MLP) and 4 B T^2 D in attention's two; local attention is computed in full and
+masked. The gradient of activations costs a dense product as much
 again and attention twice as much; the gradient of a full weight as much as the forward product. Norms,
 activations and softmax are counted as a few operations per element.
 """
@@ -17,7 +18,8 @@ NORM, ACTIVATION, SOFTMAX = 8, 12, 6  # operations per element, about
 
 def _dense(spec: EncoderSpec, tokens: int) -> Count:
     d, m = spec.width, spec.mlp_width
-    return product(tokens, d, 3 * d) + product(tokens, d, d) + product(tokens, d, m) + product(tokens, m, d)
+    up = 2 * m if spec.mlp == "gated" else m
+    return product(tokens, d, 3 * d) + product(tokens, d, d) + product(tokens, d, up) + product(tokens, m, d)
 
 
 def _attention(spec: EncoderSpec, batch: int, length: int) -> Count:

@@ -58,8 +58,8 @@ class Graft:
     manifest: Manifest | None = None  # of a graft that was stored
 
     def encode(self, texts: Sequence[Any]) -> list[Row]:
-        """Token ids as in training, cut at the graft's `max_tokens`."""
-        return self._encoded(checked(self.model.head, texts)).rows
+        """Token ids as in training, cut at the graft's `max_tokens`; patches of images (files or encoded bytes)."""
+        return self._encoded(checked(self.model.head, self.backbone, texts)).rows
 
     def _encoded(self, texts: Sequence[Any]) -> Encoded:
         return encode_inputs(self.model.head, self.backbone, texts, self.max_tokens)
@@ -88,9 +88,9 @@ class Graft:
         return head_of(self.model.head).decide(self.model.head, self.probabilities(logits))
 
     def predict(self, texts: Sequence[Any]) -> list[Prediction]:
-        """The answer for each text; for each (text, text) of a graft on pairs; for each sentence, a text or a
-        list of words, of a tagger."""
-        given = checked(self.model.head, texts)
+        """The answer for each text, or image (a file or encoded bytes); for each (text, text) of a graft on
+        pairs; for each sentence, a text or a list of words, of a tagger."""
+        given = checked(self.model.head, self.backbone, texts)
         encoded = self._encoded(given)
         logits = self.logits_of_rows(encoded.rows)
         if isinstance(self.model.head, Regression):

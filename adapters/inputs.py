@@ -11,6 +11,7 @@ import numpy as np
 from adapters.specs import HeadSpec, TokenTagging
 from backbone.buckets import Row, Sides
 from backbone.errors import InputError
+from backbone.images import ImagePreprocessing
 from backbone.storage import Backbone
 
 
@@ -23,10 +24,15 @@ class Encoded:
     cut: int  # rows, or sides of a pair, longer than `max_tokens`
 
 
-def checked(head: HeadSpec, texts: Sequence[Any]) -> list[Any]:
-    """`texts` as the head takes them: str, (str, str) or lists of words; raises InputError for anything else."""
+def checked(head: HeadSpec, backbone: Backbone, texts: Sequence[Any]) -> list[Any]:
+    """`texts` as the head takes them: str, (str, str) or lists of words; raises InputError for anything else.
+
+    Images (files or encoded bytes) are checked when they are read.
+    """
     if isinstance(texts, str):
         raise InputError("texts: expected a list of texts, got one str; write predict([text])")
+    if backbone.spec.image is not None:
+        return list(texts)
     return [_checked(head, text, f"texts[{i}]") for i, text in enumerate(texts)]
 
 
@@ -58,6 +64,8 @@ def _kind(value: Any) -> str:
 def encode_inputs(head: HeadSpec, backbone: Backbone, texts: Sequence[Any], max_tokens: int) -> Encoded:
     """Rows of `texts` (as `checked` gives them), in the form that the head's model reads."""
     preprocessing = backbone.preprocessing
+    if isinstance(preprocessing, ImagePreprocessing):
+        return Encoded(list(preprocessing.encode(texts)), [], 0)
     if isinstance(head, TokenTagging):
         rows, places, cut = preprocessing.encode_words(texts, max_tokens)
         return Encoded(list(rows), places, cut)

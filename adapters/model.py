@@ -189,7 +189,10 @@ class GraftModel:
         head: Params | None = None,
         slots: Array | None = None,
     ) -> Array:
-        """The head's input [B,F], or [B,T,F] for tagging, from the hidden states at `taps`, each [B,T,D]."""
+        """The head's input [B,F], or [B,T,F] for tagging, from the hidden states at `taps`, each [B,T,D].
+
+        A side network runs row by row where `slots` choose its parameters.
+        """
         last = self.network.spec.blocks
         states = {k: self.network.finish(backbone, states[k]) if k == last else states[k] for k in self.taps}
 
@@ -199,7 +202,22 @@ class GraftModel:
         if self.feature_part is None:
             return pooled(states[last])
         spec, method = self.feature_part
-        return method.features(spec, self.network.spec, adapter.get(spec.method, {}), states, mask, pooled)
+        leaves = adapter.get(spec.method, {})
+        if slots is None or not leaves:
+            return method.features(spec, self.network.spec, leaves, states, mask, pooled)
+
+        def row(leaves: Params, own: Params, states: Mapping[int, Array], mask: Array) -> Array:
+            def pooled(hidden: Array) -> Array:
+                return self.pooled(backbone, hidden, mask, own)
+
+            return method.features(spec, self.network.spec, leaves, states, mask, pooled)[0]
+
+        def sides(rows: Array) -> Array:
+            return rows.reshape(-1, self.sides, *rows.shape[1:])
+
+        own = {} if head is None or "query" not in head else {"query": head["query"][slots]}
+        chosen = jax.tree.map(lambda leaf: leaf[slots], leaves)
+        return jax.vmap(row)(chosen, own, jax.tree.map(sides, dict(states)), sides(mask))
 
     def logits(
         self,

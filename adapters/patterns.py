@@ -13,7 +13,19 @@ from fnmatch import fnmatchcase
 
 from adapters.specs import block_range
 from backbone.errors import InputError, nearest
-from backbone.sites import ATTEND, ATTENTION_OUTPUT, KEY, LINEAR, MLP_DOWN, MLP_UP, NORM, QUERY, SUBLAYER, VALUE
+from backbone.sites import (
+    ATTEND,
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT,
+    KEY,
+    LINEAR,
+    MLP_DOWN,
+    MLP_UP,
+    NORM,
+    QUERY,
+    SUBLAYER,
+    VALUE,
+)
 from backbone.spec import EncoderSpec
 
 
@@ -34,9 +46,15 @@ class Site:
 def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:
     """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`, `NORM`, or several) in the chosen blocks, in order."""
     d, m = encoder.width, encoder.mlp_width
+    hidden = 2 * m if encoder.mlp == "gated" else m
     widths = dict.fromkeys((QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND, *NORM), (d, d))
-    widths |= {MLP_UP: (d, m), MLP_DOWN: (m, d)}
-    return tuple(Site(b, name, *widths[name]) for b in block_range(blocks, encoder.blocks) for name in kind)
+    widths |= {MLP_UP: (d, hidden), MLP_DOWN: (m, d)}
+    return tuple(
+        Site(b, name, *widths[name])
+        for b in block_range(blocks, encoder.blocks)
+        for name in kind
+        if name != ATTENTION_NORM or encoder.block_kind(b).attention_norm
+    )
 
 
 def _matches(pattern: str, site: Site) -> bool:

@@ -52,10 +52,10 @@ def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
 
 @functools.lru_cache(maxsize=4096)
 def _alike(model: GraftModel, index: int) -> int:
-    """The first block in which the same methods act with the same settings: they share one program."""
+    """The first block of the same kind in which the same methods act with the same settings: they share one program."""
 
     def acting(block: int) -> set[Any]:
-        return {
+        return {model.network.spec.block_kind(block)} | {
             (name, site.name, setting)
             for name, (_, settings) in model.site_parts.items()
             for site, setting in settings.items()

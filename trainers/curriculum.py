@@ -128,5 +128,5 @@ class Order:
         return epoch, done - (self.ends[epoch - 1] if epoch else 0)
 
 
-Difficulty = Callable[[Sequence[np.ndarray]], np.ndarray]
+Difficulty = Callable[[Sequence[Row]], np.ndarray]
 BY_TOKENS: dict[str, Difficulty] = {"length": length_difficulty, "rarity": rarity_difficulty}

@@ -6,13 +6,17 @@ Houlsby et al. 2019 (arXiv 1902.00751): y + f(y) after attention and mlp. Pfeiff
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adapters.methods.method import Array, Call, SiteMethod, dropout, select
 from adapters.patterns import Site, matched_sites, sites_of
 from adapters.specs import Bottleneck
 from backbone.encoder import ACTIVATIONS, INIT_STD
+from backbone.errors import InputError
 from backbone.sites import SUBLAYER
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
@@ -46,3 +50,26 @@ class BottleneckMethod(SiteMethod[Bottleneck]):
     def work(self, setting: Bottleneck, site: Site, batch: int, length: int) -> Count:
         tokens = batch * length
         return product(tokens, site.inputs, setting.width) + product(tokens, setting.width, site.outputs)
+
+    def bank_leaves(self, setting: Bottleneck, leaves: Params, shared: Bottleneck) -> Params:
+        """Hidden units of zeros up to the bank's width; the ratio of the scales goes into U and u."""
+        for field in ("placement", "activation"):
+            if getattr(setting, field) != getattr(shared, field):
+                raise InputError(f"{field} {getattr(setting, field)} is not the bank's {getattr(shared, field)}")
+        extra = shared.width - setting.width
+        if extra < 0:
+            raise InputError(f"width {setting.width} exceeds the bank's {shared.width}")
+        ratio = np.float32(setting.scale / shared.scale if setting.placement == "parallel" else 1)
+        return {
+            "down": np.pad(leaves["down"], ((0, 0), (0, extra))),
+            "down_bias": np.pad(leaves["down_bias"], (0, extra)),
+            "up": np.pad(leaves["up"] * ratio, ((0, extra), (0, 0))),
+            "up_bias": leaves["up_bias"] * ratio,
+        }
+
+    def widest(self, first: Bottleneck, second: Bottleneck, encoder: EncoderSpec) -> Bottleneck | None:
+        if (first.placement, first.activation) != (second.placement, second.activation):
+            return None
+        lowest = min(site.block for spec in (first, second) for site in self.settings(spec, encoder))
+        blocks = first.blocks if first.blocks == second.blocks else f"{lowest}:"
+        return replace(first, width=max(first.width, second.width), dropout=0.0, blocks=blocks)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod, dropout, select
 from adapters.patterns import Site, covering, match, matched_sites, sites_of
 from adapters.specs import Lora, LoraOverride
+from backbone.errors import InputError
 from backbone.sites import LINEAR
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
@@ -91,3 +93,22 @@ class LoraMethod(SiteMethod[Lora]):
 
     def merge(self, setting: LoraSetting, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array]:
         return kernel + setting.scale * leaves["a"] @ leaves["b"], bias
+
+    def bank_leaves(self, setting: LoraSetting, leaves: Params, shared: LoraSetting) -> Params:
+        """Zero columns of A and rows of B up to the bank's rank; the ratio of the scales goes into B."""
+        extra = shared.rank - setting.rank
+        if extra < 0:
+            raise InputError(f"rank {setting.rank} exceeds the bank's {shared.rank}")
+        a = np.pad(leaves["a"], ((0, 0), (0, extra)))
+        b = np.pad(leaves["b"] * np.float32(setting.scale / shared.scale), ((0, extra), (0, 0)))
+        return {**leaves, "a": a, "b": b}
+
+    def widest(self, first: Lora, second: Lora, encoder: EncoderSpec) -> Lora:
+        both = [self.settings(spec, encoder) for spec in (first, second)]
+        rank = max(setting.rank for settings in both for setting in settings.values())
+        if (first.sites, first.blocks) == (second.sites, second.blocks):
+            return replace(first, rank=rank, overrides=(), dropout=0.0)
+        sites = sorted({site for settings in both for site in settings})
+        return replace(
+            first, rank=rank, sites=tuple(site.full_name for site in sites), overrides=(), dropout=0.0, blocks=""
+        )

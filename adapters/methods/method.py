@@ -11,12 +11,14 @@ written once: matrices broadcast over the batch in `@`, vectors gain a token axi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass, replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from adapters.patterns import Site
+from backbone.errors import InputError
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 from metering.counts import Count, elementwise
@@ -108,6 +110,26 @@ class SiteMethod(Generic[S]):
     def work(self, setting: Any, site: Site, batch: int, length: int) -> Count:
         """The forward pass of the method at one site, on `batch` rows of `length` tokens."""
         return elementwise(batch * length * site.outputs, 2)
+
+    def bank_leaves(self, setting: Any, leaves: Params, shared: Any) -> Params:
+        """NumPy `leaves` of a site with `setting`, as a bank holds them whose one program has the setting `shared`.
+
+        What differs is padded or folded into the leaves; raises InputError naming the limit where it cannot be.
+        """
+        if at_inference(setting) != at_inference(shared):
+            raise InputError(f"{setting} is not the bank's {shared}")
+        return leaves
+
+    def widest(self, first: S, second: S, encoder: EncoderSpec) -> S | None:
+        """A spec whose bank holds grafts of both specs, or None: then each needs its own bank."""
+        return first if at_inference(first) == at_inference(second) else None
+
+
+def at_inference(setting: Any) -> Any:
+    """A spec or setting without what only matters in training."""
+    if is_dataclass(setting) and not isinstance(setting, type) and hasattr(setting, "dropout"):
+        return replace(setting, dropout=0.0)  # type: ignore[call-arg]
+    return setting
 
 
 Pool = Callable[[Array], Array]  # hidden [B,T,D] -> [B,D]

@@ -75,11 +75,11 @@ def by_site(
     """
     family = family_of(backbone)
     everywhere = sites_of(backbone.spec, kind)
-    by_module = {family.site_module(site.block, site.name): site for site in everywhere}
+    by_module = {module: site for site in everywhere if (module := family.site_module(site.block, site.name))}
     found: dict[Site, list[np.ndarray]] = {}
     problems = []
     for key in list(left):
-        match = re.fullmatch(rf"{re.escape(PREFIX)}(?:bert\.)?(.+)\.{re.escape(names[0])}", key)
+        match = re.fullmatch(rf"{re.escape(PREFIX)}(?:{family.task_prefix}\.)?(.+)\.{re.escape(names[0])}", key)
         if not match:
             continue
         site = by_module.get(match[1])

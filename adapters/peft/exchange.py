@@ -55,11 +55,14 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
         raise InputError(f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {have}")
     if model.sides > 1 or model.head.pooling == "attention":
         raise InputError(f"{graft}: PEFT has no head with pair={model.head.pair} and pooling={model.head.pooling}")
-    whole = model.head.pooling == "pooler"
     family, name = family_of(loaded.backbone), model.methods[0].method
+    whole = model.head.pooling == family.task_pooling
 
     def module(site: Site) -> str:
-        return ("bert." if whole else "") + family.site_module(site.block, site.name)
+        theirs = family.site_module(site.block, site.name)
+        if theirs is None:
+            raise InputError(f"{graft}: {site.full_name}: transformers' {family.name} has no layer of its own here")
+        return f"{family.task_prefix}.{theirs}" if whole else theirs
 
     tensors, fields = codec.write(model, loaded.params["adapter"][name], loaded.backbone, module)
     head = {
@@ -100,7 +103,7 @@ def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, la
     left = read_safetensors(source / WEIGHTS)
     trunk = load_backbone(backbone)
     spec, adapter = codec.read(source, config, left, trunk)
-    head_spec, head = head_of_folder(source, left, codec.title)
+    head_spec, head = head_of_folder(source, left, codec.title, family_of(trunk))
     names = label_names(labels, own_fields(source), head["kernel"].shape[1])
     model = GraftModel(trunk.network, (spec,), head_spec, names)
     manifest = save_graft(

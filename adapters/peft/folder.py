@@ -12,6 +12,7 @@ import numpy as np
 from adapters.peft.codec import CONFIG, PREFIX, WEIGHTS, Codec, Fields, Tensors
 from adapters.specs import Classification
 from backbone.errors import InputError
+from backbone.families import Family
 from backbone.importing import read_safetensors
 from backbone.records import decode
 from backbone.trees import Params
@@ -39,9 +40,13 @@ def read_config(source: Path, codecs: Mapping[str, Codec]) -> tuple[Fields, Code
     return dict(config), codecs[kind]
 
 
-def head_of_folder(source: Path, left: Tensors, title: str) -> tuple[Classification, Params]:
+def head_of_folder(source: Path, left: Tensors, title: str, family: Family) -> tuple[Classification, Params]:
     """The head from what the method left over; raises InputError if anything else is left."""
-    spec = Classification(pooling="pooler")
+    spec = Classification()
+    if any(key.startswith(CLASSIFIER) for key in left):
+        if not family.task_pooling:
+            raise InputError(f"{source / WEIGHTS}: the classifier of transformers' {family.name} is no single layer")
+        spec = Classification(pooling=family.task_pooling)
     if not any(key.startswith(CLASSIFIER) for key in left) and (source / HEAD).is_file():
         spec = decode(Classification, own_fields(source).get("head", {}), f"{source / OWN}: head")
         left |= {CLASSIFIER + name: value for name, value in read_safetensors(source / HEAD).items()}

@@ -85,14 +85,15 @@ class LoraCodec:
         names = (*MATRICES, MAGNITUDE) if dora else MATRICES
         found = by_site(source, left, backbone, LINEAR, names, _misfit)
         family = family_of(backbone)
-        module = {site: family.site_module(site.block, site.name) for site in found}
+        prefix = family.task_prefix
+        module = {site: family.site_module(site.block, site.name) or "" for site in found}
         leaves: dict[Site, Params] = {}
         for site, (a, b, *magnitude) in found.items():
             leaves[site] = {"a": np.ascontiguousarray(a.T), "b": np.ascontiguousarray(b.T)}
             if magnitude:
                 leaves[site]["magnitude"] = _relative(source, backbone, site, magnitude[0])
         spec = lora_spec(
-            {site: (len(a), _alpha_of(config, module[site])) for site, (a, *_) in found.items()},
+            {site: (len(a), _alpha_of(config, prefix, module[site])) for site, (a, *_) in found.items()},
             backbone.spec,
             kind=Dora if dora else Lora,
             scaling="rank_stabilised" if config.get("use_rslora") else "standard",
@@ -123,8 +124,8 @@ def _misfit(site: Site, tensors: Sequence[np.ndarray]) -> str:
     return ""
 
 
-def _alpha_of(config: Fields, module: str) -> float:
+def _alpha_of(config: Fields, prefix: str, module: str) -> float:
     for pattern, alpha in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", f"bert.{module}") or re.fullmatch(rf"(.*\.)?({pattern})", module):
+        if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in (module, f"{prefix}.{module}")):
             return float(alpha)
     return float(config.get("lora_alpha", 8))

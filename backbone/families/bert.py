@@ -5,44 +5,38 @@ Source: Devlin et al. 2018 (arXiv 1810.04805); tensor names as in transformers' 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from backbone.families.family import Fields, rename
+from backbone.families.family import ACTIVATIONS, Fields, Layout
 from backbone.spec import EncoderSpec
 
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-}
 
-_NAMES = {
-    "embeddings.token": "embeddings.word_embeddings.weight",
-    "embeddings.position": "embeddings.position_embeddings.weight",
-    "embeddings.segment": "embeddings.token_type_embeddings.weight",
-    "embeddings.norm": "embeddings.LayerNorm",
-    "attention.output": "attention.output.dense",
-    "attention.norm": "attention.output.LayerNorm",
-    "mlp.up": "intermediate.dense",
-    "mlp.down": "output.dense",
-    "mlp.norm": "output.LayerNorm",
-    "pooler.dense": "pooler.dense",
-}
+class BertLayout(Layout):
+    """What BERT and RoBERTa have in common."""
 
-_LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
+    renames = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+    ignored = r"embeddings\.position_ids$|cls\."
+    block = "encoder.layer.{}."
+    names = {  # noqa: RUF012
+        "embeddings.token": "embeddings.word_embeddings.weight",
+        "embeddings.position": "embeddings.position_embeddings.weight",
+        "embeddings.segment": "embeddings.token_type_embeddings.weight",
+        "embeddings.norm": "embeddings.LayerNorm",
+        "attention.output": "attention.output.dense",
+        "attention.norm": "attention.output.LayerNorm",
+        "mlp.up": "intermediate.dense",
+        "mlp.down": "output.dense",
+        "mlp.norm": "output.LayerNorm",
+        "pooler.dense": "pooler.dense",
+    }
+    qkv = ("attention.self.query", "attention.self.key", "attention.self.value")
 
-
-class Bert:
-    """See `backbone.families.family.Family`."""
-
-    name = "bert"
-    prefix = "bert"
+    def position_offset(self, fields: Fields) -> int:
+        """Position id of the first token."""
+        return 0
 
     def spec(self, config: Mapping[str, Any], tensors: Collection[str]) -> EncoderSpec:
         fields = Fields(config)
@@ -55,48 +49,28 @@ class Bert:
             quantization_config=None,
             pruned_heads={},
         )
+        offset = self.position_offset(fields)
         return EncoderSpec(
             blocks=fields.integer("num_hidden_layers"),
             width=fields.integer("hidden_size"),
             heads=fields.integer("num_attention_heads"),
             mlp_width=fields.integer("intermediate_size"),
             vocabulary=fields.integer("vocab_size"),
-            positions=fields.integer("max_position_embeddings"),
+            positions=fields.integer("max_position_embeddings") - offset,
             segments=fields.integer("type_vocab_size", 2),
-            activation=fields.choice("hidden_act", _ACTIVATIONS, "gelu"),
+            position_offset=offset,
+            activation=fields.choice("hidden_act", ACTIVATIONS, "gelu"),
             norm_epsilon=fields.number("layer_norm_eps", 1e-12),
             pooler="pooler.dense.weight" in tensors,
         )
 
-    def tensor_name(self, name: str) -> str:
-        return rename(
-            name,
-            ((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
-        )
 
-    def is_ignored(self, name: str) -> bool:
-        return name == "embeddings.position_ids" or name.startswith("cls.")
+class Bert(BertLayout):
+    """See `backbone.families.family.Family` and `Exportable`."""
 
-    def sources(self, path: str) -> tuple[str, ...]:
-        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", path)
-        prefix, rest = (f"encoder.layer.{block[1]}.", block[2]) if block else ("", path)
-        if rest in _NAMES:
-            return (prefix + _NAMES[rest],)
-        module, leaf = rest.rsplit(".", 1)
-        if module == "attention.qkv":
-            return tuple(f"{prefix}attention.self.{part}.{_LEAVES[leaf]}" for part in ("query", "key", "value"))
-        return (f"{prefix}{_NAMES[module]}.{_LEAVES[leaf]}",)
-
-    def site_module(self, block: int, site: str) -> str:
-        kind, part = site.split("/")
-        if part in ("query", "key", "value"):
-            return f"encoder.layer.{block}.attention.self.{part}"
-        return f"encoder.layer.{block}.{_NAMES[f'{kind}.{part}']}"
-
-    def convert(self, path: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
-        if path.endswith(".kernel"):
-            return np.concatenate([np.ascontiguousarray(t.T) for t in tensors], axis=1)
-        return np.concatenate(tensors) if len(tensors) > 1 else np.asarray(tensors[0])
+    name = "bert"
+    task_prefix = "bert"
+    task_pooling = "pooler"
 
     def config(self, spec: EncoderSpec, *, masked: bool) -> dict[str, Any]:
         return {
@@ -109,7 +83,7 @@ class Bert:
             "vocab_size": spec.vocabulary,
             "max_position_embeddings": spec.positions,
             "type_vocab_size": spec.segments,
-            "hidden_act": next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == spec.activation),
+            "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == spec.activation),
             "layer_norm_eps": spec.norm_epsilon,
             "position_embedding_type": "absolute",
             "hidden_dropout_prob": 0.1,

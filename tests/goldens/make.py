@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import peft
 import torch
 import transformers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
+from backbone.buckets import pad  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
+from tests.families import CONFIGS, TEXT, config_of, images, token_rows  # noqa: E402
 
 LABELS = 5
 PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], "layers_to_transform": [4, 5]}
@@ -72,8 +75,50 @@ def peft_model(settings: dict, seed: int = 0) -> peft.PeftModel:
     return model
 
 
+def family_model(family: str, seed: int = 0, **changes: object) -> transformers.PreTrainedModel:
+    """The family's tiny encoder with weights large enough that every part shows, none of them trivial."""
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(family, **CONFIGS[family] | changes)
+    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+            parameter.copy_(parameter.half().float())  # goldens are kept in half precision
+    return model
+
+
+@torch.inference_mode()
+def family_states(model: transformers.PreTrainedModel, rows: list[np.ndarray]) -> list[np.ndarray]:
+    """Last hidden states [t,D] of each row, computed in one padded batch."""
+    ids, mask = pad(rows, max(map(len, rows)), model.config.pad_token_id or 0)
+    output = model(input_ids=torch.tensor(ids, dtype=torch.long), attention_mask=torch.tensor(mask, dtype=torch.long))
+    return [state[: len(row)].numpy() for state, row in zip(output.last_hidden_state, rows, strict=True)]
+
+
+@torch.inference_mode()
+def image_states(model: transformers.PreTrainedModel, pixels: np.ndarray) -> list[np.ndarray]:
+    """Last hidden states [T,D] of images uint8 [N,S,S,C], normalised with mean and deviation 0.5."""
+    values = (torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    return list(model(pixel_values=values).last_hidden_state.numpy())
+
+
+def family_golden(family: str) -> None:
+    """`families/NAME.safetensors`: the file's tensors, and under `states.N` what they give."""
+    model = family_model(family)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tensors = load_file(Path(folder) / "model.safetensors")
+    kept = {name: value.astype(np.float16) for name, value in tensors.items()}
+    states = family_states(model, token_rows()) if family in TEXT else image_states(model, images(family))
+    kept |= {f"states.{i}": state.copy() for i, state in enumerate(states)}
+    (HERE / "families").mkdir(exist_ok=True)
+    save_file(kept, HERE / "families" / f"{family}.safetensors", {"config": json.dumps(config_of(family))})
+
+
 @torch.inference_mode()
 def main() -> None:
+    for family in CONFIGS:
+        family_golden(family)
     inputs = encoded(sentences())
     hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state
     mask = inputs["attention_mask"]

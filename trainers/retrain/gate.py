@@ -82,19 +82,20 @@ class Sides:
         """A metric of the candidate, and of the champion if there is one, on the rows int [n]."""
         labels, lost = self.examples.labels[rows], np.zeros(len(rows))
         found = []
-        for decided in self._decided:
+        for probabilities, decided in self._decided:
             if isinstance(self.model.head, MultiLabel):
-                counts: Confusion | LabelCounts = LabelCounts.of(labels, decided[rows], lost)
+                counts: Confusion | LabelCounts = LabelCounts.of(labels, decided[rows], lost, probabilities[rows])
             else:
                 counts = Confusion.of(labels, decided[rows], lost, len(self.model.labels))
             found.append(float(counts.compute()[metric]))
         return found
 
     @cached_property
-    def _decided(self) -> list[np.ndarray]:
+    def _decided(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Probabilities and decisions of the candidate, and of the champion if there is one."""
         head = head_of(self.model.head)
-        both = [logits for logits in (self.candidate, self.champion) if logits is not None]
-        return [head.decide(self.model.head, np.asarray(head.probabilities(logits))) for logits in both]
+        both = [np.asarray(head.probabilities(x)) for x in (self.candidate, self.champion) if x is not None]
+        return [(probabilities, head.decide(self.model.head, probabilities)) for probabilities in both]
 
     def difference(self, rows: np.ndarray, metric: str, confidence: float) -> tuple[float, tuple[float, float]]:
         """Candidate minus champion on the rows int [n], and the interval of a paired bootstrap (Efron 1979)."""

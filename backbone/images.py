@@ -1,0 +1,160 @@
+"""Images to rows of patches, exactly as the backbone was trained to see them.
+
+A row is uint8 [T,P]: a token for each patch of P values (rows of pixels, channels last), behind empty
+places for the special tokens. It has the length, the bucket and the hash that a row of token ids would
+have, so it takes the same way through batches, cache and canary. The host decodes (Pillow), resizes and
+crops; scaling and normalising run on the device, in `backbone.encoder`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from backbone.errors import InputError
+from backbone.records import decode, digest, encode
+from backbone.spec import ImageSpec
+
+NUMERICS_VERSION = 1  # raised by hand when the same image would give other pixels
+FILE = "preprocessing.json"
+RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's number
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """How an image becomes pixels of the size the backbone takes."""
+
+    image: ImageSpec  # size and patches
+    resize: int  # pixels a side before the centre is cut out; equal to the size: nothing is cut off
+    keep_ratio: bool = False  # resize the shorter side to that, instead of both
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.resize < self.image.size:
+            raise InputError(f"resize: {self.resize} pixels do not hold the {self.image.size} that are cut out")
+
+    @classmethod
+    def from_file_text(cls, text: str, where: str) -> ImagePreprocessing:
+        """Reads what `file_text` wrote; raises InputError naming `where`."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON: {error}; import the backbone again") from error
+        return decode(cls, content, where)
+
+    @property
+    def file_text(self) -> str:
+        """What a backbone folder keeps in `preprocessing.json`."""
+        return json.dumps(encode(self), indent=1)
+
+    @cached_property
+    def preprocessing_id(self) -> str:
+        """`sha256:<hex>` of everything that decides the pixels of an image."""
+        return digest({"kind": "image", "numerics": NUMERICS_VERSION, **encode(self)})
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of every image, the special ones included."""
+        return self.image.tokens
+
+    @property
+    def fill(self) -> int:
+        """Nothing is padded: every row has the same length."""
+        return 0
+
+    def encode(self, images: Sequence[Any], where: Sequence[str] = ()) -> list[np.ndarray]:
+        """Rows uint8 [T,P] of encoded images (bytes) or of their files (str or Path).
+
+        Raises InputError naming the file, or `where`, of an image that cannot be read.
+        """
+        return [self._row(image, where[i] if where else f"images[{i}]") for i, image in enumerate(images)]
+
+    def _row(self, image: Any, where: str) -> np.ndarray:
+        if isinstance(image, (str, Path)):
+            where = str(image)
+            try:
+                image = Path(image).read_bytes()
+            except OSError as error:
+                raise InputError(f"{where}: cannot be read: {error}") from error
+        if not isinstance(image, bytes):
+            raise InputError(f"{where}: expected the name of a file or encoded bytes, got {type(image).__name__}")
+        return patches(self.pixels(open_image(image, where)), self.image)
+
+    def pixels(self, picture: Any) -> np.ndarray:
+        """A Pillow image as uint8 [S,S,C]."""
+        from PIL import Image
+
+        picture = picture.convert("L" if self.image.channels == 1 else "RGB")
+        width, height = picture.size
+        scale = self.resize / min(width, height)
+        # the longer side is cut to whole pixels, as transformers does
+        wanted = (int(width * scale), int(height * scale)) if self.keep_ratio else (self.resize, self.resize)
+        if wanted != picture.size:
+            picture = picture.resize(wanted, Image.Resampling(RESAMPLING.index(self.resample)))
+        left, top = ((side - self.image.size) // 2 for side in wanted)
+        picture = picture.crop((left, top, left + self.image.size, top + self.image.size))
+        return np.asarray(picture, np.uint8).reshape(self.image.size, self.image.size, self.image.channels)
+
+
+def open_image(content: bytes, where: str) -> Any:
+    """A decoded Pillow image, turned as its EXIF data say; raises InputError naming `where`."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise InputError(f"{where}: images need Pillow: pip install 'topgraft[images]'") from error
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{where}: not a readable image: {error}") from error
+
+
+def patches(pixels: np.ndarray, image: ImageSpec) -> np.ndarray:
+    """The row uint8 [T,P] of pixels uint8 [S,S,C]."""
+    side, patch = image.size // image.patch, image.patch
+    cut = pixels.reshape(side, patch, side, patch, image.channels).transpose(0, 2, 1, 3, 4)
+    empty = np.zeros((image.special, image.patch_width), np.uint8)
+    return np.concatenate([empty, cut.reshape(side**2, image.patch_width)])
+
+
+def from_published(config: Mapping[str, Any], image: ImageSpec, where: str) -> ImagePreprocessing:
+    """What a `preprocessor_config.json` of transformers says; raises InputError naming the field."""
+    for field in ("do_resize", "do_rescale", "do_normalize"):
+        if config.get(field, True) is not True:
+            raise InputError(f"{where}: {field}: {config[field]!r} is not supported; only true is")
+    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+        raise InputError(f"{where}: rescale_factor: {config['rescale_factor']!r} is not supported; only 1/255 is")
+    crops = config.get("do_center_crop", False)
+    resize, ratio = _side(config.get("size", image.size), f"{where}: size")
+    final = _side(config.get("crop_size", image.size), f"{where}: crop_size")[0] if crops else resize
+    if final != image.size or (ratio and not crops):
+        raise InputError(f"{where}: size: it gives images of another size than the {image.size} pixels of config.json")
+    resample = config.get("resample", 2)
+    if resample not in range(len(RESAMPLING)):
+        raise InputError(f"{where}: resample: {resample!r} is none of Pillow's filters 0..{len(RESAMPLING) - 1}")
+    values = {name: config.get(f"image_{name}", (0.5,) * image.channels) for name in ("mean", "std")}
+    for name, value in values.items():
+        if not isinstance(value, (list, tuple)) or len(value) != image.channels:
+            raise InputError(f"{where}: image_{name}: expected {image.channels} numbers, got {value!r}")
+    mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+    spec = ImageSpec(image.size, image.patch, mean, std, image.special)
+    return ImagePreprocessing(spec, resize, ratio, RESAMPLING[resample])  # type: ignore[arg-type]
+
+
+def _side(size: Any, field: str) -> tuple[int, bool]:
+    """Pixels a side, and whether it is the shorter one's."""
+    if isinstance(size, int):
+        return size, False
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
+        return int(size["shortest_edge"]), True
+    if isinstance(size, Mapping) and set(size) == {"height", "width"} and size["height"] == size["width"]:
+        return int(size["height"]), False
+    raise InputError(f"{field}: {size!r} is not supported; a number, height = width, or shortest_edge are")

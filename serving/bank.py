@@ -1,0 +1,236 @@
+"""Many grafts on one backbone: stacked on a slot axis [S, ...], so that one program serves them all.
+
+    envelope = Envelope((Group((Lora(rank=16),), slots=32),))
+    bank = Bank(backbone.network, envelope.groups[0], envelope.labels)
+    bank.write(3, bank.fit(graft))                       # never recompiles, costs the same for every slot
+    logits = bank.model.logits(backbone.params, bank.leaves, inputs, slots=slots)   # slots int32 [B]
+
+The envelope is declared at start and fixes every shape. A group is one bank and one program: grafts of
+one combination of methods and one pooling, up to the widest that the group's methods describe. A graft
+that is narrower is padded until it computes the same: zero columns of a LoRA (its scale folded into its
+leaves, so that ranks and alphas share the program), identity leaves at sites it does not adapt, zero
+columns of its head, whose kind only matters to the host. Slot 0 is no adapter and belongs to nobody.
+A write replaces every leaf of the slot: nothing of a former occupant survives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapters.methods import METHODS, SiteMethod
+from adapters.methods.method import at_inference
+from adapters.model import GraftModel
+from adapters.specs import Classification, HeadSpec, MethodSpec, MultiLabel, Pooling, Probe
+from backbone.encoder import Network
+from backbone.errors import InputError
+from backbone.records import encode
+from backbone.trees import Params, flatten, map_leaves
+
+SERVED_HEADS = (Classification, MultiLabel)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Grafts that share a bank and a program."""
+
+    methods: tuple[MethodSpec, ...]  # of the widest graft it takes: rank, width, sites, blocks
+    pooling: Pooling = "mean"  # of its heads
+    slots: int = 32  # grafts resident at a time
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise InputError(f"slots: must be at least 1, got {self.slots}")
+        object.__setattr__(self, "methods", tuple(at_inference(spec) for spec in self.methods))
+
+    def title(self) -> str:
+        """For people: `lora+ia3, mean`."""
+        return f"{'+'.join(spec.method for spec in self.methods) or 'head only'}, {self.pooling}"
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What a runtime can hold, declared at start; a graft outside is refused."""
+
+    groups: tuple[Group, ...]  # a graft joins the first that takes it
+    labels: int = 128  # widest head
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise InputError("groups: at least one is needed")
+        if self.labels < 1:
+            raise InputError(f"labels: must be at least 1, got {self.labels}")
+
+    @classmethod
+    def around(cls, models: Iterable[GraftModel], *, slots: int = 32, labels: int = 128) -> Envelope:
+        """The narrowest envelope that holds these grafts.
+
+        Grafts are joined in one group where their methods allow it and their lowest adapted block is the
+        same, so that a shallow one keeps its long shared prefix.
+        """
+        groups: list[Group] = []
+        for model in models:
+            labels = max(labels, len(model.labels))
+            new = Group(model.methods, _pooling(model.head), slots)
+            for place, group in enumerate(groups):
+                joined = _joined(group, new, model.network)
+                if joined is not None:
+                    groups[place] = joined
+                    break
+            else:
+                groups.append(new)
+        return cls(tuple(groups), labels)
+
+
+def _joined(group: Group, new: Group, network: Network) -> Group | None:
+    kinds = [[type(spec) for spec in g.methods] for g in (group, new)]
+    if kinds[0] != kinds[1] or group.pooling != new.pooling or _start(group, network) != _start(new, network):
+        return None
+    wide = []
+    for first, second in zip(group.methods, new.methods, strict=True):
+        method = METHODS[type(first)]
+        if isinstance(method, SiteMethod):
+            wide.append(method.widest(first, second, network.spec))
+        else:
+            wide.append(first if first == second else None)
+    return None if None in wide else replace(group, methods=tuple(spec for spec in wide if spec is not None))
+
+
+def _start(group: Group, network: Network) -> int:
+    return lowest_block(GraftModel(network, group.methods, Classification(group.pooling), ("",)))
+
+
+def lowest_block(model: GraftModel) -> int:
+    """The boundary below which the model is the plain backbone."""
+    return min(model.adapted_blocks, default=model.network.spec.blocks)
+
+
+def _pooling(head: HeadSpec) -> Pooling:
+    """The pooling of a head that a bank can hold; raises InputError for any other."""
+    if not isinstance(head, SERVED_HEADS) or encode(head).get("pair", "none") != "none":
+        raise InputError(f"head: a bank holds classification and multi_label heads of one text, got {head}")
+    return head.pooling
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A graft in the shapes of a slot, on the host."""
+
+    leaves: Params = field(repr=False)  # float32, without the slot axis
+    bytes: int
+
+
+class Bank:
+    """The slots of one group. `write` is to be called by the thread that owns the device."""
+
+    def __init__(self, network: Network, group: Group, labels: int):
+        self.group, self.labels = group, labels
+        self.model = GraftModel(network, group.methods, Classification(group.pooling), tuple(map(str, range(labels))))
+        self.start = lowest_block(self.model)  # boundary where its program begins
+        self._blank = map_leaves(np.asarray, self.model.init(jax.random.key(0)))
+        self.leaves: Params = jax.tree.map(
+            lambda leaf: jnp.asarray(np.broadcast_to(leaf, (group.slots + 1, *leaf.shape))), self._blank
+        )
+        self.slot_bytes = sum(leaf.nbytes for leaf in flatten(self._blank).values())
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._blank)
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        self._update = jax.jit(_write_slot, donate_argnums=0).lower(self.leaves, abstract, number).compile()
+
+    def fit(self, model: GraftModel, params: Params) -> Fitted:
+        """`params` of `model` as a slot holds them; raises InputError naming the limit that does not."""
+        if (pooling := _pooling(model.head)) != self.group.pooling:
+            raise InputError(f"pooling {pooling} is not the group's {self.group.pooling}")
+        if len(model.labels) > self.labels:
+            raise InputError(f"{len(model.labels)} labels exceed the envelope's {self.labels}")
+        self._check_features(model)
+        missing = [spec.method for spec in self.group.methods if spec.method not in {m.method for m in model.methods}]
+        for name in missing:
+            if not getattr(self.model.site_parts[name][0], "identity_at_start", True):
+                raise InputError(f"it has no {name}, which the group cannot switch off")
+        leaves = map_leaves(np.array, self._blank)
+        order = [spec.method for spec in self.group.methods if spec.method not in missing]
+        if list(model.site_parts) != [name for name in order if name in self.model.site_parts]:
+            raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
+        for name, (method, settings) in model.site_parts.items():
+            shared = self.model.site_parts[name][1]
+            if outside := [site.full_name for site in settings if site not in shared]:
+                raise InputError(f"{name} adapts {', '.join(outside[:4])}, outside the group's sites")
+            if not getattr(method, "identity_at_start", True) and (rest := [s for s in shared if s not in settings]):
+                raise InputError(f"{name} leaves out {rest[0].full_name}, which the group cannot switch off")
+            for site, setting in settings.items():
+                own = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
+                try:
+                    fitted = method.bank_leaves(setting, own, shared[site])
+                except InputError as error:
+                    raise InputError(f"{name} at {site.full_name}: {error}") from error
+                leaves["adapter"][name][str(site.block)][site.name] = fitted
+        if model.feature_part is not None and (name := model.feature_part[0].method) in leaves["adapter"]:
+            leaves["adapter"][name] = map_leaves(np.asarray, params["adapter"].get(name, {}))
+        extra = self.labels - len(model.labels)
+        leaves["head"] = {
+            "kernel": np.pad(np.asarray(params["head"]["kernel"]), ((0, 0), (0, extra))),
+            "bias": np.pad(np.asarray(params["head"]["bias"]), (0, extra)),
+        }
+        leaves = map_leaves(lambda leaf: np.ascontiguousarray(leaf, np.float32), leaves)
+        self._check_shapes(leaves)
+        return Fitted(leaves, self.slot_bytes)
+
+    def _check_features(self, model: GraftModel) -> None:
+        """The head must read the same states in the same way; a probe of the last boundary is plain pooling."""
+
+        def reads(model: GraftModel) -> Any:
+            plain = model.feature_part is None or (
+                isinstance(model.feature_part[0], Probe) and model.taps == (model.network.spec.blocks,)
+            )
+            return None if plain or model.feature_part is None else (type(model.feature_part[0]), model.taps)
+
+        own, shared = reads(model), reads(self.model)
+        if own != shared or (own is not None and own[0] is not Probe and not _same_feature(model, self.model)):
+            raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
+
+    def _check_shapes(self, leaves: Params) -> None:
+        found, wanted = flatten(leaves), flatten(self._blank)
+        for path in found.keys() | wanted.keys():
+            have, want = (tree[path].shape if path in tree else "absent" for tree in (found, wanted))
+            if have != want:
+                raise InputError(f"{path} is {have}, the group's is {want}")
+
+    def write(self, slot: int, leaves: Params) -> None:
+        """Replaces the whole slot; the old bank's memory is given to the new one."""
+        if not 1 <= slot <= self.group.slots:
+            raise ValueError(f"slot {slot} is not in 1..{self.group.slots}")
+        self.leaves = self._update(self.leaves, leaves, np.int32(slot))
+
+
+def _same_feature(one: GraftModel, other: GraftModel) -> bool:
+    assert one.feature_part is not None
+    assert other.feature_part is not None
+    return bool(at_inference(one.feature_part[0]) == at_inference(other.feature_part[0]))
+
+
+def _write_slot(bank: Params, leaves: Params, slot: jax.Array) -> Params:
+    write = jax.lax.dynamic_update_index_in_dim
+    return jax.tree.map(lambda stacked, leaf: write(stacked, leaf, slot, 0), bank, leaves)  # type: ignore[no-any-return]
+
+
+def _names(methods: tuple[MethodSpec, ...]) -> str:
+    return "+".join(spec.method for spec in methods) or "none"
+
+
+def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: str) -> tuple[int, Fitted]:
+    """The number of the first group that takes the graft, and its leaves there; raises InputError with every reason."""
+    reasons = []
+    for number, bank in enumerate(banks):
+        try:
+            return number, bank.fit(model, params)
+        except InputError as error:
+            reasons.append(f"group {number} ({bank.group.title()}): {error}")
+    told = "\n  ".join(reasons)
+    raise InputError(
+        f"{where}: outside the envelope declared at start; widen it (--envelope) and start again:\n  {told}"
+    )

@@ -130,8 +130,9 @@ def train_wordpiece(spec: WordPiece, paragraphs: Sequence[str], max_tokens: int)
     tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normaliser, pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens(list(SPECIAL))
-    sep, cls = (tokenizer.token_to_id(token) for token in ("[SEP]", "[CLS]"))
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    number = tokenizer.get_vocab()
+    last, first = (("[SEP]", number["[SEP]"]), ("[CLS]", number["[CLS]"]))
+    tokenizer.post_processor = processors.BertProcessing(last, first)
     return TextPreprocessing.from_file_text(tokenizer.to_str(), max_tokens, "the new WordPiece")
 
 

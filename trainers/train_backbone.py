@@ -135,7 +135,12 @@ def train_backbone(
 
 def _start(config: BackboneConfig) -> Backbone | None:
     """The backbone to go on from; of a run, the one inside."""
-    return load_backbone(_start_folder(config.start)) if config.start else None
+    if not config.start:
+        return None
+    start = load_backbone(_start_folder(config.start))
+    if start.spec.image is not None:
+        raise InputError(f"start: {config.start} reads images, and masked_tokens needs a backbone that reads text")
+    return start
 
 
 def _start_folder(start: str) -> Path:
@@ -146,19 +151,21 @@ def _start_folder(start: str) -> Path:
 def _tokenizer(config: BackboneConfig, workdir: Path, text: Text, start: Backbone | None) -> TextPreprocessing:
     """The run's tokenizer; a new one is kept in the work folder, so that a resumed run reads the same."""
     spec, tokens = config.tokenizer, config.corpus.tokens
-    if start is not None and tokens > start.preprocessing.max_tokens:
-        raise InputError(f"corpus.tokens: {tokens} exceeds {start.preprocessing.max_tokens}, the longest start takes")
+    own = start.preprocessing if start else None
+    assert own is None or isinstance(own, TextPreprocessing)
+    if own is not None and tokens > own.max_tokens:
+        raise InputError(f"corpus.tokens: {tokens} exceeds {own.max_tokens}, the longest start takes")
     if isinstance(spec, TokenizerFile):
-        found = _read_tokenizer(Path(spec.path), start.preprocessing.max_tokens if start else tokens)
-        if start is not None and found.preprocessing_id != start.preprocessing_id:
+        found = _read_tokenizer(Path(spec.path), own.max_tokens if own else tokens)
+        if own is not None and found.preprocessing_id != own.preprocessing_id:
             raise InputError(
                 f"tokenizer.path: {spec.path} is another tokenizer than that of {config.start} "
-                f"(vocabularies of {found.vocabulary} and {start.preprocessing.vocabulary}): its ids would meet the "
-                f"wrong embeddings; set tokenizer=none to take that of start"
+                f"(vocabularies of {found.vocabulary} and {own.vocabulary}): its ids would meet the wrong embeddings; "
+                f"set tokenizer=none to take that of start"
             )
         return found
-    if start is not None:
-        return start.preprocessing
+    if own is not None:
+        return own
     assert isinstance(spec, WordPiece)
     kept = workdir / "tokenizer.json"
     if not kept.is_file():

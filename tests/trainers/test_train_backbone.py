@@ -24,10 +24,12 @@ import topgraft
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.exporting import export_hf
+from backbone.images import ImagePreprocessing
 from backbone.importing import import_backbone
 from backbone.masked_head import load_head, save_head
 from backbone.preprocessing import TextPreprocessing
-from backbone.storage import load_backbone, read_record
+from backbone.spec import EncoderSpec, ImageSpec
+from backbone.storage import load_backbone, read_record, save_backbone
 from backbone.trees import flatten
 from tests import reference
 from tests.tiny import (
@@ -318,6 +320,20 @@ def test_a_tokenizer_of_another_backbone_is_refused(whole, tiny_path, place, tmp
     )  # fmt: skip
     status, _, err = call("train-backbone", script, "--workdir", "run", capsys=capsys)
     assert (status, "is another tokenizer than that of" in err) == (2, True), err
+
+
+def test_a_backbone_of_images_is_refused(place, tmp_path, capsys):
+    image = ImageSpec(size=8, patch=4, mean=(0.5,), std=(0.5,))
+    spec = EncoderSpec(
+        blocks=1, width=8, heads=2, mlp_width=8, vocabulary=0, positions=image.tokens, segments=0, norm="pre",
+        embedding_norm=False, image=image,
+    )  # fmt: skip
+    save_backbone(tmp_path / "vit", spec, Network(spec).init(0), ImagePreprocessing(image, resize=8), {"family": "vit"})
+    values = settings(f"start={tmp_path / 'vit'}", "network=none", "tokenizer=none")
+    status, _, err = call("train-backbone", place / "config.py", "--workdir", "run", *values, capsys=capsys)
+    assert (status, "reads images, and masked_tokens needs a backbone that reads text" in err) == (2, True), err
+    with pytest.raises(InputError, match="family 'vit' cannot be exported"):
+        export_hf(tmp_path / "vit", tmp_path / "hf")
 
 
 def test_a_graft_config_is_no_backbone_config(place, capsys):

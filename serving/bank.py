@@ -170,7 +170,7 @@ class Bank:
                     raise InputError(f"{name} at {site.full_name}: {error}") from error
                 leaves["adapter"][name][str(site.block)][site.name] = fitted
         if model.feature_part is not None and (name := model.feature_part[0].method) in leaves["adapter"]:
-            leaves["adapter"][name] = map_leaves(np.asarray, params["adapter"].get(name, {}))
+            leaves["adapter"][name] = map_leaves(np.asarray, params.get("adapter", {}).get(name, {}))
         extra = self.labels - len(model.labels)
         leaves["head"] = {
             "kernel": np.pad(np.asarray(params["head"]["kernel"]), ((0, 0), (0, extra))),

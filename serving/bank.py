@@ -176,7 +176,7 @@ class Bank:
             "kernel": np.pad(np.asarray(params["head"]["kernel"]), ((0, 0), (0, extra))),
             "bias": np.pad(np.asarray(params["head"]["bias"]), (0, extra)),
         }
-        leaves = map_leaves(lambda leaf: np.ascontiguousarray(leaf, np.float32), leaves)
+        leaves = map_leaves(lambda leaf: np.asarray(leaf, np.float32), leaves)
         self._check_shapes(leaves)
         return Fitted(leaves, self.slot_bytes)
 

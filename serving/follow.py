@@ -27,6 +27,7 @@ class Follower:
         self._runtime, self._catalogue, self._seconds = runtime, catalogue, seconds
         self._seen: object = None
         self._stop = threading.Event()
+        self._polling = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="follow", daemon=True)
         self.refused: dict[str, str] = {}  # task: why its live version is not the one served
         self.unreachable: str | None = None  # why the catalogue did not answer last
@@ -47,6 +48,10 @@ class Follower:
 
     def poll(self) -> bool:
         """Brings the runtime to what is live; whether anything changed. Never raises: it says why in its fields."""
+        with self._polling:
+            return self._poll()
+
+    def _poll(self) -> bool:
         try:
             change = self._catalogue.change()
             if change == self._seen and not self.refused:

@@ -82,8 +82,13 @@ class Residency:
         self.failed: dict[str, str] = {}  # reason by content id, of loads that failed last
 
     def acquire(self, served: Served, ready: Callable[[Seat | Exception], None]) -> None:
-        """Calls `ready` with a held seat, at once if the graft is resident, else when it has loaded or failed."""
+        """Calls `ready` with a held seat, at once if the graft is resident, else when it has loaded or failed.
+
+        Raises Closed after `close`.
+        """
         with self._changed:
+            if self._closed:
+                raise Closed("shut down")
             seat = self._seats.get(served.content_id)
             if seat is not None:
                 seat.holders += 1

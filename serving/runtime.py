@@ -261,6 +261,8 @@ class Runtime:
     def features(self, texts: Sequence[str], *, timeout: float | None = None) -> np.ndarray:
         """Mean-pooled output float32 [N,D] of the plain backbone; uses no bank."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        if not texts:
+            return np.zeros((0, self.backbone.spec.width), np.float32)
         encoded = [self._ids(text, self.buckets[-1]) for text in texts]
         self._batcher.reserve(len(encoded))
         rows = [Row(bucket_of(len(ids), self.buckets), ids, PLAIN, 0, deadline) for ids in encoded]

@@ -33,7 +33,8 @@ def cover(rows: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
     if rows <= 0:
         return ()
     options = [(size, *cover(rows - size, sizes)) for size in sizes]
-    return min(options, key=lambda chosen: (sum(chosen) + CALL_ROWS * len(chosen), len(chosen)))
+    best = min(options, key=lambda chosen: (sum(chosen) + CALL_ROWS * len(chosen), len(chosen)))
+    return tuple(sorted(best, reverse=True))
 
 
 class Programs:

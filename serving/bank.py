@@ -215,7 +215,7 @@ def _same_feature(one: GraftModel, other: GraftModel) -> bool:
 
 def _write_slot(bank: Params, leaves: Params, slot: jax.Array) -> Params:
     write = jax.lax.dynamic_update_index_in_dim
-    return jax.tree.map(lambda stacked, leaf: write(stacked, leaf, slot, 0), bank, leaves)  # type: ignore[no-any-return]
+    return jax.tree.map(lambda stacked, leaf: write(stacked, leaf, slot, 0), bank, leaves)
 
 
 def _names(methods: tuple[MethodSpec, ...]) -> str:

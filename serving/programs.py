@@ -106,12 +106,12 @@ class Programs:
         """Logits float32 [B,C] of rows of one group, C the envelope's labels; `slots` int32 [B]."""
         size, bucket = mask.shape
         run = self._compiled["suffix", group, bucket, size]
-        return run(self.backbone.params, self.banks[group].leaves, states, mask, slots)  # type: ignore[no-any-return]
+        return run(self.backbone.params, self.banks[group].leaves, states, mask, slots)
 
     def plain(self, state: jax.Array, mask: np.ndarray) -> jax.Array:
         """Mean-pooled output float32 [U,D] of the plain backbone."""
         size, bucket = mask.shape
-        return self._compiled["plain", bucket, size](self.backbone.params, state, mask)  # type: ignore[no-any-return]
+        return self._compiled["plain", bucket, size](self.backbone.params, state, mask)
 
     @property
     def count(self) -> int:

@@ -28,7 +28,6 @@ from adapters.heads import head_of
 from adapters.specs import HeadSpec, MultiLabel
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
-from backbone.home import use_compilation_cache
 from backbone.storage import Backbone
 from backbone.trees import content_hash, map_leaves
 from serving.bank import Bank, Envelope
@@ -124,8 +123,6 @@ class Runtime:
         `max_wait` seconds a row waits for others, `most_waiting` rows in all, `host_bytes` of verified grafts
         kept beside the slots, `cache_bytes` of prefix states kept by input (0: none).
         """
-        if jax.config.jax_compilation_cache_dir is None:
-            use_compilation_cache()
         self.backbone, self.envelope = backbone, envelope
         self.buckets = tuple(sorted(set(buckets or backbone.ladder)))
         if self.buckets[-1] > backbone.ladder[-1] or self.buckets[0] < 4:

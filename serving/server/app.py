@@ -219,7 +219,8 @@ class Server:
         rows = asyncio.gather(*(asyncio.wrap_future(one.future) for one in pending))
         gone = asyncio.create_task(_disconnected(request))
         try:
-            await asyncio.wait({rows, gone}, timeout=max(seconds, 0), return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {rows, gone}
+            await asyncio.wait(either, timeout=max(seconds, 0), return_when=asyncio.FIRST_COMPLETED)
             if rows.done():
                 try:
                     rows.result()

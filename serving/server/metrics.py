@@ -35,7 +35,7 @@ class Metrics:
             "topgraft_request_seconds", "From request to response", ["task"], buckets=BUCKETS, registry=self._registry
         )
         self._requests = Counter("topgraft_requests", "Responses", ["task", "status"], registry=self._registry)
-        self._registry.register(self)  # type: ignore[arg-type]
+        self._registry.register(self)
         self._named: set[str] = set()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._answers = 0
@@ -122,7 +122,7 @@ class Metrics:
             yield labelled(GaugeMetricFamily, "cpu_seconds_per_request", "Mean since the start", "quality", quality)
         joules = self.joules()
         if self._answers and joules.value is not None:
-            each = {joules.quality: joules.value / self._answers}
+            each: dict[str, float] = {joules.quality: joules.value / self._answers}
             yield labelled(GaugeMetricFamily, "joules_per_request", "Mean since the start", "quality", each)
 
     def sample(self) -> None:

@@ -33,6 +33,29 @@ __all__ = ["InputError", "load", "main"]
 
 log = logging.getLogger("topgraft")
 
+# options of `serve` that are fields of serving.server.serve.Settings, with the type of their value
+SERVE_FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "registry": (str, "URL of the registry to follow"),
+    "store": (str, "folder of the registry's artefacts"),
+    "grafts": (str, "follow a folder of grafts instead of a registry"),
+    "backbone": (str, "backbone folder, or minilm"),
+    "host": (str, "address to listen on (default 127.0.0.1)"),
+    "port": (int, "port (default 8080; 0: any)"),
+    "admin_port": (int, "port of the admin routes (default: none)"),
+    "envelope": (str, "JSON file of what may be served (default: around what is live)"),
+    "slots": (int, "grafts in memory of each kind (default 32)"),
+    "labels": (int, "labels of the widest head (default 128)"),
+    "buckets": (str, "lengths in tokens, commas between"),
+    "batch_sizes": (str, "rows of a batch, commas between (default 1,8,32)"),
+    "max_wait_ms": (float, "that a row waits for others (default 2)"),
+    "most_waiting": (int, "rows that may wait before 429 (default 1024)"),
+    "host_mb": (int, "verified grafts kept beside the slots (default 256)"),
+    "cache_mb": (int, "prefix states kept by input (default 0)"),
+    "poll_seconds": (float, "between looks at what is live (default 2)"),
+    "token_file": (str, "bearer tokens, one a line"),
+    "dtype": (str, "float32 or bfloat16, of the backbone"),
+}
+
 
 def load(path: str | Path, backbone: str | Path | Backbone | None = None, *, dtype: str = "float32") -> Graft:
     """Loads and verifies a graft: `.predict(texts)` gives labels and probabilities, `.logits(texts)` scores.
@@ -155,6 +178,16 @@ def _predict(options: argparse.Namespace) -> Any:
         dtype=options.dtype,
         top=options.top,
     )
+
+
+def _serve(options: argparse.Namespace) -> Any:
+    from serving.server.serve import Settings, numbers, serve
+
+    fields = {name: getattr(options, name) for name in SERVE_FIELDS if getattr(options, name) is not None}
+    for name in ("buckets", "batch_sizes"):
+        if name in fields:
+            fields[name] = numbers(fields[name], f"--{name.replace('_', '-')}")
+    return serve(Settings(**fields))
 
 
 def _inspect(options: argparse.Namespace) -> Any:
@@ -368,6 +401,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "a text a line (a pair: a tab between), - is standard input; or an image; may be repeated"
     sub.add_argument("--file", action="append", default=[], help=text)
     sub.add_argument("--top", type=int, default=5, help="probabilities shown for each text")
+    sub = verb("serve", _serve, "answer over HTTP, following a registry")
+    for name, (kind, text) in SERVE_FIELDS.items():
+        sub.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text, required=name == "backbone")
     sub = verb("inspect", _inspect, "describe a graft, a backbone or a config", settings, on_backbone)
     sub.add_argument("path", help="graft, run or backbone folder, or config script")
     sub = verb("export", _export, "write a graft for other software", on_backbone)

@@ -170,13 +170,13 @@ class Bank:
                     raise InputError(f"{name} at {site.full_name}: {error}") from error
                 leaves["adapter"][name][str(site.block)][site.name] = fitted
         if model.feature_part is not None and (name := model.feature_part[0].method) in leaves["adapter"]:
-            leaves["adapter"][name] = map_leaves(np.asarray, params["adapter"].get(name, {}))
+            leaves["adapter"][name] = map_leaves(np.asarray, params.get("adapter", {}).get(name, {}))
         extra = self.labels - len(model.labels)
         leaves["head"] = {
             "kernel": np.pad(np.asarray(params["head"]["kernel"]), ((0, 0), (0, extra))),
             "bias": np.pad(np.asarray(params["head"]["bias"]), (0, extra)),
         }
-        leaves = map_leaves(lambda leaf: np.ascontiguousarray(leaf, np.float32), leaves)
+        leaves = map_leaves(lambda leaf: np.asarray(leaf, np.float32), leaves)
         self._check_shapes(leaves)
         return Fitted(leaves, self.slot_bytes)
 
@@ -215,7 +215,7 @@ def _same_feature(one: GraftModel, other: GraftModel) -> bool:
 
 def _write_slot(bank: Params, leaves: Params, slot: jax.Array) -> Params:
     write = jax.lax.dynamic_update_index_in_dim
-    return jax.tree.map(lambda stacked, leaf: write(stacked, leaf, slot, 0), bank, leaves)  # type: ignore[no-any-return]
+    return jax.tree.map(lambda stacked, leaf: write(stacked, leaf, slot, 0), bank, leaves)
 
 
 def _names(methods: tuple[MethodSpec, ...]) -> str:

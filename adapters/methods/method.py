@@ -128,7 +128,7 @@ class SiteMethod(Generic[S]):
 def at_inference(setting: Any) -> Any:
     """A spec or setting without what only matters in training."""
     if is_dataclass(setting) and not isinstance(setting, type) and hasattr(setting, "dropout"):
-        return replace(setting, dropout=0.0)  # type: ignore[call-arg]
+        return replace(setting, dropout=0.0)
     return setting
 
 

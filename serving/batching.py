@@ -1,0 +1,197 @@
+"""Continuous batching: one thread owns the device, everything else hands it rows and waits on futures.
+
+Rows queue by length bucket. A bucket is due when it fills a batch or when its oldest row has waited
+`max_wait`; of those due, the one whose head is oldest runs. While a batch runs the next one gathers, so that
+load makes batches full by itself. Rows of different grafts and groups share a batch. A row that was
+cancelled or is past its deadline is dropped before it costs anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+PLAIN = -1  # group of rows that use no graft
+
+
+class Overloaded(Exception):
+    """The queue is full; try again after `retry_after` seconds."""
+
+    def __init__(self, waiting: int, retry_after: float):
+        super().__init__(f"{waiting} rows are waiting; try again in {retry_after:.1f} s")
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(Exception):
+    """The row's deadline passed before it ran."""
+
+
+class Closed(Exception):
+    """The runtime no longer takes rows."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input for one graft."""
+
+    bucket: int
+    ids: np.ndarray  # int32 [t], at most `bucket` tokens
+    group: int  # number of the graft's bank, or PLAIN
+    slot: int
+    deadline: float | None = None  # on the monotonic clock
+    future: Future[np.ndarray] = field(default_factory=Future)  # of logits [C], or features [D] of PLAIN
+    arrived: float = field(default_factory=time.monotonic)
+
+
+def fail(future: Future[Any], error: BaseException) -> None:
+    """Sets the error of a future that has not run, unless it was cancelled."""
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
+
+
+class Batcher:
+    """The device thread and its queues."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Row]], Sequence[np.ndarray | Exception]],
+        *,
+        most_rows: int,
+        most_waiting: int = 1024,
+        max_wait: float = 0.002,
+    ):
+        """`run` answers each row of a batch of one bucket with its result or its own error.
+
+        `most_rows` a batch, `most_waiting` rows in all queues, `max_wait` seconds for others to join.
+        """
+        self._run, self._most_rows, self._most_waiting, self._max_wait = run, most_rows, most_waiting, max_wait
+        self._changed = threading.Condition()
+        self._queues: dict[int, deque[Row]] = {}
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._reserved = 0  # rows promised a place while their graft loads
+        self._waiting = 0
+        self._row_seconds = 0.0  # recent device time of a row
+        self._closing = self._ended = False
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows queued or promised a place."""
+        return self._waiting + self._reserved
+
+    def reserve(self, rows: int) -> None:
+        """Promises a place to `rows` rows, all or none; raises Overloaded or Closed."""
+        with self._changed:
+            if self._closing:
+                raise Closed("shutting down")
+            if self.waiting + rows > self._most_waiting:
+                raise Overloaded(self.waiting, max(0.1, self.waiting * self._row_seconds))
+            self._reserved += rows
+
+    def forget(self, rows: int = 1) -> None:
+        """Gives back places that were promised."""
+        with self._changed:
+            self._reserved -= rows
+            self._changed.notify_all()
+
+    def put(self, row: Row) -> None:
+        """Queues a row that was promised a place."""
+        with self._changed:
+            self._reserved -= 1
+            self._waiting += 1
+            self._queues.setdefault(row.bucket, deque()).append(row)
+            self._changed.notify_all()
+
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        """Runs `function` on the device thread between two batches; raises Closed when that has ended."""
+        future: Future[Any] = Future()
+        with self._changed:
+            if self._ended:
+                raise Closed("shut down")
+            self._calls.append((function, future))
+            self._changed.notify_all()
+        return future
+
+    def close(self, timeout: float | None = None) -> None:
+        """Takes no more rows, answers those that wait, ends the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+
+    def _due(self, now: float) -> list[Row] | None:
+        """The rows of the next batch if one is due."""
+        due = [
+            queue
+            for queue in self._queues.values()
+            if queue and (len(queue) >= self._most_rows or self._closing or queue[0].arrived + self._max_wait <= now)
+        ]
+        if not due:
+            return None
+        queue = min(due, key=lambda q: q[0].arrived)
+        rows = [queue.popleft() for _ in range(min(len(queue), self._most_rows))]
+        self._waiting -= len(rows)
+        return rows
+
+    def _pause(self, now: float) -> float | None:
+        heads = [queue[0].arrived for queue in self._queues.values() if queue]
+        return max(0.0, min(heads) + self._max_wait - now) if heads else None
+
+    def _work(self) -> None:
+        while True:
+            call, rows = None, None
+            with self._changed:
+                while True:
+                    now = time.monotonic()
+                    if self._calls:
+                        call = self._calls.popleft()
+                    rows = self._due(now)
+                    if call or rows:
+                        break
+                    if self._closing and not self._reserved:
+                        self._ended = True
+                        return
+                    self._changed.wait(self._pause(now))
+            if call:
+                self._answer_call(*call)
+            if rows:
+                self._answer_rows(rows)
+
+    def _answer_call(self, function: Callable[[], Any], future: Future[Any]) -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:  # noqa: BLE001 - belongs to whoever waits for the call
+            future.set_exception(error)
+
+    def _answer_rows(self, rows: list[Row]) -> None:
+        now, live = time.monotonic(), []
+        for row in rows:
+            if not row.future.set_running_or_notify_cancel():
+                continue
+            if row.deadline is not None and row.deadline < now:
+                row.future.set_exception(DeadlineExceeded("the deadline passed while the row waited"))
+            else:
+                live.append(row)
+        if not live:
+            return
+        try:
+            results = self._run(live)
+        except Exception as error:  # noqa: BLE001 - the batch failed as a whole: each row learns why
+            results = [error] * len(live)
+        each = (time.monotonic() - now) / len(live)
+        self._row_seconds = each if not self._row_seconds else 0.9 * self._row_seconds + 0.1 * each
+        for row, result in zip(live, results, strict=True):
+            with contextlib.suppress(Exception):  # a callback of one caller must not stop the others
+                if isinstance(result, Exception):
+                    row.future.set_exception(result)
+                else:
+                    row.future.set_result(result)

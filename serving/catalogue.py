@@ -1,0 +1,133 @@
+"""What is live, as the server sees it: a registry with its store, or a plain folder of grafts.
+
+The server never takes a path from a client. A client names a task; the catalogue says which version that is
+and where its artefact lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from adapters.manifest import CANARY, MANIFEST, TENSORS, read_manifest
+from backbone.errors import InputError, nearest
+from registry.database import Registry
+from registry.spec import require_task
+from registry.store import Store
+
+DAMAGED = "damaged"  # version of a graft whose manifest cannot be read
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of a task."""
+
+    task: str
+    version: str
+    content_id: str
+    generation: int = 0  # promotions of the task so far; 0 where nobody counts them
+    lineage: dict[str, Any] = field(default_factory=dict)  # what it was made from, for people
+
+
+class Catalogue(Protocol):
+    """Where the server learns what to serve. Any method may raise when the source does not answer."""
+
+    def change(self) -> object:
+        """A value that differs whenever something else is live; cheap to poll."""
+        ...
+
+    def lives(self) -> dict[str, Entry]:
+        """The live version of every task."""
+        ...
+
+    def version(self, task: str, version: str) -> Entry:
+        """One version of a task; raises InputError if there is none."""
+        ...
+
+    def path(self, entry: Entry) -> Path:
+        """The graft folder; raises InputError if it is not a folder of three plain files."""
+        ...
+
+
+def plain_graft(path: Path) -> Path:
+    """`path` again; raises InputError if it or a file of it is a link: an artefact points nowhere else."""
+    for part in (path, *(path / name for name in (MANIFEST, TENSORS, CANARY))):
+        if part.is_symlink():
+            raise InputError(f"{part}: a symbolic link; a graft is a folder of plain files")
+    return path
+
+
+class RegistryCatalogue:
+    """The live versions of a registry, their artefacts from its store."""
+
+    def __init__(self, registry: Registry, store: Store):
+        self._registry, self._store = registry, store
+
+    def change(self) -> object:
+        return self._registry.change()
+
+    def lives(self) -> dict[str, Entry]:
+        return {
+            task: Entry(task, str(live.version), live.content_id, live.generation, {"previous": live.previous})
+            for task, live in self._registry.lives().items()
+        }
+
+    def version(self, task: str, version: str) -> Entry:
+        if not version.isdecimal():
+            raise InputError(f"version: {version!r} is not the number of a version")
+        found = self._registry.version(task, int(version))
+        lineage = {"parent": found.parent, "created_at": found.created_at, "metrics": found.metrics, **found.lineage}
+        return Entry(task, version, found.content_id, lineage=lineage)
+
+    def path(self, entry: Entry) -> Path:
+        return plain_graft(self._store.path(entry.content_id))
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(require_task(name))
+    except InputError:
+        return False
+
+
+class FolderCatalogue:
+    """A folder whose subfolders are grafts, each served under its folder's name; the version is its content.
+
+    Replacing a graft folder in one rename is a promotion. Names that are no task's are passed over.
+    """
+
+    def __init__(self, folder: str | Path):
+        self._folder = Path(folder)
+        if not self._folder.is_dir():
+            raise InputError(f"--grafts: {folder} is not a folder")
+
+    def _grafts(self) -> list[Path]:
+        return [p for p in sorted(self._folder.iterdir()) if _is_name(p.name) and (p / MANIFEST).is_file()]
+
+    def change(self) -> object:
+        stats = [(path.name, (path / MANIFEST).stat()) for path in self._grafts()]
+        return tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
+
+    def lives(self) -> dict[str, Entry]:
+        found = {}
+        for path in self._grafts():
+            try:
+                manifest = read_manifest(path)
+            except InputError as error:  # served as what it is: asking for it says why it does not load
+                found[path.name] = Entry(path.name, DAMAGED, f"{DAMAGED}:{path.name}", lineage={"error": str(error)})
+                continue
+            version = manifest.content_id.removeprefix("sha256:")[:12]
+            lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}
+            found[path.name] = Entry(path.name, version, manifest.content_id, lineage=lineage)
+        return found
+
+    def version(self, task: str, version: str) -> Entry:
+        entry = self.lives().get(task)
+        if entry is None or entry.version != version:
+            known = [] if entry is None else [entry.version]
+            raise InputError(f"{task}: no version {version!r}; {nearest(version, known)}")
+        return entry
+
+    def path(self, entry: Entry) -> Path:
+        return plain_graft(self._folder / require_task(entry.task))

@@ -1,0 +1,116 @@
+"""Follows a catalogue: what is promoted there is served here within one polling interval.
+
+A new version is read, verified and seated before it takes its task's place; until then, and for good if
+it is refused, the former one answers. If the catalogue does not answer, what is live stays live.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from adapters.graft import Graft, load_graft
+from backbone.storage import Backbone
+from serving.catalogue import Catalogue, Entry
+from serving.residency import Served
+from serving.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Keeps a runtime at what a catalogue says is live; `poll` is one step, `start` a thread of them."""
+
+    def __init__(self, runtime: Runtime, catalogue: Catalogue, *, seconds: float = 2.0):
+        self._runtime, self._catalogue, self._seconds = runtime, catalogue, seconds
+        self._seen: object = None
+        self._stop = threading.Event()
+        self._polling = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="follow", daemon=True)
+        self.refused: dict[str, str] = {}  # task: why its live version is not the one served
+        self.unreachable: str | None = None  # why the catalogue did not answer last
+        self.polled = 0.0  # monotonic time of the last answer
+        self.entries: dict[str, Entry] = {}  # what is live there, by task
+
+    def served(self, entry: Entry) -> Served:
+        """An entry, as the runtime loads it."""
+        load = loader(self._catalogue, entry, self._runtime.backbone)
+        return Served(entry.task, entry.version, entry.content_id, load, entry.generation)
+
+    def version(self, task: str, version: str) -> Served:
+        """A version by number, live or not; raises InputError if there is none."""
+        live = self._runtime.entries.get(task)
+        if live is not None and live.version == version:
+            return live
+        return self.served(self._catalogue.version(task, version))
+
+    def poll(self) -> bool:
+        """Brings the runtime to what is live; whether anything changed. Never raises: it says why in its fields."""
+        with self._polling:
+            return self._poll()
+
+    def _poll(self) -> bool:
+        try:
+            change = self._catalogue.change()
+            if change == self._seen and not self.refused:
+                self._answered()
+                return False
+            lives = self._catalogue.lives()
+        except Exception as error:  # noqa: BLE001 - whatever a database or disk raises: keep serving
+            if self.unreachable is None:
+                log.warning("the catalogue does not answer, what is live stays live: %s", error)
+            self.unreachable = str(error)
+            return False
+        self._answered()
+        changed = False
+        for task, entry in lives.items():
+            changed |= self._adopt(task, entry)
+        for task in self._runtime.entries.keys() - lives.keys():
+            self._runtime.remove(task)
+            log.info("%s: no longer live", task)
+            changed = True
+        self.refused = {task: reason for task, reason in self.refused.items() if task in lives}
+        self._seen, self.entries = change, lives
+        return changed
+
+    def _answered(self) -> None:
+        self.unreachable, self.polled = None, time.monotonic()
+
+    def _adopt(self, task: str, entry: Entry) -> bool:
+        former = self._runtime.entries.get(task)
+        new = self.served(entry)
+        if former == new:
+            self.refused.pop(task, None)
+            return False
+        try:
+            if former is not None:  # a first version is loaded when first asked for
+                self._runtime.warm(new)
+        except Exception as error:  # noqa: BLE001 - a bad artefact: the former version goes on answering
+            if task not in self.refused:
+                log.error("%s version %s was refused, %s goes on: %s", task, new.version, former, error)
+            self.refused[task] = str(error)
+            return False
+        self._runtime.offer(new)
+        self.refused.pop(task, None)
+        log.info("%s: version %s is live (generation %d)", task, new.version, new.generation)
+        return True
+
+    def start(self) -> None:
+        """Polls in a thread until `stop`."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self.poll()
+
+
+def loader(catalogue: Catalogue, entry: Entry, backbone: Backbone) -> Callable[[], Graft]:
+    """Reads and verifies the entry's artefact when called."""
+    return lambda: load_graft(catalogue.path(entry), backbone)

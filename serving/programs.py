@@ -1,0 +1,123 @@
+"""Every compiled program of a runtime, made before it is ready; none is ever compiled later.
+
+A batch of rows runs in three steps. `prefix`: the plain backbone on the distinct inputs [U,T], cut at the
+boundaries where groups begin, only as far as the batch needs. `gather`: states of the inputs to states of
+the rows [B,T,D]. `suffix`: the adapted blocks and the heads of one group [B,C]; or `plain`, the pooled
+output of the backbone, for rows that use no graft and hence no bank.
+
+Programs are compiled ahead of time for the fixed buckets and batch sizes: a shape outside them is an
+error, never a compilation.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapters.heads import pool
+from backbone.storage import Backbone
+from serving.bank import Bank
+
+CALL_ROWS = 2  # what one more call costs, in rows: to choose between a padded batch and several smaller ones
+
+
+@functools.cache
+def cover(rows: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The batch sizes that hold `rows` rows at the least cost, largest first."""
+    if rows <= 0:
+        return ()
+    options = [(size, *cover(rows - size, sizes)) for size in sizes]
+    best = min(options, key=lambda chosen: (sum(chosen) + CALL_ROWS * len(chosen), len(chosen)))
+    return tuple(sorted(best, reverse=True))
+
+
+class Programs:
+    """Compiled steps by (bucket, batch size); construction compiles everything."""
+
+    def __init__(self, backbone: Backbone, banks: Sequence[Bank], buckets: Sequence[int], sizes: Sequence[int]):
+        self.backbone, self.banks = backbone, tuple(banks)
+        self.buckets, self.sizes = tuple(sorted(buckets)), tuple(sorted(sizes))
+        self.dtype = jnp.dtype(backbone.dtype)
+        last = backbone.spec.blocks
+        self.needs = [tuple(sorted({b.start, *(t for t in b.model.taps if t < b.start)})) for b in self.banks]
+        self.stops = tuple(sorted({0, last, *(boundary for needs in self.needs for boundary in needs)}))
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+        for bucket in self.buckets:
+            for size in self.sizes:
+                self._compile(bucket, size)
+
+    def _compile(self, bucket: int, size: int) -> None:
+        spec, network, params = self.backbone.spec, self.backbone.network, self.backbone.params
+        ids, mask = jax.ShapeDtypeStruct((size, bucket), jnp.int32), jax.ShapeDtypeStruct((size, bucket), jnp.bool_)
+        state = jax.ShapeDtypeStruct((size, bucket, spec.width), self.dtype)
+        number = jax.ShapeDtypeStruct((size,), jnp.int32)
+
+        def keep(name: tuple[Any, ...], function: Any, *arguments: Any) -> None:
+            self._compiled[name] = jax.jit(function).lower(*arguments).compile()
+
+        keep(("embed", bucket, size), lambda p, i: network.embed(p, {"ids": i}, self.dtype), params, ids)
+        for start, stop in itertools.pairwise(self.stops):
+            run = functools.partial(network.run_blocks, start=start, stop=stop)
+            keep(("blocks", start, bucket, size), run, params, state, mask)
+        keep(("plain", bucket, size), self._plain, params, state, mask)
+        for group, bank in enumerate(self.banks):
+            states = dict.fromkeys(self.needs[group], state)
+            suffix = functools.partial(self._suffix, bank)
+            keep(("suffix", group, bucket, size), suffix, params, bank.leaves, states, mask, number)
+        for rows in self.sizes:
+            index = jax.ShapeDtypeStruct((rows,), jnp.int32)
+            keep(("gather", bucket, size, rows), _gather, state, index)
+
+    def _plain(self, params: Any, state: jax.Array, mask: jax.Array) -> jax.Array:
+        network = self.backbone.network
+        return pool("mean", network, params, network.finish(params, state), mask).astype(jnp.float32)
+
+    def _suffix(self, bank: Bank, params: Any, leaves: Any, states: Any, mask: Any, slots: Any) -> jax.Array:
+        inputs = {"states": states, "mask": mask}
+        return bank.model.logits(params, leaves, inputs, dtype=self.dtype, slots=slots)
+
+    def prefix(self, ids: np.ndarray, mask: np.ndarray, wanted: Sequence[int]) -> dict[int, jax.Array]:
+        """States [U,T,D] at the `wanted` boundaries (each one of `stops`), computed once."""
+        size, bucket = ids.shape
+        hidden = self._compiled["embed", bucket, size](self.backbone.params, ids)
+        states = {0: hidden}
+        for start, stop in itertools.pairwise(self.stops):
+            if start >= max(wanted):
+                break
+            hidden = self._compiled["blocks", start, bucket, size](self.backbone.params, hidden, mask)
+            states[stop] = hidden
+        return {boundary: states[boundary] for boundary in wanted}
+
+    def gather(self, states: dict[int, jax.Array], index: np.ndarray) -> dict[int, jax.Array]:
+        """The states of rows [B,T,D] from those of inputs [U,T,D]; `index` int32 [B]."""
+        found = {}
+        for boundary, state in states.items():
+            size, bucket, _ = state.shape
+            found[boundary] = self._compiled["gather", bucket, size, len(index)](state, index)
+        return found
+
+    def suffix(self, group: int, states: dict[int, jax.Array], mask: np.ndarray, slots: np.ndarray) -> jax.Array:
+        """Logits float32 [B,C] of rows of one group, C the envelope's labels; `slots` int32 [B]."""
+        size, bucket = mask.shape
+        run = self._compiled["suffix", group, bucket, size]
+        return run(self.backbone.params, self.banks[group].leaves, states, mask, slots)
+
+    def plain(self, state: jax.Array, mask: np.ndarray) -> jax.Array:
+        """Mean-pooled output float32 [U,D] of the plain backbone."""
+        size, bucket = mask.shape
+        return self._compiled["plain", bucket, size](self.backbone.params, state, mask)
+
+    @property
+    def count(self) -> int:
+        """Compiled programs, the banks' writes included."""
+        return len(self._compiled) + len(self.banks)
+
+
+def _gather(state: jax.Array, index: jax.Array) -> jax.Array:
+    return state[index]

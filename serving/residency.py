@@ -1,0 +1,220 @@
+"""Which grafts are in which slots: loads off the hot path, one at a time for each graft, least recent out.
+
+Three places, each with its own budget: slots of the banks on the device, fitted copies on the host
+(bytes), and the source (registry, folder). A row holds its graft's seat from submission to answer; only a
+seat that nobody holds is given to another graft, so a row is always answered by the version it was
+promised, whatever is promoted or evicted meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from adapters.graft import Graft
+from adapters.specs import HeadSpec
+from backbone.errors import InputError
+from serving.bank import Bank, Fitted, place_in
+from serving.batching import Closed
+
+log = logging.getLogger(__name__)
+
+LOADERS = 4  # threads that read, verify and fit
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version of a task, as the catalogue names it."""
+
+    task: str
+    version: str
+    content_id: str  # of the graft; equal content shares a slot
+    load: Callable[[], Graft] = field(repr=False, compare=False)  # reads and verifies; raises InputError
+    generation: int = 0  # of the promotion that made it live
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A verified graft, fitted, on the host."""
+
+    group: int
+    fitted: Fitted
+    labels: tuple[str, ...]
+    head: HeadSpec
+    max_tokens: int
+    methods: tuple[str, ...]
+
+
+@dataclass
+class Seat:
+    """A graft in a slot."""
+
+    content_id: str
+    prepared: Prepared
+    slot: int
+    holders: int = 0  # rows that rely on it
+    used: float = 0.0  # monotonic time of the last release
+
+
+class Residency:
+    """Seats by content; `call` runs a function on the device thread."""
+
+    def __init__(self, banks: Sequence[Bank], call: Callable[[Callable[[], Any]], Future[Any]], host_bytes: int):
+        self._banks, self._call, self.host_budget = banks, call, host_bytes
+        self._changed = threading.Condition()
+        self._seats: dict[str, Seat] = {}
+        self._free = [list(range(bank.group.slots, 0, -1)) for bank in banks]
+        self._loading: dict[str, list[Callable[[Seat | Exception], None]]] = {}
+        self._host: OrderedDict[str, Prepared] = OrderedDict()
+        self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
+        self._closed = False
+        self.loads: Counter[str] = Counter()  # by cause: source, host
+        self.evictions: Counter[str] = Counter()  # by cause: slots, bytes, removed
+        self.longest_write = 0.0  # seconds that a load kept the device thread
+        self.failed: dict[str, str] = {}  # reason by content id, of loads that failed last
+
+    def acquire(self, served: Served, ready: Callable[[Seat | Exception], None]) -> None:
+        """Calls `ready` with a held seat, at once if the graft is resident, else when it has loaded or failed.
+
+        Raises Closed after `close`.
+        """
+        with self._changed:
+            if self._closed:
+                raise Closed("shut down")
+            seat = self._seats.get(served.content_id)
+            if seat is not None:
+                seat.holders += 1
+            elif served.content_id in self._loading:
+                self._loading[served.content_id].append(ready)
+                return
+            else:
+                self._loading[served.content_id] = [ready]
+        if seat is not None:
+            ready(seat)
+        else:
+            self._pool.submit(self._load, served)
+
+    def release(self, seat: Seat) -> None:
+        """Gives a held seat back."""
+        with self._changed:
+            seat.holders -= 1
+            seat.used = time.monotonic()
+            if not seat.holders:
+                self._changed.notify_all()
+
+    def prepare(self, served: Served) -> Prepared:
+        """Reads, verifies and fits on the calling thread, without taking a slot; raises InputError."""
+        with self._changed:
+            found = self._host.get(served.content_id)
+            if found is not None:
+                self._host.move_to_end(served.content_id)
+                self.loads["host"] += 1
+                return found
+        graft = served.load()
+        if graft.manifest is not None and graft.manifest.content_id != served.content_id:
+            raise InputError(
+                f"{served.task} version {served.version}: the artefact is {graft.manifest.content_id[:19]}..., "
+                f"the catalogue says {served.content_id[:19]}..."
+            )
+        group, fitted = place_in(self._banks, graft.model, graft.params, f"{served.task} version {served.version}")
+        methods = tuple(spec.method for spec in graft.model.methods)
+        prepared = Prepared(group, fitted, graft.model.labels, graft.model.head, graft.max_tokens, methods)
+        with self._changed:
+            self.loads["source"] += 1
+            self._host[served.content_id] = prepared
+            while self.host_bytes > self.host_budget and len(self._host) > 1:
+                self._host.popitem(last=False)
+                self.evictions["bytes"] += 1
+        return prepared
+
+    def drop(self, content_id: str) -> None:
+        """Frees the slot and the host copy of a graft that is no longer served, once nobody holds it."""
+        with self._changed:
+            self._host.pop(content_id, None)
+            seat = self._seats.get(content_id)
+            if seat is not None and not seat.holders:
+                self._vacate(seat, "removed")
+
+    def resident(self, content_id: str) -> bool:
+        return content_id in self._seats
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of the host copies."""
+        return sum(prepared.fitted.bytes for prepared in self._host.values())
+
+    @property
+    def slots_used(self) -> list[int]:
+        """Taken slots of each bank."""
+        return [bank.group.slots - len(free) for bank, free in zip(self._banks, self._free, strict=True)]
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._pool.shutdown(wait=True, cancel_futures=False)
+
+    def _load(self, served: Served) -> None:
+        outcome: Seat | Exception
+        try:
+            outcome = self._seat(served, self.prepare(served))
+            self.failed.pop(served.content_id, None)
+        except Exception as error:  # noqa: BLE001 - whatever a bad graft raises goes to those who asked for it
+            log.warning("%s version %s was not loaded: %s", served.task, served.version, error)
+            self.failed[served.content_id] = str(error)
+            outcome = error
+        with self._changed:
+            waiting = self._loading.pop(served.content_id)
+            if isinstance(outcome, Seat):
+                outcome.holders += len(waiting) - 1  # one is held since it was seated
+        for ready in waiting:
+            ready(outcome)
+
+    def _seat(self, served: Served, prepared: Prepared) -> Seat:
+        slot = self._take_slot(prepared.group)
+        bank = self._banks[prepared.group]
+        leaves = jax.device_put(prepared.fitted.leaves)
+
+        def write() -> float:
+            begun = time.perf_counter()
+            bank.write(slot, leaves)
+            return time.perf_counter() - begun
+
+        try:
+            self.longest_write = max(self.longest_write, self._call(write).result())
+        except BaseException:
+            with self._changed:
+                self._free[prepared.group].append(slot)
+                self._changed.notify_all()
+            raise
+        seat = Seat(served.content_id, prepared, slot, holders=1, used=time.monotonic())
+        with self._changed:
+            self._seats[served.content_id] = seat
+        return seat
+
+    def _take_slot(self, group: int) -> int:
+        """A free slot, or that of the seat unused for longest; waits while rows hold all of them."""
+        with self._changed:
+            while not self._free[group]:
+                idle = [s for s in self._seats.values() if s.prepared.group == group and not s.holders]
+                if idle:
+                    self._vacate(min(idle, key=lambda s: s.used), "slots")
+                elif self._closed:
+                    raise Closed("shutting down")
+                else:
+                    self._changed.wait()
+            return self._free[group].pop()
+
+    def _vacate(self, seat: Seat, cause: str) -> None:
+        del self._seats[seat.content_id]
+        self._free[seat.prepared.group].append(seat.slot)
+        self.evictions[cause] += 1
+        self._changed.notify_all()

@@ -1,0 +1,390 @@
+"""A backbone and many grafts in one process.
+
+    runtime = Runtime(backbone, envelope, buckets=(16, 32, 64), batch_sizes=(1, 8, 32))
+    runtime.load("banking77", "runs/banking77/graft")
+    runtime.predict([("banking77", "I am still waiting on my card?"), ("emotion", "what a day")])
+
+Rows of any tasks share batches. Every program is compiled when the constructor returns; loading,
+swapping and removing grafts compiles nothing. Below the lowest adapted block the backbone runs once for
+each distinct input of a batch, however many grafts are asked of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapters.graft import Graft, Prediction, load_graft
+from adapters.heads import head_of
+from adapters.specs import HeadSpec, MultiLabel
+from backbone.buckets import bucket_of, pad
+from backbone.errors import InputError, nearest
+from backbone.storage import Backbone
+from backbone.trees import content_hash, map_leaves
+from serving.bank import Bank, Envelope
+from serving.batching import PLAIN, Batcher, Row, fail
+from serving.programs import Programs, cover
+from serving.residency import Prepared, Residency, Seat, Served
+
+BATCH_SIZES = (1, 8, 32)
+
+
+class UnknownTask(InputError):
+    """No graft is served under this name."""
+
+
+class NotFinite(ArithmeticError):
+    """A graft produced a value that is not a number for this input."""
+
+
+@dataclass(frozen=True)
+class Answer(Prediction):
+    """A prediction, and what produced it."""
+
+    task: str
+    version: str
+    content_id: str
+    generation: int  # of the promotion that made the version live
+    submodel: str = "full"  # which part of the network answered
+
+
+@dataclass
+class Pending:
+    """A row on its way; `future` holds its logits, those of the labels first, then the envelope's padding."""
+
+    served: Served
+    future: Future[np.ndarray] = field(default_factory=Future)
+    prepared: Prepared | None = None  # known once the graft is loaded
+
+    def answer(self, timeout: float | None = None) -> Answer:
+        """Waits for the logits; raises what the row raised."""
+        logits = self.future.result(timeout)
+        assert self.prepared is not None
+        labels = self.prepared.labels
+        found = decide(self.prepared.head, labels, logits[: len(labels)])
+        served = self.served
+        return Answer(
+            found.labels, found.probabilities, served.task, served.version, served.content_id, served.generation
+        )
+
+
+def decide(head: HeadSpec, labels: tuple[str, ...], logits: np.ndarray) -> Prediction:
+    """Labels and probabilities from logits float32 [C], on the host."""
+    if isinstance(head, MultiLabel):
+        row = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+        chosen = np.flatnonzero(head_of(head).decide(head, row[None])[0])
+    else:
+        row = np.exp(logits - logits.max())
+        row /= row.sum()
+        chosen = head_of(head).decide(head, row[None])
+    order = np.argsort(-row, kind="stable")
+    return Prediction(tuple(labels[i] for i in chosen), {labels[i]: float(row[i]) for i in order})
+
+
+@dataclass
+class Counts:
+    """What the device thread has done since the start."""
+
+    batches: int = 0
+    rows: int = 0
+    padded_rows: int = 0  # rows computed, filling included
+    inputs: int = 0  # distinct inputs that ran through the prefix
+    prefix_hits: int = 0  # inputs whose prefix came from the cache
+    plain_batches: int = 0  # batches that touched no bank
+    device_seconds: float = 0.0
+
+
+class Runtime:
+    """Serves grafts by name; safe to use from any thread."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        envelope: Envelope,
+        *,
+        buckets: Sequence[int] | None = None,
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+        max_wait: float = 0.002,
+        most_waiting: int = 1024,
+        host_bytes: int = 256 << 20,
+        cache_bytes: int = 0,
+    ):
+        """Compiles everything for these `buckets` (tokens; default: the backbone's ladder) and batch sizes.
+
+        `max_wait` seconds a row waits for others, `most_waiting` rows in all, `host_bytes` of verified grafts
+        kept beside the slots, `cache_bytes` of prefix states kept by input (0: none).
+        """
+        self.backbone, self.envelope = backbone, envelope
+        self.buckets = tuple(sorted(set(buckets or backbone.ladder)))
+        if self.buckets[-1] > backbone.ladder[-1] or self.buckets[0] < 4:
+            raise InputError(f"buckets: each must lie in 4..{backbone.ladder[-1]}, got {self.buckets}")
+        self.banks = [Bank(backbone.network, group, envelope.labels) for group in envelope.groups]
+        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes)
+        self.counts = Counts()
+        self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
+        self._prefix = PrefixCache(cache_bytes)
+        self._batcher = Batcher(
+            self._run, most_rows=self.programs.sizes[-1], most_waiting=most_waiting, max_wait=max_wait
+        )
+        self.residency = Residency(self.banks, self._batcher.call, host_bytes)
+        self._entries: dict[str, Served] = {}
+        self._lock = threading.Lock()
+
+    def load(self, task: str, graft: Graft | str | Path, *, version: str = "1", generation: int = 0) -> Served:
+        """Serves `graft` (a folder or a loaded one) as `task`, in the place of what was served before.
+
+        Returns when it is in its slot; until then the former version answers. Raises InputError if it does
+        not load or lies outside the envelope, and then nothing has changed.
+        """
+        if not isinstance(graft, Graft):
+            graft = load_graft(graft, self.backbone)
+        loaded = graft
+        own = map_leaves(np.asarray, loaded.params)
+        content_id = loaded.manifest.content_id if loaded.manifest else content_hash(own, repr(loaded.model))
+        served = Served(task, version, content_id, lambda: loaded, generation)
+        self.warm(served)
+        self.offer(served)
+        return served
+
+    def offer(self, served: Served) -> Served | None:
+        """Serves `served` under its task's name from now on, loaded when first asked for; returns the former."""
+        with self._lock:
+            former = self._entries.get(served.task)
+            self._entries[served.task] = served
+        self._drop(former)
+        return former
+
+    def remove(self, task: str) -> None:
+        """Serves the task no more; rows under way are still answered."""
+        with self._lock:
+            former = self._entries.pop(task, None)
+        self._drop(former)
+
+    def _drop(self, former: Served | None) -> None:
+        if former is not None and former.content_id not in {s.content_id for s in self.entries.values()}:
+            self.residency.drop(former.content_id)
+
+    def warm(self, served: Served) -> None:
+        """Puts a graft into a slot, and returns when it is there; raises what its load raised."""
+        done: Future[Seat] = Future()
+
+        def ready(outcome: Seat | Exception) -> None:
+            if isinstance(outcome, Exception):
+                done.set_exception(outcome)
+            else:
+                done.set_result(outcome)
+
+        self.residency.acquire(served, ready)
+        self.residency.release(done.result())
+
+    @property
+    def entries(self) -> dict[str, Served]:
+        """What is served, by task."""
+        with self._lock:
+            return dict(self._entries)
+
+    @property
+    def waiting(self) -> int:
+        """Rows queued, or waiting for their graft."""
+        return self._batcher.waiting
+
+    def find(self, task: str) -> Served:
+        """What is served as `task`; raises UnknownTask."""
+        with self._lock:
+            found = self._entries.get(task)
+            if found is None:
+                raise UnknownTask(f"no task {task!r} is served; {nearest(task, self._entries)}")
+            return found
+
+    def submit(self, rows: Sequence[tuple[str | Served, str]], *, timeout: float | None = None) -> list[Pending]:
+        """Queues (task, text) rows, all or none, each bound to the version that is live now.
+
+        `timeout` seconds until a row that has not run fails with DeadlineExceeded. Raises UnknownTask,
+        Overloaded or Closed.
+        """
+        chosen = [(task if isinstance(task, Served) else self.find(task), text) for task, text in rows]
+        for number, (_, text) in enumerate(chosen):
+            if not isinstance(text, str):
+                raise InputError(f"rows[{number}]: expected (task, text), got {type(text).__name__} for the text")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._batcher.reserve(len(chosen))
+        return [self._submit(served, text, deadline) for served, text in chosen]
+
+    def _submit(self, served: Served, text: str, deadline: float | None) -> Pending:
+        pending = Pending(served)
+
+        def ready(outcome: Seat | Exception) -> None:
+            if isinstance(outcome, Exception):
+                self._batcher.forget()
+                fail(pending.future, outcome)
+                return
+            pending.prepared = outcome.prepared
+            pending.future.add_done_callback(lambda _: self.residency.release(outcome))
+            try:
+                ids = self._ids(text, outcome.prepared.max_tokens)
+                bucket = bucket_of(len(ids), self.buckets)
+                row = Row(bucket, ids, outcome.prepared.group, outcome.slot, deadline, pending.future)
+            except Exception as error:  # noqa: BLE001 - what one text raises belongs to its caller
+                self._batcher.forget()
+                fail(pending.future, error)
+                return
+            self._batcher.put(row)
+
+        pending.future.add_done_callback(self._count_outcome)
+        self.residency.acquire(served, ready)
+        return pending
+
+    def _ids(self, text: str, max_tokens: int) -> np.ndarray:
+        return self.backbone.preprocessing.encode([text], min(max_tokens, self.buckets[-1]))[0]
+
+    def _count_outcome(self, future: Future[np.ndarray]) -> None:
+        outcome = "cancelled" if future.cancelled() else "failed" if future.exception() else "done"
+        with self._lock:
+            self.answered[outcome] += 1
+
+    def predict(self, rows: Sequence[tuple[str, str]], *, timeout: float | None = None) -> list[Answer]:
+        """Answers for (task, text) rows, in order; raises as `submit` and what a row raised."""
+        return [pending.answer() for pending in self.submit(rows, timeout=timeout)]
+
+    def features(self, texts: Sequence[str], *, timeout: float | None = None) -> np.ndarray:
+        """Mean-pooled output float32 [N,D] of the plain backbone; uses no bank."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not texts:
+            return np.zeros((0, self.backbone.spec.width), np.float32)
+        encoded = [self._ids(text, self.buckets[-1]) for text in texts]
+        self._batcher.reserve(len(encoded))
+        rows = [Row(bucket_of(len(ids), self.buckets), ids, PLAIN, 0, deadline) for ids in encoded]
+        for row in rows:
+            self._batcher.put(row)
+        return np.stack([row.future.result() for row in rows])
+
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        """Runs `function` on the thread that owns the device, between two batches."""
+        return self._batcher.call(function)
+
+    def close(self) -> None:
+        """Takes no more rows, answers those that wait, ends the threads."""
+        self._batcher.close()
+        self.residency.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
+        """One batch: the prefix once for each distinct input, then each group's suffix."""
+        begun = time.perf_counter()
+        bucket = rows[0].bucket
+        keys = [row.ids.tobytes() for row in rows]
+        distinct = {key: row.ids for key, row in zip(keys, rows, strict=True)}
+        place = {key: number for number, key in enumerate(distinct)}
+        index, inputs = np.array([place[key] for key in keys], np.int32), list(distinct.values())
+        size = next(s for s in self.programs.sizes if s >= len(inputs))
+        ids, mask = pad([*inputs, *[inputs[-1]] * (size - len(inputs))], bucket, self.backbone.preprocessing.fill)
+        groups = sorted({row.group for row in rows})
+        last = self.backbone.spec.blocks
+        wanted = sorted({b for g in groups for b in ((last,) if g == PLAIN else self.programs.needs[g])})
+        states = self._states(ids, mask, wanted, len(inputs))
+        results: list[np.ndarray | Exception] = [NotFinite("not computed")] * len(rows)
+        waiting = []
+        for group in groups:
+            chosen = np.array([i for i, row in enumerate(rows) if row.group == group])
+            if group == PLAIN:
+                waiting.append((chosen, self.programs.plain(states[last], mask), index[chosen]))
+                continue
+            needed = {boundary: states[boundary] for boundary in self.programs.needs[group]}
+            for part in _parts(chosen, self.programs.sizes):
+                waiting.append((part.rows, *self._suffix(group, rows, part, index, needed, mask)))
+        for chosen, values, where in waiting:
+            for number, value in zip(chosen.tolist(), np.asarray(values)[where], strict=True):
+                results[number] = value if np.isfinite(value).all() else NotFinite("the graft's output is not finite")
+        counts = self.counts
+        counts.batches += 1
+        counts.rows += len(rows)
+        counts.inputs += len(inputs)
+        counts.plain_batches += groups == [PLAIN]
+        counts.device_seconds += time.perf_counter() - begun
+        return results
+
+    def _suffix(
+        self, group: int, rows: Sequence[Row], part: _Part, index: np.ndarray, states: Any, mask: np.ndarray
+    ) -> tuple[jax.Array, np.ndarray]:
+        filled = np.concatenate([part.rows, np.repeat(part.rows[-1:], part.size - len(part.rows))])
+        inputs = index[filled]
+        if not np.array_equal(inputs, np.arange(len(mask))):
+            states = self.programs.gather(states, inputs)
+        slots = np.zeros(part.size, np.int32)
+        slots[: len(part.rows)] = [rows[i].slot for i in part.rows]
+        self.counts.padded_rows += part.size
+        return self.programs.suffix(group, states, mask[inputs], slots), np.arange(len(part.rows))
+
+    def _states(self, ids: np.ndarray, mask: np.ndarray, wanted: Sequence[int], count: int) -> dict[int, Any]:
+        """States at the wanted boundaries, from the cache if every input's are there."""
+        if not self._prefix.budget:
+            return dict(self.programs.prefix(ids, mask, wanted))
+        keys = [(ids.shape[1], ids[i][mask[i]].tobytes()) for i in range(count)]
+        found = [self._prefix.get(key, wanted) for key in keys]
+        kept = [states for states in found if states is not None]
+        if len(kept) == count:
+            self.counts.prefix_hits += count
+            kept += [kept[-1]] * (len(ids) - count)
+            return {boundary: np.stack([states[boundary] for states in kept]) for boundary in wanted}
+        states = self.programs.prefix(ids, mask, wanted)
+        host = {boundary: np.asarray(state) for boundary, state in states.items()}
+        for number, key in enumerate(keys):
+            self._prefix.put(key, {boundary: state[number].copy() for boundary, state in host.items()})
+        return dict(states)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows that run together, and the batch size they run in."""
+
+    rows: np.ndarray  # numbers of the rows
+    size: int
+
+
+def _parts(rows: np.ndarray, sizes: tuple[int, ...]) -> list[_Part]:
+    parts, done = [], 0
+    for size in cover(len(rows), sizes):
+        parts.append(_Part(rows[done : done + size], size))
+        done += size
+    return parts
+
+
+class PrefixCache:
+    """Least recently used states by prepared input, within a byte budget; used by the device thread only."""
+
+    def __init__(self, budget: int):
+        self.budget, self.bytes = budget, 0
+        self._states: OrderedDict[tuple[int, bytes], dict[int, np.ndarray]] = OrderedDict()
+
+    def get(self, key: tuple[int, bytes], wanted: Sequence[int]) -> dict[int, np.ndarray] | None:
+        found = self._states.get(key)
+        if found is None or any(boundary not in found for boundary in wanted):
+            return None
+        self._states.move_to_end(key)
+        return found
+
+    def put(self, key: tuple[int, bytes], states: dict[int, np.ndarray]) -> None:
+        former = self._states.pop(key, {})
+        states = {**former, **states}
+        self.bytes += self._size(states) - self._size(former)
+        self._states[key] = states
+        while self.bytes > self.budget and self._states:
+            self.bytes -= self._size(self._states.popitem(last=False)[1])
+
+    @staticmethod
+    def _size(states: dict[int, np.ndarray]) -> int:
+        return sum(state.nbytes for state in states.values())

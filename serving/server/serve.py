@@ -1,0 +1,223 @@
+"""The verb `serve`: one process that owns the device and answers over HTTP until SIGTERM.
+
+On SIGTERM it takes no more connections, answers what it has, and ends with status 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from adapters.artifact import model_on
+from adapters.manifest import read_manifest
+from adapters.model import GraftModel
+from adapters.specs import Lora
+from backbone.errors import InputError
+from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.records import decode
+from backbone.storage import Backbone, load_backbone
+from registry.database import open_registry
+from registry.store import Store
+from serving.bank import Envelope, Group
+from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue
+from serving.follow import Follower
+from serving.runtime import BATCH_SIZES, Runtime
+from serving.server.app import Server
+from serving.server.limits import Limits, Tokens
+
+log = logging.getLogger(__name__)
+
+BUCKETS = (16, 32, 64, 128)  # tokens; the backbone's longest input is added
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve; the options of the verb."""
+
+    backbone: str  # folder or name
+    registry: str | None = None  # URL; with `store`
+    store: str | None = None  # folder of the registry's artefacts
+    grafts: str | None = None  # a folder of grafts, instead of a registry
+    host: str = "127.0.0.1"  # address to listen on
+    port: int = 8080  # 0: any free one
+    admin_port: int | None = None  # None: no admin routes
+    dtype: str = "float32"  # of the backbone
+    envelope: str | None = None  # JSON file; default: the narrowest around what is live, with LoRA of rank 16 beside
+    slots: int = 32  # of each group of the default envelope
+    labels: int = 128  # widest head of the default envelope
+    buckets: tuple[int, ...] = ()  # tokens
+    batch_sizes: tuple[int, ...] = BATCH_SIZES  # rows
+    max_wait_ms: float = 2.0  # that a row waits for others
+    most_waiting: int = 1024  # rows in the queue before 429
+    host_mb: int = 256  # verified grafts kept on the host
+    cache_mb: int = 0  # prefix states kept by input
+    poll_seconds: float = 2.0  # between looks at what is live
+    token_file: str | None = None  # bearer tokens, one a line
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if (self.registry is None) == (self.grafts is None):
+            raise InputError("serve: give --registry URL with --store PATH, or --grafts DIR")
+        if self.registry is not None and self.store is None:
+            raise InputError("--store: the folder of the registry's artefacts is needed with --registry")
+        for name in ("slots", "labels", "most_waiting", "host_mb", "poll_seconds"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
+
+
+def serve(settings: Settings) -> dict[str, Any]:
+    """Serves until SIGTERM or SIGINT; returns what was done."""
+    use_compilation_cache()
+    tokens = Tokens.read(settings.token_file)
+    catalogue = _catalogue(settings)
+    backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
+    begun = time.perf_counter()
+    runtime = _runtime(settings, backbone, catalogue)
+    follower = Follower(runtime, catalogue, seconds=settings.poll_seconds)
+    server = Server(runtime, follower, settings.limits, tokens)
+    follower.poll()
+    warm(runtime)
+    log.info(
+        "%d programs, %d tasks in %.1f s", runtime.programs.count, len(runtime.entries), time.perf_counter() - begun
+    )
+    follower.start()
+    server.ready = True
+    try:
+        with _admin(server, settings):
+            _listen(server, settings)
+    finally:
+        server.ready = False
+        follower.stop()
+        runtime.close()
+    return {"requests": dict(runtime.answered), "batches": runtime.counts.batches, "exit": 0}
+
+
+def warm(runtime: Runtime) -> None:
+    """Loads as many grafts as there are slots; one that does not load is told when it is asked for."""
+    room = [bank.group.slots for bank in runtime.banks]
+    for served in runtime.entries.values():
+        if not any(room):
+            return
+        try:
+            group = runtime.residency.prepare(served).group
+            if room[group]:
+                room[group] -= 1
+                runtime.warm(served)
+        except (InputError, OSError) as error:
+            log.error("%s version %s does not load: %s", served.task, served.version, error)
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    if settings.grafts is not None:
+        return FolderCatalogue(settings.grafts)
+    assert settings.registry is not None
+    assert settings.store is not None
+    return RegistryCatalogue(open_registry(settings.registry), Store(settings.store))
+
+
+def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Runtime:
+    return Runtime(
+        backbone,
+        read_envelope(settings.envelope) if settings.envelope else default_envelope(settings, backbone, catalogue),
+        buckets=settings.buckets or (*(b for b in BUCKETS if b < backbone.ladder[-1]), backbone.ladder[-1]),
+        batch_sizes=settings.batch_sizes,
+        max_wait=settings.max_wait_ms / 1e3,
+        most_waiting=settings.most_waiting,
+        host_bytes=settings.host_mb << 20,
+        cache_bytes=settings.cache_mb << 20,
+    )
+
+
+def read_envelope(file: str | Path) -> Envelope:
+    """An envelope from a JSON file: `{"labels": 64, "groups": [{"methods": [{"method": "lora", ...}], ...}]}`."""
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON: {error}") from error
+    return decode(Envelope, values, str(file))
+
+
+def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:
+    """The narrowest envelope around what is live; LoRA of rank 16 on query and value where nothing is."""
+    models: list[GraftModel] = []
+    for task, entry in catalogue.lives().items():
+        try:
+            path = catalogue.path(entry)
+            models.append(model_on(read_manifest(path), backbone, str(path)))
+        except (InputError, OSError) as error:
+            log.error("%s version %s: %s", task, entry.version, error)
+    if not models:
+        return Envelope((Group((Lora(rank=16),), slots=settings.slots),), settings.labels)
+    return Envelope.around(models, slots=settings.slots, labels=settings.labels)
+
+
+def _listen(server: Server, settings: Settings) -> None:
+    """Runs uvicorn on the main thread; a signal ends it after what is under way was answered."""
+    config = uvicorn.Config(
+        server.app(),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.limits.seconds + settings.limits.body_seconds) + 1,
+        server_header=False,
+    )
+    with _signals_are_uvicorns():
+        _Announcing(config).run()
+
+
+class _Announcing(uvicorn.Server):
+    """Says where it listens, on stderr, once it does."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        for one in self.servers:
+            for socket in one.sockets:
+                log.info("serving on http://%s:%d", *socket.getsockname()[:2])
+
+
+@contextlib.contextmanager
+def _signals_are_uvicorns() -> Iterator[None]:
+    """uvicorn raises a signal again after it has drained; by then it has been obeyed."""
+    former = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _admin(server: Server, settings: Settings) -> Iterator[None]:
+    if settings.admin_port is None:
+        yield
+        return
+    config = uvicorn.Config(
+        server.admin(), host=settings.host, port=settings.admin_port, log_level="warning", access_log=False
+    )
+    admin = _Announcing(config)
+    thread = threading.Thread(target=admin.run, name="admin", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        admin.should_exit = True
+        thread.join(10)
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """`16,32,64` as numbers; raises InputError naming the option."""
+    parts: Sequence[str] = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"{option}: expected whole numbers with commas between, got {text!r}")
+    return tuple(int(part) for part in parts)

@@ -12,7 +12,10 @@ torch = pytest.importorskip("torch", reason="the peers environment has PyTorch; 
 transformers = pytest.importorskip("transformers", reason="the peers environment has PyTorch; see make test-peers")
 peft = pytest.importorskip("peft", reason="the peers environment has PyTorch; see make test-peers")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type.*LayerNorm.*:UserWarning"),  # PEFT's own LN_TUNING
+]
 
 import topgraft  # noqa: E402
 from adapters.mixing import combine  # noqa: E402

@@ -102,6 +102,7 @@ def test_a_corrupt_image_names_its_file(place, tmp_path):
     (folder / "green" / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=r"notes\.txt: not an image by its suffix"):
         list(read_images(Data(train=(str(folder),), format="image_folder"), "train"))
+    (folder / "green" / "notes.txt").unlink()
     (folder / "loose.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"loose\.png: is in no class"):
         list(read_images(Data(train=(str(folder),), format="image_folder"), "train"))
@@ -190,7 +191,7 @@ def test_images_of_tfds(tmp_path, monkeypatch):
 
     tfds.disable_progress_bar()
     Pictures(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
     found = list(read_images(Data(train=("tfds:pictures",), image="image"), "train"))
     assert [label for _, label, _ in found] == ["cat", "dog", "cat"]
     for (content, _, _), wanted in zip(found, pixels, strict=True):

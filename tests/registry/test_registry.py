@@ -72,8 +72,10 @@ def test_what_is_not_there_or_not_sound_is_refused(published, store, grafts, tmp
         published.publish("a/b", grafts[4], store)
     with pytest.raises(InputError, match=r"lineage: not JSON"):
         published.publish("task", grafts[4], store, lineage={"loss": float("nan")})
+    elsewhere = Store(tmp_path / "elsewhere")
+    elsewhere.add(grafts[4])
     with pytest.raises(InputError, match=r"another folder, or one that is not mounted"):
-        published.publish("task", grafts[4], Store(tmp_path / "elsewhere"))
+        published.publish("task", grafts[4], elsewhere)
     assert [v.number for v in published.versions("task")] == [4, 3, 2, 1]
 
 

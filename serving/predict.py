@@ -56,7 +56,7 @@ def predict(
     if images and texts:
         raise InputError("--text: this graft is on a backbone for images: pass --file IMAGE")
     given: list[Any] = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
-    lines = files if images else [*given, *(line for name in files for line in read_lines(name))]
+    lines: list[Any] = files if images else [*given, *(line for name in files for line in read_lines(name))]
     assert graft.manifest is not None
     if graft.model.head.pair != "none":
         lines = [line if isinstance(line, tuple) else _sides(line) for line in lines]

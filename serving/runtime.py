@@ -28,6 +28,7 @@ from adapters.heads import head_of
 from adapters.specs import HeadSpec, MultiLabel
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
+from backbone.preprocessing import TextPreprocessing
 from backbone.storage import Backbone
 from backbone.trees import content_hash, map_leaves
 from serving.bank import Bank, Envelope
@@ -46,7 +47,7 @@ class NotFinite(ArithmeticError):
     """A graft produced a value that is not a number for this input."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer(Prediction):
     """A prediction, and what produced it."""
 
@@ -71,9 +72,13 @@ class Pending:
         assert self.prepared is not None
         labels = self.prepared.labels
         found = decide(self.prepared.head, labels, logits[: len(labels)])
-        served = self.served
         return Answer(
-            found.labels, found.probabilities, served.task, served.version, served.content_id, served.generation
+            found.labels,
+            found.probabilities,
+            task=self.served.task,
+            version=self.served.version,
+            content_id=self.served.content_id,
+            generation=self.served.generation,
         )
 
 
@@ -123,7 +128,9 @@ class Runtime:
         `max_wait` seconds a row waits for others, `most_waiting` rows in all, `host_bytes` of verified grafts
         kept beside the slots, `cache_bytes` of prefix states kept by input (0: none).
         """
-        self.backbone, self.envelope = backbone, envelope
+        if not isinstance(backbone.preprocessing, TextPreprocessing):
+            raise InputError(f"{backbone.path}: takes images; the runtime serves text")
+        self.backbone, self.envelope, self._preprocessing = backbone, envelope, backbone.preprocessing
         self.buckets = tuple(sorted(set(buckets or backbone.ladder)))
         if self.buckets[-1] > backbone.ladder[-1] or self.buckets[0] < 4:
             raise InputError(f"buckets: each must lie in 4..{backbone.ladder[-1]}, got {self.buckets}")
@@ -244,7 +251,7 @@ class Runtime:
         return pending
 
     def _ids(self, text: str, max_tokens: int) -> np.ndarray:
-        return self.backbone.preprocessing.encode([text], min(max_tokens, self.buckets[-1]))[0]
+        return self._preprocessing.encode([text], min(max_tokens, self.buckets[-1]))[0]
 
     def _count_outcome(self, future: Future[np.ndarray]) -> None:
         outcome = "cancelled" if future.cancelled() else "failed" if future.exception() else "done"

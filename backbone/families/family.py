@@ -18,8 +18,10 @@ class Family(Protocol):
 
     name: str
     task_prefix: str  # name of the encoder inside transformers' model of a task
-    task_pooling: Literal["", "first", "pooler"]
-    # with which that model's classifier is one dense layer on our features; "" = with none
+
+    @property
+    def task_pooling(self) -> Literal["", "first", "pooler"]:
+        """With which that model's classifier is one dense layer on our features; "" = with none."""
 
     def spec(self, config: Mapping[str, Any], tensors: Collection[str]) -> EncoderSpec:
         """The architecture, given the (renamed) tensors of the file.

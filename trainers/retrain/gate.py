@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -22,6 +22,7 @@ from adapters.graft import Graft
 from adapters.heads import head_of
 from adapters.model import GraftModel
 from adapters.specs import MultiLabel
+from backbone.buckets import Row
 from metering.window import Cost
 from trainers.batches import Examples
 from trainers.config import Target
@@ -264,7 +265,7 @@ def _within(name: str, found: float | None, asked: float) -> Check:
     return Check(name, "PASS" if found <= asked else "FAIL", found, asked, 0, told)
 
 
-def latency(graft: Graft, rows: list[np.ndarray]) -> float:
+def latency(graft: Graft, rows: Sequence[Row]) -> float:
     """Median milliseconds of one row's prediction, rows of the middle length, compiled before."""
     row = sorted(rows, key=len)[len(rows) // 2]
     graft.logits_of_rows([row])

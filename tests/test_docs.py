@@ -34,7 +34,9 @@ def prepared(tmp_path, monkeypatch, shared_data) -> None:
     write_csv(tmp_path / "train.csv", table[::2])
     write_csv(tmp_path / "test.csv", table[1::2])
     (tmp_path / "texts.txt").write_text("Return the loop.\nParse a header.\n")
-    pairs = [f"{text}\t{table[-i][0]}\t{int(label == table[-i][1])}\t{i}" for i, (text, label) in enumerate(table)]
+    one_line = [(" ".join(text.split()), label) for text, label in table]
+    both = list(zip(one_line, one_line[20:] + one_line[:20], strict=True))
+    pairs = [f"{a}\t{b}\t{int(x == y)}\t{i}" for i, ((a, x), (b, y)) in enumerate(both)]
     (tmp_path / "pairs.tsv").write_text("\n".join(["first\tsecond\tlabel\tscore", *pairs]))
     (tmp_path / "words.bio").write_text("fly O\nto O\nnew B-city\nyork I-city\n\nin O\nparis B-city\n\n" * 20)
 

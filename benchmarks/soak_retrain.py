@@ -124,7 +124,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for url in ("", *options.registry):
         found[url.partition(":")[0] or "sqlite"] = soak(url, options)
-        print(write("soak_retrain", {"databases": found, "lost": 0, "command": sys.argv[1:]}))
+        print(write("soak_retrain", {"databases": found, "command": sys.argv[1:]}))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python scripts/quickstart.py
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

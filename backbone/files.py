@@ -68,7 +68,12 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         aside = target.with_name(f".{target.name}.old-{os.getpid()}")
         if replace and target.exists():
             target.rename(aside)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError as error:  # somebody else made it meanwhile
+            if not target.exists():
+                raise
+            raise InputError(f"{target} exists already; remove it or choose another place") from error
         _fsync(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
     finally:

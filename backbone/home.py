@@ -35,7 +35,11 @@ def resolve_backbone(name: str) -> Path:
         from backbone.importing import import_backbone
 
         log.info("importing %s into %s", name, path)
-        import_backbone(name, path)
+        try:
+            import_backbone(name, path)
+        except InputError:
+            if not (path / DESCRIPTION).is_file():  # else another process was faster
+                raise
     return path
 
 

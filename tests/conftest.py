@@ -11,8 +11,13 @@ from pathlib import Path
 _HOME = tempfile.TemporaryDirectory(prefix="topgraft-tests-")
 os.environ["TOPGRAFT_HOME"] = os.environ.get("TOPGRAFT_TEST_HOME", _HOME.name)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile the same small programs again and again: keep every one of them for the run.
+# Tests compile the same small programs again and again: every one of them is kept for the run, in one folder
+# for all workers of pytest-xdist, which inherit this variable.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+_PROGRAMS = Path(os.environ.setdefault("TOPGRAFT_TEST_PROGRAMS", str(Path(os.environ["TOPGRAFT_HOME"]) / "programs")))
+_PROGRAMS.mkdir(parents=True, exist_ok=True)
+if not (Path(os.environ["TOPGRAFT_HOME"]) / "programs").exists():
+    (Path(os.environ["TOPGRAFT_HOME"]) / "programs").symlink_to(_PROGRAMS)
 
 import pytest  # noqa: E402
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from seqeval.metrics.sequence_labeling import get_entities
 
-from adapters.artifact import read_graft, save_graft
+from adapters.artifact import save_graft
 from adapters.counts import forward
 from adapters.graft import Graft, load_graft
 from adapters.heads import head_of

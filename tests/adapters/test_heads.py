@@ -14,6 +14,7 @@ from adapters.graft import Graft, load_graft
 from adapters.heads import head_of
 from adapters.manifest import Training
 from adapters.model import GraftModel
+from adapters.reader import read_graft
 from adapters.specs import Classification, Lora, MultiLabel, Regression, TokenTagging
 from adapters.tagging import NO_TAG, entities, fault, spans
 from backbone.buckets import Sides, pad

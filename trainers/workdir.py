@@ -24,22 +24,29 @@ def claim(workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Colle
             raise InputError(
                 f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder"
             )
-        try:
-            before = json.loads(stored.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{stored}: damaged ({error}); start in another --workdir") from error
+        before = _read(stored)
         if names := changed({**before, **{name: values[name] for name in free}}, values):
             raise InputError(
                 f"--resume: {names}: changed since {workdir} was started; restore it or name another --workdir"
             )
         result = workdir / RESULT
-        return json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+        return _read(result) if result.exists() else None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_durable(stored, json.dumps(values, indent=1).encode())
-    except NotADirectoryError as error:
-        raise InputError(f"{workdir}: cannot be made: {error}") from error
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be made: {error}; name another --workdir") from error
     return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: damaged ({error}); start in another --workdir") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: damaged (not a JSON object); start in another --workdir")
+    return values
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:

@@ -153,7 +153,9 @@ def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogu
     for task, entry in catalogue.lives().items():
         try:
             path = catalogue.path(entry)
-            models.append(model_on(read_manifest(path), backbone, str(path)))
+            model = model_on(read_manifest(path), backbone, str(path))
+            Envelope.around([model])  # raises for a head that no bank holds
+            models.append(model)
         except (InputError, OSError) as error:
             log.error("%s version %s: %s", task, entry.version, error)
     if not models:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
 
 RESULT = "result.json"
+T = TypeVar("T")
 
 
 def claim(workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Collection[str] = ()) -> Any | None:
@@ -47,6 +48,14 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{file}: damaged (not a JSON object); start in another --workdir")
     return values
+
+
+def stored_result(kind: type[T], workdir: Path, values: Mapping[str, Any]) -> T:
+    """What `claim` found, as the result's class; raises InputError where fields are not those of the class."""
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{workdir / RESULT}: damaged ({error}); start in another --workdir") from error
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:

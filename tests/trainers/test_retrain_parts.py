@@ -28,7 +28,9 @@ from trainers.retrain.decide import decide, from_history
 from trainers.retrain.diagnose import LEAST_ROWS, Diagnosis, cohens_d, cohens_w, label_and_length_drift
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.gate import UNKNOWN, Sides, judge, majority_logits
+from trainers.retrain.many import retrain_all
 from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
+from trainers.retrain.run import Options
 from trainers.retrain.schema import check
 from trainers.sources import Row
 from trainers.warm import Parent, grown
@@ -292,6 +294,9 @@ def test_budgets_and_what_was_not_measured():
         (lambda: Column(least=2.0, most=1.0), "least"),
         (lambda: Retrain(head_share=0.6, warm_share=0.5), "head_share"),
         (lambda: Retrain(warm_epochs=0), "warm_epochs"),
+        (lambda: Options(lease_seconds=0), "--lease: must be a positive number"),
+        (lambda: Options(max_price=float("nan")), "--max-price: must be at least 0"),
+        (lambda: retrain_all([], workers=0), "--workers: must be at least 1"),
         (lambda: Target(max_latency_ms=-1), "max_latency_ms"),
     ],
 )

@@ -447,6 +447,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps({"error": str(error), "exit": error.exit_status}))
         return error.exit_status
+    except OSError as error:  # a full disk, a folder that may not be written; the message names the file
+        log.debug("%s", options.verb, exc_info=True)
+        print(f"topgraft {options.verb}: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": str(error), "exit": 1}))
+        return 1
     values = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if options.json:
         print(json.dumps(values, ensure_ascii=False))

@@ -55,11 +55,14 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
     With `replace` an existing target is moved aside first and removed last, so that a crash at any
     instant leaves one whole folder under one of the two names. Without it an existing target raises
-    InputError.
+    InputError, as does one below a file.
     """
     if target.exists() and not replace:
         raise InputError(f"{target} exists already; remove it or choose another place")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{target}: cannot be made: {error}; choose another place") from error
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
     temporary.chmod(0o755)
     try:

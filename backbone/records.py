@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -137,6 +138,9 @@ def _decode_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
         return _decode(known[value[name]], value, where)
     if tagged and isinstance(value, (Raw, str)):
         return _decode_union(members, {next(iter(tagged))[0]: str(value)}, where)  # type: ignore[index]
+    if tagged:
+        name, _ = next(iter(tagged))  # type: ignore[misc]
+        raise InputError(f"{where}: expected a table with {name}=..., got {value!r}")
     problems = []
     for member in members:
         try:
@@ -185,11 +189,13 @@ def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
                 return words[value.lower()]
             raise InputError(f"{where}: {str(value)!r} is not a bool (true or false)")
         try:
-            return kind(value)
+            value = kind(value)
         except ValueError:
             raise InputError(f"{where}: {str(value)!r} is not {'an' if name[0] in 'aeiou' else 'a'} {name}") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
         raise InputError(f"{where}: expected {name}, got {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"{where}: must be a finite number, got {value}")
     return value

@@ -74,7 +74,9 @@ class Listing:
 
 
 def listing(place: Place, task: str = "", *, limit: int = 50, before: int | None = None) -> Listing:
-    """All tasks, or a page of a task's versions."""
+    """All tasks, or a page of a task's versions; raises InputError for a page of none."""
+    if limit < 1:
+        raise InputError(f"--limit: must be at least 1, got {limit}")
     registry = place.open()
     if not task:
         lives = registry.lives()

@@ -175,6 +175,7 @@ class Bank:
         leaves["head"] = {
             "kernel": np.pad(np.asarray(params["head"]["kernel"]), ((0, 0), (0, extra))),
             "bias": np.pad(np.asarray(params["head"]["bias"]), (0, extra)),
+            **{name: leaf for name, leaf in params["head"].items() if name == "query"},
         }
         leaves = map_leaves(lambda leaf: np.asarray(leaf, np.float32), leaves)
         self._check_shapes(leaves)

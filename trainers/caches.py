@@ -26,6 +26,8 @@ def caches(action: str, *, most_gib: float | None = None) -> CacheReport:
 
     Raises InputError from `verify` when something is damaged.
     """
+    if most_gib is not None and not 0 <= most_gib < 2**32:
+        raise InputError(f"--most-gib: must be at least 0, got {most_gib:g}")
     root = boundaries_folder()
     removed = []
     if action == "gc":

@@ -139,7 +139,7 @@ class Stage:
             raise InputError("until_epoch: one of until_epoch and until_step, neither negative")
 
 
-SCHEDULE = re.compile(r"(all|gradient_ratio|auto|top|geometric)(?:\(([0-9.]+)\))?")
+SCHEDULE = re.compile(r"(all|gradient_ratio|auto|top|geometric)(?:\((\d+\.?\d*|\.\d+)\))?")
 
 
 @dataclass(frozen=True)
@@ -259,6 +259,8 @@ class TrainConfig:
         for name in ("batch_size", "log_every", "input_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
         alone = [spec.method for spec in self.methods if isinstance(spec, (Probe, Ladder))]
         if self.extra and alone:
             raise InputError(f"extra: {alone[0]} reads hidden states and stands alone, as `adapter` without `extra`")

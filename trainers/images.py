@@ -10,6 +10,7 @@ Source of the IDX layout: LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/.
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,8 +93,8 @@ def _idx_array(path: Path, axes: int) -> np.ndarray:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if content[:4] != bytes((0, 0, 8, axes)):
         raise InputError(f"{path}: not an IDX file of bytes with {axes} axes; format idx takes images, then labels")
-    shape = np.frombuffer(content, ">u4", axes, 4)
-    if len(content) != 4 + 4 * axes + int(shape.prod()):
+    shape = np.frombuffer(content[4 : 4 + 4 * axes].ljust(4 * axes, b"\0"), ">u4")
+    if len(content) != 4 + 4 * axes + math.prod(shape.tolist()):
         raise InputError(f"{path}: {len(content)} bytes do not hold {'x'.join(map(str, shape))} values: truncated?")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 

@@ -297,6 +297,8 @@ class _Reading:
 
     def image(self, content: bytes, label: Any, where: str) -> Row:
         """A row of an image that was decoded once already."""
+        if self.kind == "number":
+            label = repr(self._number(label, self.data.label, where))
         labels = tuple(self._name(item, where) for item in self._items(label, where))
         return Row("sha256:" + hashlib.sha256(content).hexdigest(), labels, where, image=content)
 

@@ -53,7 +53,7 @@ from trainers.probe import (
 )
 from trainers.report import write_report
 from trainers.warm import Parent, Start, grown, head_features, read_parent
-from trainers.workdir import RESULT, claim
+from trainers.workdir import RESULT, claim, stored_result
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def train(
 def open_workdir(workdir: Path, config: TrainConfig, resume: bool) -> TrainResult | None:
     """Makes the folder, or checks that it holds this config's run; the result if that run had finished."""
     result = claim(workdir, encode(config), resume)
-    return None if result is None else TrainResult(**result)
+    return None if result is None else stored_result(TrainResult, workdir, result)
 
 
 def run_identity(

@@ -35,7 +35,7 @@ from trainers.checkpoints import Checkpoints
 from trainers.corpus import Sequences, Text, pack, read_text, train_wordpiece
 from trainers.logs import Scalars
 from trainers.objectives import MaskedTokenObjective
-from trainers.workdir import RESULT, claim
+from trainers.workdir import RESULT, claim, stored_result
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ def train_backbone(
     """
     use_compilation_cache()
     stored = claim(workdir, encode(config), resume, free=FREE)
-    if stored is not None and stored["finished"]:
-        return TrainBackboneResult(**stored)
+    if stored is not None and stored.get("finished"):
+        return stored_result(TrainBackboneResult, workdir, stored)
     costs: dict[str, Cost] = {}
     with window("data") as costs["data"]:
         start = _start(config)

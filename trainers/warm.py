@@ -64,12 +64,12 @@ def grown(
 ) -> Params:
     """The parent's parameters for the labels of `model`."""
     fresh = map_leaves(np.array, model.init(jax.random.key(config.seed)))
-    same = {path: leaf for path, leaf in flatten(parent.params).items() if path.startswith("adapter.")}
+    same = {p: leaf for p, leaf in flatten(parent.params).items() if p.startswith("adapter.") or p == "head.query"}
     params = unflatten(flatten(fresh) | same)
     known = {name: i for i, name in enumerate(parent.manifest.labels)}
     new = [i for i, name in enumerate(model.labels) if name not in known]
     if new and config.head_start != "zero":
-        params["head"] = map_leaves(
+        params["head"] |= map_leaves(
             np.array, _fitted(model, backbone, params["adapter"], rows, new, config.seed, tally)
         )
     for i, name in enumerate(model.labels):
@@ -106,7 +106,8 @@ def head_features(
     model: GraftModel, splits: list[Examples], store: Boundaries | None, show: bool
 ) -> list[np.ndarray] | None:
     """The head's features [N,F] of each split from the cached pooled states; None where they cannot be kept."""
-    if store is None or (model.feature_part is not None and isinstance(model.feature_part[0], Ladder)):
+    ladder = model.feature_part is not None and isinstance(model.feature_part[0], Ladder)
+    if store is None or ladder or model.head.pooling == "tokens":
         return None
     try:
         store.fill(splits, (), pooled=True, show=show)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
 
 RESULT = "result.json"
+T = TypeVar("T")
 
 
 def claim(workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Collection[str] = ()) -> Any | None:
@@ -24,22 +25,37 @@ def claim(workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Colle
             raise InputError(
                 f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder"
             )
-        try:
-            before = json.loads(stored.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{stored}: damaged ({error}); start in another --workdir") from error
+        before = _read(stored)
         if names := changed({**before, **{name: values[name] for name in free}}, values):
             raise InputError(
                 f"--resume: {names}: changed since {workdir} was started; restore it or name another --workdir"
             )
         result = workdir / RESULT
-        return json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+        return _read(result) if result.exists() else None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_durable(stored, json.dumps(values, indent=1).encode())
-    except NotADirectoryError as error:
-        raise InputError(f"{workdir}: cannot be made: {error}") from error
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be made: {error}; name another --workdir") from error
     return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: damaged ({error}); start in another --workdir") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: damaged (not a JSON object); start in another --workdir")
+    return values
+
+
+def stored_result(kind: type[T], workdir: Path, values: Mapping[str, Any]) -> T:
+    """What `claim` found, as the result's class; raises InputError where fields are not those of the class."""
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{workdir / RESULT}: damaged ({error}); start in another --workdir") from error
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def read_config(source: Path, codecs: Mapping[str, Codec]) -> tuple[Fields, Code
         raise InputError(f"{source}: not a PEFT folder: {CONFIG}: {error}") from error
     except ValueError as error:
         raise InputError(f"{file}: not JSON: {error}") from error
-    kind = config.get("peft_type")
-    if kind not in codecs:
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in codecs:
         raise InputError(f"{file}: peft_type: {kind!r} is not supported; one of {', '.join(sorted(codecs))}")
     for field, allowed in codecs[kind].unused.items():
         if field in config and config[field] not in allowed:
@@ -68,19 +69,29 @@ def own_fields(source: Path) -> dict[str, Any]:
     if not (source / OWN).is_file():
         return {}
     try:
-        return dict(json.loads((source / OWN).read_text(encoding="utf-8")))
+        fields = json.loads((source / OWN).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{source / OWN}: not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{source / OWN}: expected a JSON object, got {type(fields).__name__}")
+    return fields
 
 
 def label_names(given: str | None, own: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """The names given, or the folder's own, or LABEL_0, LABEL_1, ...; raises InputError for another number."""
     if given is None:
         names = list(own.get("labels", [])) or [f"LABEL_{i}" for i in range(count)]
-    elif Path(given).is_file():
-        names = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+    elif os.path.isfile(given):  # noqa: PTH113 - Path.is_file raises for a list of names longer than a file name
+        names = _lines_of(Path(given))
     else:
         names = [name.strip() for name in given.split(",")]
     if len(names) != count:
         raise InputError(f"--labels: {len(names)} names for a head with {count} outputs")
     return tuple(names)
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--labels: {file}: cannot be read as UTF-8: {error}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import signal
 import threading
 import time
@@ -71,8 +72,16 @@ class Settings:
         if self.registry is not None and self.store is None:
             raise InputError("--store: the folder of the registry's artefacts is needed with --registry")
         for name in ("slots", "labels", "most_waiting", "host_mb", "poll_seconds"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
+        for name in ("cache_mb", "max_wait_ms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}: must be at least 0, got {getattr(self, name)}")
+        for name in ("port", "admin_port"):
+            if not 0 <= (getattr(self, name) or 0) < 2**16:
+                raise InputError(f"{name}: must lie in 0..65535, got {getattr(self, name)}")
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise InputError(f"batch_sizes: at least one, each at least 1, got {self.batch_sizes}")
 
 
 def serve(settings: Settings) -> dict[str, Any]:
@@ -153,7 +162,9 @@ def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogu
     for task, entry in catalogue.lives().items():
         try:
             path = catalogue.path(entry)
-            models.append(model_on(read_manifest(path), backbone, str(path)))
+            model = model_on(read_manifest(path), backbone, str(path))
+            Envelope.around([model])  # raises for a head that no bank holds
+            models.append(model)
         except (InputError, OSError) as error:
             log.error("%s version %s: %s", task, entry.version, error)
     if not models:

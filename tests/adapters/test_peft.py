@@ -183,6 +183,9 @@ def test_tensors_that_do_not_fit_are_named(folder, minilm_path, tiny_path, tmp_p
     rewrite(folder, lambda t: [t.pop(k) for k in list(t) if "lora_" in k])
     with pytest.raises(InputError, match=r"no tensor named \.\.\.lora_A\.weight"):
         import_peft(folder, minilm_path, tmp_path / "graft")
+    (folder / "adapter_config.json").write_text("[]")
+    with pytest.raises(InputError, match="peft_type: None is not supported"):
+        import_peft(folder, minilm_path, tmp_path / "graft")
     (folder / "adapter_config.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         import_peft(folder, minilm_path, tmp_path / "graft")
@@ -194,6 +197,8 @@ def test_tensors_that_do_not_fit_are_named(folder, minilm_path, tiny_path, tmp_p
 def test_a_folder_without_a_head_or_with_other_labels(folder, minilm_path, tmp_path):
     with pytest.raises(InputError, match="--labels: 2 names for a head with 5 outputs"):
         import_peft(folder, minilm_path, tmp_path / "graft", labels="a,b")
+    with pytest.raises(InputError, match="--labels: 100 names for a head"):
+        import_peft(folder, minilm_path, tmp_path / "graft", labels=",".join(["a long name"] * 100))
     (tmp_path / "names.txt").write_text("v\nw\nx\ny\nz\n")
     done = import_peft(folder, minilm_path, tmp_path / "named", labels=str(tmp_path / "names.txt"))
     assert done.labels == ("v", "w", "x", "y", "z")

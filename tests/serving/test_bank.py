@@ -8,11 +8,30 @@ import pytest
 
 from adapters.graft import Graft
 from adapters.model import GraftModel
-from adapters.specs import IA3, Bottleneck, Classification, Lora, LoraOverride, MultiLabel, Probe
+from adapters.specs import (
+    IA3,
+    SSF,
+    Bias,
+    Bottleneck,
+    Classification,
+    Dora,
+    Lora,
+    LoraOverride,
+    MultiLabel,
+    Norm,
+    Prefix,
+    Probe,
+    Regression,
+    Router,
+    Vera,
+)
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import flatten
 from serving.bank import Bank, Envelope, Group, lowest_block, place_in
+from serving.catalogue import FolderCatalogue
+from serving.server.serve import Settings, default_envelope
+from tests.adapters.test_artifact import make
 from tests.adapters.test_methods import nonzero
 from tests.tiny import SPEC
 
@@ -105,6 +124,45 @@ def test_slot_0_is_no_adapter(tiny, bank):
     plain = GraftModel(NETWORK, (), Classification(), ("x",)).features(tiny.params, {}, inputs)
     found = bank.model.features(tiny.params, bank.leaves["adapter"], inputs, slots=np.zeros(2, np.int32))
     np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "pooling"),
+    [
+        (Lora(rank=2), "attention"),
+        (Dora(rank=2), "mean"),
+        (Vera(rank=4), "mean"),
+        (SSF(), "mean"),
+        (Bias(), "mean"),
+        (Norm(), "mean"),
+        (Prefix(length=3), "mean"),
+        (Router(experts=3, top=2, rank=2), "first"),
+    ],
+    ids=lambda value: getattr(value, "method", value),
+)
+def test_rows_of_mixed_slots_get_the_logits_of_their_own_graft(tiny, method, pooling):
+    made = model(method, head=Classification(pooling=pooling))
+    (group,) = Envelope.around([made], slots=2).groups
+    bank = Bank(NETWORK, group, labels=5)
+    grafts = [nonzero(made, seed) for seed in (1, 2)]
+    for slot, params in enumerate(grafts, 1):
+        bank.write(slot, bank.fit(made, params).leaves)
+    ids = np.arange(32, dtype=np.int32).reshape(4, 8) + 5
+    inputs = {"ids": ids, "mask": np.arange(8)[None] < np.array([[8], [5], [7], [4]])}
+    slots = np.array([2, 1, 0, 2], np.int32)
+    found = bank.model.logits(tiny.params, bank.leaves, inputs, slots=slots)
+    for row in (0, 1, 3):
+        wanted = made.logits(tiny.params, grafts[slots[row] - 1], inputs)[row]
+        np.testing.assert_allclose(found[row, :3], wanted, atol=2e-5)
+        assert not found[row, 3:].any()
+
+
+def test_a_live_graft_that_no_bank_holds_does_not_stop_the_server(tiny, tmp_path):
+    make(tmp_path / "number", tiny, Lora(rank=2), Regression(center=0.0, spread=1.0))
+    make(tmp_path / "good", tiny, Lora(rank=3))
+    settings = Settings(backbone="", grafts=str(tmp_path))
+    (group,) = default_envelope(settings, tiny, FolderCatalogue(tmp_path)).groups
+    assert group.methods == (Lora(rank=3),)
 
 
 def test_the_narrowest_envelope_around_grafts():

@@ -347,6 +347,11 @@ def test_settings_that_make_no_sense():
         ({}, "--registry URL with --store PATH, or --grafts DIR"),
         ({"registry": "sqlite:///r.db"}, "--store"),
         ({"grafts": ".", "slots": 0}, "slots"),
+        ({"grafts": ".", "cache_mb": -1}, "cache_mb: must be at least 0"),
+        ({"grafts": ".", "max_wait_ms": float("nan")}, "max_wait_ms: must be at least 0"),
+        ({"grafts": ".", "port": 65536}, "port: must lie in 0..65535"),
+        ({"grafts": ".", "batch_sizes": (0, 8)}, "batch_sizes: at least one"),
+        ({"grafts": ".", "batch_sizes": ()}, "batch_sizes: at least one"),
     ):
         with pytest.raises(InputError, match=said):
             Settings(backbone="b", **options)

@@ -127,11 +127,16 @@ def test_idx_files(tmp_path, pack):
     assert [row.labels for row in rows] == [("7",), ("1",), ("7",), ("0",), ("3",)]
     for row, picture_ in zip(rows, pixels, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), picture_)
+    numbers = list(read_rows(Data(train=files, format="idx"), "train", multi_label=False, kind="number"))
+    assert [row.labels for row in numbers] == [(repr(float(label)),) for label in labels]
     Path(files[1]).write_bytes(pack(idx(labels[:4])))
     with pytest.raises(InputError, match=r"5 images, .* 4 labels"):
         list(read_images(Data(train=files, format="idx"), "train"))
     Path(files[0]).write_bytes(pack(idx(pixels)[:-1]))
     with pytest.raises(InputError, match=r"images: .* bytes do not hold 5x6x4 values"):
+        list(read_images(Data(train=files, format="idx"), "train"))
+    Path(files[0]).write_bytes(pack(idx(pixels)[:9]))
+    with pytest.raises(InputError, match=r"9 bytes do not hold .* truncated"):
         list(read_images(Data(train=files, format="idx"), "train"))
     with pytest.raises(InputError, match="labels: not an IDX file of bytes with 3 axes"):
         list(read_images(Data(train=files[::-1], format="idx"), "train"))

@@ -228,7 +228,7 @@ def test_killed_at_several_instants_and_resumed_is_bit_identical(config, tmp_pat
     assert steps == reference, "nothing is logged twice"
 
 
-def test_resuming_another_run_is_refused_and_a_finished_one_returns(config, tmp_path, capsys):
+def test_resuming_another_run_is_refused_and_a_finished_one_returns(config, tmp_path, capsys, monkeypatch):
     status, out, _ = call("train", config, "--workdir", "run", "--set", "epochs=1", "--json", capsys=capsys)
     assert status == 0
     status, again, _ = call(
@@ -241,6 +241,15 @@ def test_resuming_another_run_is_refused_and_a_finished_one_returns(config, tmp_
     status, _, err = call("train", config, "--workdir", "run", "--set", "seed=7", "--resume", capsys=capsys)
     assert status == 2
     assert "seed (0 then, 7 now)" in err
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "run" / "result.json").write_text(content)
+        status, _, err = call("train", config, "--workdir", "run", "--set", "epochs=1", "--resume", capsys=capsys)
+        assert (status, "result.json: damaged" in err) == (2, True)
+    status, _, err = call("train", config, "--workdir", tmp_path / "test.csv", capsys=capsys)
+    assert (status, "test.csv: cannot be made" in err) == (2, True)
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "test.csv"))
+    status, _, err = call("train", config, "--workdir", "other", capsys=capsys)
+    assert (status, "test.csv" in err.splitlines()[-1]) == (1, True), "no traceback where the system refuses"
 
 
 def test_resuming_on_other_data_is_refused(config, tmp_path, capsys):

@@ -13,21 +13,27 @@ from hypothesis import strategies as st
 
 from adapters.manifest import Manifest, Training
 from adapters.model import GraftModel
-from adapters.specs import Classification, Lora, Probe
+from adapters.specs import Bias, Classification, Lora, Probe
 from backbone.encoder import Network
 from backbone.errors import InputError
 from metering.energy import Joules
 from metering.window import Cost
+from tests.adapters.test_methods import nonzero
 from tests.tiny import SPEC
 from trainers.batches import Examples
-from trainers.config import Plan, Target, TrainConfig
-from trainers.policy import Bound, Column, Gate, Retrain
+from trainers.boundaries import Tally
+from trainers.config import Data, Plan, Target, TrainConfig
+from trainers.policy import Bound, Column, Gate, Retrain, Schema
 from trainers.retrain.decide import decide, from_history
 from trainers.retrain.diagnose import LEAST_ROWS, Diagnosis, cohens_d, cohens_w, label_and_length_drift
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.gate import UNKNOWN, Sides, judge, majority_logits
+from trainers.retrain.many import retrain_all
 from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
+from trainers.retrain.run import Options
+from trainers.retrain.schema import check
 from trainers.sources import Row
+from trainers.warm import Parent, grown
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz")), max_size=12)
 
@@ -126,6 +132,41 @@ def test_the_cheapest_action_that_can_be_expected_to_do(changed, added, now, met
         assert found.config.epochs == 0.5
         assert [stage.blocks for stage in found.config.plan.stages] == ["-2:"]
     assert decide(config, now, None, None, diagnosis(1, 100)).action == "scratch"
+
+
+def test_attention_is_never_fitted_to_cached_means_and_extra_methods_do_not_stand_in_the_way():
+    config = TrainConfig(head=Classification(pooling="attention"), plan=Plan("auto"))
+    assert decide(config, FINGER, FINGER, manifest(Lora()), diagnosis(1, 100)).action == "warm"
+    assert decide(config, FINGER, FINGER, manifest(Probe()), diagnosis(1, 100)).action == "scratch"
+    config = TrainConfig(extra=(Bias(),), plan=Plan("auto"))
+    assert decide(config, FINGER, FINGER, manifest(Probe()), diagnosis(1, 100)).config.methods == (Probe(),)
+
+
+def test_a_start_keeps_what_attention_learnt(tiny):
+    head = Classification(pooling="attention")
+    old = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), head, ("a", "b"))
+    new = replace(old, labels=("a", "b", "c"))
+    rows = [np.arange(5, 9 + i % 3, dtype=np.int32) for i in range(12)]
+    examples = Examples(rows, np.arange(12, dtype=np.int32) % 3, tiny.ladder)
+    parent = Parent(replace(manifest(old.methods[0]), head=head), nonzero(old))
+    found = grown(parent, new, TrainConfig(), tiny, examples, Tally())
+    np.testing.assert_array_equal(found["head"]["query"], parent.params["head"]["query"])
+    np.testing.assert_array_equal(found["head"]["kernel"][:, :2], parent.params["head"]["kernel"])
+    assert found["head"]["kernel"][:, 2].any()
+
+
+@pytest.mark.parametrize("data", [Data(train=("x",), format="image_folder"), Data(train=("x", "y"), format="idx")])
+def test_a_schema_of_columns_needs_columns(data):
+    with pytest.raises(InputError, match=r"schema\.columns: data\.train holds images, which have no columns"):
+        check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+
+
+def test_a_schema_reads_lists_in_one_json_file(tmp_path):
+    (tmp_path / "lists.json").write_text('{"train": [["some text", "x"]]}')
+    data = Data(train=(f"{tmp_path / 'lists.json'}#train",), format="json_lists")
+    check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+    with pytest.raises(InputError, match="at least 100"):
+        check(Schema(columns=(Column(least=100),)), data, {}, multi_label=False)
 
 
 def test_history_predicts_by_rows():
@@ -253,6 +294,9 @@ def test_budgets_and_what_was_not_measured():
         (lambda: Column(least=2.0, most=1.0), "least"),
         (lambda: Retrain(head_share=0.6, warm_share=0.5), "head_share"),
         (lambda: Retrain(warm_epochs=0), "warm_epochs"),
+        (lambda: Options(lease_seconds=0), "--lease: must be a positive number"),
+        (lambda: Options(max_price=float("nan")), "--max-price: must be at least 0"),
+        (lambda: retrain_all([], workers=0), "--workers: must be at least 1"),
         (lambda: Target(max_latency_ms=-1), "max_latency_ms"),
     ],
 )

@@ -65,10 +65,13 @@ def decide(
     method = parent.methods[0]
     if len(parent.methods) > 1:
         return Decision("scratch", "the live version has several methods", config)
-    settled = replace(config, adapter=method, plan=replace(config.plan, stages="all"))
+    attends = config.head.pooling == "attention"  # learnt by gradient: cached features are its beginning, the mean
+    if attends and isinstance(method, Probe):
+        return Decision("scratch", "the live version is a probe, which has no attention to start from", config)
+    settled = replace(config, adapter=method, extra=(), plan=replace(config.plan, stages="all"))
     if isinstance(method, Probe):
         return Decision("head", f"{share}; the live version is a probe, whose fit has one optimum", settled)
-    if found.share <= policy.head_share and not found.labels_added:
+    if found.share <= policy.head_share and not found.labels_added and not attends:
         return Decision("head", f"{share}, at most retrain.head_share ({policy.head_share:g})", settled)
     why = f"new labels: {', '.join(found.labels_added[:5])}" if found.labels_added else "at most retrain.warm_share"
     plan = replace(config.plan, stages=warm_stages(config.plan))

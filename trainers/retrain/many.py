@@ -76,6 +76,8 @@ def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
 
 def retrain_all(jobs: Sequence[Job], *, executor: str = "processes", workers: int = 1) -> Outcomes:
     """Every task, `workers` at a time; raises InputError where Ray is asked for and not there."""
+    if workers < 1:
+        raise InputError(f"--workers: must be at least 1, got {workers}")
     outcomes = on_ray(jobs, workers) if executor == "ray" else in_processes(jobs, workers)
     return Outcomes(min((o.exit for o in outcomes), key=WORST_FIRST.index, default=0), tuple(outcomes))
 

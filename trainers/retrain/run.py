@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import itertools
 import logging
+import math
 import os
 import platform
 import shutil
@@ -63,6 +64,13 @@ class Options:
     lease_seconds: float = 120.0  # after a run's last sign of life until another may take over
     wait_seconds: float = 0.0  # for the lease of another run
     show: bool = False  # progress bars
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lease_seconds < math.inf:
+            raise InputError(f"--lease: must be a positive number of seconds, got {self.lease_seconds}")
+        for option, value in (("--wait", self.wait_seconds), ("--max-price", self.max_price or 0.0)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"{option}: must be at least 0, got {value}")
 
 
 @dataclass(frozen=True)

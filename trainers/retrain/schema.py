@@ -75,9 +75,11 @@ def _number(column: Column, value: Any, where: str) -> float:
 def _records(data: Data, split: str, multi_label: bool) -> Records:
     """Every record of a split's files with all its columns."""
     files: tuple[str, ...] = getattr(data, split)
+    if data.of_images and files:
+        raise InputError(f"retrain.schema.columns: data.{split} holds images, which have no columns to check")
     for name in files:
         kind = data.format if data.format != "auto" or name.startswith(TFDS) else suffix_format(Path(name), split)
-        if name.startswith(TFDS) or kind in ("label_text", "parallel"):
+        if name.startswith(TFDS) or kind in ("label_text", "parallel", "json_lists"):
             for row in read_rows(data, split, multi_label=multi_label):  # type: ignore[arg-type]
                 yield row.where, {data.text: row.text, data.label: data.label_separator.join(row.labels)}
             return

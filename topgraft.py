@@ -197,9 +197,23 @@ def _inspect(options: argparse.Namespace) -> Any:
 
 
 def _export(options: argparse.Namespace) -> Any:
+    if options.format == "jax":
+        from adapters.exporting import export_jax
+
+        buckets = _numbers(options.buckets, "--buckets") if options.buckets else ()
+        return export_jax(options.graft, options.out, backbone=options.backbone, buckets=buckets, batch=options.batch)
+    if options.buckets or options.batch != 8:
+        raise InputError("--buckets: this and --batch belong to --format jax")
     from adapters.peft import export_peft
 
     return export_peft(options.graft, options.out, backbone=options.backbone)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"{option}: {text!r} is not a list of numbers such as 16,32") from None
 
 
 def _import_graft(options: argparse.Namespace) -> Any:
@@ -408,7 +422,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("path", help="graft, run or backbone folder, or config script")
     sub = verb("export", _export, "write a graft for other software", on_backbone)
     sub.add_argument("graft", help="graft folder")
-    sub.add_argument("--format", choices=("peft",), required=True, help="peft: Hugging Face PEFT")
+    text = "peft: Hugging Face PEFT; jax: a folder that answers without topgraft"
+    sub.add_argument("--format", choices=("peft", "jax"), required=True, help=text)
+    sub.add_argument("--buckets", default="", help="jax: lengths in tokens, commas between")
+    sub.add_argument("--batch", type=int, default=8, help="jax: rows of a call (default 8)")
     sub.add_argument("--out", required=True, help="the new folder")
     sub = verb("import-graft", _import_graft, "import a PEFT adapter folder as a graft")
     sub.add_argument("source", help="PEFT folder")

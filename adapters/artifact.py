@@ -1,5 +1,7 @@
 """The graft artefact: a folder of `graft.safetensors`, `manifest.json` and `canary.safetensors`.
 
+A graft with an out-of-scope score has `scope.safetensors` too.
+
 Tensors and JSON only. Writing happens beside the target and is renamed into place. Reading verifies
 every byte (`adapters.reader`), the shapes against the backbone's architecture, both backbone ids, and runs
 the canary: a few synthetic inputs whose logits were recorded when the graft was made.
@@ -21,6 +23,7 @@ from adapters.manifest import (
     CANARY,
     MANIFEST,
     SCHEMA,
+    SCOPE,
     TENSORS,
     Manifest,
     Training,
@@ -30,6 +33,7 @@ from adapters.manifest import (
 )
 from adapters.model import GraftModel
 from adapters.programs import forward_program
+from adapters.scope import Scope
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
@@ -59,6 +63,7 @@ def save_graft(
     name: str,
     max_tokens: int,
     training: Training,
+    scope: Scope | None = None,
     replace_existing: bool = False,
 ) -> Manifest:
     """Writes a graft folder in one step and returns its manifest.
@@ -82,6 +87,8 @@ def save_graft(
     with new_folder(target, replace=replace_existing) as folder:
         (folder / TENSORS).write_bytes(save_tensors(flatten(host)))
         (folder / CANARY).write_bytes(save_tensors({**inputs, "logits": expected}))
+        if scope is not None:
+            (folder / SCOPE).write_bytes(save_tensors(scope.tensors()))
         manifest = Manifest(
             schema=SCHEMA,
             content_id="",
@@ -95,7 +102,7 @@ def save_graft(
             tensors={path: describe(leaf) for path, leaf in flatten(host).items()},
             variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name})),
             tolerances={key: value * scale for key, value in TOLERANCES.items()},
-            files={file: sha256_file(folder / file) for file in (TENSORS, CANARY)},
+            files={file: sha256_file(folder / file) for file in (TENSORS, CANARY, SCOPE) if (folder / file).exists()},
             training=training,
         )
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
@@ -126,15 +133,22 @@ def verify_on(
     """Checks every tensor against the architecture and the canary's logits; raises InputError."""
     require_same_structure(params, model.abstract(), where)
     found = canary_logits(model, backbone, params, canary)
-    key = f"{jnp.dtype(backbone.dtype).name}/{_platform()}"
+    dtype = jnp.dtype(backbone.dtype).name
+    allowed = tolerance_of(manifest, dtype, where)
+    worst = float(np.abs(found - canary["logits"]).max())
+    if not worst <= allowed:
+        raise InputError(
+            f"{where}: the canary's logits differ by {worst:.3g}, more than {allowed:.3g} allowed for "
+            f"{dtype}/{_platform()}: this machine or these libraries do not reproduce the graft"
+        )
+
+
+def tolerance_of(manifest: Manifest, dtype: str, where: str) -> float:
+    """Largest difference of a logit on this machine's platform; raises InputError where none is stated."""
+    key = f"{dtype}/{_platform()}"
     if key not in manifest.tolerances:
         raise InputError(f"{where}: no canary tolerance for {key}; known: {', '.join(manifest.tolerances)}")
-    worst = float(np.abs(found - canary["logits"]).max())
-    if not worst <= manifest.tolerances[key]:
-        raise InputError(
-            f"{where}: the canary's logits differ by {worst:.3g}, more than {manifest.tolerances[key]:.3g} allowed for "
-            f"{key}: this machine or these libraries do not reproduce the graft"
-        )
+    return manifest.tolerances[key]
 
 
 def _platform() -> str:

@@ -19,8 +19,9 @@ from adapters.heads import head_of
 from adapters.inputs import Encoded, checked, encode_inputs
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
-from adapters.programs import logits_of, run_rows
+from adapters.programs import answers_of, logits_of, run_rows
 from adapters.reader import read_graft
+from adapters.scope import Scope, read_scope
 from adapters.specs import MultiLabel, Regression, TokenTagging
 from adapters.tagging import OUTSIDE, Entity, entities
 from backbone.buckets import Row
@@ -33,11 +34,13 @@ from backbone.trees import Params, map_leaves
 class Prediction:
     """The answer for one text, pair or sentence."""
 
-    labels: tuple[str, ...]  # one for classification; any number for multi_label; a tag per word for tagging
+    # one for classification; any number for multi_label; a tag per word for tagging; none where a graft abstains
+    labels: tuple[str, ...]
     probabilities: dict[str, float]  # of every label, most probable first; empty for regression and tagging
     value: float | None = None  # regression: the number
     words: tuple[str, ...] = ()  # tagging: what the tags are of
     entities: tuple[Entity, ...] = ()  # tagging
+    out_of_scope: float | None = None  # how unlike the train rows; above 1 beyond the graft's threshold
 
     @property
     def label(self) -> str:
@@ -56,6 +59,7 @@ class Graft:
     backbone: Backbone
     max_tokens: int  # longer texts are cut
     manifest: Manifest | None = None  # of a graft that was stored
+    scope: Scope | None = None  # what the out-of-scope score is computed from, where the graft has one
 
     def encode(self, texts: Sequence[Any]) -> list[Row]:
         """Token ids as in training, cut at the graft's `max_tokens`; patches of images (files or encoded bytes)."""
@@ -79,6 +83,19 @@ class Graft:
 
         return run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill, on_rows)
 
+    def answers_of_rows(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits as `logits_of_rows` and, where the graft has a scope, out-of-scope scores float [N], in one pass."""
+        if self.scope is None or not len(rows):
+            return self.logits_of_rows(rows), None
+        params, dtype, boundary = jax.device_put(self.params), self.backbone.dtype.name, self.scope.boundary
+
+        def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+            return answers_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, dtype, boundary)
+
+        found = run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill)
+        logits, features = np.split(found, [len(self.model.labels)], axis=1)
+        return logits, self.scope.scores(features)
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N,C]; for regression the logits themselves."""
         return np.asarray(head_of(self.model.head).probabilities(logits))
@@ -89,22 +106,27 @@ class Graft:
 
     def predict(self, texts: Sequence[Any]) -> list[Prediction]:
         """The answer for each text, or image (a file or encoded bytes); for each (text, text) of a graft on
-        pairs; for each sentence, a text or a list of words, of a tagger."""
+        pairs; for each sentence, a text or a list of words, of a tagger. A graft that abstains gives no label
+        to what is out of its scope."""
         given = checked(self.model.head, self.backbone, texts)
         encoded = self._encoded(given)
-        logits = self.logits_of_rows(encoded.rows)
+        logits, scores = self.answers_of_rows(encoded.rows)
         if isinstance(self.model.head, Regression):
             return [Prediction((), {}, value=float(number)) for number in self.decide(logits)]
         if isinstance(self.model.head, TokenTagging):
             return self._tagged(given, encoded.places, logits)
         answers = []
-        for row, decision in zip(self.probabilities(logits), self.decide(logits), strict=True):
+        for i, (row, decision) in enumerate(zip(self.probabilities(logits), self.decide(logits), strict=True)):
             order = np.argsort(-row, kind="stable")
             chosen = np.flatnonzero(decision) if isinstance(self.model.head, MultiLabel) else [decision]
+            score = None if scores is None else float(scores[i])
+            if self.scope is not None and self.scope.abstain and score is not None and score > 1:
+                chosen = []
             answers.append(
                 Prediction(
-                    labels=tuple(self.model.labels[i] for i in chosen),
-                    probabilities={self.model.labels[i]: float(row[i]) for i in order},
+                    labels=tuple(self.model.labels[c] for c in chosen),
+                    probabilities={self.model.labels[c]: float(row[c]) for c in order},
+                    out_of_scope=score,
                 )
             )
         return answers
@@ -134,4 +156,5 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
         backbone = load_backbone(folder, dtype=dtype)
     model = model_on(manifest, backbone, str(path))
     verify_on(manifest, params, canary, model, backbone, str(path))
-    return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest)
+    scope = read_scope(Path(path), manifest, model.pooled_width, backbone.spec.blocks)
+    return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope)

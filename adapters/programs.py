@@ -142,6 +142,20 @@ def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype:
     return _head_program(model)(rest, params, states, inputs["mask"])
 
 
+def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundary: int) -> jax.Array:
+    """Logits and, beside them, the bare backbone's pooled states at `boundary`: float32 [B,C+P].
+
+    Blocks below the lowest adapted one run once for both.
+    """
+    first = model.adapted_blocks[0] if model.adapted_blocks else model.network.spec.blocks
+    shared = {tap for tap in model.taps if tap <= first} | set(model.adapted_blocks[:1])
+    bare = states_at(model, backbone, {}, inputs, sorted(shared | {boundary}), dtype)
+    logits = logits_of(model, backbone, params, {**inputs, "states": {k: bare[k] for k in shared}}, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    pooled = pool_program(model)(rest, {boundary: bare[boundary]}, inputs["mask"])
+    return jnp.concatenate([logits, pooled[:, 0]], axis=1)
+
+
 def full_batch(bucket: int) -> int:
     """Rows of a full batch in this bucket."""
     return max(SMALL_BATCHES[-1], TOKENS_PER_BATCH.get(jax.default_backend(), 16384) // bucket)

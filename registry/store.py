@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from adapters.manifest import CANARY, MANIFEST, TENSORS, Manifest
+from adapters.manifest import MANIFEST, Manifest, tensor_files
 from adapters.reader import read_graft
 from backbone.errors import InputError
 from backbone.files import new_folder, write_durable
@@ -38,7 +38,8 @@ class Store:
         Raises InputError for a graft that is damaged, Unavailable when it cannot be written (and then nothing is).
         """
         graft = Path(graft)
-        content_id = read_graft(graft)[0].content_id
+        manifest = read_graft(graft)[0]
+        content_id = manifest.content_id
         target = self.path(content_id)
         self.identity(create=True)
         if target.exists():
@@ -46,7 +47,7 @@ class Store:
             return content_id, target.name
         try:
             with self.reached(), new_folder(target) as folder:
-                for name in (TENSORS, CANARY, MANIFEST):
+                for name in (*tensor_files(manifest), MANIFEST):
                     shutil.copyfile(graft / name, folder / name)
                 if read_graft(folder)[0].content_id != content_id:
                     raise InputError(f"{graft}: changed while it was published")

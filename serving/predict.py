@@ -22,7 +22,7 @@ class Answers:
     content_id: str
     predictions: list[dict[str, Any]]
     # text (and text_pair) or image with labels and probabilities of the most probable ones; or with value, the
-    # number of a regression; or with words, tags and entities
+    # number of a regression; or with words, tags and entities; out_of_scope where the graft has such a score
 
 
 def predict(
@@ -82,7 +82,9 @@ def _answer(head: HeadSpec, given_as: str, line: Any, found: Prediction, top: in
     if isinstance(head, TokenTagging):
         entities = [asdict(entity) for entity in found.entities]
         return {**shown, "words": list(found.words), "tags": list(found.labels), "entities": entities}
-    return {**shown, "labels": list(found.labels), "probabilities": dict(list(found.probabilities.items())[:top])}
+    scope = {} if found.out_of_scope is None else {"out_of_scope": found.out_of_scope}
+    probabilities = dict(list(found.probabilities.items())[:top])
+    return {**shown, "labels": list(found.labels), "probabilities": probabilities, **scope}
 
 
 def read_lines(file: str) -> list[str]:

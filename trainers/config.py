@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from adapters.specs import Classification, HeadSpec, Ladder, Lora, MethodSpec, Probe, TokenTagging
+from adapters.specs import Classification, HeadSpec, Ladder, Lora, MethodSpec, MultiLabel, Probe, TokenTagging
+from adapters.target import Target as Target
 from backbone.errors import InputError
 from trainers.policy import Retrain
 
@@ -182,24 +183,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a graft is to reach and may cost. 0 = no such limit.
-
-    A plan that chooses for itself stops by the first two; a retraining's gate asks for all of them.
-    """
-
-    min_score: float = 0.0  # on the development rows (at a gate: the gate's rows), of `metric`
-    max_cpu_seconds: float = 0.0  # of the process; no rung is begun after them
-    max_joules: float = 0.0  # of a training; without a meter max_cpu_seconds decides in their place
-    max_latency_ms: float = 0.0  # median of one text's prediction, on the machine that trained
-    max_memory_mb: float = 0.0  # most resident memory while predicting, above the level after imports
-
-    def __post_init__(self) -> None:
-        if min(vars(self).values()) < 0:
-            raise InputError(f"{min(vars(self), key=vars(self).__getitem__)}: no limit may be negative")
-
-
-@dataclass(frozen=True)
 class Curriculum:
     """Which train rows are eligible when. An epoch is as many drawn examples as there are train rows.
 
@@ -221,6 +204,25 @@ class Curriculum:
 
 
 @dataclass(frozen=True)
+class OutOfScope:
+    """A score of how unlike the train rows an input is (see `adapters.scope`); needs development rows.
+
+    It is measured on the bare backbone: blocks between the lowest adapted one and `boundary` run twice in a
+    prediction, with the adapter and without.
+    """
+
+    false_alarms: float = 0.0  # most of the inputs in scope that may be flagged; 0 = no score
+    boundary: int = -1  # whose pooled states are measured, 0..blocks or from the end; -1 the last
+    abstain: bool = False  # give no label to what is flagged
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.false_alarms < 1:
+            raise InputError(f"false_alarms: must be at least 0 and below 1, got {self.false_alarms}")
+        if self.abstain and not self.false_alarms:
+            raise InputError("abstain: needs false_alarms above 0, the share of inputs that may be flagged in error")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run: a graft from rows."""
 
@@ -235,6 +237,7 @@ class TrainConfig:
     target: Target = field(default_factory=Target)
     curriculum: Curriculum = field(default_factory=Curriculum)
     retrain: Retrain = field(default_factory=Retrain)
+    out_of_scope: OutOfScope = field(default_factory=OutOfScope)
     head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
     # what adapters start from: a fitted probe with small weights, the best fitted probe, or a zero head
     epochs: float = 3.0  # passes over the train rows
@@ -279,6 +282,13 @@ class TrainConfig:
         if self.data.format == "bio" and not isinstance(head, TokenTagging):
             raise InputError("data.format: bio holds tags of words; it needs head.kind=token_tagging")
         require_pair(self.data, head)
+        if self.out_of_scope.false_alarms and not (
+            isinstance(head, (Classification, MultiLabel)) and head.pair == "none"
+        ):
+            raise InputError(
+                "out_of_scope: measures the distance to classes of single inputs; it needs head.kind=classification or "
+                f"multi_label and head.pair=none, got {head.kind} and {head.pair}"
+            )
         if head.pooling == "attention" and isinstance(self.adapter, Probe):
             raise InputError(
                 "head.pooling: attention is learned by gradient, a probe is fitted to fixed features; use another "

@@ -22,6 +22,7 @@ import numpy as np
 from adapters.artifact import save_graft
 from adapters.manifest import Training
 from adapters.model import GraftModel
+from adapters.scope import Scope
 from adapters.specs import Ladder, Probe, above
 from backbone.errors import InputError
 from backbone.files import write_durable
@@ -52,6 +53,7 @@ from trainers.probe import (
     vector_model,
 )
 from trainers.report import write_report
+from trainers.scope import bare_model, fitted_scope
 from trainers.warm import Parent, Start, grown, head_features, read_parent
 from trainers.workdir import RESULT, claim, stored_result
 
@@ -97,6 +99,7 @@ def train(
     with window("data") as costs["data"]:
         data = load_data(config.data, config.head, backbone, show=show)
         config = replace(config, head=data.head)
+    bare = bare_model(config, backbone, data) if config.out_of_scope.false_alarms else None
     rungs: list[dict[str, Any]] = []
     known: dict[str, np.ndarray] = {}  # logits that need not be computed again
     tally = Tally()
@@ -127,6 +130,11 @@ def train(
             for name in held_out(data)
         }
     metrics = {name: score.metrics for name, score in scores.items()}
+    scope: Scope | None = None
+    if bare is not None:
+        with window("out_of_scope") as costs["out_of_scope"]:
+            features = _Fit(config, workdir, bare, backbone, data, identity, costs, tally, show).bare_features()
+            scope = fitted_scope(config.out_of_scope, bare, features, data)
     manifest = save_graft(
         workdir / "graft",
         model,
@@ -142,6 +150,7 @@ def train(
             costs={name: cost.asdict() for name, cost in costs.items()},
             versions=versions(),
         ),
+        scope=scope,
         replace_existing=resume,
     )
     result = TrainResult(
@@ -228,6 +237,10 @@ class _Fit:
         with window("probe") as self.costs["probe"]:
             params["head"] = {**params["head"], **self._probe(params, strong=False).head}
         return Fitted(params, 0, Progress()), False
+
+    def bare_features(self) -> list[np.ndarray]:
+        """Features [N,F] of the bare backbone, of the train and the development rows."""
+        return self._features({}, [self.data.splits[name] for name in ("train", "dev")], keep=True)
 
     def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
         """Gradient steps through the plan's stages, from the parent or from a probe."""

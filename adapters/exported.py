@@ -1,0 +1,82 @@
+"""Answers of a graft that was exported with `topgraft export --format jax`, from this folder alone.
+
+Needs jax, numpy and flatbuffers (which jax reads an exported function with) and, for texts, tokenizers; no Topgraft.
+
+    python run.py "a text" "another"            one JSON object a line
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+
+class Model:
+    """The exported graft; raises ValueError where a file is not the one that was written."""
+
+    def __init__(self, folder: str | Path):
+        self.manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+        spelled = json.dumps({**self.manifest, "manifest_id": ""}, sort_keys=True, ensure_ascii=False).encode()
+        digests = {"manifest.json": (self.manifest["manifest_id"], spelled)}
+        files = {name: (Path(folder) / name).read_bytes() for name in self.manifest["files"]}
+        digests |= {name: (self.manifest["files"][name], content) for name, content in files.items()}
+        for name, (wanted, content) in digests.items():
+            if hashlib.sha256(content).hexdigest() != wanted:
+                raise ValueError(f"{Path(folder) / name}: sha256 differs: truncated or altered; export the graft again")
+        self.weights = jax.device_put(dict(np.load(io.BytesIO(files["weights.npz"]))))
+        read = {int(b): export.deserialize(bytearray(files[f])) for b, f in self.manifest["functions"].items()}
+        self.functions = {bucket: jax.jit(function.call) for bucket, function in sorted(read.items())}
+        self.tokenizer_json = files["tokenizer.json"].decode()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self.tokenizer_json)
+        tokenizer.enable_truncation(self.manifest["max_tokens"])
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+    def outputs(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        """By name, float32 [N,...], of N lists of token ids; each row runs in the least bucket that holds it."""
+        batch = self.manifest["batch"]
+        found: list[dict[str, np.ndarray]] = [{} for _ in rows]
+        places = [next(bucket for bucket in self.functions if len(row) <= bucket) for row in rows]
+        for bucket, function in self.functions.items():
+            chosen = [i for i, place in enumerate(places) if place == bucket]
+            for first in range(0, len(chosen), batch):
+                ids = np.full((batch, bucket), self.manifest["fill"], np.int32)
+                mask = np.zeros((batch, bucket), bool)
+                for place, i in enumerate(chosen[first : first + batch]):
+                    ids[place, : len(rows[i])], mask[place, : len(rows[i])] = rows[i], True
+                answers = jax.device_get(function(self.weights, ids, mask))
+                for place, i in enumerate(chosen[first : first + batch]):
+                    found[i] = {name: values[place] for name, values in answers.items()}
+        return {name: np.stack([row[name] for row in found]) for name in self.manifest["outputs"] if rows}
+
+    def predict(self, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """A dict of each text: labels, probabilities and out_of_scope, or the value of a regression."""
+        found, kind, names = self.outputs(self.encode(texts)), self.manifest["kind"], self.manifest["labels"]
+        for i in range(len(texts)):
+            if kind == "regression":
+                yield {"value": float(found["value"][i])}
+                continue
+            row, score = found["probabilities"][i], found["out_of_scope"][i] if "out_of_scope" in found else None
+            chosen = np.flatnonzero(row >= self.manifest["threshold"]) if kind == "multi_label" else [row.argmax()]
+            abstains = self.manifest["abstain"] and score > 1
+            answer: dict[str, Any] = {"labels": [] if abstains else [names[c] for c in chosen]}
+            answer["probabilities"] = {names[c]: float(row[c]) for c in np.argsort(-row, kind="stable")}
+            yield answer if score is None else {**answer, "out_of_scope": float(score)}
+
+
+if __name__ == "__main__":
+    texts = sys.argv[1:] or sys.stdin.read().splitlines()
+    for text, answer in zip(texts, Model(Path(__file__).parent).predict(texts), strict=True):
+        print(json.dumps({"text": text, **answer}, ensure_ascii=False))

@@ -369,7 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("source", help="folder in the Hugging Face layout, hf:org/name[@revision], or minilm")
     sub.add_argument("--out", required=True, help="the new backbone folder")
     sub.add_argument("--replace", action="store_true", help="replace an existing folder")
-    sub = verb("train-backbone", _train_backbone, "train a backbone from text", settings)
+    sub = verb("train-backbone", _train_backbone, "train a backbone from text or labelled images", settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="folder of the run (default: runs/NAME)")
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")

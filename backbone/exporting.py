@@ -22,7 +22,7 @@ from backbone.errors import InputError
 from backbone.families import FAMILIES
 from backbone.families.family import Exportable
 from backbone.files import new_folder
-from backbone.masked_head import HEAD_FILE, load_head
+from backbone.masked_head import HEAD_FILE, abstract_head, load_head
 from backbone.storage import DESCRIPTION, load_backbone
 from backbone.trees import Params, flatten
 
@@ -54,7 +54,7 @@ def export_hf(source: str | Path, out: str | Path) -> ExportReport:
         raise InputError(f"{source}: family {name!r} cannot be exported; only {known} can")
     head: Params | None = None
     if is_run and (source / HEAD_FILE).is_file():
-        head = load_head(source, backbone.spec, backbone.weights_id)
+        head = load_head(source, abstract_head(backbone.spec), backbone.weights_id)
     tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten(backbone.params).items():
         tensors |= family.release(path, np.asarray(leaf))

@@ -9,6 +9,8 @@ Shapes: N positions, D width, V vocabulary.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,11 @@ def init_head(spec: EncoderSpec, rng: Array) -> Params:
     }
 
 
+def abstract_head(spec: EncoderSpec) -> Params:
+    """The shapes and dtypes of `init_head`."""
+    return jax.eval_shape(lambda: init_head(spec, jax.random.key(0)))
+
+
 def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) -> Array:
     """Logits float32 [N,V] from finished states [N,D] and the token embedding `table` [V,D]."""
     dense, norm = head["dense"], head["norm"]
@@ -54,24 +61,35 @@ def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) ->
     return logits + head["decoder"]["bias"].astype(jnp.float32)
 
 
-def save_head(folder: Path, head: Params, weights_id: str) -> None:
-    """Writes `head.safetensors` beside a backbone, in one step."""
+def save_head(folder: Path, head: Params, weights_id: str, labels: Sequence[str] = ()) -> None:
+    """Writes `head.safetensors` beside a backbone, in one step; `labels` name a classifier's outputs."""
     tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten(head).items()}
-    write_durable(folder / HEAD_FILE, save(tensors, {"weights_id": weights_id}))
+    about = {"weights_id": weights_id} | ({"labels": json.dumps(list(labels))} if labels else {})
+    write_durable(folder / HEAD_FILE, save(tensors, about))
 
 
-def load_head(folder: Path, spec: EncoderSpec, weights_id: str) -> Params:
-    """The head beside the backbone `weights_id`; raises InputError if it is damaged or another backbone's."""
+def load_head(folder: Path, wanted: Params, weights_id: str, labels: Sequence[str] = ()) -> Params:
+    """The head beside the backbone `weights_id`, of the structure of `wanted` (arrays, or their shapes).
+
+    Raises InputError if it is damaged, another backbone's, or has other labels.
+    """
     path = folder / HEAD_FILE
     try:
         with safe_open(path, framework="numpy") as file:
-            owner = (file.metadata() or {}).get("weights_id", "")
+            about = file.metadata() or {}
             leaves: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a run of train-backbone keeps its head there") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file: {error}") from error
-    require_same_structure(unflatten(leaves), jax.eval_shape(lambda: init_head(spec, jax.random.key(0))), str(path))
+    found = json.loads(about.get("labels", "[]"))
+    if found != list(labels):
+        raise InputError(
+            f"{path}: the outputs of the head are {', '.join(found) or 'tokens'}, the data's labels are "
+            f"{', '.join(labels) or 'tokens'}; set start_head=fresh"
+        )
+    require_same_structure(unflatten(leaves), wanted, str(path))
+    owner = about.get("weights_id", "")
     if owner != weights_id:
         raise InputError(
             f"{path}: belongs to weights {owner[:19]}..., the backbone beside it is {weights_id[:19]}...: "

@@ -37,19 +37,18 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     """Writes recipe.json and ids.npy: the packed corpus of `text_mlm`, its rows in a fixed order."""
     from backbone.families.bert import BERT
     from backbone.records import encode
-    from backbone.spec import EncoderSpec
-    from trainers.backbone_config import BackboneConfig, WordPiece
+    from trainers.backbone_config import BackboneConfig, NewBert, WordPiece
+    from trainers.backbone_tasks import spec_of_bert
     from trainers.corpus import pack, read_text, train_wordpiece
     from trainers.experiment import load_as
 
     config = load_as(BackboneConfig, "text_mlm")
     assert isinstance(config.tokenizer, WordPiece)
-    assert config.network is not None
+    assert isinstance(config.network, NewBert)
     text = read_text(config.corpus)
     preprocessing = train_wordpiece(config.tokenizer, text.train, config.corpus.tokens)
     sequences = pack(text, preprocessing, config.corpus.tokens)
-    sizes = encode(config.network)
-    spec = EncoderSpec(**sizes, vocabulary=preprocessing.vocabulary, positions=config.corpus.tokens, pooler=False)
+    spec = spec_of_bert(config.network, preprocessing.vocabulary, config.corpus.tokens)
     rows = np.random.default_rng(0).permutation(len(sequences.train))
     count = steps * config.batch_size
     np.save(folder / "ids.npy", sequences.train[np.resize(rows, count)])

@@ -1,7 +1,7 @@
 """The loop of `train-backbone`: batch, step, log, evaluate, checkpoint.
 
 The state after `step` micro-batches decides everything that follows: the next rows come from the seed
-and that number, the masks from the same two, so a run that was killed goes on to the same bits.
+and that number, masks and shifts from the same two, so a run that was killed goes on to the same bits.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ log = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 0  # of the masks on held-out rows, whatever the run's own seed
 
+Scores = dict[str, float]  # "loss", and what else the objective measures
+
 
 @dataclass
 class BackboneProgress:
     """What is saved with each checkpoint beside the state."""
 
     skipped: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)  # step and held-out loss
+    history: list[Scores] = field(default_factory=list)  # step and held-out scores
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class FittedBackbone:
 
     params: Params  # {"backbone", "head"} on the host
     steps: int  # micro-batches run, in all processes of the run
-    held_out_loss: float  # nats per predicted token
+    held_out: Scores  # the loss in nats for each prediction
     skipped: int
 
 
@@ -84,6 +86,17 @@ class BackboneTask:
 
         return loss_of
 
+    @cached_property
+    def score(self) -> Callable[[Params, Params, Batch, jax.Array], tuple[dict[str, jax.Array], jax.Array]]:
+        dtype = jnp.dtype(self.config.compute_dtype)
+
+        def score_of(
+            live: Params, frozen: Params, batch: Batch, rng: jax.Array
+        ) -> tuple[dict[str, jax.Array], jax.Array]:
+            return self.objective.score(join(live, frozen), batch, rng, dtype=dtype)
+
+        return score_of
+
     def is_live(self, path: str) -> bool:
         """Whether the leaf at a dotted path of {"backbone", "head"} is trained."""
         part, _, rest = path.partition(".")
@@ -99,18 +112,19 @@ class BackboneTask:
         return spec.blocks * block + 3 * self.objective.head_count(rows)
 
 
-def held_out_loss(task: BackboneTask, score: Any, live: Params, frozen: Params) -> float:
-    """Mean loss of every held-out row, nats per prediction; the masks are the same whenever it is asked."""
-    size, total, predictions = task.config.batch_size, 0.0, 0.0
+def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:
+    """Means over every held-out prediction; the masks are the same whenever it is asked."""
+    size, predictions, totals = task.config.batch_size, 0.0, dict[str, float]()
     count = task.objective.rows["held_out"]
     for number, first in enumerate(range(0, count, size)):
         batch = task.objective.batch("held_out", np.arange(first, min(first + size, count)), size)
         with jax.transfer_guard("allow"):
             rng = jax.random.fold_in(jax.random.key(HELD_OUT_SEED), number)
-        loss, weight = (float(value) for value in jax.device_get(score(live, frozen, jax.device_put(batch), rng)))
-        total += loss * weight
-        predictions += weight
-    return total / predictions
+        means, weight = jax.device_get(score(live, frozen, jax.device_put(batch), rng))
+        for name, mean in means.items():
+            totals[name] = totals.get(name, 0.0) + float(mean) * float(weight)
+        predictions += float(weight)
+    return {name: total / predictions for name, total in totals.items()}
 
 
 def fit_backbone(
@@ -134,7 +148,7 @@ def fit_backbone(
         progress = BackboneProgress(**notes)
         state, _, frozen = checkpoints.restore(state, {}, frozen)
     state, frozen = jax.device_put((state, frozen))
-    step, score = step_of(task.loss, optimizer, seed=config.seed), jax.jit(task.loss)
+    step, score = step_of(task.loss, optimizer, seed=config.seed), jax.jit(task.score)
     done = int(state["step"])
     scalars, begun = make_scalars(done), time.monotonic()
     saved_at, over = begun, False
@@ -148,10 +162,10 @@ def fit_backbone(
             if done % config.log_every == 0 or done == total:
                 state = log_sums(scalars, done, state, progress, shown)
             if done % config.evaluate_every == 0 or done == total:
-                loss = held_out_loss(task, score, state["live"], frozen)
-                progress.history.append({"step": done, "loss": loss})
-                scalars.write(done, {"held_out/loss": loss} if math.isfinite(loss) else {})
-                log.info("step %d: held-out loss %.4f", done, loss)
+                scores = held_out_scores(task, score, state["live"], frozen)
+                progress.history.append({"step": done, **scores})
+                scalars.write(done, {f"held_out/{name}": x for name, x in scores.items() if math.isfinite(x)})
+                log.info("step %d: held-out %s", done, ", ".join(f"{name} {x:.4f}" for name, x in scores.items()))
             now = time.monotonic()
             over = bool(config.max_seconds) and now - begun >= config.max_seconds
             due = bool(config.checkpoint_seconds) and now - saved_at >= config.checkpoint_seconds
@@ -161,11 +175,12 @@ def fit_backbone(
     checkpoints.wait()
     scalars.close()
     known = progress.history and progress.history[-1]["step"] == done
-    loss = progress.history[-1]["loss"] if known else held_out_loss(task, score, state["live"], frozen)
+    scores = progress.history[-1] if known else held_out_scores(task, score, state["live"], frozen)
+    scores = {name: value for name, value in scores.items() if name != "step"}
     skipped = progress.skipped + int(state["sums"]["skipped"])
-    if not math.isfinite(loss):
+    if not math.isfinite(scores["loss"]):
         raise InputError(
-            f"the held-out loss is {loss} after {done} steps, {skipped} of them skipped as not finite: "
+            f"the held-out loss is {scores['loss']} after {done} steps, {skipped} of them skipped as not finite: "
             f"the run diverged; start another with a lower optimizer.learning_rate"
         )
-    return FittedBackbone(map_leaves(np.asarray, join(jax.device_get(state["live"]), frozen)), done, loss, skipped)
+    return FittedBackbone(map_leaves(np.asarray, join(jax.device_get(state["live"]), frozen)), done, scores, skipped)

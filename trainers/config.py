@@ -68,6 +68,7 @@ class Data:
     columns: tuple[str, ...] = ()  # names of the columns of a CSV or TSV without a header
     encoding: str = "utf-8"  # of text formats; invalid bytes are an error that names the line
     label_names: tuple[str, ...] = ()  # when the column holds 0..C-1: the names, in order
+    keep_labels: tuple[str, ...] = ()  # only rows with one of these labels are read; empty: all
     label_separator: str = "|"  # between labels of a multi_label column of text
     difficulty: str = ""  # column with a number, for curriculum.difficulty=column
     train_fraction: float = 1.0  # share of the train rows to use, chosen by hash
@@ -76,7 +77,7 @@ class Data:
     max_tokens: int = 128  # longer inputs are cut, counted and reported
 
     def __post_init__(self) -> None:
-        for name in ("train", "dev", "test", "columns", "label_names"):
+        for name in ("train", "dev", "test", "columns", "label_names", "keep_labels"):
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, (value,) if value else ())

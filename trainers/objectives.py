@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from backbone.encoder import Network
+from backbone.encoder import INIT_STD, Network
 from backbone.masked_head import head_logits, init_head
 from backbone.trees import Params
 from metering.counts import Count, product
-from trainers.backbone_config import MaskedTokens
+from trainers.backbone_config import MaskedTokens, SupervisedImages
 from trainers.corpus import Sequences
+from trainers.labelled_images import LabelledImages, moved
 
 Array = jax.Array
 Batch = dict[str, Any]
@@ -50,6 +51,11 @@ class Objective(Protocol):
         self, params: Params, batch: Batch, rng: Array, *, dtype: Any = jnp.float32, remat: bool = False
     ) -> tuple[Array, Array]:
         """(mean loss, number of predictions) of {"backbone", "head"}; `rng` decides what is predicted."""
+
+    def score(
+        self, params: Params, batch: Batch, rng: Array, *, dtype: Any = jnp.float32
+    ) -> tuple[dict[str, Array], Array]:
+        """(means by name, "loss" among them, number of predictions) on held-out rows."""
 
     def head_count(self, rows: int) -> Count:
         """Work of the head's forward pass on `rows` rows."""
@@ -114,8 +120,84 @@ class MaskedTokenObjective:
         wanted = jnp.take_along_axis(ids, positions, axis=1).reshape(-1)
         weights = (counts * batch["weights"][:, None]).reshape(-1)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
-        return (losses * weights).sum() / jnp.maximum(weights.sum(), 1), weights.sum()
+        return _mean(losses, weights)
+
+    def score(
+        self, params: Params, batch: Batch, rng: Array, *, dtype: Any = jnp.float32
+    ) -> tuple[dict[str, Array], Array]:
+        loss, predictions = self.loss(params, batch, rng, dtype=dtype)
+        return {"loss": loss}, predictions
 
     def head_count(self, rows: int) -> Count:
         width, slots = self.network.spec.width, rows * self.slots
         return product(slots, width, width) + product(slots, width, self.network.spec.vocabulary)
+
+
+class SupervisedImageObjective:
+    """Tells the class of each image: a linear layer on its finished class token, C labels.
+
+    Training images are moved by up to `spec.shift` pixels, drawn on the device from `rng` alone; held-out
+    images are not.
+    """
+
+    def __init__(self, spec: SupervisedImages, network: Network, images: LabelledImages):
+        assert network.spec.image is not None
+        self.spec, self.network, self.images, self.image = spec, network, images, network.spec.image
+
+    def init(self, rng: Array) -> Params:
+        shape = self.network.spec.width, len(self.images.labels)
+        kernel = INIT_STD * jax.random.truncated_normal(rng, -2, 2, shape)
+        return {"classifier": {"kernel": kernel, "bias": jnp.zeros(shape[1:])}}
+
+    def is_used(self, path: str) -> bool:
+        return not path.startswith("pooler.")
+
+    @property
+    def rows(self) -> dict[str, int]:
+        return {name: len(examples.rows) for name, examples in self.images.splits.items()}
+
+    @property
+    def tokens(self) -> int:
+        return self.image.tokens
+
+    def batch(self, split: str, rows: np.ndarray, size: int) -> Batch:
+        examples = self.images.splits[split]
+        filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
+        weights = (np.arange(size) < len(rows)).astype(np.float32)
+        return {"ids": examples.rows[filled], "labels": examples.labels[filled], "weights": weights}
+
+    def logits(self, params: Params, ids: Array, dtype: Any = jnp.float32, remat: bool = False) -> Array:
+        """Scores float32 [B,C] of patches uint8 [B,T,P]."""
+        backbone, head = params["backbone"], params["head"]["classifier"]
+        hidden = self.network.embed(backbone, {"ids": ids}, dtype)
+        everywhere = jnp.ones(ids.shape[:2], jnp.bool_)
+        hidden = self.network.finish(backbone, self.network.run_blocks(backbone, hidden, everywhere, remat=remat))
+        kernel = head["kernel"].astype(hidden.dtype)
+        return jnp.einsum("bd,dc->bc", hidden[:, 0], kernel, preferred_element_type=jnp.float32) + head["bias"]
+
+    def loss(
+        self, params: Params, batch: Batch, rng: Array, *, dtype: Any = jnp.float32, remat: bool = False
+    ) -> tuple[Array, Array]:
+        ids, most = batch["ids"], self.spec.shift
+        if most:
+            ids = moved(ids, jax.random.randint(rng, (len(ids), 2), -most, most + 1), most, self.image)
+        logits = self.logits(params, ids, dtype, remat)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+        return _mean(losses, batch["weights"])
+
+    def score(
+        self, params: Params, batch: Batch, rng: Array, *, dtype: Any = jnp.float32
+    ) -> tuple[dict[str, Array], Array]:
+        logits, labels = self.logits(params, batch["ids"], dtype), batch["labels"]
+        loss, rows = _mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), batch["weights"])
+        accuracy, _ = _mean((logits.argmax(axis=-1) == labels).astype(jnp.float32), batch["weights"])
+        return {"loss": loss, "accuracy": accuracy}, rows
+
+    def head_count(self, rows: int) -> Count:
+        return product(rows, self.network.spec.width, len(self.images.labels))
+
+
+def _mean(values: Array, weights: Array) -> tuple[Array, Array]:
+    """(weighted mean, sum of weights)"""
+    total = weights.sum()
+    return (values * weights).sum() / jnp.maximum(total, 1), total

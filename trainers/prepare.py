@@ -223,7 +223,7 @@ def _open(folder: Path) -> Prepared | None:
 
 
 def label_names(train: Table, data: Data, multi_label: bool) -> tuple[str, ...]:
-    """The label set: `data.label_names`, or the names in the train rows, sorted."""
+    """The label set: `data.label_names` as far as they are kept, or the names in the train rows, sorted."""
     found = {label for labels in train.labels for label in labels}
     if not multi_label and len(found) < 2:
         only = next(iter(found), "none")
@@ -233,7 +233,8 @@ def label_names(train: Table, data: Data, multi_label: bool) -> tuple[str, ...]:
         )
     if multi_label and not found and not data.label_names:
         raise InputError(f"data.label: no train row has a label in the column {data.label!r}")
-    return data.label_names or tuple(sorted(found))
+    kept = tuple(name for name in data.label_names if not data.keep_labels or name in data.keep_labels)
+    return kept or tuple(sorted(found))
 
 
 def encode_labels(table: Table, names: Sequence[str], multi_label: bool) -> np.ndarray:

@@ -61,6 +61,27 @@ def file_of(name: str, data: Data) -> Path:
 
 def read_rows(data: Data, split: Split, *, multi_label: bool, kind: Kind = "label") -> Iterator[Row]:
     """The rows of a split in the order of its files; raises InputError at the first bad one."""
+    rows = _all_rows(data, split, multi_label, kind)
+    return _with_labels(rows, data, split, multi_label or kind != "label") if data.keep_labels else rows
+
+
+def _with_labels(rows: Iterator[Row], data: Data, split: str, several: bool) -> Iterator[Row]:
+    """The rows whose label is one of `data.keep_labels`; raises InputError if train lacks one of them."""
+    if several:
+        raise InputError("data.keep_labels: chooses rows by their one label; this head reads none, or several, of them")
+    seen = set()
+    for row in rows:
+        seen.add(row.labels[0])
+        if row.labels[0] in data.keep_labels:
+            yield row
+    missing = [label for label in data.keep_labels if label not in seen]
+    if seen and (missing if split == "train" else len(missing) == len(data.keep_labels)):
+        raise InputError(
+            f"data.keep_labels: no row of data.{split} has the label {missing[0]!r}; {nearest(missing[0], seen)}"
+        )
+
+
+def _all_rows(data: Data, split: Split, multi_label: bool, kind: Kind) -> Iterator[Row]:
     files: tuple[str, ...] = getattr(data, split)
     reading = _Reading(data, split, multi_label, kind)
     if data.of_images:

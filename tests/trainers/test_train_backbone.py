@@ -26,7 +26,7 @@ from backbone.errors import InputError
 from backbone.exporting import export_hf
 from backbone.images import ImagePreprocessing
 from backbone.importing import import_backbone
-from backbone.masked_head import load_head, save_head
+from backbone.masked_head import abstract_head, load_head, save_head
 from backbone.preprocessing import TextPreprocessing
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import load_backbone, read_record, save_backbone
@@ -343,13 +343,14 @@ def test_a_graft_config_is_no_backbone_config(place, capsys):
 
 def test_a_head_belongs_to_its_weights(whole, tmp_path):
     backbone = load_backbone(whole / "backbone")
-    head = load_head(whole, backbone.spec, backbone.weights_id)
+    wanted = abstract_head(backbone.spec)
+    head = load_head(whole, wanted, backbone.weights_id)
     save_head(tmp_path, head, "sha256:" + "0" * 64)
     with pytest.raises(InputError, match="finish the run with --resume"):
-        load_head(tmp_path, backbone.spec, backbone.weights_id)
+        load_head(tmp_path, wanted, backbone.weights_id)
     (tmp_path / "head.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(InputError, match="truncated"):
-        load_head(tmp_path, backbone.spec, backbone.weights_id)
+        load_head(tmp_path, wanted, backbone.weights_id)
 
 
 def test_paragraphs_keep_their_side_and_are_packed_without_padding(tmp_path):

@@ -1,0 +1,283 @@
+"""`train-backbone` on labelled images: the real command, on a tiny ViT and tiny pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topgraft
+from backbone.encoder import Network
+from backbone.errors import InputError
+from backbone.exporting import export_hf
+from backbone.images import patches
+from backbone.spec import ImageSpec
+from backbone.storage import load_backbone, read_record
+from backbone.trees import flatten
+from tests.tiny import as_json
+from tests.tiny_images import IMAGE, SPEC, make_image_backbone, write_folder
+from trainers.backbone_config import BackboneConfig, NewVit, SupervisedImages
+from trainers.backbone_loop import BackboneTask
+from trainers.config import Data
+from trainers.labelled_images import Labelled, LabelledImages, moved
+from trainers.objectives import SupervisedImageObjective
+from trainers.sources import read_rows
+from trainers.step import partition
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 60
+
+
+def call(*arguments, capsys) -> tuple[int, str, str]:
+    status = topgraft.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def settings(*values: str) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Folders of 32 and 15 pictures of each class, and `config.py`."""
+    root = tmp_path_factory.mktemp("vit")
+    write_folder(root / "train", 32, seed=1)
+    write_folder(root / "test", 15, seed=2)
+    (root / "config.py").write_text(
+        "from trainers.backbone_config import *\nfrom trainers.config import Data, Optimizer\n\n"
+        "def get_config():\n"
+        f"    data = Data(train=({str(root / 'train')!r},), test=({str(root / 'test')!r},), format='image_folder',\n"
+        "                dev_fraction=0.0)\n"
+        "    return BackboneConfig(name='tiny', objective=SupervisedImages(shift=1), data=data, tokenizer=None,\n"
+        "        network=NewVit(size=8, patch=4, channels=3, blocks=1, width=16, heads=2, mlp_width=32),\n"
+        "        optimizer=Optimizer(learning_rate=1e-2, warmup_fraction=0.1, clip_norm=1.0),\n"
+        f"        steps={STEPS}, batch_size=16, evaluate_every=20)\n"
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> Path:
+    """The folder of a run that was not interrupted."""
+    assert (
+        topgraft.main(["train-backbone", str(place / "config.py"), "--workdir", str(place / "whole"), "--quiet"]) == 0
+    )
+    return place / "whole"
+
+
+def result_of(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def test_a_run_learns_and_reports(whole):
+    result = result_of(whole)
+    assert result["finished"]
+    assert (result["steps"], result["train_rows"]) == (STEPS, 96)
+    assert result["held_out_accuracy"] > 0.9, "colours betray the class"
+    assert (result["unigram_entropy"], result["gain"], result["train_tokens"]) == (None, None, None)
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if "held_out/accuracy" in line]
+    assert [line["step"] for line in scored] == [20, 40, 60]
+    assert scored[-1]["held_out/accuracy"] == pytest.approx(result["held_out_accuracy"])
+    assert scored[-1]["held_out/loss"] == pytest.approx(result["held_out_loss"])
+    record = read_record(whole / "backbone")
+    assert (record.weights_id, record.source["family"]) == (result["weights_id"], "vit")
+
+
+def test_a_graft_is_trained_on_the_result_with_a_choice_of_labels(whole, place, capsys):
+    values = settings(
+        f"backbone={whole / 'backbone'}", f"data.train={place / 'train'}", f"data.test={place / 'test'}",
+        "data.keep_labels=red,blue", "adapter.method=probe", "plan.stages=all", "batch_size=16",
+    )  # fmt: skip
+    status, out, err = call("train", "image_classification", "--workdir", "graft", *values, "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["metrics"]["test"]["accuracy"] > 0.9
+    answer = topgraft.load("graft/graft").predict([str(place / "test" / "red" / "1.png")])[0]
+    assert set(answer.probabilities) == {"red", "blue"}
+
+
+def test_killed_and_resumed_is_bit_identical(whole, place, tmp_path, capsys):
+    """kill -9 while training, after a checkpoint; then a budget that ends at once; then to the end."""
+    run = tmp_path / "run"
+    arguments = ["train-backbone", str(place / "config.py"), "--workdir", str(run), "--quiet"]
+    command = [sys.executable, "-m", "topgraft", *arguments, *settings("checkpoint_seconds=0.0001")]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    deadline = time.monotonic() + 500
+    while not any(p.name.isdigit() for p in (run / "checkpoints").glob("*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not (run / "backbone").exists(), "killed in the middle"
+
+    status, out, err = call(*arguments, "--resume", *settings("max_seconds=0.001"), "--json", capsys=capsys)
+    assert status == 0, err
+    stopped = as_json(out)
+    assert stopped["resumed"]
+    assert 0 < stopped["steps"] < stopped["of_steps"]
+    status, out, err = call(*arguments, "--resume", "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["weights_id"] == result_of(whole)["weights_id"] != stopped["weights_id"]
+    assert as_json(out)["held_out_accuracy"] == result_of(whole)["held_out_accuracy"]
+    assert (whole / "head.safetensors").read_bytes() == (run / "head.safetensors").read_bytes()
+    assert (whole / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+
+
+def test_resuming_on_other_images_is_refused_by_name(place, tmp_path, capsys):
+    folder = shutil.copytree(place / "train", tmp_path / "train")
+    arguments = ["train-backbone", place / "config.py", "--workdir", tmp_path / "run"]
+    arguments += settings(f"data.train={folder}", "max_seconds=0.001")
+    assert call(*arguments, capsys=capsys)[0] == 0
+    (folder / "red" / "0.png").write_bytes((place / "test" / "red" / "0.png").read_bytes())
+    status, _, err = call(*arguments, "--resume", capsys=capsys)
+    assert (status, "the run's data has changed" in err) == (2, True), err
+
+
+def test_going_on_keeps_the_head_of_the_same_labels_only(whole, place, capsys):
+    """The first step of a warm-up has a rate of zero, so what is scored after it is what the run began with."""
+    at_once = settings(f"start={whole}", "network=none", "start_head=kept", "max_seconds=0.0001")
+    arguments = ("train-backbone", place / "config.py", "--json", *at_once, "--workdir")
+    status, out, err = call(*arguments, "kept", capsys=capsys)
+    assert status == 0, err
+    found, before = as_json(out), result_of(whole)
+    assert found["steps"] == 1
+    assert found["weights_id"] == before["weights_id"]
+    assert found["held_out_loss"] == before["held_out_loss"]
+    status, _, err = call(*arguments, "other", "--set", "data.keep_labels=red,blue", capsys=capsys)
+    assert status == 2
+    assert "the outputs of the head are blue, green, red, the data's labels are blue, red; set start_head=fresh" in err
+
+
+def test_an_imported_backbone_goes_on_in_bfloat16(place, tmp_path, capsys):
+    """Also accumulation and rematerialisation; held out are the development rows."""
+    start = make_image_backbone(tmp_path / "start")
+    values = settings(
+        f"start={start}", "network=none", "steps=2", "optimizer.accumulate=2", "remat=true", "compute_dtype=bfloat16",
+        "data.test=", "data.dev_fraction=0.3", "optimizer.schedule=cosine",
+    )  # fmt: skip
+    status, out, err = call("train-backbone", place / "config.py", "--workdir", "on", "--json", *values, capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["of_steps"] == 4
+    assert 0 < as_json(out)["train_rows"] < 96
+    after, before = (flatten(load_backbone(path).params) for path in ("on/backbone", start))
+    assert not [path for path, leaf in after.items() if np.array_equal(leaf, before[path])]
+
+
+def test_export_names_the_family(whole, tmp_path):
+    with pytest.raises(InputError, match="family 'vit' cannot be exported; only"):
+        export_hf(whole, tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("network.size=10",), "network.patch: an image of 10 pixels cannot be cut into patches of 4"),
+        (("network.channels=2",), "network.channels: 2 is not supported; 1 (grey) or 3 (colour) are"),
+        (("network.heads=3",), "network.heads: 3 does not divide width 16"),
+        (("network=bert",), "network: objective=supervised_images needs network.kind=vit, got bert"),
+        (("tokenizer=wordpiece",), "tokenizer: objective=supervised_images reads images; set tokenizer=none"),
+        (("objective=masked_tokens",), "network: objective=masked_tokens needs network.kind=bert, got vit"),
+        (("objective.shift=-1",), "objective.shift: may not be negative"),
+        (("network=none",), "network: none needs start"),
+        (("start=TEXT", "network=none"), "reads text, and supervised_images needs a backbone that reads images"),
+        (("corpus.files=a.txt",), "corpus.files: objective=supervised_images reads labelled images"),
+        (("data.train=",), "data.train: names no file; expected labelled images"),
+        (("data.format=csv",), "data.format: csv holds text; objective=supervised_images needs idx"),
+        (("data.train=nowhere",), "data.train: nowhere: no such folder"),
+        (("data.train=one",), "the train rows hold one class only ('red')"),
+        (("data.train=loose",), "is in no class"),
+        (("data.train=loose.parquet", "data.format=auto", "data.image=img"), "has no column 'label'"),
+        (("data.test=",), "data.test: names no file, and data.dev_fraction leaves no row to score"),
+        (("data.keep_labels=red,pink",), "data.keep_labels: no row of data.train has the label 'pink'; nearest: red"),
+        (("batch_size=97",), "96 images to train on, fewer than one batch of 97"),
+    ],
+)
+def test_bad_settings_exit_with_two_and_name_the_culprit(values, message, place, tiny_path, capsys):
+    import pyarrow
+    from pyarrow import parquet
+
+    picture = place / "train" / "red" / "0.png"
+    shutil.copytree(place / "train" / "red", "one/red")
+    Path("loose").mkdir()
+    shutil.copy(picture, "loose/0.png")
+    parquet.write_table(pyarrow.table({"img": [picture.read_bytes()]}), "loose.parquet")
+    values = settings(*(value.replace("TEXT", str(tiny_path)) for value in values))
+    status, _, err = call("train-backbone", place / "config.py", "--workdir", "run", *values, capsys=capsys)
+    assert (status, message in err) == (2, True), err
+
+
+def test_images_are_moved_as_pixels_are():
+    image = ImageSpec(size=8, patch=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (25, 8, 8, 3), np.uint8)
+    offsets = np.array([(down, right) for down in range(-2, 3) for right in range(-2, 3)])
+    rows = np.stack([patches(one, image) for one in pixels])
+    found = np.asarray(jax.jit(lambda r, o: moved(r, o, 2, image))(rows, offsets))
+    for row, one, (down, right) in zip(found, pixels, offsets, strict=True):
+        places = [np.clip(np.arange(8) - offset, 0, 7) for offset in (down, right)]
+        np.testing.assert_array_equal(row, patches(one[np.ix_(*places)], image))
+
+
+@pytest.fixture(scope="module")
+def objective() -> SupervisedImageObjective:
+    draw = np.random.default_rng(0)
+    rows = draw.integers(0, 256, (24, IMAGE.tokens, IMAGE.patch_width), np.uint8)
+    labelled = Labelled(rows, draw.integers(0, 3, 24).astype(np.int32))
+    images = LabelledImages({"train": labelled, "held_out": labelled}, ("a", "b", "c"), "sha256:x")
+    return SupervisedImageObjective(SupervisedImages(shift=1), Network(SPEC), images)
+
+
+def test_scores_are_means_over_the_rows_that_count(objective):
+    params = {"backbone": objective.network.init(0), "head": objective.init(jax.random.key(0))}
+    params["head"]["classifier"]["bias"] = jnp.array([0.3, -0.2, 0.1])
+    batch = objective.batch("held_out", np.arange(5), 8)
+    means, rows = jax.jit(objective.score)(params, batch, jax.random.key(1))
+    logits = np.asarray(objective.logits(params, batch["ids"]))[:5].astype(np.float64)
+    wanted = batch["labels"][:5]
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(5), wanted]
+    assert rows == 5
+    assert float(means["loss"]) == pytest.approx(losses.mean(), rel=1e-5)
+    assert float(means["accuracy"]) == pytest.approx((logits.argmax(-1) == wanted).mean())
+    loss = jax.jit(objective.loss)
+    same, other = (loss(params, batch, jax.random.key(k))[0] for k in (1, 2))
+    assert same == loss(params, batch, jax.random.key(1))[0] != other, "the key decides how images are moved"
+
+
+def test_counted_work_is_that_of_the_compiler(objective):
+    data = Data(train=("x",), format="image_folder")
+    config = BackboneConfig(
+        objective=objective.spec, data=data, network=NewVit(), tokenizer=None, batch_size=8, steps=4
+    )  # fmt: skip
+    task = BackboneTask(config, objective.network, objective)
+    params = {"backbone": objective.network.init(0), "head": objective.init(jax.random.key(0))}
+    live, frozen = partition(params, task.is_live)
+    batch = objective.batch("train", task.rows(0), 8)
+    lowered = jax.jit(jax.value_and_grad(task.loss, has_aux=True)).lower(live, frozen, batch, jax.random.key(0))
+    assert task.work().flops == pytest.approx(lowered.cost_analysis()["flops"], rel=0.25)
+
+
+def test_rows_are_chosen_by_label_in_text_too(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,0\nb,1\nc,2\nd,0\n")
+    file = (str(tmp_path / "rows.csv"),)
+    data = Data(train=file, test=file, label_names=("x", "y", "z"), keep_labels=("x", "z"))
+    assert [row.text for row in read_rows(data, "train", multi_label=False)] == ["a", "c", "d"]
+    with pytest.raises(InputError, match=r"data\.keep_labels: chooses rows by their one label"):
+        list(read_rows(data, "train", multi_label=True))
+    few = Data(test=file, keep_labels=("0", "7"))
+    assert len(list(read_rows(few, "test", multi_label=False))) == 2, "a test file may lack a label"
+    none = Data(test=file, keep_labels=("7", "8"))
+    with pytest.raises(InputError, match=r"no row of data\.test has the label '7'"):
+        list(read_rows(none, "test", multi_label=False))

@@ -35,7 +35,7 @@ from trainers.checkpoints import Checkpoints
 from trainers.corpus import Sequences, Text, pack, read_text, train_wordpiece
 from trainers.logs import Scalars
 from trainers.objectives import MaskedTokenObjective
-from trainers.workdir import RESULT, claim, stored_result
+from trainers.workdir import RESULT, claim, stored_result, unclaimed_on_error
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def train_backbone(
     if stored is not None and stored.get("finished"):
         return stored_result(TrainBackboneResult, workdir, stored)
     costs: dict[str, Cost] = {}
-    with window("data") as costs["data"]:
+    with window("data") as costs["data"], unclaimed_on_error(workdir, resume):
         start = _start(config)
         text = read_text(config.corpus)
         preprocessing = _tokenizer(config, workdir, text, start)

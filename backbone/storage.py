@@ -139,7 +139,7 @@ def read_record(path: Path) -> BackboneRecord:
         ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{file}: unreadable: {error}; import the backbone again") from error
-    return decode(BackboneRecord, content, file.name)
+    return decode(BackboneRecord, content, str(file))
 
 
 def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:

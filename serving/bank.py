@@ -29,7 +29,6 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, HeadSpec, MethodSpec, MultiLabel, Pooling, Probe
 from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.records import encode
 from backbone.trees import Params, flatten, map_leaves
 
 SERVED_HEADS = (Classification, MultiLabel)
@@ -112,8 +111,11 @@ def lowest_block(model: GraftModel) -> int:
 
 def _pooling(head: HeadSpec) -> Pooling:
     """The pooling of a head that a bank can hold; raises InputError for any other."""
-    if not isinstance(head, SERVED_HEADS) or encode(head).get("pair", "none") != "none":
-        raise InputError(f"head: a bank holds classification and multi_label heads of one text, got {head}")
+    if not isinstance(head, SERVED_HEADS) or head.pair != "none":
+        raise InputError(
+            "head: a bank holds classification and multi_label heads of one text, this one is "
+            f"{head.kind} with pair={head.pair}; `topgraft predict` answers for it"
+        )
     return head.pooling
 
 
@@ -225,6 +227,10 @@ def _names(methods: tuple[MethodSpec, ...]) -> str:
 
 def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: str) -> tuple[int, Fitted]:
     """The number of the first group that takes the graft, and its leaves there; raises InputError with every reason."""
+    try:
+        _pooling(model.head)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     reasons = []
     for number, bank in enumerate(banks):
         try:

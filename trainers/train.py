@@ -55,7 +55,7 @@ from trainers.probe import (
 from trainers.report import write_report
 from trainers.scope import bare_model, fitted_scope
 from trainers.warm import Parent, Start, grown, head_features, read_parent
-from trainers.workdir import RESULT, claim, stored_result
+from trainers.workdir import RESULT, claim, stored_result, unclaimed_on_error
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,12 @@ def train(
     finished = open_workdir(workdir, config, resume)
     if finished is not None:
         return finished
+    with unclaimed_on_error(workdir, resume):
+        return _train(config, workdir, resume, start, show)
+
+
+def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None, show: bool) -> TrainResult:
+    """The run in a folder that is claimed."""
     costs: dict[str, Cost] = {}
     with window("load") as costs["load"]:
         folder = resolve_backbone(config.backbone)

@@ -30,7 +30,7 @@ from trainers.backbone_loop import BackboneTask, fit_backbone
 from trainers.backbone_tasks import Material, read_material, start_of
 from trainers.checkpoints import Checkpoints
 from trainers.logs import Scalars
-from trainers.workdir import RESULT, claim, stored_result
+from trainers.workdir import RESULT, claim, stored_result, unclaimed_on_error
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def train_backbone(
     if stored is not None and stored.get("finished"):
         return stored_result(TrainBackboneResult, workdir, stored)
     costs: dict[str, Cost] = {}
-    with window("data") as costs["data"]:
+    with window("data") as costs["data"], unclaimed_on_error(workdir, resume):
         start = start_of(config)
         material = read_material(config, workdir, start, show=show)
     network, objective = material.network, material.objective

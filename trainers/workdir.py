@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
 
-RESULT = "result.json"
+CONFIG, RESULT = "config.json", "result.json"
 T = TypeVar("T")
 
 
@@ -19,7 +20,7 @@ def claim(workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Colle
 
     Fields in `free` may change when a run is resumed. Raises InputError that names what changed.
     """
-    stored = workdir / "config.json"
+    stored = workdir / CONFIG
     if stored.exists():
         if not resume:
             raise InputError(
@@ -48,6 +49,17 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{file}: damaged (not a JSON object); start in another --workdir")
     return values
+
+
+@contextlib.contextmanager
+def unclaimed_on_error(workdir: Path, resume: bool) -> Iterator[None]:
+    """Gives a folder that was claimed back where bad input ends the run before it has written anything there."""
+    try:
+        yield
+    except InputError:
+        if not resume and [path.name for path in workdir.iterdir()] == [CONFIG]:
+            (workdir / CONFIG).unlink()
+        raise
 
 
 def stored_result(kind: type[T], workdir: Path, values: Mapping[str, Any]) -> T:

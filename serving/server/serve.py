@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,9 @@ class Settings:
 def serve(settings: Settings) -> dict[str, Any]:
     """Serves until SIGTERM or SIGINT; returns what was done."""
     use_compilation_cache()
+    for port in (settings.port, settings.admin_port):
+        if port is not None:
+            _require_free(settings.host, port)
     tokens = Tokens.read(settings.token_file)
     catalogue = _catalogue(settings)
     backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
@@ -109,6 +113,15 @@ def serve(settings: Settings) -> dict[str, Any]:
         follower.stop()
         runtime.close()
     return {"requests": dict(runtime.answered), "batches": runtime.counts.batches, "exit": 0}
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises InputError where nothing can listen, before anything is compiled."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise InputError(f"--host, --port: cannot listen on {host}:{port}: {error}") from error
 
 
 def warm(runtime: Runtime) -> None:
@@ -193,8 +206,8 @@ class _Announcing(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         for one in self.servers:
-            for socket in one.sockets:
-                log.info("serving on http://%s:%d", *socket.getsockname()[:2])
+            for listening in one.sockets:
+                log.info("serving on http://%s:%d", *listening.getsockname()[:2])
 
 
 @contextlib.contextmanager

@@ -163,6 +163,9 @@ def test_a_live_graft_that_no_bank_holds_does_not_stop_the_server(tiny, tmp_path
     settings = Settings(backbone="", grafts=str(tmp_path))
     (group,) = default_envelope(settings, tiny, FolderCatalogue(tmp_path)).groups
     assert group.methods == (Lora(rank=3),)
+    _, made, params = make(tmp_path / "again", tiny, head=Regression(center=0.0, spread=1.0))
+    with pytest.raises(InputError, match=r"score: head: a bank holds .* is regression with pair=none"):
+        place_in([], made, params, "score")
 
 
 def test_the_narrowest_envelope_around_grafts():

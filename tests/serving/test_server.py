@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
 from serving.server.metrics import Metrics
-from serving.server.serve import Settings, numbers, warm
+from serving.server.serve import Settings, numbers, serve, warm
 from tests.adapters.test_artifact import make
 from tests.tiny import make_tiny_backbone
 
@@ -355,6 +356,10 @@ def test_settings_that_make_no_sense():
     ):
         with pytest.raises(InputError, match=said):
             Settings(backbone="b", **options)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
+            serve(Settings(backbone="b", grafts=".", port=port))
     assert numbers("1, 8", "--batch-sizes") == (1, 8)
     with pytest.raises(InputError, match="--buckets"):
         numbers("1,x", "--buckets")

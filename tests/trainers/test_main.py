@@ -284,6 +284,7 @@ def test_bad_settings_exit_with_two_and_name_the_field(settings, message, config
     assert status == 2
     assert message in err
     assert as_json(out)["exit"] == 2
+    assert not Path("run", "config.json").exists(), "the folder is free for the corrected command"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Model:
                 continue
             row, score = found["probabilities"][i], found["out_of_scope"][i] if "out_of_scope" in found else None
             chosen = np.flatnonzero(row >= self.manifest["threshold"]) if kind == "multi_label" else [row.argmax()]
-            abstains = self.manifest["abstain"] and score > 1
+            abstains = score is not None and self.manifest["abstain"] and score > 1
             answer: dict[str, Any] = {"labels": [] if abstains else [names[c] for c in chosen]}
             answer["probabilities"] = {names[c]: float(row[c]) for c in np.argsort(-row, kind="stable")}
             yield answer if score is None else {**answer, "out_of_scope": float(score)}

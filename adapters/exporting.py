@@ -86,12 +86,12 @@ def export_jax(
     chosen = _buckets(loaded, buckets)
     limit = min(loaded.max_tokens, chosen[-1])
     weights = {path: np.asarray(leaf) for path, leaf in flatten(_weights(loaded)).items()}
-    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in weights.items()}
+    shapes = {path: _shape(leaf.shape, leaf.dtype) for path, leaf in weights.items()}
     function = jax.jit(_function(loaded))
     with new_folder(Path(out)) as folder:
         functions = {str(bucket): f"bucket{bucket}.jax" for bucket in chosen}
         for bucket, name in zip(chosen, functions.values(), strict=True):
-            ids, mask = (jax.ShapeDtypeStruct((batch, bucket), kind) for kind in (jnp.int32, jnp.bool_))
+            ids, mask = (_shape((batch, bucket), kind) for kind in (jnp.int32, jnp.bool_))
             (folder / name).write_bytes(export.export(function, platforms=PLATFORMS)(shapes, ids, mask).serialize())
         np.savez(folder / WEIGHTS, **weights)  # type: ignore[arg-type]
         (folder / TOKENIZER).write_text(loaded.backbone.preprocessing.tokenizer_json, encoding="utf-8")  # type: ignore[union-attr]
@@ -134,6 +134,10 @@ def export_jax(
         within_target=None if most is None else memory / 1e6 <= most,
         largest_difference=difference,
     )
+
+
+def _shape(shape: tuple[int, ...], dtype: Any) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
 def _require_exportable(graft: Graft, where: str) -> None:

@@ -39,6 +39,6 @@ def read_tensors(path: Path, name: str, manifest: Manifest) -> dict[str, np.ndar
     if sha256_file(file) != manifest.files.get(name):
         raise InputError(f"{file}: sha256 differs from the manifest's: truncated or altered after it was written")
     try:
-        return load_tensors(file.read_bytes())
+        return dict(load_tensors(file.read_bytes()))
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{file}: not a safetensors file: {error}") from error

@@ -38,7 +38,7 @@ class Scope:
         """Distance float [N] of features [N,P] to the nearest class."""
         x, means = features.astype(float) @ self.whitening, self.means.astype(float)
         squared = np.square(x).sum(axis=1)[:, None] + np.square(means).sum(axis=1) - 2 * x @ means.T
-        return np.sqrt(np.maximum(squared.min(axis=1), 0))
+        return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Out-of-scope score float [N]; above 1 beyond the threshold."""

@@ -48,7 +48,7 @@ def fitted_scope(asked: OutOfScope, bare: GraftModel, features: list[np.ndarray]
 def shares_of(model: GraftModel, labels: np.ndarray) -> np.ndarray:
     """How much of each row belongs to each class, float [N,C+1]; the last class is that of rows without a label."""
     if not isinstance(model.head, MultiLabel):
-        return np.eye(len(model.labels) + 1)[labels]
+        return np.asarray(np.eye(len(model.labels) + 1)[labels])
     without = ~labels.any(axis=1, keepdims=True)
     found = np.concatenate([labels, without], axis=1).astype(float)
     return np.asarray(found / found.sum(axis=1, keepdims=True))

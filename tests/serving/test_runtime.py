@@ -28,7 +28,7 @@ from tests.tiny import rows
 
 TOLERANCE = 1e-4  # largest difference of a logit in float32 on CPU, logits of size 1 to 30
 # one of each method: every other row of the suite would be one more program to compile
-KINDS = "lora,pfeiffer,ia3,dora,vera,ssf,bias,norm,prefix,router,probe,ladder top".split(",")
+KINDS = ["lora", "pfeiffer", "ia3", "dora", "vera", "ssf", "bias", "norm", "prefix", "router", "probe", "ladder top"]
 TEXTS = [text for text, _ in rows(12)]
 
 

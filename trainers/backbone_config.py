@@ -179,6 +179,7 @@ class BackboneConfig:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.max_seconds < 0 or self.checkpoint_seconds < 0:
             raise InputError("max_seconds: neither this nor checkpoint_seconds may be negative")
+        self._check_objective()
         if self.start and self.network is not None:
             raise InputError("network: start brings its own; set network=none")
         if self.start and isinstance(self.tokenizer, WordPiece):
@@ -189,7 +190,6 @@ class BackboneConfig:
                     raise InputError(f"{name}: none needs start, a backbone that brings it")
             if self.start_head == "kept":
                 raise InputError("start_head: kept needs start, a run that holds a head")
-        self._check_objective()
 
     @property
     def of_images(self) -> bool:

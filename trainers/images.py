@@ -75,7 +75,7 @@ def _folder(folder: Path, field: str) -> Iterator[Image]:
 
 
 def _idx(images: Path, labels: Path) -> Iterator[Image]:
-    pixels, numbers = _idx_array(images, 3), _idx_array(labels, 1)
+    pixels, numbers = idx_array(images, 3), idx_array(labels, 1)
     if len(pixels) != len(numbers):
         raise InputError(
             f"{images} has {len(pixels)} images, {labels} has {len(numbers)} labels: they must be parallel"
@@ -84,7 +84,7 @@ def _idx(images: Path, labels: Path) -> Iterator[Image]:
         yield encoded(picture), str(label), f"{images}:{number}"
 
 
-def _idx_array(path: Path, axes: int) -> np.ndarray:
+def idx_array(path: Path, axes: int) -> np.ndarray:
     """The array uint8 of an IDX file, plain or gzip."""
     try:
         content = path.read_bytes()

@@ -200,7 +200,10 @@ def test_export_names_the_family(whole, tmp_path):
         (("data.train=loose",), "is in no class"),
         (("data.train=loose.parquet", "data.test=", "data.format=auto", "data.image=img"), "has no column 'label'"),
         (("data.test=",), "data.test: names no file, and data.dev_fraction leaves no row to score"),
-        (("data.keep_labels=red,pink",), "data.keep_labels: no row of data.train has the label 'pink'; nearest: red"),
+        (
+            ("data.keep_labels=red,pink",),
+            "no row of data.train has the label 'pink'; known: blue, green, red",
+        ),
         (("batch_size=97",), "96 images to train on, fewer than one batch of 97"),
     ],
 )

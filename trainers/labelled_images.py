@@ -66,7 +66,10 @@ def moved(rows: jax.Array, offsets: jax.Array, most: int, image: ImageSpec) -> j
     grid = rows[:, special:].reshape(-1, side, side, patch, patch, image.channels)
     pixels = grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, image.size, image.size, image.channels)
     wide = jnp.pad(pixels, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
-    cut = jax.vmap(lambda one, at: jax.lax.dynamic_slice(one, (at[0], at[1], 0), pixels.shape[1:]))
-    grid = cut(wide, most - offsets).reshape(-1, side, patch, side, patch, image.channels)
+
+    def cut(one: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(one, (at[0], at[1], 0), pixels.shape[1:])
+
+    grid = jax.vmap(cut)(wide, most - offsets).reshape(-1, side, patch, side, patch, image.channels)
     patches = grid.transpose(0, 1, 3, 2, 4, 5).reshape(len(rows), side**2, image.patch_width)
     return jnp.concatenate([rows[:, :special], patches], axis=1)

@@ -173,7 +173,8 @@ class SupervisedImageObjective:
         everywhere = jnp.ones(ids.shape[:2], jnp.bool_)
         hidden = self.network.finish(backbone, self.network.run_blocks(backbone, hidden, everywhere, remat=remat))
         kernel = head["kernel"].astype(hidden.dtype)
-        return jnp.einsum("bd,dc->bc", hidden[:, 0], kernel, preferred_element_type=jnp.float32) + head["bias"]
+        logits: Array = jnp.einsum("bd,dc->bc", hidden[:, 0], kernel, preferred_element_type=jnp.float32) + head["bias"]
+        return logits
 
     def loss(
         self, params: Params, batch: Batch, rng: Array, *, dtype: Any = jnp.float32, remat: bool = False

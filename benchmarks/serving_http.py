@@ -20,6 +20,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,17 @@ def save(one: Graft, folder: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Service:
+    """A server process that listens."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def serving(backbone: str, tokens: int, log: Path, *arguments: str) -> Iterator[str]:
-    """The URL of a server process for one length and batches of up to 8 rows; SIGTERM at the end."""
+def serving(backbone: str, tokens: int, log: Path, *arguments: str) -> Iterator[Service]:
+    """A server process for one length and batches of up to 8 rows; SIGTERM at the end, and its status must be 0."""
     command = [sys.executable, "-m", "topgraft", "serve", "--backbone", backbone, "--port", "0", *arguments]
     command += ["--buckets", str(tokens), "--batch-sizes", BATCH_SIZES, "--poll-seconds", str(POLL_SECONDS)]
     with log.open("w") as errors:
@@ -63,7 +72,7 @@ def serving(backbone: str, tokens: int, log: Path, *arguments: str) -> Iterator[
                 raise RuntimeError(f"the server did not start: {log.read_text()}")
             time.sleep(0.1)
             found = re.search(r"serving on (http://\S+)", log.read_text())
-        yield found[1]
+        yield Service(found[1], process.pid)
         process.send_signal(signal.SIGTERM)
         if status := process.wait(60):
             raise RuntimeError(f"the server ended with {status}: {log.read_text()[-2000:]}")
@@ -109,7 +118,8 @@ def promotions(make: Callable[[int], Graft], texts: list[str], options: argparse
             registry.publish("task", save(make(number), folder / f"graft{number}"), store)
         promote(1)
         where = ("--registry", url, "--store", str(folder / "store"), "--slots", "4")
-        with serving(options.backbone, options.tokens, folder / "log", *where) as server:
+        with serving(options.backbone, options.tokens, folder / "log", *where) as service:
+            server = service.url
             seconds = 5.0 + options.promotions * (POLL_SECONDS + 1.5)
             kinds = {"task": {"share": 1, "tasks": ["task"]}}
             found: dict[str, Any] = {}
@@ -160,7 +170,8 @@ def resident(make: Callable[[int], Graft], texts: list[str], options: argparse.N
         urls = {}
         for side in ("single", "many"):
             where = ("--grafts", str(folder / side), "--envelope", str(folder / "envelope.json"))
-            urls[side] = stack.enter_context(serving(options.backbone, options.tokens, folder / f"{side}.log", *where))
+            log = folder / f"{side}.log"
+            urls[side] = stack.enter_context(serving(options.backbone, options.tokens, log, *where)).url
         one = {"task": {"share": 1, "tasks": ["g0000"]}}
         closed = {"cmd": "closed", "clients": CLIENTS, "seconds": options.seconds / 2, "texts": texts, "kinds": one}
         loader.ask(**closed | {"url": urls["single"], "seconds": 1.0})

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 PATIENCE = 60.0  # seconds for an answer, before it counts as failed
+MOST_TOLD = 5  # answers other than 200 that are quoted
 
 
 class Server:
@@ -121,6 +122,7 @@ async def closed_loop(command: dict[str, Any]) -> dict[str, Any]:
     """Answers a second, statuses, and the wall clock of each version's first answer by task."""
     server, questions = Server(command["url"]), Questions(command)
     statuses: Counter[str] = Counter()
+    refusals: list[str] = []
     first: dict[str, dict[str, float]] = {}
     begun = time.perf_counter()
     end = begun + command["seconds"]
@@ -129,6 +131,8 @@ async def closed_loop(command: dict[str, Any]) -> dict[str, Any]:
         while time.perf_counter() < end:
             status, content = await server.ask(questions.next()[1])
             statuses[str(status)] += 1
+            if status != 200 and len(refusals) < MOST_TOLD:
+                refusals.append(f"{status}: {content[:300].decode(errors='replace')}")
             if status == 200:
                 for task, answer in json.loads(content)["answers"].items():
                     first.setdefault(task, {}).setdefault(answer["version"], time.time())
@@ -136,7 +140,12 @@ async def closed_loop(command: dict[str, Any]) -> dict[str, Any]:
     await asyncio.gather(*(client() for _ in range(command["clients"])))
     spent = time.perf_counter() - begun
     server.close()
-    return {"answers_per_second": statuses["200"] / spent, "statuses": dict(statuses), "first": first}
+    return {
+        "answers_per_second": statuses["200"] / spent,
+        "statuses": dict(statuses),
+        "refusals": refusals,
+        "first": first,
+    }
 
 
 def main() -> None:

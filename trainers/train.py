@@ -140,7 +140,7 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
     if bare is not None:
         with window("out_of_scope") as costs["out_of_scope"]:
             features = _Fit(config, workdir, bare, backbone, data, identity, costs, tally, show).bare_features()
-            scope = fitted_scope(config.out_of_scope, bare, features, data)
+            scope = fitted_scope(config.out_of_scope, bare, features, data, scores["dev"].logits)
     manifest = save_graft(
         workdir / "graft",
         model,

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,36 @@ from adapters.reader import read_tensors
 from backbone.errors import InputError
 
 LEAST_SHRINKAGE = 1e-6  # so that directions in which nothing varies can be divided by
+MOST_BINS = 10  # of a reference
+ROWS_OF_A_BIN = 20  # development rows, at least
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the development rows were like, to tell drift of traffic from: counts in bins.
+
+    Bins hold about as many rows each; a value at an edge belongs to the bin above.
+    """
+
+    length_edges: np.ndarray  # float64 [B-1], tokens
+    length_counts: np.ndarray  # int64 [B]
+    score_edges: np.ndarray  # float64 [B-1], out-of-scope scores
+    score_counts: np.ndarray  # int64 [B]
+    label_counts: np.ndarray  # int64 [C], rows whose most probable label it is
+
+
+def reference_of(lengths: np.ndarray, scores: np.ndarray, predicted: np.ndarray, labels: int) -> Reference:
+    """From lengths in tokens [N], scores [N] and numbers of the most probable labels [N] of development rows."""
+    (length_edges, length_counts), (score_edges, score_counts) = _binned(lengths), _binned(scores)
+    counts = np.bincount(predicted, minlength=labels).astype(np.int64)
+    return Reference(length_edges, length_counts, score_edges, score_counts, counts)
+
+
+def _binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    bins = min(MOST_BINS, max(2, len(values) // ROWS_OF_A_BIN))
+    edges = np.unique(np.quantile(values.astype(float), np.arange(1, bins) / bins))
+    edges = edges[edges > values.min()]  # below the least there is nothing to count
+    return edges, np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -33,6 +64,7 @@ class Scope:
     threshold: float  # distance at a score of 1
     false_alarms: float  # most of the rows in scope that lie above it
     abstain: bool  # no label is given above it
+    reference: Reference | None = None  # of the development rows
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Distance float [N] of features [N,P] to the nearest class."""
@@ -44,9 +76,20 @@ class Scope:
         """Out-of-scope score float [N]; above 1 beyond the threshold."""
         return self.distances(features) / self.threshold
 
+    @property
+    def width(self) -> int:
+        """Of the pooled states."""
+        return len(self.whitening)
+
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        return self.whitening.nbytes + self.means.nbytes
+
     def tensors(self) -> dict[str, np.ndarray]:
         """For a file."""
-        return {
+        reference = {} if self.reference is None else {f"reference.{k}": v for k, v in vars(self.reference).items()}
+        return reference | {
             "boundary": np.array([self.boundary], np.int32),
             "whitening": self.whitening,
             "means": self.means,
@@ -115,10 +158,10 @@ def read_scope(path: Path, manifest: Manifest, width: int, blocks: int) -> Scope
     """The scope of a graft folder, verified, for features of this width; None where the graft has none."""
     if SCOPE not in manifest.files:
         return None
-    return _from_tensors(read_tensors(path, SCOPE, manifest), path / SCOPE, width, blocks)
+    return _from_tensors(read_tensors(path, SCOPE, manifest), path / SCOPE, width, blocks, len(manifest.labels))
 
 
-def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, blocks: int) -> Scope:
+def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, blocks: int, labels: int) -> Scope:
     classes = len(found.get("means", ()))
     wanted = {
         "boundary": ((1,), "int32"),
@@ -128,7 +171,8 @@ def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, block
         "false_alarms": ((1,), "float64"),
         "abstain": ((1,), "bool"),
     }
-    have = {name: (leaf.shape, leaf.dtype.name) for name, leaf in found.items()}
+    parts = {name: leaf for name, leaf in found.items() if not name.startswith("reference.")}
+    have = {name: (leaf.shape, leaf.dtype.name) for name, leaf in parts.items()}
     if wrong := sorted(name for name in {*wanted, *have} if wanted.get(name) != have.get(name)):
         raise InputError(f"{file}: {', '.join(wrong)}: missing, unexpected or of another shape than the backbone's")
     boundary, threshold, false_alarms = (found[name][0].item() for name in ("boundary", "threshold", "false_alarms"))
@@ -136,4 +180,24 @@ def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, block
         raise InputError(f"{file}: boundary, threshold or false_alarms are out of their range")
     if not all(np.isfinite(leaf).all() for leaf in found.values()):
         raise InputError(f"{file}: values that are not finite")
-    return Scope(boundary, found["whitening"], found["means"], threshold, false_alarms, bool(found["abstain"][0]))
+    reference = None if len(parts) == len(found) else _reference(found, file, labels)
+    whitening, means, abstain = found["whitening"], found["means"], bool(found["abstain"][0])
+    return Scope(boundary, whitening, means, threshold, false_alarms, abstain, reference)
+
+
+def _reference(found: Mapping[str, np.ndarray], file: Path, labels: int) -> Reference:
+    given = {name.removeprefix("reference."): leaf for name, leaf in found.items() if name.startswith("reference.")}
+    wanted: dict[str, Any] = {"label_counts": ((labels,), "int64")}
+    for kind in ("length", "score"):
+        bins = len(given.get(f"{kind}_counts", ()))
+        wanted[f"{kind}_counts"] = ((max(bins, 1),), "int64")
+        wanted[f"{kind}_edges"] = ((max(bins, 1) - 1,), "float64")
+    have = {name: (leaf.shape, leaf.dtype.name) for name, leaf in given.items()}
+    if wrong := sorted(name for name in {*wanted, *have} if wanted.get(name) != have.get(name)):
+        raise InputError(f"{file}: reference.{wrong[0]}: missing, unexpected or of another shape than the bins")
+    reference = Reference(**given)
+    counts = (reference.length_counts, reference.score_counts, reference.label_counts)
+    edges = (reference.length_edges, reference.score_edges)
+    if any((part < 0).any() or part.sum() < 1 for part in counts) or any((np.diff(part) <= 0).any() for part in edges):
+        raise InputError(f"{file}: reference: counts must be of some rows and edges must rise")
+    return reference

@@ -58,6 +58,7 @@ class Envelope:
 
     groups: tuple[Group, ...]  # a graft joins the first that takes it
     labels: int = 128  # widest head
+    scopes: tuple[int, ...] = (-1,)  # boundaries that out-of-scope scores may be measured at; -1 the last
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -65,8 +66,21 @@ class Envelope:
         if self.labels < 1:
             raise InputError(f"labels: must be at least 1, got {self.labels}")
 
+    def scope_boundaries(self, blocks: int) -> tuple[int, ...]:
+        """`scopes` of a backbone of so many blocks, counted from 0; raises InputError for one that is not there."""
+        if wrong := [scope for scope in self.scopes if not -blocks - 1 <= scope <= blocks]:
+            raise InputError(f"scopes: {wrong[0]} is not in 0..{blocks} (or negative from the end)")
+        return tuple(sorted({scope % (blocks + 1) for scope in self.scopes}))
+
     @classmethod
-    def around(cls, models: Iterable[GraftModel], *, slots: int = 32, labels: int = 128) -> Envelope:
+    def around(
+        cls,
+        models: Iterable[GraftModel],
+        *,
+        slots: int = 32,
+        labels: int = 128,
+        scopes: Iterable[int] = (-1,),
+    ) -> Envelope:
         """The narrowest envelope that holds these grafts.
 
         Grafts are joined in one group where their methods allow it and their lowest adapted block is the
@@ -83,7 +97,7 @@ class Envelope:
                     break
             else:
                 groups.append(new)
-        return cls(tuple(groups), labels)
+        return cls(tuple(groups), labels, tuple(scopes))
 
 
 def _joined(group: Group, new: Group, network: Network) -> Group | None:
@@ -208,6 +222,10 @@ class Bank:
         if not 1 <= slot <= self.group.slots:
             raise ValueError(f"slot {slot} is not in 1..{self.group.slots}")
         self.leaves = self._update(self.leaves, leaves, np.int32(slot))
+
+    def settle(self) -> None:
+        """Returns once what was written is there."""
+        jax.block_until_ready(self.leaves)
 
 
 def _same_feature(one: GraftModel, other: GraftModel) -> bool:

@@ -47,8 +47,10 @@ class Row:
     group: int  # number of the graft's bank, or PLAIN
     slot: int
     deadline: float | None = None  # on the monotonic clock
-    future: Future[np.ndarray] = field(default_factory=Future)  # of logits [C], or features [D] of PLAIN
+    # of logits [C], with a scope the pooled state [D] after them; of features [D] of PLAIN
+    future: Future[np.ndarray] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
+    scope: int | None = None  # boundary of the bare backbone whose pooled state is wanted as well
 
 
 def fail(future: Future[Any], error: BaseException) -> None:

@@ -3,7 +3,8 @@
 A batch of rows runs in three steps. `prefix`: the plain backbone on the distinct inputs [U,T], cut at the
 boundaries where groups begin, only as far as the batch needs. `gather`: states of the inputs to states of
 the rows [B,T,D]. `suffix`: the adapted blocks and the heads of one group [B,C]; or `plain`, the pooled
-output of the backbone, for rows that use no graft and hence no bank.
+output of the backbone, for rows that use no graft and hence no bank. `pooled`, beside them: states of the
+bare backbone as out-of-scope scores read them [U,D].
 
 Programs are compiled ahead of time for the fixed buckets and batch sizes: a shape outside them is an
 error, never a compilation.
@@ -24,6 +25,7 @@ from adapters.heads import pool
 from backbone.storage import Backbone
 from serving.bank import Bank
 
+PLAIN = ("mean", True)  # what the program `plain` pools
 CALL_ROWS = 2  # what one more call costs, in rows: to choose between a padded batch and several smaller ones
 
 
@@ -40,13 +42,21 @@ def cover(rows: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
 class Programs:
     """Compiled steps by (bucket, batch size); construction compiles everything."""
 
-    def __init__(self, backbone: Backbone, banks: Sequence[Bank], buckets: Sequence[int], sizes: Sequence[int]):
+    def __init__(
+        self,
+        backbone: Backbone,
+        banks: Sequence[Bank],
+        buckets: Sequence[int],
+        sizes: Sequence[int],
+        scopes: Sequence[int] = (),
+    ):
         self.backbone, self.banks = backbone, tuple(banks)
         self.buckets, self.sizes = tuple(sorted(buckets)), tuple(sorted(sizes))
         self.dtype = jnp.dtype(backbone.dtype)
         last = backbone.spec.blocks
         self.needs = [tuple(sorted({b.start, *(t for t in b.model.taps if t < b.start)})) for b in self.banks]
-        self.stops = tuple(sorted({0, last, *(boundary for needs in self.needs for boundary in needs)}))
+        self.scopes = tuple(scopes)  # boundaries where out-of-scope scores are measured
+        self.stops = tuple(sorted({0, last, *self.scopes, *(boundary for needs in self.needs for boundary in needs)}))
         self._compiled: dict[tuple[Any, ...], Any] = {}
         for bucket in self.buckets:
             for size in self.sizes:
@@ -66,6 +76,8 @@ class Programs:
             run = functools.partial(network.run_blocks, start=start, stop=stop)
             keep(("blocks", start, bucket, size), run, params, state, mask)
         keep(("plain", bucket, size), self._plain, params, state, mask)
+        for kind in sorted({self._pooling(pooling, b) for pooling in self._poolings for b in self.scopes} - {PLAIN}):
+            keep(("pooled", *kind, bucket, size), functools.partial(self._pooled, kind), params, state, mask)
         for group, bank in enumerate(self.banks):
             states = dict.fromkeys(self.needs[group], state)
             suffix = functools.partial(self._suffix, bank)
@@ -81,6 +93,20 @@ class Programs:
     def _suffix(self, bank: Bank, params: Any, leaves: Any, states: Any, mask: Any, slots: Any) -> jax.Array:
         inputs = {"states": states, "mask": mask}
         return bank.model.logits(params, leaves, inputs, dtype=self.dtype, slots=slots)
+
+    @property
+    def _poolings(self) -> set[str]:
+        return {bank.group.pooling for bank in self.banks}
+
+    def _pooling(self, pooling: str, boundary: int) -> tuple[str, bool]:
+        """The program of a score: its pooling, and whether the backbone's last norm comes first."""
+        # attention starts as the mean, and the bare backbone knows no query
+        return ("mean" if pooling == "attention" else pooling, boundary == self.backbone.spec.blocks)
+
+    def _pooled(self, kind: tuple[str, bool], params: Any, state: jax.Array, mask: jax.Array) -> jax.Array:
+        network, (pooling, finished) = self.backbone.network, kind
+        hidden = network.finish(params, state) if finished else state
+        return pool(pooling, network, params, hidden, mask).astype(jnp.float32)
 
     def prefix(self, ids: np.ndarray, mask: np.ndarray, wanted: Sequence[int]) -> dict[int, jax.Array]:
         """States [U,T,D] at the `wanted` boundaries (each one of `stops`), computed once."""
@@ -112,6 +138,14 @@ class Programs:
         """Mean-pooled output float32 [U,D] of the plain backbone."""
         size, bucket = mask.shape
         return self._compiled["plain", bucket, size](self.backbone.params, state, mask)
+
+    def pooled(self, group: int, boundary: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
+        """States [U,T,D] at a scope's boundary, pooled as the group's heads do: float32 [U,D]."""
+        kind = self._pooling(self.banks[group].group.pooling, boundary)
+        if kind == PLAIN:
+            return self.plain(state, mask)
+        size, bucket = mask.shape
+        return self._compiled["pooled", *kind, bucket, size](self.backbone.params, state, mask)
 
     @property
     def count(self) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from adapters.graft import Graft
+from adapters.scope import Scope
 from adapters.specs import HeadSpec
 from backbone.errors import InputError
 from serving.bank import Bank, Fitted, place_in
@@ -51,6 +52,12 @@ class Prepared:
     head: HeadSpec
     max_tokens: int
     methods: tuple[str, ...]
+    scope: Scope | None = None  # of its out-of-scope score
+
+    @property
+    def bytes(self) -> int:
+        """On the host."""
+        return self.fitted.bytes + (self.scope.bytes if self.scope else 0)
 
 
 @dataclass
@@ -67,8 +74,15 @@ class Seat:
 class Residency:
     """Seats by content; `call` runs a function on the device thread."""
 
-    def __init__(self, banks: Sequence[Bank], call: Callable[[Callable[[], Any]], Future[Any]], host_bytes: int):
-        self._banks, self._call, self.host_budget = banks, call, host_bytes
+    def __init__(
+        self,
+        banks: Sequence[Bank],
+        call: Callable[[Callable[[], Any]], Future[Any]],
+        host_bytes: int,
+        scopes: Sequence[int] = (),
+    ):
+        """`scopes`: the boundaries that a graft's out-of-scope score may be measured at."""
+        self._banks, self._call, self.host_budget, self._scopes = banks, call, host_bytes, tuple(scopes)
         self._changed = threading.Condition()
         self._seats: dict[str, Seat] = {}
         self._free = [list(range(bank.group.slots, 0, -1)) for bank in banks]
@@ -124,9 +138,15 @@ class Residency:
                 f"{served.task} version {served.version}: the artefact is {graft.manifest.content_id[:19]}..., "
                 f"the catalogue says {served.content_id[:19]}..."
             )
+        if graft.scope is not None and graft.scope.boundary not in self._scopes:
+            raise InputError(
+                f"{served.task} version {served.version}: its out-of-scope score is measured at boundary "
+                f"{graft.scope.boundary}, the envelope declared at start has {self._scopes}; widen its scopes "
+                "(--envelope) and start again"
+            )
         group, fitted = place_in(self._banks, graft.model, graft.params, f"{served.task} version {served.version}")
         methods = tuple(spec.method for spec in graft.model.methods)
-        prepared = Prepared(group, fitted, graft.model.labels, graft.model.head, graft.max_tokens, methods)
+        prepared = Prepared(group, fitted, graft.model.labels, graft.model.head, graft.max_tokens, methods, graft.scope)
         with self._changed:
             self.loads["source"] += 1
             self._host[served.content_id] = prepared
@@ -149,7 +169,7 @@ class Residency:
     @property
     def host_bytes(self) -> int:
         """Bytes of the host copies."""
-        return sum(prepared.fitted.bytes for prepared in self._host.values())
+        return sum(prepared.bytes for prepared in self._host.values())
 
     @property
     def slots_used(self) -> list[int]:
@@ -186,6 +206,7 @@ class Residency:
         def write() -> float:
             begun = time.perf_counter()
             bank.write(slot, leaves)
+            bank.settle()  # the next batch waits for it anyhow: count it as what it is, a stall
             return time.perf_counter() - begun
 
         try:

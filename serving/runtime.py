@@ -25,6 +25,7 @@ import numpy as np
 
 from adapters.graft import Graft, load_graft
 from adapters.predictions import Prediction, predictions
+from adapters.scope import Scope
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
 from backbone.preprocessing import TextPreprocessing
@@ -55,30 +56,55 @@ class Answer(Prediction):
     content_id: str
     generation: int  # of the promotion that made the version live
     submodel: str = "full"  # which part of the network answered
+    abstained: bool = False  # out of scope, and the graft gives no label there
 
 
 @dataclass
 class Pending:
-    """A row on its way; `future` holds its logits, those of the labels first, then the envelope's padding."""
+    """A row on its way; `future` holds its logits, those of the labels first, then the envelope's padding.
+
+    With a scope the pooled state [D] of the bare backbone is at the end.
+    """
 
     served: Served
     future: Future[np.ndarray] = field(default_factory=Future)
     prepared: Prepared | None = None  # known once the graft is loaded
+    tokens: int = 0  # of the text, as the graft reads it
+    score: float | None = None  # out-of-scope score, once it was asked for
 
     def answer(self, timeout: float | None = None) -> Answer:
         """Waits for the logits; raises what the row raised."""
         logits = self.future.result(timeout)
         assert self.prepared is not None
-        labels = self.prepared.labels
+        labels, scope = self.prepared.labels, self.prepared.scope
         found = predictions(self.prepared.head, labels, logits[None, : len(labels)])[0]
+        if scope is not None and self.score is None:
+            score_rows([self])
+        abstained = scope is not None and scope.abstain and self.score is not None and self.score > 1
         return Answer(
-            found.labels,
+            () if abstained else found.labels,
             found.probabilities,
+            out_of_scope=self.score,
+            abstained=abstained,
             task=self.served.task,
             version=self.served.version,
             content_id=self.served.content_id,
             generation=self.served.generation,
         )
+
+
+def score_rows(pending: Sequence[Pending]) -> None:
+    """Waits for the rows and scores them, those of one graft at once; raises what a row raised."""
+    scopes: dict[int, tuple[Scope, list[Pending]]] = {}
+    for one in pending:
+        one.future.result()
+        assert one.prepared is not None
+        if (scope := one.prepared.scope) is not None:
+            scopes.setdefault(id(scope), (scope, []))[1].append(one)
+    for scope, own in scopes.values():
+        features = np.stack([one.future.result()[-scope.width :] for one in own])
+        for one, score in zip(own, scope.scores(features).tolist(), strict=True):
+            one.score = score
 
 
 @dataclass
@@ -91,6 +117,7 @@ class Counts:
     inputs: int = 0  # distinct inputs that ran through the prefix
     prefix_hits: int = 0  # inputs whose prefix came from the cache
     plain_batches: int = 0  # batches that touched no bank
+    scope_blocks: int = 0  # blocks of inputs that ran for an out-of-scope score alone
     device_seconds: float = 0.0
 
 
@@ -121,14 +148,15 @@ class Runtime:
         if self.buckets[-1] > backbone.ladder[-1] or self.buckets[0] < 4:
             raise InputError(f"buckets: each must lie in 4..{backbone.ladder[-1]}, got {self.buckets}")
         self.banks = [Bank(backbone.network, group, envelope.labels) for group in envelope.groups]
-        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes)
+        scopes = envelope.scope_boundaries(backbone.spec.blocks)
+        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes)
         self.counts = Counts()
         self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
         self._prefix = PrefixCache(cache_bytes)
         self._batcher = Batcher(
             self._run, most_rows=self.programs.sizes[-1], most_waiting=most_waiting, max_wait=max_wait
         )
-        self.residency = Residency(self.banks, self._batcher.call, host_bytes)
+        self.residency = Residency(self.banks, self._batcher.call, host_bytes, scopes)
         self._entries: dict[str, Served] = {}
         self._lock = threading.Lock()
 
@@ -198,6 +226,21 @@ class Runtime:
                 raise UnknownTask(f"no task {task!r} is served; {nearest(task, self._entries)}")
             return found
 
+    def price_of_scope(self, prepared: Prepared) -> dict[str, Any] | None:
+        """What a graft's out-of-scope score is and costs, for people; None where it has none.
+
+        `extra_blocks` of the bare backbone run for the score alone, once for each distinct input of a batch.
+        """
+        if (scope := prepared.scope) is None:
+            return None
+        return {
+            "boundary": scope.boundary,
+            "false_alarms": scope.false_alarms,
+            "abstains": scope.abstain,
+            "extra_blocks": max(0, scope.boundary - max(self.programs.needs[prepared.group])),
+            "blocks": self.backbone.spec.blocks,
+        }
+
     def submit(self, rows: Sequence[tuple[str | Served, str]], *, timeout: float | None = None) -> list[Pending]:
         """Queues (task, text) rows, all or none, each bound to the version that is live now.
 
@@ -225,7 +268,9 @@ class Runtime:
             try:
                 ids = self._ids(text, outcome.prepared.max_tokens)
                 bucket = bucket_of(len(ids), self.buckets)
-                row = Row(bucket, ids, outcome.prepared.group, outcome.slot, deadline, pending.future)
+                scope, pending.tokens = outcome.prepared.scope, len(ids)
+                at = None if scope is None else scope.boundary
+                row = Row(bucket, ids, outcome.prepared.group, outcome.slot, deadline, pending.future, scope=at)
             except Exception as error:  # noqa: BLE001 - what one text raises belongs to its caller
                 self._batcher.forget()
                 fail(pending.future, error)
@@ -246,7 +291,9 @@ class Runtime:
 
     def predict(self, rows: Sequence[tuple[str, str]], *, timeout: float | None = None) -> list[Answer]:
         """Answers for (task, text) rows, in order; raises as `submit` and what a row raised."""
-        return [pending.answer() for pending in self.submit(rows, timeout=timeout)]
+        pending = self.submit(rows, timeout=timeout)
+        score_rows(pending)
+        return [one.answer() for one in pending]
 
     def features(self, texts: Sequence[str], *, timeout: float | None = None) -> np.ndarray:
         """Mean-pooled output float32 [N,D] of the plain backbone; uses no bank."""
@@ -287,8 +334,11 @@ class Runtime:
         ids, mask = pad([*inputs, *[inputs[-1]] * (size - len(inputs))], bucket, self.backbone.preprocessing.fill)
         groups = sorted({row.group for row in rows})
         last = self.backbone.spec.blocks
-        wanted = sorted({b for g in groups for b in ((last,) if g == PLAIN else self.programs.needs[g])})
+        answering = {b for g in groups for b in ((last,) if g == PLAIN else self.programs.needs[g])}
+        scoped = sorted({(row.group, row.scope) for row in rows if row.scope is not None})
+        wanted = sorted(answering | {boundary for _, boundary in scoped})
         states = self._states(ids, mask, wanted, len(inputs))
+        pooled = {key: self.programs.pooled(*key, states[key[1]], mask) for key in scoped}
         results: list[np.ndarray | Exception] = [NotFinite("not computed")] * len(rows)
         waiting = []
         for group in groups:
@@ -302,7 +352,9 @@ class Runtime:
         for chosen, values, where in waiting:
             for number, value in zip(chosen.tolist(), np.asarray(values)[where], strict=True):
                 results[number] = value if np.isfinite(value).all() else NotFinite("the graft's output is not finite")
+        _join_pooled(results, rows, index, {key: np.asarray(value) for key, value in pooled.items()})
         counts = self.counts
+        counts.scope_blocks += (max(wanted) - max(answering)) * len(inputs)
         counts.batches += 1
         counts.rows += len(rows)
         counts.inputs += len(inputs)
@@ -338,6 +390,19 @@ class Runtime:
         for number, key in enumerate(keys):
             self._prefix.put(key, {boundary: state[number].copy() for boundary, state in host.items()})
         return dict(states)
+
+
+def _join_pooled(
+    results: list[np.ndarray | Exception],
+    rows: Sequence[Row],
+    index: np.ndarray,
+    pooled: dict[tuple[int, int], np.ndarray],
+) -> None:
+    """Puts the pooled state of a row's input after its logits, where the row has a scope."""
+    for number, (row, result) in enumerate(zip(rows, results, strict=True)):
+        if row.scope is not None and isinstance(result, np.ndarray):
+            joined = np.concatenate([result, pooled[row.group, row.scope][index[number]]])
+            results[number] = joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
 
 
 @dataclass(frozen=True)

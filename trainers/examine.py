@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,7 @@ class Examined:
     metrics: dict[str, float]
     slices: dict[str, dict[str, float]]  # by length and, for classification, by label
     confusion: list[list[int]] | None  # rows true, columns predicted; classification only
+    logits: np.ndarray = field(repr=False, compare=False)  # float32 [N,C] of the rows
 
     def details(self, labels: Sequence[str]) -> dict[str, Any]:
         """For the report."""
@@ -58,4 +59,5 @@ def examine(
         for name, chosen in slices.items()
         if chosen.any()
     }
-    return Examined(counts.compute(), scored, counts.counts.tolist() if isinstance(counts, Confusion) else None)
+    confusion = counts.counts.tolist() if isinstance(counts, Confusion) else None
+    return Examined(counts.compute(), scored, confusion, logits)

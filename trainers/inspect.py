@@ -9,6 +9,7 @@ from typing import Any
 from adapters.manifest import MANIFEST, read_manifest
 from adapters.methods import METHODS, SiteMethod
 from adapters.model import GraftModel
+from adapters.scope import read_scope
 from adapters.specs import HeadSpec, MethodSpec, Regression
 from backbone.encoder import Network
 from backbone.errors import InputError
@@ -60,6 +61,15 @@ def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
     facts = {k: v for k, v in encode(manifest).items() if k not in ("tensors", "training", "files")}
     facts["metrics"] = manifest.training.metrics
     spec = read_record(place).spec
+    if scope := read_scope(folder, manifest, spec.width, spec.blocks):
+        model = GraftModel(Network(spec), manifest.methods, manifest.head, manifest.labels)
+        facts["out_of_scope"] = {
+            "boundary": scope.boundary,
+            "false_alarms": scope.false_alarms,
+            "abstains": scope.abstain,
+            # of the bare backbone, above the lowest adapted block: they run for the score alone
+            "extra_blocks": max(0, scope.boundary - min(model.adapted_blocks, default=spec.blocks)),
+        }
     return _describe("graft", str(folder), facts, spec, manifest.methods, manifest.head, manifest.labels)
 
 

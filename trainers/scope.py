@@ -7,11 +7,12 @@ none is kept they cost one forward pass over the train and development rows.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
 from adapters.model import GraftModel
-from adapters.scope import Scope, least_rows, scope_of
+from adapters.scope import Scope, least_rows, reference_of, scope_of
 from adapters.specs import MultiLabel, Probe
 from backbone.errors import InputError
 from backbone.storage import Backbone
@@ -36,13 +37,20 @@ def bare_model(config: TrainConfig, backbone: Backbone, data: TaskData) -> Graft
     return GraftModel(backbone.network, (Probe(boundaries=(at,)),), config.head, data.labels)
 
 
-def fitted_scope(asked: OutOfScope, bare: GraftModel, features: list[np.ndarray], data: TaskData) -> Scope:
-    """The scope from features of the train and the development rows."""
+def fitted_scope(
+    asked: OutOfScope, bare: GraftModel, features: list[np.ndarray], data: TaskData, logits: np.ndarray
+) -> Scope:
+    """The scope from features of the train and the development rows, and the graft's logits of the latter.
+
+    Beside the score it holds what the development rows were like, for the server to compare its traffic with.
+    """
     train, held = features
     shares = shares_of(bare, data.splits["train"].labels)
     scope = scope_of(train, shares, held, bare.taps[0], asked.false_alarms, asked.abstain)
     log.info("out of scope: distances above %.4g, %d classes", scope.threshold, len(scope.means))
-    return scope
+    lengths = np.array([len(row) for row in data.splits["dev"].rows])
+    reference = reference_of(lengths, scope.scores(held), logits.argmax(axis=-1), len(bare.labels))
+    return replace(scope, reference=reference)
 
 
 def shares_of(model: GraftModel, labels: np.ndarray) -> np.ndarray:

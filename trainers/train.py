@@ -94,7 +94,7 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
     run = _Run(config, workdir, backbone, data, costs, Tally(), show)
     found = run.fitted(read_parent(start) if start is not None else None, start)
     scores = run.scores(found)
-    scope = run.scope(bare) if bare is not None else None
+    scope = run.scope(bare, scores["dev"].logits) if bare is not None else None
     manifest = save_graft(
         workdir / "graft",
         found.model,
@@ -185,11 +185,11 @@ class _Run:
                 for name in held_out(self.data)
             }
 
-    def scope(self, bare: GraftModel) -> Scope:
-        """The out-of-scope score, from features of the bare backbone."""
+    def scope(self, bare: GraftModel, dev_logits: np.ndarray) -> Scope:
+        """The out-of-scope score, from features of the bare backbone; `dev_logits` of the trained graft."""
         with window("out_of_scope") as self.costs["out_of_scope"]:
             features = self._fit(bare, {}).bare_features()
-            return fitted_scope(self.config.out_of_scope, bare, features, self.data)
+            return fitted_scope(self.config.out_of_scope, bare, features, self.data, dev_logits)
 
     def told_costs(self) -> dict[str, Any]:
         """The costs so far, by phase."""

@@ -26,7 +26,7 @@ from backbone.records import encode
 from serving.batching import Closed, DeadlineExceeded, Overloaded
 from serving.follow import Follower
 from serving.residency import Served
-from serving.runtime import NotFinite, Pending, Runtime, UnknownTask
+from serving.runtime import Answer, NotFinite, Pending, Runtime, UnknownTask, score_rows
 from serving.server.limits import Limits, Tokens
 from serving.server.metrics import Metrics
 from serving.server.openapi import document
@@ -131,7 +131,7 @@ class Server:
         return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
 
     async def tasks(self, request: Request) -> Response:
-        entries = self.follower.entries
+        entries, drift = self.follower.entries, self.metrics.drift.reports()
         found = []
         for task, served in sorted(self.runtime.entries.items()):
             entry = entries.get(task)
@@ -143,6 +143,7 @@ class Server:
                     "generation": served.generation,
                     "resident": self.runtime.residency.resident(served.content_id),
                     "lineage": entry.lineage if entry else {},
+                    "drift": encode(drift[task]) if task in drift else None,
                     "refused": self.follower.refused.get(task) or self.runtime.residency.failed.get(served.content_id),
                 }
             )
@@ -161,6 +162,10 @@ class Server:
         served = await self._served(request)
         prepared = await self._loaded(served)
         group = self.runtime.banks[prepared.group].group
+        scoped = [
+            {"name": "out_of_scope_score", "datatype": "FP32", "shape": [-1]},
+            {"name": "abstained", "datatype": "BOOL", "shape": [-1]},
+        ]
         return JSONResponse(
             {
                 "name": served.task,
@@ -170,6 +175,7 @@ class Server:
                 "outputs": [
                     {"name": "labels", "datatype": "BYTES", "shape": [-1]},
                     {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(prepared.labels)]},
+                    *(scoped if prepared.scope else []),
                 ],
                 "parameters": {
                     "labels": list(prepared.labels),
@@ -179,6 +185,7 @@ class Server:
                     "content_id": served.content_id,
                     "generation": served.generation,
                     "max_tokens": prepared.max_tokens,
+                    "out_of_scope": self.runtime.price_of_scope(prepared),
                 },
             }
         )
@@ -195,13 +202,21 @@ class Server:
         question = read_infer(await self._body(request), served.task, self.limits)
         pending = await self._answers(request, question, [served])
         assert pending[0].prepared is not None
-        return JSONResponse(infer_response(question, [p.answer(0) for p in pending], pending[0].prepared))
+        return JSONResponse(infer_response(question, await self._read(pending), pending[0].prepared))
 
     async def predict(self, request: Request) -> Response:
         question = read_predict(await self._body(request), self.limits)
         request.state.tasks = question.tasks
         pending = await self._answers(request, question, [self.runtime.find(task) for task in question.tasks])
-        return JSONResponse(predict_response(question, [p.answer(0) for p in pending]))
+        return JSONResponse(predict_response(question, await self._read(pending)))
+
+    async def _read(self, pending: Sequence[Pending]) -> list[Answer]:
+        """Answers of finished rows; those with an out-of-scope score are scored off the event loop, and counted."""
+        if any(one.prepared is not None and one.prepared.scope is not None for one in pending):
+            await run_in_threadpool(score_rows, pending)
+        answers = [one.answer(0) for one in pending]
+        self.metrics.observe(pending, answers)
+        return answers
 
     async def _answers(self, request: Request, question: Question, served: Sequence[Served]) -> list[Pending]:
         """The finished rows, task by task; every version is chosen once for the whole request."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from metering.energy import Joules, meter, modelled
 from metering.window import cpu_seconds, on_accelerator
+from serving.drift import Drift
 from serving.follow import Follower
-from serving.runtime import Runtime
+from serving.runtime import Answer, Pending, Runtime
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # samples kept for the page
@@ -36,6 +37,7 @@ class Metrics:
         )
         self._requests = Counter("topgraft_requests", "Responses", ["task", "status"], registry=self._registry)
         self._registry.register(self)
+        self.drift = Drift(most_tasks)
         self._named: set[str] = set()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._answers = 0
@@ -63,6 +65,27 @@ class Metrics:
                 self._seconds.labels(task).observe(seconds)
         self._answers += 1
         self._recent.append(seconds)
+
+    def observe(self, pending: Sequence[Pending], answers: Sequence[Answer]) -> None:
+        """Counts the rows of grafts with an out-of-scope score towards drift, those of the live versions."""
+        live = self._runtime.entries
+        by_task: dict[str, list[tuple[Pending, Answer]]] = {}
+        for one, answer in zip(pending, answers, strict=True):
+            now = live.get(one.served.task)
+            if answer.out_of_scope is not None and now is not None and now.content_id == one.served.content_id:
+                by_task.setdefault(one.served.task, []).append((one, answer))
+        for task, own in by_task.items():
+            prepared = own[0][0].prepared
+            assert prepared is not None
+            assert prepared.scope is not None
+            self.drift.observe(
+                task,
+                own[0][0].served.content_id,
+                prepared.scope,
+                [one.tokens for one, _ in own],
+                [answer.out_of_scope or 0.0 for _, answer in own],
+                [prepared.labels.index(next(iter(answer.probabilities))) for _, answer in own],
+            )
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -99,6 +122,7 @@ class Metrics:
             ("computed_rows", "Rows computed in suffixes, filling included", counts.padded_rows),
             ("inputs", "Distinct inputs that entered batches", counts.inputs),
             ("prefix_hits", "Inputs whose prefix was cached", counts.prefix_hits),
+            ("scope_blocks", "Blocks of inputs that ran for out-of-scope scores alone", counts.scope_blocks),
             ("device_seconds", "Time of the device thread in batches", counts.device_seconds),
         ):
             yield CounterMetricFamily(f"topgraft_{name}", text, value=value)
@@ -117,6 +141,7 @@ class Metrics:
         yield labelled(GaugeMetricFamily, "generation", "Promotions behind the served version", "task", generations)
         yield gauge("refused_versions", "Live versions that were refused", len(self._follower.refused))
         yield gauge("catalogue_reachable", "Whether the catalogue answered last", self._follower.unreachable is None)
+        yield from self._drifts()
         if self._answers:
             quality = {"measured_counter": self.cpu() / self._answers}
             yield labelled(GaugeMetricFamily, "cpu_seconds_per_request", "Mean since the start", "quality", quality)
@@ -124,6 +149,24 @@ class Metrics:
         if self._answers and joules.value is not None:
             each: dict[str, float] = {joules.quality: joules.value / self._answers}
             yield labelled(GaugeMetricFamily, "joules_per_request", "Mean since the start", "quality", each)
+
+    def _drifts(self) -> Iterator[Metric]:
+        """Effect sizes and shares out of scope, of tasks that are served and within the limit of label values."""
+        effects = GaugeMetricFamily(
+            "topgraft_drift", "Stability index of traffic against development rows", labels=["task", "kind"]
+        )
+        shares = GaugeMetricFamily(
+            "topgraft_out_of_scope_share", "Rows above the threshold, 99 % interval", labels=["task", "bound"]
+        )
+        for task, report in self.drift.reports().items():
+            if self.label(task) != task:
+                continue
+            for kind, effect in report.effects().items():
+                effects.add_metric([task, kind], effect)
+            for bound, value in vars(report.out_of_scope).items() if report.out_of_scope else ():
+                shares.add_metric([task, bound], value)
+        yield effects
+        yield shares
 
     def sample(self) -> None:
         """Adds a point to the history of the page."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serving.server.limits import Limits
+from serving.server.protocol import OUTPUTS
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
@@ -100,14 +101,20 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     timeout = {"type": "number", "exclusiveMinimum": 0, "description": "milliseconds until it is worth nothing"}
     shape = _list(_WHOLE, minItems=1, maxItems=1)
     given = {"name": {"const": "text"}, "datatype": {"const": "BYTES"}, "shape": shape, "data": texts}
-    wanted = _object({"name": {"enum": ["labels", "probabilities"]}}, {"parameters": free})
+    wanted = _object({"name": {"enum": list(OUTPUTS)}}, {"parameters": free})
     infer = {
         "id": _TEXT,
         "outputs": _list(wanted, minItems=1),
         "parameters": _object({}, {"timeout_ms": timeout}),
     }
     origin = {"content_id": _TEXT, "generation": _WHOLE, "submodel": _TEXT}
-    prediction = {"labels": _list(_TEXT), "probabilities": {"type": "object", "additionalProperties": _NUMBER}}
+    score = {"type": ["number", "null"], "description": "above 1: out of scope; null: the graft has no such score"}
+    prediction = {
+        "labels": _list(_TEXT),
+        "probabilities": {"type": "object", "additionalProperties": _NUMBER},
+        "out_of_scope_score": score,
+        "abstained": {"type": "boolean", "description": "out of scope, and the graft gives no label there"},
+    }
     answer = _object({**origin, "version": _TEXT, "predictions": _list(_object(prediction))})
     tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": {"type": "array"}})
     served = {"task": _TEXT, "version": _TEXT, "content_id": _TEXT, "generation": _WHOLE}

@@ -17,7 +17,8 @@ from serving.residency import Prepared
 from serving.runtime import Answer
 from serving.server.limits import Limits
 
-OUTPUTS = ("labels", "probabilities")
+OUTPUTS = ("labels", "probabilities", "out_of_scope_score", "abstained")
+SCOPED = OUTPUTS[2:]  # only of grafts with an out-of-scope score
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Question:
     tasks: tuple[str, ...]
     texts: tuple[str, ...]
     seconds: float  # until it is worth nothing
-    outputs: tuple[str, ...] = OUTPUTS
+    outputs: tuple[str, ...] = ()  # none named: all that the graft has
     id: str | None = None  # of the client, given back
 
 
@@ -122,7 +123,9 @@ def read_infer(body: bytes, task: str, limits: Limits) -> Question:
 
 
 def _outputs(content: dict[str, Any]) -> tuple[str, ...]:
-    asked = content.get("outputs", [{"name": name} for name in OUTPUTS])
+    if "outputs" not in content:
+        return ()
+    asked = content["outputs"]
     if not isinstance(asked, list) or not asked or not all(isinstance(item, dict) for item in asked):
         raise InputError("outputs: expected a list of objects, not empty")
     names = []
@@ -135,8 +138,15 @@ def _outputs(content: dict[str, Any]) -> tuple[str, ...]:
 
 
 def infer_response(question: Question, answers: Sequence[Answer], prepared: Prepared) -> dict[str, Any]:
-    """`labels` BYTES [N], each a JSON list of names; `probabilities` FP32 [N,C] in the order of the labels."""
-    tensors = {
+    """`labels` BYTES [N], each a JSON list of names; `probabilities` FP32 [N,C] in the order of the labels.
+
+    Of a graft with an out-of-scope score also `out_of_scope_score` FP32 [N], above 1 beyond its threshold, and
+    `abstained` BOOL [N]; raises InputError where they are asked of another.
+    """
+    scoped = prepared.scope is not None
+    if not scoped and (lacking := [name for name in question.outputs if name in SCOPED]):
+        raise InputError(f"outputs: {lacking[0]}: this graft has no out-of-scope score")
+    tensors: dict[str, dict[str, Any]] = {
         "labels": {
             "name": "labels",
             "datatype": "BYTES",
@@ -149,13 +159,26 @@ def infer_response(question: Question, answers: Sequence[Answer], prepared: Prep
             "shape": [len(answers), len(prepared.labels)],
             "data": [answer.probabilities[label] for answer in answers for label in prepared.labels],
         },
+        "out_of_scope_score": {
+            "name": "out_of_scope_score",
+            "datatype": "FP32",
+            "shape": [len(answers)],
+            "data": [answer.out_of_scope for answer in answers],
+        },
+        "abstained": {
+            "name": "abstained",
+            "datatype": "BOOL",
+            "shape": [len(answers)],
+            "data": [answer.abstained for answer in answers],
+        },
     }
+    names = question.outputs or tuple(name for name in OUTPUTS if scoped or name not in SCOPED)
     first = answers[0]
     response: dict[str, Any] = {
         "model_name": first.task,
         "model_version": first.version,
         "parameters": _origin(first),
-        "outputs": [tensors[name] for name in question.outputs],
+        "outputs": [tensors[name] for name in names],
     }
     return response if question.id is None else {"id": question.id, **response}
 
@@ -165,7 +188,15 @@ def predict_response(question: Question, answers: Sequence[Answer]) -> dict[str,
     count, found = len(question.texts), {}
     for number, task in enumerate(question.tasks):
         own = answers[number * count : (number + 1) * count]
-        predictions = [{"labels": list(a.labels), "probabilities": a.probabilities} for a in own]
+        predictions = [
+            {
+                "labels": list(a.labels),
+                "probabilities": a.probabilities,
+                "out_of_scope_score": a.out_of_scope,
+                "abstained": a.abstained,
+            }
+            for a in own
+        ]
         found[task] = {"version": own[0].version, **_origin(own[0]), "predictions": predictions}
     return {"answers": found}
 

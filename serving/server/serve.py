@@ -23,6 +23,7 @@ import uvicorn
 from adapters.artifact import model_on
 from adapters.manifest import read_manifest
 from adapters.model import GraftModel
+from adapters.scope import read_scope
 from adapters.specs import Lora
 from backbone.errors import InputError
 from backbone.home import resolve_backbone, use_compilation_cache
@@ -131,10 +132,12 @@ def warm(runtime: Runtime) -> None:
         if not any(room):
             return
         try:
-            group = runtime.residency.prepare(served).group
-            if room[group]:
-                room[group] -= 1
+            prepared = runtime.residency.prepare(served)
+            if room[prepared.group]:
+                room[prepared.group] -= 1
                 runtime.warm(served)
+                if (price := runtime.price_of_scope(prepared)) and price["extra_blocks"]:
+                    log.info("%s: its out-of-scope score runs %d blocks more", served.task, price["extra_blocks"])
         except (InputError, OSError) as error:
             log.error("%s version %s does not load: %s", served.task, served.version, error)
 
@@ -172,17 +175,21 @@ def read_envelope(file: str | Path) -> Envelope:
 def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:
     """The narrowest envelope around what is live; LoRA of rank 16 on query and value where nothing is."""
     models: list[GraftModel] = []
+    scopes = {backbone.spec.blocks}
     for task, entry in catalogue.lives().items():
         try:
             path = catalogue.path(entry)
-            model = model_on(read_manifest(path), backbone, str(path))
+            manifest = read_manifest(path)
+            model = model_on(manifest, backbone, str(path))
             Envelope.around([model])  # raises for a head that no bank holds
+            if scope := read_scope(path, manifest, model.pooled_width, backbone.spec.blocks):
+                scopes.add(scope.boundary)
             models.append(model)
         except (InputError, OSError) as error:
             log.error("%s version %s: %s", task, entry.version, error)
     if not models:
         return Envelope((Group((Lora(rank=16),), slots=settings.slots),), settings.labels)
-    return Envelope.around(models, slots=settings.slots, labels=settings.labels)
+    return Envelope.around(models, slots=settings.slots, labels=settings.labels, scopes=sorted(scopes))
 
 
 def _listen(server: Server, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -68,8 +69,9 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def service(tiny, tiny_path, tmp_path_factory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     registry, store, versions = open_registry(f"sqlite:///{folder}/registry.db"), Store(folder / "store"), {}
-    for seed in range(4):
-        make(folder / f"graft{seed}", tiny, Lora(rank=2, blocks="1:"), seed=seed)
+    for seed in range(5):
+        # the last is of another shape: what runs its canary is compiled when it is loaded
+        make(folder / f"graft{seed}", tiny, Lora(rank=1 if seed == 4 else 2, blocks="1:"), seed=seed)
         found = registry.publish("task", folder / f"graft{seed}", store)
         versions[found.content_id] = topgraft.load(folder / f"graft{seed}", tiny)
     command = [
@@ -151,6 +153,28 @@ def test_a_lost_registry_leaves_what_is_live(service):
         assert client.get(f"{service.url}/v2/health/ready").status_code == 200
         away.rename(service.folder / "registry.db")
         until(lambda: client.get(f"{service.url}/stats").json()["unreachable"] is None, "the return was not noticed")
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit on another process needs Linux")
+def test_a_full_disk_leaves_answers_and_loads(service):
+    """No file can grow any more: not the cache of compiled programs, for a canary never run before, nor any other."""
+    soft, hard = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with httpx.Client(timeout=PATIENCE) as client:
+            assert service.ask(client)["version"] == "4"
+            service.promote(5)
+            until(lambda: service.ask(client)["version"] == "5", "the new version was never served")
+            found = service.ask(client, "din dis del")
+            wanted = service.versions[found["content_id"]].predict(["din dis del"])[0]
+            assert found["predictions"][0]["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-4)
+            assert client.get(f"{service.url}/stats").json()["refused"] == {}
+            assert client.get(f"{service.url}/v2/health/ready").status_code == 200
+    finally:
+        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (soft, hard))
+    service.promote(4)
+    with httpx.Client(timeout=PATIENCE) as client:
+        until(lambda: service.ask(client)["version"] == "4", "the former version was never served again")
 
 
 def test_clients_that_vanish_or_stall_harm_nobody(service):

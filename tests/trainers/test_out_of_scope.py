@@ -137,6 +137,33 @@ def test_the_adapter_has_no_part_in_the_score(runs):
     assert "out_of_scope" in runs["scored"]["costs"]
 
 
+def test_it_brings_what_the_development_rows_were_like(runs):
+    graft = topgraft.load(runs["scored"]["graft"])
+    held = [text for text, _ in rows(480, seed=1) if membership(text, 0.25, 0.0) == "dev"]
+    reference, answers = graft.scope.reference, graft.predict(held)
+    likely = [next(iter(answer.probabilities)) for answer in answers]
+    assert reference.label_counts.tolist() == [likely.count(label) for label in graft.model.labels]
+    lengths = np.array([len(ids) for ids in graft.encode(held)])
+    assert len(reference.length_counts) > 1
+    for values, edges, counts in (
+        (lengths, reference.length_edges, reference.length_counts),
+        (np.array([a.out_of_scope for a in answers]), reference.score_edges, reference.score_counts),
+    ):
+        assert counts.sum() == len(held)
+        # an edge is a score that was computed in another batch: one row may lie on either side of it
+        assert np.abs(np.histogram(values, [-np.inf, *edges, np.inf])[0] - counts).max() <= 1
+
+
+def test_inspect_prices_it(runs, capsys):
+    status, out, err = call("inspect", runs["scored"]["graft"], "--json", capsys=capsys)
+    assert status == 0, err
+    lowest = topgraft.load(runs["scored"]["graft"]).model.adapted_blocks[0]
+    told = {"boundary": 3, "false_alarms": RATE, "abstains": True, "extra_blocks": 3 - lowest}
+    assert as_json(out)["facts"]["out_of_scope"] == told
+    _, out, _ = call("inspect", runs["bare"]["graft"], "--json", capsys=capsys)
+    assert "out_of_scope" not in as_json(out)["facts"]
+
+
 def test_the_verbs_tell_it(runs, tmp_path, capsys):
     Path("texts.txt").write_text("\n".join(strange(40) + HELD[:5]))
     status, out, err = call("predict", runs["scored"]["graft"], "--file", "texts.txt", "--json", capsys=capsys)
@@ -202,6 +229,11 @@ def test_a_damaged_score_is_refused(runs, tmp_path, tiny):
         ({"means": np.full((3, 32), np.nan, np.float32)}, "not finite"),
         ({"means": np.zeros((3, 31), np.float32)}, "means"),
         ({"code": np.zeros(1)}, "code"),
+        ({"reference.label_counts": np.zeros(3, np.int64)}, "counts must be of some rows"),
+        ({"reference.label_counts": np.ones(2, np.int64)}, "reference.label_counts"),
+        ({"reference.score_edges": np.zeros(40)}, "reference.score_edges"),
+        ({"reference.length_counts": np.ones(1, np.int32)}, "reference.length"),
+        ({"reference.code": np.zeros(1)}, "reference.code"),
     ],
 )
 def test_a_score_that_was_written_wrongly_is_refused(runs, tmp_path, tiny, change, told):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.effects import cohens_d, cohens_w
 from adapters.manifest import Manifest, Training
 from adapters.model import GraftModel
 from adapters.specs import Bias, Classification, Lora, Probe
@@ -25,7 +26,7 @@ from trainers.boundaries import Tally
 from trainers.config import Data, Plan, Target, TrainConfig
 from trainers.policy import Bound, Column, Gate, Retrain, Schema
 from trainers.retrain.decide import decide, from_history
-from trainers.retrain.diagnose import LEAST_ROWS, Diagnosis, cohens_d, cohens_w, label_and_length_drift
+from trainers.retrain.diagnose import LEAST_ROWS, Diagnosis, label_and_length_drift
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.gate import UNKNOWN, Sides, judge, majority_logits
 from trainers.retrain.many import retrain_all

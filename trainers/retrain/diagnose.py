@@ -6,11 +6,11 @@ Drift is told as effect sizes, never as a test that fires on many rows and sleep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from adapters.effects import cohens_d, cohens_w, share_of
 from trainers.retrain.fingerprint import LEARNT_FROM
 from trainers.retrain.rows import Changes, Rows, SplitRows, changes
 
@@ -81,23 +81,3 @@ def label_and_length_drift(old: SplitRows, new: SplitRows) -> list[Drift]:
     w = cohens_w(before, after)
     d = cohens_d(np.log1p(old.lengths)[:, None], np.log1p(new.lengths[fresh])[:, None])
     return [Drift("labels", w, w >= NOTABLE, rows), Drift("lengths", d, d >= NOTABLE, rows)]
-
-
-def share_of(counts: Mapping[str, int]) -> dict[str, float]:
-    """Counts as shares of their sum."""
-    total = sum(counts.values())
-    return {name: count / total for name, count in counts.items()} if total else {}
-
-
-def cohens_w(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """sqrt(sum (p1 - p0)^2 / p0) over the mean of both distributions as p0 (a new label has no p0 of its own)."""
-    names = before.keys() | after.keys()
-    expected = {name: (before.get(name, 0.0) + after.get(name, 0.0)) / 2 for name in names}
-    parts = ((after.get(n, 0.0) - expected[n]) ** 2 / expected[n] for n in names if expected[n])
-    return float(2 * np.sqrt(sum(parts)))
-
-
-def cohens_d(before: np.ndarray, after: np.ndarray) -> float:
-    """Distance of the means of [N,D] in pooled standard deviations, root mean square over dimensions."""
-    spread = np.sqrt((before.var(axis=0, ddof=1) + after.var(axis=0, ddof=1)) / 2)
-    return float(np.sqrt(np.mean(np.square((after.mean(axis=0) - before.mean(axis=0)) / np.maximum(spread, 1e-9)))))

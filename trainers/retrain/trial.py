@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adapters.effects import cohens_d
 from adapters.graft import Graft, load_graft
 from adapters.manifest import read_manifest
 from adapters.model import GraftModel
@@ -18,7 +19,7 @@ from trainers.batches import Examples
 from trainers.config import TrainConfig
 from trainers.examples import load_data
 from trainers.fitting import cache_maker
-from trainers.retrain.diagnose import LEAST_ROWS, NOTABLE, Drift, added, cohens_d
+from trainers.retrain.diagnose import LEAST_ROWS, NOTABLE, Drift, added
 from trainers.retrain.gate import Check, Report, Sides, judge, latency, logits_in, majority_logits
 from trainers.retrain.rows import Rows
 from trainers.warm import part_of

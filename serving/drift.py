@@ -1,0 +1,138 @@
+"""Drift of live inputs against the development rows of the graft that answers: lengths, labels, out-of-scope scores.
+
+A graft with an out-of-scope score brings what its development rows were like (`adapters.scope.Reference`). The traffic
+of a task is counted in the same bins, over its last `WINDOW / 2` to `WINDOW` rows: two tallies, the older of which is
+dropped when the newer one is half a window. A new version starts anew. Nothing is said before there are rows enough for
+the figure to be worth one: an effect size whose noise exceeds `MOST_NOISE` is None. Safe to use from any thread; memory
+is a few counts for each task, of `most_tasks` tasks at most. Imports no jax.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adapters.effects import binomial_interval, stability_index, stability_noise
+from adapters.scope import Reference, Scope
+
+WINDOW = 10_000  # rows
+MOST_NOISE = 0.05  # standard deviation of an effect size without drift: half of what is called notable
+LEAST_ROWS = 100  # for a share out of scope
+
+
+@dataclass(frozen=True)
+class Share:
+    """Rows above the score's threshold."""
+
+    found: float  # of the window's rows
+    low: float  # 99 % interval
+    high: float
+    calibrated: float  # most of the rows in scope that should lie there
+
+
+@dataclass(frozen=True)
+class Report:
+    """How the traffic of one task differs from its graft's development rows; None is not enough rows to say."""
+
+    rows: int  # in the window
+    lengths: float | None  # population stability index of lengths in tokens
+    labels: float | None  # of the most probable labels
+    scores: float | None  # of the out-of-scope scores
+    out_of_scope: Share | None
+
+    def effects(self) -> dict[str, float]:
+        """The effect sizes that there are, by kind."""
+        found = {"lengths": self.lengths, "labels": self.labels, "scores": self.scores}
+        return {kind: value for kind, value in found.items() if value is not None}
+
+
+class Tally:
+    """Counts of some rows in the bins of a reference."""
+
+    def __init__(self, reference: Reference | None):
+        self.rows = self.beyond = 0  # rows, and those above the threshold
+        self._reference = reference
+        sizes = () if reference is None else (reference.length_counts, reference.score_counts, reference.label_counts)
+        self.counts = [np.zeros(len(part), np.int64) for part in sizes]
+
+    def add(self, lengths: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+        self.rows += len(scores)
+        self.beyond += int((scores > 1).sum())
+        if (reference := self._reference) is None:
+            return
+        places = (
+            np.searchsorted(reference.length_edges, lengths, side="right"),
+            np.searchsorted(reference.score_edges, scores, side="right"),
+            labels,
+        )
+        for count, place in zip(self.counts, places, strict=True):
+            np.add.at(count, place, 1)
+
+
+class _Task:
+    """The window of one version."""
+
+    def __init__(self, content_id: str, scope: Scope):
+        self.content_id, self.scope = content_id, scope
+        self.older, self.newer = Tally(scope.reference), Tally(scope.reference)
+
+    def add(self, window: int, lengths: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+        self.newer.add(lengths, scores, labels)
+        if 2 * self.newer.rows >= window:
+            self.older, self.newer = self.newer, Tally(self.scope.reference)
+
+    def report(self) -> Report:
+        rows, beyond = self.older.rows + self.newer.rows, self.older.beyond + self.newer.beyond
+        share = None
+        if rows >= LEAST_ROWS:
+            share = Share(beyond / rows, *binomial_interval(beyond, rows), self.scope.false_alarms)
+        if (reference := self.scope.reference) is None:
+            return Report(rows, None, None, None, share)
+        before = (reference.length_counts, reference.score_counts, reference.label_counts)
+        after = [a + b for a, b in zip(self.older.counts, self.newer.counts, strict=True)]
+        lengths, scores, labels = (_effect(a, b) for a, b in zip(before, after, strict=True))
+        return Report(rows, lengths, labels, scores, share)
+
+
+def _effect(before: np.ndarray, after: np.ndarray) -> float | None:
+    if not after.sum() or stability_noise(before, after) > MOST_NOISE:
+        return None
+    return stability_index(before, after)
+
+
+class Drift:
+    """Windows by task."""
+
+    def __init__(self, most_tasks: int, window: int = WINDOW):
+        """`window` rows of a task at most; of more than `most_tasks` tasks, those asked longest ago are forgotten."""
+        self._most_tasks, self._window = most_tasks, window
+        self._tasks: OrderedDict[str, _Task] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def observe(
+        self,
+        task: str,
+        content_id: str,
+        scope: Scope,
+        lengths: Sequence[int],
+        scores: Sequence[float],
+        labels: Sequence[int],
+    ) -> None:
+        """Counts rows that `content_id` answered: tokens, out-of-scope scores, numbers of the most probable labels."""
+        with self._lock:
+            found = self._tasks.get(task)
+            if found is None or found.content_id != content_id:
+                found = self._tasks[task] = _Task(content_id, scope)
+            self._tasks.move_to_end(task)
+            if len(self._tasks) > self._most_tasks:
+                self._tasks.popitem(last=False)
+            found.add(self._window, np.asarray(lengths), np.asarray(scores, float), np.asarray(labels, int))
+
+    def reports(self) -> dict[str, Report]:
+        """By task, for those that were asked and have a scope."""
+        with self._lock:
+            return {task: found.report() for task, found in self._tasks.items()}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
+from backbone.options import Parser, number, said, whole
 from backbone.ownership import require_own
 from registry.spec import RegistryError
 
@@ -40,18 +41,18 @@ SERVE_FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "grafts": (str, "follow a folder of grafts instead of a registry"),
     "backbone": (str, "backbone folder, or minilm"),
     "host": (str, "address to listen on (default 127.0.0.1)"),
-    "port": (int, "port (default 8080; 0: any)"),
-    "admin_port": (int, "port of the admin routes (default: none)"),
+    "port": (whole(0, 65535), "port (default 8080; 0: any)"),
+    "admin_port": (whole(0, 65535), "port of the admin routes (default: none)"),
     "envelope": (str, "JSON file of what may be served (default: around what is live)"),
-    "slots": (int, "grafts in memory of each kind (default 32)"),
-    "labels": (int, "labels of the widest head (default 128)"),
+    "slots": (whole(1), "grafts in memory of each kind (default 32)"),
+    "labels": (whole(1), "labels of the widest head (default 128)"),
     "buckets": (str, "lengths in tokens, commas between"),
     "batch_sizes": (str, "rows of a batch, commas between (default 1,8,32)"),
-    "max_wait_ms": (float, "that a row waits for others (default 2)"),
-    "most_waiting": (int, "rows that may wait before 429 (default 1024)"),
-    "host_mb": (int, "verified grafts kept beside the slots (default 256)"),
-    "cache_mb": (int, "prefix states kept by input (default 0)"),
-    "poll_seconds": (float, "between looks at what is live (default 2)"),
+    "max_wait_ms": (number(least=0), "that a row waits for others (default 2)"),
+    "most_waiting": (whole(1), "rows that may wait before 429 (default 1024)"),
+    "host_mb": (whole(1), "verified grafts kept beside the slots (default 256)"),
+    "cache_mb": (whole(0), "prefix states kept by input (default 0)"),
+    "poll_seconds": (number(above=0), "between looks at what is live (default 2)"),
     "token_file": (str, "bearer tokens, one a line"),
     "dtype": (str, "float32 or bfloat16, of the backbone"),
 }
@@ -112,7 +113,7 @@ def _plan(options: argparse.Namespace) -> Any:
 
 def _retrain(options: argparse.Namespace) -> Any:
     from trainers.retrain.many import Job, attempt, retrain_all
-    from trainers.retrain.run import Options
+    from trainers.retrain.outcome import Options
 
     choices = Options(
         dry_run=options.dry_run,
@@ -289,7 +290,7 @@ def _registry_parser(parser: argparse.ArgumentParser, common: argparse.ArgumentP
     place.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
     place.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
     told = argparse.ArgumentParser(add_help=False)
-    told.add_argument("--reason", required=True, help="why, for the log")
+    told.add_argument("--reason", type=said, required=True, help="why, for the log")
     told.add_argument("--actor", default="", help="who, for the log (default: user@machine)")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -301,27 +302,29 @@ def _registry_parser(parser: argparse.ArgumentParser, common: argparse.ArgumentP
     sub = action("publish", _registry_publish, "make a graft the next version of a task")
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--task", default="", help="name of the task (default: the name in the graft)")
-    sub.add_argument("--parent", type=int, help="number of the version it was made from")
+    sub.add_argument("--parent", type=whole(1), help="number of the version it was made from")
     sub = action("list", _registry_list, "tasks and what is live, or the versions of a task")
     sub.add_argument("task", nargs="?", default="", help="name of the task")
-    sub.add_argument("--limit", type=int, default=50, help="versions in a page")
-    sub.add_argument("--before", type=int, help="only versions below this number: the next page")
+    sub.add_argument("--limit", type=whole(1), default=50, help="versions in a page")
+    sub.add_argument("--before", type=whole(1), help="only versions below this number: the next page")
     sub = action("show", _registry_show, "all that is known of a version")
     sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=int, nargs="?", help="its number (default: the live one)")
+    sub.add_argument("version", type=whole(1), nargs="?", help="its number (default: the live one)")
     sub = action("diff", _registry_diff, "what differs between two versions")
     sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=int, help="number of a version")
-    sub.add_argument("other", type=int, nargs="?", help="number of another (default: the live one)")
+    sub.add_argument("version", type=whole(1), help="number of a version")
+    sub.add_argument("other", type=whole(1), nargs="?", help="number of another (default: the live one)")
     sub = action("promote", _registry_promote, "make a version live, by hand", told)
     sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=int, help="its number")
-    sub.add_argument("--expect", type=int, help="refuse if the task is not at this generation (default: the present)")
+    sub.add_argument("version", type=whole(1), help="its number")
+    sub.add_argument(
+        "--expect", type=whole(0), help="refuse if the task is not at this generation (default: the present)"
+    )
     sub = action("rollback", _registry_rollback, "make the version before live again", told)
     sub.add_argument("task", help="name of the task")
     action("audit", _registry_audit, "read every artefact, compare live pointers with the log")
     sub = action("gc", _registry_gc, "remove the artefacts of old versions")
-    sub.add_argument("--keep", type=int, default=10, help="newest versions of a task that stay")
+    sub.add_argument("--keep", type=whole(0), default=10, help="newest versions of a task that stay")
     sub.add_argument("--dry-run", action="store_true", help="only say what would go")
     sub = action("export", _registry_export, "write the whole registry as JSON lines")
     sub.add_argument("--out", required=True, help="the file")
@@ -390,22 +393,26 @@ def _training_verbs(verb: AddVerb, shared: _Shared) -> None:
     sub.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
     sub.add_argument("--all", action="store_true", help="several configs; the status is the worst of theirs")
     sub.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost")
-    sub.add_argument("--max-price", type=float, metavar="CPU_SECONDS", help="refuse what is predicted to cost more")
+    sub.add_argument(
+        "--max-price", type=number(least=0), metavar="CPU_SECONDS", help="refuse what is predicted to cost more"
+    )
     sub.add_argument("--no-promote", action="store_true", help="leave the live version as it is")
     sub.add_argument("--executor", choices=("processes", "ray"), default="processes", help="of --all")
-    sub.add_argument("--workers", type=int, default=1, help="tasks at a time, with --all")
-    sub.add_argument("--lease", type=float, default=120.0, help="seconds until a run that died may be taken over")
-    sub.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the lease of another run")
+    sub.add_argument("--workers", type=whole(1), default=1, help="tasks at a time, with --all")
+    sub.add_argument(
+        "--lease", type=number(above=0), default=120.0, help="seconds until a run that died may be taken over"
+    )
+    sub.add_argument("--wait", type=number(least=0), default=0.0, help="seconds to wait for the lease of another run")
 
 
 def _using_verbs(verb: AddVerb, shared: _Shared) -> None:
     """What is done with them."""
     sub = verb("cache", _cache, "list, verify or shrink the boundary caches")
     sub.add_argument("action", choices=("stat", "verify", "gc"))
-    sub.add_argument("--most-gib", type=float, help="gc: remove the oldest segments down to this size")
+    sub.add_argument("--most-gib", type=number(least=0), help="gc: remove the oldest segments down to this size")
     sub = verb("audit-labels", _audit_labels, "rows whose label is probably wrong, and duplicates", shared.settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
-    sub.add_argument("--most", type=int, default=0, help="suspects to list (default: all)")
+    sub.add_argument("--most", type=whole(0), default=0, help="suspects to list (default: all)")
     sub = verb(
         "profile",
         _profile,
@@ -426,7 +433,7 @@ def _using_verbs(verb: AddVerb, shared: _Shared) -> None:
     sub.add_argument("--text-pair", action="append", default=[], help="the second text of the --text at its place")
     text = "a text a line (a pair: a tab between), - is standard input; or an image; may be repeated"
     sub.add_argument("--file", action="append", default=[], help=text)
-    sub.add_argument("--top", type=int, default=5, help="probabilities shown for each text")
+    sub.add_argument("--top", type=whole(1), default=5, help="probabilities shown for each text")
     sub = verb("serve", _serve, "answer over HTTP, following a registry")
     for name, (kind, text) in SERVE_FIELDS.items():
         sub.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text, required=name == "backbone")
@@ -441,7 +448,7 @@ def _exchange_verbs(verb: AddVerb, shared: _Shared) -> None:
     text = "peft: Hugging Face PEFT; jax: a folder that answers without topgraft"
     sub.add_argument("--format", choices=("peft", "jax"), required=True, help=text)
     sub.add_argument("--buckets", default="", help="jax: lengths in tokens, commas between")
-    sub.add_argument("--batch", type=int, default=8, help="jax: rows of a call (default 8)")
+    sub.add_argument("--batch", type=whole(1), default=8, help="jax: rows of a call (default 8)")
     sub.add_argument("--out", required=True, help="the new folder")
     sub = verb("import-graft", _import_graft, "import a PEFT adapter folder as a graft")
     sub.add_argument("source", help="PEFT folder")
@@ -452,8 +459,8 @@ def _exchange_verbs(verb: AddVerb, shared: _Shared) -> None:
     sub.add_argument("graft", nargs="+", help="graft folders, two or more")
     sub.add_argument("--how", choices=("linear", "cat", "svd", "ties"), default="cat", help="see adapters/mixing.py")
     sub.add_argument("--weights", default="", help="one a graft, comma separated (default: all 1/N)")
-    sub.add_argument("--rank", type=int, default=0, help="svd, ties: rank (default: the largest of the grafts)")
-    sub.add_argument("--density", type=float, default=0.2, help="ties: share of entries kept")
+    sub.add_argument("--rank", type=whole(0), default=0, help="svd, ties: rank (default: the largest of the grafts)")
+    sub.add_argument("--density", type=number(above=0, most=1), default=0.2, help="ties: share of entries kept")
     sub.add_argument("--head-from", help="the graft whose head and labels are kept (default: the first)")
     sub.add_argument("--out", required=True, help="the new graft folder")
 
@@ -462,7 +469,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
     common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
-    parser = argparse.ArgumentParser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
+    parser = Parser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, call: Callable[[argparse.Namespace], Any], text: str, *parents: Any) -> argparse.ArgumentParser:
@@ -481,7 +488,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = _parser().parse_args(words)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        if "--json" in words:
+            print(json.dumps({"error": str(error), "exit": 2}))
+        return 2
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     for name in ("topgraft", "backbone", "adapters", "trainers", "registry", "serving"):
         logging.getLogger(name).setLevel(logging.WARNING if options.quiet else logging.INFO)

@@ -6,6 +6,7 @@ graft.predict(["I am still waiting on my card?"])[0].label
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,35 +20,18 @@ from adapters.heads import head_of
 from adapters.inputs import Encoded, checked, encode_inputs
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
+from adapters.predictions import Prediction, predictions, probabilities_of
 from adapters.programs import answers_of, logits_of, run_rows
 from adapters.reader import read_graft
 from adapters.scope import Scope, read_scope
-from adapters.specs import MultiLabel, Regression, TokenTagging
-from adapters.tagging import OUTSIDE, Entity, entities
+from adapters.specs import TokenTagging
+from adapters.tagging import OUTSIDE, entities
 from backbone.buckets import Row
 from backbone.home import find_backbone
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params, map_leaves
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one text, pair or sentence."""
-
-    # one for classification; any number for multi_label; a tag per word for tagging; none where a graft abstains
-    labels: tuple[str, ...]
-    probabilities: dict[str, float]  # of every label, most probable first; empty for regression and tagging
-    value: float | None = None  # regression: the number
-    words: tuple[str, ...] = ()  # tagging: what the tags are of
-    entities: tuple[Entity, ...] = ()  # tagging
-    out_of_scope: float | None = None  # how unlike the train rows; above 1 beyond the graft's threshold
-
-    @property
-    def label(self) -> str:
-        """The one label of a classification."""
-        if len(self.labels) != 1:
-            raise ValueError(f"this prediction has {len(self.labels)} labels; read .labels")
-        return self.labels[0]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,7 @@ class Graft:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N,C]; for regression the logits themselves."""
-        return np.asarray(head_of(self.model.head).probabilities(logits))
+        return probabilities_of(self.model.head, logits)
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Predicted label numbers int [N], bool [N,C] for multi_label; numbers, or tags [N,T], of the other heads."""
@@ -111,25 +95,10 @@ class Graft:
         given = checked(self.model.head, self.backbone, texts)
         encoded = self._encoded(given)
         logits, scores = self.answers_of_rows(encoded.rows)
-        if isinstance(self.model.head, Regression):
-            return [Prediction((), {}, value=float(number)) for number in self.decide(logits)]
         if isinstance(self.model.head, TokenTagging):
             return self._tagged(given, encoded.places, logits)
-        answers = []
-        for i, (row, decision) in enumerate(zip(self.probabilities(logits), self.decide(logits), strict=True)):
-            order = np.argsort(-row, kind="stable")
-            chosen = np.flatnonzero(decision) if isinstance(self.model.head, MultiLabel) else [decision]
-            score = None if scores is None else float(scores[i])
-            if self.scope is not None and self.scope.abstain and score is not None and score > 1:
-                chosen = []
-            answers.append(
-                Prediction(
-                    labels=tuple(self.model.labels[c] for c in chosen),
-                    probabilities={self.model.labels[c]: float(row[c]) for c in order},
-                    out_of_scope=score,
-                )
-            )
-        return answers
+        abstain = self.scope is not None and self.scope.abstain
+        return predictions(self.model.head, self.model.labels, logits, scores, abstain=abstain)
 
     def _tagged(
         self, sentences: Sequence[Sequence[str]], places: Sequence[np.ndarray], logits: np.ndarray
@@ -158,3 +127,12 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
     verify_on(manifest, params, canary, model, backbone, str(path))
     scope = read_scope(Path(path), manifest, model.pooled_width, backbone.spec.blocks)
     return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope)
+
+
+def without_scope(grafts: Sequence[Graft], why: str) -> tuple[str, ...]:
+    """Names the out-of-scope score, and warns, where one of the grafts has one that what is made of them has not."""
+    names = [graft.manifest.name for graft in grafts if graft.scope is not None and graft.manifest is not None]
+    if not names:
+        return ()
+    log.warning("%s: the out-of-scope score is dropped: %s", ", ".join(names), why)
+    return ("out-of-scope score",)

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from adapters.artifact import save_graft
-from adapters.graft import Graft, load_graft
+from adapters.graft import Graft, load_graft, without_scope
 from adapters.manifest import Training
 from adapters.methods.lora import LoraSetting, lora_spec
 from adapters.model import GraftModel
@@ -48,6 +48,7 @@ class Combined:
     labels: tuple[str, ...]
     ranks: dict[str, int]  # by site
     error: float  # |combined - intended| / |intended| over all sites, Frobenius norms
+    dropped: tuple[str, ...]  # what a graft had and the new one has not
 
 
 def combine(
@@ -118,6 +119,7 @@ def combine(
         labels=model.labels,
         ranks={site.full_name: a.shape[1] for site, (a, _) in found.items()},
         error=math.sqrt(missed / intended) if intended else 0.0,
+        dropped=without_scope(loaded, "it belongs to the train rows of one graft; train with out_of_scope for one"),
     )
 
 

@@ -36,7 +36,7 @@ def _fsync(path: Path) -> None:
 
 
 def write_durable(path: Path, content: bytes) -> None:
-    """Replaces one file in one step: readers see the old bytes or the new."""
+    """Replaces one file in one step: readers see the old bytes or the new. An OSError names the file."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -45,6 +45,9 @@ def write_durable(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _fsync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where it is full
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

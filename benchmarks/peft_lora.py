@@ -4,8 +4,8 @@
 
 Banking77, rank 8 on query and value, batch 32, float32, all cores. Four peers: random batches and
 length-grouped batches, each with the backbone's own dropout (as PEFT comes) and without (as here).
-One epoch in `--segments` parts, sides alternating, gives training throughput; `--repeats` passes over
-the test rows give inference. The result file holds every raw run.
+One epoch (or `--share` of it) in `--segments` parts, sides alternating, gives training throughput;
+`--repeats` passes over the test rows give inference. The result file holds every raw run.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace, workers: dict[str, Worker]) -> dict[str
     infer: dict[str, list[Any]] = {name: [] for name in SIDES[:2]}
     for part in range(options.segments):
         for name in SIDES if part % 2 else SIDES[::-1]:
-            total = info[name]["batches"]
+            total = int(info[name]["batches"] * options.share)
             bounds = [total * part // options.segments, total * (part + 1) // options.segments]
             order = "length_grouped" if "grouped" in name else "random"
             train[name].append(workers[name].ask(cmd="train", order=order, epoch=0, batches=bounds))
@@ -112,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers", required=True, help="Python of the environment with torch, transformers and peft")
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
+    parser.add_argument("--share", type=float, default=1.0, help="of the epoch's batches that are run")
     parser.add_argument("--segments", type=int, default=10, help="parts of the epoch")
     parser.add_argument("--repeats", type=int, default=7, help="passes over the test rows")
     options = parser.parse_args()
@@ -135,7 +136,7 @@ def main() -> None:
             commands[name] = [*recipe, "--model", plain if "no_dropout" in name else str(minilm_folder())]
         workers = {name: stack.enter_context(Worker(command)) for name, command in commands.items()}
         raw = measure(options, workers)
-    result = {"seed": 0, "summary": summary(raw), "raw": raw}
+    result = {"seed": 0, "share_of_the_epoch": options.share, "summary": summary(raw), "raw": raw}
     print(json.dumps(result["summary"], indent=1))
     print(write("peft_lora", result))
 

@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=10_000)
     parser.add_argument("--promoters", type=int, default=8)
     parser.add_argument("--each", type=int, default=200)
+    parser.add_argument("--name", default="registry", help="of the result file")
     options = parser.parse_args()
     programs = binaries()
     if programs is None:
@@ -106,7 +107,7 @@ def main() -> None:
         },
     }
     print(json.dumps(content, indent=1))
-    print(write("registry", content))
+    print(write(options.name, content))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main() -> None:
     counts = write_docstrings(FOLDER)
     print(f"{counts['train']} train and {counts['test']} test rows, {counts['classes']} packages to tell apart")
 
-    say("3. train a graft: a probe, then LoRA in the top two blocks on cached states if that gains")
+    say("3. train a graft: the plan auto, up to a head on the states of every block")
     settings = [
         f"backbone={FOLDER / 'minilm'}",
         f"data.train={FOLDER / 'train.csv'}",

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.graft import Prediction, load_graft
+from adapters.graft import load_graft
+from adapters.predictions import Prediction
 from adapters.specs import HeadSpec, Regression, TokenTagging
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache

@@ -23,10 +23,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapters.graft import Graft, Prediction, load_graft
-from adapters.heads import head_of
+from adapters.graft import Graft, load_graft
+from adapters.predictions import Prediction, predictions
 from adapters.scope import Scope
-from adapters.specs import HeadSpec, MultiLabel
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
 from backbone.preprocessing import TextPreprocessing
@@ -78,7 +77,7 @@ class Pending:
         logits = self.future.result(timeout)
         assert self.prepared is not None
         labels, scope = self.prepared.labels, self.prepared.scope
-        found = decide(self.prepared.head, labels, logits[: len(labels)])
+        found = predictions(self.prepared.head, labels, logits[None, : len(labels)])[0]
         if scope is not None and self.score is None:
             score_rows([self])
         abstained = scope is not None and scope.abstain and self.score is not None and self.score > 1
@@ -106,19 +105,6 @@ def score_rows(pending: Sequence[Pending]) -> None:
         features = np.stack([one.future.result()[-scope.width :] for one in own])
         for one, score in zip(own, scope.scores(features).tolist(), strict=True):
             one.score = score
-
-
-def decide(head: HeadSpec, labels: tuple[str, ...], logits: np.ndarray) -> Prediction:
-    """Labels and probabilities from logits float32 [C], on the host."""
-    if isinstance(head, MultiLabel):
-        row = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
-        chosen = np.flatnonzero(head_of(head).decide(head, row[None])[0])
-    else:
-        row = np.exp(logits - logits.max())
-        row /= row.sum()
-        chosen = head_of(head).decide(head, row[None])
-    order = np.argsort(-row, kind="stable")
-    return Prediction(tuple(labels[i] for i in chosen), {labels[i]: float(row[i]) for i in order})
 
 
 @dataclass

@@ -8,38 +8,32 @@ the run's own order has there.
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from adapters.counts import train_step
 from adapters.model import GraftModel
-from adapters.programs import full_batch, states_at
+from adapters.specs import Probe
 from backbone.buckets import tokens_of
 from backbone.cache import bytes_per_token
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.storage import load_backbone
-from backbone.trees import map_leaves
 from metering.counts import Count
 from metering.energy import modelled
-from metering.window import cpu_seconds
-from trainers.batches import Batch
 from trainers.config import TrainConfig
 from trainers.difficulty import difficulty_of
-from trainers.examples import load_data
+from trainers.examples import TaskData, load_data
 from trainers.logs import bar
-from trainers.loop import Task, live_above
-from trainers.step import first_state, make_step, partition
+from trainers.loop import Task
+from trainers.scope import bare_model
+from trainers.timing import Timing, time_pass, time_step
 from trainers.train import graft_model
 
-TRIALS = 3  # timed steps in each (stage, bucket), after one that compiles
 PLAN = "plan.json"
 
 
@@ -69,9 +63,10 @@ class Price:
     rows: int
     epochs: float
     stages: tuple[StagePrice, ...]
-    seconds: float  # stages, filling and compilation
+    seconds: float  # stages, filling, compilation and the out-of-scope score
     cpu_seconds: float
     joules: dict[str, Any]
+    out_of_scope_seconds: float  # the pass that fits the out-of-scope score; 0 where none is asked, or nothing is added
     full_tuning_seconds: float  # every weight live, by FLOPs at the measured rate of this plan
     adapters_everywhere_seconds: float  # the same adapters in every block, all epochs
 
@@ -98,16 +93,11 @@ class Price:
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
         text.append(f"this plan: {self.seconds:.0f} s, {self.cpu_seconds:.0f} CPU-s")
+        if self.out_of_scope_seconds:
+            text.append(f"of it the out-of-scope score: {self.out_of_scope_seconds:.1f} s (one pass, bare backbone)")
         text.append(f"adapters in every block: {self.adapters_everywhere_seconds:.0f} s of steps (by counted work)")
         text.append(f"full fine-tuning: {self.full_tuning_seconds:.0f} s of steps (by counted work)")
         return "\n".join(text)
-
-
-@dataclass(frozen=True)
-class _Timing:
-    compile_seconds: float
-    seconds: float
-    cpu_seconds: float
 
 
 def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = False) -> Price:
@@ -129,11 +119,11 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
         batches = _batches(task, begun, span.until)
         cached = boundary > 0 and config.plan.cache != "none"
         timings = {
-            b: _time_step(task, boundary, b, cached) for b in _progress(batches, f"stage {len(stages) + 1}", show)
+            b: time_step(task, boundary, b, cached) for b in _progress(batches, f"stage {len(stages) + 1}", show)
         }
         fill = 0.0
         if cached:
-            fill = sum(_time_fill(task, boundary, b) * -(-n // full_batch(b)) for b, n in buckets.items())
+            fill = time_pass(task.model, backbone, boundary, buckets).seconds
         work = sum((n * _count(task, boundary, b, cached) for b, n in batches.items()), Count())
         cpu = sum(n * timings[b].cpu_seconds for b, n in batches.items())
         blocks = backbone.spec.blocks
@@ -154,7 +144,7 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
             )
         )
         begun = span.until
-    found = _total(config, task, stages)
+    found = _total(config, task, stages, _scope_pass(task, data, buckets))
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_durable(workdir / PLAN, json.dumps(asdict(found), indent=1).encode())
@@ -180,71 +170,29 @@ def _progress(batches: Counter[int], what: str, show: bool) -> Any:
             shown.update()
 
 
-def _made_up(task: Task, boundary: int, bucket: int, cached: bool) -> Batch:
-    """A batch of the right shapes; what is in it does not change its time."""
-    size, spec = task.config.batch_size, task.backbone.spec
-    rows = np.flatnonzero(task.train.buckets == bucket)[:1]
-    batch = task.train.gather(bucket, rows, size)
-    batch = {**batch, "mask": np.ones_like(batch["mask"]), "weights": np.ones(size, np.float32)}
-    ids = batch.pop("ids")
-    if cached:
-        return {**batch, "states": {boundary: np.full((*batch["mask"].shape, spec.width), 0.1, np.float32)}}
-    return {**batch, "ids": np.ones_like(ids)}
+def _scope_pass(task: Task, data: TaskData, buckets: Counter[int]) -> Timing:
+    """What the out-of-scope score adds to the plan.
 
-
-def _time_step(task: Task, boundary: int, bucket: int, cached: bool) -> _Timing:
-    config = task.config
-    optimizer = task.optimizer()
-    step = make_step(task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed)
-    params = map_leaves(np.asarray, task.model.init(jax.random.key(config.seed)))
-    live, frozen = partition(params, live_above(boundary))
-    state = jax.device_put(first_state(live, optimizer))
-    everything = jax.device_put({"backbone": task.backbone.params, "graft": frozen})
-    batch = jax.device_put(_made_up(task, boundary, bucket, cached))
-
-    def run() -> None:
-        nonlocal state
-        state = step(state, everything, batch)
-        jax.block_until_ready(state)  # type: ignore[no-untyped-call]
-
-    return _timed(run)
-
-
-def _timed(run: Callable[[], None]) -> _Timing:
-    """The first call's extra time, and the median wall and CPU seconds of the next ones."""
-    begun = time.perf_counter()
-    run()
-    first = time.perf_counter() - begun
-    walls, cpus = [], []
-    for _ in range(TRIALS):
-        wall, cpu = time.perf_counter(), cpu_seconds()
-        run()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(cpu_seconds() - cpu)
-    wall = float(np.median(walls))
-    return _Timing(max(0.0, first - wall), wall, float(np.mean(cpus)))
-
-
-def _time_fill(task: Task, boundary: int, bucket: int) -> float:
-    """Seconds of a full batch of the forward pass that fills the cache."""
-    model, backbone = task.model, task.backbone
-    adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket) * model.sides
-    inputs = {"ids": backbone.made_up_ids(size, bucket), "mask": np.ones((size, bucket), bool)}
-
-    def run() -> None:
-        states = states_at(model, backbone.params, adapter, inputs, (boundary,), backbone.dtype.name)
-        jax.block_until_ready(states)  # type: ignore[no-untyped-call]
-
-    return _timed(run).seconds
+    A cache keeps the pooled states of every boundary, so a pass runs through all blocks, and a probe on the bare
+    backbone, or the climb of plan.stages=auto, which begins with one, has made it already.
+    """
+    config, backbone = task.config, task.backbone
+    if not config.out_of_scope.false_alarms:
+        return Timing(0.0, 0.0, 0.0)
+    bare = bare_model(config, backbone, data)
+    cached = config.plan.cache != "none"
+    if cached and (isinstance(config.adapter, Probe) or config.plan.schedule[0] == "auto"):
+        return Timing(0.0, 0.0, 0.0)
+    return time_pass(bare, backbone, backbone.spec.blocks if cached else bare.taps[0], buckets)
 
 
 def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:
     return train_step(task.model, task.config.batch_size, bucket, boundary=boundary, cached=cached)
 
 
-def _total(config: TrainConfig, task: Task, stages: list[StagePrice]) -> Price:
-    seconds = sum(s.seconds + s.fill_seconds + s.compile_seconds for s in stages)
-    cpu = sum(s.cpu_seconds for s in stages)
+def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Timing) -> Price:
+    seconds = sum(s.seconds + s.fill_seconds + s.compile_seconds for s in stages) + scope.seconds
+    cpu = sum(s.cpu_seconds for s in stages) + scope.cpu_seconds
     rate = sum(s.flops for s in stages) / max(1e-9, sum(s.seconds for s in stages))
     everywhere = _without_plan(config, task)
     whole = _batches(task, 0, task.total_steps)
@@ -262,6 +210,7 @@ def _total(config: TrainConfig, task: Task, stages: list[StagePrice]) -> Price:
         seconds=seconds,
         cpu_seconds=cpu,
         joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
+        out_of_scope_seconds=scope.seconds,
         full_tuning_seconds=full.flops / rate,
         adapters_everywhere_seconds=adapters.flops / rate,
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -35,7 +38,6 @@ def write_report(
     `details` holds by split: confusion int [C][C] or absent, labels, and slices {name: metrics}.
     """
     scalars = [json.loads(line) for line in _lines(workdir / "metrics.jsonl")]
-    plan = json.loads((workdir / "plan.json").read_text()) if (workdir / "plan.json").exists() else None
     parts = [
         f"<h1>{esc(environment['name'])}</h1>",
         f"<p class=note>{esc(result['content_id'])}</p>",
@@ -46,7 +48,7 @@ def write_report(
         "<h2>Freeze timeline</h2>",
         _timeline(result.get("stages", []), environment["blocks"]),
         "<h2>Predicted and measured</h2>",
-        _predicted(plan, result.get("stages", [])),
+        _predicted(workdir / "plan.json", result.get("stages", [])),
         "<h2>Costs by phase</h2>",
         _costs(result["costs"]),
     ]
@@ -152,15 +154,22 @@ def _joules(joules: Mapping[str, Any]) -> tuple[str, str]:
     return text, f"{joules['quality']}, {joules['source']}"
 
 
-def _predicted(plan: Mapping[str, Any] | None, stages: Sequence[Mapping[str, Any]]) -> str:
-    if plan is None:
+def _predicted(plan: Path, stages: Sequence[Mapping[str, Any]]) -> str:
+    """What `topgraft plan` said beside what was measured; a file that it did not write breaks no report."""
+    if not plan.exists():
         return "<p class=note>No prediction: run <code>topgraft plan CONFIG --workdir DIR</code> before training.</p>"
     rows = []
-    for i, (wanted, found) in enumerate(zip(plan["stages"], stages, strict=False)):
-        predicted = wanted["cpu_seconds"]
-        error = f"{found['cpu_seconds'] / predicted - 1:+.0%}" if predicted else "-"
-        seconds = wanted["seconds"] + wanted["fill_seconds"] + wanted["compile_seconds"]
-        rows.append((i + 1, wanted["live"], seconds, found["wall_seconds"], predicted, found["cpu_seconds"], error))
+    try:
+        wanted_stages = json.loads(plan.read_text(encoding="utf-8"))["stages"]
+        for i, (wanted, found) in enumerate(zip(wanted_stages, stages, strict=False)):
+            predicted = wanted["cpu_seconds"]
+            error = f"{found['cpu_seconds'] / predicted - 1:+.0%}" if predicted else "-"
+            seconds = wanted["seconds"] + wanted["fill_seconds"] + wanted["compile_seconds"]
+            rows.append((i + 1, wanted["live"], seconds, found["wall_seconds"], predicted, found["cpu_seconds"], error))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
+        log.warning("%s", told)
+        return f"<p class=note>No prediction: {esc(told)}</p>"
     return _table(("stage", "live", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "error"), rows)
 
 

@@ -12,15 +12,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from adapters.artifact import save_graft
-from adapters.manifest import Training
+from adapters.manifest import Manifest, Training
 from adapters.model import GraftModel
 from adapters.scope import Scope
 from adapters.specs import Ladder, Probe, above
@@ -29,33 +28,20 @@ from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.records import digest, encode
 from backbone.storage import Backbone, load_backbone
-from backbone.trees import Params, count, map_leaves
+from backbone.trees import count
 from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.auto import climb
-from trainers.batches import Examples
-from trainers.boundaries import Boundaries, Tally
-from trainers.caches import boundaries_folder
-from trainers.checkpoints import Checkpoints
+from trainers.boundaries import Tally
 from trainers.config import TrainConfig
-from trainers.difficulty import difficulty_of
-from trainers.examine import examine
+from trainers.examine import Examined, examine
 from trainers.examples import TaskData, load_data
 from trainers.experiment import versions
-from trainers.logs import Scalars, bar
-from trainers.loop import Fitted, MakeCache, Progress, Task, fit
-from trainers.probe import (
-    SHRUNK,
-    FittedProbe,
-    fit_linear,
-    fitted_labels,
-    pooled_features,
-    shrunk_head,
-    vector_model,
-)
+from trainers.fitting import Fit
+from trainers.loop import Fitted, Progress
 from trainers.report import write_report
 from trainers.scope import bare_model, fitted_scope
-from trainers.warm import Parent, Start, grown, head_features, read_parent
-from trainers.workdir import RESULT, claim, stored_result, unclaimed_on_error
+from trainers.warm import Parent, Start, read_parent
+from trainers.workdir import RESULT, claimed, stored_result
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +75,9 @@ def train(
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
     use_compilation_cache()
-    finished = open_workdir(workdir, config, resume)
-    if finished is not None:
-        return finished
-    with unclaimed_on_error(workdir, resume):
+    with claimed(workdir, encode(config), resume) as stored:
+        if stored is not None:
+            return stored_result(TrainResult, workdir, stored)
         return _train(config, workdir, resume, start, show)
 
 
@@ -106,45 +91,14 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
         data = load_data(config.data, config.head, backbone, show=show)
         config = replace(config, head=data.head)
     bare = bare_model(config, backbone, data) if config.out_of_scope.false_alarms else None
-    rungs: list[dict[str, Any]] = []
-    known: dict[str, np.ndarray] = {}  # logits that need not be computed again
-    tally = Tally()
-    parent = read_parent(start) if start is not None else None
-    identity = run_identity(config, backbone, data, parent)
-    if parent is None and config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
-        log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
-        with window("climb") as costs["climb"]:
-            found = climb(config, workdir, backbone, data.labels, data.splits, identity, show, tally)
-        rung, rungs, resumed = found.rung, found.tried, found.resumed
-        model, fitted = rung.model, Fitted(rung.params, rung.steps, Progress(stages=rung.stages))
-        known = {"dev": rung.logits}
-    else:
-        if parent is not None:
-            model = parent.model(backbone, config, data.labels)
-        else:
-            model = graft_model(config, backbone, data.labels)
-        log.info("%s", describe(model, data))
-        run = _Fit(config, workdir, model, backbone, data, identity, costs, tally, show)
-        if parent is not None and start is not None:
-            fitted, resumed = run.head_only(parent) if start.head_only else run.steps(parent)
-        else:
-            fitted, resumed = run.probe() if isinstance(config.adapter, Probe) else run.steps(None)
-
-    with window("evaluate") as costs["evaluate"]:
-        scores = {
-            name: examine(model, fitted.params, backbone, config, data.splits[name], known.get(name))
-            for name in held_out(data)
-        }
-    metrics = {name: score.metrics for name, score in scores.items()}
-    scope: Scope | None = None
-    if bare is not None:
-        with window("out_of_scope") as costs["out_of_scope"]:
-            features = _Fit(config, workdir, bare, backbone, data, identity, costs, tally, show).bare_features()
-            scope = fitted_scope(config.out_of_scope, bare, features, data, scores["dev"].logits)
+    run = _Run(config, workdir, backbone, data, costs, Tally(), show)
+    found = run.fitted(read_parent(start) if start is not None else None, start)
+    scores = run.scores(found)
+    scope = run.scope(bare, scores["dev"].logits) if bare is not None else None
     manifest = save_graft(
         workdir / "graft",
-        model,
-        fitted.params,
+        found.model,
+        found.fitted.params,
         backbone,
         name=config.name,
         max_tokens=config.data.max_tokens,
@@ -152,28 +106,14 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
             config={**encode(config), "backbone_path": str(folder.resolve())},
             seeds={"seed": config.seed},
             data=data.fingerprint,
-            metrics=metrics,
-            costs={name: cost.asdict() for name, cost in costs.items()},
+            metrics={name: score.metrics for name, score in scores.items()},
+            costs=run.told_costs(),
             versions=versions(),
         ),
         scope=scope,
         replace_existing=resume,
     )
-    result = TrainResult(
-        graft=str(workdir / "graft"),
-        content_id=manifest.content_id,
-        metrics=metrics,
-        steps=fitted.steps,
-        trainable=count(fitted.params),
-        seconds=round(wall_seconds(), 3),
-        cpu_seconds=round(cpu_seconds(), 3),
-        costs={name: cost.asdict() for name, cost in costs.items()},
-        resumed=resumed,
-        stages=fitted.progress.stages,
-        rungs=rungs,
-        report=str(workdir / "report.html"),
-        rows_computed=tally.rows + rows_of_steps(config, fitted.progress.stages),
-    )
+    result = run.result(found, manifest)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     details = {name: score.details(data.labels) for name, score in scores.items()}
     write_report(workdir, asdict(result), details, environment)
@@ -181,10 +121,98 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
     return result
 
 
-def open_workdir(workdir: Path, config: TrainConfig, resume: bool) -> TrainResult | None:
-    """Makes the folder, or checks that it holds this config's run; the result if that run had finished."""
-    result = claim(workdir, encode(config), resume)
-    return None if result is None else stored_result(TrainResult, workdir, result)
+@dataclass(frozen=True)
+class _Found:
+    """What a run came to."""
+
+    model: GraftModel
+    fitted: Fitted
+    resumed: bool
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[str, np.ndarray] = field(default_factory=dict)  # logits that need not be computed again
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The parts of a run that loaded its backbone and its data."""
+
+    config: TrainConfig
+    workdir: Path
+    backbone: Backbone
+    data: TaskData
+    costs: dict[str, Cost]
+    tally: Tally
+    show: bool
+
+    def fitted(self, parent: Parent | None, start: Start | None) -> _Found:
+        """The parameters: climbed to where the plan says auto, else by the config's own way."""
+        config, data = self.config, self.data
+        identity = run_identity(config, self.backbone, data, parent)
+        if parent is None and config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
+            return self._climbed(identity)
+        if parent is not None:
+            model = parent.model(self.backbone, config, data.labels)
+        else:
+            model = graft_model(config, self.backbone, data.labels)
+        log.info("%s", describe(model, data))
+        fit = self._fit(model, identity)
+        if parent is not None and start is not None:
+            return _Found(model, *(fit.head_only(parent) if start.head_only else fit.steps(parent)))
+        return _Found(model, *(fit.probe() if isinstance(config.adapter, Probe) else fit.steps(None)))
+
+    def _climbed(self, identity: Mapping[str, str]) -> _Found:
+        data = self.data
+        log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
+        with window("climb") as self.costs["climb"]:
+            found = climb(
+                self.config, self.workdir, self.backbone, data.labels, data.splits, identity, self.show, self.tally
+            )
+        rung = found.rung
+        fitted = Fitted(rung.params, rung.steps, Progress(stages=rung.stages))
+        return _Found(rung.model, fitted, found.resumed, found.tried, {"dev": rung.logits})
+
+    def _fit(self, model: GraftModel, identity: Mapping[str, str]) -> Fit:
+        return Fit(
+            self.config, self.workdir, model, self.backbone, self.data, identity, self.costs, self.tally, self.show
+        )
+
+    def scores(self, found: _Found) -> dict[str, Examined]:
+        """Every split that is held out, examined."""
+        model, params, splits = found.model, found.fitted.params, self.data.splits
+        with window("evaluate") as self.costs["evaluate"]:
+            return {
+                name: examine(model, params, self.backbone, self.config, splits[name], found.known.get(name))
+                for name in held_out(self.data)
+            }
+
+    def scope(self, bare: GraftModel, dev_logits: np.ndarray) -> Scope:
+        """The out-of-scope score, from features of the bare backbone; `dev_logits` of the trained graft."""
+        with window("out_of_scope") as self.costs["out_of_scope"]:
+            features = self._fit(bare, {}).bare_features()
+            return fitted_scope(self.config.out_of_scope, bare, features, self.data, dev_logits)
+
+    def told_costs(self) -> dict[str, Any]:
+        """The costs so far, by phase."""
+        return {name: cost.asdict() for name, cost in self.costs.items()}
+
+    def result(self, found: _Found, manifest: Manifest) -> TrainResult:
+        """What `--json` prints."""
+        stages = found.fitted.progress.stages
+        return TrainResult(
+            graft=str(self.workdir / "graft"),
+            content_id=manifest.content_id,
+            metrics=manifest.training.metrics,
+            steps=found.fitted.steps,
+            trainable=count(found.fitted.params),
+            seconds=round(wall_seconds(), 3),
+            cpu_seconds=round(cpu_seconds(), 3),
+            costs=self.told_costs(),
+            resumed=found.resumed,
+            stages=stages,
+            rungs=found.rungs,
+            report=str(self.workdir / "report.html"),
+            rows_computed=self.tally.rows + rows_of_steps(self.config, stages),
+        )
 
 
 def run_identity(
@@ -204,107 +232,6 @@ def run_identity(
 def rows_of_steps(config: TrainConfig, stages: Sequence[Mapping[str, Any]]) -> int:
     """Rows that went through the backbone in training steps, from ids rather than from a cache."""
     return sum(stage["steps"] * config.batch_size for stage in stages if not stage["cached"])
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """The ways to parameters; each returns them, and whether the run had been interrupted."""
-
-    config: TrainConfig
-    workdir: Path
-    model: GraftModel
-    backbone: Backbone
-    data: TaskData
-    identity: Mapping[str, str]
-    costs: dict[str, Cost]
-    tally: Tally
-    show: bool
-
-    @property
-    def _train(self) -> Examples:
-        return self.data.splits["train"]
-
-    @property
-    def _dev(self) -> Examples | None:
-        return self.data.splits.get("dev")
-
-    def _untrained(self) -> Params:
-        return map_leaves(np.asarray, self.model.init(jax.random.key(self.config.seed)))
-
-    def probe(self) -> tuple[Fitted, bool]:
-        """A head on the pooled states of the bare backbone."""
-        return self._head(self._untrained())
-
-    def head_only(self, parent: Parent) -> tuple[Fitted, bool]:
-        """A head on the features of the parent's adapter."""
-        return self._head({**self._untrained(), "adapter": parent.params.get("adapter", {})})
-
-    def _head(self, params: Params) -> tuple[Fitted, bool]:
-        with window("probe") as self.costs["probe"]:
-            params["head"] = {**params["head"], **self._probe(params, strong=False).head}
-        return Fitted(params, 0, Progress()), False
-
-    def bare_features(self) -> list[np.ndarray]:
-        """Features [N,F] of the bare backbone, of the train and the development rows."""
-        return self._features({}, [self.data.splits[name] for name in ("train", "dev")], keep=True)
-
-    def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
-        """Gradient steps through the plan's stages, from the parent or from a probe."""
-        config, model, backbone = self.config, self.model, self.backbone
-        with Checkpoints(self.workdir / "checkpoints", self.identity) as checkpoints:
-            resumed = checkpoints.notes() is not None
-            with window("probe") as self.costs["probe"]:
-                params = self._untrained()
-                if parent is not None:
-                    params = grown(parent, model, config, backbone, self._train, self.tally)
-                elif config.head_start != "zero" and not resumed:
-                    params["head"] |= self._probe(params, strong=config.head_start == "shrunk_probe").head
-            difficulty = difficulty_of(config, model, backbone, self._train)
-            task = Task(config, model, backbone, self._train, self._dev, difficulty)
-            with window("train") as self.costs["train"]:
-                fitted = fit(
-                    task,
-                    params,
-                    checkpoints,
-                    lambda step: Scalars(self.workdir, step),
-                    make_cache=cache_maker(config, model, backbone, self.tally),
-                    show=self.show,
-                )
-            return fitted, resumed
-
-    def _probe(self, params: Params, *, strong: bool) -> FittedProbe:
-        """The head fitted to the features that the adapter gives; `strong` for one that training starts from."""
-        config, train, dev = self.config, self._train, self._dev
-        splits = [train, *([dev] if dev is not None and not strong else [])]
-        features = self._features(params["adapter"], splits, keep=not strong)
-        labels = fitted_labels(self.model, train.labels)
-        model, metric = vector_model(self.model, config.metric)
-        if strong:
-            return FittedProbe(shrunk_head(model, features[0], labels), SHRUNK, {})
-        held = (features[1], fitted_labels(self.model, dev.labels)) if dev is not None else None
-        fitted = fit_linear(model, features[0], labels, held, metric)
-        log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, metric, fitted.scores)
-        return fitted
-
-    def _features(self, adapter: Params, splits: list[Examples], *, keep: bool) -> list[np.ndarray]:
-        """Features [N,F] of each split; with `keep` through the cache, for the next run on these rows."""
-        make = cache_maker(self.config, self.model, self.backbone, self.tally) if keep else None
-        if make and (found := head_features(self.model, splits, make(adapter), self.show)):
-            return found
-        total = sum(map(len, splits))
-        self.tally.rows += total
-        with bar(total, "features", "row", show=self.show) as shown:
-            return [pooled_features(self.model, self.backbone, adapter, split, shown.update) for split in splits]
-
-
-def cache_maker(
-    config: TrainConfig, model: GraftModel, backbone: Backbone, tally: Tally | None = None
-) -> MakeCache | None:
-    """Opens the boundary cache below a stage, for the adapter that is frozen there; None where there is none."""
-    if config.plan.cache == "none":
-        return None
-    storage, most = config.plan.cache, int(config.plan.cache_gib * 2**30)
-    return lambda adapter: Boundaries(model, backbone, adapter, boundaries_folder(), storage, most, tally)
 
 
 def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:

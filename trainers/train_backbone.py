@@ -30,7 +30,7 @@ from trainers.backbone_loop import BackboneTask, fit_backbone
 from trainers.backbone_tasks import Material, read_material, start_of
 from trainers.checkpoints import Checkpoints
 from trainers.logs import Scalars
-from trainers.workdir import RESULT, claim, stored_result, unclaimed_on_error
+from trainers.workdir import RESULT, claimed, stored_result
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +70,16 @@ def train_backbone(
     Same config, data and machine: same weights, killed or not.
     """
     use_compilation_cache()
-    stored = claim(workdir, encode(config), resume, free=FREE)
-    if stored is not None and stored.get("finished"):
-        return stored_result(TrainBackboneResult, workdir, stored)
+    with claimed(workdir, encode(config), resume, free=FREE) as stored:
+        if stored is not None and stored.get("finished"):
+            return stored_result(TrainBackboneResult, workdir, stored)
+        return _train_backbone(config, workdir, resume, show)
+
+
+def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: bool) -> TrainBackboneResult:
+    """The run in a folder that is claimed."""
     costs: dict[str, Cost] = {}
-    with window("data") as costs["data"], unclaimed_on_error(workdir, resume):
+    with window("data") as costs["data"]:
         start = start_of(config)
         material = read_material(config, workdir, start, show=show)
     network, objective = material.network, material.objective

@@ -1,8 +1,9 @@
-"""The folder of a run: it belongs to one config, and a finished run in it is not run again."""
+"""The folder of a run: it belongs to one config and one process, and a finished run in it is not run again."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -12,33 +13,55 @@ from backbone.errors import InputError
 from backbone.files import write_durable
 
 CONFIG, RESULT = "config.json", "result.json"
+LOCK = ".lock"  # held by the process that works there; it is released when that dies, however it does
 T = TypeVar("T")
 
 
-def claim(workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Collection[str] = ()) -> Any | None:
-    """Makes the folder, or checks that it holds the run of the config `values`; the stored result if there is one.
+@contextlib.contextmanager
+def claimed(
+    workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Collection[str] = ()
+) -> Iterator[dict[str, Any] | None]:
+    """Makes the folder, or checks that it holds the run of the config `values`; yields the stored result, if any.
 
-    Fields in `free` may change when a run is resumed. Raises InputError that names what changed.
+    No other process may claim it while the block runs. Fields in `free` may change when a run is resumed. Where bad
+    input ends the block before it has written anything, a new folder is given back. Raises InputError that
+    names what changed, or says that another process is at work there.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((workdir / LOCK).open("w"))
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InputError(f"{workdir}: cannot be made: {error}; name another --workdir") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{workdir}: another process is at work there; wait for its end, or name another --workdir"
+            ) from None
+        result = _claim(workdir, values, resume, free)
+        try:
+            yield result
+        except InputError:
+            if not resume and {path.name for path in workdir.iterdir()} == {CONFIG, LOCK}:
+                (workdir / CONFIG).unlink()
+            raise
+
+
+def _claim(workdir: Path, values: Mapping[str, Any], resume: bool, free: Collection[str]) -> dict[str, Any] | None:
     stored = workdir / CONFIG
-    if stored.exists():
-        if not resume:
-            raise InputError(
-                f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder"
-            )
-        before = _read(stored)
-        if names := changed({**before, **{name: values[name] for name in free}}, values):
-            raise InputError(
-                f"--resume: {names}: changed since {workdir} was started; restore it or name another --workdir"
-            )
-        result = workdir / RESULT
-        return _read(result) if result.exists() else None
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
+    if not stored.exists():
         write_durable(stored, json.dumps(values, indent=1).encode())
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be made: {error}; name another --workdir") from error
-    return None
+        return None
+    if not resume:
+        raise InputError(f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder")
+    before = _read(stored)
+    if names := changed({**before, **{name: values[name] for name in free}}, values):
+        raise InputError(
+            f"--resume: {names}: changed since {workdir} was started; restore it or name another --workdir"
+        )
+    result = workdir / RESULT
+    return _read(result) if result.exists() else None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -51,19 +74,8 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-@contextlib.contextmanager
-def unclaimed_on_error(workdir: Path, resume: bool) -> Iterator[None]:
-    """Gives a folder that was claimed back where bad input ends the run before it has written anything there."""
-    try:
-        yield
-    except InputError:
-        if not resume and [path.name for path in workdir.iterdir()] == [CONFIG]:
-            (workdir / CONFIG).unlink()
-        raise
-
-
 def stored_result(kind: type[T], workdir: Path, values: Mapping[str, Any]) -> T:
-    """What `claim` found, as the result's class; raises InputError where fields are not those of the class."""
+    """What `claimed` found, as the result's class; raises InputError where fields are not those of the class."""
     try:
         return kind(**values)
     except TypeError as error:

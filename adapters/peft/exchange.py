@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from adapters.artifact import save_graft
-from adapters.graft import load_graft
+from adapters.graft import load_graft, without_scope
 from adapters.manifest import Training
 from adapters.model import GraftModel
 from adapters.patterns import Site
@@ -40,6 +40,7 @@ class Exchange:
     sites: int  # at which it acts
     task: str  # SEQ_CLS or FEATURE_EXTRACTION
     labels: tuple[str, ...]
+    dropped: tuple[str, ...] = ()  # what the graft had and PEFT has no place for
 
 
 def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | None = None) -> Exchange:
@@ -89,7 +90,8 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
             save_file(head, folder / HEAD, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         (folder / OWN).write_text(json.dumps(own, indent=2), encoding="utf-8")
-    return Exchange(str(out), manifest.content_id, name, len(sites), str(config["task_type"]), model.labels)
+    dropped = without_scope([loaded], "PEFT has no place for it; --format jax keeps it")
+    return Exchange(str(out), manifest.content_id, name, len(sites), str(config["task_type"]), model.labels, dropped)
 
 
 def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, labels: str | None = None) -> Exchange:

@@ -27,6 +27,7 @@ from tests.tiny import WORDS, as_json, rows, write_config, write_csv
 from tests.trainers.test_main import call
 from trainers.config import OutOfScope, TrainConfig
 from trainers.experiment import load_config
+from trainers.price import price
 from trainers.splits import membership
 from trainers.train import train
 
@@ -291,3 +292,33 @@ def test_a_score_that_is_off_is_no_reason_to_retrain(runs):
     off = load_config(str(runs["bare"]["script"]), ())
     on = load_config(str(runs["bare"]["script"]), ("out_of_scope.false_alarms=0.1",))
     assert take(off, None) != take(on, None)
+
+
+@pytest.mark.parametrize("verb", ["export", "combine"])
+def test_what_cannot_carry_the_score_says_so(verb, runs, capsys, caplog):
+    """As a warning, quiet or not, and in the JSON; a graft without one gives no word."""
+    for graft, dropped in (("scored", ["out-of-scope score"]), ("bare", [])):
+        path, out = runs[graft]["graft"], f"{verb}-{graft}"
+        words = (path, "--format", "peft") if verb == "export" else (path, runs["bare"]["graft"])
+        status, told, err = call(verb, *words, "--out", out, "--json", "--quiet", capsys=capsys)
+        assert status == 0, err
+        assert as_json(told)["dropped"] == dropped
+        assert ("tiny: the out-of-scope score is dropped" in caplog.text) == bool(dropped)
+        caplog.clear()
+
+
+def test_a_plan_prices_the_pass_for_the_score(runs, tmp_path):
+    script, asked = str(runs["scored"]["script"]), ("data.dev_fraction=0.25", f"out_of_scope.false_alarms={RATE}")
+    with_score, without = price(load_config(script, asked)), price(load_config(script, asked[:1]))
+    assert with_score.out_of_scope_seconds > 0 == without.out_of_scope_seconds
+    parts = sum(s.seconds + s.fill_seconds + s.compile_seconds for s in with_score.stages)
+    assert with_score.seconds == pytest.approx(parts + with_score.out_of_scope_seconds)
+    assert with_score.cpu_seconds > sum(s.cpu_seconds for s in with_score.stages)
+    assert "of it the out-of-scope score: " in with_score.table()
+    assert "out-of-scope" not in without.table()
+    probe = price(load_config(script, (*asked, "adapter.method=probe", "plan.stages=all")))
+    assert probe.out_of_scope_seconds == 0, "the probe's own pass gives the features"
+    bare = price(load_config(script, (*asked, "adapter.method=probe", "plan.stages=all", "plan.cache=none")))
+    assert bare.out_of_scope_seconds > 0, "nothing is kept, so there are two passes"
+    with pytest.raises(InputError, match="needs at least 999 development rows"):
+        price(load_config(script, ("data.dev_fraction=0.25", "out_of_scope.false_alarms=0.001")))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from registry.store import Store
 from tests.tiny import as_json, rows, write_config, write_csv
 from trainers.experiment import load_config
 from trainers.retrain.fingerprint import take
+from trainers.retrain.many import Job
+from trainers.retrain.outcome import Options
 from trainers.splits import membership
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,15 +35,15 @@ DEV = 0.4
 SETTINGS = (f"data.dev_fraction={DEV}", "retrain.gate.tolerance=0.5", "retrain.gate.forgetting=0.5")
 TABLE = rows(240, seed=1)
 CHILD = """
-import json, os, signal, sys
+import json, os, sys
+from dataclasses import asdict
+from backbone.records import decode
 from trainers.retrain.many import Job, attempt
-from trainers.retrain.run import Options
-job, at, what = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-options = Options(**job.pop("options"))
+job, at, what = decode(Job, json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 def on_step(step):
     if step == at:
         os.kill(os.getpid(), what)
-print(attempt(Job(overrides=tuple(job.pop("overrides")), options=options, **job), on_step).exit)
+print(json.dumps(asdict(attempt(job, on_step))))
 """
 
 
@@ -68,18 +71,16 @@ class Place:
         assert (result["action"] == "error") == ("topgraft retrain: " in err)
         return result
 
+    def job(self, lease: float = 1.0) -> Job:
+        """What `run` does, for a process or for `attempt`; waits for the lease of a run that died."""
+        options = Options(lease_seconds=lease, wait_seconds=60.0)
+        return Job(str(self.config), SETTINGS, self.url, str(self.store), options)
+
     def child(self, at: str, what: int, lease: float = 1.0) -> subprocess.Popen:
         """A process that sends itself the signal `what` before the step `at`."""
-        job = {
-            "config": str(self.config),
-            "overrides": SETTINGS,
-            "registry": self.url,
-            "store": str(self.store),
-            "options": {"lease_seconds": lease, "wait_seconds": 60.0},
-        }
-        command = [sys.executable, "-c", CHILD, json.dumps(job), at, str(int(what))]
+        command = [sys.executable, "-c", CHILD, json.dumps(asdict(self.job(lease))), at, str(int(what))]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
     @property
     def registry(self) -> Registry:
@@ -332,6 +333,8 @@ def test_killed_before_every_step_the_next_run_goes_on_and_the_live_version_is_o
     assert [v.number for v in place.registry.versions("tiny")] == [2, 1], "nothing was published twice"
     log = [(p.generation, p.from_version, p.to_version) for p in place.registry.promotions("tiny")]
     assert log == [(1, None, 1), (2, 1, 2)]
+    told = [run.outcome for run in place.registry.runs("tiny")]
+    assert told == ["promoted", None, None, None, None, "promoted"], "those killed once they had begun never ended"
 
 
 def test_stopped_for_longer_than_its_lease_a_run_writes_nothing(place):
@@ -349,6 +352,6 @@ def test_stopped_for_longer_than_its_lease_a_run_writes_nothing(place):
     finally:
         child.send_signal(signal.SIGCONT)
     out, _ = child.communicate(timeout=300)
-    assert out.strip().splitlines()[-1] == "75"
+    assert as_json(out)["exit"] == 75
     assert place.registry.versions("tiny") == []
     assert place.live() is None

@@ -30,8 +30,8 @@ from trainers.retrain.diagnose import LEAST_ROWS, Diagnosis, label_and_length_dr
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.gate import UNKNOWN, Sides, judge, majority_logits
 from trainers.retrain.many import retrain_all
+from trainers.retrain.outcome import Options
 from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
-from trainers.retrain.run import Options
 from trainers.retrain.schema import check
 from trainers.sources import Row
 from trainers.warm import Parent, grown

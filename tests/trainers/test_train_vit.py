@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -19,33 +14,28 @@ import pytest
 import topgraft
 from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.exporting import export_hf
 from backbone.images import patches
 from backbone.spec import ImageSpec
 from backbone.storage import load_backbone, read_record
 from backbone.trees import flatten
 from tests.tiny import as_json
 from tests.tiny_images import IMAGE, SPEC, write_folder
+from tests.trainers.backbone_runs import (
+    EVALUATED,
+    STEPS,
+    call,
+    counted_as_compiled,
+    killed_and_resumed,
+    result_of,
+    settings,
+)
+from tests.trainers.backbone_runs import whole as whole
 from trainers.backbone_config import BackboneConfig, NewVit, SupervisedImages
 from trainers.backbone_loop import BackboneTask
 from trainers.config import Data
 from trainers.labelled_images import Labelled, LabelledImages, moved
 from trainers.objectives import SupervisedImageObjective
 from trainers.sources import read_rows
-from trainers.step import partition
-
-ROOT = Path(__file__).resolve().parents[2]
-STEPS = 240
-
-
-def call(*arguments, capsys) -> tuple[int, str, str]:
-    status = topgraft.main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def settings(*values: str) -> list[str]:
-    return [part for value in values for part in ("--set", value)]
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +57,6 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def whole(place) -> Path:
-    """The folder of a run that was not interrupted."""
-    assert (
-        topgraft.main(["train-backbone", str(place / "config.py"), "--workdir", str(place / "whole"), "--quiet"]) == 0
-    )
-    return place / "whole"
-
-
-def result_of(run: Path) -> dict:
-    return json.loads((run / "result.json").read_text())
-
-
 def test_a_run_learns_and_reports(whole):
     result = result_of(whole)
     assert result["finished"]
@@ -88,7 +65,7 @@ def test_a_run_learns_and_reports(whole):
     assert (result["unigram_entropy"], result["gain"], result["train_tokens"]) == (None, None, None)
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     scored = [line for line in lines if "held_out/accuracy" in line]
-    assert [line["step"] for line in scored] == [80, 160, 240]
+    assert [line["step"] for line in scored] == EVALUATED
     assert scored[-1]["held_out/accuracy"] == pytest.approx(result["held_out_accuracy"])
     assert scored[-1]["held_out/loss"] == pytest.approx(result["held_out_loss"])
     record = read_record(whole / "backbone")
@@ -108,33 +85,7 @@ def test_a_graft_is_trained_on_the_result_with_a_choice_of_labels(whole, place, 
 
 
 def test_killed_and_resumed_is_bit_identical(whole, place, tmp_path, capsys):
-    """kill -9 while training, after a checkpoint; then a budget that ends at once; then to the end."""
-    run = tmp_path / "run"
-    arguments = ["train-backbone", str(place / "config.py"), "--workdir", str(run), "--quiet"]
-    command = [sys.executable, "-m", "topgraft", *arguments, *settings("checkpoint_seconds=0.0001")]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    deadline = time.monotonic() + 500
-    while not any(p.name.isdigit() for p in (run / "checkpoints").glob("*")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    assert not (run / "backbone").exists(), "killed in the middle"
-
-    status, out, err = call(*arguments, "--resume", *settings("max_seconds=0.001"), "--json", capsys=capsys)
-    assert status == 0, err
-    stopped = as_json(out)
-    assert stopped["resumed"]
-    assert 0 < stopped["steps"] < stopped["of_steps"]
-    status, out, err = call(*arguments, "--resume", "--json", capsys=capsys)
-    assert status == 0, err
-    assert as_json(out)["weights_id"] == result_of(whole)["weights_id"] != stopped["weights_id"]
-    assert as_json(out)["held_out_accuracy"] == result_of(whole)["held_out_accuracy"]
-    assert (whole / "head.safetensors").read_bytes() == (run / "head.safetensors").read_bytes()
-    assert (whole / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+    killed_and_resumed(place, tmp_path / "run", whole, capsys)
 
 
 def test_resuming_on_other_images_is_refused_by_name(place, tmp_path, capsys):
@@ -173,11 +124,6 @@ def test_going_on_in_bfloat16_changes_every_weight(whole, place, capsys):
     assert 0 < as_json(out)["train_rows"] < 96
     after, before = (flatten(load_backbone(path).params) for path in ("on/backbone", whole / "backbone"))
     assert not [path for path, leaf in after.items() if np.array_equal(leaf, before[path])]
-
-
-def test_export_names_the_family(whole, tmp_path):
-    with pytest.raises(InputError, match="family 'vit' cannot be exported; only"):
-        export_hf(whole, tmp_path / "hf")
 
 
 @pytest.mark.parametrize(
@@ -262,12 +208,7 @@ def test_counted_work_is_that_of_the_compiler(objective):
     config = BackboneConfig(
         objective=objective.spec, data=data, network=NewVit(), tokenizer=None, batch_size=8, steps=4
     )  # fmt: skip
-    task = BackboneTask(config, objective.network, objective)
-    params = {"backbone": objective.network.init(0), "head": objective.init(jax.random.key(0))}
-    live, frozen = partition(params, task.is_live)
-    batch = objective.batch("train", task.rows(0), 8)
-    lowered = jax.jit(jax.value_and_grad(task.loss, has_aux=True)).lower(live, frozen, batch, jax.random.key(0))
-    assert task.work().flops == pytest.approx(lowered.cost_analysis()["flops"], rel=0.25)
+    counted_as_compiled(BackboneTask(config, objective.network, objective), objective)
 
 
 def test_rows_are_chosen_by_label_in_text_too(tmp_path):

@@ -22,7 +22,8 @@ from backbone.records import decode
 from registry.spec import RegistryError
 from registry.verbs import Place
 from trainers.experiment import load_config
-from trainers.retrain.run import OnStep, Options, Outcome, retrain
+from trainers.retrain.outcome import OnStep, Options, Outcome
+from trainers.retrain.run import retrain
 
 log = logging.getLogger(__name__)
 

@@ -11,17 +11,17 @@ from adapters.effects import cohens_d
 from adapters.graft import Graft, load_graft
 from adapters.manifest import read_manifest
 from adapters.model import GraftModel
-from adapters.specs import Probe
+from adapters.specs import HeadSpec, Probe
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.storage import load_backbone
 from metering.window import Cost, window
 from trainers.batches import Examples
 from trainers.config import TrainConfig
 from trainers.examples import load_data
+from trainers.fitting import cache_maker
 from trainers.retrain.diagnose import LEAST_ROWS, NOTABLE, Drift, added
 from trainers.retrain.gate import Check, Report, Sides, judge, latency, logits_in, majority_logits
 from trainers.retrain.rows import Rows
-from trainers.train import cache_maker
 from trainers.warm import part_of
 
 MOST_EMBEDDED = 2000  # rows of a side whose embeddings are compared
@@ -50,16 +50,16 @@ def trial(
     use_compilation_cache()
     split = "gate" if "gate" in rows else "dev"
     if split not in rows:
-        reason = "no row is held out; set data.gate_fraction or data.dev_fraction"
-        check = Check("held-out rows", "NO_EVIDENCE", None, 1.0, 0, reason)
-        version = champion.version if champion else None
-        nothing = Report("NO_EVIDENCE", "", version, {}, {}, {}, (check,))
-        return nothing, Drift("embeddings", None, False, (0, 0), reason)
+        return _no_evidence(
+            "held-out rows", "no row is held out; set data.gate_fraction or data.dev_fraction", champion
+        )
     backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
     own = load_graft(candidate.folder, backbone, dtype=config.compute_dtype)
     data = load_data(config.data, config.head, backbone, labels=own.model.labels, splits=("train", split))
     train, examples = data.splits["train"], data.splits[split]
     other = _champion(champion, own, config)
+    if other is not None and (reason := incomparable(own.model.head, other.model.head)):
+        return _no_evidence("the champion", reason, champion)
     with window("predict") as predicting:
         logits = own.logits_of_rows(examples.rows)
     sides = Sides(own.model, examples, logits, _other_logits(config, own, other, train, examples, split))
@@ -77,6 +77,23 @@ def trial(
     return report, _embedding_drift(config, own, train, before, rows)
 
 
+def _no_evidence(name: str, reason: str, champion: Contestant | None) -> tuple[Report, Drift]:
+    """What is said where nothing can be compared at all."""
+    check = Check(name, "NO_EVIDENCE", None, 1.0, 0, reason)
+    report = Report("NO_EVIDENCE", "", champion.version if champion else None, {}, {}, {}, (check,))
+    return report, Drift("embeddings", None, False, (0, 0), reason)
+
+
+def incomparable(own: HeadSpec, other: HeadSpec) -> str:
+    """Why two grafts cannot answer the same rows in the same terms; empty if they can."""
+    by_hand = "; promote the candidate by hand (topgraft registry promote) if it is to replace it"
+    if own.kind != other.kind:
+        return f"the live version's head.kind is {other.kind}, the candidate's {own.kind}{by_hand}"
+    if (own.pair == "none") != (other.pair == "none"):
+        return f"the live version reads head.pair={other.pair}, the candidate head.pair={own.pair}{by_hand}"
+    return ""
+
+
 def _champion(champion: Contestant | None, own: Graft, config: TrainConfig) -> Graft | None:
     """The champion, on the candidate's backbone where it is the same."""
     if champion is None:
@@ -92,9 +109,10 @@ def _other_logits(
     if other is None:
         beats = config.retrain.gate.first == "beats_majority"
         return majority_logits(own.model, train, len(examples)) if beats else None
-    if other.backbone is not own.backbone or other.max_tokens != own.max_tokens:
-        data = replace(config.data, max_tokens=other.max_tokens)
-        examples = load_data(data, config.head, other.backbone, labels=own.model.labels, splits=(split,)).splits[split]
+    read_alike = other.max_tokens == own.max_tokens and other.model.head.pair == own.model.head.pair
+    if other.backbone is not own.backbone or not read_alike:
+        data, head = replace(config.data, max_tokens=other.max_tokens), other.model.head
+        examples = load_data(data, head, other.backbone, labels=own.model.labels, splits=(split,)).splits[split]
     return logits_in(other, examples, own.model.labels)
 
 

@@ -40,7 +40,7 @@ START_SECONDS = 300.0
 POLL_SECONDS = 0.5
 CLIENTS = 16  # of the closed loop: twice the largest batch, so that the device never waits
 BATCH_SIZES = "1,8"
-HOT = 16  # tasks that are asked all the time
+HOT = 16  # tasks that are asked all the time; half of the slots at most, so that loads evict others
 QUANTILES = (50, 90, 99)
 
 
@@ -161,8 +161,10 @@ def resident(make: Callable[[int], Graft], texts: list[str], options: argparse.N
     """p99 of grafts that are in their slots, beside a server that has one graft."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
+        begun = time.perf_counter()
         for number in range(options.registered):
             save(make(number), folder / "many" / f"g{number:04d}")
+        saved = time.perf_counter() - begun
         shutil.copytree(folder / "many" / "g0000", folder / "single" / "g0000")
         envelope = {"labels": 16, "groups": [{"methods": [{"method": "lora", "rank": 8}], "slots": options.slots}]}
         (folder / "envelope.json").write_text(json.dumps(envelope))
@@ -174,11 +176,13 @@ def resident(make: Callable[[int], Graft], texts: list[str], options: argparse.N
             urls[side] = stack.enter_context(serving(options.backbone, options.tokens, log, *where)).url
         one = {"task": {"share": 1, "tasks": ["g0000"]}}
         closed = {"cmd": "closed", "clients": CLIENTS, "seconds": options.seconds / 2, "texts": texts, "kinds": one}
-        loader.ask(**closed | {"url": urls["single"], "seconds": 1.0})
+        hot = [f"g{number:04d}" for number in range(min(HOT, options.slots // 2))]
+        cold = [f"g{number:04d}" for number in range(options.slots, options.registered)]
+        for side, tasks in (("single", ["g0000"]), ("many", hot)):  # connections, threads and slots warm up
+            kinds = {"task": {"share": 1, "tasks": tasks}}
+            loader.ask(**closed | {"url": urls[side], "seconds": 2.0, "kinds": kinds})
         capacity = loader.ask(**closed | {"url": urls["single"]})["answers_per_second"]
         rate = options.load * capacity
-        hot = [f"g{number:04d}" for number in range(min(HOT, options.slots))]
-        cold = [f"g{number:04d}" for number in range(options.slots, options.registered)]
         sides = {
             "single": ("single", {"hot": {"share": 1, "tasks": ["g0000"]}}),
             "many": ("many", {"hot": {"share": 1, "tasks": hot}}),
@@ -202,9 +206,14 @@ def resident(make: Callable[[int], Graft], texts: list[str], options: argparse.N
         "registered": options.registered,
         "slots": options.slots,
         "hot_tasks": len(hot),
+        "seconds_to_save_them": round(saved, 1),
         "capacity_per_second": round(capacity, 2),
         "load": options.load,
         "arrivals_per_second": round(rate, 2),
+        "ratios": {
+            f"{side}_p99_to_single": round(_p99(found[side]) / _p99(found["single"]), 3)
+            for side in ("many", "many_with_loads")
+        },
         "latency_ms": {side: percentiles(_joined(parts, "hot")) for side, parts in found.items()},
         "cold_latency_ms": percentiles(_joined(found["many_with_loads"], "cold")),
         "segments": {side: [_told(part) for part in parts] for side, parts in found.items()},
@@ -214,6 +223,10 @@ def resident(make: Callable[[int], Graft], texts: list[str], options: argparse.N
             count for parts in found.values() for part in parts for s, count in part["statuses"].items() if s != "200"
         ),
     }
+
+
+def _p99(parts: list[dict[str, Any]]) -> float:
+    return float(np.percentile(_joined(parts, "hot"), 99))
 
 
 def _joined(parts: list[dict[str, Any]], kind: str) -> list[float]:

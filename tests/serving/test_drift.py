@@ -84,8 +84,9 @@ def test_what_drifts_is_told_and_nothing_else(changed, kind):
 
 def test_nothing_is_said_before_there_are_rows_enough():
     drift, one = Drift(10), scope()
-    few = watched(drift, one, drawn(LEAST_ROWS - 1, longer=3))
-    assert (few.rows, few.effects(), few.out_of_scope) == (LEAST_ROWS - 1, {}, None)
+    few = watched(drift, one, drawn(50, longer=3))
+    assert (few.rows, few.effects(), few.out_of_scope) == (50, {}, None)
+    assert watched(drift, one, drawn(LEAST_ROWS - 51)).out_of_scope is None
     share = watched(drift, one, drawn(1)).out_of_scope
     assert share.low < share.found < share.high
     assert share.calibrated == 0.42

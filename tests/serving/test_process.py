@@ -155,28 +155,6 @@ def test_a_lost_registry_leaves_what_is_live(service):
         until(lambda: client.get(f"{service.url}/stats").json()["unreachable"] is None, "the return was not noticed")
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit on another process needs Linux")
-def test_a_full_disk_leaves_answers_and_loads(service):
-    """No file can grow any more: not the cache of compiled programs, for a canary never run before, nor any other."""
-    soft, hard = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with httpx.Client(timeout=PATIENCE) as client:
-            assert service.ask(client)["version"] == "4"
-            service.promote(5)
-            until(lambda: service.ask(client)["version"] == "5", "the new version was never served")
-            found = service.ask(client, "din dis del")
-            wanted = service.versions[found["content_id"]].predict(["din dis del"])[0]
-            assert found["predictions"][0]["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-4)
-            assert client.get(f"{service.url}/stats").json()["refused"] == {}
-            assert client.get(f"{service.url}/v2/health/ready").status_code == 200
-    finally:
-        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (soft, hard))
-    service.promote(4)
-    with httpx.Client(timeout=PATIENCE) as client:
-        until(lambda: service.ask(client)["version"] == "4", "the former version was never served again")
-
-
 def test_clients_that_vanish_or_stall_harm_nobody(service):
     host, port = service.url.removeprefix("http://").split(":")
     body = json.dumps({"tasks": ["task"], "inputs": ["ban"] * 100}).encode()
@@ -215,6 +193,28 @@ def test_the_page_answers_in_a_browser(service, tmp_path):
     assert f"task, version 4, full submodel: {wanted.predict(['ban bas'])[0].label}" in shown
     assert "submodel in use: full" in shown
     assert shown.count("<polyline") == 6
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit on another process needs Linux")
+def test_a_full_disk_leaves_answers_and_loads(service):
+    """No file can grow any more: not the cache of compiled programs, for a canary never run before, nor any other."""
+    soft, hard = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with httpx.Client(timeout=PATIENCE) as client:
+            assert service.ask(client)["version"] == "4"
+            service.promote(5)
+            until(lambda: service.ask(client)["version"] == "5", "the new version was never served")
+            found = service.ask(client, "din dis del")
+            wanted = service.versions[found["content_id"]].predict(["din dis del"])[0]
+            assert found["predictions"][0]["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-4)
+            assert client.get(f"{service.url}/stats").json()["refused"] == {}
+            assert client.get(f"{service.url}/v2/health/ready").status_code == 200
+    finally:
+        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (soft, hard))
+    service.promote(4)
+    with httpx.Client(timeout=PATIENCE) as client:
+        until(lambda: service.ask(client)["version"] == "4", "the former version was never served again")
 
 
 def test_sigterm_drains_and_loses_nothing(service):

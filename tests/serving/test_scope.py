@@ -34,15 +34,12 @@ STRANGE = [" ".join([WORDS[i]] * 30) for i in range(1, 120, 12)]  # one word aga
 
 def bare(tiny, texts, boundary: int, pooling: str) -> np.ndarray:
     """Pooled states [N,D] of the backbone alone, operation by operation."""
-    found = []
-    for ids in tiny.preprocessing.encode(texts, 48):
-        padded, mask = pad([ids], 48)
-        hidden = tiny.network.embed(tiny.params, {"ids": padded}, np.float32)
-        hidden, _ = tiny.network.run_blocks(tiny.params, hidden, mask, None, start=0, stop=boundary, taps=(boundary,))
-        if boundary == BLOCKS:
-            hidden = tiny.network.finish(tiny.params, hidden)
-        found.append(np.asarray(pool(pooling, tiny.network, tiny.params, hidden, mask))[0])
-    return np.array(found)
+    ids, mask = pad(tiny.preprocessing.encode(texts, 48), 48)
+    hidden = tiny.network.embed(tiny.params, {"ids": ids}, np.float32)
+    hidden = tiny.network.run_blocks(tiny.params, hidden, mask, start=0, stop=boundary)
+    if boundary == BLOCKS:
+        hidden = tiny.network.finish(tiny.params, hidden)
+    return np.asarray(pool(pooling, tiny.network, tiny.params, hidden, mask))
 
 
 def scope(tiny, boundary: int, pooling: str = "mean", abstain: bool = False) -> Scope:
@@ -59,8 +56,7 @@ CASES = {
     "below": (Lora(rank=2, blocks="1:"), Classification(), 1),
     "above": (Lora(rank=2, blocks="1:"), MultiLabel(), 2),
     "last": (Lora(rank=2, blocks="1:"), Classification(), 3),
-    "first": (Lora(rank=2), Classification(pooling="first"), 2),
-    "first at the last": (Lora(rank=2), Classification(pooling="first"), 3),
+    "first": (Lora(rank=2, blocks="1:"), Classification(pooling="first"), 3),
     "attention": (Lora(rank=2, blocks="2:"), Classification(pooling="attention"), 3),
 }
 
@@ -71,7 +67,7 @@ def folders(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("scoped")
     for seed, (name, (spec, head, boundary)) in enumerate(CASES.items()):
         pooling = "mean" if head.pooling == "attention" else head.pooling
-        make(path / name.replace(" ", "-"), tiny, spec, head, seed=seed, scope=scope(tiny, boundary, pooling))
+        make(path / name, tiny, spec, head, seed=seed, scope=scope(tiny, boundary, pooling))
     make(path / "shy", tiny, Lora(rank=2, blocks="1:"), seed=20, scope=scope(tiny, 3, abstain=True))
     make(path / "bare", tiny, Lora(rank=2, blocks="1:"), seed=21)
     return path

@@ -53,6 +53,12 @@ SERVE_FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "cache_mb": (int, "prefix states kept by input (default 0)"),
     "poll_seconds": (float, "between looks at what is live (default 2)"),
     "token_file": (str, "bearer tokens, one a line"),
+    "submodels": (str, "that may answer, from the best to the cheapest, commas between (default full)"),
+    "p95": (float, "seconds of a response beyond which a cheaper submodel answers"),
+    "most_queued": (int, "rows in the queue beyond which a cheaper submodel answers"),
+    "most_watts": (float, "beyond which a cheaper submodel answers, where power can be read"),
+    "most_celsius": (float, "beyond which a cheaper submodel answers, where a temperature can be read"),
+    "dwell": (float, "seconds between two switches of the submodel, at least (default 30)"),
     "dtype": (str, "float32 or bfloat16, of the backbone"),
 }
 
@@ -162,6 +168,7 @@ def _evaluate(options: argparse.Namespace) -> Any:
         overrides=tuple(options.set),
         files=tuple(options.file),
         dtype=options.dtype,
+        submodel=options.submodel,
         show=not options.quiet,
     )
 
@@ -187,6 +194,8 @@ def _serve(options: argparse.Namespace) -> Any:
     for name in ("buckets", "batch_sizes"):
         if name in fields:
             fields[name] = numbers(fields[name], f"--{name.replace('_', '-')}")
+    if "submodels" in fields:
+        fields["submodels"] = tuple(name.strip() for name in fields["submodels"].split(","))
     return serve(Settings(**fields))
 
 
@@ -420,6 +429,7 @@ def _using_verbs(verb: AddVerb, shared: _Shared) -> None:
     )
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--file", action="append", default=[], help="labelled file (default: the config's splits)")
+    sub.add_argument("--submodel", choices=("full", "exits"), default="full", help="the part of the graft that answers")
     sub = verb("predict", _predict, "answer for texts or images", shared.on_backbone, shared.running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--text", action="append", default=[], help="a text; may be repeated")

@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from adapters.artifact import save_graft
+from adapters.exits import warn_dropped
 from adapters.graft import Graft, load_graft
 from adapters.manifest import Training
 from adapters.methods.lora import LoraSetting, lora_spec
@@ -70,6 +71,8 @@ def combine(
     weights = _checked(grafts, weights, how, rank, density)
     loaded = [load_graft(grafts[0], backbone)]
     loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
+    for path, graft in zip(grafts, loaded, strict=True):
+        warn_dropped(graft.exits, str(path), "a combined graft")
     parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
     named = Path(head_from) if head_from is not None else Path(grafts[0])
     if named not in list(map(Path, grafts)):

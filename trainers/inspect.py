@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.exits import read_exits
 from adapters.manifest import MANIFEST, read_manifest
 from adapters.methods import METHODS, SiteMethod
 from adapters.model import GraftModel
@@ -60,6 +61,8 @@ def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
     facts = {k: v for k, v in encode(manifest).items() if k not in ("tensors", "training", "files")}
     facts["metrics"] = manifest.training.metrics
     spec = read_record(place).spec
+    if exits := read_exits(folder, manifest, spec.width, spec.blocks):
+        facts["exits"] = exits.facts()
     return _describe("graft", str(folder), facts, spec, manifest.methods, manifest.head, manifest.labels)
 
 

@@ -20,6 +20,8 @@ import jax
 import numpy as np
 
 from adapters.artifact import save_graft
+from adapters.exits import Exits
+from adapters.graft import Graft
 from adapters.manifest import Training
 from adapters.model import GraftModel
 from adapters.scope import Scope
@@ -40,6 +42,7 @@ from trainers.config import TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.examine import examine
 from trainers.examples import TaskData, load_data
+from trainers.exits import fitted_exits, put_aside
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
 from trainers.loop import Fitted, MakeCache, Progress, Task, fit
@@ -54,6 +57,7 @@ from trainers.probe import (
 )
 from trainers.report import write_report
 from trainers.scope import bare_model, fitted_scope
+from trainers.variants import require_dev, validated
 from trainers.warm import Parent, Start, grown, head_features, read_parent
 from trainers.workdir import RESULT, claim, stored_result, unclaimed_on_error
 
@@ -76,6 +80,7 @@ class TrainResult:
     stages: list[dict[str, Any]]  # of the freeze plan: boundary, steps, cost
     rungs: list[dict[str, Any]]  # tried by plan.stages=auto: name, score, gain, noise, kept, cost
     report: str  # HTML page about the run
+    exits: dict[str, Any] | None = None  # of the graft: boundaries, threshold, what they were calibrated on
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
 
 
@@ -106,6 +111,10 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
         data = load_data(config.data, config.head, backbone, show=show)
         config = replace(config, head=data.head)
     bare = bare_model(config, backbone, data) if config.out_of_scope.false_alarms else None
+    aside: Examples | None = None  # rows that nothing is fitted to
+    if config.exits.boundaries:
+        data, aside = put_aside(config, backbone, data)
+    require_dev(config, data)
     rungs: list[dict[str, Any]] = []
     known: dict[str, np.ndarray] = {}  # logits that need not be computed again
     tally = Tally()
@@ -136,11 +145,25 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
             for name in held_out(data)
         }
     metrics = {name: score.metrics for name, score in scores.items()}
+    graft = Graft(model, fitted.params, backbone, config.data.max_tokens)
+    variants: tuple[str, ...] = ()
+    if config.validate:
+        with window("validate") as costs["validate"]:
+            variants = validated(config, folder, graft, data, metrics)
     scope: Scope | None = None
     if bare is not None:
         with window("out_of_scope") as costs["out_of_scope"]:
-            features = _Fit(config, workdir, bare, backbone, data, identity, costs, tally, show).bare_features()
+            run = _Fit(config, workdir, bare, backbone, data, identity, costs, tally, show)
+            features = run.bare_features([data.splits[name] for name in ("train", "dev")])
             scope = fitted_scope(config.out_of_scope, bare, features, data)
+    exits: Exits | None = None
+    if aside is not None:
+
+        def cached(of: GraftModel, splits: Sequence[Examples]) -> list[np.ndarray]:
+            return _Fit(config, workdir, of, backbone, data, identity, costs, tally, show).bare_features(splits)
+
+        with window("exits") as costs["exits"]:
+            exits = fitted_exits(config, graft, data.splits["train"], aside, cached, tally)
     manifest = save_graft(
         workdir / "graft",
         model,
@@ -157,6 +180,8 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
             versions=versions(),
         ),
         scope=scope,
+        exits=exits,
+        variants=variants,
         replace_existing=resume,
     )
     result = TrainResult(
@@ -172,6 +197,7 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
         stages=fitted.progress.stages,
         rungs=rungs,
         report=str(workdir / "report.html"),
+        exits=None if exits is None else exits.facts(),
         rows_computed=tally.rows + rows_of_steps(config, fitted.progress.stages),
     )
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
@@ -244,9 +270,9 @@ class _Fit:
             params["head"] = {**params["head"], **self._probe(params, strong=False).head}
         return Fitted(params, 0, Progress()), False
 
-    def bare_features(self) -> list[np.ndarray]:
-        """Features [N,F] of the bare backbone, of the train and the development rows."""
-        return self._features({}, [self.data.splits[name] for name in ("train", "dev")], keep=True)
+    def bare_features(self, splits: Sequence[Examples]) -> list[np.ndarray]:
+        """Features [N,F] of the bare backbone, of the rows of each split."""
+        return self._features({}, list(splits), keep=True)
 
     def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
         """Gradient steps through the plan's stages, from the parent or from a probe."""

@@ -58,15 +58,20 @@ class Envelope:
 
     groups: tuple[Group, ...]  # a graft joins the first that takes it
     labels: int = 128  # widest head
+    exits: tuple[int, ...] = ()  # boundaries at which a batch may be split; a graft whose exits lie elsewhere uses none
 
     def __post_init__(self) -> None:
+        if list(self.exits) != sorted(set(self.exits)) or min(self.exits, default=1) < 1:
+            raise InputError(f"exits: boundaries above 0, ascending, got {self.exits}")
         if not self.groups:
             raise InputError("groups: at least one is needed")
         if self.labels < 1:
             raise InputError(f"labels: must be at least 1, got {self.labels}")
 
     @classmethod
-    def around(cls, models: Iterable[GraftModel], *, slots: int = 32, labels: int = 128) -> Envelope:
+    def around(
+        cls, models: Iterable[GraftModel], *, slots: int = 32, labels: int = 128, exits: Iterable[int] = ()
+    ) -> Envelope:
         """The narrowest envelope that holds these grafts.
 
         Grafts are joined in one group where their methods allow it and their lowest adapted block is the
@@ -83,7 +88,7 @@ class Envelope:
                     break
             else:
                 groups.append(new)
-        return cls(tuple(groups), labels)
+        return cls(tuple(groups), labels, tuple(sorted(set(exits))))
 
 
 def _joined(group: Group, new: Group, network: Network) -> Group | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from adapters.exits import Exits
 from adapters.graft import Graft
 from adapters.specs import HeadSpec
 from backbone.errors import InputError
@@ -51,6 +52,13 @@ class Prepared:
     head: HeadSpec
     max_tokens: int
     methods: tuple[str, ...]
+    exits: Exits | None = None  # that may be used
+    lower: bool = False  # it was validated in bfloat16, and may be served in it
+
+    @property
+    def bytes(self) -> int:
+        """On the host."""
+        return self.fitted.bytes + (0 if self.exits is None else self.exits.kernels.nbytes)
 
 
 @dataclass
@@ -126,7 +134,18 @@ class Residency:
             )
         group, fitted = place_in(self._banks, graft.model, graft.params, f"{served.task} version {served.version}")
         methods = tuple(spec.method for spec in graft.model.methods)
-        prepared = Prepared(group, fitted, graft.model.labels, graft.model.head, graft.max_tokens, methods)
+        # an out-of-scope score is measured on the whole pass in full precision, and an early answer could not abstain
+        cheaper = graft.scope is None
+        prepared = Prepared(
+            group,
+            fitted,
+            graft.model.labels,
+            graft.model.head,
+            graft.max_tokens,
+            methods,
+            exits=graft.exits if cheaper else None,
+            lower=cheaper and graft.manifest is not None and "bfloat16" in graft.manifest.variants,
+        )
         with self._changed:
             self.loads["source"] += 1
             self._host[served.content_id] = prepared
@@ -149,7 +168,7 @@ class Residency:
     @property
     def host_bytes(self) -> int:
         """Bytes of the host copies."""
-        return sum(prepared.fitted.bytes for prepared in self._host.values())
+        return sum(prepared.bytes for prepared in self._host.values())
 
     @property
     def slots_used(self) -> list[int]:

@@ -154,7 +154,7 @@ def infer_response(question: Question, answers: Sequence[Answer], prepared: Prep
     response: dict[str, Any] = {
         "model_name": first.task,
         "model_version": first.version,
-        "parameters": _origin(first),
+        "parameters": {**_origin(answers), "submodels": [answer.submodel for answer in answers]},
         "outputs": [tensors[name] for name in question.outputs],
     }
     return response if question.id is None else {"id": question.id, **response}
@@ -165,10 +165,15 @@ def predict_response(question: Question, answers: Sequence[Answer]) -> dict[str,
     count, found = len(question.texts), {}
     for number, task in enumerate(question.tasks):
         own = answers[number * count : (number + 1) * count]
-        predictions = [{"labels": list(a.labels), "probabilities": a.probabilities} for a in own]
-        found[task] = {"version": own[0].version, **_origin(own[0]), "predictions": predictions}
+        predictions = [
+            {"labels": list(a.labels), "probabilities": a.probabilities, "submodel": a.submodel} for a in own
+        ]
+        found[task] = {"version": own[0].version, **_origin(own), "predictions": predictions}
     return {"answers": found}
 
 
-def _origin(answer: Answer) -> dict[str, Any]:
-    return {"content_id": answer.content_id, "generation": answer.generation, "submodel": answer.submodel}
+def _origin(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What answered; the submodel is `mixed` where rows were answered by several."""
+    submodels = {answer.submodel for answer in answers}
+    submodel = submodels.pop() if len(submodels) == 1 else "mixed"
+    return {"content_id": answers[0].content_id, "generation": answers[0].generation, "submodel": submodel}

@@ -23,8 +23,10 @@ class EarlyBatch:
     """The state of one batch on its way up; `results` and the rows' notes are the outcome."""
 
     def __init__(self, programs: Programs, rows: Sequence[Row], index: np.ndarray, mask: np.ndarray):
-        """Rows of grafts whose exits are usable. `index` int [N] is the input of each, `mask` bool [U,T] the inputs',
-        filled to a batch size."""
+        """`rows` [N] are of grafts whose exits are usable; `index` int [N] is the number of each one's input.
+
+        `mask` bool [U,T] is that of the inputs, filled to a batch size.
+        """
         self.programs, self.rows, self.index, self.mask = programs, rows, index, mask
         self.results: list[np.ndarray | None] = [None] * len(rows)
         self.computed_rows = 0  # in what runs above the prefix, filling included

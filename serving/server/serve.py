@@ -180,9 +180,14 @@ def _catalogue(settings: Settings) -> Catalogue:
 
 
 def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Runtime:
+    envelope = (
+        read_envelope(settings.envelope) if settings.envelope else default_envelope(settings, backbone, catalogue)
+    )
+    if "exits" in settings.submodels and not envelope.exits:
+        log.warning("--submodels: no live graft has early exits, and the envelope names none: all answer in full")
     return Runtime(
         backbone,
-        read_envelope(settings.envelope) if settings.envelope else default_envelope(settings, backbone, catalogue),
+        envelope,
         buckets=settings.buckets or (*(b for b in BUCKETS if b < backbone.ladder[-1]), backbone.ladder[-1]),
         batch_sizes=settings.batch_sizes,
         max_wait=settings.max_wait_ms / 1e3,

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,17 @@ def put_aside(config: TrainConfig, backbone: Backbone, data: TaskData) -> tuple[
         )
     rest = part_of(train, np.flatnonzero(~aside))
     return replace(data, splits={**data.splits, "train": rest}), part_of(train, np.flatnonzero(aside))
+
+
+def require_unseen(config: TrainConfig, parent: Mapping[str, Any]) -> None:
+    """Raises InputError where the graft to start from, of config `parent`, was fitted to what is to calibrate now."""
+    had = parent.get("exits", {})
+    same = bool(had.get("boundaries")) and parent.get("seed") == config.seed
+    if not (same and had.get("share", 0.0) >= config.exits.share):
+        raise InputError(
+            "exits: the graft to start from was fitted to rows that are to calibrate now; start from one with exits, "
+            "the same seed and no smaller exits.share, or train from scratch"
+        )
 
 
 def _place(row: Row, seed: int) -> float:

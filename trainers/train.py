@@ -42,7 +42,7 @@ from trainers.config import TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.examine import examine
 from trainers.examples import TaskData, load_data
-from trainers.exits import fitted_exits, put_aside
+from trainers.exits import fitted_exits, put_aside, require_unseen
 from trainers.experiment import versions
 from trainers.logs import Scalars, bar
 from trainers.loop import Fitted, MakeCache, Progress, Task, fit
@@ -119,6 +119,8 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
     known: dict[str, np.ndarray] = {}  # logits that need not be computed again
     tally = Tally()
     parent = read_parent(start) if start is not None else None
+    if parent is not None and aside is not None:
+        require_unseen(config, parent.manifest.training.config)
     identity = run_identity(config, backbone, data, parent)
     if parent is None and config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
         log.info("rows: %s; %d labels", row_counts(data), len(data.labels))

@@ -25,6 +25,7 @@ from trainers.exits import calibrated, put_aside
 from trainers.experiment import load_config
 from trainers.risk import GRID, control, least_rows, p_value, taken
 from trainers.train import train
+from trainers.warm import Start
 
 HELD = [text for text, _ in rows(100, seed=11)]
 ASKED = ("exits.boundaries=1,2", "exits.extra_error=0.1", "exits.confidence=0.8", "data.test=")
@@ -167,6 +168,16 @@ def test_calibration_rows_are_seen_by_nothing(runs, tiny):
     assert len(rest.splits["train"]) + len(aside) == len(data.splits["train"])
     assert rest.splits["dev"] is data.splits["dev"]
     assert set(topgraft.load(runs["lora"]).manifest.training.costs) >= {"exits", "train"}
+
+
+def test_a_start_must_not_have_seen_them(runs, tmp_path):
+    """From a graft with the same seed and share its calibration rows are still unseen; from others they are not."""
+    start, share = Start(Path(runs["lora"])), "exits.share=0.3"
+    again = train(load_config(runs["script"], (*ASKED, share)), tmp_path / "again", start=start)
+    assert again.exits["calibration_rows"] == topgraft.load(runs["lora"]).exits.rows
+    for setting in ("seed=1", "exits.share=0.4"):
+        with pytest.raises(InputError, match="to start from was fitted to rows that are to calibrate"):
+            train(load_config(runs["script"], (*ASKED, share, setting)), tmp_path / setting, start=start)
 
 
 def test_they_are_part_of_the_artefact(runs, tmp_path, tiny):

@@ -295,10 +295,10 @@ def _registry_export(options: argparse.Namespace) -> Any:
 
 
 def _registry_parser(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    place = argparse.ArgumentParser(add_help=False)
+    place = Parser(add_help=False)
     place.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
     place.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
-    told = argparse.ArgumentParser(add_help=False)
+    told = Parser(add_help=False)
     told.add_argument("--reason", type=said, required=True, help="why, for the log")
     told.add_argument("--actor", default="", help="who, for the log (default: user@machine)")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -362,13 +362,13 @@ class _Shared:
     """Options that several verbs have."""
 
     def __init__(self) -> None:
-        self.on_backbone = argparse.ArgumentParser(add_help=False)
+        self.on_backbone = Parser(add_help=False)
         self.on_backbone.add_argument("--backbone", help="backbone folder (default: the one used in training)")
-        self.settings = argparse.ArgumentParser(add_help=False)
+        self.settings = Parser(add_help=False)
         self.settings.add_argument(
             "--set", action="append", default=[], metavar="A.B=C", help="override a config field"
         )
-        self.running = argparse.ArgumentParser(add_help=False)
+        self.running = Parser(add_help=False)
         self.running.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the backbone")
 
 

@@ -11,7 +11,7 @@ newest slice and of all older ones.
 
 Texts are cut at 32 tokens, which spares half of the compilation, and by default a slice has at most 450 rows, so
 that all of it takes about 20 minutes on two cores; `--rows 0` takes every row, and more than an hour. A
-smoke test: `--rows 150 --slices 2 --set data.max_tokens=16 --set epochs=1 --name smoke`.
+smoke test of minutes: `--slices 2 --set data.max_tokens=16 --set epochs=1 --name smoke`.
 """
 
 from __future__ import annotations

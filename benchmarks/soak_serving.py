@@ -3,10 +3,11 @@
     python -m benchmarks.soak_serving [--minutes 10]
 
 A real server process on a small backbone and a registry: `TASKS` tasks of `VERSIONS` versions share `SLOTS` slots and
-a host budget that holds a few grafts, so that nearly every request loads one and evicts another. A second process asks
-all tasks in a closed loop; every `SWAP_SECONDS` another version of a task is promoted, forwards and back. The resident
-memory of the server is sampled once a second, and its slope fitted to what follows the first fifth. The result says
-whether any request failed, and how much the memory grew; a failure ends with status 1.
+a host budget that holds half of them, so that nearly every request loads one, from there or from the store, and evicts
+another. A second process asks in a closed loop, half of the time one of the first ten tasks; every `SWAP_SECONDS`
+another version of a task is promoted, forwards and back. The resident memory of the server is sampled once a second,
+and its slope fitted to what follows the first fifth. The result says whether any request failed, and how much the
+memory grew; a failure ends with status 1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from registry.database import Registry, open_registry
 from registry.store import Store
 from tests.tiny import make_tiny_backbone, rows
 
-TASKS, VERSIONS, SLOTS = 12, 4, 4
+TASKS, VERSIONS, SLOTS = 40, 3, 4
+OFTEN = 10  # tasks that are asked half of the time
+RANK = 32  # 50 kB a graft: the host budget of 1 MB holds half of them
 CLIENTS = 4
 SWAP_SECONDS = 0.5
 TOKENS = 48
@@ -47,7 +50,7 @@ def published(folder: Path, backbone_path: Path) -> tuple[Registry, str]:
     import jax
 
     backbone = load_backbone(backbone_path)
-    model = GraftModel(backbone.network, (Lora(rank=2),), Classification(), ("a", "b", "c"))
+    model = GraftModel(backbone.network, (Lora(rank=RANK),), Classification(), ("a", "b", "c"))
     start = flatten(model.init(jax.random.key(0)))
     url, store = f"sqlite:///{folder / 'registry.db'}", Store(folder / "store")
     registry = open_registry(url)
@@ -87,7 +90,8 @@ def soak(minutes: float) -> dict[str, Any]:
         where = ("--registry", url, "--store", str(folder / "store"), "--slots", str(SLOTS), "--host-mb", "1")
         with serving(str(backbone), TOKENS, folder / "log", *where) as service:
             found: dict[str, Any] = {}
-            kinds = {"all": {"share": 1, "tasks": [f"task{number}" for number in range(TASKS)]}}
+            tasks = [f"task{number}" for number in range(TASKS)]
+            kinds = {"often": {"share": 1, "tasks": tasks[:OFTEN]}, "seldom": {"share": 1, "tasks": tasks[OFTEN:]}}
             texts = [text for text, _ in rows(101)]
             asked = {"url": service.url, "clients": CLIENTS, "seconds": 60 * minutes, "kinds": kinds, "texts": texts}
             thread = threading.Thread(target=lambda: found.update(loader.ask(cmd="closed", **asked)))

@@ -24,7 +24,7 @@ quickstart: $(VENV)/base
 	$(BIN)/python scripts/quickstart.py
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=40
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

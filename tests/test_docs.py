@@ -24,12 +24,17 @@ def commands(block: str) -> list[list[str]]:
     return [words for words in split if words and words[0] == "topgraft"]
 
 
+@pytest.fixture(scope="module")
+def docstrings() -> list[tuple[str, str]]:
+    """Collected once: reading the standard library takes seconds."""
+    return [row for row in collect() if row[1] in ("asyncio", "email") and len(row[0]) < 80]
+
+
 @pytest.fixture
-def prepared(tmp_path, monkeypatch, shared_data) -> None:
+def prepared(docstrings, tmp_path, monkeypatch, shared_data) -> None:
     """The files that the documents speak of."""
     monkeypatch.setenv("TOPGRAFT_DATA", str(shared_data))
-    chosen = [row for row in collect() if row[1] in ("asyncio", "email") and len(row[0]) < 80]
-    kinds = {label: [row for row in chosen if row[1] == label][:40] for label in ("asyncio", "email")}
+    kinds = {label: [row for row in docstrings if row[1] == label][:40] for label in ("asyncio", "email")}
     table = [row for rows in kinds.values() for row in rows]
     write_csv(tmp_path / "train.csv", table[::2])
     write_csv(tmp_path / "test.csv", table[1::2])

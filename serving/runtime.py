@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,16 @@ import numpy as np
 
 from adapters.exits import Exits
 from adapters.graft import Graft, load_graft
-from adapters.predictions import Prediction, predictions
-from adapters.scope import Scope
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
 from backbone.preprocessing import TextPreprocessing
 from backbone.storage import Backbone
 from backbone.trees import content_hash, map_leaves
+from serving.answers import Answer, NotFinite, Pending, score_rows
 from serving.bank import Bank, Envelope
 from serving.batching import PLAIN, Batcher, Row, fail
 from serving.exiting import EarlyBatch
+from serving.prefix_cache import PrefixCache
 from serving.programs import Programs, cover
 from serving.residency import Prepared, Residency, Seat, Served
 
@@ -43,72 +43,6 @@ BATCH_SIZES = (1, 8, 32)
 
 class UnknownTask(InputError):
     """No graft is served under this name."""
-
-
-class NotFinite(ArithmeticError):
-    """A graft produced a value that is not a number for this input."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer(Prediction):
-    """A prediction, and what produced it."""
-
-    task: str
-    version: str
-    content_id: str
-    generation: int  # of the promotion that made the version live
-    submodel: str = "full"  # what answered: full, bfloat16, or exit:N, the head at boundary N
-    abstained: bool = False  # out of scope, and the graft gives no label there
-
-
-@dataclass
-class Pending:
-    """A row on its way; `future` holds its logits, those of the labels first, then the envelope's padding.
-
-    With a scope the pooled state [D] of the bare backbone is at the end.
-    """
-
-    served: Served
-    future: Future[np.ndarray] = field(default_factory=Future)
-    prepared: Prepared | None = None  # known once the graft is loaded
-    tokens: int = 0  # of the text, as the graft reads it
-    score: float | None = None  # out-of-scope score, once it was asked for
-    notes: dict[str, str] = field(default_factory=dict)  # of its row
-
-    def answer(self, timeout: float | None = None) -> Answer:
-        """Waits for the logits; raises what the row raised."""
-        logits = self.future.result(timeout)
-        assert self.prepared is not None
-        labels, scope = self.prepared.labels, self.prepared.scope
-        found = predictions(self.prepared.head, labels, logits[None, : len(labels)])[0]
-        if scope is not None and self.score is None:
-            score_rows([self])
-        abstained = scope is not None and scope.abstain and self.score is not None and self.score > 1
-        return Answer(
-            () if abstained else found.labels,
-            found.probabilities,
-            out_of_scope=self.score,
-            abstained=abstained,
-            task=self.served.task,
-            version=self.served.version,
-            content_id=self.served.content_id,
-            generation=self.served.generation,
-            submodel=self.notes.get("submodel", "full"),
-        )
-
-
-def score_rows(pending: Sequence[Pending]) -> None:
-    """Waits for the rows and scores them, those of one graft at once; raises what a row raised."""
-    scopes: dict[int, tuple[Scope, list[Pending]]] = {}
-    for one in pending:
-        one.future.result()
-        assert one.prepared is not None
-        if (scope := one.prepared.scope) is not None:
-            scopes.setdefault(id(scope), (scope, []))[1].append(one)
-    for scope, own in scopes.values():
-        features = np.stack([one.future.result()[-scope.width :] for one in own])
-        for one, score in zip(own, scope.scores(features).tolist(), strict=True):
-            one.score = score
 
 
 @dataclass
@@ -498,30 +432,3 @@ def _parts(rows: np.ndarray, sizes: tuple[int, ...]) -> list[_Part]:
         parts.append(_Part(rows[done : done + size], size))
         done += size
     return parts
-
-
-class PrefixCache:
-    """Least recently used states by prepared input, within a byte budget; used by the device thread only."""
-
-    def __init__(self, budget: int):
-        self.budget, self.bytes = budget, 0
-        self._states: OrderedDict[tuple[int, bytes], dict[int, np.ndarray]] = OrderedDict()
-
-    def get(self, key: tuple[int, bytes], wanted: Sequence[int]) -> dict[int, np.ndarray] | None:
-        found = self._states.get(key)
-        if found is None or any(boundary not in found for boundary in wanted):
-            return None
-        self._states.move_to_end(key)
-        return found
-
-    def put(self, key: tuple[int, bytes], states: dict[int, np.ndarray]) -> None:
-        former = self._states.pop(key, {})
-        states = {**former, **states}
-        self.bytes += self._size(states) - self._size(former)
-        self._states[key] = states
-        while self.bytes > self.budget and self._states:
-            self.bytes -= self._size(self._states.popitem(last=False)[1])
-
-    @staticmethod
-    def _size(states: dict[int, np.ndarray]) -> int:
-        return sum(state.nbytes for state in states.values())

@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 import topgraft
+from backbone.importing import minilm_folder
 from tests.tiny import write_csv
 from trainers.docstrings import collect
 
@@ -26,8 +28,11 @@ def commands(block: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def docstrings() -> list[tuple[str, str]]:
-    """Collected once: reading the standard library takes seconds."""
-    return [row for row in collect() if row[1] in ("asyncio", "email") and len(row[0]) < 80]
+    """Collected once, since reading the standard library takes seconds; all of one length bucket, to compile little."""
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    both = [row for row in collect() if row[1] in ("asyncio", "email")]
+    return [row for row in both if 9 <= len(tokenizer.encode(row[0]).ids) <= 12]
 
 
 @pytest.fixture

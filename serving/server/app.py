@@ -23,11 +23,12 @@ from starlette.routing import Route
 
 from backbone.errors import InputError
 from backbone.records import encode
+from serving.answers import Answer, NotFinite, Pending, score_rows
 from serving.batching import Closed, DeadlineExceeded, Overloaded
 from serving.controller import Controller, Reading
 from serving.follow import Follower
 from serving.residency import Served
-from serving.runtime import Answer, NotFinite, Pending, Runtime, UnknownTask, score_rows
+from serving.runtime import Runtime, UnknownTask
 from serving.server.limits import Limits, Tokens
 from serving.server.metrics import Metrics
 from serving.server.openapi import document

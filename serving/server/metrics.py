@@ -18,10 +18,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from metering.energy import Joules, meter, modelled
 from metering.thermal import thermometer
 from metering.window import cpu_seconds, on_accelerator
+from serving.answers import Answer, Pending
 from serving.controller import SUBMODELS, Controller, Reading
 from serving.drift import Drift
 from serving.follow import Follower
-from serving.runtime import Answer, Pending, Runtime
+from serving.runtime import Runtime
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # samples kept for the page

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbone.errors import InputError, nearest
+from serving.answers import Answer
 from serving.residency import Prepared
-from serving.runtime import Answer
 from serving.server.limits import Limits
 
 OUTPUTS = ("labels", "probabilities", "out_of_scope_score", "abstained")

@@ -6,6 +6,7 @@ a computation by hand.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import jax
@@ -35,11 +36,13 @@ def with_exits(one: Graft, seed: int, boundaries=BOUNDARIES) -> Graft:
     _, pooled = one.logits_and_pooled(one.encode(TEXTS), boundaries)
     sure = np.stack([confidence(exits.logits(e, x)) for e, x in enumerate(np.split(pooled, count, axis=1))], axis=1)
 
-    def fewest(threshold: float) -> int:
-        place = taken(sure, threshold)
-        return min(int((place == number).sum()) for number in range(-1, count))
+    def fewest(between: tuple[float, float]) -> tuple[int, float]:
+        place = taken(sure, sum(between) / 2)
+        return min(int((place == number).sum()) for number in range(-1, count)), between[1] - between[0]
 
-    return replace(one, exits=replace(exits, threshold=float(max(np.unique(sure), key=fewest))))
+    # in the middle between two confidences: a last bit decides nothing
+    threshold = sum(max(itertools.pairwise(np.unique(sure).tolist()), key=fewest)) / 2
+    return replace(one, exits=replace(exits, threshold=threshold))
 
 
 @pytest.fixture(scope="module")

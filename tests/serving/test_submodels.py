@@ -50,7 +50,7 @@ def server(tiny, tiny_path, folder):
     envelope = default_envelope(settings, tiny, catalogue)
     assert envelope.exits == (1, 2)
     lower = load_backbone(tiny_path, dtype="bfloat16")
-    with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(4, 16), max_wait=0.05, lower=lower) as runtime:
+    with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(12,), max_wait=0.05, lower=lower) as runtime:
         follower = Follower(runtime, catalogue)
         made = Server(runtime, follower, Limits(seconds=60), Tokens(), settings.controller())
         follower.poll()

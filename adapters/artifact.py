@@ -1,6 +1,6 @@
 """The graft artefact: a folder of `graft.safetensors`, `manifest.json` and `canary.safetensors`.
 
-A graft with an out-of-scope score has `scope.safetensors` too.
+A graft with an out-of-scope score has `scope.safetensors` too, one with early exits `exits.safetensors`.
 
 Tensors and JSON only. Writing happens beside the target and is renamed into place. Reading verifies
 every byte (`adapters.reader`), the shapes against the backbone's architecture, both backbone ids, and runs
@@ -9,7 +9,7 @@ the canary: a few synthetic inputs whose logits were recorded when the graft was
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
+from adapters.exits import Exits
 from adapters.manifest import (
     CANARY,
+    EXITS,
     MANIFEST,
+    OPTIONAL,
     SCHEMA,
     SCOPE,
     TENSORS,
@@ -41,6 +44,7 @@ from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
 
 CANARY_ROWS, CANARY_BUCKET = 8, 16
+FILES = (TENSORS, CANARY, *OPTIONAL)
 
 # Largest difference of a logit, relative to the largest expected logit (at least 1). Measured on CPU;
 # accelerators multiply float32 in shorter formats unless told otherwise.
@@ -64,11 +68,14 @@ def save_graft(
     max_tokens: int,
     training: Training,
     scope: Scope | None = None,
+    exits: Exits | None = None,
+    variants: Sequence[str] = (),
     replace_existing: bool = False,
 ) -> Manifest:
     """Writes a graft folder in one step and returns its manifest.
 
-    `params` is the tree of `GraftModel.init`, float32. Raises InputError if `target` exists (unless
+    `params` is the tree of `GraftModel.init`, float32; `variants` are dtypes, beside float32 and the backbone's, that
+    it was validated in. Raises InputError if `target` exists (unless
     `replace_existing`), if a tensor does not fit the model, or if any value is not finite.
     """
     target = Path(target)
@@ -89,6 +96,8 @@ def save_graft(
         (folder / CANARY).write_bytes(save_tensors({**inputs, "logits": expected}))
         if scope is not None:
             (folder / SCOPE).write_bytes(save_tensors(scope.tensors()))
+        if exits is not None:
+            (folder / EXITS).write_bytes(save_tensors(exits.tensors()))
         manifest = Manifest(
             schema=SCHEMA,
             content_id="",
@@ -100,9 +109,9 @@ def save_graft(
             labels=model.labels,
             max_tokens=max_tokens,
             tensors={path: describe(leaf) for path, leaf in flatten(host).items()},
-            variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name})),
+            variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name, *variants})),
             tolerances={key: value * scale for key, value in TOLERANCES.items()},
-            files={file: sha256_file(folder / file) for file in (TENSORS, CANARY, SCOPE) if (folder / file).exists()},
+            files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
             training=training,
         )
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))

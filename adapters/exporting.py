@@ -28,6 +28,7 @@ from jax import export
 
 import adapters.exported
 from adapters.artifact import tolerance_of
+from adapters.exits import warn_dropped
 from adapters.graft import Graft, load_graft
 from adapters.heads import head_of, in_units
 from adapters.manifest import Manifest
@@ -83,6 +84,7 @@ def export_jax(
     manifest = loaded.manifest
     assert manifest is not None
     _require_exportable(loaded, str(graft))
+    warn_dropped(loaded.exits, str(graft), "an exported folder")
     chosen = _buckets(loaded, buckets)
     limit = min(loaded.max_tokens, chosen[-1])
     weights = {path: np.asarray(leaf) for path, leaf in flatten(_weights(loaded)).items()}

@@ -16,17 +16,19 @@ import jax
 import numpy as np
 
 from adapters.artifact import model_on, verify_on
+from adapters.exits import Exits, read_exits
 from adapters.heads import head_of
 from adapters.inputs import Encoded, checked, encode_inputs
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
 from adapters.predictions import Prediction, predictions, probabilities_of
-from adapters.programs import answers_of, logits_of, run_rows
+from adapters.programs import answers_of, logits_of, run_rows, with_exits
 from adapters.reader import read_graft
 from adapters.scope import Scope, read_scope
 from adapters.specs import TokenTagging
 from adapters.tagging import OUTSIDE, entities
 from backbone.buckets import Row
+from backbone.errors import InputError
 from backbone.home import find_backbone
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params, map_leaves
@@ -44,6 +46,7 @@ class Graft:
     max_tokens: int  # longer texts are cut
     manifest: Manifest | None = None  # of a graft that was stored
     scope: Scope | None = None  # what the out-of-scope score is computed from, where the graft has one
+    exits: Exits | None = None  # heads at lower boundaries, where the graft has some
 
     def encode(self, texts: Sequence[Any]) -> list[Row]:
         """Token ids as in training, cut at the graft's `max_tokens`; patches of images (files or encoded bytes)."""
@@ -79,6 +82,35 @@ class Graft:
         found = run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill)
         logits, features = np.split(found, [len(self.model.labels)], axis=1)
         return logits, self.scope.scores(features)
+
+    def logits_and_pooled(self, rows: Sequence[Row], boundaries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits float32 [N,C], and the mean of the graft's own states at E boundaries, side by side [N,E D]."""
+        params, dtype = jax.device_put(self.params), self.backbone.dtype.name
+
+        def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+            inputs = {"ids": ids, "mask": mask}
+            return with_exits(self.model, self.backbone.params, params, inputs, dtype, boundaries)
+
+        found = run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill)
+        logits, pooled = np.split(found, [len(self.model.labels)], axis=1)
+        return logits, pooled
+
+    def early_logits_of_rows(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits float32 [N,C] of what answers each row, and its boundary int [N]: an exit's, or the whole depth.
+
+        Nothing is saved here: every row runs through all blocks (`serving` saves what is above an exit). Raises
+        InputError where the graft has no exits.
+        """
+        if self.exits is None:
+            raise InputError("this graft has no early exits; train it with exits.boundaries")
+        exits = self.exits
+        logits, pooled = self.logits_and_pooled(rows, exits.boundaries)
+        place = np.full(len(rows), self.backbone.spec.blocks)
+        for number, features in reversed(list(enumerate(np.split(pooled, len(exits.boundaries), axis=1)))):
+            early = exits.logits(number, features)
+            leave = exits.confident(early)
+            logits, place = np.where(leave[:, None], early, logits), np.where(leave, exits.boundaries[number], place)
+        return logits, place
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N,C]; for regression the logits themselves."""
@@ -126,7 +158,8 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
     model = model_on(manifest, backbone, str(path))
     verify_on(manifest, params, canary, model, backbone, str(path))
     scope = read_scope(Path(path), manifest, model.pooled_width, backbone.spec.blocks)
-    return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope)
+    exits = read_exits(Path(path), manifest, backbone.spec.width, backbone.spec.blocks)
+    return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope, exits)
 
 
 def without_scope(grafts: Sequence[Graft], why: str) -> tuple[str, ...]:

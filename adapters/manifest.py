@@ -1,8 +1,8 @@
 """What `manifest.json` of a graft holds, as data. Imports no jax.
 
 The identity of a graft is its tensors, the fields of `identity` (methods, head, labels, the two backbone ids and the
-longest input) and, where there is one, its out-of-scope score. Metrics, costs, times and versions are told beside
-it, and do not change `content_id`: the same seed and data give the same id.
+longest input) and, where there are some, its out-of-scope score and early exits. Metrics, costs, times and versions are
+told beside it, and do not change `content_id`: the same seed and data give the same id.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from backbone.records import canonical_json, decode, digest, encode
 SCHEMA = 1
 MANIFEST, TENSORS, CANARY = "manifest.json", "graft.safetensors", "canary.safetensors"
 SCOPE = "scope.safetensors"  # only where a graft has an out-of-scope score (`adapters.scope`)
+EXITS = "exits.safetensors"  # only where a graft has early exits (`adapters.exits`)
+OPTIONAL = (SCOPE, EXITS)
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,14 @@ class Manifest:
 
 def tensor_files(manifest: Manifest) -> tuple[str, ...]:
     """The files that make up the graft, beside the manifest."""
-    return (TENSORS, CANARY, *((SCOPE,) if SCOPE in manifest.files else ()))
+    return (TENSORS, CANARY, *(name for name in OPTIONAL if name in manifest.files))
 
 
 def identity(manifest: Manifest) -> str:
     """The text that, with the tensors, decides `content_id`."""
     fields = ("schema", "weights_id", "preprocessing_id", "methods", "head", "labels", "max_tokens")
-    scope = {SCOPE: manifest.files[SCOPE]} if SCOPE in manifest.files else {}
-    return canonical_json({name: encode(getattr(manifest, name)) for name in fields} | scope)
+    parts = {name: manifest.files[name] for name in OPTIONAL if name in manifest.files}
+    return canonical_json({name: encode(getattr(manifest, name)) for name in fields} | parts)
 
 
 def sealed(manifest: Manifest) -> Manifest:

@@ -5,7 +5,7 @@ With D_i = s_i A_i B_i, the update of graft i at a site, and weights w_i:
     linear   A = sum sign(w_i) sqrt(|w_i| s_i) A_i, B = sum sqrt(|w_i| s_i) B_i: keeps the rank, has cross terms
     cat      A and B side by side: exactly sum w_i D_i, at the sum of the ranks
     svd      the best approximation of sum w_i D_i at a rank (Eckart & Young 1936)
-    ties     trim each w_i D_i to its largest entries, elect a sign for each entry, average those that agree
+    ties     trim each D_i to its largest entries, elect a sign for each entry, average w_i D_i of those that agree
              (Yadav et al. 2023, arXiv 2306.01708, algorithm 1), then as svd
 
 `linear` is PEFT's add_weighted_adapter of that name; `ties` is its `ties_svd`. The head comes from one graft.
@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from adapters.artifact import save_graft
+from adapters.exits import warn_dropped
 from adapters.graft import Graft, load_graft, without_scope
 from adapters.manifest import Training
 from adapters.methods.lora import LoraSetting, lora_spec
@@ -71,6 +72,8 @@ def combine(
     weights = _checked(grafts, weights, how, rank, density)
     loaded = [load_graft(grafts[0], backbone)]
     loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
+    for path, graft in zip(grafts, loaded, strict=True):
+        warn_dropped(graft.exits, str(path), "a combined graft")
     parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
     named = Path(head_from) if head_from is not None else Path(grafts[0])
     if named not in list(map(Path, grafts)):
@@ -140,12 +143,12 @@ def combined(
         left = [math.copysign(r, w) * a for r, w, (a, _) in zip(roots, weights, updates, strict=True)]
         right = [r * b for r, (_, b) in zip(roots, updates, strict=True)]
         return (np.sum(left, axis=0), np.sum(right, axis=0)), total
-    intended = total if how == "svd" else ties(deltas, density)
+    intended = total if how == "svd" else ties([a @ b for a, b in updates], weights, density)
     return truncated(intended, rank or max(a.shape[1] for a, _ in updates)), intended
 
 
-def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
-    """Algorithm 1 of TIES on one array of each task, weights already in them."""
+def ties(deltas: Sequence[np.ndarray], weights: Sequence[float], density: float) -> np.ndarray:
+    """Algorithm 1 of TIES on one array of each task; the weights come in after the election, as in PEFT."""
     trimmed = []
     for delta in deltas:
         kept = int(density * delta.size)
@@ -155,7 +158,8 @@ def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
     stack = np.stack(trimmed)
     elected = np.where(stack.sum(axis=0) >= 0, 1, -1)
     agree = np.sign(stack) == elected
-    return np.asarray((stack * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1))
+    weighted = np.tensordot(weights, stack * agree, axes=1)
+    return np.asarray(weighted / np.maximum(agree.sum(axis=0), 1))
 
 
 def truncated(delta: np.ndarray, rank: int) -> Factors:

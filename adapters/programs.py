@@ -20,6 +20,7 @@ import numpy as np
 
 from adapters.hooks import GraftHooks
 from adapters.model import GraftModel
+from adapters.specs import Classification
 from backbone.buckets import Row, bucket_of, pad
 
 # of a full batch: enough to keep the device busy, and no more than its last, partly filled batch can waste
@@ -154,6 +155,19 @@ def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     pooled = pool_program(model)(rest, {boundary: bare[boundary]}, inputs["mask"])
     return jnp.concatenate([logits, pooled[:, 0]], axis=1)
+
+
+def with_exits(
+    model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundaries: Sequence[int]
+) -> jax.Array:
+    """Logits and, beside them, the mean of the graft's own states at each of `boundaries`: float32 [B,C+E D]."""
+    taps = sorted({*model.taps, *boundaries})
+    states = states_at(model, backbone, params.get("adapter", {}), inputs, taps, dtype)
+    logits = logits_of(model, backbone, params, {**inputs, "states": {k: states[k] for k in model.taps}}, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    plain = GraftModel(model.network, (), Classification(), model.labels)  # the mean, whatever the head's pooling
+    pooled = pool_program(plain)(rest, {b: states[b] for b in boundaries}, inputs["mask"])
+    return jnp.concatenate([logits, pooled.reshape(len(pooled), -1)], axis=1)
 
 
 def full_batch(bucket: int) -> int:

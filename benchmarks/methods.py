@@ -1,17 +1,18 @@
-"""Every method: trainable parameters, counted FLOPs and measured time of a training step, beside PEFT's.
+"""Every method: trainable parameters, counted FLOPs and measured time of a training step, beside its peers'.
 
-    python -m benchmarks.methods --peers .venv-peers/bin/python
+    python -m benchmarks.methods --peers .venv-peers/bin/python --adapterhub .venv-adapterhub/bin/python
 
 all-MiniLM-L6-v2, each method in every block, random ids without padding, AdamW, float32, all cores. Sides
 take turns, method by method; the first two steps of each are warm-up. Parameters are those of the method
-without the head. PEFT is asked for LoRA, DoRA, VeRA, IA3 and LayerNorm tuning, and keeps the backbone's own
-dropout, as it comes.
+without the head. PEFT is asked for LoRA, DoRA, VeRA, IA3 and LayerNorm tuning, AdapterHub's `adapters` for LoRA, IA3,
+prefix tuning and the bottleneck; both keep the backbone's own dropout, as they come.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ from backbone.importing import minilm_folder
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import count, map_leaves
 from benchmarks.peft_lora import Worker
-from benchmarks.results import spread, write
+from benchmarks.results import ROOT, spread, write
 from trainers.config import Optimizer
 from trainers.experiment import versions
 from trainers.step import first_state, make_optimizer, make_step
@@ -64,6 +65,13 @@ METHODS: dict[str, tuple[MethodSpec, dict[str, Any] | None]] = {
     "prefix": (Prefix(), None),
     "bottleneck": (Bottleneck(), None),
     "router": (Router(), None),
+}
+# in the places of the specs above: r 8 on query and value; 16 keys; 48 hidden units after the mlp
+ADAPTERHUB: dict[str, dict[str, Any]] = {
+    "lora": {"name": "LoRAConfig", "r": 8, "alpha": 16, "attn_matrices": ["q", "v"]},
+    "ia3": {"name": "IA3Config"},
+    "prefix": {"name": "PrefixTuningConfig", "flat": True, "prefix_length": 16},
+    "bottleneck": {"name": "SeqBnConfig", "reduction_factor": 8, "original_ln_before": False},
 }
 
 
@@ -92,12 +100,16 @@ def measure(spec: MethodSpec, backbone: Backbone, options: argparse.Namespace) -
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """One line a method: parameters, GFLOPs, median milliseconds here and in PEFT."""
-    lines = [f"{'method':<12}{'parameters':>12}{'GFLOP':>9}{'ms':>9}{'PEFT parameters':>17}{'PEFT ms':>9}"]
+    """One line a method: parameters, GFLOPs, median milliseconds here, and of each peer."""
+    peers = [name for name in ("peft", "adapterhub") if any(found[name] for found in results.values())]
+    header = f"{'method':<12}{'parameters':>12}{'GFLOP':>9}{'ms':>9}"
+    lines = [header + "".join(f"{name + ' parameters':>23}{'ms':>9}" for name in peers)]
     for name, found in results.items():
-        ours, peers = found["topgraft"], found["peft"]
+        ours = found["topgraft"]
         line = f"{name:<12}{ours['trainable']:>12,}{ours['flops'] / 1e9:>9.1f}{1e3 * ours['step']['median']:>9.1f}"
-        line += f"{peers['trainable']:>17,}{1e3 * peers['step']['median']:>9.1f}" if peers else f"{'-':>17}{'-':>9}"
+        for peer in peers:
+            side = found[peer]
+            line += f"{side['trainable']:>23,}{1e3 * side['step']['median']:>9.1f}" if side else f"{'-':>23}{'-':>9}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -105,27 +117,41 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers", required=True, help="Python of an environment with torch, transformers and peft")
+    parser.add_argument(
+        "--adapterhub", help="Python of an environment with torch and adapters (make goldens-adapterhub)"
+    )
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=32, help="tokens of every row")
     parser.add_argument("--steps", type=int, default=10, help="measured steps of each method and side")
     options = parser.parse_args()
     backbone = load_backbone(resolve_backbone("minilm"))
-    command = [options.peers, "-m", "benchmarks.peers.peft_methods", "--model", str(minilm_folder())]
+    # by path, not by module: the checkout's own `adapters` would hide AdapterHub's
+    scripts = {"peft": (options.peers, "peft_methods.py"), "adapterhub": (options.adapterhub, "adapterhub_methods.py")}
     shape = {"rows": options.rows, "length": options.length, "steps": options.steps, "labels": LABELS}
     results: dict[str, dict[str, Any]] = {}
-    with Worker(command) as worker:
-        peers = worker.ask(cmd="versions")
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(
+                Worker([python, str(ROOT / "benchmarks" / "peers" / script), "--model", str(minilm_folder())])
+            )
+            for name, (python, script) in scripts.items()
+            if python
+        }
+        told = [worker.ask(cmd="versions") for worker in workers.values()]
         for name in options.methods:
             spec, config = METHODS[name]
-            results[name] = {"topgraft": measure(spec, backbone, options), "peft": None}
-            if config is not None:
-                results[name]["peft"] = worker.ask(cmd="measure", config=config, **shape)
+            asked = {"peft": config, "adapterhub": ADAPTERHUB.get(name)}
+            results[name] = {"topgraft": measure(spec, backbone, options)}
+            for peer, wanted in asked.items():
+                known = peer in workers and wanted is not None
+                results[name][peer] = workers[peer].ask(cmd="measure", config=wanted, **shape) if known else None
             for side in results[name].values():
                 if side:
                     side["step"] = spread(side["seconds"])
     print(table(results))
-    print(write("methods", {"versions": {**versions(), **peers}, "shape": shape, "methods": results}))
+    known_versions = {name: version for one in told for name, version in one.items()}
+    print(write("methods", {"versions": {**versions(), **known_versions}, "shape": shape, "methods": results}))
 
 
 if __name__ == "__main__":

@@ -162,26 +162,35 @@ def _sqlite(where: URL, *, create: bool) -> Engine:
 
 
 def _prepare(path: Path) -> None:
-    """The file, in WAL mode; raises InputError if it is something else, Unavailable if it cannot be."""
+    """The file, in WAL mode; raises InputError if it is something else, Unavailable if it cannot be.
+
+    Only SQLite ever opens it: to close a file drops every lock that this process has on it, so that another
+    process would take a registry that is open here for closed, and remove the log that it is writing to.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
-            file.seek(0)
-            start = file.read(16)
+        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+            _into_wal_mode(connection)
     except OSError as error:
         raise Unavailable(f"registry: {path}: {error.strerror}") from error
-    if start and start != b"SQLite format 3\0":
-        raise InputError(f"registry: {path} is no SQLite database")
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"registry: {path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"registry: {path} is no SQLite database, or a damaged one ({error}); restore it, or name another"
+        ) from error
+
+
+def _into_wal_mode(connection: sqlite3.Connection) -> None:
     deadline = time.monotonic() + PATIENCE
-    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
-        while connection.execute("pragma journal_mode").fetchone() != ("wal",):
-            # SQLite answers "locked" at once, without its time-out, to a change of mode beside other clients
-            try:
-                connection.execute("pragma journal_mode = wal")
-            except sqlite3.OperationalError as error:
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"registry: {path}: {error}") from error
-                time.sleep(0.01)
+    while connection.execute("pragma journal_mode").fetchone() != ("wal",):
+        # SQLite answers "locked" at once, without its time-out, to a change of mode beside other clients
+        try:
+            connection.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _file(path: Path) -> tuple[int, int] | None:

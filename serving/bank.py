@@ -59,8 +59,11 @@ class Envelope:
     groups: tuple[Group, ...]  # a graft joins the first that takes it
     labels: int = 128  # widest head
     scopes: tuple[int, ...] = (-1,)  # boundaries that out-of-scope scores may be measured at; -1 the last
+    exits: tuple[int, ...] = ()  # boundaries at which a batch may be split; a graft whose exits lie elsewhere uses none
 
     def __post_init__(self) -> None:
+        if list(self.exits) != sorted(set(self.exits)) or min(self.exits, default=1) < 1:
+            raise InputError(f"exits: boundaries above 0, ascending, got {self.exits}")
         if not self.groups:
             raise InputError("groups: at least one is needed")
         if self.labels < 1:
@@ -80,6 +83,7 @@ class Envelope:
         slots: int = 32,
         labels: int = 128,
         scopes: Iterable[int] = (-1,),
+        exits: Iterable[int] = (),
     ) -> Envelope:
         """The narrowest envelope that holds these grafts.
 
@@ -97,7 +101,7 @@ class Envelope:
                     break
             else:
                 groups.append(new)
-        return cls(tuple(groups), labels, tuple(scopes))
+        return cls(tuple(groups), labels, tuple(scopes), tuple(sorted(set(exits))))
 
 
 def _joined(group: Group, new: Group, network: Network) -> Group | None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from adapters.exits import Exits
+
 PLAIN = -1  # group of rows that use no graft
 
 
@@ -51,6 +53,9 @@ class Row:
     future: Future[np.ndarray] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
     scope: int | None = None  # boundary of the bare backbone whose pooled state is wanted as well
+    exits: Exits | None = None  # the graft's, where they may be used
+    lower: bool = False  # whether the graft was validated in bfloat16
+    notes: dict[str, str] = field(default_factory=dict)  # what a batch says beside the result: submodel
 
 
 def fail(future: Future[Any], error: BaseException) -> None:

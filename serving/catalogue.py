@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapters.manifest import CANARY, MANIFEST, SCOPE, TENSORS, read_manifest
+from adapters.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
 from backbone.errors import InputError, nearest
 from registry.database import Registry
 from registry.spec import require_task
@@ -52,7 +52,7 @@ class Catalogue(Protocol):
 
 def plain_graft(path: Path) -> Path:
     """`path` again; raises InputError if it or a file of it is a link: an artefact points nowhere else."""
-    for part in (path, *(path / name for name in (MANIFEST, TENSORS, CANARY, SCOPE))):
+    for part in (path, *(path / name for name in (MANIFEST, TENSORS, CANARY, *OPTIONAL))):
         if part.is_symlink():
             raise InputError(f"{part}: a symbolic link; a graft is a folder of plain files")
     return path

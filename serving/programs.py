@@ -6,6 +6,9 @@ the rows [B,T,D]. `suffix`: the adapted blocks and the heads of one group [B,C];
 output of the backbone, for rows that use no graft and hence no bank. `pooled`, beside them: states of the
 bare backbone as out-of-scope scores read them [U,D].
 
+Where batches may be split for early exits, the prefix stops at those boundaries too, and a group has its suffix a
+second time in pieces: `segment` up to each of them, with the pooled states [B,D] there, and `rest`.
+
 Programs are compiled ahead of time for the fixed buckets and batch sizes: a shape outside them is an
 error, never a compilation.
 """
@@ -22,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapters.heads import pool
+from adapters.hooks import GraftHooks
+from backbone.errors import InputError
 from backbone.storage import Backbone
 from serving.bank import Bank
 
@@ -49,6 +54,7 @@ class Programs:
         buckets: Sequence[int],
         sizes: Sequence[int],
         scopes: Sequence[int] = (),
+        exits: Sequence[int] = (),
     ):
         self.backbone, self.banks = backbone, tuple(banks)
         self.buckets, self.sizes = tuple(sorted(buckets)), tuple(sorted(sizes))
@@ -56,7 +62,18 @@ class Programs:
         last = backbone.spec.blocks
         self.needs = [tuple(sorted({b.start, *(t for t in b.model.taps if t < b.start)})) for b in self.banks]
         self.scopes = tuple(scopes)  # boundaries where out-of-scope scores are measured
-        self.stops = tuple(sorted({0, last, *self.scopes, *(boundary for needs in self.needs for boundary in needs)}))
+        if exits and not max(exits) < last:
+            raise InputError(f"exits: boundary {max(exits)} is not below the last of {last} blocks")
+        self.exits = tuple(sorted(exits))
+        self.splits = [tuple(b for b in self.exits if b > bank.start) for bank in self.banks]
+        for number, (bank, splits) in enumerate(zip(self.banks, self.splits, strict=True)):
+            if splits and bank.model.taps != (last,):
+                raise InputError(
+                    f"exits: group {number} ({bank.group.title()}) reads several boundaries and adapts blocks: it "
+                    f"cannot be split at {splits[0]}; declare no exits above boundary {bank.start}"
+                )
+        begins = {boundary for needs in self.needs for boundary in needs}
+        self.stops = tuple(sorted({0, last, *self.scopes, *self.exits, *begins}))
         self._compiled: dict[tuple[Any, ...], Any] = {}
         for bucket in self.buckets:
             for size in self.sizes:
@@ -82,6 +99,14 @@ class Programs:
             states = dict.fromkeys(self.needs[group], state)
             suffix = functools.partial(self._suffix, bank)
             keep(("suffix", group, bucket, size), suffix, params, bank.leaves, states, mask, number)
+            splits = self.splits[group]
+            for start, stop in itertools.pairwise((bank.start, *splits) if splits else ()):
+                segment = functools.partial(self._segment, bank, start, stop)
+                keep(("segment", group, start, bucket, size), segment, params, bank.leaves, state, mask, number)
+            if splits:
+                keep(("rest", group, bucket, size), suffix, params, bank.leaves, {splits[-1]: state}, mask, number)
+        if self.exits:
+            keep(("pool", bucket, size), self._pool, state, mask)
         for rows in self.sizes:
             index = jax.ShapeDtypeStruct((rows,), jnp.int32)
             keep(("gather", bucket, size, rows), _gather, state, index)
@@ -107,6 +132,49 @@ class Programs:
         network, (pooling, finished) = self.backbone.network, kind
         hidden = network.finish(params, state) if finished else state
         return pool(pooling, network, params, hidden, mask).astype(jnp.float32)
+
+    def _segment(
+        self, bank: Bank, start: int, stop: int, params: Any, leaves: Any, state: Any, mask: Any, slots: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        hooks = GraftHooks(bank.model.site_parts, leaves["adapter"], slots)
+        hidden = self.backbone.network.run_blocks(params, state, mask, hooks, start=start, stop=stop)
+        return hidden, self._pool(hidden, mask)
+
+    def _pool(self, state: jax.Array, mask: jax.Array) -> jax.Array:
+        return pool("mean", self.backbone.network, {}, state, mask).astype(jnp.float32)
+
+    def size_for(self, rows: int) -> int:
+        """The smallest batch that holds so many rows."""
+        return next(size for size in self.sizes if size >= rows)
+
+    def embed(self, ids: np.ndarray) -> jax.Array:
+        """States [U,T,D] at boundary 0."""
+        size, bucket = ids.shape
+        return self._compiled["embed", bucket, size](self.backbone.params, ids)
+
+    def block(self, start: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
+        """States [U,T,D] at the stop after `start`, by the bare backbone."""
+        size, bucket = mask.shape
+        return self._compiled["blocks", start, bucket, size](self.backbone.params, state, mask)
+
+    def pool(self, state: jax.Array, mask: np.ndarray) -> jax.Array:
+        """The mean over tokens float32 [U,D]."""
+        size, bucket = mask.shape
+        return self._compiled["pool", bucket, size](state, mask)
+
+    def segment(
+        self, group: int, start: int, state: jax.Array, mask: np.ndarray, slots: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        """States [B,T,D] of a group's rows at its split after `start`, and their mean over tokens float32 [B,D]."""
+        size, bucket = mask.shape
+        run = self._compiled["segment", group, start, bucket, size]
+        return run(self.backbone.params, self.banks[group].leaves, state, mask, slots)
+
+    def rest(self, group: int, state: jax.Array, mask: np.ndarray, slots: np.ndarray) -> jax.Array:
+        """As `suffix`, from the states at the group's last split."""
+        size, bucket = mask.shape
+        run = self._compiled["rest", group, bucket, size]
+        return run(self.backbone.params, self.banks[group].leaves, {self.splits[group][-1]: state}, mask, slots)
 
     def prefix(self, ids: np.ndarray, mask: np.ndarray, wanted: Sequence[int]) -> dict[int, jax.Array]:
         """States [U,T,D] at the `wanted` boundaries (each one of `stops`), computed once."""

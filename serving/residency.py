@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from adapters.exits import Exits
 from adapters.graft import Graft
 from adapters.scope import Scope
 from adapters.specs import HeadSpec
@@ -53,11 +54,14 @@ class Prepared:
     max_tokens: int
     methods: tuple[str, ...]
     scope: Scope | None = None  # of its out-of-scope score
+    exits: Exits | None = None  # that may be used
+    lower: bool = False  # it was validated in bfloat16, and may be served in it
 
     @property
     def bytes(self) -> int:
         """On the host."""
-        return self.fitted.bytes + (self.scope.bytes if self.scope else 0)
+        kept = self.fitted.bytes + (self.scope.bytes if self.scope else 0)
+        return kept + (0 if self.exits is None else self.exits.kernels.nbytes)
 
 
 @dataclass
@@ -146,7 +150,19 @@ class Residency:
             )
         group, fitted = place_in(self._banks, graft.model, graft.params, f"{served.task} version {served.version}")
         methods = tuple(spec.method for spec in graft.model.methods)
-        prepared = Prepared(group, fitted, graft.model.labels, graft.model.head, graft.max_tokens, methods, graft.scope)
+        # an out-of-scope score is measured on the whole pass in full precision, and an early answer could not abstain
+        cheaper = graft.scope is None
+        prepared = Prepared(
+            group,
+            fitted,
+            graft.model.labels,
+            graft.model.head,
+            graft.max_tokens,
+            methods,
+            scope=graft.scope,
+            exits=graft.exits if cheaper else None,
+            lower=cheaper and graft.manifest is not None and "bfloat16" in graft.manifest.variants,
+        )
         with self._changed:
             self.loads["source"] += 1
             self._host[served.content_id] = prepared

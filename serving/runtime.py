@@ -13,26 +13,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from adapters.exits import Exits
 from adapters.graft import Graft, load_graft
-from adapters.predictions import Prediction, predictions
-from adapters.scope import Scope
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
 from backbone.preprocessing import TextPreprocessing
 from backbone.storage import Backbone
 from backbone.trees import content_hash, map_leaves
+from serving.answers import Answer, NotFinite, Pending, score_rows
 from serving.bank import Bank, Envelope
 from serving.batching import PLAIN, Batcher, Row, fail
+from serving.exiting import EarlyBatch
+from serving.prefix_cache import PrefixCache
 from serving.programs import Programs, cover
 from serving.residency import Prepared, Residency, Seat, Served
 
@@ -41,70 +43,6 @@ BATCH_SIZES = (1, 8, 32)
 
 class UnknownTask(InputError):
     """No graft is served under this name."""
-
-
-class NotFinite(ArithmeticError):
-    """A graft produced a value that is not a number for this input."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer(Prediction):
-    """A prediction, and what produced it."""
-
-    task: str
-    version: str
-    content_id: str
-    generation: int  # of the promotion that made the version live
-    submodel: str = "full"  # which part of the network answered
-    abstained: bool = False  # out of scope, and the graft gives no label there
-
-
-@dataclass
-class Pending:
-    """A row on its way; `future` holds its logits, those of the labels first, then the envelope's padding.
-
-    With a scope the pooled state [D] of the bare backbone is at the end.
-    """
-
-    served: Served
-    future: Future[np.ndarray] = field(default_factory=Future)
-    prepared: Prepared | None = None  # known once the graft is loaded
-    tokens: int = 0  # of the text, as the graft reads it
-    score: float | None = None  # out-of-scope score, once it was asked for
-
-    def answer(self, timeout: float | None = None) -> Answer:
-        """Waits for the logits; raises what the row raised."""
-        logits = self.future.result(timeout)
-        assert self.prepared is not None
-        labels, scope = self.prepared.labels, self.prepared.scope
-        found = predictions(self.prepared.head, labels, logits[None, : len(labels)])[0]
-        if scope is not None and self.score is None:
-            score_rows([self])
-        abstained = scope is not None and scope.abstain and self.score is not None and self.score > 1
-        return Answer(
-            () if abstained else found.labels,
-            found.probabilities,
-            out_of_scope=self.score,
-            abstained=abstained,
-            task=self.served.task,
-            version=self.served.version,
-            content_id=self.served.content_id,
-            generation=self.served.generation,
-        )
-
-
-def score_rows(pending: Sequence[Pending]) -> None:
-    """Waits for the rows and scores them, those of one graft at once; raises what a row raised."""
-    scopes: dict[int, tuple[Scope, list[Pending]]] = {}
-    for one in pending:
-        one.future.result()
-        assert one.prepared is not None
-        if (scope := one.prepared.scope) is not None:
-            scopes.setdefault(id(scope), (scope, []))[1].append(one)
-    for scope, own in scopes.values():
-        features = np.stack([one.future.result()[-scope.width :] for one in own])
-        for one, score in zip(own, scope.scores(features).tolist(), strict=True):
-            one.score = score
 
 
 @dataclass
@@ -135,11 +73,13 @@ class Runtime:
         most_waiting: int = 1024,
         host_bytes: int = 256 << 20,
         cache_bytes: int = 0,
+        lower: Backbone | None = None,
     ):
         """Compiles everything for these `buckets` (tokens; default: the backbone's ladder) and batch sizes.
 
         `max_wait` seconds a row waits for others, `most_waiting` rows in all, `host_bytes` of verified grafts
-        kept beside the slots, `cache_bytes` of prefix states kept by input (0: none).
+        kept beside the slots, `cache_bytes` of prefix states kept by input (0: none). `lower` is the same backbone
+        in bfloat16, for the submodel of that name.
         """
         if not isinstance(backbone.preprocessing, TextPreprocessing):
             raise InputError(f"{backbone.path}: takes images; the runtime serves text")
@@ -149,12 +89,15 @@ class Runtime:
             raise InputError(f"buckets: each must lie in 4..{backbone.ladder[-1]}, got {self.buckets}")
         self.banks = [Bank(backbone.network, group, envelope.labels) for group in envelope.groups]
         scopes = envelope.scope_boundaries(backbone.spec.blocks)
-        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes)
+        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits)
+        self.lower = None if lower is None else Programs(lower, self.banks, self.buckets, batch_sizes)
+        self.submodel = "full"  # used from the next batch on; set by whoever controls it, from any thread
         self.counts = Counts()
         self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
+        self.answered_by: Counter[str] = Counter()  # rows of grafts by submodel
         self._prefix = PrefixCache(cache_bytes)
         self._batcher = Batcher(
-            self._run, most_rows=self.programs.sizes[-1], most_waiting=most_waiting, max_wait=max_wait
+            self._answer, most_rows=self.programs.sizes[-1], most_waiting=most_waiting, max_wait=max_wait
         )
         self.residency = Residency(self.banks, self._batcher.call, host_bytes, scopes)
         self._entries: dict[str, Served] = {}
@@ -170,7 +113,8 @@ class Runtime:
             graft = load_graft(graft, self.backbone)
         loaded = graft
         own = map_leaves(np.asarray, loaded.params)
-        content_id = loaded.manifest.content_id if loaded.manifest else content_hash(own, repr(loaded.model))
+        exits = {} if loaded.exits is None else {"exits": loaded.exits.tensors()}
+        content_id = loaded.manifest.content_id if loaded.manifest else content_hash(own | exits, repr(loaded.model))
         served = Served(task, version, content_id, lambda: loaded, generation)
         self.warm(served)
         self.offer(served)
@@ -269,8 +213,11 @@ class Runtime:
                 ids = self._ids(text, outcome.prepared.max_tokens)
                 bucket = bucket_of(len(ids), self.buckets)
                 scope, pending.tokens = outcome.prepared.scope, len(ids)
-                at = None if scope is None else scope.boundary
-                row = Row(bucket, ids, outcome.prepared.group, outcome.slot, deadline, pending.future, scope=at)
+                row = Row(
+                    bucket, ids, outcome.prepared.group, outcome.slot, deadline, pending.future,
+                    scope=None if scope is None else scope.boundary,
+                    exits=self.usable(outcome.prepared), lower=outcome.prepared.lower, notes=pending.notes,
+                )  # fmt: skip
             except Exception as error:  # noqa: BLE001 - what one text raises belongs to its caller
                 self._batcher.forget()
                 fail(pending.future, error)
@@ -322,36 +269,87 @@ class Runtime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
-        """One batch: the prefix once for each distinct input, then each group's suffix."""
-        begun = time.perf_counter()
-        bucket = rows[0].bucket
+    def usable(self, prepared: Prepared) -> Exits | None:
+        """The graft's exits if batches are split at all of them: their threshold holds for all together."""
+        exits = prepared.exits
+        return exits if exits is not None and set(exits.boundaries) <= set(self.programs.exits) else None
+
+    def submodels_of(self, prepared: Prepared) -> dict[str, Any]:
+        """The cheaper submodels that a graft has here, for people: of bfloat16 whether, of exits what they promise."""
+        exits = self.usable(prepared)
+        lower = self.lower is not None and prepared.lower
+        return {"bfloat16": lower, "exits": None if exits is None else exits.facts()}
+
+    def _answer(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
+        """One batch by the submodel that is in use; rows that have no such submodel are answered in full."""
+        submodel = self.submodel
+        early = np.array([submodel == "exits" and row.exits is not None for row in rows])
+        low = np.array([submodel == "bfloat16" and row.lower and self.lower is not None for row in rows])
+        results: list[np.ndarray | Exception] = [NotFinite("not computed")] * len(rows)
+        for chosen, run in ((early, self._run_early), (low, self._run_lower), (~early & ~low, self._run)):
+            numbers = np.flatnonzero(chosen).tolist()
+            for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
+                results[number] = result
+        self.answered_by.update(row.notes.get("submodel", "full") for row in rows if row.group != PLAIN)
+        return results
+
+    def _inputs(self, rows: Sequence[Row]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The number of each row's input int32 [N], and the distinct inputs."""
         keys = [row.ids.tobytes() for row in rows]
         distinct = {key: row.ids for key, row in zip(keys, rows, strict=True)}
         place = {key: number for number, key in enumerate(distinct)}
-        index, inputs = np.array([place[key] for key in keys], np.int32), list(distinct.values())
-        size = next(s for s in self.programs.sizes if s >= len(inputs))
+        return np.array([place[key] for key in keys], np.int32), list(distinct.values())
+
+    def _run_early(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
+        """One batch with early exits."""
+        begun = time.perf_counter()
+        index, inputs = self._inputs(rows)
+        size = self.programs.size_for(len(inputs))
+        fill = self.backbone.preprocessing.fill
+        ids, mask = pad([*inputs, *[inputs[-1]] * (size - len(inputs))], rows[0].bucket, fill)
+        batch = EarlyBatch(self.programs, rows, index, mask)
+        found = batch.run(ids)
+        counts = self.counts
+        counts.batches += 1
+        counts.rows += len(rows)
+        counts.inputs += len(inputs)
+        counts.padded_rows += batch.computed_rows
+        counts.device_seconds += time.perf_counter() - begun
+        return [_finite(value) for value in found]
+
+    def _run_lower(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
+        """One batch in bfloat16."""
+        for row in rows:
+            row.notes["submodel"] = "bfloat16"
+        return self._run(rows, self.lower)
+
+    def _run(self, rows: Sequence[Row], programs: Programs | None = None) -> list[np.ndarray | Exception]:
+        """One batch: the prefix once for each distinct input, then each group's suffix."""
+        begun, programs = time.perf_counter(), programs or self.programs
+        bucket = rows[0].bucket
+        index, inputs = self._inputs(rows)
+        size = next(s for s in programs.sizes if s >= len(inputs))
         ids, mask = pad([*inputs, *[inputs[-1]] * (size - len(inputs))], bucket, self.backbone.preprocessing.fill)
         groups = sorted({row.group for row in rows})
         last = self.backbone.spec.blocks
-        answering = {b for g in groups for b in ((last,) if g == PLAIN else self.programs.needs[g])}
+        answering = {b for g in groups for b in ((last,) if g == PLAIN else programs.needs[g])}
         scoped = sorted({(row.group, row.scope) for row in rows if row.scope is not None})
         wanted = sorted(answering | {boundary for _, boundary in scoped})
-        states = self._states(ids, mask, wanted, len(inputs))
-        pooled = {key: self.programs.pooled(*key, states[key[1]], mask) for key in scoped}
+        states = self._states(programs, ids, mask, wanted, len(inputs))
+        pooled = {key: programs.pooled(*key, states[key[1]], mask) for key in scoped}
         results: list[np.ndarray | Exception] = [NotFinite("not computed")] * len(rows)
         waiting = []
         for group in groups:
             chosen = np.array([i for i, row in enumerate(rows) if row.group == group])
             if group == PLAIN:
-                waiting.append((chosen, self.programs.plain(states[last], mask), index[chosen]))
+                waiting.append((chosen, programs.plain(states[last], mask), index[chosen]))
                 continue
-            needed = {boundary: states[boundary] for boundary in self.programs.needs[group]}
-            for part in _parts(chosen, self.programs.sizes):
-                waiting.append((part.rows, *self._suffix(group, rows, part, index, needed, mask)))
+            needed = {boundary: states[boundary] for boundary in programs.needs[group]}
+            for part in _parts(chosen, programs.sizes):
+                waiting.append((part.rows, *self._suffix(programs, group, rows, part, index, needed, mask)))
         for chosen, values, where in waiting:
             for number, value in zip(chosen.tolist(), np.asarray(values)[where], strict=True):
-                results[number] = value if np.isfinite(value).all() else NotFinite("the graft's output is not finite")
+                results[number] = _finite(value)
         _join_pooled(results, rows, index, {key: np.asarray(value) for key, value in pooled.items()})
         counts = self.counts
         counts.scope_blocks += (max(wanted) - max(answering)) * len(inputs)
@@ -363,21 +361,30 @@ class Runtime:
         return results
 
     def _suffix(
-        self, group: int, rows: Sequence[Row], part: _Part, index: np.ndarray, states: Any, mask: np.ndarray
+        self,
+        programs: Programs,
+        group: int,
+        rows: Sequence[Row],
+        part: _Part,
+        index: np.ndarray,
+        states: Any,
+        mask: np.ndarray,
     ) -> tuple[jax.Array, np.ndarray]:
         filled = np.concatenate([part.rows, np.repeat(part.rows[-1:], part.size - len(part.rows))])
         inputs = index[filled]
         if not np.array_equal(inputs, np.arange(len(mask))):
-            states = self.programs.gather(states, inputs)
+            states = programs.gather(states, inputs)
         slots = np.zeros(part.size, np.int32)
         slots[: len(part.rows)] = [rows[i].slot for i in part.rows]
         self.counts.padded_rows += part.size
-        return self.programs.suffix(group, states, mask[inputs], slots), np.arange(len(part.rows))
+        return programs.suffix(group, states, mask[inputs], slots), np.arange(len(part.rows))
 
-    def _states(self, ids: np.ndarray, mask: np.ndarray, wanted: Sequence[int], count: int) -> dict[int, Any]:
-        """States at the wanted boundaries, from the cache if every input's are there."""
-        if not self._prefix.budget:
-            return dict(self.programs.prefix(ids, mask, wanted))
+    def _states(
+        self, programs: Programs, ids: np.ndarray, mask: np.ndarray, wanted: Sequence[int], count: int
+    ) -> dict[int, Any]:
+        """States at the wanted boundaries, from the cache if every input's are there; it keeps none in bfloat16."""
+        if not self._prefix.budget or programs is not self.programs:
+            return dict(programs.prefix(ids, mask, wanted))
         keys = [(ids.shape[1], ids[i][mask[i]].tobytes()) for i in range(count)]
         found = [self._prefix.get(key, wanted) for key in keys]
         kept = [states for states in found if states is not None]
@@ -385,7 +392,7 @@ class Runtime:
             self.counts.prefix_hits += count
             kept += [kept[-1]] * (len(ids) - count)
             return {boundary: np.stack([states[boundary] for states in kept]) for boundary in wanted}
-        states = self.programs.prefix(ids, mask, wanted)
+        states = programs.prefix(ids, mask, wanted)
         host = {boundary: np.asarray(state) for boundary, state in states.items()}
         for number, key in enumerate(keys):
             self._prefix.put(key, {boundary: state[number].copy() for boundary, state in host.items()})
@@ -405,6 +412,12 @@ def _join_pooled(
             results[number] = joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
 
 
+def _finite(value: np.ndarray | None) -> np.ndarray | Exception:
+    if value is None:
+        return NotFinite("not computed")
+    return value if np.isfinite(value).all() else NotFinite("the graft's output is not finite")
+
+
 @dataclass(frozen=True)
 class _Part:
     """Rows that run together, and the batch size they run in."""
@@ -419,30 +432,3 @@ def _parts(rows: np.ndarray, sizes: tuple[int, ...]) -> list[_Part]:
         parts.append(_Part(rows[done : done + size], size))
         done += size
     return parts
-
-
-class PrefixCache:
-    """Least recently used states by prepared input, within a byte budget; used by the device thread only."""
-
-    def __init__(self, budget: int):
-        self.budget, self.bytes = budget, 0
-        self._states: OrderedDict[tuple[int, bytes], dict[int, np.ndarray]] = OrderedDict()
-
-    def get(self, key: tuple[int, bytes], wanted: Sequence[int]) -> dict[int, np.ndarray] | None:
-        found = self._states.get(key)
-        if found is None or any(boundary not in found for boundary in wanted):
-            return None
-        self._states.move_to_end(key)
-        return found
-
-    def put(self, key: tuple[int, bytes], states: dict[int, np.ndarray]) -> None:
-        former = self._states.pop(key, {})
-        states = {**former, **states}
-        self.bytes += self._size(states) - self._size(former)
-        self._states[key] = states
-        while self.bytes > self.budget and self._states:
-            self.bytes -= self._size(self._states.popitem(last=False)[1])
-
-    @staticmethod
-    def _size(states: dict[int, np.ndarray]) -> int:
-        return sum(state.nbytes for state in states.values())

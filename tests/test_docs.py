@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 import topgraft
+from backbone.importing import minilm_folder
 from tests.tiny import write_csv
 from trainers.docstrings import collect
 
@@ -24,12 +26,20 @@ def commands(block: str) -> list[list[str]]:
     return [words for words in split if words and words[0] == "topgraft"]
 
 
+@pytest.fixture(scope="module")
+def docstrings() -> list[tuple[str, str]]:
+    """Collected once, since reading the standard library takes seconds; all of one length bucket, to compile little."""
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    both = [row for row in collect() if row[1] in ("asyncio", "email")]
+    return [row for row in both if 9 <= len(tokenizer.encode(row[0]).ids) <= 12]
+
+
 @pytest.fixture
-def prepared(tmp_path, monkeypatch, shared_data) -> None:
+def prepared(docstrings, tmp_path, monkeypatch, shared_data) -> None:
     """The files that the documents speak of."""
     monkeypatch.setenv("TOPGRAFT_DATA", str(shared_data))
-    chosen = [row for row in collect() if row[1] in ("asyncio", "email") and len(row[0]) < 80]
-    kinds = {label: [row for row in chosen if row[1] == label][:40] for label in ("asyncio", "email")}
+    kinds = {label: [row for row in docstrings if row[1] == label][:40] for label in ("asyncio", "email")}
     table = [row for rows in kinds.values() for row in rows]
     write_csv(tmp_path / "train.csv", table[::2])
     write_csv(tmp_path / "test.csv", table[1::2])

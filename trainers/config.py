@@ -224,6 +224,27 @@ class OutOfScope:
 
 
 @dataclass(frozen=True)
+class EarlyExits:
+    """Heads at lower blocks that answer where they are sure (see `adapters.exits`); classification of single inputs.
+
+    The threshold is the loosest that keeps the share of rows that are right in full and wrong early at `extra_error`
+    or below, with probability `confidence` over draws of the calibration rows.
+    """
+
+    boundaries: tuple[int, ...] = ()  # blocks below each exit, ascending; empty: no exits
+    extra_error: float = 0.01  # share of rows, of all that are asked
+    confidence: float = 0.9  # of the promise
+    share: float = 0.2  # of the train rows, by hash and seed, held out of all that is fitted, to calibrate on
+
+    def __post_init__(self) -> None:
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise InputError(f"boundaries: must ascend, got {self.boundaries}")
+        for name in ("extra_error", "confidence", "share"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run: a graft from rows."""
 
@@ -239,6 +260,8 @@ class TrainConfig:
     curriculum: Curriculum = field(default_factory=Curriculum)
     retrain: Retrain = field(default_factory=Retrain)
     out_of_scope: OutOfScope = field(default_factory=OutOfScope)
+    exits: EarlyExits = field(default_factory=EarlyExits)
+    validate: tuple[Literal["bfloat16"], ...] = ()  # cheaper variants to score on the development rows, for serving
     head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
     # what adapters start from: a fitted probe with small weights, the best fitted probe, or a zero head
     epochs: float = 3.0  # passes over the train rows
@@ -289,6 +312,11 @@ class TrainConfig:
             raise InputError(
                 "out_of_scope: measures the distance to classes of single inputs; it needs head.kind=classification or "
                 f"multi_label and head.pair=none, got {head.kind} and {head.pair}"
+            )
+        if self.exits.boundaries and not (isinstance(head, Classification) and head.pair == "none"):
+            raise InputError(
+                "exits.boundaries: an exit is a classifier of single inputs; it needs head.kind=classification and "
+                f"head.pair=none, got {head.kind} and {head.pair}"
             )
         if head.pooling == "attention" and isinstance(self.adapter, Probe):
             raise InputError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from adapters.graft import Graft, load_graft
 from backbone.errors import InputError
@@ -28,6 +30,7 @@ class Evaluation:
     rows: dict[str, int]  # by split
     confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted; classification only
     labels: tuple[str, ...]
+    answered: dict[str, dict[str, int]]  # by split, rows answered at each boundary; of the submodel `exits` only
 
 
 def evaluate(
@@ -37,12 +40,14 @@ def evaluate(
     overrides: tuple[str, ...] = (),
     files: tuple[str, ...] = (),
     dtype: str = "float32",
+    submodel: Literal["full", "exits"] = "full",
     show: bool = False,
 ) -> Evaluation:
     """Scores the graft at `path` on the dev and test splits of its own config, or on `files` as test.
 
-    `overrides` are `data.x=y` settings, for other columns or formats. Raises InputError for a damaged
-    graft, bad data, or a label that the graft does not know.
+    `overrides` are `data.x=y` settings, for other columns or formats. `submodel` is the part of the graft that
+    answers. Raises InputError for a damaged graft, bad data, a label that the graft does not know, or exits that it
+    does not have.
     """
     use_compilation_cache()
     graft = load_graft(path, backbone, dtype=dtype)
@@ -53,10 +58,14 @@ def evaluate(
     if splits == ("test",) and not data.test:
         raise InputError("data.test: no file; pass one to evaluate")
     rows = load_data(data, graft.model.head, graft.backbone, labels=graft.model.labels, splits=splits, show=show)
-    metrics, confusion = {}, {}
+    metrics, confusion, answered = {}, {}, {}
     for name, examples in rows.splits.items():
-        with bar(len(examples), name, "row", show=show) as shown:
-            logits = graft.logits_of_rows(examples.rows, shown.update)
+        if submodel == "exits":
+            logits, place = graft.early_logits_of_rows(examples.rows)
+            answered[name] = {str(boundary): int((place == boundary).sum()) for boundary in np.unique(place)}
+        else:
+            with bar(len(examples), name, "row", show=show) as shown:
+                logits = graft.logits_of_rows(examples.rows, shown.update)
         counts = gather(graft.model, logits, examples.labels)
         metrics[name] = counts.compute()
         if isinstance(counts, Confusion):
@@ -69,6 +78,7 @@ def evaluate(
         rows={name: len(examples) for name, examples in rows.splits.items()},
         confusion=confusion,
         labels=graft.model.labels,
+        answered=answered,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +75,9 @@ class Fit:
             params["head"] = {**params["head"], **self._probe(params, strong=False).head}
         return Fitted(params, 0, Progress()), False
 
-    def bare_features(self) -> list[np.ndarray]:
-        """Features [N,F] of the bare backbone, of the train and the development rows."""
-        return self._features({}, [self.data.splits[name] for name in ("train", "dev")], keep=True)
+    def bare_features(self, splits: Sequence[Examples]) -> list[np.ndarray]:
+        """Features [N,F] of the bare backbone, of the rows of each split."""
+        return self._features({}, list(splits), keep=True)
 
     def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
         """Gradient steps through the plan's stages, from the parent or from a probe."""

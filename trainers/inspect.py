@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.exits import read_exits
 from adapters.manifest import MANIFEST, read_manifest
 from adapters.methods import METHODS, SiteMethod
 from adapters.model import GraftModel
@@ -70,6 +71,8 @@ def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
             # of the bare backbone, above the lowest adapted block: they run for the score alone
             "extra_blocks": max(0, scope.boundary - min(model.adapted_blocks, default=spec.blocks)),
         }
+    if exits := read_exits(folder, manifest, spec.width, spec.blocks):
+        facts["exits"] = exits.facts()
     return _describe("graft", str(folder), facts, spec, manifest.methods, manifest.head, manifest.labels)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from adapters.artifact import save_graft
+from adapters.exits import Exits
+from adapters.graft import Graft
 from adapters.manifest import Manifest, Training
 from adapters.model import GraftModel
 from adapters.scope import Scope
@@ -31,15 +33,18 @@ from backbone.storage import Backbone, load_backbone
 from backbone.trees import count
 from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.auto import climb
+from trainers.batches import Examples
 from trainers.boundaries import Tally
 from trainers.config import TrainConfig
 from trainers.examine import Examined, examine
 from trainers.examples import TaskData, load_data
+from trainers.exits import fitted_exits, put_aside, require_unseen
 from trainers.experiment import versions
 from trainers.fitting import Fit
 from trainers.loop import Fitted, Progress
 from trainers.report import write_report
 from trainers.scope import bare_model, fitted_scope
+from trainers.variants import require_dev, validated
 from trainers.warm import Parent, Start, read_parent
 from trainers.workdir import RESULT, claimed, stored_result
 
@@ -62,6 +67,7 @@ class TrainResult:
     stages: list[dict[str, Any]]  # of the freeze plan: boundary, steps, cost
     rungs: list[dict[str, Any]]  # tried by plan.stages=auto: name, score, gain, noise, kept, cost
     report: str  # HTML page about the run
+    exits: dict[str, Any] | None = None  # of the graft: boundaries, threshold, what they were calibrated on
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
 
 
@@ -91,10 +97,19 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
         data = load_data(config.data, config.head, backbone, show=show)
         config = replace(config, head=data.head)
     bare = bare_model(config, backbone, data) if config.out_of_scope.false_alarms else None
+    aside: Examples | None = None  # rows that nothing is fitted to
+    if config.exits.boundaries:
+        data, aside = put_aside(config, backbone, data)
+    require_dev(config, data)
+    parent = read_parent(start) if start is not None else None
+    if parent is not None and aside is not None:
+        require_unseen(config, parent.manifest.training.config)
     run = _Run(config, workdir, backbone, data, costs, Tally(), show)
-    found = run.fitted(read_parent(start) if start is not None else None, start)
+    found = run.fitted(parent, start)
     scores = run.scores(found)
+    variants = run.variants(found, folder, scores) if config.validate else ()
     scope = run.scope(bare, scores["dev"].logits) if bare is not None else None
+    exits = run.exits(found, aside) if aside is not None else None
     manifest = save_graft(
         workdir / "graft",
         found.model,
@@ -111,9 +126,11 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
             versions=versions(),
         ),
         scope=scope,
+        exits=exits,
+        variants=variants,
         replace_existing=resume,
     )
-    result = run.result(found, manifest)
+    result = run.result(found, manifest, exits)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     details = {name: score.details(data.labels) for name, score in scores.items()}
     write_report(workdir, asdict(result), details, environment)
@@ -188,14 +205,34 @@ class _Run:
     def scope(self, bare: GraftModel, dev_logits: np.ndarray) -> Scope:
         """The out-of-scope score, from features of the bare backbone; `dev_logits` of the trained graft."""
         with window("out_of_scope") as self.costs["out_of_scope"]:
-            features = self._fit(bare, {}).bare_features()
+            features = self._fit(bare, {}).bare_features([self.data.splits[name] for name in ("train", "dev")])
             return fitted_scope(self.config.out_of_scope, bare, features, self.data, dev_logits)
+
+    def graft(self, found: _Found) -> Graft:
+        """What was fitted, before it is stored."""
+        return Graft(found.model, found.fitted.params, self.backbone, self.config.data.max_tokens)
+
+    def variants(self, found: _Found, folder: Path, scores: Mapping[str, Examined]) -> tuple[str, ...]:
+        """The lower-precision variants that keep the score."""
+        metrics = {name: score.metrics for name, score in scores.items()}
+        with window("validate") as self.costs["validate"]:
+            return validated(self.config, folder, self.graft(found), self.data, metrics)
+
+    def exits(self, found: _Found, aside: Examples) -> Exits | None:
+        """The early exits, certified on the rows `aside`; None where they certify none."""
+
+        def cached(of: GraftModel, splits: Sequence[Examples]) -> list[np.ndarray]:
+            return self._fit(of, {}).bare_features(splits)
+
+        train = self.data.splits["train"]
+        with window("exits") as self.costs["exits"]:
+            return fitted_exits(self.config, self.graft(found), train, aside, cached, self.tally)
 
     def told_costs(self) -> dict[str, Any]:
         """The costs so far, by phase."""
         return {name: cost.asdict() for name, cost in self.costs.items()}
 
-    def result(self, found: _Found, manifest: Manifest) -> TrainResult:
+    def result(self, found: _Found, manifest: Manifest, exits: Exits | None) -> TrainResult:
         """What `--json` prints."""
         stages = found.fitted.progress.stages
         return TrainResult(
@@ -211,6 +248,7 @@ class _Run:
             stages=stages,
             rungs=found.rungs,
             report=str(self.workdir / "report.html"),
+            exits=None if exits is None else exits.facts(),
             rows_computed=self.tally.rows + rows_of_steps(self.config, stages),
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from adapters.artifact import save_graft
+from adapters.exits import warn_dropped
 from adapters.graft import load_graft, without_scope
 from adapters.manifest import Training
 from adapters.model import GraftModel
@@ -56,6 +57,7 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
         raise InputError(f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {have}")
     if model.sides > 1 or model.head.pooling == "attention":
         raise InputError(f"{graft}: PEFT has no head with pair={model.head.pair} and pooling={model.head.pooling}")
+    warn_dropped(loaded.exits, str(graft), "a PEFT folder")
     family, name = family_of(loaded.backbone), model.methods[0].method
     whole = model.head.pooling == family.task_pooling
 

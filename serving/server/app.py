@@ -23,10 +23,12 @@ from starlette.routing import Route
 
 from backbone.errors import InputError
 from backbone.records import encode
+from serving.answers import Answer, NotFinite, Pending, score_rows
 from serving.batching import Closed, DeadlineExceeded, Overloaded
+from serving.controller import Controller, Reading
 from serving.follow import Follower
 from serving.residency import Served
-from serving.runtime import Answer, NotFinite, Pending, Runtime, UnknownTask, score_rows
+from serving.runtime import Runtime, UnknownTask
 from serving.server.limits import Limits, Tokens
 from serving.server.metrics import Metrics
 from serving.server.openapi import document
@@ -50,9 +52,17 @@ class Gone(Exception):
 class Server:
     """The handlers. `ready` is set once programs are compiled and the first grafts are in."""
 
-    def __init__(self, runtime: Runtime, follower: Follower, limits: Limits, tokens: Tokens):
+    def __init__(
+        self,
+        runtime: Runtime,
+        follower: Follower,
+        limits: Limits,
+        tokens: Tokens,
+        controller: Controller | None = None,
+    ):
         self.runtime, self.follower, self.limits, self.tokens = runtime, follower, limits, tokens
-        self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics)
+        self.controller = controller
+        self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics, controller)
         self.ready = False
 
     def app(self) -> Starlette:
@@ -99,8 +109,14 @@ class Server:
 
     async def _sample(self) -> None:
         while True:
-            self.metrics.sample()
+            self.control(self.metrics.sample())
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    def control(self, reading: Reading) -> None:
+        """Lets the controller, where there is one, choose the submodel by a reading."""
+        if self.controller is not None:
+            self.controller.update(reading)
+            self.runtime.submodel = self.controller.submodel
 
     # What is there
 
@@ -186,6 +202,7 @@ class Server:
                     "generation": served.generation,
                     "max_tokens": prepared.max_tokens,
                     "out_of_scope": self.runtime.price_of_scope(prepared),
+                    "submodels": self.runtime.submodels_of(prepared),
                 },
             }
         )

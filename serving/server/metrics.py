@@ -16,10 +16,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from metering.energy import Joules, meter, modelled
+from metering.thermal import thermometer
 from metering.window import cpu_seconds, on_accelerator
+from serving.answers import Answer, Pending
+from serving.controller import SUBMODELS, Controller, Reading
 from serving.drift import Drift
 from serving.follow import Follower
-from serving.runtime import Answer, Pending, Runtime
+from serving.runtime import Runtime
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # samples kept for the page
@@ -29,7 +32,8 @@ RECENT = 2048  # latencies kept for its percentiles
 class Metrics:
     """Counters of the server and a view of its runtime."""
 
-    def __init__(self, runtime: Runtime, follower: Follower, most_tasks: int):
+    def __init__(self, runtime: Runtime, follower: Follower, most_tasks: int, controller: Controller | None = None):
+        self._controller = controller
         self._runtime, self._follower, self._most_tasks = runtime, follower, most_tasks
         self._registry = CollectorRegistry()
         self._seconds = Histogram(
@@ -45,6 +49,7 @@ class Metrics:
         self._cpu, self._begun = cpu_seconds(), time.time()
         counter = meter(on_accelerator())
         self._counter, self._joules = counter, counter.read() if counter else 0.0
+        self._thermometer = thermometer(on_accelerator())
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._last = (time.monotonic(), 0, 0.0, 0.0)
 
@@ -126,6 +131,11 @@ class Metrics:
             ("device_seconds", "Time of the device thread in batches", counts.device_seconds),
         ):
             yield CounterMetricFamily(f"topgraft_{name}", text, value=value)
+        yield labelled(CounterMetricFamily, "answers", "Rows by what answered", "submodel", dict(runtime.answered_by))
+        in_use: dict[str, float] = {name: float(name == runtime.submodel) for name in SUBMODELS}
+        yield labelled(GaugeMetricFamily, "submodel", "1 for the submodel in use", "submodel", in_use)
+        switches = self._controller.count if self._controller else 0
+        yield CounterMetricFamily("topgraft_submodel_switches", "Changes of the submodel in use", value=switches)
         residency, banks = runtime.residency, runtime.banks
         used = {str(number): float(count) for number, count in enumerate(residency.slots_used)}
         yield labelled(GaugeMetricFamily, "slots_used", "Slots taken", "group", used)
@@ -168,8 +178,8 @@ class Metrics:
         yield effects
         yield shares
 
-    def sample(self) -> None:
-        """Adds a point to the history of the page."""
+    def sample(self) -> Reading:
+        """Adds a point to the history of the page; what a controller decides by, of the time since the last."""
         now, joules = time.monotonic(), self.joules()
         then, answers, cpu, energy = self._last
         spent, new = max(now - then, 1e-9), self._answers - answers
@@ -187,6 +197,12 @@ class Metrics:
             }
         )
         self._last = (now, self._answers, self.cpu(), value or 0.0)
+        return Reading(
+            p95=float(np.percentile(recent, 95)) if recent else None,
+            queued=self._runtime.waiting,
+            watts=(value - energy) / spent if self._counter and value is not None else None,
+            celsius=self._thermometer() if self._thermometer else None,
+        )
 
     def stats(self) -> dict[str, Any]:
         """For the page."""
@@ -197,7 +213,9 @@ class Metrics:
             "batch_fill": round(counts.rows / counts.padded_rows, 3) if counts.padded_rows else None,
             "joules_quality": joules.quality,
             "joules_source": joules.source,
-            "submodel": "full",
+            "submodel": self._runtime.submodel,
+            "submodels": dict(self._runtime.answered_by),
+            "switches": [switch.asdict() for switch in self._controller.switches] if self._controller else [],
             "in_progress": self.in_progress,
             "queue": self._runtime.waiting,
             "refused": dict(self._follower.refused),

@@ -112,6 +112,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     prediction = {
         "labels": _list(_TEXT),
         "probabilities": {"type": "object", "additionalProperties": _NUMBER},
+        "submodel": _TEXT,
         "out_of_scope_score": score,
         "abstained": {"type": "boolean", "description": "out of scope, and the graft gives no label there"},
     }
@@ -119,7 +120,8 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": {"type": "array"}})
     served = {"task": _TEXT, "version": _TEXT, "content_id": _TEXT, "generation": _WHOLE}
     model = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT, "parameters": free}
-    inferred = {"model_name": _TEXT, "model_version": _TEXT, "parameters": _object(origin), "outputs": _list(tensor)}
+    told = _object({**origin, "submodels": _list(_TEXT)})
+    inferred = {"model_name": _TEXT, "model_version": _TEXT, "parameters": told, "outputs": _list(tensor)}
     tasks = _list(_TEXT, minItems=1, maxItems=limits.tasks, uniqueItems=True)
     return {
         "Error": _object({"error": _TEXT}),

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbone.errors import InputError, nearest
+from serving.answers import Answer
 from serving.residency import Prepared
-from serving.runtime import Answer
 from serving.server.limits import Limits
 
 OUTPUTS = ("labels", "probabilities", "out_of_scope_score", "abstained")
@@ -177,7 +177,7 @@ def infer_response(question: Question, answers: Sequence[Answer], prepared: Prep
     response: dict[str, Any] = {
         "model_name": first.task,
         "model_version": first.version,
-        "parameters": _origin(first),
+        "parameters": {**_origin(answers), "submodels": [answer.submodel for answer in answers]},
         "outputs": [tensors[name] for name in names],
     }
     return response if question.id is None else {"id": question.id, **response}
@@ -192,14 +192,18 @@ def predict_response(question: Question, answers: Sequence[Answer]) -> dict[str,
             {
                 "labels": list(a.labels),
                 "probabilities": a.probabilities,
+                "submodel": a.submodel,
                 "out_of_scope_score": a.out_of_scope,
                 "abstained": a.abstained,
             }
             for a in own
         ]
-        found[task] = {"version": own[0].version, **_origin(own[0]), "predictions": predictions}
+        found[task] = {"version": own[0].version, **_origin(own), "predictions": predictions}
     return {"answers": found}
 
 
-def _origin(answer: Answer) -> dict[str, Any]:
-    return {"content_id": answer.content_id, "generation": answer.generation, "submodel": answer.submodel}
+def _origin(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What answered; the submodel is `mixed` where rows were answered by several."""
+    submodels = {answer.submodel for answer in answers}
+    submodel = submodels.pop() if len(submodels) == 1 else "mixed"
+    return {"content_id": answers[0].content_id, "generation": answers[0].generation, "submodel": submodel}

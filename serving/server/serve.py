@@ -21,6 +21,7 @@ from typing import Any
 import uvicorn
 
 from adapters.artifact import model_on
+from adapters.exits import read_exits
 from adapters.manifest import read_manifest
 from adapters.model import GraftModel
 from adapters.scope import read_scope
@@ -29,10 +30,14 @@ from backbone.errors import InputError
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
+from metering.energy import meter
+from metering.thermal import thermometer
+from metering.window import on_accelerator
 from registry.database import open_registry
 from registry.store import Store
 from serving.bank import Envelope, Group
 from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue
+from serving.controller import Bounds, Controller
 from serving.follow import Follower
 from serving.runtime import BATCH_SIZES, Runtime
 from serving.server.app import Server
@@ -66,6 +71,12 @@ class Settings:
     cache_mb: int = 0  # prefix states kept by input
     poll_seconds: float = 2.0  # between looks at what is live
     token_file: str | None = None  # bearer tokens, one a line
+    submodels: tuple[str, ...] = ("full",)  # that may answer, from the best to the cheapest
+    p95: float | None = None  # seconds of a response beyond which a cheaper submodel answers
+    most_queued: int | None = None  # rows in the queue beyond which one does
+    most_watts: float | None = None  # the same for power, where a counter can be read
+    most_celsius: float | None = None  # the same for the hottest sensor, where one can be read
+    dwell: float = 30.0  # seconds between two switches, at least
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -82,8 +93,16 @@ class Settings:
         for name in ("port", "admin_port"):
             if not 0 <= (getattr(self, name) or 0) < 2**16:
                 raise InputError(f"{name}: must lie in 0..65535, got {getattr(self, name)}")
+        self.controller()
+        if "bfloat16" in self.submodels and self.dtype != "float32":
+            raise InputError(f"--submodels: bfloat16 is a cheaper variant of float32, and --dtype is {self.dtype}")
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise InputError(f"batch_sizes: at least one, each at least 1, got {self.batch_sizes}")
+
+    def controller(self) -> Controller:
+        """Which of the submodels answers; raises InputError for bounds that cannot be."""
+        bounds = Bounds(self.p95, self.most_queued, self.most_watts, self.most_celsius, self.dwell)
+        return Controller(self.submodels, bounds)
 
 
 def serve(settings: Settings) -> dict[str, Any]:
@@ -93,12 +112,15 @@ def serve(settings: Settings) -> dict[str, Any]:
         if port is not None:
             _require_free(settings.host, port)
     tokens = Tokens.read(settings.token_file)
+    _require_readable(settings)
     catalogue = _catalogue(settings)
     backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
     begun = time.perf_counter()
     runtime = _runtime(settings, backbone, catalogue)
     follower = Follower(runtime, catalogue, seconds=settings.poll_seconds)
-    server = Server(runtime, follower, settings.limits, tokens)
+    controller = settings.controller()
+    runtime.submodel = controller.submodel
+    server = Server(runtime, follower, settings.limits, tokens, controller)
     follower.poll()
     warm(runtime)
     log.info(
@@ -123,6 +145,16 @@ def _require_free(host: str, port: int) -> None:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise InputError(f"--host, --port: cannot listen on {host}:{port}: {error}") from error
+
+
+def _require_readable(settings: Settings) -> None:
+    """Raises InputError for a bound on what this machine does not show."""
+    for option, bound, meter_ in (
+        ("--most-watts", settings.most_watts, meter(on_accelerator())),
+        ("--most-celsius", settings.most_celsius, thermometer(on_accelerator())),
+    ):
+        if bound is not None and meter_ is None:
+            raise InputError(f"{option}: cannot be read on this machine; bound --p95 or --most-queued instead")
 
 
 def warm(runtime: Runtime) -> None:
@@ -151,15 +183,21 @@ def _catalogue(settings: Settings) -> Catalogue:
 
 
 def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Runtime:
+    envelope = (
+        read_envelope(settings.envelope) if settings.envelope else default_envelope(settings, backbone, catalogue)
+    )
+    if "exits" in settings.submodels and not envelope.exits:
+        log.warning("--submodels: no live graft has early exits, and the envelope names none: all answer in full")
     return Runtime(
         backbone,
-        read_envelope(settings.envelope) if settings.envelope else default_envelope(settings, backbone, catalogue),
+        envelope,
         buckets=settings.buckets or (*(b for b in BUCKETS if b < backbone.ladder[-1]), backbone.ladder[-1]),
         batch_sizes=settings.batch_sizes,
         max_wait=settings.max_wait_ms / 1e3,
         most_waiting=settings.most_waiting,
         host_bytes=settings.host_mb << 20,
         cache_bytes=settings.cache_mb << 20,
+        lower=load_backbone(backbone.path, dtype="bfloat16") if "bfloat16" in settings.submodels else None,
     )
 
 
@@ -175,7 +213,7 @@ def read_envelope(file: str | Path) -> Envelope:
 def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:
     """The narrowest envelope around what is live; LoRA of rank 16 on query and value where nothing is."""
     models: list[GraftModel] = []
-    scopes = {backbone.spec.blocks}
+    scopes, exits = {backbone.spec.blocks}, set[int]()
     for task, entry in catalogue.lives().items():
         try:
             path = catalogue.path(entry)
@@ -185,11 +223,15 @@ def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogu
             if scope := read_scope(path, manifest, model.pooled_width, backbone.spec.blocks):
                 scopes.add(scope.boundary)
             models.append(model)
+            if "exits" in settings.submodels and (
+                found := read_exits(path, manifest, backbone.spec.width, backbone.spec.blocks)
+            ):
+                exits.update(found.boundaries)
         except (InputError, OSError) as error:
             log.error("%s version %s: %s", task, entry.version, error)
     if not models:
         return Envelope((Group((Lora(rank=16),), slots=settings.slots),), settings.labels)
-    return Envelope.around(models, slots=settings.slots, labels=settings.labels, scopes=sorted(scopes))
+    return Envelope.around(models, slots=settings.slots, labels=settings.labels, scopes=sorted(scopes), exits=exits)
 
 
 def _listen(server: Server, settings: Settings) -> None:

@@ -114,13 +114,14 @@ def test_ties_entry_by_entry(grafts, tiny, tmp_path):
     parts = [updates(grafts / name, tiny) for name in ("one", "two", "three")]
     found = updates(tmp_path / "ties", tiny)
     for site in ("0/attention/query", "2/attention/value"):
-        tasks = [w * part[site] for w, part in zip((1.0, 0.5, 2.0), parts, strict=True) if site in part]
+        tasks = [(w, part[site]) for w, part in zip((1.0, 0.5, 2.0), parts, strict=True) if site in part]
         for i, j in ((i, j) for i in range(32) for j in range(32)):
             left = []
-            for task in tasks:
+            for weight, task in tasks:
                 least = np.sort(np.abs(task).ravel())[-int(0.3 * task.size)]
-                left.append(task[i, j] if abs(task[i, j]) >= least else 0.0)
-            agreeing = [x for x in left if x and (x > 0) == (sum(left) >= 0)]
+                left.append((weight, task[i, j] if abs(task[i, j]) >= least else 0.0))
+            positive = sum(x for _, x in left) >= 0  # before the weights
+            agreeing = [w * x for w, x in left if x and (x > 0) == positive]
             assert found[site][i, j] == pytest.approx(np.mean(agreeing) if agreeing else 0, abs=1e-5)
     assert done.error < 1e-6
 

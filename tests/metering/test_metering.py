@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -163,3 +164,18 @@ def test_full_tuning_costs_the_weights_too(built):
     live = train_step(model, BATCH, TOKENS, boundary=0, cached=False).flops
     full = train_step(model, BATCH, TOKENS, boundary=0, cached=False, everything=True).flops
     assert 1.3 < full / live < 1.6, "three forwards against two"
+
+
+def test_a_temperature_is_that_of_the_hottest_sensor_or_absent(monkeypatch):
+    import psutil
+
+    from metering import thermal
+
+    shown = {
+        "core": [SimpleNamespace(current=41.0), SimpleNamespace(current=57.5)],
+        "disk": [SimpleNamespace(current=30.0)],
+    }
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: shown, raising=False)
+    assert thermal.sensors()() == 57.5
+    monkeypatch.setattr(psutil, "sensors_temperatures", dict, raising=False)  # a virtual machine
+    assert thermal.sensors() is None

@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,22 @@ def test_another_schema_is_refused_and_a_registry_is_only_made_when_asked(url, r
     with pytest.raises(InputError, match=r"registry: none at sqlite:///nowhere\.db"):
         open_registry("sqlite:///nowhere.db", create=False)
     assert not Path("nowhere.db").exists()
+
+
+def test_opening_a_file_again_keeps_the_locks_of_what_is_open(tmp_path):
+    """Else another process takes itself for the last client when it closes, and removes the log beside the file."""
+    path = tmp_path / "registry.db"
+    url = f"sqlite:///{path}"
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('select * from leases').fetchall(); c.close()"
+    )
+    with contextlib.closing(open_registry(url)) as registry:
+        registry.acquire("task", "me", 600.0)
+        open_registry(url).close()
+        subprocess.run([sys.executable, "-c", code, path], check=True)
+        assert Path(f"{path}-wal").exists()
+        assert registry.acquire("other", "me", 600.0).token == 1
+    assert not Path(f"{path}-wal").exists(), "the last client tidies up"
 
 
 def test_a_foreign_writer_is_waited_for(tmp_path):

@@ -18,11 +18,13 @@ from adapters.model import GraftModel
 from adapters.specs import Bottleneck, Classification, Lora, MultiLabel
 from backbone.buckets import pad
 from backbone.errors import InputError
+from serving.answers import NotFinite
 from serving.bank import Envelope, Group
 from serving.batching import Batcher, Closed, DeadlineExceeded, Overloaded, Row
+from serving.prefix_cache import PrefixCache
 from serving.programs import cover
 from serving.residency import Served
-from serving.runtime import NotFinite, PrefixCache, Runtime, UnknownTask
+from serving.runtime import Runtime, UnknownTask
 from tests.adapters.test_methods import METHODS, nonzero
 from tests.tiny import rows
 

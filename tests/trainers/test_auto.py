@@ -93,4 +93,5 @@ def test_auto_needs_development_rows_and_a_ladder_is_one_rung(config, capsys):
     assert "leaves out the top block" in err
     result = climbed(config, "ladder", "adapter.method=ladder", capsys=capsys)
     assert result["rungs"] == []
+    assert result["metrics"]["test"]["accuracy"] > 0.85
     assert [spec.method for spec in topgraft.load(result["graft"]).model.methods] == ["ladder"]

@@ -89,6 +89,10 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
     values = encode(config)
     if not config.out_of_scope.false_alarms:
         del values["out_of_scope"]  # as if it had never been heard of: no reason to retrain
+    if not config.exits.boundaries:
+        del values["exits"]
+    if not config.validate:
+        del values["validate"]
     reading = {k: v for k, v in values["data"].items() if k in ("max_tokens", "difficulty", "label_names")}
     ids = {"weights_id": weights, "preprocessing_id": preprocessing, "max_tokens": config.data.max_tokens}
     goal = {"min_score": config.target.min_score, "max_cpu_seconds": config.target.max_cpu_seconds}  # end a climb

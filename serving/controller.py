@@ -1,0 +1,141 @@
+"""Which submodel answers: full where there is room, cheaper ones under load. Pure but for the clock; imports no jax.
+
+    controller = Controller(("full", "exits"), Bounds(p95=0.2, most_queued=256))
+    controller.update(Reading(p95=0.31, queued=40))        # a Switch, or None
+
+Levels lie in the order they are given in, each cheaper than the one before. One reading beyond its bound asks for one
+level down; only when every reading is well under its bound (the relief) does it go one level up: hysteresis.
+Between two switches lie at least `dwell` seconds, so that each can show what it does before the next. A reading that
+cannot be had decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from backbone.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Submodel = Literal["full", "bfloat16", "exits"]
+SUBMODELS: tuple[Submodel, ...] = get_args(Submodel)
+RELIEF = 0.7  # share of the bound below which a reading asks for the better submodel again
+COOLER = 5.0  # degrees below the bound, for a temperature: its zero means nothing
+KEPT = 100  # switches remembered
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is too much; None: no bound."""
+
+    p95: float | None = None  # seconds from request to response
+    most_queued: int | None = None  # rows
+    most_watts: float | None = None  # of the processor packages, or the GPUs
+    most_celsius: float | None = None  # of the hottest sensor
+    dwell: float = 30.0  # seconds between two switches, at least
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise InputError(f"--{name.replace('_', '-')}: must be a positive number, got {value}")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to decide by."""
+        return any(value is not None for name, value in asdict(self).items() if name != "dwell")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How things are; None: unknown, or nothing happened."""
+
+    p95: float | None = None  # seconds, of the latest responses
+    queued: int | None = None  # rows
+    watts: float | None = None
+    celsius: float | None = None
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One change of the submodel."""
+
+    at: float  # seconds of the clock
+    before: str
+    after: str
+    why: str
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self) | {"at": round(self.at, 1)}
+
+
+class Controller:
+    """The level in use, and the switches so far."""
+
+    def __init__(self, levels: Sequence[str], bounds: Bounds, clock: Callable[[], float] = time.time):
+        """Starts at the first level; raises InputError for levels that decide nothing or bounds that do nothing."""
+        if unknown := [level for level in levels if level not in SUBMODELS]:
+            raise InputError(f"--submodels: {unknown[0]!r} is none of {', '.join(SUBMODELS)}")
+        if not levels or len(set(levels)) != len(levels):
+            raise InputError(f"--submodels: each once and at least one, got {', '.join(levels) or 'none'}")
+        if len(levels) > 1 and not bounds.any:
+            raise InputError("--submodels: what decides between them? set --p95, --most-queued, --most-watts or others")
+        if len(levels) == 1 and bounds.any:
+            raise InputError("--submodels: a bound needs a cheaper one to go to, for example --submodels full,exits")
+        self.levels, self.bounds, self._clock = tuple(levels), bounds, clock
+        self.switches: deque[Switch] = deque(maxlen=KEPT)
+        self.count = 0  # of all switches
+        self._level, self._since = 0, clock()
+
+    @property
+    def submodel(self) -> str:
+        """What is in use."""
+        return self.levels[self._level]
+
+    def update(self, reading: Reading) -> Switch | None:
+        """Decides by a reading; the switch, if there is one."""
+        now = self._clock()
+        over = self._over(reading)
+        if now - self._since < self.bounds.dwell:
+            return None
+        if over and self._level + 1 < len(self.levels):
+            return self._go(self._level + 1, now, "; ".join(over))
+        if not over and self._level and self._relieved(reading):
+            return self._go(self._level - 1, now, "every reading is well below its bound")
+        return None
+
+    def _pairs(self, reading: Reading) -> list[tuple[str, float, float, float]]:
+        """Name, value, bound and relief of what is read and bounded."""
+        bounds = self.bounds
+        found = []
+        for name, value, bound in (
+            ("p95 seconds", reading.p95, bounds.p95),
+            ("queued rows", reading.queued, bounds.most_queued),
+            ("watts", reading.watts, bounds.most_watts),
+        ):
+            if value is not None and bound is not None:
+                found.append((name, float(value), float(bound), RELIEF * bound))
+        if reading.celsius is not None and bounds.most_celsius is not None:
+            found.append(("celsius", reading.celsius, bounds.most_celsius, bounds.most_celsius - COOLER))
+        return found
+
+    def _over(self, reading: Reading) -> list[str]:
+        return [
+            f"{name} {value:.4g} above {bound:g}" for name, value, bound, _ in self._pairs(reading) if value > bound
+        ]
+
+    def _relieved(self, reading: Reading) -> bool:
+        return all(value <= relief for _, value, _, relief in self._pairs(reading))
+
+    def _go(self, level: int, now: float, why: str) -> Switch:
+        switch = Switch(now, self.submodel, self.levels[level], why)
+        self._level, self._since = level, now
+        self.switches.append(switch)
+        self.count += 1
+        log.warning("submodel: %s to %s: %s", switch.before, switch.after, why)
+        return switch

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -20,15 +21,26 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from adapters.artifact import save_graft
 from adapters.graft import Graft
-from adapters.manifest import Training
+from adapters.manifest import (
+    MANIFEST,
+    TENSORS,
+    Training,
+    dumps,
+    identity,
+    read_manifest,
+    sealed,
+    tensor_files,
+)
+from backbone.trees import content_hash, unflatten
 from benchmarks.peft_lora import Worker
 from benchmarks.results import ROOT
 from registry.database import open_registry
@@ -48,6 +60,20 @@ def save(one: Graft, folder: Path) -> Path:
     """The graft as an artefact."""
     save_graft(folder, one.model, one.params, one.backbone, name="task", max_tokens=one.max_tokens, training=TRAINING)
     return folder
+
+
+def relabelled(source: Path, target: Path, number: int) -> None:
+    """Another artefact of the same tensors: its labels have other names, so its content has another id.
+
+    A thousand grafts in a tenth of the time that their canaries would take; each is read and verified in full.
+    """
+    manifest = read_manifest(source)
+    new = replace(manifest, labels=tuple(f"{label}-{number}" for label in manifest.labels))
+    params = unflatten(dict(load_file(source / TENSORS)))
+    target.mkdir(parents=True)
+    for file in tensor_files(manifest):
+        os.link(source / file, target / file)
+    (target / MANIFEST).write_bytes(dumps(sealed(replace(new, content_id=content_hash(params, identity(new))))))
 
 
 @dataclass(frozen=True)
@@ -163,7 +189,11 @@ def resident(make: Callable[[int], Graft], texts: list[str], options: argparse.N
         folder = Path(name)
         begun = time.perf_counter()
         for number in range(options.registered):
-            save(make(number), folder / "many" / f"g{number:04d}")
+            target = folder / "many" / f"g{number:04d}"
+            if number < HOT:
+                save(make(number), target)
+            else:
+                relabelled(folder / "many" / f"g{number % HOT:04d}", target, number)
         saved = time.perf_counter() - begun
         shutil.copytree(folder / "many" / "g0000", folder / "single" / "g0000")
         envelope = {"labels": 16, "groups": [{"methods": [{"method": "lora", "rank": 8}], "slots": options.slots}]}

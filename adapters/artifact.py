@@ -191,5 +191,7 @@ def canary_logits(
     model: GraftModel, backbone: Backbone, params: Mapping[str, Any], canary: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Logits float32 of the canary's inputs: [8,C]; [4,C] where rows are sides of pairs; [8,16,C] for tagging."""
-    program = forward_program(model, jnp.dtype(backbone.dtype).name)
+    # a program does not depend on the labels' names: grafts of one shape share it, and loading them compiles nothing
+    alike = replace(model, labels=tuple(map(str, range(len(model.labels)))))
+    program = forward_program(alike, jnp.dtype(backbone.dtype).name)
     return np.asarray(program(backbone.params, params, canary["ids"], canary["mask"]))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -222,6 +223,27 @@ def test_bfloat16_is_checked_against_its_own_tolerance(graft, tiny_path):
     loaded = topgraft.load(graft, narrow)
     difference = np.abs(loaded.logits(["ban bas bal"]) - wide.logits(["ban bas bal"])).max()
     assert 0 < difference < 0.3
+
+
+def test_grafts_that_differ_in_names_share_the_program_of_their_canary(graft, tiny, tmp_path):
+    loaded = topgraft.load(graft, tiny)
+    other = replace(loaded.model, labels=("fourth", "fifth", "sixth"))
+    told = {"name": "t", "max_tokens": 48, "training": EMPTY}
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    manifest = save_graft(tmp_path / "other", other, loaded.params, tiny, **told)
+    assert topgraft.load(tmp_path / "other", tiny).model.labels == other.labels
+    assert manifest.content_id != loaded.manifest.content_id
+    assert compiled == []
+    save_graft(tmp_path / "more", replace(other, labels=("a", "b")), narrower(loaded.params), tiny, **told)
+    assert compiled, "another shape is another program"
+
+
+def narrower(params: dict) -> dict:
+    """The parameters of a graft of two labels."""
+    return params | {"head": {name: leaf[..., :2] for name, leaf in params["head"].items()}}
 
 
 def test_a_full_disk_leaves_the_old_graft_and_no_debris(graft, tiny, tmp_path):

@@ -159,7 +159,8 @@ class _Climb:
     def _features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
         store = self.store(self.plain, {})
         if store is not None:
-            for boundaries in ((self.boundary,), ()):
+            climbs = self.config.plan.highest in ("top", "all")  # only then are the states themselves needed
+            for boundaries in ((self.boundary,), ()) if climbs else ((),):
                 try:
                     store.fill([train, dev], boundaries, pooled=True, show=self.show)
                     return store.pooled(train)[:, -1], store.pooled(dev)[:, -1]

@@ -85,6 +85,9 @@ class Graft:
 
     def logits_and_pooled(self, rows: Sequence[Row], boundaries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 [N,C], and the mean of the graft's own states at E boundaries, side by side [N,E D]."""
+        if not len(rows):
+            empty = np.zeros((0, len(self.model.labels)), np.float32)
+            return empty, np.zeros((0, len(boundaries) * self.backbone.spec.width), np.float32)
         params, dtype = jax.device_put(self.params), self.backbone.dtype.name
 
         def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:

@@ -68,7 +68,11 @@ def tensor_files(manifest: Manifest) -> tuple[str, ...]:
 def identity(manifest: Manifest) -> str:
     """The text that, with the tensors, decides `content_id`."""
     fields = ("schema", "weights_id", "preprocessing_id", "methods", "head", "labels", "max_tokens")
-    parts = {name: manifest.files[name] for name in OPTIONAL if name in manifest.files}
+    parts: dict[str, Any] = {name: manifest.files[name] for name in OPTIONAL if name in manifest.files}
+    # what a run validated beside its own precision decides how the graft may be served
+    asked = manifest.training.config.get("validate") or ()
+    if validated := sorted(set(manifest.variants) & set(asked)):
+        parts["variants"] = validated
     return canonical_json({name: encode(getattr(manifest, name)) for name in fields} | parts)
 
 

@@ -26,17 +26,17 @@ def nvml() -> Callable[[], float] | None:
     return lambda: float(max(pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU) for h in handles))
 
 
-def sensors() -> Callable[[], float] | None:
+def sensors() -> Callable[[], float | None] | None:
     """Degrees Celsius of the hottest sensor that the operating system shows, or None; virtual machines have none."""
 
     def hottest() -> float | None:
         shown = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
         return max((entry.current for entries in shown.values() for entry in entries if entry.current), default=None)
 
-    return None if hottest() is None else lambda: hottest() or 0.0
+    return None if hottest() is None else hottest
 
 
 @functools.cache
-def thermometer(accelerator: bool = False) -> Callable[[], float] | None:
+def thermometer(accelerator: bool = False) -> Callable[[], float | None] | None:
     """What reads the temperature of the device in use; None where nothing does."""
     return nvml() if accelerator else sensors()

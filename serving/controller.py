@@ -6,7 +6,7 @@
 Levels lie in the order they are given in, each cheaper than the one before. One reading beyond its bound asks for one
 level down; only when every reading is well under its bound (the relief) does it go one level up: hysteresis.
 Between two switches lie at least `dwell` seconds, so that each can show what it does before the next. A reading that
-cannot be had decides nothing.
+is missing asks for nothing, in either direction: without it nothing is well under its bound.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Bounds:
                 raise InputError(f"--{name.replace('_', '-')}: must be a positive number, got {value}")
 
     @property
-    def any(self) -> bool:
-        """Whether there is anything to decide by."""
-        return any(value is not None for name, value in asdict(self).items() if name != "dwell")
+    def count(self) -> int:
+        """How many readings are bounded."""
+        return sum(value is not None for name, value in asdict(self).items() if name != "dwell")
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Controller:
             raise InputError(f"--submodels: {unknown[0]!r} is none of {', '.join(SUBMODELS)}")
         if not levels or len(set(levels)) != len(levels):
             raise InputError(f"--submodels: each once and at least one, got {', '.join(levels) or 'none'}")
-        if len(levels) > 1 and not bounds.any:
+        if len(levels) > 1 and not bounds.count:
             raise InputError("--submodels: what decides between them? set --p95, --most-queued, --most-watts or others")
-        if len(levels) == 1 and bounds.any:
+        if len(levels) == 1 and bounds.count:
             raise InputError("--submodels: a bound needs a cheaper one to go to, for example --submodels full,exits")
         self.levels, self.bounds, self._clock = tuple(levels), bounds, clock
         self.switches: deque[Switch] = deque(maxlen=KEPT)
@@ -130,7 +130,8 @@ class Controller:
         ]
 
     def _relieved(self, reading: Reading) -> bool:
-        return all(value <= relief for _, value, _, relief in self._pairs(reading))
+        pairs = self._pairs(reading)
+        return len(pairs) == self.bounds.count and all(value <= relief for _, value, _, relief in pairs)
 
     def _go(self, level: int, now: float, why: str) -> Switch:
         switch = Switch(now, self.submodel, self.levels[level], why)

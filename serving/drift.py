@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,7 +132,8 @@ class Drift:
                 self._tasks.popitem(last=False)
             found.add(self._window, np.asarray(lengths), np.asarray(scores, float), np.asarray(labels, int))
 
-    def reports(self) -> dict[str, Report]:
-        """By task, for those that were asked and have a scope."""
+    def reports(self, live: Mapping[str, str]) -> dict[str, Report]:
+        """By task, of the versions that are live (content ids by task), were asked and have a score."""
         with self._lock:
-            return {task: found.report() for task, found in self._tasks.items()}
+            own = {task: found for task, found in self._tasks.items() if found.content_id == live.get(task)}
+            return {task: found.report() for task, found in own.items()}

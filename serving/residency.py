@@ -152,6 +152,17 @@ class Residency:
         methods = tuple(spec.method for spec in graft.model.methods)
         # an out-of-scope score is measured on the whole pass in full precision, and an early answer could not abstain
         cheaper = graft.scope is None
+        # exits were calibrated in the precision of their run
+        told = graft.manifest.training.config if graft.manifest else {}
+        exact = told.get("compute_dtype", graft.backbone.dtype.name) == graft.backbone.dtype.name
+        if graft.exits is not None and not exact:
+            log.warning(
+                "%s version %s: its exits were calibrated in %s: not used in %s",
+                served.task,
+                served.version,
+                told["compute_dtype"],
+                graft.backbone.dtype.name,
+            )
         prepared = Prepared(
             group,
             fitted,
@@ -160,7 +171,7 @@ class Residency:
             graft.max_tokens,
             methods,
             scope=graft.scope,
-            exits=graft.exits if cheaper else None,
+            exits=graft.exits if cheaper and exact else None,
             lower=cheaper and graft.manifest is not None and "bfloat16" in graft.manifest.variants,
         )
         with self._changed:

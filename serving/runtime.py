@@ -113,8 +113,10 @@ class Runtime:
             graft = load_graft(graft, self.backbone)
         loaded = graft
         own = map_leaves(np.asarray, loaded.params)
-        exits = {} if loaded.exits is None else {"exits": loaded.exits.tensors()}
-        content_id = loaded.manifest.content_id if loaded.manifest else content_hash(own | exits, repr(loaded.model))
+        for name, part in (("exits", loaded.exits), ("scope", loaded.scope)):
+            own |= {} if part is None else {name: part.tensors()}
+        text = repr((loaded.model, loaded.max_tokens))
+        content_id = loaded.manifest.content_id if loaded.manifest else content_hash(own, text)
         served = Served(task, version, content_id, lambda: loaded, generation)
         self.warm(served)
         self.offer(served)

@@ -25,16 +25,18 @@ from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.storage import load_backbone
 from metering.counts import Count
 from metering.energy import modelled
+from trainers.batches import Examples
 from trainers.config import TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.examples import TaskData, load_data
+from trainers.exits import put_aside
 from trainers.logs import bar
 from trainers.loop import Task
 from trainers.scope import bare_model
 from trainers.timing import Timing, time_pass, time_step
 from trainers.train import graft_model
-
-PLAN = "plan.json"
+from trainers.variants import require_dev
+from trainers.workdir import PLAN
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Price:
     rows: int
     epochs: float
     stages: tuple[StagePrice, ...]
-    seconds: float  # stages, filling, compilation and the out-of-scope score
+    seconds: float  # stages, filling, compilation, the out-of-scope score and the exits
     cpu_seconds: float
     joules: dict[str, Any]
     out_of_scope_seconds: float  # the pass that fits the out-of-scope score; 0 where none is asked, or nothing is added
+    exits_seconds: float  # the passes that fit and calibrate early exits; 0 where there are none
     full_tuning_seconds: float  # every weight live, by FLOPs at the measured rate of this plan
     adapters_everywhere_seconds: float  # the same adapters in every block, all epochs
 
@@ -95,6 +98,8 @@ class Price:
         text.append(f"this plan: {self.seconds:.0f} s, {self.cpu_seconds:.0f} CPU-s")
         if self.out_of_scope_seconds:
             text.append(f"of it the out-of-scope score: {self.out_of_scope_seconds:.1f} s (one pass, bare backbone)")
+        if self.exits_seconds:
+            text.append(f"of it the early exits: {self.exits_seconds:.1f} s")
         text.append(f"adapters in every block: {self.adapters_everywhere_seconds:.0f} s of steps (by counted work)")
         text.append(f"full fine-tuning: {self.full_tuning_seconds:.0f} s of steps (by counted work)")
         return "\n".join(text)
@@ -106,6 +111,10 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
     data = load_data(config.data, config.head, backbone, show=show)
     config = replace(config, head=data.head)
+    aside = None
+    if config.exits.boundaries:
+        data, aside = put_aside(config, backbone, data)
+    require_dev(config, data)
     model = graft_model(config, backbone, data.labels)
     train, dev = data.splits["train"], data.splits.get("dev")
     task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
@@ -144,7 +153,8 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
             )
         )
         begun = span.until
-    found = _total(config, task, stages, _scope_pass(task, data, buckets))
+    exits = _exits_pass(task, aside) if aside is not None else Timing(0.0, 0.0, 0.0)
+    found = _total(config, task, stages, _scope_pass(task, data, buckets), exits)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_durable(workdir / PLAN, json.dumps(asdict(found), indent=1).encode())
@@ -186,13 +196,27 @@ def _scope_pass(task: Task, data: TaskData, buckets: Counter[int]) -> Timing:
     return time_pass(bare, backbone, backbone.spec.blocks if cached else bare.taps[0], buckets)
 
 
+def _exits_pass(task: Task, aside: Examples) -> Timing:
+    """The graft's pass over the calibration rows; and over the train rows, where their states are in no cache."""
+    config, backbone = task.config, task.backbone
+    blocks = backbone.spec.blocks
+    bare = max(config.exits.boundaries) <= min(task.model.adapted_blocks, default=blocks)
+    made = (
+        bare
+        and config.plan.cache != "none"
+        and (isinstance(config.adapter, Probe) or config.plan.schedule[0] == "auto")
+    )
+    buckets = Counter(int(b) for examples in ((aside,) if made else (aside, task.train)) for b in examples.buckets)
+    return time_pass(task.model, backbone, blocks, buckets)
+
+
 def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:
     return train_step(task.model, task.config.batch_size, bucket, boundary=boundary, cached=cached)
 
 
-def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Timing) -> Price:
-    seconds = sum(s.seconds + s.fill_seconds + s.compile_seconds for s in stages) + scope.seconds
-    cpu = sum(s.cpu_seconds for s in stages) + scope.cpu_seconds
+def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Timing, exits: Timing) -> Price:
+    seconds = sum(s.seconds + s.fill_seconds + s.compile_seconds for s in stages) + scope.seconds + exits.seconds
+    cpu = sum(s.cpu_seconds for s in stages) + scope.cpu_seconds + exits.cpu_seconds
     rate = sum(s.flops for s in stages) / max(1e-9, sum(s.seconds for s in stages))
     everywhere = _without_plan(config, task)
     whole = _batches(task, 0, task.total_steps)
@@ -211,6 +235,7 @@ def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Tim
         cpu_seconds=cpu,
         joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
         out_of_scope_seconds=scope.seconds,
+        exits_seconds=exits.seconds,
         full_tuning_seconds=full.flops / rate,
         adapters_everywhere_seconds=adapters.flops / rate,
     )

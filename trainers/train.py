@@ -107,7 +107,8 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
     run = _Run(config, workdir, backbone, data, costs, Tally(), show)
     found = run.fitted(parent, start)
     scores = run.scores(found)
-    variants = run.variants(found, folder, scores) if config.validate else ()
+    metrics = {name: score.metrics for name, score in scores.items()}
+    variants = run.variants(found, folder, metrics) if config.validate else ()
     scope = run.scope(bare, scores["dev"].logits) if bare is not None else None
     exits = run.exits(found, aside) if aside is not None else None
     manifest = save_graft(
@@ -121,7 +122,7 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
             config={**encode(config), "backbone_path": str(folder.resolve())},
             seeds={"seed": config.seed},
             data=data.fingerprint,
-            metrics={name: score.metrics for name, score in scores.items()},
+            metrics=metrics,
             costs=run.told_costs(),
             versions=versions(),
         ),
@@ -212,9 +213,8 @@ class _Run:
         """What was fitted, before it is stored."""
         return Graft(found.model, found.fitted.params, self.backbone, self.config.data.max_tokens)
 
-    def variants(self, found: _Found, folder: Path, scores: Mapping[str, Examined]) -> tuple[str, ...]:
-        """The lower-precision variants that keep the score."""
-        metrics = {name: score.metrics for name, score in scores.items()}
+    def variants(self, found: _Found, folder: Path, metrics: dict[str, dict[str, float]]) -> tuple[str, ...]:
+        """The lower-precision variants that keep the score; their own go into `metrics`."""
         with window("validate") as self.costs["validate"]:
             return validated(self.config, folder, self.graft(found), self.data, metrics)
 

@@ -13,6 +13,7 @@ from backbone.errors import InputError
 from backbone.files import write_durable
 
 CONFIG, RESULT = "config.json", "result.json"
+PLAN = "plan.json"  # what `plan` predicted for a run in this folder
 LOCK = ".lock"  # held by the process that works there; it is released when that dies, however it does
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def claimed(
         try:
             yield result
         except InputError:
-            if not resume and {path.name for path in workdir.iterdir()} == {CONFIG, LOCK}:
+            if not resume and {path.name for path in workdir.iterdir()} <= {CONFIG, LOCK, PLAN}:
                 (workdir / CONFIG).unlink()
             raise
 

@@ -109,7 +109,10 @@ class Server:
 
     async def _sample(self) -> None:
         while True:
-            self.control(self.metrics.sample())
+            try:
+                self.control(self.metrics.sample())
+            except Exception:  # a counter of the system that fails once must not end the control
+                log.exception("a reading failed; the submodel stays %s", self.runtime.submodel)
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def control(self, reading: Reading) -> None:
@@ -147,7 +150,9 @@ class Server:
         return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
 
     async def tasks(self, request: Request) -> Response:
-        entries, drift = self.follower.entries, self.metrics.drift.reports()
+        entries = self.follower.entries
+        live = {task: served.content_id for task, served in self.runtime.entries.items()}
+        drift = self.metrics.drift.reports(live)
         found = []
         for task, served in sorted(self.runtime.entries.items()):
             entry = entries.get(task)

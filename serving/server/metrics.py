@@ -44,14 +44,14 @@ class Metrics:
         self.drift = Drift(most_tasks)
         self._named: set[str] = set()
         self._recent: deque[float] = deque(maxlen=RECENT)
-        self._answers = 0
+        self._answers = self._timed = 0  # responses, and those that waited for a batch
         self.in_progress = 0  # requests received and not answered
         self._cpu, self._begun = cpu_seconds(), time.time()
         counter = meter(on_accelerator())
         self._counter, self._joules = counter, counter.read() if counter else 0.0
         self._thermometer = thermometer(on_accelerator())
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
-        self._last = (time.monotonic(), 0, 0.0, 0.0)
+        self._last = (time.monotonic(), 0, 0, 0.0, 0.0)
 
     def label(self, task: str | None) -> str:
         """The task as a label value: `other` unless it is served and within the limit."""
@@ -69,7 +69,9 @@ class Metrics:
             if status == 200:
                 self._seconds.labels(task).observe(seconds)
         self._answers += 1
-        self._recent.append(seconds)
+        if status in (200, 504):  # refusals are quick, and say nothing of how long an answer takes
+            self._timed += 1
+            self._recent.append(seconds)
 
     def observe(self, pending: Sequence[Pending], answers: Sequence[Answer]) -> None:
         """Counts the rows of grafts with an out-of-scope score towards drift, those of the live versions."""
@@ -168,7 +170,8 @@ class Metrics:
         shares = GaugeMetricFamily(
             "topgraft_out_of_scope_share", "Rows above the threshold, 99 % interval", labels=["task", "bound"]
         )
-        for task, report in self.drift.reports().items():
+        live = {task: served.content_id for task, served in self._runtime.entries.items()}
+        for task, report in self.drift.reports(live).items():
             if self.label(task) != task:
                 continue
             for kind, effect in report.effects().items():
@@ -181,9 +184,9 @@ class Metrics:
     def sample(self) -> Reading:
         """Adds a point to the history of the page; what a controller decides by, of the time since the last."""
         now, joules = time.monotonic(), self.joules()
-        then, answers, cpu, energy = self._last
-        spent, new = max(now - then, 1e-9), self._answers - answers
-        recent = list(self._recent)[-min(new, RECENT) :] if new else []
+        then, answers, timed, cpu, energy = self._last
+        spent, new, waited = max(now - then, 1e-9), self._answers - answers, self._timed - timed
+        recent = list(self._recent)[-min(waited, RECENT) :] if waited else []
         value = joules.value
         self._history.append(
             {
@@ -196,9 +199,10 @@ class Metrics:
                 "queue": self._runtime.waiting,
             }
         )
-        self._last = (now, self._answers, self.cpu(), value or 0.0)
+        self._last = (now, self._answers, self._timed, self.cpu(), value or 0.0)
+        idle = 0.0 if not self.in_progress else None  # nobody waits; or those who do have no answer yet
         return Reading(
-            p95=float(np.percentile(recent, 95)) if recent else None,
+            p95=float(np.percentile(recent, 95)) if recent else idle,
             queued=self._runtime.waiting,
             watts=(value - energy) / spent if self._counter and value is not None else None,
             celsius=self._thermometer() if self._thermometer else None,

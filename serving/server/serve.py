@@ -94,6 +94,10 @@ class Settings:
             if not 0 <= (getattr(self, name) or 0) < 2**16:
                 raise InputError(f"{name}: must lie in 0..65535, got {getattr(self, name)}")
         self.controller()
+        if self.most_queued is not None and self.most_queued >= self.most_waiting:
+            raise InputError(
+                f"--most-queued: {self.most_queued} rows are never exceeded: --most-waiting is {self.most_waiting}"
+            )
         if "bfloat16" in self.submodels and self.dtype != "float32":
             raise InputError(f"--submodels: bfloat16 is a cheaper variant of float32, and --dtype is {self.dtype}")
         if not self.batch_sizes or min(self.batch_sizes) < 1:
@@ -220,12 +224,12 @@ def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogu
             manifest = read_manifest(path)
             model = model_on(manifest, backbone, str(path))
             Envelope.around([model])  # raises for a head that no bank holds
-            if scope := read_scope(path, manifest, model.pooled_width, backbone.spec.blocks):
-                scopes.add(scope.boundary)
+            scope = read_scope(path, manifest, model.pooled_width, backbone.spec.blocks)
+            found = read_exits(path, manifest, backbone.spec.width, backbone.spec.blocks)
             models.append(model)
-            if "exits" in settings.submodels and (
-                found := read_exits(path, manifest, backbone.spec.width, backbone.spec.blocks)
-            ):
+            if scope:
+                scopes.add(scope.boundary)
+            elif found and "exits" in settings.submodels:  # a graft with a score is answered in full
                 exits.update(found.boundaries)
         except (InputError, OSError) as error:
             log.error("%s version %s: %s", task, entry.version, error)

@@ -34,7 +34,7 @@ def scope(rows: int = 1000) -> Scope:
 def watched(drift: Drift, one: Scope, given: tuple, name: str = "task", content: str = "c") -> Report:
     lengths, scores, labels = given
     drift.observe(name, content, one, lengths, scores, labels)
-    return drift.reports()[name]
+    return drift.reports({name: content})[name]
 
 
 def test_the_index_is_the_formula_less_its_expectation():
@@ -113,6 +113,7 @@ def test_a_window_forgets_and_a_version_begins_anew():
         after = watched(drift, one, drawn(100))
     assert 1000 <= after.rows <= 2000
     assert after.lengths < 0.1
+    assert drift.reports({"task": "another"}) == {}, "the former version says nothing of the live one"
     assert watched(drift, one, drawn(5), content="another").rows == 5
 
 
@@ -120,7 +121,7 @@ def test_memory_is_bounded_by_tasks_not_by_traffic():
     drift, one = Drift(3, window=1000), scope()
     for name in "abcd":
         watched(drift, one, drawn(10), name)
-    assert list(drift.reports()) == ["b", "c", "d"]
+    assert list(drift.reports(dict.fromkeys("abcd", "c"))) == ["b", "c", "d"]
     given = drawn(1000)
     tracemalloc.start()
     watched(drift, one, given, "d")
@@ -139,4 +140,4 @@ def test_threads_lose_no_row():
         thread.start()
     for thread in threads:
         thread.join()
-    assert drift.reports()["task"].rows == 8 * 40 * 50
+    assert drift.reports({"task": "c"})["task"].rows == 8 * 40 * 50

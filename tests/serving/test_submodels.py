@@ -123,11 +123,26 @@ def test_the_protocol_says_what_answered(server, client, folder, tiny):
 
 def test_a_sample_reads_what_is_there(server, client):
     server.metrics.sample()
-    assert server.metrics.sample().p95 is None, "nobody asked"
+    assert server.metrics.sample().p95 == 0.0, "nobody asked, and nobody waits"
     ask(client)
     reading = server.metrics.sample()
     assert 0 < reading.p95 < 60
     assert reading.queued == 0
+
+
+def test_refusals_are_no_relief_and_neither_is_silence(server):
+    metrics = server.metrics
+    metrics.sample()
+    for status, seconds, count in ((200, 3.0, 4), (429, 0.001, 96)):
+        for _ in range(count):
+            metrics.answered((), status, seconds)
+    assert metrics.sample().p95 == 3.0
+    assert metrics.sample().p95 == 0.0, "nobody waits"
+    metrics.in_progress += 1
+    try:
+        assert metrics.sample().p95 is None, "somebody does, and has no answer yet"
+    finally:
+        metrics.in_progress -= 1
 
 
 @pytest.mark.parametrize(
@@ -137,6 +152,7 @@ def test_a_sample_reads_what_is_there(server, client):
         (("--submodels", "full,exits"), "what decides between them"),
         (("--p95", "0.2"), "a cheaper one to go to"),
         (("--submodels", "full,exits", "--p95", "-1"), "--p95: must be a positive number"),
+        (("--submodels", "full,exits", "--most-queued", "1024"), "--most-queued: 1024 rows are never exceeded"),
         (("--submodels", "full,bfloat16", "--p95", "1", "--dtype", "bfloat16"), "cheaper variant of float32"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from math import comb
@@ -23,6 +24,7 @@ from tests.trainers.test_main import call
 from trainers.config import EarlyExits, TrainConfig
 from trainers.exits import calibrated, put_aside
 from trainers.experiment import load_config
+from trainers.price import price
 from trainers.risk import GRID, control, least_rows, p_value, taken
 from trainers.train import train
 from trainers.warm import Start
@@ -252,6 +254,17 @@ def test_evaluate_scores_what_exits_would_answer(runs, capsys):
     assert found["full"]["answered"] == {}
     status, _, err = call("evaluate", runs["bare"], "--file", "more.csv", "--submodel", "exits", capsys=capsys)
     assert (status, "no early exits" in err) == (2, True)
+
+
+def test_a_plan_counts_them(runs):
+    """The rows put aside are no train rows, and the passes for the exits have their price."""
+    config = load_config(runs["script"], (*ASKED, "exits.share=0.3"))
+    found, plain = price(config), price(load_config(runs["script"], ("data.test=",)))
+    steps = json.loads((Path(runs["lora"]).parent / "result.json").read_text())["steps"]
+    assert sum(stage.steps for stage in found.stages) == steps < sum(stage.steps for stage in plain.stages)
+    assert found.exits_seconds > 0 == plain.exits_seconds
+    with pytest.raises(InputError, match="needs at least"):
+        price(load_config(runs["script"], (*ASKED, "exits.extra_error=0.0001")))
 
 
 def test_what_a_config_may_ask():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import topgraft
+from adapters.manifest import identity
 from backbone.storage import load_backbone
 from tests.tiny import write_config
 from tests.trainers.test_main import call
@@ -33,6 +34,8 @@ def test_it_is_scored_and_recorded(script, tiny_path, tmp_path):
     assert result.metrics["dev_bfloat16"] == graft.manifest.training.metrics["dev_bfloat16"] == wanted
     kept = wanted["accuracy"] >= result.metrics["dev"]["accuracy"] - variants.MOST_LOST
     assert graft.manifest.variants == (("bfloat16", "float32") if kept else ("float32",))
+    without = identity(replace(graft.manifest, variants=("float32",)))
+    assert (identity(graft.manifest) != without) == kept, "what may be served is part of what a graft is"
 
 
 def test_one_that_loses_is_none(script, tmp_path, monkeypatch, caplog):

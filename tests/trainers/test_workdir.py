@@ -82,3 +82,13 @@ def test_a_damaged_plan_breaks_no_report(content, tmp_path, caplog):
         assert "plan.json: damaged" in told
         assert "writes it anew" in told
     assert "<h2>Environment</h2>" in page, "the rest is there"
+
+
+def test_a_folder_with_a_plan_is_given_back_after_bad_input(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match="too few rows"), claimed(folder, {"a": 1}, False):
+        raise InputError("too few rows")
+    with claimed(folder, {"a": 2}, False) as stored:
+        assert stored is None

@@ -208,7 +208,7 @@ def swaps(backbone: Backbone, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> None:
     use_compilation_cache()
     backbone = load_backbone(resolve_backbone(options.backbone))
     asked = {"texts": texts(backbone, options.rows, options.tokens), "options": options}
@@ -230,7 +230,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found[name]["seconds"] = round(time.perf_counter() - begun, 1)
         told = {key: value for key, value in found[name].items() if key not in ("sides", "segments")}
         print(f"{name}: {told}", flush=True)
-    return found
+        print(write(options.out, found))  # a part at a time: all of them take long
 
 
 def chosen(text: str) -> tuple[str, ...]:
@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of a turn")
     parser.add_argument("--out", default="serving", help="name of the result file")
     options = parser.parse_args()
-    print(write(options.out, run(options)))
+    run(options)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def test_the_order_of_the_rows_in_the_file_does_not_matter(config, tmp_path, cap
     assert as_json(first)["content_id"] == as_json(second)["content_id"]
 
 
-@pytest.mark.parametrize("method", ["bottleneck", "ia3", "probe"])  # ladder: tests/trainers/test_auto.py
+@pytest.mark.parametrize("method", ["ia3", "probe"])  # ladder: tests/trainers/test_auto.py; the others below
 def test_every_method_trains_from_the_command_line(method, config, capsys):
     status, out, err = call(
         "train", config, "--workdir", method, "--set", f"adapter.method={method}", "--json", capsys=capsys
@@ -132,7 +132,7 @@ def test_every_method_trains_from_the_command_line(method, config, capsys):
 
 @pytest.mark.parametrize(
     ("method", "extra", "stages"),
-    [("lora", "bias", "top(1)"), ("dora", "norm,prefix", "top(1)"), ("router", "vera,ssf", "all")],
+    [("bottleneck", "bias", "top(1)"), ("dora", "norm,prefix", "top(1)"), ("router", "vera,ssf", "all")],
 )
 def test_several_methods_train_in_one_graft(method, extra, stages, config, capsys):
     settings = [f"adapter.method={method}", f"extra={extra}", f"plan.stages={stages}", "data.max_tokens=16"]
@@ -215,8 +215,8 @@ def test_killed_at_several_instants_and_resumed_is_bit_identical(config, tmp_pat
         return {n for n in found if n.isdigit() != temporary}
 
     killed_run(config, workdir, lambda: (workdir / "config.json").exists(), *settings)
-    before = names(False)
-    killed_run(config, workdir, lambda: names(True) or names(False) - before, *settings, "--resume")
+    # in the middle of a later checkpoint, or right after it
+    killed_run(config, workdir, lambda: (names(False) and names(True)) or len(names(False)) > 1, *settings, "--resume")
     done = run("train", config, "--workdir", workdir, *settings, "--quiet", "--resume", "--json")
     assert as_json(done.stdout)["resumed"]
     same(tmp_path / "whole", workdir)

@@ -24,7 +24,7 @@ def test_a_ray_worker_killed_in_mid_task_ends_once_and_promotes_once(place, tiny
         "--workers",
         "1",
         "--lease",
-        "2",
+        "6",
         "--registry",
         place.url,
         "--store",

@@ -246,6 +246,8 @@ def _listen(server: Server, settings: Settings) -> None:
         port=settings.port,
         log_level="warning",
         access_log=False,
+        # longer than load balancers keep a connection (60 s), or one that is closed here meets a request under way
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.limits.seconds + settings.limits.body_seconds) + 1,
         server_header=False,
     )

@@ -95,48 +95,57 @@ def seconds_of(runtime: Runtime, batches: Sequence[Sequence[str]], submodel: str
     return time.perf_counter() - begun
 
 
+def runtime_for(graft: Graft) -> Runtime:
+    """One for all seeds of a task, whose grafts differ in numbers only; every batch is full, so none waits for others."""
+    assert graft.exits is not None
+    envelope = Envelope.around([graft.model], slots=2, labels=len(graft.model.labels), exits=graft.exits.boundaries)
+    return Runtime(graft.backbone, envelope, buckets=BUCKETS, batch_sizes=SIZES, max_wait=1.0)
+
+
 def measured(
-    graft: Graft, exits: dict[float, Any], test: Examples, texts: Sequence[str], options: argparse.Namespace
+    graft: Graft,
+    exits: dict[float, Any],
+    test: Examples,
+    texts: Sequence[str],
+    runtime: Runtime,
+    options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """One point for each extra error."""
     assert graft.exits is not None
     places, points = graft.exits.boundaries, []
     full = graft.logits_of_rows(test.rows).argmax(axis=1) == test.labels
     batches = batches_of(graft, texts, options.rows)
-    envelope = Envelope.around([graft.model], slots=2, labels=len(graft.model.labels), exits=places)
-    # every batch is full, so that none waits for others
-    with Runtime(graft.backbone, envelope, buckets=BUCKETS, batch_sizes=SIZES, max_wait=1.0) as runtime:
-        for error, chosen in exits.items():
-            if chosen is None:
-                points.append({"extra_error_asked": error, "certified": False})
-                continue
-            one = replace(graft, exits=chosen)
-            logits, left = one.early_logits_of_rows(test.rows)
-            early = logits.argmax(axis=1) == test.labels
-            extra = float((full & ~early).mean())
-            runtime.load("t", replace(one, manifest=None), version=str(error))
-            runs: dict[str, list[float]] = {"full": [], "exits": []}
-            for turn in range(options.repeats + 1):
-                for submodel, seconds in runs.items():
-                    spent = seconds_of(runtime, batches, submodel)
-                    if turn:
-                        seconds.append(round(spent, 4))
-            ratio = float(np.median(runs["full"]) / np.median(runs["exits"]))
-            points.append(
-                {
-                    "extra_error_asked": error,
-                    "certified": True,
-                    "exits": chosen.facts(),
-                    "extra_error": extra,
-                    "broken": extra > error,
-                    "accuracy": {"full": float(full.mean()), "exits": float(early.mean())},
-                    "left": {str(boundary): float((left == boundary).mean()) for boundary in places},
-                    "batches": len(batches),
-                    "seconds": runs,
-                    "throughput_ratio": ratio,
-                }
-            )
-            print(error, f"ratio {ratio:.3f}, extra error {extra:.4f}, left {points[-1]['left']}", flush=True)
+    for error, chosen in exits.items():
+        if chosen is None:
+            points.append({"extra_error_asked": error, "certified": False})
+            continue
+        one = replace(graft, exits=chosen)
+        logits, left = one.early_logits_of_rows(test.rows)
+        early = logits.argmax(axis=1) == test.labels
+        extra = float((full & ~early).mean())
+        runtime.load("t", replace(one, manifest=None), version=str(error))
+        runs: dict[str, list[float]] = {"full": [], "exits": []}
+        for turn in range(options.repeats + 1):
+            for submodel, seconds in runs.items():
+                spent = seconds_of(runtime, batches, submodel)
+                if turn:
+                    seconds.append(round(spent, 4))
+        ratio = float(np.median(runs["full"]) / np.median(runs["exits"]))
+        points.append(
+            {
+                "extra_error_asked": error,
+                "certified": True,
+                "exits": chosen.facts(),
+                "extra_error": extra,
+                "broken": extra > error,
+                "accuracy": {"full": float(full.mean()), "exits": float(early.mean())},
+                "left": {str(boundary): float((left == boundary).mean()) for boundary in places},
+                "batches": len(batches),
+                "seconds": runs,
+                "throughput_ratio": ratio,
+            }
+        )
+        print(error, f"ratio {ratio:.3f}, extra error {extra:.4f}, left {points[-1]['left']}", flush=True)
     return points
 
 
@@ -174,11 +183,16 @@ def main() -> None:
     use_compilation_cache()
     found: dict[str, Any] = {}
     for task in options.only.split(","):
-        runs = {}
+        runs: dict[int, list[dict[str, Any]]] = {}
+        runtime = None
         for seed in map(int, options.seeds.split(",")):
             with tempfile.TemporaryDirectory() as name:
                 graft, exits = trained(task, seed, options, Path(name) / "run")
-            runs[seed] = measured(graft, exits, *test_rows(graft, load_config(task, tuple(options.set))), options)
+            runtime = runtime or runtime_for(graft)
+            rows = test_rows(graft, load_config(task, tuple(options.set)))
+            runs[seed] = measured(graft, exits, *rows, runtime, options)
+        if runtime is not None:
+            runtime.close()
         found[task] = {"curve": curve(runs, options.errors), "runs": runs}
         head = {"batch": BATCH, "boundaries": options.boundaries, "confidence": CONFIDENCE, "settings": options.set}
         print(write(options.out, {**head, "rows": options.rows, "tasks": found}))  # a task at a time: a run takes long

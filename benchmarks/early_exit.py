@@ -96,7 +96,7 @@ def seconds_of(runtime: Runtime, batches: Sequence[Sequence[str]], submodel: str
 
 
 def runtime_for(graft: Graft) -> Runtime:
-    """One for all seeds of a task, whose grafts differ in numbers only; every batch is full, so none waits for others."""
+    """One for all seeds of a task, whose grafts differ in numbers only. Every batch is full: none waits for others."""
     assert graft.exits is not None
     envelope = Envelope.around([graft.model], slots=2, labels=len(graft.model.labels), exits=graft.exits.boundaries)
     return Runtime(graft.backbone, envelope, buckets=BUCKETS, batch_sizes=SIZES, max_wait=1.0)

@@ -46,6 +46,18 @@ class Exits:
         """Whether each row of logits [N,C] is answered here, bool [N]."""
         return confidence(logits) >= self.threshold
 
+    def answers(self, full: np.ndarray, pooled: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Logits float32 [N,C] of what answers each row, and its boundary int [N]: an exit's, or `depth`.
+
+        `full` [N,C] are the logits of the whole, `pooled` [N,E D] the states at the exits side by side.
+        """
+        logits, place = full, np.full(len(full), depth)
+        for number, features in reversed(list(enumerate(np.split(pooled, len(self.boundaries), axis=1)))):
+            early = self.logits(number, features)
+            leave = self.confident(early)
+            logits, place = np.where(leave[:, None], early, logits), np.where(leave, self.boundaries[number], place)
+        return logits, place
+
     def tensors(self) -> dict[str, np.ndarray]:
         """For a file."""
         return {

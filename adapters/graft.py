@@ -106,14 +106,7 @@ class Graft:
         """
         if self.exits is None:
             raise InputError("this graft has no early exits; train it with exits.boundaries")
-        exits = self.exits
-        logits, pooled = self.logits_and_pooled(rows, exits.boundaries)
-        place = np.full(len(rows), self.backbone.spec.blocks)
-        for number, features in reversed(list(enumerate(np.split(pooled, len(exits.boundaries), axis=1)))):
-            early = exits.logits(number, features)
-            leave = exits.confident(early)
-            logits, place = np.where(leave[:, None], early, logits), np.where(leave, exits.boundaries[number], place)
-        return logits, place
+        return self.exits.answers(*self.logits_and_pooled(rows, self.exits.boundaries), self.backbone.spec.blocks)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N,C]; for regression the logits themselves."""

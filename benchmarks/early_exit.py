@@ -113,14 +113,15 @@ def measured(
     """One point for each extra error."""
     assert graft.exits is not None
     places, points = graft.exits.boundaries, []
-    full = graft.logits_of_rows(test.rows).argmax(axis=1) == test.labels
+    whole, pooled = graft.logits_and_pooled(test.rows, places)
+    full = whole.argmax(axis=1) == test.labels
     batches = batches_of(graft, texts, options.rows)
     for error, chosen in exits.items():
         if chosen is None:
             points.append({"extra_error_asked": error, "certified": False})
             continue
         one = replace(graft, exits=chosen)
-        logits, left = one.early_logits_of_rows(test.rows)
+        logits, left = chosen.answers(whole, pooled, graft.backbone.spec.blocks)
         early = logits.argmax(axis=1) == test.labels
         extra = float((full & ~early).mean())
         runtime.load("t", replace(one, manifest=None), version=str(error))

@@ -15,7 +15,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         name="docstrings",
         backbone="minilm",
-        data=Data(train=("train.csv",), test=("test.csv",), max_tokens=128),
+        data=Data(train=("train.csv",), test=("test.csv",), max_tokens=96),
         adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value"), blocks="-2:"),
         head=Classification(pooling="mean"),
         optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),

@@ -9,7 +9,6 @@ Shape letters: `N` rows, `E` exits, `D` width, `C` labels.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ import numpy as np
 from adapters.manifest import EXITS, Manifest
 from adapters.reader import read_tensors
 from backbone.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,12 +77,6 @@ class Exits:
             "calibration_losses": self.losses,
             "left_at_each": [round(share, 4) for share in self.left],
         }
-
-
-def warn_dropped(exits: Exits | None, where: str, product: str) -> None:
-    """Says that what is made from a graft answers in full."""
-    if exits is not None:
-        log.warning("%s: its early exits have no place in %s and are left out: it answers in full", where, product)
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:

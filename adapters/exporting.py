@@ -28,8 +28,7 @@ from jax import export
 
 import adapters.exported
 from adapters.artifact import tolerance_of
-from adapters.exits import warn_dropped
-from adapters.graft import Graft, load_graft
+from adapters.graft import SCORE, Graft, dropped, load_graft
 from adapters.heads import head_of, in_units
 from adapters.manifest import Manifest
 from adapters.specs import Classification, MultiLabel, Regression
@@ -64,6 +63,7 @@ class Exported:
     max_memory_mb: float | None  # of the graft's target; none: no such limit
     within_target: bool | None  # none: no such limit
     largest_difference: float  # of an output, against the graft
+    dropped: tuple[str, ...] = ()  # what the graft had and the folder has not
 
 
 def export_jax(
@@ -84,7 +84,7 @@ def export_jax(
     manifest = loaded.manifest
     assert manifest is not None
     _require_exportable(loaded, str(graft))
-    warn_dropped(loaded.exits, str(graft), "an exported folder")
+    lost = dropped([loaded], "an exported folder", kept=(SCORE,))
     chosen = _buckets(loaded, buckets)
     limit = min(loaded.max_tokens, chosen[-1])
     weights = {path: np.asarray(leaf) for path, leaf in flatten(_weights(loaded)).items()}
@@ -135,6 +135,7 @@ def export_jax(
         max_memory_mb=most,
         within_target=None if most is None else memory / 1e6 <= most,
         largest_difference=difference,
+        dropped=lost,
     )
 
 

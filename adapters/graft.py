@@ -7,7 +7,7 @@ graft.predict(["I am still waiting on my card?"])[0].label
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,10 +158,16 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
     return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope, exits)
 
 
-def without_scope(grafts: Sequence[Graft], why: str) -> tuple[str, ...]:
-    """Names the out-of-scope score, and warns, where one of the grafts has one that what is made of them has not."""
-    names = [graft.manifest.name for graft in grafts if graft.scope is not None and graft.manifest is not None]
-    if not names:
-        return ()
-    log.warning("%s: the out-of-scope score is dropped: %s", ", ".join(names), why)
-    return ("out-of-scope score",)
+SCORE, EXITS = "out-of-scope score", "early exits"  # the parts of a graft that not every product of it can carry
+
+
+def dropped(grafts: Sequence[Graft], product: str, *, kept: Collection[str] = ()) -> tuple[str, ...]:
+    """The parts of these grafts that what is made of them, a `product`, has not; each graft's is warned of."""
+    found: dict[str, None] = {}
+    for graft in grafts:
+        name = graft.manifest.name if graft.manifest else "a graft"
+        for part, has, verb in ((SCORE, graft.scope is not None, "is"), (EXITS, graft.exits is not None, "are")):
+            if has and part not in kept:
+                log.warning("%s: the %s %s dropped: no place in %s", name, part, verb, product)
+                found[part] = None
+    return tuple(found)

@@ -22,8 +22,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from adapters.artifact import save_graft
-from adapters.exits import warn_dropped
-from adapters.graft import Graft, load_graft, without_scope
+from adapters.graft import Graft, dropped, load_graft
 from adapters.manifest import Training
 from adapters.methods.lora import LoraSetting, lora_spec
 from adapters.model import GraftModel
@@ -72,8 +71,6 @@ def combine(
     weights = _checked(grafts, weights, how, rank, density)
     loaded = [load_graft(grafts[0], backbone)]
     loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
-    for path, graft in zip(grafts, loaded, strict=True):
-        warn_dropped(graft.exits, str(path), "a combined graft")
     parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
     named = Path(head_from) if head_from is not None else Path(grafts[0])
     if named not in list(map(Path, grafts)):
@@ -122,7 +119,7 @@ def combine(
         labels=model.labels,
         ranks={site.full_name: a.shape[1] for site, (a, _) in found.items()},
         error=math.sqrt(missed / intended) if intended else 0.0,
-        dropped=without_scope(loaded, "it belongs to the train rows of one graft; train with out_of_scope for one"),
+        dropped=dropped(loaded, "a combined graft"),
     )
 
 

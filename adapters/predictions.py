@@ -28,6 +28,7 @@ class Prediction:
     words: tuple[str, ...] = ()  # tagging: what the tags are of
     entities: tuple[Entity, ...] = ()  # tagging
     out_of_scope: float | None = None  # how unlike the train rows; above 1 beyond the graft's threshold
+    abstained: bool = False  # out of scope, and the graft gives no label there
 
     @property
     def label(self) -> str:
@@ -67,9 +68,11 @@ def predictions(
     for i, row in enumerate(probabilities):
         chosen: Sequence[int] = np.flatnonzero(decided[i]).tolist() if isinstance(head, MultiLabel) else [decided[i]]
         score = None if scores is None else float(scores[i])
-        if abstain and score is not None and score > 1:
+        abstained = abstain and score is not None and score > 1
+        if abstained:
             chosen = []
         order = np.argsort(-row, kind="stable")
         told = {labels[c]: float(row[c]) for c in order}
-        answers.append(Prediction(tuple(labels[c] for c in chosen), told, out_of_scope=score))
+        names = tuple(labels[c] for c in chosen)
+        answers.append(Prediction(names, told, out_of_scope=score, abstained=abstained))
     return answers

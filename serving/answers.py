@@ -26,7 +26,6 @@ class Answer(Prediction):
     content_id: str
     generation: int  # of the promotion that made the version live
     submodel: str = "full"  # what answered: full, bfloat16, or exit:N, the head at boundary N
-    abstained: bool = False  # out of scope, and the graft gives no label there
 
 
 @dataclass
@@ -48,15 +47,13 @@ class Pending:
         logits = self.future.result(timeout)
         assert self.prepared is not None
         labels, scope = self.prepared.labels, self.prepared.scope
-        found = predictions(self.prepared.head, labels, logits[None, : len(labels)])[0]
         if scope is not None and self.score is None:
             score_rows([self])
-        abstained = scope is not None and scope.abstain and self.score is not None and self.score > 1
+        scores = None if self.score is None else np.array([self.score])
+        abstain = scope is not None and scope.abstain
+        found = predictions(self.prepared.head, labels, logits[None, : len(labels)], scores, abstain=abstain)[0]
         return Answer(
-            () if abstained else found.labels,
-            found.probabilities,
-            out_of_scope=self.score,
-            abstained=abstained,
+            **vars(found),
             task=self.served.task,
             version=self.served.version,
             content_id=self.served.content_id,

@@ -295,26 +295,26 @@ class Runtime:
         self.answered_by.update(row.notes.get("submodel", "full") for row in rows if row.group != PLAIN)
         return results
 
-    def _inputs(self, rows: Sequence[Row]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The number of each row's input int32 [N], and the distinct inputs."""
+    def _inputs(self, rows: Sequence[Row], programs: Programs) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+        """The number of each row's input int32 [N], how many are distinct, and those, filled to a batch: ids, mask."""
         keys = [row.ids.tobytes() for row in rows]
         distinct = {key: row.ids for key, row in zip(keys, rows, strict=True)}
         place = {key: number for number, key in enumerate(distinct)}
-        return np.array([place[key] for key in keys], np.int32), list(distinct.values())
+        inputs = list(distinct.values())
+        filled = [*inputs, *[inputs[-1]] * (programs.size_for(len(inputs)) - len(inputs))]
+        ids, mask = pad(filled, rows[0].bucket, self.backbone.preprocessing.fill)
+        return np.array([place[key] for key in keys], np.int32), len(inputs), ids, mask
 
     def _run_early(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
         """One batch with early exits."""
         begun = time.perf_counter()
-        index, inputs = self._inputs(rows)
-        size = self.programs.size_for(len(inputs))
-        fill = self.backbone.preprocessing.fill
-        ids, mask = pad([*inputs, *[inputs[-1]] * (size - len(inputs))], rows[0].bucket, fill)
+        index, inputs, ids, mask = self._inputs(rows, self.programs)
         batch = EarlyBatch(self.programs, rows, index, mask)
         found = batch.run(ids)
         counts = self.counts
         counts.batches += 1
         counts.rows += len(rows)
-        counts.inputs += len(inputs)
+        counts.inputs += inputs
         counts.padded_rows += batch.computed_rows
         counts.device_seconds += time.perf_counter() - begun
         return [_finite(value) for value in found]
@@ -328,16 +328,13 @@ class Runtime:
     def _run(self, rows: Sequence[Row], programs: Programs | None = None) -> list[np.ndarray | Exception]:
         """One batch: the prefix once for each distinct input, then each group's suffix."""
         begun, programs = time.perf_counter(), programs or self.programs
-        bucket = rows[0].bucket
-        index, inputs = self._inputs(rows)
-        size = next(s for s in programs.sizes if s >= len(inputs))
-        ids, mask = pad([*inputs, *[inputs[-1]] * (size - len(inputs))], bucket, self.backbone.preprocessing.fill)
+        index, inputs, ids, mask = self._inputs(rows, programs)
         groups = sorted({row.group for row in rows})
         last = self.backbone.spec.blocks
         answering = {b for g in groups for b in ((last,) if g == PLAIN else programs.needs[g])}
         scoped = sorted({(row.group, row.scope) for row in rows if row.scope is not None})
         wanted = sorted(answering | {boundary for _, boundary in scoped})
-        states = self._states(programs, ids, mask, wanted, len(inputs))
+        states = self._states(programs, ids, mask, wanted, inputs)
         pooled = {key: programs.pooled(*key, states[key[1]], mask) for key in scoped}
         results: list[np.ndarray | Exception] = [NotFinite("not computed")] * len(rows)
         waiting = []
@@ -354,10 +351,10 @@ class Runtime:
                 results[number] = _finite(value)
         _join_pooled(results, rows, index, {key: np.asarray(value) for key, value in pooled.items()})
         counts = self.counts
-        counts.scope_blocks += (max(wanted) - max(answering)) * len(inputs)
+        counts.scope_blocks += (max(wanted) - max(answering)) * inputs
         counts.batches += 1
         counts.rows += len(rows)
-        counts.inputs += len(inputs)
+        counts.inputs += inputs
         counts.plain_batches += groups == [PLAIN]
         counts.device_seconds += time.perf_counter() - begun
         return results

@@ -10,8 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from adapters.artifact import save_graft
-from adapters.exits import warn_dropped
-from adapters.graft import load_graft, without_scope
+from adapters.graft import dropped, load_graft
 from adapters.manifest import Training
 from adapters.model import GraftModel
 from adapters.patterns import Site
@@ -57,7 +56,6 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
         raise InputError(f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {have}")
     if model.sides > 1 or model.head.pooling == "attention":
         raise InputError(f"{graft}: PEFT has no head with pair={model.head.pair} and pooling={model.head.pooling}")
-    warn_dropped(loaded.exits, str(graft), "a PEFT folder")
     family, name = family_of(loaded.backbone), model.methods[0].method
     whole = model.head.pooling == family.task_pooling
 
@@ -92,8 +90,8 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
             save_file(head, folder / HEAD, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         (folder / OWN).write_text(json.dumps(own, indent=2), encoding="utf-8")
-    dropped = without_scope([loaded], "PEFT has no place for it; --format jax keeps it")
-    return Exchange(str(out), manifest.content_id, name, len(sites), str(config["task_type"]), model.labels, dropped)
+    lost = dropped([loaded], "a PEFT folder")
+    return Exchange(str(out), manifest.content_id, name, len(sites), str(config["task_type"]), model.labels, lost)
 
 
 def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, labels: str | None = None) -> Exchange:

@@ -297,7 +297,7 @@ def test_what_is_made_from_a_graft_has_none_and_says_so(runs, tiny_path, caplog)
     mixed = combine([runs["lora"], runs["lora"]], "mixed", how="linear", backbone=tiny_path)
     assert topgraft.load(mixed.path, tiny_path).exits is None
     assert caplog.text.count("no place in a combined graft") == 2
-    export_peft(runs["lora"], "peft", backbone=tiny_path)
+    assert mixed.dropped == export_peft(runs["lora"], "peft", backbone=tiny_path).dropped == ("early exits",)
     assert "no place in a PEFT folder" in caplog.text
 
 

@@ -73,20 +73,29 @@ def rapl(root: Path = POWERCAP) -> Counter | None:
     return Counter("rapl", read)
 
 
-def nvml() -> Counter | None:
-    """The sum of the energy counters of this machine's NVIDIA GPUs (Volta or newer), or None."""
+def gpus() -> list[Any]:
+    """NVML's handles of this machine's NVIDIA GPUs; none without `pynvml` or a driver."""
     try:
         import pynvml
     except ImportError:
-        return None
+        return []
     try:
         pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+
+
+def nvml() -> Counter | None:
+    """The sum of the energy counters of this machine's NVIDIA GPUs (Volta or newer), or None."""
+    if not (handles := gpus()):
+        return None
+    import pynvml
+
+    try:
         for handle in handles:
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except pynvml.NVMLError:  # no driver, no device, or no counter
-        return None
-    if not handles:
+    except pynvml.NVMLError:  # no counter
         return None
     return Counter("nvml", lambda: sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in handles) / 1e3)
 

@@ -7,23 +7,23 @@ from collections.abc import Callable
 
 import psutil
 
+from metering.energy import gpus
 
-def nvml() -> Callable[[], float] | None:
+
+def nvml() -> Callable[[], float | None] | None:
     """Degrees Celsius of the hottest of this machine's NVIDIA GPUs, or None."""
-    try:
-        import pynvml
-    except ImportError:
+    if not (handles := gpus()):
         return None
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        for handle in handles:
-            pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
-    except pynvml.NVMLError:  # no driver, no device, or no sensor
-        return None
-    if not handles:
-        return None
-    return lambda: float(max(pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU) for h in handles))
+    import pynvml
+
+    def hottest() -> float | None:
+        try:
+            found = [pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU) for handle in handles]
+        except pynvml.NVMLError:  # no sensor, or the driver is busy: nothing is known, this time
+            return None
+        return float(max(found))
+
+    return None if hottest() is None else hottest
 
 
 def sensors() -> Callable[[], float | None] | None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from trainers.workdir import PLAN
+
 log = logging.getLogger(__name__)
 
 STYLE = """
@@ -48,7 +50,7 @@ def write_report(
         "<h2>Freeze timeline</h2>",
         _timeline(result.get("stages", []), environment["blocks"]),
         "<h2>Predicted and measured</h2>",
-        _predicted(workdir / "plan.json", result.get("stages", [])),
+        _predicted(workdir / PLAN, result.get("stages", [])),
         "<h2>Costs by phase</h2>",
         _costs(result["costs"]),
     ]

@@ -109,7 +109,7 @@ def from_plan(decision: Decision, missing: float) -> Prediction:
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     found = price(config)
     seconds = sum(s.cpu_seconds + s.compile_seconds + missing * s.fill_seconds for s in found.stages)
-    seconds += missing * found.out_of_scope_seconds
+    seconds += missing * (found.out_of_scope_seconds + found.exits_seconds)
     source = f"the plan: {', '.join(s.live for s in found.stages)} live, steps timed on this machine"
     return Prediction(round(seconds, 2), modelled(seconds).asdict(), source)
 

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
-from backbone.options import Parser, number, said, whole
+from backbone.options import Parser, number, whole
 from backbone.ownership import require_own
+from registry.commands import add_actions
 from registry.spec import RegistryError
 
 if TYPE_CHECKING:
     from adapters.graft import Graft
     from backbone.storage import Backbone
-    from registry.verbs import Place
 
 __all__ = ["InputError", "load", "main"]
 
@@ -232,113 +232,6 @@ def _import_graft(options: argparse.Namespace) -> Any:
     return import_peft(options.source, options.backbone, options.out, labels=options.labels)
 
 
-def _place(options: argparse.Namespace) -> Place:
-    from registry.verbs import Place
-
-    return Place(options.registry, options.store)
-
-
-def _registry_publish(options: argparse.Namespace) -> Any:
-    from registry.verbs import publish
-
-    return publish(_place(options), options.graft, options.task, options.parent)
-
-
-def _registry_list(options: argparse.Namespace) -> Any:
-    from registry.verbs import listing
-
-    found = listing(_place(options), options.task, limit=options.limit, before=options.before)
-    return found if options.json else found.table()
-
-
-def _registry_show(options: argparse.Namespace) -> Any:
-    from registry.verbs import show
-
-    return show(_place(options), options.task, options.version)
-
-
-def _registry_diff(options: argparse.Namespace) -> Any:
-    from registry.verbs import diff
-
-    return diff(_place(options), options.task, options.version, options.other)
-
-
-def _registry_promote(options: argparse.Namespace) -> Any:
-    from registry.verbs import promote
-
-    told = {"reason": options.reason, "actor": options.actor}
-    return promote(_place(options), options.task, options.version, expected=options.expect, **told)
-
-
-def _registry_rollback(options: argparse.Namespace) -> Any:
-    from registry.verbs import rollback
-
-    return rollback(_place(options), options.task, reason=options.reason, actor=options.actor)
-
-
-def _registry_audit(options: argparse.Namespace) -> Any:
-    from registry.verbs import audit
-
-    return audit(_place(options))
-
-
-def _registry_gc(options: argparse.Namespace) -> Any:
-    from registry.verbs import gc
-
-    return gc(_place(options), keep=options.keep, dry_run=options.dry_run)
-
-
-def _registry_export(options: argparse.Namespace) -> Any:
-    from registry.verbs import export
-
-    return export(_place(options), options.out)
-
-
-def _registry_parser(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    place = Parser(add_help=False)
-    place.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
-    place.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
-    told = Parser(add_help=False)
-    told.add_argument("--reason", type=said, required=True, help="why, for the log")
-    told.add_argument("--actor", default="", help="who, for the log (default: user@machine)")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def action(name: str, call: Callable[[argparse.Namespace], Any], text: str, *parents: Any) -> Any:
-        sub = actions.add_parser(name, help=text, description=text, parents=[common, place, *parents])
-        sub.set_defaults(call=call)
-        return sub
-
-    sub = action("publish", _registry_publish, "make a graft the next version of a task")
-    sub.add_argument("graft", help="graft folder")
-    sub.add_argument("--task", default="", help="name of the task (default: the name in the graft)")
-    sub.add_argument("--parent", type=whole(1), help="number of the version it was made from")
-    sub = action("list", _registry_list, "tasks and what is live, or the versions of a task")
-    sub.add_argument("task", nargs="?", default="", help="name of the task")
-    sub.add_argument("--limit", type=whole(1), default=50, help="versions in a page")
-    sub.add_argument("--before", type=whole(1), help="only versions below this number: the next page")
-    sub = action("show", _registry_show, "all that is known of a version")
-    sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=whole(1), nargs="?", help="its number (default: the live one)")
-    sub = action("diff", _registry_diff, "what differs between two versions")
-    sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=whole(1), help="number of a version")
-    sub.add_argument("other", type=whole(1), nargs="?", help="number of another (default: the live one)")
-    sub = action("promote", _registry_promote, "make a version live, by hand", told)
-    sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=whole(1), help="its number")
-    sub.add_argument(
-        "--expect", type=whole(0), help="refuse if the task is not at this generation (default: the present)"
-    )
-    sub = action("rollback", _registry_rollback, "make the version before live again", told)
-    sub.add_argument("task", help="name of the task")
-    action("audit", _registry_audit, "read every artefact, compare live pointers with the log")
-    sub = action("gc", _registry_gc, "remove the artefacts of old versions")
-    sub.add_argument("--keep", type=whole(0), default=10, help="newest versions of a task that stay")
-    sub.add_argument("--dry-run", action="store_true", help="only say what would go")
-    sub = action("export", _registry_export, "write the whole registry as JSON lines")
-    sub.add_argument("--out", required=True, help="the file")
-
-
 def _combine(options: argparse.Namespace) -> Any:
     from adapters.mixing import combine
 
@@ -492,7 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     _using_verbs(verb, shared)
     _exchange_verbs(verb, shared)
     text = "versions of every task, which one is live, and how it came to be so"
-    _registry_parser(verbs.add_parser("registry", help=text, description=text), common)
+    add_actions(verbs.add_parser("registry", help=text, description=text), common)
     return parser
 
 

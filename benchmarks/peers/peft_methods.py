@@ -1,61 +1,26 @@
-"""PEFT's side of `benchmarks/methods.py`: one method at a time, obeying a parent line by line.
+"""PEFT's side of `benchmarks/methods.py`; the protocol is that of `torch_steps.py`.
 
-    {"cmd": "measure", "config": {"peft_type": "IA3", ...}, "rows": 32, "length": 32, "steps": 10, "labels": 10}
-
-answers the trainable parameters and the seconds of each training step (AdamW, float32, random ids, after two
-steps of warm-up). Needs torch, transformers and peft; no jax.
+`config` of a command holds the fields of a PEFT configuration: {"peft_type": "IA3", ...}. Needs torch, transformers
+and peft; no jax.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import time
 from typing import Any
 
 import peft
 import torch
 import transformers
+from torch_steps import obey, timed
 
 
-def measure(model_path: str, command: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each step and the number of trainable parameters."""
+def measure(folder: str, command: dict[str, Any]) -> dict[str, Any]:
+    """One method, in a fresh model."""
     torch.manual_seed(0)
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(model_path, num_labels=command["labels"])
-    model = peft.get_peft_model(base, peft.get_peft_config({"task_type": "SEQ_CLS", **command["config"]}))
-    live = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(live, lr=1e-4, weight_decay=0.0, foreach=True)
-    rows, length = command["rows"], command["length"]
-    ids = torch.randint(1000, 20000, (rows, length))
-    mask, labels = torch.ones_like(ids), torch.randint(command["labels"], (rows,))
-    seconds = []
-    for _ in range(2 + command["steps"]):
-        begun = time.perf_counter()
-        loss = torch.nn.functional.cross_entropy(model(input_ids=ids, attention_mask=mask).logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        seconds.append(time.perf_counter() - begun)
-    head = sum(parameter.numel() for parameter in base.classifier.parameters() if parameter.requires_grad)
-    return {"trainable": sum(parameter.numel() for parameter in live) - head, "seconds": seconds[2:]}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="Hugging Face folder")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for line in sys.stdin:
-        command = json.loads(line)
-        if command["cmd"] == "versions":
-            answer: dict[str, Any] = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
-        else:
-            answer = measure(options.model, command)
-        print(json.dumps(answer), flush=True)
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=command["labels"])
+    config = peft.get_peft_config({"task_type": "SEQ_CLS", **command["config"]})
+    return timed(peft.get_peft_model(base, config), command)
 
 
 if __name__ == "__main__":
-    main()
+    obey("PEFT's side", measure, {m.__name__: m.__version__ for m in (torch, transformers, peft)})

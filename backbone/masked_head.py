@@ -29,6 +29,7 @@ from backbone.trees import Params, flatten, require_same_structure, unflatten
 Array = jax.Array
 
 HEAD_FILE = "head.safetensors"
+ABOUT = "topgraft"  # its metadata: JSON of `labels`, a list, and `weights_id`
 
 
 def init_head(spec: EncoderSpec, rng: Array) -> Params:
@@ -64,8 +65,8 @@ def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) ->
 def save_head(folder: Path, head: Params, weights_id: str, labels: Sequence[str] = ()) -> None:
     """Writes `head.safetensors` beside a backbone, in one step; `labels` name a classifier's outputs."""
     tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten(head).items()}
-    about = {"weights_id": weights_id} | ({"labels": json.dumps(list(labels))} if labels else {})
-    write_durable(folder / HEAD_FILE, save(tensors, about))
+    about = json.dumps({"labels": list(labels), "weights_id": weights_id})
+    write_durable(folder / HEAD_FILE, save(tensors, {ABOUT: about}))  # one key: safetensors writes several in any order
 
 
 def load_head(folder: Path, wanted: Params, weights_id: str, labels: Sequence[str] = ()) -> Params:
@@ -76,13 +77,13 @@ def load_head(folder: Path, wanted: Params, weights_id: str, labels: Sequence[st
     path = folder / HEAD_FILE
     try:
         with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
             leaves: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a run of train-backbone keeps its head there") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file: {error}") from error
-    found = json.loads(about.get("labels", "[]"))
+    found = about.get("labels", [])
     if found != list(labels):
         raise InputError(
             f"{path}: the outputs of the head are {', '.join(found) or 'tokens'}, the data's labels are "

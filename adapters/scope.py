@@ -1,17 +1,19 @@
 """How unlike the train rows an input is: the out-of-scope score of a graft. Imports no jax.
 
-The Mahalanobis distance of the frozen backbone's pooled states to the nearest class of the train rows, with one
-covariance for all classes (Lee et al. 2018, arXiv 1807.03888, equation 2), shrunk to a multiple of the identity
-(Ledoit & Wolf 2004). The score is the distance over a threshold, a quantile of the development rows' distances, so
-that a row like those lies above 1 with at most the probability that was asked for. The trained adapter has no part
-in it: what it does far from its rows was never trained. Shape letters: `N` rows, `P` width, `K` classes.
+The squared Mahalanobis distance of the frozen backbone's pooled state, at unit length, to the nearest class of the
+train rows, with one covariance for all classes (Lee et al. 2018, arXiv 1807.03888, equation 2), less `BACKGROUND` of
+its squared distance to all train rows as one class (Ren et al. 2021, arXiv 2106.09022, equation 2, who take all of
+it). Covariances are shrunk to a multiple of the identity (Ledoit & Wolf 2004). The score counts, from 1 at a threshold,
+in standard deviations of the development rows' differences; the threshold is a quantile of these, so that a row like
+those lies above it with at most the probability that was asked for. The trained adapter has no part in it: what it
+does far from its rows was never trained. Shape letters: `N` rows, `P` width, `K` classes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from adapters.manifest import SCOPE, Manifest
 from adapters.reader import read_tensors
 from backbone.errors import InputError
 
+# of the distance to all rows, taken off that to the nearest class; docs/decisions.md tells why not all of it
+BACKGROUND = 0.8
 LEAST_SHRINKAGE = 1e-6  # so that directions in which nothing varies can be divided by
+NUMBERS = ("boundary", "threshold", "spread", "false_alarms", "abstain")
 MOST_BINS = 10  # of a reference
 ROWS_OF_A_BIN = 20  # development rows, at least
 
@@ -59,22 +64,26 @@ class Scope:
     """What the score of a graft is computed from."""
 
     boundary: int  # of the bare backbone, whose pooled states are measured
-    whitening: np.ndarray  # float32 [P,P]: features @ whitening have the unit covariance within a class
+    # float32 [P,P]: unit features @ whitening vary by 1 within a class, and without correlation over all rows
+    whitening: np.ndarray
     means: np.ndarray  # float32 [K,P], of the classes, after whitening
-    threshold: float  # distance at a score of 1
+    center: np.ndarray  # float32 [P], of all rows, after whitening
+    variances: np.ndarray  # float32 [P], of all rows, after whitening
+    threshold: float  # difference at a score of 1
+    spread: float  # standard deviation of the development rows' differences
     false_alarms: float  # most of the rows in scope that lie above it
     abstain: bool  # no label is given above it
     reference: Reference | None = None  # of the development rows
 
-    def distances(self, features: np.ndarray) -> np.ndarray:
-        """Distance float [N] of features [N,P] to the nearest class."""
-        x, means = features.astype(float) @ self.whitening, self.means.astype(float)
-        squared = np.square(x).sum(axis=1)[:, None] + np.square(means).sum(axis=1) - 2 * x @ means.T
-        return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
+    def differences(self, features: np.ndarray) -> np.ndarray:
+        """Squared distance to the nearest class, less `BACKGROUND` of that to all rows: float [N] of features [N,P]."""
+        x, means = unit(features.astype(float)) @ self.whitening, self.means.astype(float)
+        nearest = (np.square(x).sum(axis=1)[:, None] + np.square(means).sum(axis=1) - 2 * x @ means.T).min(axis=1)
+        return np.asarray(nearest - BACKGROUND * (np.square(x - self.center) / self.variances).sum(axis=1))
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Out-of-scope score float [N]; above 1 beyond the threshold."""
-        return self.distances(features) / self.threshold
+        return 1 + (self.differences(features) - self.threshold) / self.spread
 
     @property
     def width(self) -> int:
@@ -84,16 +93,19 @@ class Scope:
     @property
     def bytes(self) -> int:
         """In memory."""
-        return self.whitening.nbytes + self.means.nbytes
+        return sum(part.nbytes for part in self.arrays().values())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a difference is computed from."""
+        return {name: getattr(self, name) for name in ("whitening", "means", "center", "variances")}
 
     def tensors(self) -> dict[str, np.ndarray]:
         """For a file."""
         reference = {} if self.reference is None else {f"reference.{k}": v for k, v in vars(self.reference).items()}
-        return reference | {
+        return (reference | self.arrays()) | {
             "boundary": np.array([self.boundary], np.int32),
-            "whitening": self.whitening,
-            "means": self.means,
             "threshold": np.array([self.threshold], np.float64),
+            "spread": np.array([self.spread], np.float64),
             "false_alarms": np.array([self.false_alarms], np.float64),
             "abstain": np.array([self.abstain], np.bool_),
         }
@@ -107,21 +119,31 @@ def scope_of(
     `shares` [N,K]: how much of a row belongs to each class; with several labels it is divided among them. `held` has at
     least `least_rows(false_alarms)` rows.
     """
-    whitening, means = _classes(features.astype(float), shares[:, shares.any(axis=0)].astype(float))
-    bare = Scope(boundary, whitening.astype(np.float32), means.astype(np.float32), 1.0, false_alarms, abstain)
-    threshold = quantile(bare.distances(held), false_alarms)
-    if not (threshold > 0 and math.isfinite(threshold)):
-        raise InputError("out_of_scope: the development rows lie exactly on the train rows; hold out others")
-    return Scope(boundary, bare.whitening, bare.means, threshold, false_alarms, abstain)
+    parts = _fitted(unit(features.astype(float)), shares[:, shares.any(axis=0)].astype(float))
+    bare = Scope(boundary, *parts, threshold=0.0, spread=1.0, false_alarms=false_alarms, abstain=abstain)
+    differences = bare.differences(held)
+    threshold, spread = quantile(differences, false_alarms), float(differences.std())
+    if not spread > 1e-9 * max(1.0, abs(threshold)):
+        raise InputError("out_of_scope: the development rows do not differ from each other; hold out others")
+    return replace(bare, threshold=threshold, spread=spread)
 
 
-def _classes(features: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The whitening [P,P] and the whitened means [K,P]."""
-    means = shares.T @ features / shares.sum(axis=0)[:, None]
-    covariance = shrunk_covariance(features - shares @ means)
+def unit(features: np.ndarray) -> np.ndarray:
+    """Features [N,P] at unit length; a row of zeros stays."""
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
+
+
+def _fitted(features: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Whitening, means of the classes, and center and variances of all rows, as of `Scope`."""
+    from scipy.linalg import eigh
+
+    means, center = shares.T @ features / shares.sum(axis=0)[:, None], features.mean(axis=0)
+    within, over_all = shrunk_covariance(features - shares @ means), shrunk_covariance(features - center)
+    variances, whitening = eigh(over_all, within)  # columns V: V' within V = 1, V' over_all V = diag(variances)
+    found = (whitening, means @ whitening, center @ whitening, variances)
     # row by row in memory: safetensors writes the bytes as they lie
-    whitening = np.ascontiguousarray(np.linalg.inv(np.linalg.cholesky(covariance)).T)
-    return whitening, means @ whitening
+    whitening, means, center, variances = (np.ascontiguousarray(part, np.float32) for part in found)
+    return whitening, means, center, variances
 
 
 def shrunk_covariance(deviations: np.ndarray) -> np.ndarray:
@@ -143,15 +165,15 @@ def least_rows(false_alarms: float) -> int:
     return max(1, math.ceil(1 / false_alarms - 1e-9) - 1)
 
 
-def quantile(distances: np.ndarray, false_alarms: float) -> float:
+def quantile(differences: np.ndarray, false_alarms: float) -> float:
     """The threshold that a new row like these exceeds with probability at most `false_alarms`.
 
     The ceil((n+1)(1-a))-th smallest of n, by the exchangeability of n+1 rows (Vovk et al. 2005, section 2.2).
     """
-    if len(distances) < least_rows(false_alarms):
-        raise ValueError(f"{len(distances)} rows are fewer than {least_rows(false_alarms)}, see least_rows")
-    place = math.ceil((len(distances) + 1) * (1 - false_alarms) - 1e-9)
-    return float(np.sort(distances)[place - 1])
+    if len(differences) < least_rows(false_alarms):
+        raise ValueError(f"{len(differences)} rows are fewer than {least_rows(false_alarms)}, see least_rows")
+    place = math.ceil((len(differences) + 1) * (1 - false_alarms) - 1e-9)
+    return float(np.sort(differences)[place - 1])
 
 
 def read_scope(path: Path, manifest: Manifest, width: int, blocks: int) -> Scope | None:
@@ -167,7 +189,10 @@ def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, block
         "boundary": ((1,), "int32"),
         "whitening": ((width, width), "float32"),
         "means": ((max(classes, 1), width), "float32"),
+        "center": ((width,), "float32"),
+        "variances": ((width,), "float32"),
         "threshold": ((1,), "float64"),
+        "spread": ((1,), "float64"),
         "false_alarms": ((1,), "float64"),
         "abstain": ((1,), "bool"),
     }
@@ -175,14 +200,16 @@ def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, block
     have = {name: (leaf.shape, leaf.dtype.name) for name, leaf in parts.items()}
     if wrong := sorted(name for name in {*wanted, *have} if wanted.get(name) != have.get(name)):
         raise InputError(f"{file}: {', '.join(wrong)}: missing, unexpected or of another shape than the backbone's")
-    boundary, threshold, false_alarms = (found[name][0].item() for name in ("boundary", "threshold", "false_alarms"))
-    if not (0 <= boundary <= blocks and threshold > 0 and 0 < false_alarms < 1):
-        raise InputError(f"{file}: boundary, threshold or false_alarms are out of their range")
+    numbers = {name: found[name][0].item() for name in NUMBERS}
+    if not (0 <= numbers["boundary"] <= blocks and 0 < numbers["false_alarms"] < 1):
+        raise InputError(f"{file}: boundary or false_alarms are out of their range")
+    if not (numbers["spread"] > 0 and (found["variances"] > 0).all()):
+        raise InputError(f"{file}: spread and variances must be above 0")
     if not all(np.isfinite(leaf).all() for leaf in found.values()):
         raise InputError(f"{file}: values that are not finite")
     reference = None if len(parts) == len(found) else _reference(found, file, labels)
-    whitening, means, abstain = found["whitening"], found["means"], bool(found["abstain"][0])
-    return Scope(boundary, whitening, means, threshold, false_alarms, abstain, reference)
+    arrays: dict[str, Any] = {name: leaf for name, leaf in parts.items() if name not in NUMBERS}
+    return Scope(**numbers, **arrays, reference=reference)
 
 
 def _reference(found: Mapping[str, np.ndarray], file: Path, labels: int) -> Reference:

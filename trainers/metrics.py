@@ -9,19 +9,19 @@ of values that are kept, so merging batches in any order gives the same figures.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import flax.struct
-import jax
 import numpy as np
+import scipy.special
 import scipy.stats
 from clu import metrics as clu_metrics
 
-from adapters.heads import LinearHead, head_of, in_units
+from adapters.heads import head_of, in_units
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel, Regression, TokenTagging
+from adapters.predictions import probabilities_of
+from adapters.specs import HeadSpec, MultiLabel, Regression, TokenTagging
 from adapters.tagging import NO_TAG, spans
 
 
@@ -204,10 +204,19 @@ class EntityCounts(clu_metrics.Metric):  # type: ignore[misc]
 Gathered: TypeAlias = Confusion | LabelCounts | Numbers | EntityCounts
 
 
-@functools.partial(jax.jit, static_argnames="head")
-def _losses(head: LinearHead[Any], logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """One program instead of a dozen small ones."""
-    return head.loss(logits, labels)
+def losses_of(head: HeadSpec, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The loss of each row, float32 [N], as the head's own, on the host: a program for each number of rows would
+    take longer to compile than to run."""
+    if isinstance(head, Regression):
+        return np.asarray(np.square(logits[:, 0] - labels))
+    if isinstance(head, MultiLabel):
+        return np.asarray((np.logaddexp(0, logits) - labels * logits).sum(axis=-1))
+    words = labels != NO_TAG
+    chosen = np.take_along_axis(logits, np.where(words, labels, 0)[..., None], axis=-1)[..., 0]
+    losses = np.where(words, scipy.special.logsumexp(logits, axis=-1) - chosen, 0)
+    if isinstance(head, TokenTagging):
+        return np.asarray(losses.sum(axis=-1) / np.maximum(words.sum(axis=-1), 1))
+    return np.asarray(losses)
 
 
 def gather(model: GraftModel, logits: np.ndarray, labels: np.ndarray) -> Gathered:
@@ -215,10 +224,9 @@ def gather(model: GraftModel, logits: np.ndarray, labels: np.ndarray) -> Gathere
 
     Of a regression labels are float32 [N]; for tagging they are int32 [N,T] and logits [N,T,C].
     """
-    head = head_of(model.head)
-    loss = np.asarray(_losses(head, logits, labels))
-    probabilities = np.asarray(head.probabilities(logits))
-    decided = head.decide(model.head, probabilities)
+    loss = losses_of(model.head, logits, labels)
+    probabilities = probabilities_of(model.head, logits)
+    decided = head_of(model.head).decide(model.head, probabilities)
     if isinstance(model.head, MultiLabel):
         return LabelCounts.of(labels, decided, loss, probabilities)
     if isinstance(model.head, Regression):

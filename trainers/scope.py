@@ -47,7 +47,7 @@ def fitted_scope(
     train, held = features
     shares = shares_of(bare, data.splits["train"].labels)
     scope = scope_of(train, shares, held, bare.taps[0], asked.false_alarms, asked.abstain)
-    log.info("out of scope: distances above %.4g, %d classes", scope.threshold, len(scope.means))
+    log.info("out of scope: differences above %.4g, %d classes", scope.threshold, len(scope.means))
     lengths = np.array([len(row) for row in data.splits["dev"].rows])
     reference = reference_of(lengths, scope.scores(held), logits.argmax(axis=-1), len(bare.labels))
     return replace(scope, reference=reference)

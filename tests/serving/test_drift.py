@@ -28,7 +28,7 @@ def drawn(rows: int, longer: float = 1.0, beyond: float = 0.1, odd: bool = False
 def scope(rows: int = 1000) -> Scope:
     lengths, scores, labels = drawn(rows)
     one = np.ones((1, 1), np.float32)
-    return Scope(3, one, one, 1.0, 0.42, False, reference_of(lengths, scores, labels, LABELS))
+    return Scope(3, one, one, one[0], one[0], 1.0, 1.0, 0.42, False, reference_of(lengths, scores, labels, LABELS))
 
 
 def watched(drift: Drift, one: Scope, given: tuple, name: str = "task", content: str = "c") -> Report:

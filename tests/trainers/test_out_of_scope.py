@@ -20,7 +20,7 @@ import topgraft
 from adapters.artifact import save_graft
 from adapters.manifest import SCOPE, read_manifest
 from adapters.reader import read_graft
-from adapters.scope import Scope, least_rows, quantile, scope_of, shrunk_covariance
+from adapters.scope import BACKGROUND, Scope, least_rows, quantile, scope_of, shrunk_covariance
 from backbone.errors import InputError
 from registry.store import Store
 from tests.tiny import WORDS, as_json, rows, write_config, write_csv
@@ -70,18 +70,25 @@ def test_the_covariance_is_that_of_ledoit_and_wolf():
         shrunk_covariance(np.zeros((5, 3)))
 
 
-def test_distances_are_mahalanobis_to_the_nearest_class():
+def test_differences_are_mahalanobis_to_the_nearest_class_less_most_of_that_to_all_rows():
     draw = np.random.default_rng(1)
     labels = draw.integers(0, 3, 90)
     x = (3 * draw.normal(size=(3, 4))[labels] + draw.normal(size=(90, 4))).astype(np.float32)
     scope = scope_of(x, np.eye(4)[labels], x[:50], 2, RATE, abstain=False)
-    means = [x[labels == c].mean(axis=0) for c in range(3)]
-    inverse = np.linalg.inv(ledoit_wolf(x - np.array(means)[labels], assume_centered=True)[0])
-    wanted = [min(mahalanobis(row, mean, inverse) for mean in means) for row in x]
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    means = [u[labels == c].mean(axis=0) for c in range(3)]
+    inverse = np.linalg.inv(ledoit_wolf(u - np.array(means)[labels], assume_centered=True)[0])
+    every = np.linalg.inv(ledoit_wolf(u)[0])
+    nearest = np.array([min(mahalanobis(row, mean, inverse) for mean in means) for row in u])
+    wanted = nearest**2 - BACKGROUND * np.array([mahalanobis(row, u.mean(axis=0), every) for row in u]) ** 2
     assert scope.means.shape == (3, 4), "a class without rows is left out"
-    np.testing.assert_allclose(scope.distances(x), wanted, rtol=1e-4)
-    np.testing.assert_allclose(scope.scores(x), np.array(wanted) / scope.threshold, rtol=1e-4)
-    assert scope.threshold == pytest.approx(sorted(wanted[:50])[45], rel=1e-4), "the 46th: ceil(51 * 0.9)"
+    np.testing.assert_allclose(scope.differences(x), wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(scope.differences(5 * x), scope.differences(x), rtol=1e-5, err_msg="length counts not")
+    threshold = sorted(wanted[:50])[45]
+    assert scope.threshold == pytest.approx(threshold, rel=1e-3), "the 46th: ceil(51 * 0.9)"
+    np.testing.assert_allclose(scope.scores(x), 1 + (wanted - threshold) / wanted[:50].std(), atol=1e-3)
+    with pytest.raises(InputError, match="do not differ"):
+        scope_of(x, np.eye(4)[labels], np.tile(x[:1], (50, 1)), 2, RATE, abstain=False)
 
 
 def test_the_threshold_keeps_its_promise_on_average():
@@ -225,7 +232,9 @@ def test_a_damaged_score_is_refused(runs, tmp_path, tiny):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"threshold": np.array([0.0])}, "out of their range"),
+        ({"false_alarms": np.array([0.0])}, "out of their range"),
+        ({"spread": np.array([0.0])}, "above 0"),
+        ({"variances": np.zeros(32, np.float32)}, "above 0"),
         ({"means": np.full((3, 32), np.nan, np.float32)}, "not finite"),
         ({"means": np.zeros((3, 31), np.float32)}, "means"),
         ({"code": np.zeros(1)}, "code"),

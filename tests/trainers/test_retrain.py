@@ -71,12 +71,12 @@ class Place:
         assert (result["action"] == "error") == ("topgraft retrain: " in err)
         return result
 
-    def job(self, lease: float = 1.0) -> Job:
+    def job(self, lease: float = 4.0) -> Job:
         """What `run` does, for a process or for `attempt`; waits for the lease of a run that died."""
         options = Options(lease_seconds=lease, wait_seconds=60.0)
         return Job(str(self.config), SETTINGS, self.url, str(self.store), options)
 
-    def child(self, at: str, what: int, lease: float = 1.0) -> subprocess.Popen:
+    def child(self, at: str, what: int, lease: float = 4.0) -> subprocess.Popen:
         """A process that sends itself the signal `what` before the step `at`."""
         command = [sys.executable, "-c", CHILD, json.dumps(asdict(self.job(lease))), at, str(int(what))]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}

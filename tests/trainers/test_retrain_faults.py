@@ -20,7 +20,7 @@ from trainers.retrain.many import attempt
 from trainers.retrain.outcome import Outcome
 
 
-def broken(place: Place, at: str, fault: Callable[[], object], lease: float = 1.0) -> Outcome:
+def broken(place: Place, at: str, fault: Callable[[], object], lease: float = 4.0) -> Outcome:
     """A run in which `fault` happens before the step `at`."""
     return attempt(place.job(lease), lambda step: fault() if step == at else None)
 

@@ -81,11 +81,15 @@ def _head(model: GraftModel, batch: int, length: int) -> Count:
 def train_step(
     model: GraftModel, batch: int, length: int, *, boundary: int, cached: bool, everything: bool = False
 ) -> Count:
-    """One step with blocks from `boundary` on live, their prefix cached or run forward; `everything`: full tuning."""
+    """One step with blocks from `boundary` on live, their prefix cached or run forward; `everything`: full tuning.
+
+    Gradients go back to the lowest live block that is adapted; a probe or ladder has none.
+    """
     spec, rows = model.network.spec, batch * model.sides
+    first = boundary if everything else max(boundary, min(model.adapted_blocks, default=spec.blocks))
     total = forward(model, batch, length, start=boundary if cached else 0)
-    for block in range(boundary, spec.blocks):
-        total += block_backward(spec, rows, length, weights=everything, lowest=block == boundary)
+    for block in range(first, spec.blocks):
+        total += block_backward(spec, rows, length, weights=everything, lowest=block == first)
     total += 2 * adapter_forward(model, rows, length, boundary)
     return total + 2 * _head(model, batch, length)
 

@@ -28,10 +28,12 @@ from adapters.specs import (
     Bottleneck,
     Classification,
     Dora,
+    Ladder,
     Lora,
     MethodSpec,
     Norm,
     Prefix,
+    Probe,
     Router,
     Vera,
 )
@@ -65,6 +67,8 @@ METHODS: dict[str, tuple[MethodSpec, dict[str, Any] | None]] = {
     "prefix": (Prefix(), None),
     "bottleneck": (Bottleneck(), None),
     "router": (Router(), None),
+    "ladder": (Ladder(), None),
+    "probe": (Probe(), None),
 }
 # in the places of the specs above: r 8 on query and value; 16 keys; 48 hidden units after the mlp
 ADAPTERHUB: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import pytest
 
 from adapters.counts import block_forward, forward, train_step
 from adapters.model import GraftModel
-from adapters.specs import Classification, Lora
+from adapters.specs import Classification, Lora, Probe
 from backbone.encoder import Network
 from backbone.spec import EncoderSpec
 from metering.counts import product
@@ -157,6 +157,18 @@ def test_training_work_agrees_with_the_compiler(boundary, built):
     found = float((found[0] if isinstance(found, list) else found)["flops"])
     counted = train_step(model, BATCH, TOKENS, boundary=boundary, cached=boundary > 0).flops
     assert counted == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize("method", [Lora(rank=4, blocks="2:"), Probe()], ids=lambda m: m.method)
+def test_gradients_stop_at_the_lowest_adapted_block(method, built):
+    network, _, backbone, _ = built
+    model = GraftModel(network, (method,), Classification(), ("a", "b"))
+    optimizer = make_optimizer(Optimizer(), 10)
+    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    state = first_state(model.init(jax.random.key(0)), optimizer)
+    found = step.lower(state, {"backbone": backbone, "graft": {}}, batch()).compile().cost_analysis()
+    found = float((found[0] if isinstance(found, list) else found)["flops"])
+    assert train_step(model, BATCH, TOKENS, boundary=0, cached=False).flops == pytest.approx(found, rel=0.15)
 
 
 def test_full_tuning_costs_the_weights_too(built):

@@ -21,7 +21,7 @@ from adapters.heads import head_of
 from adapters.inputs import Encoded, checked, encode_inputs
 from adapters.manifest import Manifest
 from adapters.model import GraftModel
-from adapters.predictions import Prediction, predictions, probabilities_of
+from adapters.predictions import Prediction, predictions
 from adapters.programs import answers_of, logits_of, run_rows, with_exits
 from adapters.reader import read_graft
 from adapters.scope import Scope, read_scope
@@ -110,7 +110,7 @@ class Graft:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N,C]; for regression the logits themselves."""
-        return probabilities_of(self.model.head, logits)
+        return np.asarray(head_of(self.model.head).probabilities(logits))
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Predicted label numbers int [N], bool [N,C] for multi_label; numbers, or tags [N,T], of the other heads."""

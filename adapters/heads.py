@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.special
 
 from adapters.methods.method import Array, dropout, select
 from adapters.specs import Classification, HeadSpec, MultiLabel, Regression, TokenTagging
@@ -20,6 +21,8 @@ from backbone.encoder import Network
 from backbone.trees import Params
 
 H = TypeVar("H")
+
+MOST = 80.0  # of a logit's size: beyond it a sigmoid is 0 or 1 in float32, and exp overflows
 
 
 def pool(
@@ -71,8 +74,12 @@ class LinearHead(Generic[H]):
         """Loss of each row, float32 [B]."""
         raise NotImplementedError
 
-    def probabilities(self, logits: Array | np.ndarray) -> Array:
-        """Probabilities [B,C] of each label."""
+    def host_loss(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """`loss` by NumPy, for rows in any number: a program for each would take longer to compile than to run."""
+        raise NotImplementedError
+
+    def probabilities(self, logits: Any) -> Any:
+        """Probabilities float32 [B,C] of each label, by the library of the logits: NumPy's stay on the host."""
         raise NotImplementedError
 
     def decide(self, spec: H, probabilities: np.ndarray) -> np.ndarray:
@@ -86,8 +93,11 @@ class ClassificationHead(LinearHead[Classification]):
     def loss(self, logits: Array | np.ndarray, labels: Array | np.ndarray) -> Array:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-    def probabilities(self, logits: Array | np.ndarray) -> Array:
-        return jax.nn.softmax(logits)
+    def host_loss(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return _cross_entropy(logits, labels)
+
+    def probabilities(self, logits: Any) -> Any:
+        return _softmax(logits)
 
     def decide(self, spec: Classification, probabilities: np.ndarray) -> np.ndarray:
         return probabilities.argmax(axis=-1)
@@ -99,8 +109,12 @@ class MultiLabelHead(LinearHead[MultiLabel]):
     def loss(self, logits: Array | np.ndarray, labels: Array | np.ndarray) -> Array:
         return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
 
-    def probabilities(self, logits: Array | np.ndarray) -> Array:
-        return jax.nn.sigmoid(logits)
+    def host_loss(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.asarray((np.logaddexp(0, logits) - labels * logits).sum(axis=-1))
+
+    def probabilities(self, logits: Any) -> Any:
+        of = logits.__array_namespace__()
+        return 1 / (1 + of.exp(-of.clip(logits, -MOST, MOST)))
 
     def decide(self, spec: MultiLabel, probabilities: np.ndarray) -> np.ndarray:
         return probabilities >= spec.threshold
@@ -112,8 +126,11 @@ class RegressionHead(LinearHead[Regression]):
     def loss(self, logits: Array | np.ndarray, labels: Array | np.ndarray) -> Array:
         return jnp.square(logits[:, 0] - labels)
 
-    def probabilities(self, logits: Array | np.ndarray) -> Array:
-        return jnp.asarray(logits)
+    def host_loss(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.asarray(np.square(logits[:, 0] - labels))
+
+    def probabilities(self, logits: Any) -> Any:
+        return logits
 
     def decide(self, spec: Regression, probabilities: np.ndarray) -> np.ndarray:
         return in_units(spec, np.asarray(probabilities, float)[:, 0])
@@ -132,11 +149,28 @@ class TokenTaggingHead(LinearHead[TokenTagging]):
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(words, labels, 0))
         return jnp.where(words, losses, 0).sum(axis=-1) / jnp.maximum(words.sum(axis=-1), 1)
 
-    def probabilities(self, logits: Array | np.ndarray) -> Array:
-        return jax.nn.softmax(logits)
+    def host_loss(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        words = labels != NO_TAG
+        losses = np.where(words, _cross_entropy(logits, np.where(words, labels, 0)), 0)
+        return np.asarray(losses.sum(axis=-1) / np.maximum(words.sum(axis=-1), 1))
+
+    def probabilities(self, logits: Any) -> Any:
+        return _softmax(logits)
 
     def decide(self, spec: TokenTagging, probabilities: np.ndarray) -> np.ndarray:
         return probabilities.argmax(axis=-1)
+
+
+def _softmax(logits: Any) -> Any:
+    of = logits.__array_namespace__()
+    raised = of.exp(logits - of.max(logits, axis=-1, keepdims=True))
+    return raised / of.sum(raised, axis=-1, keepdims=True)
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of logits [...,C] and labels int [...]."""
+    chosen = np.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return np.asarray(scipy.special.logsumexp(logits, axis=-1) - chosen)
 
 
 HEADS: dict[type, LinearHead[Any]] = {

@@ -14,8 +14,6 @@ from adapters.heads import head_of
 from adapters.specs import HeadSpec, MultiLabel, Regression
 from adapters.tagging import Entity
 
-MOST = 80.0  # of a logit's size: beyond it a sigmoid is 0 or 1 in float32, and exp overflows
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -38,16 +36,6 @@ class Prediction:
         return self.labels[0]
 
 
-def probabilities_of(head: HeadSpec, logits: np.ndarray) -> np.ndarray:
-    """Probabilities float32, in the shape of the logits [..., C]; for regression the logits themselves."""
-    if isinstance(head, Regression):
-        return np.asarray(logits)
-    if isinstance(head, MultiLabel):
-        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -MOST, MOST))))
-    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
-
-
 def predictions(
     head: HeadSpec,
     labels: tuple[str, ...],
@@ -60,8 +48,9 @@ def predictions(
 
     `scores` float [N] are out-of-scope scores; where one lies above 1, a graft that is to `abstain` gives no label.
     """
-    probabilities = probabilities_of(head, logits)
-    decided = head_of(head).decide(head, probabilities)
+    code = head_of(head)
+    probabilities = code.probabilities(logits)
+    decided = code.decide(head, probabilities)
     if isinstance(head, Regression):
         return [Prediction((), {}, value=float(number)) for number in decided]
     answers = []

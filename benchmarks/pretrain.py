@@ -111,7 +111,6 @@ def probe(folder: Path) -> dict[str, Any]:
 
     from adapters.heads import head_of
     from adapters.model import GraftModel
-    from adapters.predictions import probabilities_of
     from adapters.specs import Classification, Probe
     from backbone.home import use_compilation_cache
     from backbone.storage import load_backbone
@@ -136,7 +135,7 @@ def probe(folder: Path) -> dict[str, Any]:
     def accuracy(found: list[np.ndarray], rows: np.ndarray) -> float:
         fitted = fit_linear(model, found[0][rows], splits[0].labels[rows], None, "accuracy").head
         logits = found[1] @ fitted["kernel"] + fitted["bias"]
-        decided = head_of(head).decide(head, probabilities_of(head, logits))
+        decided = head_of(head).decide(head, np.asarray(head_of(head).probabilities(logits)))
         return float((decided == splits[1].labels).mean())
 
     known, scores = features(trained), []

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from adapters.heads import head_of
 from adapters.model import GraftModel
-from adapters.predictions import probabilities_of
 from adapters.specs import Classification, Probe
 from backbone.errors import InputError
 from backbone.home import home, resolve_backbone, use_compilation_cache
@@ -62,7 +62,7 @@ def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> A
     examples, _ = tokenise(table, names, False, backbone, config.data.max_tokens, config.head)
     logits = held_out_logits(config, backbone, names, examples, show)
     model = GraftModel(backbone.network, (Probe(),), config.head, names)
-    probabilities = probabilities_of(model.head, logits)
+    probabilities = np.asarray(head_of(model.head).probabilities(logits))
     suspects = [
         Suspect(
             where=table.where[i],

@@ -14,14 +14,12 @@ from typing import TypeAlias
 
 import flax.struct
 import numpy as np
-import scipy.special
 import scipy.stats
 from clu import metrics as clu_metrics
 
 from adapters.heads import head_of, in_units
 from adapters.model import GraftModel
-from adapters.predictions import probabilities_of
-from adapters.specs import HeadSpec, MultiLabel, Regression, TokenTagging
+from adapters.specs import MultiLabel, Regression, TokenTagging
 from adapters.tagging import NO_TAG, spans
 
 
@@ -204,29 +202,14 @@ class EntityCounts(clu_metrics.Metric):  # type: ignore[misc]
 Gathered: TypeAlias = Confusion | LabelCounts | Numbers | EntityCounts
 
 
-def losses_of(head: HeadSpec, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The loss of each row, float32 [N], as the head's own, on the host: a program for each number of rows would
-    take longer to compile than to run."""
-    if isinstance(head, Regression):
-        return np.asarray(np.square(logits[:, 0] - labels))
-    if isinstance(head, MultiLabel):
-        return np.asarray((np.logaddexp(0, logits) - labels * logits).sum(axis=-1))
-    words = labels != NO_TAG
-    chosen = np.take_along_axis(logits, np.where(words, labels, 0)[..., None], axis=-1)[..., 0]
-    losses = np.where(words, scipy.special.logsumexp(logits, axis=-1) - chosen, 0)
-    if isinstance(head, TokenTagging):
-        return np.asarray(losses.sum(axis=-1) / np.maximum(words.sum(axis=-1), 1))
-    return np.asarray(losses)
-
-
 def gather(model: GraftModel, logits: np.ndarray, labels: np.ndarray) -> Gathered:
     """What is counted of rows with these logits float32 [N,C] and labels int32 [N] or float32 [N,C].
 
     Of a regression labels are float32 [N]; for tagging they are int32 [N,T] and logits [N,T,C].
     """
-    loss = losses_of(model.head, logits, labels)
-    probabilities = probabilities_of(model.head, logits)
-    decided = head_of(model.head).decide(model.head, probabilities)
+    head = head_of(model.head)
+    loss, probabilities = head.host_loss(logits, labels), head.probabilities(logits)
+    decided = head.decide(model.head, probabilities)
     if isinstance(model.head, MultiLabel):
         return LabelCounts.of(labels, decided, loss, probabilities)
     if isinstance(model.head, Regression):

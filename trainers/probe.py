@@ -27,7 +27,7 @@ from adapters.tagging import NO_TAG
 from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.batches import Examples
-from trainers.metrics import gather, losses_of
+from trainers.metrics import gather
 
 STRENGTHS = (1e-2, 1e-3, 1e-4)  # l2, from strong to weak
 SHRUNK = 1.0  # l2 of a head that an adapter starts from
@@ -155,7 +155,7 @@ def fit_linear(
 
 def cross_fitted_loss(model: GraftModel, features: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
     """Loss of each row under a probe fitted to the other folds, float [N]."""
-    return losses_of(model.head, cross_fitted_logits(model, features, labels, metric), labels)
+    return head_of(model.head).host_loss(cross_fitted_logits(model, features, labels, metric), labels)
 
 
 def cross_fitted_logits(model: GraftModel, features: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from adapters.heads import head_of
-from adapters.predictions import predictions, probabilities_of
+from adapters.predictions import predictions
 from adapters.specs import Classification, MultiLabel, Regression, TokenTagging
 
 LABELS = ("a", "b", "c")
 LOGITS = np.array([[1.0, 3.0, -2.0], [200.0, -200.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
 
 
+def on_a_device(head, logits) -> jax.Array:
+    """By jax's own functions."""
+    if isinstance(head, Regression):
+        return jnp.asarray(logits)
+    return jax.nn.sigmoid(logits) if isinstance(head, MultiLabel) else jax.nn.softmax(logits)
+
+
 @pytest.mark.parametrize("head", [Classification(), MultiLabel(), Regression(), TokenTagging()], ids=lambda h: h.kind)
-def test_probabilities_are_those_of_the_head(head):
+def test_probabilities_are_jaxs_on_the_host_and_in_a_program(head):
     logits = LOGITS[None] if isinstance(head, TokenTagging) else LOGITS
-    found = probabilities_of(head, logits)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.asarray(head_of(head).probabilities(logits)), atol=1e-6)
+    found = head_of(head).probabilities(logits)
+    assert (type(found), found.dtype) == (np.ndarray, np.float32)
+    np.testing.assert_allclose(found, on_a_device(head, logits), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(head_of(head).probabilities)(logits), found, atol=1e-6)
 
 
 def test_classification():

@@ -21,7 +21,6 @@ import numpy as np
 from adapters.graft import Graft
 from adapters.heads import head_of
 from adapters.model import GraftModel
-from adapters.predictions import probabilities_of
 from adapters.specs import MultiLabel
 from backbone.buckets import Row
 from metering.window import Cost
@@ -96,7 +95,7 @@ class Sides:
     def _decided(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Probabilities and decisions of the candidate, and of the champion if there is one."""
         head = head_of(self.model.head)
-        both = [probabilities_of(self.model.head, x) for x in (self.candidate, self.champion) if x is not None]
+        both = [np.asarray(head.probabilities(x)) for x in (self.candidate, self.champion) if x is not None]
         return [(probabilities, head.decide(self.model.head, probabilities)) for probabilities in both]
 
     def difference(self, rows: np.ndarray, metric: str, confidence: float) -> tuple[float, tuple[float, float]]:

@@ -31,7 +31,7 @@ from adapters.artifact import tolerance_of
 from adapters.graft import SCORE, Graft, dropped, load_graft
 from adapters.heads import head_of, in_units
 from adapters.manifest import Manifest
-from adapters.scope import BACKGROUND, Scope
+from adapters.scope import differences
 from adapters.specs import Classification, MultiLabel, Regression
 from adapters.target import Target
 from backbone.buckets import bucket_of, pad
@@ -200,19 +200,11 @@ def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
             hidden = model.network.run_blocks(backbone, hidden, mask, stop=scope.boundary)
             if scope.boundary == model.network.spec.blocks:
                 hidden = model.network.finish(backbone, hidden)
-            found["out_of_scope"] = _score(scope, weights["scope"], model.pooled(backbone, hidden, mask))
+            features = model.pooled(backbone, hidden, mask)
+            found["out_of_scope"] = scope.scaled(differences(features, weights["scope"]))
         return found
 
     return answer
-
-
-def _score(scope: Scope, weights: dict[str, jax.Array], features: jax.Array) -> jax.Array:
-    """`Scope.scores` in float32."""
-    norms = jnp.linalg.norm(features, axis=1, keepdims=True)
-    x = features / jnp.maximum(norms, 1e-12) @ weights["whitening"]
-    nearest = jnp.square(x[:, None] - weights["means"]).sum(axis=-1).min(axis=1)
-    every = (jnp.square(x - weights["center"]) / weights["variances"]).sum(axis=1)
-    return 1 + (nearest - BACKGROUND * every - scope.threshold) / scope.spread
 
 
 def _check(

@@ -77,13 +77,15 @@ class Scope:
 
     def differences(self, features: np.ndarray) -> np.ndarray:
         """Squared distance to the nearest class, less `BACKGROUND` of that to all rows: float [N] of features [N,P]."""
-        x, means = unit(features.astype(float)) @ self.whitening, self.means.astype(float)
-        nearest = (np.square(x).sum(axis=1)[:, None] + np.square(means).sum(axis=1) - 2 * x @ means.T).min(axis=1)
-        return np.asarray(nearest - BACKGROUND * (np.square(x - self.center) / self.variances).sum(axis=1))
+        return np.asarray(differences(features.astype(float), self.arrays()))
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Out-of-scope score float [N]; above 1 beyond the threshold."""
-        return 1 + (self.differences(features) - self.threshold) / self.spread
+        return np.asarray(self.scaled(self.differences(features)))
+
+    def scaled(self, differences: Any) -> Any:
+        """Scores of differences."""
+        return 1 + (differences - self.threshold) / self.spread
 
     @property
     def width(self) -> int:
@@ -102,7 +104,9 @@ class Scope:
     def tensors(self) -> dict[str, np.ndarray]:
         """For a file."""
         reference = {} if self.reference is None else {f"reference.{k}": v for k, v in vars(self.reference).items()}
-        return (reference | self.arrays()) | {
+        return {
+            **reference,
+            **self.arrays(),
             "boundary": np.array([self.boundary], np.int32),
             "threshold": np.array([self.threshold], np.float64),
             "spread": np.array([self.spread], np.float64),
@@ -121,16 +125,25 @@ def scope_of(
     """
     parts = _fitted(unit(features.astype(float)), shares[:, shares.any(axis=0)].astype(float))
     bare = Scope(boundary, *parts, threshold=0.0, spread=1.0, false_alarms=false_alarms, abstain=abstain)
-    differences = bare.differences(held)
-    threshold, spread = quantile(differences, false_alarms), float(differences.std())
+    found = bare.differences(held)
+    threshold, spread = quantile(found, false_alarms), float(found.std())
     if not spread > 1e-9 * max(1.0, abs(threshold)):
         raise InputError("out_of_scope: the development rows do not differ from each other; hold out others")
     return replace(bare, threshold=threshold, spread=spread)
 
 
-def unit(features: np.ndarray) -> np.ndarray:
+def differences(features: Any, arrays: Mapping[str, Any]) -> Any:
+    """`Scope.differences` of features [N,P] by `Scope.arrays`, with the library of the features: NumPy or jax.numpy."""
+    # from the center, so that float32 holds the squares
+    x, means = unit(features) @ arrays["whitening"] - arrays["center"], arrays["means"] - arrays["center"]
+    nearest = (x * x).sum(axis=1)[:, None] + (means * means).sum(axis=1) - 2 * x @ means.T
+    return nearest.min(axis=1) - BACKGROUND * (x * x / arrays["variances"]).sum(axis=1)
+
+
+def unit(features: Any) -> Any:
     """Features [N,P] at unit length; a row of zeros stays."""
-    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
+    of = features.__array_namespace__()
+    return features / of.maximum(of.linalg.vector_norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _fitted(features: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -92,7 +92,8 @@ def test_the_runner_alone_gives_the_logits_of_the_graft(tiny, tmp_path, spec, he
     assert [next(iter(a["probabilities"])) for a in found["answers"]] == [next(iter(a.probabilities)) for a in answers]
     if scope is not None:
         scores = [a["out_of_scope"] for a in found["answers"]]
-        np.testing.assert_allclose(scores, [a.out_of_scope for a in answers], rtol=1e-4, atol=1e-4)
+        # counted in standard deviations, some of them near 0
+        np.testing.assert_allclose(scores, [a.out_of_scope for a in answers], rtol=1e-4, atol=1e-5)
         assert {() if score > 1 else 1 for score in scores} == {() if a.labels == () else 1 for a in answers}
 
 

@@ -77,20 +77,22 @@ def load_head(folder: Path, wanted: Params, weights_id: str, labels: Sequence[st
     path = folder / HEAD_FILE
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+            about = json.loads((file.metadata() or {})[ABOUT])
             leaves: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a run of train-backbone keeps its head there") from None
+    except KeyError:
+        raise InputError(f"{path}: does not say whose head it is; run train-backbone again") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file: {error}") from error
-    found = about.get("labels", [])
+    found = about["labels"]
     if found != list(labels):
         raise InputError(
             f"{path}: the outputs of the head are {', '.join(found) or 'tokens'}, the data's labels are "
             f"{', '.join(labels) or 'tokens'}; set start_head=fresh"
         )
     require_same_structure(unflatten(leaves), wanted, str(path))
-    owner = about.get("weights_id", "")
+    owner = about["weights_id"]
     if owner != weights_id:
         raise InputError(
             f"{path}: belongs to weights {owner[:19]}..., the backbone beside it is {weights_id[:19]}...: "

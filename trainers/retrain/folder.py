@@ -69,7 +69,7 @@ def _remove(folder: Path) -> None:
 def _remove_abandoned(base: Path, key: str) -> None:
     """Removes work folders of other data that no process holds."""
     for folder in base.glob("*-*"):
-        if folder.name.startswith((key, ".")) or not folder.is_dir():
+        if folder.name.startswith(key) or not folder.is_dir():
             continue
         with _locked(folder) as held:
             if held:

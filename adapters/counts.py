@@ -56,7 +56,7 @@ def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool 
 
 
 def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0) -> Count:
-    """The adapters' own work in blocks from `first` on, as each method counts it."""
+    """The adapters' own work in blocks from `first` on, as each method counts it; that of a ladder is not counted."""
     total = Count()
     for method, settings in model.site_parts.values():
         for site, setting in settings.items():

@@ -55,21 +55,27 @@ def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool 
     return count
 
 
-def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0) -> Count:
-    """The adapters' own work in blocks from `first` on, as each method counts it; that of a ladder is not counted."""
-    total = Count()
+def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0, stop: int | None = None) -> Count:
+    """The adapters' own work in blocks `first` to `stop`-1, as each method counts it; a ladder's is not counted."""
+    total, stop = Count(), model.network.spec.blocks if stop is None else stop
     for method, settings in model.site_parts.values():
         for site, setting in settings.items():
-            if site.block >= first:
+            if first <= site.block < stop:
                 total += method.work(setting, site, batch, length)
     return total
 
 
+def blocks_forward(model: GraftModel, rows: int, length: int, span: tuple[int, int], *, adapted: bool = True) -> Count:
+    """A forward pass of `rows` sequences between the two boundaries of `span`, with or without the adapters."""
+    start, stop = span
+    plain = (stop - start) * block_forward(model.network.spec, rows, length)
+    return plain + adapter_forward(model, rows, length, start, stop) if adapted else plain
+
+
 def forward(model: GraftModel, batch: int, length: int, *, start: int = 0) -> Count:
     """A forward pass from boundary `start` to logits."""
-    spec, rows = model.network.spec, batch * model.sides
-    blocks = (spec.blocks - start) * block_forward(spec, rows, length)
-    return blocks + adapter_forward(model, rows, length, start) + _head(model, batch, length)
+    blocks = blocks_forward(model, batch * model.sides, length, (start, model.network.spec.blocks))
+    return blocks + _head(model, batch, length)
 
 
 def _head(model: GraftModel, batch: int, length: int) -> Count:
@@ -94,4 +100,4 @@ def train_step(
     return total + 2 * _head(model, batch, length)
 
 
-__all__ = ["adapter_forward", "block_backward", "block_forward", "forward", "train_step"]
+__all__ = ["adapter_forward", "block_backward", "block_forward", "blocks_forward", "forward", "train_step"]

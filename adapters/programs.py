@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapters.counts import blocks_forward
 from adapters.hooks import GraftHooks
 from adapters.model import GraftModel
 from adapters.specs import Classification
 from backbone.buckets import Row, bucket_of, pad
+from metering.window import count_work
 
 # of a full batch: enough to keep the device busy, and no more than its last, partly filled batch can waste
 TOKENS_PER_BATCH = {"cpu": 512, "gpu": 16384, "tpu": 16384}
@@ -97,7 +99,8 @@ def states_at(
 ) -> dict[int, jax.Array]:
     """The states [B,T,D] at `taps`, block by block: blocks alike share one compiled program.
 
-    `inputs` as in `GraftModel.features`; with `states` it starts from the highest given boundary.
+    `inputs` as in `GraftModel.features`; with `states` it starts from the highest given boundary. The work of the
+    blocks is counted in the window that is open.
     """
     given = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
     start = max(given, default=0)
@@ -105,6 +108,8 @@ def states_at(
         given[start] if given else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
     )
     states = {start: hidden} if start in taps else {}
+    span, (rows, length) = (start, max(taps)), inputs["mask"].shape
+    count_work(lambda: blocks_forward(model, rows, length, span, adapted=bool(adapter)))
     for index in range(start, max(taps)):
         leaves = {name: adapter[name][str(index)] for name in model.site_parts if str(index) in adapter.get(name, {})}
         hidden = _block_program(model, _alike(model, index))(

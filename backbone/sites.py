@@ -23,6 +23,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from backbone.products import matrix_product
+
 Array = jax.Array
 
 QUERY, KEY, VALUE = "attention/query", "attention/key", "attention/value"
@@ -37,7 +39,7 @@ NORM = (ATTENTION_NORM, MLP_NORM)
 
 def product(x: Array, kernel: Array, bias: Array | None) -> Array:
     """x W + b in the dtype of x, as one matrix product: XLA on CPU is slower with a batch axis."""
-    y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    y = matrix_product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
     y = y if bias is None else y + bias.astype(x.dtype)
     return y.reshape(*x.shape[:-1], -1)
 

@@ -5,8 +5,8 @@
         cost.add(flops=2e9)
     cost.wall_seconds, cost.joules.value
 
-Windows may nest. Work on an accelerator must be waited for before a window closes; that is the
-caller's part. A figure that cannot be had is null with the reason, never 0.
+Windows may nest; what is counted in one is counted in those around it. Work on an accelerator must be waited for
+before a window closes; that is the caller's part. A figure that cannot be had is null, never 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from metering.counts import Count
 from metering.energy import Joules, meter, modelled
 
 _PROC = Path("/proc/self")
@@ -35,14 +36,14 @@ class Cost:
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0  # user and system time of this process, all threads
     peak_bytes: int | None = None  # most resident memory above the level after imports; None: not known here
-    flops: float = 0.0  # analytic, as the caller counted
-    bytes_moved: float = 0.0  # analytic
+    flops: float | None = None  # analytic, as it was counted; None: nobody counted
+    bytes_moved: float | None = None  # analytic
     joules: Joules = field(default_factory=lambda: Joules("unavailable", None, source="the window is open"))
 
     def add(self, *, flops: float = 0.0, bytes_moved: float = 0.0) -> None:
         """Adds counted work."""
-        self.flops += flops
-        self.bytes_moved += bytes_moved
+        self.flops = (self.flops or 0.0) + flops
+        self.bytes_moved = (self.bytes_moved or 0.0) + bytes_moved
 
     @property
     def watts(self) -> float | None:
@@ -110,8 +111,20 @@ class _Peaks:
         self._note()
         self._open.remove(cost)
 
+    @property
+    def innermost(self) -> Cost | None:
+        """The window that was opened last and is open."""
+        return self._open[-1] if self._open else None
+
 
 _peaks = _Peaks()
+
+
+def count_work(count: Callable[[], Count]) -> None:
+    """Adds work to the innermost open window; where none is open, it is not counted."""
+    if (cost := _peaks.innermost) is not None:
+        work = count()
+        cost.add(flops=work.flops, bytes_moved=work.bytes)
 
 
 def on_accelerator() -> bool:
@@ -138,3 +151,5 @@ def window(name: str) -> Iterator[Cost]:
         else:
             cost.joules = modelled(cost.cpu_seconds, accelerator)
         _peaks.leave(cost)
+        if (around := _peaks.innermost) is not None and cost.flops is not None:
+            around.add(flops=cost.flops, bytes_moved=cost.bytes_moved or 0.0)

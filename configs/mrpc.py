@@ -3,6 +3,7 @@
     topgraft train mrpc                           # data in $TOPGRAFT_DATA, default ../shared/data
 
 Both sentences are read as one row.
+One seed: accuracy 81.9 %; PEFT with the same recipe 79.9 (`benchmarks.peft_tasks`).
 """
 
 from pathlib import Path

@@ -3,6 +3,7 @@
     topgraft train snips_slots                    # data in $TOPGRAFT_DATA, default ../shared/data
 
 The measure is the F1 of entities, as seqeval counts them.
+One seed: 90.0 %; PEFT with the same recipe 90.5 (`benchmarks.peft_tasks`).
 """
 
 from pathlib import Path

@@ -3,6 +3,7 @@
     topgraft train stsb                           # data in $TOPGRAFT_DATA, default ../shared/data
 
 Both sentences are read as one row. --set head.pair=two_tower, or cosine, encodes each apart.
+One seed: Pearson 0.851; PEFT with the same recipe 0.826 (`benchmarks.peft_tasks`).
 """
 
 from pathlib import Path

@@ -1,68 +1,28 @@
-"""What a graft's forward pass and training step cost, counted on paper from its architecture.
-
-One block of width D and MLP width M on B rows of T tokens: 2 B T (4 D^2 + 2 D M) FLOPs in dense
-products (3 D M with a gated MLP) and 4 B T^2 D in attention's two; local attention is computed in full and
-masked. The gradient of activations costs a dense product as much
-again and attention twice as much; the gradient of a full weight as much as the forward product. Norms,
-activations and softmax are counted as a few operations per element.
-"""
+"""What a graft's forward pass and training step cost, counted on paper: blocks, adapters, head."""
 
 from __future__ import annotations
 
+from adapters.block_counts import block_backward, block_forward
 from adapters.model import GraftModel
-from backbone.spec import EncoderSpec
-from metering.counts import Count, elementwise, product
-
-NORM, ACTIVATION, SOFTMAX = 8, 12, 6  # operations per element, about
-
-
-def _dense(spec: EncoderSpec, tokens: int) -> Count:
-    d, m = spec.width, spec.mlp_width
-    up = 2 * m if spec.mlp == "gated" else m
-    return product(tokens, d, 3 * d) + product(tokens, d, d) + product(tokens, d, up) + product(tokens, m, d)
-
-
-def _attention(spec: EncoderSpec, batch: int, length: int) -> Count:
-    head = spec.width // spec.heads
-    return 2 * product(length, head, length, batch=batch * spec.heads)
-
-
-def _rest(spec: EncoderSpec, batch: int, length: int) -> Count:
-    tokens = batch * length
-    return (
-        2 * elementwise(tokens * spec.width, NORM)
-        + elementwise(tokens * spec.mlp_width, ACTIVATION)
-        + elementwise(batch * spec.heads * length * length, SOFTMAX)
-    )
-
-
-def block_forward(spec: EncoderSpec, batch: int, length: int) -> Count:
-    """One plain block on `batch` rows of `length` tokens."""
-    return _dense(spec, batch * length) + _attention(spec, batch, length) + _rest(spec, batch, length)
-
-
-def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool = False, lowest: bool = False) -> Count:
-    """Gradients through one block: of activations, and with `weights` of every kernel.
-
-    `lowest`: nothing below is live, so query, key and value need no gradient of their input.
-    """
-    tokens = batch * length
-    count = _dense(spec, tokens) + 2 * _attention(spec, batch, length) + _rest(spec, batch, length)
-    if weights:
-        count += _dense(spec, tokens)
-    if lowest and not weights:
-        count += -1 * product(tokens, spec.width, 3 * spec.width)
-    return count
+from metering.counts import Count, product
 
 
 def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0, stop: int | None = None) -> Count:
-    """The adapters' own work in blocks `first` to `stop`-1, as each method counts it; a ladder's is not counted."""
+    """The adapters' own work in blocks `first` to `stop`-1, as each method counts it."""
     total, stop = Count(), model.network.spec.blocks if stop is None else stop
     for method, settings in model.site_parts.values():
         for site, setting in settings.items():
             if first <= site.block < stop:
                 total += method.work(setting, site, batch, length)
     return total
+
+
+def features_forward(model: GraftModel, batch: int, length: int) -> Count:
+    """The work of a method that makes the head's features of states; none without one."""
+    if model.feature_part is None:
+        return Count()
+    spec, method = model.feature_part
+    return method.work(spec, model.network.spec, batch, length)
 
 
 def blocks_forward(model: GraftModel, rows: int, length: int, span: tuple[int, int], *, adapted: bool = True) -> Count:
@@ -74,8 +34,9 @@ def blocks_forward(model: GraftModel, rows: int, length: int, span: tuple[int, i
 
 def forward(model: GraftModel, batch: int, length: int, *, start: int = 0) -> Count:
     """A forward pass from boundary `start` to logits."""
-    blocks = blocks_forward(model, batch * model.sides, length, (start, model.network.spec.blocks))
-    return blocks + _head(model, batch, length)
+    rows = batch * model.sides
+    blocks = blocks_forward(model, rows, length, (start, model.network.spec.blocks))
+    return blocks + features_forward(model, rows, length) + _head(model, batch, length)
 
 
 def _head(model: GraftModel, batch: int, length: int) -> Count:
@@ -96,8 +57,8 @@ def train_step(
     total = forward(model, batch, length, start=boundary if cached else 0)
     for block in range(first, spec.blocks):
         total += block_backward(spec, rows, length, weights=everything, lowest=block == first)
-    total += 2 * adapter_forward(model, rows, length, boundary)
+    total += 2 * (adapter_forward(model, rows, length, boundary) + features_forward(model, rows, length))
     return total + 2 * _head(model, batch, length)
 
 
-__all__ = ["adapter_forward", "block_backward", "block_forward", "blocks_forward", "forward", "train_step"]
+__all__ = ["adapter_forward", "blocks_forward", "features_forward", "forward", "train_step"]

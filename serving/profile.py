@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from adapters.counts import block_forward, forward
+from adapters.block_counts import block_forward
+from adapters.counts import forward
 from adapters.graft import Graft, load_graft
 from adapters.programs import forward_program
 from backbone.home import use_compilation_cache

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adapters.counts import block_backward, block_forward
+from adapters.block_counts import block_backward, block_forward
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params, map_leaves

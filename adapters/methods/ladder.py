@@ -13,12 +13,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from adapters.block_counts import block_forward
 from adapters.methods.method import Array, FeatureMethod, Pool
 from adapters.specs import Ladder, block_range
 from backbone.encoder import INIT_STD, Network
 from backbone.errors import InputError
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
+from metering.counts import Count, elementwise, product
 
 
 def side_encoder(spec: Ladder, encoder: EncoderSpec) -> EncoderSpec:
@@ -85,3 +87,9 @@ class LadderMethod(FeatureMethod[Ladder]):
             side = gate * (states[tap] @ down["kernel"].astype(last.dtype)) + (1 - gate) * side
             side = network.run_blocks(params, side, mask, start=rung, stop=rung + 1)
         return last + side @ params["up"]["kernel"].astype(last.dtype)
+
+    def work(self, spec: Ladder, encoder: EncoderSpec, batch: int, length: int) -> Count:
+        side, tokens = side_encoder(spec, encoder), batch * length
+        mixed = product(tokens, encoder.width, side.width) + elementwise(tokens * side.width, 3)
+        up = product(tokens, side.width, encoder.width) + elementwise(tokens * encoder.width, 1)
+        return side.blocks * (mixed + block_forward(side, batch, length)) + up

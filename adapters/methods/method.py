@@ -157,3 +157,7 @@ class FeatureMethod(Generic[S]):
     ) -> Array:
         """Features [B,F] from the tapped states [B,T,D]; the last boundary's state is finished."""
         raise NotImplementedError
+
+    def work(self, spec: S, encoder: EncoderSpec, batch: int, length: int) -> Count:
+        """Of a forward pass over `batch` rows of `length` tokens; none unless the method says so."""
+        return Count()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapters.counts import block_forward
+from adapters.block_counts import block_forward
 from adapters.merging import merge
 from adapters.model import GraftModel
 from adapters.patterns import sites_of

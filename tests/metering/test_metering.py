@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapters.counts import block_forward, forward, train_step
+from adapters.block_counts import block_forward
+from adapters.counts import forward, train_step
 from adapters.model import GraftModel
-from adapters.specs import Classification, Lora, Probe
+from adapters.specs import Classification, Ladder, Lora, Probe
 from backbone.encoder import Network
 from backbone.spec import EncoderSpec
 from metering.counts import Count, product
@@ -171,7 +172,7 @@ def test_training_work_agrees_with_the_compiler(boundary, built):
     assert counted == pytest.approx(found, rel=0.15)
 
 
-@pytest.mark.parametrize("method", [Lora(rank=4, blocks="2:"), Probe()], ids=lambda m: m.method)
+@pytest.mark.parametrize("method", [Lora(rank=4, blocks="2:"), Probe(), Ladder(reduction=2)], ids=lambda m: m.method)
 def test_gradients_stop_at_the_lowest_adapted_block(method, built):
     network, _, backbone, _ = built
     model = GraftModel(network, (method,), Classification(), ("a", "b"))

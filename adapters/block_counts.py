@@ -1,0 +1,57 @@
+"""What one block of a backbone costs, counted on paper from its architecture.
+
+A block of width D and MLP width M on B rows of T tokens: 2 B T (4 D^2 + 2 D M) FLOPs in dense
+products (3 D M with a gated MLP) and 4 B T^2 D in attention's two; local attention is computed in full and
+masked. The gradient of activations costs a dense product as much
+again and attention twice as much; the gradient of a full weight as much as the forward product. Norms,
+activations and softmax are counted as a few operations per element.
+"""
+
+from __future__ import annotations
+
+from backbone.spec import EncoderSpec
+from metering.counts import Count, elementwise, product
+
+NORM, ACTIVATION, SOFTMAX = 8, 12, 6  # operations per element, about
+
+
+def _dense(spec: EncoderSpec, tokens: int) -> Count:
+    d, m = spec.width, spec.mlp_width
+    up = 2 * m if spec.mlp == "gated" else m
+    return product(tokens, d, 3 * d) + product(tokens, d, d) + product(tokens, d, up) + product(tokens, m, d)
+
+
+def _attention(spec: EncoderSpec, batch: int, length: int) -> Count:
+    head = spec.width // spec.heads
+    return 2 * product(length, head, length, batch=batch * spec.heads)
+
+
+def _rest(spec: EncoderSpec, batch: int, length: int) -> Count:
+    tokens = batch * length
+    return (
+        2 * elementwise(tokens * spec.width, NORM)
+        + elementwise(tokens * spec.mlp_width, ACTIVATION)
+        + elementwise(batch * spec.heads * length * length, SOFTMAX)
+    )
+
+
+def block_forward(spec: EncoderSpec, batch: int, length: int) -> Count:
+    """One plain block on `batch` rows of `length` tokens."""
+    return _dense(spec, batch * length) + _attention(spec, batch, length) + _rest(spec, batch, length)
+
+
+def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool = False, lowest: bool = False) -> Count:
+    """Gradients through one block: of activations, and with `weights` of every kernel.
+
+    `lowest`: nothing below is live, so query, key and value need no gradient of their input.
+    """
+    tokens = batch * length
+    count = _dense(spec, tokens) + 2 * _attention(spec, batch, length) + _rest(spec, batch, length)
+    if weights:
+        count += _dense(spec, tokens)
+    if lowest and not weights:
+        count += -1 * product(tokens, spec.width, 3 * spec.width)
+    return count
+
+
+__all__ = ["block_backward", "block_forward"]

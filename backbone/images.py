@@ -22,7 +22,7 @@ from backbone.errors import InputError
 from backbone.records import decode, digest, encode
 from backbone.spec import ImageSpec
 
-NUMERICS_VERSION = 1  # raised by hand when the same image would give other pixels
+NUMERICS_VERSION = 2  # raised by hand when the same image would give other pixels
 FILE = "preprocessing.json"
 RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's number
 
@@ -93,9 +93,10 @@ class ImagePreprocessing:
 
         picture = picture.convert("L" if self.image.channels == 1 else "RGB")
         width, height = picture.size
-        scale = self.resize / min(width, height)
-        # the longer side is cut to whole pixels, as transformers does
-        wanted = (int(width * scale), int(height * scale)) if self.keep_ratio else (self.resize, self.resize)
+        wanted = (self.resize, self.resize)
+        if self.keep_ratio:  # the longer side is cut to whole pixels, as transformers does
+            longer = int(self.resize * max(width, height) / min(width, height))
+            wanted = (self.resize, longer) if width < height else (longer, self.resize)
         if wanted != picture.size:
             picture = picture.resize(wanted, Image.Resampling(RESAMPLING.index(self.resample)))
         left, top = ((side - self.image.size) // 2 for side in wanted)
@@ -110,9 +111,14 @@ def open_image(content: bytes, where: str) -> Any:
     except ImportError as error:
         raise InputError(f"{where}: images need Pillow: pip install 'topgraft[images]'") from error
     try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-        return ImageOps.exif_transpose(picture)
+        file = Image.open(io.BytesIO(content))
+        file.load()
+        picture = ImageOps.exif_transpose(file)
+        if picture.mode.startswith("I;16"):  # convert() would make everything above 255 white
+            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        if picture.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {picture.mode}; save it with 8 or 16 bits a channel")
+        return picture
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{where}: not a readable image: {error}") from error
 

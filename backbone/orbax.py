@@ -5,12 +5,11 @@ Orbax casts a stored dtype to the requested one without a word, so both are comp
 
 from __future__ import annotations
 
-import gc
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,7 +22,22 @@ except ImportError:  # before it becomes top level
 from backbone.errors import InputError
 from backbone.trees import Params, flatten, map_leaves, require_same_structure, unflatten
 
-__all__ = ["load_tree", "ocp", "save_tree"]
+__all__ = ["load_tree", "ocp", "reading", "save_tree"]
+
+T = TypeVar("T")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for a read of a damaged checkpoint that failed beside the one whose error is reported.
+
+    Orbax leaves those as asyncio tasks that nobody asks. Each would print a traceback whenever it is collected, and
+    inside an `ast.parse` of CPython before 3.13 that raises SystemError (gh-106905).
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return "never retrieved" not in record.getMessage() or "tensorstore_spec" not in str(error)
+
+
+logging.getLogger("asyncio").addFilter(_is_news)
 
 
 def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
@@ -33,35 +47,27 @@ def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
 
 def load_tree(path: Path, abstract: Mapping[str, Any], what: str) -> Params:
     """Reads a tree as numpy arrays; raises InputError unless shapes and dtypes equal `abstract`'s."""
+
+    def load() -> dict[str, Any]:
+        stored = ocp.metadata(path.absolute()).metadata
+        require_same_structure(unflatten(stored), abstract, what)
+        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in flatten(abstract).items()}
+        return dict(ocp.load(path.absolute(), wanted))
+
+    return map_leaves(np.asarray, unflatten(reading(load, what)))
+
+
+def reading(read: Callable[[], T], what: str, remedy: str = "") -> T:
+    """What `read` returns; whatever it raises becomes an InputError about `what`."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sharding info not provided")
-            stored = ocp.metadata(path.absolute()).metadata
-            require_same_structure(unflatten(stored), abstract, what)
-            wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in flatten(abstract).items()}
-            found = ocp.load(path.absolute(), wanted)
+            return read()
     except InputError:
         raise
-    except Exception as error:  # noqa: BLE001  Orbax and tensorstore raise a dozen kinds for a damaged folder
-        problem = f"{type(error).__name__}: {error}"
-    else:
-        return map_leaves(np.asarray, unflatten(found))
-    _forget_failed_reads()
-    raise InputError(f"{what}: not readable as an Orbax checkpoint: {problem}")
-
-
-def _forget_failed_reads() -> None:
-    """Collects the reads that failed beside the one whose error we report.
-
-    Orbax leaves them as asyncio tasks that nobody asks. Collected later, each would print a traceback at a time of
-    its own, and inside an `ast.parse` of CPython before 3.13 that raises SystemError (gh-106905).
-    """
-    logger = logging.getLogger("asyncio")
-    before, logger.disabled = logger.disabled, True
-    try:
-        gc.collect()
-    finally:
-        logger.disabled = before
+    except Exception as error:
+        name = type(error).__name__
+        raise InputError(f"{what}: not readable as an Orbax checkpoint: {name}: {error}{remedy}") from error
 
 
 def host(tree: Mapping[str, Any]) -> Params:

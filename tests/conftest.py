@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -40,19 +39,6 @@ LONG = ("test_main", "test_docs", "test_stages", "test_families", "test_train_ba
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
-
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """What asyncio logs of a task that failed unasked is logged in a line.
-
-    Logs are kept by pytest, and with them what failed; collected later, inside an `ast.parse` of CPython before
-    3.13, rendering its traceback would raise SystemError there (gh-106905).
-    """
-    record.exc_info = None
-    return True
-
-
-logging.getLogger("asyncio").addFilter(_without_traceback)
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from metering.window import cpu_seconds, window
 from trainers.batches import Examples
 from trainers.boundaries import Boundaries, Tally
 from trainers.caches import boundaries_folder
-from trainers.checkpoints import Checkpoints
+from trainers.checkpoints import FOLDER, Checkpoints
 from trainers.config import Plan, Stage, TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.logs import Scalars
@@ -61,7 +61,7 @@ class Rung:
     score: float  # on the development rows
     logits: np.ndarray  # of the development rows
     steps: int
-    stages: list[dict[str, Any]]
+    progress: Progress
     cost: dict[str, Any]
 
 
@@ -118,7 +118,7 @@ class _Climb:
             logits = features[1] @ fitted.head["kernel"] + fitted.head["bias"]
         self.strength = fitted.strength
         params = self.with_head(self.plain, fitted.head)
-        return Rung("probe", self.plain, params, self.score(logits, dev), logits, 0, [], cost.asdict())
+        return Rung("probe", self.plain, params, self.score(logits, dev), logits, 0, Progress(), cost.asdict())
 
     def probe_all(self, train: Examples, dev: Examples) -> Rung | None:
         """The second rung; None where the pooled states of all boundaries are not kept."""
@@ -131,7 +131,7 @@ class _Climb:
             fitted = fit_linear(model, x, train.labels, (dev_x, dev.labels), self.config.metric)
             logits = dev_x @ fitted.head["kernel"] + fitted.head["bias"]
         params = self.with_head(model, fitted.head)
-        return Rung("probe_all", model, params, self.score(logits, dev), logits, 0, [], cost.asdict())
+        return Rung("probe_all", model, params, self.score(logits, dev), logits, 0, Progress(), cost.asdict())
 
     def with_head(self, model: GraftModel, head: Params) -> Params:
         """Parameters of a probe: what is fitted, and the rest of the head at its start."""
@@ -189,7 +189,7 @@ class _Climb:
             least = math.hypot(self.bootstrap(data["dev"], below.logits) / 2, spread)
             return len(progress.history) == 1 and progress.best_score - below.score <= least
 
-        folder = self.workdir / "checkpoints" / name
+        folder = self.workdir / FOLDER / name
         with window(name) as cost, Checkpoints(folder, self.identity) as checkpoints:
             self.resumed |= checkpoints.notes() is not None
             done = fit(
@@ -203,7 +203,7 @@ class _Climb:
             )
         logits = self.logits(model, done.params, first, data["dev"])
         score = self.score(logits, data["dev"])
-        return Rung(name, model, done.params, score, logits, done.steps, done.progress.stages, cost.asdict())
+        return Rung(name, model, done.params, score, logits, done.steps, done.progress, cost.asdict())
 
     def logits(self, model: GraftModel, params: Params, first: int, dev: Examples) -> np.ndarray:
         """Logits of the development rows, from the boundary below block `first` where its states are stored."""

@@ -177,6 +177,8 @@ class BackboneConfig:
         for name in ("steps", "batch_size", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
         if self.max_seconds < 0 or self.checkpoint_seconds < 0:
             raise InputError("max_seconds: neither this nor checkpoint_seconds may be negative")
         self._check_objective()

@@ -29,11 +29,14 @@ from trainers.backbone_config import (
     TokenizerFile,
     WordPiece,
 )
+from trainers.checkpoints import has_checkpoint
 from trainers.corpus import Sequences, Text, pack, read_text, train_wordpiece
 from trainers.labelled_images import read_labelled
 from trainers.objectives import MaskedTokenObjective, Objective, SupervisedImageObjective
 
 log = logging.getLogger(__name__)
+
+TOKENIZER = "tokenizer.json"  # of a new one, in the work folder
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ def _of_text(config: BackboneConfig, workdir: Path, start: Backbone | None) -> M
     preprocessing = _tokenizer(config, workdir, text, start)
     sequences = pack(text, preprocessing, config.corpus.tokens)
     _require_enough(config, sequences)
+    if not start and isinstance(config.tokenizer, WordPiece):
+        write_durable(workdir / TOKENIZER, preprocessing.tokenizer_json.encode())
     if start:
         network = start.network
     else:
@@ -146,7 +151,7 @@ def spec_of_bert(network: NewBert, vocabulary: int, tokens: int) -> EncoderSpec:
 
 
 def _tokenizer(config: BackboneConfig, workdir: Path, text: Text, start: Backbone | None) -> TextPreprocessing:
-    """The run's tokenizer; a new one is kept in the work folder, so that a resumed run reads the same."""
+    """The run's tokenizer; a run with a checkpoint goes on with the one that it began with."""
     spec, tokens = config.tokenizer, config.corpus.tokens
     own = start.preprocessing if start else None
     assert own is None or isinstance(own, TextPreprocessing)
@@ -164,11 +169,9 @@ def _tokenizer(config: BackboneConfig, workdir: Path, text: Text, start: Backbon
     if own is not None:
         return own
     assert isinstance(spec, WordPiece)
-    kept = workdir / "tokenizer.json"
-    if not kept.is_file():
-        made = train_wordpiece(spec, text.train, tokens)
-        write_durable(kept, made.tokenizer_json.encode())
-    return _read_tokenizer(kept, tokens)
+    if has_checkpoint(workdir):
+        return _read_tokenizer(workdir / TOKENIZER, tokens)
+    return train_wordpiece(spec, text.train, tokens)
 
 
 def _read_tokenizer(path: Path, max_tokens: int) -> TextPreprocessing:

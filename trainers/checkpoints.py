@@ -7,21 +7,23 @@ names the run it belongs to: resuming under another config, data or backbone is 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from backbone.errors import InputError
-from backbone.orbax import ocp
+from backbone.orbax import ocp, reading
 from backbone.trees import flatten, require_same_structure, unflatten
 from trainers.step import State
 
 log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"  # inside a work folder
+T = TypeVar("T")
 
 
 def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,11 +36,16 @@ def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) ->
     return leaves | {f"frozen.{path}": leaf for path, leaf in flatten(frozen).items()}
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether the run of a work folder has one to go on from."""
+    return any(path.name.isdecimal() for path in (workdir / FOLDER).glob("*"))
+
+
 class Checkpoints:
     """Checkpoints of one run in one folder; the two newest are kept."""
 
     def __init__(self, folder: Path, identity: Mapping[str, str]):
-        self._identity = dict(identity)
+        self._folder, self._identity = folder, dict(identity)
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             preservation_policy=ocp.training.preservation_policies.LatestN(2),
@@ -63,18 +70,28 @@ class Checkpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return None
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sharding info not provided")
-            info = self._checkpointer.metadata(latest.step)
-        stored = dict(info.custom_metadata or {})
+
+        def load() -> dict[str, Any]:
+            found = dict(self._checkpointer.metadata(latest.step).custom_metadata or {})
+            if "identity" not in found or "notes" not in found:  # Orbax logs what is damaged, and goes on without
+                raise ValueError("its metadata are damaged")
+            return found
+
+        stored = self._read(latest.step, load)
         for name, wanted in self._identity.items():
-            found = stored.get("identity", {}).get(name)
+            found = stored["identity"].get(name)
             if found != wanted:
                 raise InputError(
                     f"--resume: the run's {name} has changed ({found} then, {wanted} now); "
                     f"start it in another --workdir, or restore what it began with"
                 )
         return dict(stored["notes"])
+
+    def _read(self, step: int, read: Callable[[], T]) -> T:
+        folder = self._folder / str(step)
+        return reading(
+            read, f"--resume: {folder}", "; remove that folder to go on from the checkpoint before it, if there is one"
+        )
 
     def save(
         self,
@@ -105,14 +122,15 @@ class Checkpoints:
         """
         latest = self._checkpointer.latest
         assert latest is not None
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sharding info not provided")
+        expected = _arrays(state, best, frozen)
+        wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
+
+        def load() -> dict[str, Any]:
             info = self._checkpointer.metadata(latest.step)
-            expected = _arrays(state, best, frozen)
-            wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
             require_same_structure(unflatten(dict(info.metadata)), unflatten(wanted), "checkpoint")
-            arrays = self._checkpointer.load(latest.step, wanted)
-        parts = unflatten(arrays)
+            return dict(self._checkpointer.load(latest.step, wanted))
+
+        parts = unflatten(self._read(latest.step, load))
         leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
         optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
         restored = jax.device_put({**parts["state"], "optimizer": optimizer})

@@ -51,6 +51,8 @@ def load_data(
     tables = {name: prepared.table(name) for name in prepared.splits if name in splits}
     if not tables:
         raise InputError(f"data: none of the splits {', '.join(splits)} has rows")
+    if labels is None and "train" not in tables:
+        raise InputError("data.train: names no row to train on; name a file, or raise data.train_fraction")
     names = tuple(labels) if labels is not None else _names(tables["train"], data, head)
     if isinstance(head, Regression):
         head = standardised(head, tables.get("train"))

@@ -17,7 +17,7 @@ from metering.window import Cost, window
 from trainers.batches import Examples
 from trainers.boundaries import Boundaries, Tally
 from trainers.caches import boundaries_folder
-from trainers.checkpoints import Checkpoints
+from trainers.checkpoints import FOLDER, Checkpoints
 from trainers.config import TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.examples import TaskData
@@ -82,7 +82,7 @@ class Fit:
     def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
         """Gradient steps through the plan's stages, from the parent or from a probe."""
         config, model, backbone = self.config, self.model, self.backbone
-        with Checkpoints(self.workdir / "checkpoints", self.identity) as checkpoints:
+        with Checkpoints(self.workdir / FOLDER, self.identity) as checkpoints:
             resumed = checkpoints.notes() is not None
             with window("probe") as self.costs["probe"]:
                 params = self._untrained()

@@ -125,12 +125,12 @@ def _parquet(data: Data, split: str, path: Path) -> Iterator[Image]:
                     raise InputError(f"{where}: {data.image}: expected an encoded image (bytes), got {kind}")
                 open_image(content, where)
                 yield content, record[data.label], where
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from error
 
 
 def _tfds(data: Data, split: str, name: str) -> Iterator[Image]:
-    from trainers.sources import tfds_builder
+    from trainers.sources import tfds_builder, tfds_label
 
     builder, chosen = tfds_builder(name.removeprefix("tfds:"), split)
     if chosen not in builder.info.splits:
@@ -138,14 +138,15 @@ def _tfds(data: Data, split: str, name: str) -> Iterator[Image]:
     _require(data, list(builder.info.features), name)
     to_name = getattr(builder.info.features[data.label], "int2str", None)
     for number, record in enumerate(builder.as_data_source(split=chosen)):
-        where, value, label = f"{name}:{number}", record[data.image], record[data.label]
+        where, value = f"{name}:{number}", record[data.image]
+        label = tfds_label(record[data.label], to_name, where)
         if isinstance(value, bytes):
             open_image(value, where)
         elif getattr(value, "dtype", None) == np.uint8 and value.shape[2:] in ((), (1,), (3,)) and value.ndim > 1:
             value = encoded(value)
         else:
             raise InputError(f"{where}: {data.image}: expected an image, got {type(value).__name__}")
-        yield value, to_name(int(label)) if to_name else label, where
+        yield value, label, where
 
 
 def _require(data: Data, names: list[str], where: str) -> None:

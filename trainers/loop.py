@@ -281,6 +281,8 @@ def fit(
                             _end_of_epoch(run, done, scalars)
                             with jax.transfer_guard("allow"):
                                 run.progress.stopped |= stop_if(run.progress)
+                            if run.progress.stopped and done % config.log_every:
+                                run.state = log_sums(scalars, done, run.state, run.progress, shown)
                         due = config.checkpoint_seconds and time.monotonic() - saved_at >= config.checkpoint_seconds
                         if epoch_ends or due:
                             checkpoints.save(done, run.state, run.best, run.frozen, vars(run.progress))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from backbone.errors import InputError, nearest
 from trainers.config import Data
-from trainers.tagging import check_sentence, parts_of, sentences
+from trainers.tagging import as_text, check_sentence, parts_of, sentences
 
 Kind = Literal["label", "number", "tags"]  # what the label column holds
 Split = Literal["train", "dev", "test"]
@@ -231,7 +231,7 @@ class _Reading:
                 for record in batch.to_pylist():
                     number += 1
                     yield self.row(*(record[column] for column in columns), where=f"{path}:row {number}")
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{path}: not a readable Parquet file: {error}") from error
 
     def label_text(self, path: Path) -> Iterator[Row]:
@@ -282,7 +282,8 @@ class _Reading:
         to_name = getattr(feature, "int2str", None) or getattr(getattr(feature, "feature", None), "int2str", None)
         for number, record in enumerate(builder.as_data_source(split=split)):
             text, label, *more = (record[column] for column in self._columns)
-            yield self.row(text, _tfds_label(label, to_name), *more, where=f"tfds:{name}:{number}")
+            where = f"tfds:{name}:{number}"
+            yield self.row(text, tfds_label(label, to_name, where), *more, where=where)
 
     def row(self, text: Any, label: Any, *more: Any, where: str) -> Row:
         """A checked row; `more` are the values of the columns after text and label."""
@@ -307,7 +308,7 @@ class _Reading:
         return Row(text, labels, where, difficulty, pair)
 
     def _side(self, text: Any, column: str, where: str) -> str:
-        text = text.decode() if isinstance(text, bytes) else text
+        text = as_text(text, f"{where}: {column}") if isinstance(text, (bytes, str)) else text
         if not isinstance(text, str):
             raise InputError(
                 f"{where}: {column}: expected text, got {'nothing' if text is None else type(text).__name__}"
@@ -326,7 +327,7 @@ class _Reading:
     def _number(self, value: Any, column: str, where: str) -> float:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise InputError(f"{where}: {column}: {value!r} is not a number")
@@ -342,14 +343,15 @@ class _Reading:
         return label if isinstance(label, (list, tuple)) else [] if label is None else [label]
 
     def _name(self, label: Any, where: str) -> str:
-        text = label.decode() if isinstance(label, bytes) else "" if label is None else str(label)
+        text = "" if label is None else label if isinstance(label, (bytes, str)) else str(label)
+        text = as_text(text, f"{where}: {self.data.label}")
         if isinstance(label, float) and label != label:
             text = ""
         if not text.strip():
             raise InputError(f"{where}: {self.data.label}: no label")
         if not self.data.label_names or text in self.data.label_names:
             return text
-        if text.isdigit() and int(text) < len(self.data.label_names):
+        if text.isdecimal() and int(text) < len(self.data.label_names):
             return self.data.label_names[int(text)]
         raise InputError(
             f"{where}: {self.data.label}: {text!r} is not 0..{len(self.data.label_names) - 1} of data.label_names"
@@ -387,10 +389,13 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         yield number, line.removesuffix("\r")
 
 
-def _tfds_label(value: Any, to_name: Callable[[int], str] | None) -> Any:
+def tfds_label(value: Any, to_name: Callable[[int], str] | None, where: str) -> Any:
+    """The name of a class of TFDS, or a list of names; raises InputError for -1, which stands for no label."""
     if hasattr(value, "ndim") and value.ndim:
-        return [_tfds_label(item, to_name) for item in value]
+        return [tfds_label(item, to_name, where) for item in value]
     if to_name is not None:
+        if int(value) < 0:
+            raise InputError(f"{where}: no label ({int(value)}); choose a split that has labels")
         return to_name(int(value))
     return value.item() if hasattr(value, "item") else value
 

@@ -6,6 +6,7 @@ first sub-word of each word, `NO_TAG` everywhere else. Imports no jax.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from backbone.buckets import bucket_of
 from backbone.errors import InputError, nearest
 
 DOCUMENT = "-DOCSTART-"  # a line of CoNLL files that parts documents
+SPACES = re.compile(r"[ \t]+")  # between word and tag; a no-break space is part of its word
 
 
 def sentences(path: Path, text: str) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -29,8 +31,8 @@ def sentences(path: Path, text: str) -> Iterator[tuple[str, list[str], list[str]
     tags: list[str] = []
     begun = 1
     for number, line in enumerate(text.split("\n"), 1):
-        fields = line.split()
-        if not fields or fields[0] == DOCUMENT:
+        fields = SPACES.split(line.strip(" \t\r"))
+        if fields[0] in ("", DOCUMENT):
             if words:
                 yield f"{path}:{begun}", words, tags
             words, tags = [], []
@@ -47,16 +49,26 @@ def sentences(path: Path, text: str) -> Iterator[tuple[str, list[str], list[str]
         yield f"{path}:{begun}", words, tags
 
 
+def as_text(value: str | bytes, where: str) -> str:
+    """Text that UTF-8 can hold; raises InputError for other bytes and for half a surrogate pair."""
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+        text.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InputError(f"{where}: {value[:40]!r} is not valid UTF-8: {error.reason}") from None
+    return text
+
+
 def parts_of(value: Any, column: str, where: str) -> list[Any]:
     """The words or tags in a column: a list, or text with spaces between."""
     if isinstance(value, bytes):
-        value = value.decode()
+        value = as_text(value, f"{where}: {column}")
     if isinstance(value, str):
         return [part for part in value.split(" ") if part]
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [part.decode() if isinstance(part, bytes) else part for part in value]
+        return [as_text(part, f"{where}: {column}") if isinstance(part, bytes) else part for part in value]
     raise InputError(f"{where}: {column}: expected a list, or text with spaces, got {type(value).__name__}")
 
 
@@ -69,6 +81,7 @@ def check_sentence(words: Sequence[Any], tags: Sequence[str], where: str) -> Non
     for number, word in enumerate(words, 1):
         if not isinstance(word, str) or not word or " " in word or "\0" in word:
             raise InputError(f"{where}: word {number}: {word!r} is no word (text without spaces)")
+        as_text(word, f"{where}: word {number}")
     for number, (tag, before) in enumerate(zip(tags, (OUTSIDE, *tags), strict=False), 1):
         if problem := fault(tag, before):
             raise InputError(f"{where}: word {number} ({words[number - 1]!r}): {problem}")

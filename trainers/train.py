@@ -41,7 +41,7 @@ from trainers.examples import TaskData, load_data
 from trainers.exits import fitted_exits, put_aside, require_unseen
 from trainers.experiment import versions
 from trainers.fitting import Fit
-from trainers.loop import Fitted, Progress
+from trainers.loop import Fitted
 from trainers.report import write_report
 from trainers.scope import bare_model, fitted_scope
 from trainers.variants import require_dev, validated
@@ -69,6 +69,7 @@ class TrainResult:
     report: str  # HTML page about the run
     exits: dict[str, Any] | None = None  # of the graft: boundaries, threshold, what they were calibrated on
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
+    skipped: int = 0  # micro-batches whose loss or gradient was not finite
 
 
 def train(
@@ -186,7 +187,7 @@ class _Run:
                 self.config, self.workdir, self.backbone, data.labels, data.splits, identity, self.show, self.tally
             )
         rung = found.rung
-        fitted = Fitted(rung.params, rung.steps, Progress(stages=rung.stages))
+        fitted = Fitted(rung.params, rung.steps, rung.progress)
         return _Found(rung.model, fitted, found.resumed, found.tried, {"dev": rung.logits})
 
     def _fit(self, model: GraftModel, identity: Mapping[str, str]) -> Fit:
@@ -250,6 +251,7 @@ class _Run:
             report=str(self.workdir / "report.html"),
             exits=None if exits is None else exits.facts(),
             rows_computed=self.tally.rows + rows_of_steps(self.config, stages),
+            skipped=found.fitted.progress.skipped,
         )
 
 

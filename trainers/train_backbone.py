@@ -28,7 +28,7 @@ from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.backbone_config import BackboneConfig
 from trainers.backbone_loop import BackboneTask, fit_backbone
 from trainers.backbone_tasks import Material, read_material, start_of
-from trainers.checkpoints import Checkpoints
+from trainers.checkpoints import FOLDER, Checkpoints
 from trainers.logs import Scalars
 from trainers.workdir import RESULT, claimed, stored_result
 
@@ -92,7 +92,7 @@ def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: b
         "preprocessing_id": material.preprocessing.preprocessing_id,
         "start": start.weights_id if start else "",
     }
-    with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
+    with Checkpoints(workdir / FOLDER, identity) as checkpoints:
         resumed = checkpoints.notes() is not None
         with window("train") as costs["train"]:
             fitted = fit_backbone(

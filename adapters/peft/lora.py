@@ -23,6 +23,9 @@ from backbone.trees import Params
 MATRICES, MAGNITUDE = ("lora_A.weight", "lora_B.weight"), "lora_magnitude_vector"
 
 UNUSED: dict[str, tuple[Any, ...]] = {
+    # other ways change the base weights too; PEFT turns their folders into plain ones when it is told where the initial
+    # adapter is (save_pretrained(..., path_initial_model_for_weight_conversion=...))
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
     "bias": ("none", None),
     "lora_bias": (False, None),
     "fan_in_fan_out": (False, None),

@@ -128,6 +128,7 @@ def folder(tmp_path) -> Path:
         ({"peft_type": "VERA", "vera_dropout": 0.5}, "vera_dropout: 0.5 is not supported"),
         ({"use_dora": True}, "lora_magnitude_vector: missing"),
         ({"use_bdlora": True}, "use_bdlora: True is not supported"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' is not supported"),
         ({"bias": "all"}, "bias: 'all' is not supported"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
     ],

@@ -59,6 +59,25 @@ def test_sizes_crops_modes_and_orientation():
     assert row[1, :3].tolist() == [255, 0, 0], "EXIF is obeyed"
 
 
+def test_sixteen_bits_of_grey_keep_their_high_byte_and_other_depths_are_refused():
+    grey = ImagePreprocessing(replace(IMAGE, mean=(0.5,), std=(0.5,)), 16)
+    deep = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 257)
+    shallow = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(grey.encode([encoded(deep, kind)])[0], grey.encode([encoded(shallow, kind)])[0])
+    with pytest.raises(InputError, match="pixels of mode F; save it with 8 or 16 bits a channel"):
+        grey.encode([encoded(Image.new("F", (16, 16)), "TIFF")])
+
+
+@pytest.mark.parametrize("side", [374, 380, 603, 768])
+def test_the_shorter_side_is_never_a_pixel_short(side):
+    """224 / 374 * 374 is 223.99..., which cut to whole pixels would leave a black row."""
+    image = replace(IMAGE, size=224)
+    for size in ((side, side + 9), (side + 9, side)):
+        pixels = ImagePreprocessing(image, 224, keep_ratio=True).pixels(Image.new("RGB", size, "white"))
+        assert pixels.min() == 255
+
+
 def test_what_cannot_be_read_names_the_culprit(tmp_path):
     preprocessing = ImagePreprocessing(IMAGE, 16)
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from backbone.errors import InputError
 from trainers.config import Data
 from trainers.prepare import encode_labels, label_names, prepare
-from trainers.sources import read_rows
+from trainers.sources import read_rows, tfds_label
 from trainers.splits import fingerprint, kept, membership, normalise, row_hash, unit_hash
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,6 +150,28 @@ def test_any_tfds_name(tfds_name, tmp_path):
         assert labels == ["world" if int(text.split()[1]) % 2 else "sport"]
 
 
+def test_minus_one_of_tfds_is_no_label():
+    names = ("sport", "world")
+    assert tfds_label(np.array([1, 0]), names.__getitem__, "here") == ["world", "sport"]
+    with pytest.raises(InputError, match=r"here: no label \(-1\); choose a split that has labels"):
+        tfds_label(np.int64(-1), names.__getitem__, "here")
+
+
+@pytest.mark.parametrize("damage", ["page", "bytes"])
+def test_a_parquet_file_whose_rows_cannot_be_read(damage, tmp_path):
+    texts = [b"caf\xe9"] * 3 if damage == "bytes" else [f"text {i}" for i in range(3000)]
+    file = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table({"text": texts, "label": ["a"] * len(texts)}), file, compression="gzip")
+    if damage == "page":
+        content = bytearray(file.read_bytes())
+        content[100:300] = bytes(200)
+        file.write_bytes(content)
+    row = "rows.parquet:row 1: text: .* is not valid UTF-8"
+    message = "rows.parquet: not a readable" if damage == "page" else row
+    with pytest.raises(InputError, match=message):
+        read(train=(str(file),))
+
+
 def test_an_unknown_tfds_name():
     with pytest.raises(InputError, match="tfds:no_such_set: TFDS does not know this name"):
         read(train="tfds:no_such_set")
@@ -173,6 +195,14 @@ def test_an_unknown_tfds_name():
         ("a.jsonl", b'{"text": null, "label": 1}\n', {}, "a.jsonl:1: text: expected text, got nothing"),
         ("a.jsonl", b'{"text": 3, "label": 1}\n', {}, "a.jsonl:1: text: expected text, got int"),
         ("a.jsonl", b'{"text": "x", "label": NaN}\n', {}, "a.jsonl:1: label: no label"),
+        ("a.jsonl", b'{"text": "x \\ud83d", "label": 1}\n', {}, "a.jsonl:1: text: .* is not valid UTF-8: surrogates"),
+        ("a.jsonl", b'{"text": "x", "label": "\\ud83d"}\n', {}, "a.jsonl:1: label: .* is not valid UTF-8"),
+        (
+            "a.csv",
+            "text,label\nx,\u00b2\n".encode(),
+            {"label_names": ("n", "p")},
+            "a.csv:2: label: '\u00b2' is not 0..1",
+        ),
         ("a.parquet", b"PAR1 not really", {}, "a.parquet: not a readable Parquet file"),
         ("a.txt", b"x", {}, "a.txt: format unknown from its suffix; set data.format"),
         ("a.txt", b"x\n", {"format": "label_text"}, "a.txt:1: expected LABEL, a space and the text"),

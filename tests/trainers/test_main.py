@@ -266,6 +266,7 @@ def test_resuming_on_other_data_is_refused(config, tmp_path, capsys):
     [
         (("data.label=lable",), "has no column 'lable'; nearest: label"),
         (("data.train=nowhere.csv",), "nowhere.csv: no such file"),
+        (("data.train=",), "data.train: names no row to train on"),
         (("data.lable=x",), "data.lable: no such field in Data; nearest: label"),
         (("adapter.rank=0",), "adapter.rank: must be a positive number"),
         (("adapter.sites=attention/qeury",), "matches no site; nearest: attention/query"),
@@ -301,6 +302,17 @@ def test_bad_data_exits_with_two_and_names_file_and_line(content, message, confi
     status, _, err = call("train", config, "--workdir", "run", capsys=capsys)
     assert status == 2
     assert message in err
+
+
+def test_batches_that_are_not_finite_are_told_when_a_run_stops_early(config, capsys, caplog):
+    """A rate of 1e30 makes every weight infinite at the first step; nothing is logged before the run stops."""
+    wild = ("optimizer.learning_rate=1e30", "optimizer.schedule=constant", "optimizer.clip_norm=0", "epochs=4")
+    early = ("data.dev_fraction=0.2", "patience=1", "select=best", "log_every=1000")
+    arguments = [part for setting in (*wild, *early) for part in ("--set", setting)]
+    status, out, err = call("train", config, "--workdir", "run", *arguments, "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["skipped"] > 0
+    assert "were skipped: loss or gradient not finite" in caplog.text
 
 
 def test_an_unknown_label_at_evaluation(config, tmp_path, capsys):

@@ -120,8 +120,9 @@ def test_resuming_another_run_is_refused_by_name(whole, place, tmp_path, capsys)
     status, _, err = call(*arguments, whole, "--resume", "--set", "seed=1", capsys=capsys)
     assert (status, "seed (0 then, 1 now)" in err) == (2, True)
     other = tmp_path / "other"
-    call(*arguments, other, "--set", "corpus.held_out_fraction=0.0000001", capsys=capsys)  # claims the folder, no more
+    call(*arguments, other, "--set", "corpus.held_out_fraction=0.0000001", capsys=capsys)  # makes the folder, no more
     shutil.copytree(whole / "checkpoints", other / "checkpoints")
+    shutil.copy(whole / "tokenizer.json", other)
     (other / "config.json").write_text((whole / "config.json").read_text().replace('"seed": 0', '"seed": 7'))
     status, _, err = call(*arguments, other, "--resume", "--set", "seed=7", capsys=capsys)
     assert (status, "the run's config has changed" in err) == (2, True), err
@@ -192,6 +193,41 @@ def test_an_imported_backbone_goes_on_and_its_pooler_stays(place, tmp_path, caps
     for path, leaf in after.items():
         same = np.array_equal(leaf, before[path])
         assert same == path.startswith("pooler."), path
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(whole, place, tmp_path, capsys):
+    """Both the description, which is read first, and the arrays."""
+    copy = shutil.copytree(whole, tmp_path / "run")
+    (copy / "result.json").unlink()
+    newest = max((copy / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    arguments = ("train-backbone", place / "config.py", "--workdir", copy, "--resume", "--json")
+    for file in ("_CHECKPOINT_METADATA", "state/manifest.ocdbt"):
+        (found,) = newest.rglob(file)
+        content = found.read_bytes()
+        found.write_bytes(content[: len(content) // 2])
+        status, _, err = call(*arguments, capsys=capsys)
+        assert status == 2, err
+        assert f"--resume: {newest}: not readable as an Orbax checkpoint" in err
+        assert "remove that folder to go on from the checkpoint before it" in err
+        found.write_bytes(content)
+    shutil.rmtree(newest)
+    status, out, err = call(*arguments, capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["weights_id"] == result_of(whole)["weights_id"]
+
+
+def test_a_corpus_that_was_too_small_leaves_no_tokenizer_behind(tmp_path, capsys):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("ban bas\n\nkol ban")
+    config = write_script(tmp_path / "config.py", corpus, steps="2")
+    status, _, err = call("train-backbone", config, "--workdir", "run", capsys=capsys)
+    assert status == 2
+    assert "fewer than one batch" in err
+    corpus.write_text("\n\n".join(paragraphs(200)), encoding="utf-8")
+    status, out, err = call("train-backbone", config, "--workdir", "run", "--json", capsys=capsys)
+    assert status == 0, err
+    made = train_wordpiece(WordPiece(vocabulary=120), read_text(Corpus((str(corpus),), 32, 0.1)).train, 32)
+    assert as_json(out)["preprocessing_id"] == made.preprocessing_id, "the vocabulary of what is read now"
 
 
 def test_a_run_that_diverges_says_so_and_counts_what_it_skipped(place, capsys, caplog):

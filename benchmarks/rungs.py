@@ -35,7 +35,7 @@ RUNGS = {
 
 def tasks(data: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Config and settings by task; the test rows are those of the config."""
-    named = {name: (name, ()) for name in ("banking77", "trec6", "sst2")}
+    named = {name: (name, ()) for name in ("banking77", "trec6", "sst2", "clinc150")}  # sst2: 10 % of its rows
     named["emotion"] = ("emotion", ("data.dev=",))
     for domain in DOMAINS:
         files = tuple(f"data.{split}={data}/fdu_mtl/{domain}.task.{split}" for split in ("train", "test"))
@@ -108,6 +108,7 @@ def test_files(config: str, settings: tuple[str, ...], data: str) -> tuple[str, 
     files = {
         "banking77": f"{data}/banking77/test.csv",
         "trec6": f"{data}/trec6/TREC.test.all",
+        "clinc150": f"{data}/clinc150/data_full.json#test",
         "sst2": f"{data}/glue_sst2/dev.tsv",
         "emotion": f"{data}/tweet_eval/emotion/test_text.txt,{data}/tweet_eval/emotion/test_labels.txt",
     }

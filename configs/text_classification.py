@@ -7,7 +7,7 @@
 Any of CSV, TSV, JSONL, Parquet or tfds:NAME. Development rows are taken from the train file by hash
 unless data.dev names a file. `plan.stages=auto` climbs from a probe to adapters while that pays;
 --set plan.stages=all trains the adapter in every block from the start. Another method:
---set adapter.method=bottleneck (lora, ia3, probe, ladder).
+--set adapter.method=bottleneck (all of them: docs/training.md, Methods).
 """
 
 from adapters.specs import Classification, Lora

@@ -47,8 +47,10 @@ def prepared(docstrings, tmp_path, monkeypatch, shared_data) -> None:
     one_line = [(" ".join(text.split()), label) for text, label in table]
     both = list(zip(one_line, one_line[20:] + one_line[:20], strict=True))
     pairs = [f"{a}\t{b}\t{int(x == y)}\t{i}" for i, ((a, x), (b, y)) in enumerate(both)]
-    (tmp_path / "pairs.tsv").write_text("\n".join(["first\tsecond\tlabel\tscore", *pairs]))
-    (tmp_path / "words.bio").write_text("fly O\nto O\nnew B-city\nyork I-city\n\nin O\nparis B-city\n\n" * 20)
+    for name, chosen in (("pairs.tsv", pairs[::2]), ("test_pairs.tsv", pairs[1::2])):
+        (tmp_path / name).write_text("\n".join(["first\tsecond\tlabel\tscore", *chosen]))
+    for name in ("words.bio", "test_words.bio"):
+        (tmp_path / name).write_text("fly O\nto O\nnew B-city\nyork I-city\n\nin O\nparis B-city\n\n" * 20)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

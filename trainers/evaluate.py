@@ -54,7 +54,7 @@ def evaluate(
     data = _data_of(graft, overrides)
     splits: tuple[str, ...] = ("dev", "test")
     if files:
-        data, splits = replace(data, test=files), ("test",)
+        data, splits = replace(data, train=(), dev=(), test=files), ("test",)
     if splits == ("test",) and not data.test:
         raise InputError("data.test: no file; pass one to evaluate")
     rows = load_data(data, graft.model.head, graft.backbone, labels=graft.model.labels, splits=splits, show=show)

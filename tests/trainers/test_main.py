@@ -100,6 +100,12 @@ def test_train_evaluate_predict_inspect(config, capsys, caplog):
     status, out, _ = call("inspect", config, "--set", "adapter.method=ia3", capsys=capsys)
     assert "ia3 mlp/down" in out
 
+    Path("test.csv").rename("elsewhere.csv")
+    Path("train.csv").unlink()
+    status, out, err = call("evaluate", "run/graft", "--file", "elsewhere.csv", "--json", "--quiet", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["metrics"] == {"test": result["metrics"]["test"]}, "the files of training are not needed"
+
 
 def test_the_same_seed_gives_the_same_id_and_another_does_not(config, capsys):
     """In two processes the same, in one process another."""

@@ -3,9 +3,9 @@
     python -m benchmarks.pretrain --peers .venv-peers/bin/python --data ../shared/data
     python -m benchmarks.pretrain --data ../shared/data --probe runs/text_mlm
 
-Throughput: the network, vocabulary, rows and masked positions of `configs/backbones/text_mlm.py`; both sides
-compute the logits of masked positions only, float32, AdamW, clipping, all cores. The peer runs without
-dropout, as here, and with its own 0.1; sides alternate in `--segments` parts of `--steps` steps.
+Throughput: the network, text and masked positions of `configs/backbones/text_mlm.py`, 32 rows a step, a vocabulary of
+8,000; both sides compute the logits of masked positions only, float32, AdamW, clipping, all cores. The peer runs
+without dropout, as here, and with its own 0.1; sides alternate in `--segments` parts of `--steps` steps.
 
 Probe: a linear probe on mean-pooled states for TREC-6, on the trained backbone and on the same architecture
 with random weights. Five seeds, each with its own random weights and its own 80 % of the train rows, the same rows
@@ -31,6 +31,7 @@ from benchmarks.results import spread, write
 
 SIDES = ("topgraft", "transformers", "transformers_dropout")
 SEEDS, SHARE = 5, 0.8
+ROWS, VOCABULARY = 32, 8000  # of a step, and as large as the corpus fills: heavier than the config on all sides
 
 
 def prepare(folder: Path, steps: int) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     from trainers.corpus import pack, read_text, train_wordpiece
     from trainers.experiment import load_as
 
-    config = load_as(BackboneConfig, "text_mlm")
+    config = load_as(BackboneConfig, "text_mlm", (f"tokenizer.vocabulary={VOCABULARY}",))
     assert isinstance(config.tokenizer, WordPiece)
     assert isinstance(config.network, NewBert)
     text = read_text(config.corpus)
@@ -50,7 +51,7 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     sequences = pack(text, preprocessing, config.corpus.tokens)
     spec = spec_of_bert(config.network, preprocessing.vocabulary, config.corpus.tokens)
     rows = np.random.default_rng(0).permutation(len(sequences.train))
-    count = steps * config.batch_size
+    count = steps * ROWS
     np.save(folder / "ids.npy", sequences.train[np.resize(rows, count)])
     bert = BERT.config(spec, masked=True)
     for name in ("architectures", "model_type", "hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -58,7 +59,7 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     recipe = {
         "spec": encode(spec),
         "bert": bert,
-        "batch_size": config.batch_size,
+        "batch_size": ROWS,
         "slots": max(1, round(config.objective.fraction * config.corpus.tokens)),
         "mask_id": sequences.mask_id,
         "special": list(sequences.special),

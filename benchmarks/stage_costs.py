@@ -29,13 +29,13 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
 from backbone.home import resolve_backbone
 from backbone.storage import Backbone, load_backbone
-from backbone.trees import flatten, map_leaves, unflatten
+from backbone.trees import map_leaves
 from benchmarks.results import ROOT, spread, write
 from metering.window import window
 from trainers.batches import Examples, batches
 from trainers.config import Optimizer, TrainConfig
 from trainers.loop import Task, live_above
-from trainers.step import first_state, make_step, partition
+from trainers.step import first_state, make_step, partition, step_of
 
 BATCH, TOKENS, CLASSES, STEPS = 32, 64, 77, 200
 SHORT = 16  # tokens of the rows that overhead is measured on: the shorter, the more of it there is
@@ -142,32 +142,39 @@ def overhead(backbone: Backbone, first: int) -> dict[str, Any]:
 
 
 def peak(kind: str) -> int:
-    """Peak bytes of 30 steps: LoRA in the top two blocks on cached states, or every weight live."""
+    """Peak bytes of 30 steps: LoRA in the top two blocks on cached states, or every weight live.
+
+    Both take the loop's own step, and neither keeps a second copy of the weights.
+    """
     backbone = load_backbone(resolve_backbone("minilm"))
     rows, first = examples(backbone, BATCH, TOKENS), backbone.spec.blocks - 2
-    rate = optax.adamw(1e-4)
     model = GraftModel(backbone.network, (Lora(blocks=f"{first}:"),), Classification(), tuple(map(str, range(CLASSES))))
     graft = map_leaves(np.asarray, model.init(jax.random.key(0)))
-    shape = (BATCH, TOKENS, backbone.spec.width)
-    cached = (lambda chosen, bucket: {first: np.full(shape, 0.1, np.float32)}) if kind == "top" else None
-    batch = rows.gather(TOKENS, np.arange(BATCH), BATCH, cached)
+    weights = backbone.params
+    del backbone
+    optimizer, states = optax.adamw(1e-4), np.full((BATCH, TOKENS, model.network.spec.width), 0.1, np.float32)
+
+    def loss(live: Any, frozen: Any, batch: Any, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inputs = {name: batch[name] for name in ("ids", "mask")}
+        logits = model.logits(live["backbone"], live["graft"], inputs)
+        mean = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
+        return mean, batch["weights"].sum()
+
     with window("steps") as cost:
-        weights = flatten(backbone.params)
-        live: Any = {"graft": graft} if kind == "top" else {"graft": graft, "backbone": unflatten(weights)}
-        live = jax.tree.map(jnp.array, live)
-
-        def loss(live: Any, frozen: Any, batch: Any) -> Any:
-            logits = model.logits(live.get("backbone", frozen), live["graft"], batch)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
-
-        def step(live: Any, moments: Any, frozen: Any, batch: Any) -> Any:
-            updates, moments = rate.update(jax.grad(loss)(live, frozen, batch), moments, live)
-            return optax.apply_updates(live, updates), moments
-
-        run, moments = jax.jit(step, donate_argnums=(0, 1)), rate.init(live)
+        if kind == "top":
+            live, still = partition(graft, live_above(first))
+            frozen = jax.device_put({"backbone": weights, "graft": still})
+            step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+            batch = rows.gather(TOKENS, np.arange(BATCH), BATCH, lambda chosen, bucket: {first: states})
+        else:
+            live, frozen = {"backbone": weights, "graft": graft}, {}
+            step = step_of(loss, optimizer, seed=0)
+            batch = rows.gather(TOKENS, np.arange(BATCH), BATCH)
+        state = jax.device_put(first_state(live, optimizer))
+        del weights, live
         for _ in range(30):
-            live, moments = run(live, moments, backbone.params if kind == "top" else {}, batch)
-        jax.block_until_ready(live)  # type: ignore[no-untyped-call]
+            state = step(state, frozen, jax.device_put(batch))
+        jax.block_until_ready(state)  # type: ignore[no-untyped-call]
     return int(cost.peak_bytes or 0)
 
 

@@ -65,7 +65,7 @@ def reading(read: Callable[[], T], what: str, remedy: str = "") -> T:
             return read()
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # Orbax and tensorstore raise a dozen kinds for a damaged folder
         name = type(error).__name__
         raise InputError(f"{what}: not readable as an Orbax checkpoint: {name}: {error}{remedy}") from error
 

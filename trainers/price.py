@@ -33,7 +33,8 @@ from trainers.exits import put_aside
 from trainers.logs import bar
 from trainers.loop import Task
 from trainers.scope import bare_model
-from trainers.timing import Timing, time_pass, time_step
+from trainers.stages import Span
+from trainers.timing import NOTHING, Timing, time_pass, time_step, total
 from trainers.train import graft_model
 from trainers.variants import require_dev
 from trainers.workdir import PLAN
@@ -49,11 +50,15 @@ class StagePrice:
     padded_tokens: int
     flops: float
     bytes_moved: float
-    compile_seconds: float  # of every bucket, first time on this machine
+    compile_seconds: float  # of every program; pricing has paid it on this machine, so it is in no sum
+    load_seconds: float  # what a run on this machine pays instead: tracing, and loading what is compiled
     cache_bytes: int  # states at the boundary, on disk
-    fill_seconds: float  # the forward pass that fills them
-    seconds: float  # all steps, without compilation and filling
-    cpu_seconds: float
+    fill_seconds: float  # the forward pass that fills them, from the boundary of the stage before
+    score_seconds: float  # of the development rows, after each epoch that ends in the stage
+    step_seconds: float
+    seconds: float  # loading, filling, steps and scores
+    fill_cpu_seconds: float
+    cpu_seconds: float  # as seconds
     joules: dict[str, Any]  # with low, high and quality
 
 
@@ -65,7 +70,7 @@ class Price:
     rows: int
     epochs: float
     stages: tuple[StagePrice, ...]
-    seconds: float  # stages, filling, compilation, the out-of-scope score and the exits
+    seconds: float  # stages, the out-of-scope score and the exits
     cpu_seconds: float
     joules: dict[str, Any]
     out_of_scope_seconds: float  # the pass that fits the out-of-scope score; 0 where none is asked, or nothing is added
@@ -75,7 +80,7 @@ class Price:
 
     def table(self) -> str:
         """For people."""
-        head = ("live", "steps", "tokens", "GFLOP", "GB moved", "compile s", "cache MB", "fill s", "seconds", "joules")
+        head = ("live", "steps", "tokens", "GFLOP", "GB moved", "cache MB", "fill s", "steps s", "seconds", "joules")
         lines = [head]
         for s in self.stages:
             joules = s.joules["value"]
@@ -86,9 +91,9 @@ class Price:
                     f"{s.padded_tokens}",
                     f"{s.flops / 1e9:.0f}",
                     f"{s.bytes_moved / 1e9:.1f}",
-                    f"{s.compile_seconds:.1f}",
                     f"{s.cache_bytes / 1e6:.0f}",
                     f"{s.fill_seconds:.1f}",
+                    f"{s.step_seconds:.1f}",
                     f"{s.seconds:.1f}",
                     "-" if joules is None else f"{joules:.0f} ({s.joules['quality']})",
                 )
@@ -96,6 +101,8 @@ class Price:
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
         text.append(f"this plan: {self.seconds:.0f} s, {self.cpu_seconds:.0f} CPU-s")
+        compiled = sum(s.compile_seconds for s in self.stages)
+        text.append(f"compilation, paid now and by every other machine's first run: {compiled:.1f} s")
         if self.out_of_scope_seconds:
             text.append(f"of it the out-of-scope score: {self.out_of_scope_seconds:.1f} s (one pass, bare backbone)")
         if self.exits_seconds:
@@ -119,46 +126,65 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     train, dev = data.splits["train"], data.splits.get("dev")
     task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
     stages: list[StagePrice] = []
-    begun = 0
-    filled = [e for e in (train, dev) if e]
-    lengths = [len(tokens_of(row)) for examples in filled for row in examples.rows]
-    buckets = Counter(int(b) for examples in filled for b in examples.buckets)
-    for span in task.spans:
-        boundary = span.boundary if span.boundary is not None else 0
-        batches = _batches(task, begun, span.until)
-        cached = boundary > 0 and config.plan.cache != "none"
-        timings = {
-            b: time_step(task, boundary, b, cached) for b in _progress(batches, f"stage {len(stages) + 1}", show)
-        }
-        fill = 0.0
-        if cached:
-            fill = time_pass(task.model, backbone, boundary, buckets).seconds
-        work = sum((n * _count(task, boundary, b, cached) for b, n in batches.items()), Count())
-        cpu = sum(n * timings[b].cpu_seconds for b, n in batches.items())
-        blocks = backbone.spec.blocks
-        stages.append(
-            StagePrice(
-                live=f"{boundary}..{blocks - 1}" if boundary < blocks else "none",
-                boundary=boundary,
-                steps=sum(batches.values()),
-                padded_tokens=sum(b * n for b, n in batches.items()) * config.batch_size,
-                flops=work.flops,
-                bytes_moved=work.bytes,
-                compile_seconds=sum(t.compile_seconds for t in timings.values()),
-                cache_bytes=sum(lengths) * bytes_per_token(backbone.spec.width, config.plan.cache) if cached else 0,  # type: ignore[arg-type]
-                fill_seconds=fill,
-                seconds=sum(n * timings[b].seconds for b, n in batches.items()),
-                cpu_seconds=cpu,
-                joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
-            )
-        )
-        begun = span.until
-    exits = _exits_pass(task, aside) if aside is not None else Timing(0.0, 0.0, 0.0)
-    found = _total(config, task, stages, _scope_pass(task, data, buckets), exits)
+    for number, span in enumerate(task.spans):
+        begun = task.spans[number - 1] if number else Span(0, 0)
+        stages.append(_stage(task, begun, span, f"stage {number + 1}", show))
+    exits = _exits_pass(task, aside) if aside is not None else NOTHING
+    found = _total(config, task, stages, _scope_pass(task, data), exits)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_durable(workdir / PLAN, json.dumps(asdict(found), indent=1).encode())
     return found
+
+
+def _stage(task: Task, before: Span, span: Span, what: str, show: bool) -> StagePrice:
+    """One stage after another; what it fills its cache from is what that one left."""
+    config, backbone, blocks = task.config, task.backbone, task.backbone.spec.blocks
+    boundary, below = span.boundary or 0, before.boundary or 0
+    batches = _batches(task, before.until, span.until)
+    cached = boundary > 0 and config.plan.cache != "none"
+    timings = {b: time_step(task, boundary, b, cached) for b in _progress(batches, what, show)}
+    steps = total(timings[b].times(n) for b, n in batches.items())
+    rows = _filled(task)
+    start = below if below < boundary else 0
+    fill = time_pass(task.model, backbone, (start, boundary), _buckets(*rows)) if cached else NOTHING
+    ended = sum(before.until < end <= span.until for end in task.order.ends)
+    score = NOTHING
+    if task.dev and ended:
+        first = boundary if cached else 0
+        score = time_pass(task.model, backbone, (first, blocks), _buckets(task.dev)).times(ended)
+    whole = total((steps, fill, score))
+    work = sum((n * _count(task, boundary, b, cached) for b, n in batches.items()), Count())
+    stored = sum(len(tokens_of(row)) for examples in rows for row in examples.rows) if cached else 0
+    cpu = whole.cpu_seconds + whole.load_cpu_seconds
+    return StagePrice(
+        live=f"{boundary}..{blocks - 1}" if boundary < blocks else "none",
+        boundary=boundary,
+        steps=sum(batches.values()),
+        padded_tokens=sum(b * n for b, n in batches.items()) * config.batch_size,
+        flops=work.flops,
+        bytes_moved=work.bytes,
+        compile_seconds=whole.compile_seconds,
+        load_seconds=whole.load_seconds,
+        cache_bytes=stored * bytes_per_token(backbone.spec.width, config.plan.cache) if cached else 0,  # type: ignore[arg-type]
+        fill_seconds=fill.seconds,
+        score_seconds=score.seconds,
+        step_seconds=steps.seconds,
+        seconds=whole.seconds + whole.load_seconds,
+        fill_cpu_seconds=fill.cpu_seconds,
+        cpu_seconds=cpu,
+        joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
+    )
+
+
+def _filled(task: Task) -> list[Examples]:
+    """The rows whose states a cache keeps."""
+    return [examples for examples in (task.train, task.dev) if examples]
+
+
+def _buckets(*splits: Examples) -> Counter[int]:
+    """Rows in each bucket."""
+    return Counter(int(bucket) for examples in splits for bucket in examples.buckets)
 
 
 def _batches(task: Task, first: int, until: int) -> Counter[int]:
@@ -180,7 +206,7 @@ def _progress(batches: Counter[int], what: str, show: bool) -> Any:
             shown.update()
 
 
-def _scope_pass(task: Task, data: TaskData, buckets: Counter[int]) -> Timing:
+def _scope_pass(task: Task, data: TaskData) -> Timing:
     """What the out-of-scope score adds to the plan.
 
     A cache keeps the pooled states of every boundary, so a pass runs through all blocks, and a probe on the bare
@@ -188,12 +214,13 @@ def _scope_pass(task: Task, data: TaskData, buckets: Counter[int]) -> Timing:
     """
     config, backbone = task.config, task.backbone
     if not config.out_of_scope.false_alarms:
-        return Timing(0.0, 0.0, 0.0)
+        return NOTHING
     bare = bare_model(config, backbone, data)
     cached = config.plan.cache != "none"
     if cached and (isinstance(config.adapter, Probe) or config.plan.schedule[0] == "auto"):
-        return Timing(0.0, 0.0, 0.0)
-    return time_pass(bare, backbone, backbone.spec.blocks if cached else bare.taps[0], buckets)
+        return NOTHING
+    stop = backbone.spec.blocks if cached else bare.taps[0]
+    return time_pass(bare, backbone, (0, stop), _buckets(*_filled(task)))
 
 
 def _exits_pass(task: Task, aside: Examples) -> Timing:
@@ -206,8 +233,7 @@ def _exits_pass(task: Task, aside: Examples) -> Timing:
         and config.plan.cache != "none"
         and (isinstance(config.adapter, Probe) or config.plan.schedule[0] == "auto")
     )
-    buckets = Counter(int(b) for examples in ((aside,) if made else (aside, task.train)) for b in examples.buckets)
-    return time_pass(task.model, backbone, blocks, buckets)
+    return time_pass(task.model, backbone, (0, blocks), _buckets(*((aside,) if made else (aside, task.train))))
 
 
 def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:
@@ -215,9 +241,9 @@ def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:
 
 
 def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Timing, exits: Timing) -> Price:
-    seconds = sum(s.seconds + s.fill_seconds + s.compile_seconds for s in stages) + scope.seconds + exits.seconds
+    seconds = sum(s.seconds for s in stages) + scope.seconds + exits.seconds
     cpu = sum(s.cpu_seconds for s in stages) + scope.cpu_seconds + exits.cpu_seconds
-    rate = sum(s.flops for s in stages) / max(1e-9, sum(s.seconds for s in stages))
+    rate = sum(s.flops for s in stages) / max(1e-9, sum(s.step_seconds for s in stages))
     everywhere = _without_plan(config, task)
     whole = _batches(task, 0, task.total_steps)
     size = config.batch_size

@@ -166,8 +166,8 @@ def _predicted(plan: Path, stages: Sequence[Mapping[str, Any]]) -> str:
         for i, (wanted, found) in enumerate(zip(wanted_stages, stages, strict=False)):
             predicted = wanted["cpu_seconds"]
             error = f"{found['cpu_seconds'] / predicted - 1:+.0%}" if predicted else "-"
-            seconds = wanted["seconds"] + wanted["fill_seconds"] + wanted["compile_seconds"]
-            rows.append((i + 1, wanted["live"], seconds, found["wall_seconds"], predicted, found["cpu_seconds"], error))
+            walls = (wanted["seconds"], found["wall_seconds"])
+            rows.append((i + 1, wanted["live"], *walls, predicted, found["cpu_seconds"], error))
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
         log.warning("%s", told)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,9 +27,24 @@ TRIALS = 3  # timed calls, after one that compiles
 class Timing:
     """Of one call, or of many."""
 
-    compile_seconds: float  # of the first call beyond the others
+    compile_seconds: float  # wall, of the first call beyond the others
+    load_seconds: float  # wall, of the first call in a later process beyond the others: traces, loads what is compiled
+    load_cpu_seconds: float
     seconds: float  # wall
     cpu_seconds: float
+
+    def times(self, count: int) -> Timing:
+        """Of `count` such calls: programs are loaded once."""
+        return replace(self, seconds=count * self.seconds, cpu_seconds=count * self.cpu_seconds)
+
+
+NOTHING = Timing(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def total(timings: Iterable[Timing]) -> Timing:
+    """The sum of each field."""
+    found = [astuple(timing) for timing in timings]
+    return Timing(*map(sum, zip(*found, strict=True))) if found else NOTHING
 
 
 def time_step(task: Task, boundary: int, bucket: int, cached: bool) -> Timing:
@@ -62,39 +78,43 @@ def _made_up(task: Task, boundary: int, bucket: int, cached: bool) -> Batch:
     return {**batch, "ids": np.ones_like(ids)}
 
 
-def time_pass(model: GraftModel, backbone: Backbone, boundary: int, buckets: Counter[int]) -> Timing:
-    """Seconds of the forward pass of all rows to a boundary, from full batches of each bucket."""
-    timings = {bucket: _time_fill(model, backbone, boundary, bucket) for bucket in buckets}
-    batches = {bucket: -(-rows // full_batch(bucket)) for bucket, rows in buckets.items()}
-    return Timing(
-        sum(timing.compile_seconds for timing in timings.values()),
-        sum(n * timings[bucket].seconds for bucket, n in batches.items()),
-        sum(n * timings[bucket].cpu_seconds for bucket, n in batches.items()),
+def time_pass(model: GraftModel, backbone: Backbone, span: tuple[int, int], buckets: Counter[int]) -> Timing:
+    """The forward pass of all rows between the two boundaries of `span`, from full batches of each bucket."""
+    return total(
+        _time_batch(model, backbone, span, bucket).times(-(-rows // full_batch(bucket)))
+        for bucket, rows in buckets.items()
     )
 
 
-def _time_fill(model: GraftModel, backbone: Backbone, boundary: int, bucket: int) -> Timing:
-    """A full batch of the forward pass that fills the cache."""
+def _time_batch(model: GraftModel, backbone: Backbone, span: tuple[int, int], bucket: int) -> Timing:
+    """A full batch of a forward pass, block by block; from made-up states where it does not begin at the bottom."""
     adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket) * model.sides
-    inputs = {"ids": backbone.made_up_ids(size, bucket), "mask": np.ones((size, bucket), bool)}
+    (start, stop), mask = span, np.ones((size, bucket), bool)
+    inputs: dict[str, Any] = {"mask": mask}
+    if start:
+        inputs["states"] = {start: np.full((*mask.shape, backbone.spec.width), 0.1, np.float32)}
+    else:
+        inputs["ids"] = backbone.made_up_ids(size, bucket)
 
     def run() -> None:
-        states = states_at(model, backbone.params, adapter, inputs, (boundary,), backbone.dtype.name)
+        states = states_at(model, backbone.params, adapter, inputs, (stop,), backbone.dtype.name)
         jax.block_until_ready(states)  # type: ignore[no-untyped-call]
 
     return _timed(run)
 
 
 def _timed(run: Callable[[], None]) -> Timing:
-    """The first call's extra time, and the median wall and CPU seconds of the next ones."""
-    begun = time.perf_counter()
+    """What the first call costs, in this process and in a later one, and the median seconds of the next ones."""
+    compiled, _ = _seconds(run)
+    jax.clear_caches()  # type: ignore[no-untyped-call]
+    loaded = _seconds(run)
+    trials = np.array([_seconds(run) for _ in range(TRIALS)])
+    wall, cpu = float(np.median(trials[:, 0])), float(np.mean(trials[:, 1]))
+    return Timing(max(0.0, compiled - wall), max(0.0, loaded[0] - wall), max(0.0, loaded[1] - cpu), wall, cpu)
+
+
+def _seconds(run: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU seconds of a call."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
     run()
-    first = time.perf_counter() - begun
-    walls, cpus = [], []
-    for _ in range(TRIALS):
-        wall, cpu = time.perf_counter(), cpu_seconds()
-        run()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(cpu_seconds() - cpu)
-    wall = float(np.median(walls))
-    return Timing(max(0.0, first - wall), wall, float(np.mean(cpus)))
+    return time.perf_counter() - wall, cpu_seconds() - cpu

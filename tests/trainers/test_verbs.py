@@ -8,14 +8,19 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from adapters.model import GraftModel
+from adapters.specs import Classification, Lora
+from metering.window import window
 from tests.tiny import as_json, rows, write_csv
 from tests.trainers.test_main import call
 from tests.trainers.test_main import config as config
+from trainers.timing import time_pass
 
 STAGED = ("--set", "epochs=3", "--set", "plan.stages=geometric(0.4)")
 
@@ -28,6 +33,13 @@ def test_the_price_is_known_before_and_beside_what_was_measured_after(config, ca
     first, second = price["stages"]
     assert second["flops"] / second["steps"] < first["flops"] / first["steps"]
     assert first["cache_bytes"] == 0 < second["cache_bytes"]
+    assert first["fill_seconds"] == first["fill_cpu_seconds"] == 0 < second["fill_seconds"]
+    for stage in price["stages"]:
+        parts = [stage[f"{part}_seconds"] for part in ("load", "fill", "step", "score")]
+        assert stage["seconds"] == pytest.approx(sum(parts))
+        assert stage["score_seconds"] > 0
+        assert stage["cpu_seconds"] >= stage["fill_cpu_seconds"]
+    assert price["seconds"] == pytest.approx(sum(stage["seconds"] for stage in price["stages"]))
     assert price["full_tuning_seconds"] > price["adapters_everywhere_seconds"] > 0
     assert price["joules"]["quality"] == "modelled"
     status, out, _ = call("plan", config, *STAGED, capsys=capsys)
@@ -58,6 +70,17 @@ def test_the_price_is_known_before_and_beside_what_was_measured_after(config, ca
     assert page.count("<rect") == 2 * 3, "a bar for each stage and block"
     assert not re.search(r"""(src|href)=["']?(http|//)""", page), "self-contained"
     assert "No prediction" not in page
+
+
+def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
+    model = GraftModel(tiny.network, (Lora(),), Classification(), ("a", "b"))
+    passes = {}
+    for span in ((0, 2), (1, 2)):
+        with window("pass") as cost:
+            made = time_pass(model, tiny, span, Counter({16: 3, 32: 70}))
+        assert made.seconds > 0
+        passes[span] = cost.flops
+    assert passes[0, 2] == pytest.approx(2 * passes[1, 2])
 
 
 def well_formed(page: str) -> None:

@@ -108,7 +108,7 @@ def from_plan(decision: Decision, missing: float) -> Prediction:
     elif config.plan.schedule[0] == "auto":
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     found = price(config)
-    seconds = sum(s.cpu_seconds + s.compile_seconds + missing * s.fill_seconds for s in found.stages)
+    seconds = sum(s.cpu_seconds - (1 - missing) * s.fill_cpu_seconds for s in found.stages)
     seconds += missing * (found.out_of_scope_seconds + found.exits_seconds)
     source = f"the plan: {', '.join(s.live for s in found.stages)} live, steps timed on this machine"
     return Prediction(round(seconds, 2), modelled(seconds).asdict(), source)

@@ -72,6 +72,7 @@ class NewBert:
     width: int = 256  # D
     heads: int = 4  # of attention
     mlp_width: int = 1024  # hidden units of the mlp
+    first_weights: Literal["random", "local"] = "random"  # local: heads of block 0 begin at neighbours; for short runs
 
     def __post_init__(self) -> None:
         _require_sizes(self)

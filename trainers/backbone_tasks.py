@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from backbone.encoder import Network
 from backbone.errors import InputError
@@ -17,7 +16,6 @@ from backbone.files import write_durable
 from backbone.home import resolve_backbone
 from backbone.images import ImagePreprocessing
 from backbone.preprocessing import TextPreprocessing
-from backbone.records import encode
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import DESCRIPTION, Backbone, Preprocessing, load_backbone
 from trainers.backbone_config import (
@@ -146,8 +144,15 @@ def _of_text(config: BackboneConfig, workdir: Path, start: Backbone | None) -> M
 
 def spec_of_bert(network: NewBert, vocabulary: int, tokens: int) -> EncoderSpec:
     """A BERT of these sizes; without a pooler, which masked tokens would not train."""
-    sizes: dict[str, Any] = {name: value for name, value in encode(network).items() if name != "kind"}
-    return EncoderSpec(**sizes, vocabulary=vocabulary, positions=tokens, pooler=False)
+    return EncoderSpec(
+        blocks=network.blocks,
+        width=network.width,
+        heads=network.heads,
+        mlp_width=network.mlp_width,
+        vocabulary=vocabulary,
+        positions=tokens,
+        pooler=False,
+    )
 
 
 def _tokenizer(config: BackboneConfig, workdir: Path, text: Text, start: Backbone | None) -> TextPreprocessing:

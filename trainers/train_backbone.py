@@ -20,12 +20,13 @@ import numpy as np
 
 from backbone.files import write_durable
 from backbone.home import use_compilation_cache
+from backbone.local_start import start_locally
 from backbone.masked_head import load_head, save_head
 from backbone.records import digest, encode
 from backbone.storage import Backbone, save_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.window import Cost, cpu_seconds, wall_seconds, window
-from trainers.backbone_config import BackboneConfig
+from trainers.backbone_config import BackboneConfig, NewBert
 from trainers.backbone_loop import BackboneTask, fit_backbone
 from trainers.backbone_tasks import Material, read_material, start_of
 from trainers.checkpoints import FOLDER, Checkpoints
@@ -136,6 +137,8 @@ def _first_params(config: BackboneConfig, material: Material, start: Backbone | 
     weights, head = jax.random.split(jax.random.key(config.seed))
     objective = material.objective
     params = {"backbone": start.params if start else material.network.init(weights)}
+    if isinstance(config.network, NewBert) and config.network.first_weights == "local":
+        params["backbone"] = start_locally(material.network.spec, params["backbone"])
     if config.start_head == "kept":
         assert start is not None
         wanted = jax.eval_shape(objective.init, head)

@@ -19,6 +19,7 @@ from backbone.errors import InputError
 from backbone.exporting import export_hf
 from backbone.images import ImagePreprocessing
 from backbone.importing import import_backbone
+from backbone.local_start import start_locally
 from backbone.masked_head import abstract_head, load_head, save_head
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import load_backbone, read_record, save_backbone
@@ -94,6 +95,17 @@ def test_a_run_learns_and_reports(whole, place, capsys):
     )
     assert status == 0
     assert as_json(out) == result, "a finished run returns its result"
+
+
+def test_a_run_may_begin_with_heads_at_neighbours(whole, place, capsys):
+    asked = settings("network.first_weights=local", "steps=1", "optimizer.learning_rate=1e-9")
+    status, _, err = call("train-backbone", place / "config.py", "--workdir", place / "local", *asked, capsys=capsys)
+    assert status == 0, err
+    begun = load_backbone(place / "local" / "backbone")
+    wanted = start_locally(begun.spec, begun.network.init(1))["embeddings"]["position"]
+    np.testing.assert_allclose(begun.params["embeddings"]["position"], wanted, atol=1e-6)
+    other = load_backbone(whole / "backbone").params["embeddings"]["position"]
+    assert np.abs(other - wanted).max() > 0.01
 
 
 def test_a_graft_is_trained_on_the_result(whole, tmp_path, capsys):

@@ -1,0 +1,78 @@
+"""First weights with which the lowest block of a text encoder looks at each token's neighbours.
+
+Many heads of a trained BERT attend to the token before or after (Clark et al. 2019, section 3.1). Until fresh weights
+have found that, the loss of masked tokens stays at what a token tells of itself, which may be longer than a short run
+takes. Here positions begin as sinusoids (Vaswani et al. 2017, section 3.5), and the query and key kernels of the first
+block with a part that makes the score of a head highest at an offset of its own: -1, +1, -2, +2 and so on. Starting
+attention from what trained attention looks like is mimetic initialisation (Trockman and Kolter 2023). All of it is
+trained from there.
+
+Shapes: T positions, D width, H heads of d = D / H dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from backbone.encoder import INIT_STD
+from backbone.spec import EncoderSpec
+from backbone.trees import Params
+
+SCORE = 7.0  # of a head at its offset, where elsewhere it is about 0; with d = 64, half of the weight among 128 tokens
+
+
+def start_locally(spec: EncoderSpec, params: Params) -> Params:
+    """Fresh parameters of `spec` with positions [T,D] and the qkv kernel [D,3D] of block 0 replaced; float32.
+
+    `spec` has absolute positions without an offset, and a norm after the embeddings: then the sinusoids are as
+    large as the token embeddings that they are added to, and both have half of what block 0 reads.
+    """
+    frequencies = _frequencies(spec)
+    angles = np.arange(spec.positions)[:, None] * frequencies
+    waves = np.zeros((spec.positions, spec.width))
+    waves[:, : 2 * len(frequencies)] = math.sqrt(2) * INIT_STD * np.concatenate([np.sin(angles), np.cos(angles)], 1)
+    qkv = params["blocks"]["0"]["attention"]["qkv"]
+    kernel, gain = np.array(qkv["kernel"], np.float32), 2 * SCORE / math.sqrt(spec.width // spec.heads)
+    for head in range(spec.heads):
+        query, key = _looking_at(_offset(head), frequencies, spec.width, spec.width // spec.heads)
+        columns = slice(head * query.shape[1], (head + 1) * query.shape[1])
+        kernel[:, columns] += math.sqrt(gain) * query
+        kernel[:, spec.width :][:, columns] += math.sqrt(gain) * key
+    block = params["blocks"]["0"]
+    attention = {**block["attention"], "qkv": {**qkv, "kernel": jnp.asarray(kernel)}}
+    return {
+        **params,
+        "embeddings": {**params["embeddings"], "position": jnp.asarray(waves, jnp.float32)},
+        "blocks": {**params["blocks"], "0": {**block, "attention": attention}},
+    }
+
+
+def _frequencies(spec: EncoderSpec) -> np.ndarray:
+    """Of D / 2 waves, in radians per token.
+
+    A head reads the first d / 2, evenly from 0 to pi: the sum of cos(w n) is then about 0 for whole n but 0. What
+    tokens add to the score of a query and a key at the same place is weighted by that sum, too. The others grow long
+    geometrically, as Vaswani et al. have them.
+    """
+    read, rest = spec.width // spec.heads // 2, spec.width // 2 - spec.width // spec.heads // 2
+    return np.concatenate([np.pi * (np.arange(read) + 0.5) / read, spec.positions ** -(np.arange(rest) / max(rest, 1))])
+
+
+def _offset(head: int) -> int:
+    """-1, +1, -2, +2, ..."""
+    return (head // 2 + 1) * (-1 if head % 2 == 0 else 1)
+
+
+def _looking_at(offset: int, frequencies: np.ndarray, width: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kernels [D,d] of query and key whose product, on waves at t and u, is a sum of cos(w (t + offset - u))."""
+    half, count = len(frequencies), size // 2
+    sine, cosine, out = np.arange(count), half + np.arange(count), np.arange(count)
+    query, key = np.zeros((width, size)), np.zeros((width, size))
+    key[sine, out], key[cosine, count + out] = 1.0, 1.0
+    turn = frequencies[:count] * offset
+    query[sine, out] = query[cosine, count + out] = np.cos(turn)
+    query[cosine, out], query[sine, count + out] = np.sin(turn), -np.sin(turn)
+    return query, key

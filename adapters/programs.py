@@ -54,7 +54,7 @@ def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _alike(model: GraftModel, index: int) -> int:
+def alike(model: GraftModel, index: int) -> int:
     """The first block of the same kind in which the same methods act with the same settings: they share one program."""
 
     def acting(block: int) -> set[Any]:
@@ -112,7 +112,7 @@ def states_at(
     count_work(lambda: blocks_forward(model, rows, length, span, adapted=bool(adapter)))
     for index in range(start, max(taps)):
         leaves = {name: adapter[name][str(index)] for name in model.site_parts if str(index) in adapter.get(name, {})}
-        hidden = _block_program(model, _alike(model, index))(
+        hidden = _block_program(model, alike(model, index))(
             backbone["blocks"][str(index)], leaves, hidden, inputs["mask"]
         )
         if index + 1 in taps:

@@ -34,7 +34,7 @@ from trainers.logs import bar
 from trainers.loop import Task
 from trainers.scope import bare_model
 from trainers.stages import Span
-from trainers.timing import NOTHING, Timing, time_pass, time_step, total
+from trainers.timing import NOTHING, Loaded, Timing, time_pass, time_step, total
 from trainers.train import graft_model
 from trainers.variants import require_dev
 from trainers.workdir import PLAN
@@ -101,12 +101,12 @@ class Price:
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
         text.append(f"this plan: {self.seconds:.0f} s, {self.cpu_seconds:.0f} CPU-s")
-        compiled = sum(s.compile_seconds for s in self.stages)
-        text.append(f"compilation, paid now and by every other machine's first run: {compiled:.1f} s")
         if self.out_of_scope_seconds:
             text.append(f"of it the out-of-scope score: {self.out_of_scope_seconds:.1f} s (one pass, bare backbone)")
         if self.exits_seconds:
             text.append(f"of it the early exits: {self.exits_seconds:.1f} s")
+        compiled = sum(s.compile_seconds for s in self.stages)
+        text.append(f"beside it compilation, which this plan has paid for this machine: {compiled:.1f} s")
         text.append(f"adapters in every block: {self.adapters_everywhere_seconds:.0f} s of steps (by counted work)")
         text.append(f"full fine-tuning: {self.full_tuning_seconds:.0f} s of steps (by counted work)")
         return "\n".join(text)
@@ -126,9 +126,10 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     train, dev = data.splits["train"], data.splits.get("dev")
     task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
     stages: list[StagePrice] = []
+    loaded: Loaded = set()
     for number, span in enumerate(task.spans):
         begun = task.spans[number - 1] if number else Span(0, 0)
-        stages.append(_stage(task, begun, span, f"stage {number + 1}", show))
+        stages.append(_stage(task, begun, span, loaded, f"stage {number + 1}", show))
     exits = _exits_pass(task, aside) if aside is not None else NOTHING
     found = _total(config, task, stages, _scope_pass(task, data), exits)
     if workdir is not None:
@@ -137,8 +138,8 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     return found
 
 
-def _stage(task: Task, before: Span, span: Span, what: str, show: bool) -> StagePrice:
-    """One stage after another; what it fills its cache from is what that one left."""
+def _stage(task: Task, before: Span, span: Span, loaded: Loaded, what: str, show: bool) -> StagePrice:
+    """One stage after another; it fills its cache from what that one left, with programs that may be `loaded`."""
     config, backbone, blocks = task.config, task.backbone, task.backbone.spec.blocks
     boundary, below = span.boundary or 0, before.boundary or 0
     batches = _batches(task, before.until, span.until)
@@ -147,12 +148,12 @@ def _stage(task: Task, before: Span, span: Span, what: str, show: bool) -> Stage
     steps = total(timings[b].times(n) for b, n in batches.items())
     rows = _filled(task)
     start = below if below < boundary else 0
-    fill = time_pass(task.model, backbone, (start, boundary), _buckets(*rows)) if cached else NOTHING
+    fill = time_pass(task.model, backbone, (start, boundary), _buckets(*rows), loaded) if cached else NOTHING
     ended = sum(before.until < end <= span.until for end in task.order.ends)
     score = NOTHING
     if task.dev and ended:
         first = boundary if cached else 0
-        score = time_pass(task.model, backbone, (first, blocks), _buckets(task.dev)).times(ended)
+        score = time_pass(task.model, backbone, (first, blocks), _buckets(task.dev), loaded).times(ended)
     whole = total((steps, fill, score))
     work = sum((n * _count(task, boundary, b, cached) for b, n in batches.items()), Count())
     stored = sum(len(tokens_of(row)) for examples in rows for row in examples.rows) if cached else 0

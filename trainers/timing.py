@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from adapters.model import GraftModel
-from adapters.programs import full_batch, states_at
+from adapters.programs import alike, full_batch, states_at
 from backbone.storage import Backbone
 from backbone.trees import map_leaves
 from metering.window import cpu_seconds
@@ -78,12 +78,24 @@ def _made_up(task: Task, boundary: int, bucket: int, cached: bool) -> Batch:
     return {**batch, "ids": np.ones_like(ids)}
 
 
-def time_pass(model: GraftModel, backbone: Backbone, span: tuple[int, int], buckets: Counter[int]) -> Timing:
-    """The forward pass of all rows between the two boundaries of `span`, from full batches of each bucket."""
-    return total(
-        _time_batch(model, backbone, span, bucket).times(-(-rows // full_batch(bucket)))
-        for bucket, rows in buckets.items()
-    )
+Loaded = set[tuple[int, int]]  # (bucket, first block of its kind) of the programs that a run has loaded by then
+
+
+def time_pass(
+    model: GraftModel, backbone: Backbone, span: tuple[int, int], buckets: Counter[int], loaded: Loaded | None = None
+) -> Timing:
+    """The forward pass of all rows between the two boundaries of `span`, from full batches of each bucket.
+
+    Programs in `loaded` cost no loading; those that the pass loads are added to it.
+    """
+    loaded, timings = set() if loaded is None else loaded, []
+    for bucket, rows in buckets.items():
+        timing, programs = _time_batch(model, backbone, span, bucket), {(bucket, alike(model, i)) for i in range(*span)}
+        if programs <= loaded:
+            timing = replace(timing, load_seconds=0.0, load_cpu_seconds=0.0)
+        loaded |= programs
+        timings.append(timing.times(-(-rows // full_batch(bucket))))
+    return total(timings)
 
 
 def _time_batch(model: GraftModel, backbone: Backbone, span: tuple[int, int], bucket: int) -> Timing:

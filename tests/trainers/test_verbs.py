@@ -74,13 +74,15 @@ def test_the_price_is_known_before_and_beside_what_was_measured_after(config, ca
 
 def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
     model = GraftModel(tiny.network, (Lora(),), Classification(), ("a", "b"))
-    passes = {}
+    passes, loaded = {}, set()
     for span in ((0, 2), (1, 2)):
         with window("pass") as cost:
-            made = time_pass(model, tiny, span, Counter({16: 3, 32: 70}))
+            made = time_pass(model, tiny, span, Counter({16: 3, 32: 70}), loaded)
         assert made.seconds > 0
+        assert (made.load_seconds == 0) == (span == (1, 2)), "a run loads a program once"
         passes[span] = cost.flops
     assert passes[0, 2] == pytest.approx(2 * passes[1, 2])
+    assert loaded == {(16, 0), (32, 0)}
 
 
 def well_formed(page: str) -> None:

@@ -4,7 +4,8 @@
 
 Wall and CPU seconds run from process start to the stored graft, imports and compilation included; each of
 our cold runs has an empty home but for the imported backbone. What is decided is decided on development
-rows. Raw runs are kept in `results/never_twice.jsonl` as they are made; one that is there is not repeated.
+rows. Raw runs are kept in `results/never_twice.jsonl` as they are made; one that is there is not repeated. With `--only`
+the summary has a file of its own, so that parts may come from different machines.
 """
 
 from __future__ import annotations
@@ -257,7 +258,8 @@ def main() -> None:
         if "retrain" in chosen:
             summary["retrain"] = retrain(bench, folder)
     print(json.dumps(summary, indent=1))
-    print(write("never_twice", {"summary": summary, "raw": "never_twice.jsonl"}))
+    part = f"_{'_'.join(summary)}" if options.only else ""
+    print(write(f"never_twice{part}", {"summary": summary, "raw": "never_twice.jsonl"}))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 Wall and CPU seconds run from process start to the stored graft, imports and compilation included; each of
 our cold runs has an empty home but for the imported backbone. What is decided is decided on development
-rows. Raw runs are kept in `results/never_twice.jsonl` as they are made; one that is there is not repeated. With `--only`
-the summary has a file of its own, so that parts may come from different machines.
+rows. Raw runs are kept in `results/never_twice.jsonl` as they are made; one that is there is not repeated. With
+`--only` the summary has a file of its own, so that parts may come from different machines.
 """
 
 from __future__ import annotations

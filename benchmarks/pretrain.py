@@ -8,9 +8,10 @@ predicted, a vocabulary of 8,000; both sides compute the logits of masked positi
 cores. The peer runs without dropout, as here, and with its own 0.1; sides alternate in `--segments` parts of `--steps`
 steps.
 
-Probe: a linear probe on mean-pooled states for TREC-6, on the trained backbone and on the same architecture
-with random weights. Five seeds, each with its own random weights and its own 80 % of the train rows, the same rows
-on both sides; the difference is reported with its 95 % interval (Student's t over the seeds).
+Probe: a linear probe on mean-pooled states for TREC-6, on the trained backbone and on the same architecture with random
+weights, as they are and with heads of block 0 at neighbours (`first_weights=local`). Five seeds, each with its own random
+weights and its own 80 % of the train rows, the same rows on all sides; each difference is reported with its 95 %
+interval (Student's t over the seeds).
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
         "spec": encode(spec),
         "bert": bert,
         "batch_size": ROWS,
+        "fraction": FRACTION,
         "slots": max(1, round(FRACTION * config.corpus.tokens)),
         "mask_id": sequences.mask_id,
         "special": list(sequences.special),
@@ -110,12 +112,12 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
 def probe(folder: Path) -> dict[str, Any]:
     """Accuracies on the test rows of TREC-6 by seed, trained and random, and the interval of the difference."""
     import jax
-    from scipy.stats import t
 
     from adapters.heads import head_of
     from adapters.model import GraftModel
     from adapters.specs import Classification, Probe
     from backbone.home import use_compilation_cache
+    from backbone.local_start import start_locally
     from backbone.storage import load_backbone
     from trainers.config import TrainConfig
     from trainers.examples import load_data
@@ -145,14 +147,22 @@ def probe(folder: Path) -> dict[str, Any]:
     for seed in range(SEEDS):
         draw = np.random.default_rng(seed)
         rows = np.sort(draw.permutation(len(splits[0]))[: int(SHARE * len(splits[0]))])
-        random = replace(trained, params=trained.network.init(seed), weights_id=f"random {seed}")
-        scores.append({"seed": seed, "trained": accuracy(known, rows), "random": accuracy(features(random), rows)})
+        weights = trained.network.init(seed)
+        fresh = {"random": weights, "local": start_locally(trained.spec, weights)}
+        sides = {name: features(replace(trained, params=own, weights_id=name)) for name, own in fresh.items()}
+        scores.append({"seed": seed} | {name: accuracy(f, rows) for name, f in ({"trained": known} | sides).items()})
         print(json.dumps(scores[-1]), file=sys.stderr, flush=True)
-    differences = np.array([score["trained"] - score["random"] for score in scores])
-    half = float(t.ppf(0.975, SEEDS - 1) * differences.std(ddof=1) / np.sqrt(SEEDS))
-    mean = float(differences.mean())
-    summary = {"difference": mean, "interval_95": [mean - half, mean + half], "above": mean - half > 0}
+    summary = {name: difference([score["trained"] - score[name] for score in scores]) for name in ("random", "local")}
     return {"seed": list(range(SEEDS)), "weights_id": trained.weights_id, "summary": summary, "raw": scores}
+
+
+def difference(found: list[float]) -> dict[str, Any]:
+    """Mean of the differences over the seeds, with the 95 % interval of Student's t."""
+    from scipy.stats import t
+
+    mean = float(np.mean(found))
+    half = float(t.ppf(0.975, len(found) - 1) * np.std(found, ddof=1) / np.sqrt(len(found)))
+    return {"difference": mean, "interval_95": [mean - half, mean + half], "above": mean - half > 0}
 
 
 def main() -> None:

@@ -35,7 +35,8 @@ class Recipe:
         use_compilation_cache()
         recipe = json.loads((folder / "recipe.json").read_text())
         ids = np.load(folder / "ids.npy")
-        overrides = (f"steps={recipe['steps']}", f"batch_size={recipe['batch_size']}", f"compute_dtype={dtype}")
+        own = {name: recipe[name] for name in ("steps", "batch_size")} | {"objective.fraction": recipe["fraction"]}
+        overrides = (*(f"{name}={value}" for name, value in own.items()), f"compute_dtype={dtype}")
         config = load_as(BackboneConfig, "text_mlm", overrides)
         network = Network(decode(EncoderSpec, recipe["spec"]))
         sequences = Sequences(ids, ids[:1], ids.size, recipe["mask_id"], tuple(recipe["special"]))

@@ -21,14 +21,14 @@ from backbone.encoder import INIT_STD
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
-SCORE = 7.0  # of a head at its offset, where elsewhere it is about 0; with d = 64, half of the weight among 128 tokens
+SCORE = 7.0  # of a head at its offset, were half of what it reads positions; two fifths are, where there are segments
 
 
 def start_locally(spec: EncoderSpec, params: Params) -> Params:
     """Fresh parameters of `spec` with positions [T,D] and the qkv kernel [D,3D] of block 0 replaced; float32.
 
-    `spec` has absolute positions without an offset, and a norm after the embeddings: then the sinusoids are as
-    large as the token embeddings that they are added to, and both have half of what block 0 reads.
+    `spec` has absolute positions without an offset, a norm after the embeddings, and heads of two dimensions or more.
+    The sinusoids are about as large as the token embeddings that they are added to.
     """
     frequencies = _frequencies(spec)
     angles = np.arange(spec.positions)[:, None] * frequencies
@@ -53,12 +53,16 @@ def start_locally(spec: EncoderSpec, params: Params) -> Params:
 def _frequencies(spec: EncoderSpec) -> np.ndarray:
     """Of D / 2 waves, in radians per token.
 
-    A head reads the first d / 2, evenly from 0 to pi: the sum of cos(w n) is then about 0 for whole n but 0. What
-    tokens add to the score of a query and a key at the same place is weighted by that sum, too. The others grow long
-    geometrically, as Vaswani et al. have them.
+    A head reads the first R = d / 2, one from each of R equal parts of 0 to pi, so that the sum of cos(w n) is small
+    except at n = 0. What tokens add to the score of a query and a key at the same place is weighted by that sum, too.
+    In the middle of its part each, the sum is 0 up to n = 2 R, and R again at n = 4 R; for longer rows each lies
+    anywhere in its part. The other waves grow long geometrically, as Vaswani et al. have them.
     """
-    read, rest = spec.width // spec.heads // 2, spec.width // 2 - spec.width // spec.heads // 2
-    return np.concatenate([np.pi * (np.arange(read) + 0.5) / read, spec.positions ** -(np.arange(rest) / max(rest, 1))])
+    read = spec.width // spec.heads // 2
+    parts, rest = np.arange(read), spec.width // 2 - read
+    place = 0.5 if spec.positions <= 4 * read else np.random.default_rng(0).random(read)
+    long = spec.positions ** -(np.arange(rest) / max(rest, 1))
+    return np.concatenate([np.pi * (parts + place) / read, long])
 
 
 def _offset(head: int) -> int:

@@ -8,10 +8,10 @@ predicted, a vocabulary of 8,000; both sides compute the logits of masked positi
 cores. The peer runs without dropout, as here, and with its own 0.1; sides alternate in `--segments` parts of `--steps`
 steps.
 
-Probe: a linear probe on mean-pooled states for TREC-6, on the trained backbone and on the same architecture with random
-weights, as they are and with heads of block 0 at neighbours (`first_weights=local`). Five seeds, each with its own random
-weights and its own 80 % of the train rows, the same rows on all sides; each difference is reported with its 95 %
-interval (Student's t over the seeds).
+Probe: a linear probe for TREC-6 on mean-pooled states, of all boundaries and of the last alone (which masked tokens
+shape most), on the trained backbone and on the same architecture with random weights, as they are and with heads of
+block 0 at neighbours (`first_weights=local`). Five seeds, each with its own random weights and its own 80 % of the
+train rows, the same rows on all sides; each difference is reported with its 95 % interval (Student's t over the seeds).
 """
 
 from __future__ import annotations
@@ -130,30 +130,38 @@ def probe(folder: Path) -> dict[str, Any]:
     config: TrainConfig = load_config("trec6")
     head = Classification(pooling="mean")
     data = load_data(config.data, head, trained)
-    model = GraftModel(trained.network, (Probe(),), head, data.labels)
+    model = GraftModel(trained.network, (Probe(boundaries=()),), head, data.labels)
     adapter = model.init(jax.random.key(0))["adapter"]
     splits = [data.splits["train"], data.splits["test"]]
 
     def features(backbone: Any) -> list[np.ndarray]:
         return [pooled_features(model, backbone, adapter, rows, lambda count: None) for rows in splits]
 
-    def accuracy(found: list[np.ndarray], rows: np.ndarray) -> float:
-        fitted = fit_linear(model, found[0][rows], splits[0].labels[rows], None, "accuracy").head
-        logits = found[1] @ fitted["kernel"] + fitted["bias"]
+    def accuracy(found: list[np.ndarray], rows: np.ndarray, columns: slice) -> float:
+        train, test = (x[:, columns] for x in found)
+        fitted = fit_linear(model, train[rows], splits[0].labels[rows], None, "accuracy").head
+        logits = test @ fitted["kernel"] + fitted["bias"]
         decided = head_of(head).decide(head, np.asarray(head_of(head).probabilities(logits)))
         return float((decided == splits[1].labels).mean())
 
-    known, scores = features(trained), []
+    known, raw = features(trained), []
+    states = {"all": slice(None), "last": slice(-trained.spec.width, None)}
     for seed in range(SEEDS):
         draw = np.random.default_rng(seed)
         rows = np.sort(draw.permutation(len(splits[0]))[: int(SHARE * len(splits[0]))])
         weights = trained.network.init(seed)
         fresh = {"random": weights, "local": start_locally(trained.spec, weights)}
         sides = {name: features(replace(trained, params=own, weights_id=name)) for name, own in fresh.items()}
-        scores.append({"seed": seed} | {name: accuracy(f, rows) for name, f in ({"trained": known} | sides).items()})
-        print(json.dumps(scores[-1]), file=sys.stderr, flush=True)
-    summary = {name: difference([score["trained"] - score[name] for score in scores]) for name in ("random", "local")}
-    return {"seed": list(range(SEEDS)), "weights_id": trained.weights_id, "summary": summary, "raw": scores}
+        sides = {"trained": known, **sides}
+        for name, columns in states.items():
+            scores = {side: accuracy(found, rows, columns) for side, found in sides.items()}
+            raw.append({"seed": seed, "states": name, **scores})
+            print(json.dumps(raw[-1]), file=sys.stderr, flush=True)
+    summary = {
+        name: {side: difference([s["trained"] - s[side] for s in raw if s["states"] == name]) for side in fresh}
+        for name in states
+    }
+    return {"seed": list(range(SEEDS)), "weights_id": trained.weights_id, "summary": summary, "raw": raw}
 
 
 def difference(found: list[float]) -> dict[str, Any]:

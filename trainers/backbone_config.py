@@ -76,6 +76,10 @@ class NewBert:
 
     def __post_init__(self) -> None:
         _require_sizes(self)
+        if self.first_weights == "local" and self.width < 2 * self.heads:
+            raise InputError(
+                f"first_weights: local needs heads of at least 2 dimensions; {self.heads} share {self.width}"
+            )
 
 
 @dataclass(frozen=True)

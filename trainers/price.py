@@ -2,7 +2,11 @@
 
 Work is counted on paper (`adapters.counts`); time is predicted from the real compiled step, timed for a
 few steps in every (stage, bucket) on made-up rows of the right shape, times the number of batches that
-the run's own order has there.
+the run's own order has there. Likewise the passes that fill a cache and score development rows, as if nothing were
+cached yet. Not in it: reading and writing of cached states, checkpoints, and the head of a pass.
+
+`auto` is priced as every block live to the end, and a probe as steps on its head: more than they take, unless `auto`
+climbs to its last rung.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from adapters.counts import train_step
 from adapters.model import GraftModel
 from adapters.specs import Probe
 from backbone.buckets import tokens_of
-from backbone.cache import bytes_per_token
+from backbone.cache import bytes_per_token, row_key
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.storage import load_backbone
@@ -75,6 +79,7 @@ class Price:
     joules: dict[str, Any]
     out_of_scope_seconds: float  # the pass that fits the out-of-scope score; 0 where none is asked, or nothing is added
     exits_seconds: float  # the passes that fit and calibrate early exits; 0 where there are none
+    passes_cpu_seconds: float  # of these two, without what loads their programs
     full_tuning_seconds: float  # every weight live, by FLOPs at the measured rate of this plan
     adapters_everywhere_seconds: float  # the same adapters in every block, all epochs
 
@@ -126,10 +131,12 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     train, dev = data.splits["train"], data.splits.get("dev")
     task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
     stages: list[StagePrice] = []
-    loaded: Loaded = set()
-    for number, span in enumerate(task.spans):
-        begun = task.spans[number - 1] if number else Span(0, 0)
-        stages.append(_stage(task, begun, span, loaded, f"stage {number + 1}", show))
+    timed = _Timed({}, set())
+    before = Span(0, 0)
+    for span in task.spans:
+        if span.until > before.until:
+            stages.append(_stage(task, before, span, timed, f"stage {len(stages) + 1}", show))
+            before = span
     exits = _exits_pass(task, aside) if aside is not None else NOTHING
     found = _total(config, task, stages, _scope_pass(task, data), exits)
     if workdir is not None:
@@ -138,25 +145,39 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     return found
 
 
-def _stage(task: Task, before: Span, span: Span, loaded: Loaded, what: str, show: bool) -> StagePrice:
-    """One stage after another; it fills its cache from what that one left, with programs that may be `loaded`."""
+@dataclass(frozen=True)
+class _Timed:
+    """What earlier stages have timed, and loaded; a later one need not."""
+
+    steps: dict[tuple[int, bool, int], Timing]  # by boundary, whether it is cached, and bucket
+    passes: Loaded
+
+    def step(self, task: Task, boundary: int, bucket: int, cached: bool) -> Timing:
+        key = (boundary, cached, bucket)
+        if key in self.steps:
+            return replace(self.steps[key], load_seconds=0.0, load_cpu_seconds=0.0)
+        return self.steps.setdefault(key, time_step(task, boundary, bucket, cached))
+
+
+def _stage(task: Task, before: Span, span: Span, timed: _Timed, what: str, show: bool) -> StagePrice:
+    """One stage after another; it fills its cache from what that one left."""
     config, backbone, blocks = task.config, task.backbone, task.backbone.spec.blocks
     boundary, below = span.boundary or 0, before.boundary or 0
-    batches = _batches(task, before.until, span.until)
-    cached = boundary > 0 and config.plan.cache != "none"
-    timings = {b: time_step(task, boundary, b, cached) for b in _progress(batches, what, show)}
+    batches, rows = _batches(task, before.until, span.until), _filled(task)
+    stored = _stored_bytes(task, rows) if boundary else 0
+    cached = 0 < stored <= config.plan.cache_gib * 2**30
+    timings = {b: timed.step(task, boundary, b, cached) for b in _progress(batches, what, show)}
     steps = total(timings[b].times(n) for b, n in batches.items())
-    rows = _filled(task)
-    start = below if below < boundary else 0
-    fill = time_pass(task.model, backbone, (start, boundary), _buckets(*rows), loaded) if cached else NOTHING
+    fill = score = NOTHING
+    if cached and boundary != below:
+        start = below if below < boundary else 0
+        fill = time_pass(task.model, backbone, (start, boundary), _buckets(*rows), timed.passes)
     ended = sum(before.until < end <= span.until for end in task.order.ends)
-    score = NOTHING
     if task.dev and ended:
         first = boundary if cached else 0
-        score = time_pass(task.model, backbone, (first, blocks), _buckets(task.dev), loaded).times(ended)
+        score = time_pass(task.model, backbone, (first, blocks), _buckets(task.dev), timed.passes).times(ended)
     whole = total((steps, fill, score))
     work = sum((n * _count(task, boundary, b, cached) for b, n in batches.items()), Count())
-    stored = sum(len(tokens_of(row)) for examples in rows for row in examples.rows) if cached else 0
     cpu = whole.cpu_seconds + whole.load_cpu_seconds
     return StagePrice(
         live=f"{boundary}..{blocks - 1}" if boundary < blocks else "none",
@@ -167,7 +188,7 @@ def _stage(task: Task, before: Span, span: Span, loaded: Loaded, what: str, show
         bytes_moved=work.bytes,
         compile_seconds=whole.compile_seconds,
         load_seconds=whole.load_seconds,
-        cache_bytes=stored * bytes_per_token(backbone.spec.width, config.plan.cache) if cached else 0,  # type: ignore[arg-type]
+        cache_bytes=stored if cached else 0,
         fill_seconds=fill.seconds,
         score_seconds=score.seconds,
         step_seconds=steps.seconds,
@@ -181,6 +202,14 @@ def _stage(task: Task, before: Span, span: Span, loaded: Loaded, what: str, show
 def _filled(task: Task) -> list[Examples]:
     """The rows whose states a cache keeps."""
     return [examples for examples in (task.train, task.dev) if examples]
+
+
+def _stored_bytes(task: Task, splits: list[Examples]) -> int:
+    """Of the states of a boundary: each distinct row once; 0 without a cache."""
+    if task.config.plan.cache == "none":
+        return 0
+    lengths = {row_key(row): len(tokens_of(row)) for examples in splits for row in examples.rows}
+    return sum(lengths.values()) * bytes_per_token(task.backbone.spec.width, task.config.plan.cache)
 
 
 def _buckets(*splits: Examples) -> Counter[int]:
@@ -242,8 +271,9 @@ def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:
 
 
 def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Timing, exits: Timing) -> Price:
-    seconds = sum(s.seconds for s in stages) + scope.seconds + exits.seconds
-    cpu = sum(s.cpu_seconds for s in stages) + scope.cpu_seconds + exits.cpu_seconds
+    passes = total((scope, exits))
+    seconds = sum(s.seconds for s in stages) + passes.seconds + passes.load_seconds
+    cpu = sum(s.cpu_seconds for s in stages) + passes.cpu_seconds + passes.load_cpu_seconds
     rate = sum(s.flops for s in stages) / max(1e-9, sum(s.step_seconds for s in stages))
     everywhere = _without_plan(config, task)
     whole = _batches(task, 0, task.total_steps)
@@ -261,8 +291,9 @@ def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Tim
         seconds=seconds,
         cpu_seconds=cpu,
         joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
-        out_of_scope_seconds=scope.seconds,
-        exits_seconds=exits.seconds,
+        out_of_scope_seconds=scope.seconds + scope.load_seconds,
+        exits_seconds=exits.seconds + exits.load_seconds,
+        passes_cpu_seconds=passes.cpu_seconds,
         full_tuning_seconds=full.flops / rate,
         adapters_everywhere_seconds=adapters.flops / rate,
     )

@@ -166,13 +166,14 @@ def _predicted(plan: Path, stages: Sequence[Mapping[str, Any]]) -> str:
         for i, (wanted, found) in enumerate(zip(wanted_stages, stages, strict=False)):
             predicted = wanted["cpu_seconds"]
             error = f"{found['cpu_seconds'] / predicted - 1:+.0%}" if predicted else "-"
-            walls = (wanted["seconds"], found["wall_seconds"])
+            walls = (wanted["step_seconds"], wanted["seconds"], found["wall_seconds"])
             rows.append((i + 1, wanted["live"], *walls, predicted, found["cpu_seconds"], error))
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
         log.warning("%s", told)
         return f"<p class=note>No prediction: {esc(told)}</p>"
-    return _table(("stage", "live", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "error"), rows)
+    head = ("stage", "live", "steps s", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "error")
+    return _table(head, rows)
 
 
 def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:

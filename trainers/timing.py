@@ -20,14 +20,14 @@ from trainers.batches import Batch
 from trainers.loop import Task, live_above
 from trainers.step import first_state, make_step, partition
 
-TRIALS = 3  # timed calls, after one that compiles
+TRIALS = 3  # timed calls, after one that compiles and one that loads
 
 
 @dataclass(frozen=True)
 class Timing:
     """Of one call, or of many."""
 
-    compile_seconds: float  # wall, of the first call beyond the others
+    compile_seconds: float  # wall, of the first call beyond that in a later process
     load_seconds: float  # wall, of the first call in a later process beyond the others: traces, loads what is compiled
     load_cpu_seconds: float
     seconds: float  # wall
@@ -116,13 +116,16 @@ def _time_batch(model: GraftModel, backbone: Backbone, span: tuple[int, int], bu
 
 
 def _timed(run: Callable[[], None]) -> Timing:
-    """What the first call costs, in this process and in a later one, and the median seconds of the next ones."""
+    """What the first call costs, in this process and in a later one, and the median seconds of the next ones.
+
+    To stand for a later process, this one forgets all its programs: what it does afterwards loads them again.
+    """
     compiled, _ = _seconds(run)
     jax.clear_caches()  # type: ignore[no-untyped-call]
     loaded = _seconds(run)
     trials = np.array([_seconds(run) for _ in range(TRIALS)])
     wall, cpu = float(np.median(trials[:, 0])), float(np.mean(trials[:, 1]))
-    return Timing(max(0.0, compiled - wall), max(0.0, loaded[0] - wall), max(0.0, loaded[1] - cpu), wall, cpu)
+    return Timing(max(0.0, compiled - loaded[0]), max(0.0, loaded[0] - wall), max(0.0, loaded[1] - cpu), wall, cpu)
 
 
 def _seconds(run: Callable[[], None]) -> tuple[float, float]:

@@ -72,6 +72,18 @@ def test_the_price_is_known_before_and_beside_what_was_measured_after(config, ca
     assert "No prediction" not in page
 
 
+def test_a_plan_whose_cache_would_not_fit_is_priced_without_it(config, capsys):
+    stages = {}
+    for room in ("1", "1e-5"):
+        asked = ("--set", "epochs=1", "--set", "plan.stages=top(2)", "--set", f"plan.cache_gib={room}")
+        status, out, err = call("plan", config, *asked, "--json", capsys=capsys)
+        assert status == 0, err
+        (stages[room],) = as_json(out)["stages"]
+    assert stages["1"]["cache_bytes"] > 1e-5 * 2**30
+    assert stages["1e-5"]["cache_bytes"] == stages["1e-5"]["fill_seconds"] == 0 < stages["1"]["fill_seconds"]
+    assert stages["1e-5"]["flops"] > stages["1"]["flops"], "blocks below run in every step"
+
+
 def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
     model = GraftModel(tiny.network, (Lora(),), Classification(), ("a", "b"))
     passes, loaded = {}, set()

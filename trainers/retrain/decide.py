@@ -108,8 +108,8 @@ def from_plan(decision: Decision, missing: float) -> Prediction:
     elif config.plan.schedule[0] == "auto":
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     found = price(config)
-    seconds = sum(s.cpu_seconds - (1 - missing) * s.fill_cpu_seconds for s in found.stages)
-    seconds += missing * (found.out_of_scope_seconds + found.exits_seconds)
+    over_rows = found.passes_cpu_seconds + sum(s.fill_cpu_seconds for s in found.stages)
+    seconds = found.cpu_seconds - (1 - missing) * over_rows
     source = f"the plan: {', '.join(s.live for s in found.stages)} live, steps timed on this machine"
     return Prediction(round(seconds, 2), modelled(seconds).asdict(), source)
 

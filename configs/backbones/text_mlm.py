@@ -2,7 +2,8 @@
 
 topgraft train-backbone text_mlm --workdir runs/text_mlm    # data in $TOPGRAFT_DATA, default ../shared/data
 
-5.2 million parameters; 15 MB of text, 3.7 million tokens, a vocabulary of 8,000. The 4,000 steps read the text once.
+5.2 million parameters; 15 MB of text, 3.7 million tokens, a vocabulary of 8,000. The 4,000 steps read the text once:
+39 minutes on two cores of an AMD EPYC, held-out loss 4.46, 2.01 nats below the unigram entropy (benchmarks/README.md).
 --set max_seconds=3600 stops after an hour, and --resume goes on.
 """
 

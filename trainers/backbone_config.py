@@ -77,9 +77,8 @@ class NewBert:
     def __post_init__(self) -> None:
         _require_sizes(self)
         if self.first_weights == "local" and self.width < 2 * self.heads:
-            raise InputError(
-                f"first_weights: local needs heads of at least 2 dimensions; {self.heads} share {self.width}"
-            )
+            shared = f"{self.heads} heads share a width of {self.width}"
+            raise InputError(f"first_weights: local needs heads of at least 2 dimensions; {shared}")
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def test_a_run_that_diverges_says_so_and_counts_what_it_skipped(place, capsys, c
         (("start=TINY", "network=none", "tokenizer=none", "start_head=kept"), "head.safetensors: missing"),
         (("start=TINY", "network=none", "tokenizer=none", "corpus.tokens=65"), "corpus.tokens: 65 exceeds 64"),
         (("start=TINY", "network=none", "tokenizer=file"), "tokenizer.path"),
-        (("network.heads=32", "network.first_weights=local"), "network.first_weights: local needs 2 dimensions a head"),
+        (("network.heads=32", "network.first_weights=local"), "32 heads share a width of 32"),
         (("objective.fraction=0",), "objective.fraction: must lie between 0 and 1"),
         (("stepz=1",), "stepz: no such field in BackboneConfig; nearest: steps"),
     ],

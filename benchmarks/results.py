@@ -17,10 +17,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` where tracked files differ from it."""
+    """The checkout's commit, with `+` where tracked files other than results differ from it."""
     git = ["git", "-C", str(ROOT)]
     name = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    tracked = [*git, "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"]
+    changed = subprocess.run(tracked, capture_output=True, text=True, check=True).stdout
     return name + ("+" if changed.strip() else "")
 
 

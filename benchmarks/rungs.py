@@ -1,6 +1,6 @@
 """`auto` against every single rung: accuracy and CPU seconds of each, task by task.
 
-    python -m benchmarks.rungs --data ../shared/data [--only emotion] [--seeds 0]
+    python -m benchmarks.rungs --data ../shared/data [--only emotion] [--rung probe] [--seeds 0]
 
 Each run is one process from start to stored graft, with an empty home but for the imported backbone, so
 that no rung profits from another's cache; the test rows are scored afterwards. Development rows are a tenth
@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--only", action="append", help="a task; may be repeated")
+    parser.add_argument("--rung", choices=RUNGS, action="append")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     options = parser.parse_args()
     data = str(Path(options.data).resolve())
@@ -83,15 +84,18 @@ def main() -> None:
         for seed in options.seeds:
             for task in options.only or known:
                 config, settings = known[task]
-                for rung, own in RUNGS.items():
+                for rung in options.rung or RUNGS:
                     if (task, rung, seed) in done:
                         continue
                     home = fresh_home(Path(name))
-                    result = trained(config, home, data, (*SETTINGS, *settings, *own, f"seed={seed}", "data.test="))
+                    result = trained(
+                        config, home, data, (*SETTINGS, *settings, *RUNGS[rung], f"seed={seed}", "data.test=")
+                    )
                     accuracy = evaluated(result["graft"], home, data, test_files(config, settings, data))
                     run = {"task": task, "rung": rung, "seed": seed, "commit": commit(), "accuracy": accuracy}
                     run |= {name: result[name] for name in ("seconds", "cpu_seconds")}
                     run["rungs"] = [[r["name"], r["score"], r["kept"]] for r in result["rungs"]]
+                    run["dev"] = dev_scores(Path(result["graft"]).parent)
                     print(json.dumps(run), file=sys.stderr, flush=True)
                     with RAW.open("a") as file:
                         file.write(json.dumps(run) + "\n")
@@ -100,6 +104,13 @@ def main() -> None:
     for entry in table:
         print(json.dumps(entry))
     print(write("rungs", {"settings": SETTINGS, "summary": table, "raw": "rungs.jsonl"}))
+
+
+def dev_scores(workdir: Path) -> list[float]:
+    """Development accuracy after each epoch of a rung that was trained by gradient."""
+    file = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [line["dev/accuracy"] for line in lines if "dev/accuracy" in line]
 
 
 def test_files(config: str, settings: tuple[str, ...], data: str) -> tuple[str, ...]:

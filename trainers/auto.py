@@ -7,9 +7,11 @@
 
 One forward pass over the train and development rows gives what the first three need. Each rung starts from
 what the cheaper one learnt: the head of `top` is a shrunk probe, `all` starts from the adapter and head
-of `top`. A rung is given up after its first epoch if it has not gained more than noise on the
-development rows, and the rung below is kept. Noise is the paired-bootstrap spread of the difference and
-the spread over three probes fitted to random parts of the train rows, together (root of squares).
+of `top`. Noise on the development rows decides how far to go: after its first epoch `top`, which starts
+behind, is given up if it is worse than the probes by more than noise, and `all`, which starts from what is
+kept, if it is not better by more. Of what was tried the best development score is kept, at a tie the cheaper
+rung. Noise is half the bootstrap spread of the score, for a difference on the same rows, and the spread over
+three probes fitted to random parts of the train rows, together (root of squares).
 """
 
 from __future__ import annotations
@@ -186,7 +188,8 @@ class _Climb:
         task = Task(config, model, self.backbone, data["train"], data["dev"], difficulty)
 
         def hopeless(progress: Progress) -> bool:
-            least = math.hypot(self.bootstrap(data["dev"], below.logits) / 2, spread)
+            noise = math.hypot(self.bootstrap(data["dev"], below.logits) / 2, spread)
+            least = noise if name == "all" else -noise
             return len(progress.history) == 1 and progress.best_score - below.score <= least
 
         folder = self.workdir / FOLDER / name
@@ -262,7 +265,7 @@ def climb(
         if rung is None:
             continue
         gain, noise = rung.score - kept.score, math.hypot(run.bootstrap(dev, kept.logits, rung.logits), spread)
-        better = gain > noise
+        better = gain > 0
         verdict = "kept" if better else f"{kept.name} kept"
         log.info("%s: development %.4f, gain %+.4f, noise %.4f: %s", name, rung.score, gain, noise, verdict)
         entry = {"name": name, "score": rung.score, "gain": gain, "noise": noise, "kept": better, "cost": rung.cost}

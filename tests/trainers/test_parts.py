@@ -17,7 +17,7 @@ from trainers.batches import Examples, batches
 from trainers.config import Optimizer
 from trainers.curriculum import Order
 from trainers.metrics import gather
-from trainers.probe import fit_linear
+from trainers.probe import STRENGTHS, fit_linear
 from trainers.step import first_state, join, make_optimizer, make_step, partition
 
 LABELS = ("a", "b", "c")
@@ -203,4 +203,4 @@ def test_the_probe_is_a_logistic_regression(tiny):
     assert mine == pytest.approx(log_loss(labels[:400], other.predict_proba(standard)), rel=0.02)
     alone = fit_linear(model, x, labels, None, "accuracy")
     assert alone.head["kernel"].shape == (32, 3)
-    assert len(alone.scores) == 3
+    assert list(alone.scores) == [f"{strength:g}" for strength in STRENGTHS]

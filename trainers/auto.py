@@ -5,13 +5,12 @@
     top        the config's methods in the top two blocks, on states cached at the boundary below them
     all        the methods in every block, frozen upward as it goes (geometric)
 
-One forward pass over the train and development rows gives what the first three need. Each rung starts from
-what the cheaper one learnt: the head of `top` is a shrunk probe, `all` starts from the adapter and head
-of `top`. Noise on the development rows decides how far to go: after its first epoch `top`, which starts
-behind, is given up if it is worse than the probes by more than noise, and `all`, which starts from what is
-kept, if it is not better by more. Of what was tried the best development score is kept, at a tie the cheaper
-rung. Noise is half the bootstrap spread of the score, for a difference on the same rows, and the spread over
-three probes fitted to random parts of the train rows, together (root of squares).
+One forward pass over the train and development rows gives what the first three need. `top` and `all` start from
+a head that is a shrunk probe. After its first epoch `top`, which starts behind, is given up if it is worse than the
+probes on the development rows by more than noise, and `all` if it is not better than `top` was after one epoch.
+Of what was tried the best development score is kept, at a tie the cheaper rung. Noise is half the bootstrap spread
+of the score, for a difference on the same rows, and the spread over three probes fitted to random parts of the
+train rows, together (root of squares).
 """
 
 from __future__ import annotations
@@ -188,9 +187,11 @@ class _Climb:
         task = Task(config, model, self.backbone, data["train"], data["dev"], difficulty)
 
         def hopeless(progress: Progress) -> bool:
-            noise = math.hypot(self.bootstrap(data["dev"], below.logits) / 2, spread)
-            least = noise if name == "all" else -noise
-            return len(progress.history) == 1 and progress.best_score - below.score <= least
+            if len(progress.history) != 1:
+                return False
+            if name == "all":
+                return progress.best_score <= below.progress.history[0][config.metric]
+            return progress.best_score < below.score - math.hypot(self.bootstrap(data["dev"], below.logits) / 2, spread)
 
         folder = self.workdir / FOLDER / name
         with window(name) as cost, Checkpoints(folder, self.identity) as checkpoints:
@@ -220,13 +221,13 @@ class _Climb:
         plan, data = self.config.plan, {"train": train, "dev": dev}
         if name == "probe_all":
             return self.probe_all(train, dev)
+        if name == "all" and self.first == self.boundary:
+            return None
+        start = {"head": shrunk_head(self.plain, self.features(train, dev)[0], train.labels)}
         if name == "top":
-            start = {"head": shrunk_head(self.plain, self.features(train, dev)[0], train.labels)}
             stages = (Stage(f"{self.boundary}:"),)
             return self.train(name, replace(plan, stages=stages), self.boundary, start, kept, spread, data)
-        if self.first == self.boundary:
-            return None
-        return self.train(name, replace(plan, stages=UPWARD), self.first, kept.params, kept, spread, data)
+        return self.train(name, replace(plan, stages=UPWARD), self.first, start, kept, spread, data)
 
     def bootstrap(self, dev: Examples, *logits: np.ndarray) -> float:
         """Spread over resampled development rows of a score, or of the difference of two on the same rows."""

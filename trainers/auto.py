@@ -9,8 +9,8 @@ One forward pass over the train and development rows gives what the first three 
 a head that is a shrunk probe. After its first epoch `top`, which starts behind, is given up if it is worse than the
 probes on the development rows by more than noise, and `all` if it is not better than `top` was after one epoch.
 Of what was tried the best development score is kept, at a tie the cheaper rung. Noise is half the bootstrap spread
-of the score, for a difference on the same rows, and the spread over three probes fitted to random parts of the
-train rows, together (root of squares).
+of the score, for a difference on the same rows, and, from `top` on, the spread over three probes fitted to random
+parts of the train rows, together (root of squares).
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class _Climb:
         self.plain = GraftModel(backbone.network, (Probe(),), config.head, labels)
         self.resumed = False
         self.strength = 0.0  # l2 of the first rung
-        self._pooled: tuple[np.ndarray, np.ndarray] | None = None
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # pooled last states [N,P] of train and dev
+        self._pooled: tuple[np.ndarray, np.ndarray] | None = None  # of every boundary [N,L+1,P], where they are kept
 
     def store(self, model: GraftModel, adapter: Params) -> Boundaries | None:
         plan = self.config.plan
@@ -123,12 +124,11 @@ class _Climb:
 
     def probe_all(self, train: Examples, dev: Examples) -> Rung | None:
         """The second rung; None where the pooled states of all boundaries are not kept."""
-        store = self.store(self.plain, {})
-        if store is None or not store.has_pooled(train):
+        if self._pooled is None:
             return None
         model = GraftModel(self.backbone.network, (Probe(boundaries=()),), self.config.head, self.labels)
         with window("probe_all") as cost:
-            x, dev_x = (store.pooled(examples).reshape(len(examples), -1) for examples in (train, dev))
+            x, dev_x = (pooled.reshape(len(pooled), -1) for pooled in self._pooled)
             fitted = fit_linear(model, x, train.labels, (dev_x, dev.labels), self.config.metric)
             logits = dev_x @ fitted.head["kernel"] + fitted.head["bias"]
         params = self.with_head(model, fitted.head)
@@ -153,9 +153,9 @@ class _Climb:
 
     def features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Pooled last states of both splits, computed once; the same pass stores the boundary of the next rung."""
-        if self._pooled is None:
-            self._pooled = self._features(train, dev)
-        return self._pooled
+        if self._last is None:
+            self._last = self._features(train, dev)
+        return self._last
 
     def _features(self, train: Examples, dev: Examples) -> tuple[np.ndarray, np.ndarray]:
         store = self.store(self.plain, {})
@@ -164,7 +164,8 @@ class _Climb:
             for boundaries in ((self.boundary,), ()) if climbs else ((),):
                 try:
                     store.fill([train, dev], boundaries, pooled=True, show=self.show)
-                    return store.pooled(train)[:, -1], store.pooled(dev)[:, -1]
+                    self._pooled = store.pooled(train), store.pooled(dev)
+                    return self._pooled[0][:, -1], self._pooled[1][:, -1]
                 except MemoryError as error:
                     log.warning("%s, plan.cache_gib allows less", error)
         nothing: Callable[[int], object] = lambda count: None  # noqa: E731
@@ -261,7 +262,8 @@ def climb(
         if reason := enough(config, kept):
             log.info("%s: %s", kept.name, reason)
             break
-        spread = spread or run.spread(train, dev)
+        if name == "top":
+            spread = run.spread(train, dev)
         rung = run.next(name, kept, spread, train, dev)
         if rung is None:
             continue

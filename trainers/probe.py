@@ -26,6 +26,7 @@ from adapters.model import GraftModel
 from adapters.programs import features_of, run_rows
 from adapters.specs import Classification, TokenTagging
 from adapters.tagging import NO_TAG
+from backbone.products import matrix_product
 from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.batches import Examples
@@ -84,7 +85,7 @@ def _objective(
     """Value and gradient of the mean loss plus l2/2 |W|^2."""
 
     def value(p: Params) -> jax.Array:
-        loss = head.loss(x @ p["kernel"] + p["bias"], labels).mean()
+        loss = head.loss(matrix_product(x, p["kernel"]) + p["bias"], labels).mean()
         return loss + 0.5 * l2 * jnp.square(p["kernel"]).sum()
 
     return jax.value_and_grad(value)(params)

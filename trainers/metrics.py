@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import flax.struct
 import numpy as np
-import scipy.stats
 from clu import metrics as clu_metrics
 
 from adapters.heads import head_of, in_units
@@ -145,6 +144,8 @@ class Numbers(clu_metrics.Metric):  # type: ignore[misc]
         )
 
     def compute(self) -> dict[str, float]:
+        import scipy.stats  # takes half a second, which only regression should pay
+
         ranks = scipy.stats.rankdata(self.targets), scipy.stats.rankdata(self.predicted)
         rows = len(self.targets)
         return {

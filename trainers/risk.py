@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 # Thresholds on the largest probability, from strict to loose: the doubt that is let through grows by a tenth or less.
 GRID = 1 - np.geomspace(1e-5, 0.999, 150)
@@ -33,7 +33,7 @@ class Control:
 
 def p_value(losses: int | np.ndarray, rows: int, epsilon: float) -> np.ndarray:
     """P(at most `losses` of `rows`) if the risk were `epsilon`: valid for every risk above, too."""
-    return np.asarray(scipy.stats.binom.cdf(losses, rows, epsilon))
+    return np.asarray(scipy.special.bdtr(losses, rows, epsilon))  # the binomial distribution function
 
 
 def least_rows(epsilon: float, delta: float) -> int:

@@ -3,7 +3,7 @@
     probe      a linear head on the pooled last state: no gradient through the backbone
     probe_all  a linear head on the pooled states of every boundary
     top        the config's methods in the top two blocks, on states cached at the boundary below them
-    all        the methods in every block, frozen upward as it goes (geometric)
+    all        the methods in every block
 
 One forward pass over the train and development rows gives what the first three need. `top` and `all` start from
 a head that is a shrunk probe. After its first epoch `top`, which starts behind, is given up if it is worse than the
@@ -49,7 +49,6 @@ TOP_BLOCKS = 2
 RESAMPLES = 200  # of the development rows
 PROBES = 3  # fitted to random parts of the train rows
 PART = 0.8  # of the train rows in each of those
-UPWARD = "geometric(0.3)"  # plan of the last rung
 
 
 @dataclass
@@ -228,7 +227,7 @@ class _Climb:
         if name == "top":
             stages = (Stage(f"{self.boundary}:"),)
             return self.train(name, replace(plan, stages=stages), self.boundary, start, kept, spread, data)
-        return self.train(name, replace(plan, stages=UPWARD), self.first, start, kept, spread, data)
+        return self.train(name, replace(plan, stages="all"), self.first, start, kept, spread, data)
 
     def bootstrap(self, dev: Examples, *logits: np.ndarray) -> float:
         """Spread over resampled development rows of a score, or of the difference of two on the same rows."""

@@ -9,8 +9,8 @@ One forward pass over the train and development rows gives what the first three 
 a head that is a shrunk probe. After its first epoch `top`, which starts behind, is given up if it is worse than the
 probes on the development rows by more than noise, and `all` if it is not better than `top` was after one epoch.
 Of what was tried the best development score is kept, at a tie the cheaper rung. Noise is half the bootstrap spread
-of the score, for a difference on the same rows, and, from `top` on, the spread over three probes fitted to random
-parts of the train rows, together (root of squares).
+of the probes' score, since the rows are the same, and the spread over three probes fitted to random parts of the
+train rows, together (root of squares); what is reported is the paired bootstrap of the finished rung instead of half.
 """
 
 from __future__ import annotations
@@ -223,11 +223,10 @@ class _Climb:
             return self.probe_all(train, dev)
         if name == "all" and self.first == self.boundary:
             return None
+        first = self.boundary if name == "top" else self.first
         start = {"head": shrunk_head(self.plain, self.features(train, dev)[0], train.labels)}
-        if name == "top":
-            stages = (Stage(f"{self.boundary}:"),)
-            return self.train(name, replace(plan, stages=stages), self.boundary, start, kept, spread, data)
-        return self.train(name, replace(plan, stages="all"), self.first, start, kept, spread, data)
+        stages = (Stage(f"{first}:"),)
+        return self.train(name, replace(plan, stages=stages), first, start, kept, spread, data)
 
     def bootstrap(self, dev: Examples, *logits: np.ndarray) -> float:
         """Spread over resampled development rows of a score, or of the difference of two on the same rows."""

@@ -72,7 +72,7 @@ class Bench:
                 self.options.peers, "-m", "benchmarks.peers.peft_recipe", "--model", str(minilm_folder()),
                 "--task", task, "--data", self.data, "--epochs", str(EPOCHS.get(task, 3)),
                 "--lr", str(RATE.get(task, 2e-3)),
-                "--seed", str(seed), "--out", folder, *extra,
+                "--seed", str(seed), "--out", folder, "--curve", *extra,
             ]  # fmt: skip
             return _peer(command)
 
@@ -141,6 +141,7 @@ def _peer(command: list[str]) -> dict[str, Any]:
         "seconds": found["stored_after"],
         "cpu_seconds": found["stored_cpu_seconds"],
         "accuracy": found["test"]["accuracy"],
+        "curve": found.get("curve", []),
         "versions": found.get("versions", {}),
     }
 

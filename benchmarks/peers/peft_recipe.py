@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--layers", type=int, nargs="*", help="blocks to adapt (default: all)")
+    parser.add_argument("--curve", action="store_true", help="score the test rows after each epoch, unpaid")
     parser.add_argument("--out", help="store the adapter in this folder")
     parser.add_argument("--worker", action="store_true", help="obey commands on stdin")
     options = parser.parse_args()
@@ -248,6 +249,8 @@ def main() -> None:
         return obey(recipe)
     totals = {"seconds": 0.0, "cpu_seconds": 0.0}
     epoch = 0
+    curve: list[dict[str, float]] = []
+    unpaid = (0.0, 0.0)  # wall and CPU seconds of scoring for the curve
     left = recipe.steps
     while left:
         batches = epoch_order(recipe.lengths, options.batch_size, options.order, options.seed + 1000 * epoch)[:left]
@@ -256,11 +259,18 @@ def main() -> None:
         left -= len(batches)
         epoch += 1
         print(f"epoch {epoch}: {done['seconds']:.0f} s", file=sys.stderr, flush=True)
+        if options.curve and left:
+            before = time.time(), sum(os.times()[:2])
+            spent = before[0] - options.begun - unpaid[0], before[1] - unpaid[1]
+            found = recipe.predict(64)["accuracy"]
+            curve.append({"seconds": spent[0], "cpu_seconds": spent[1], "accuracy": found})
+            unpaid = unpaid[0] + time.time() - before[0], unpaid[1] + sum(os.times()[:2]) - before[1]
     if options.out:
         recipe.model.save_pretrained(options.out)
     result = {
-        "stored_after": time.time() - options.begun,
-        "stored_cpu_seconds": sum(os.times()[:2]),
+        "stored_after": time.time() - options.begun - unpaid[0],
+        "stored_cpu_seconds": sum(os.times()[:2]) - unpaid[1],
+        "curve": curve,
         "task": options.task,
         "epochs": options.epochs,
         "lr": options.lr,

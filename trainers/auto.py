@@ -45,6 +45,7 @@ from trainers.probe import fit_linear, pooled_features, shrunk_head
 
 log = logging.getLogger(__name__)
 
+LADDER = ("probe", "probe_all", "top", "all")
 TOP_BLOCKS = 2
 RESAMPLES = 200  # of the development rows
 PROBES = 3  # fitted to random parts of the train rows
@@ -256,7 +257,7 @@ def climb(
     kept = run.probe(train, dev)
     tried: list[dict[str, Any]] = [{"name": "probe", "score": kept.score, "kept": True, "cost": kept.cost}]
     spread = 0.0
-    for name in ("probe_all", "top", "all"):
+    for name in LADDER[1 : LADDER.index(config.plan.highest) + 1]:
         if reason := enough(config, kept):
             log.info("%s: %s", kept.name, reason)
             break
@@ -281,8 +282,6 @@ def climb(
 def enough(config: TrainConfig, kept: Rung) -> str:
     """Why climbing should end here; empty if it should not."""
     target = config.target
-    if kept.name == config.plan.highest:
-        return f"plan.highest is {kept.name}"
     if target.min_score and kept.score >= target.min_score:
         return f"target.min_score {target.min_score:g} is met"
     if target.max_cpu_seconds and cpu_seconds() >= target.max_cpu_seconds:

@@ -47,6 +47,8 @@ def test_a_target_ends_the_climb(config, capsys):
     assert [r["name"] for r in result["rungs"]] == ["probe"]
     result = climbed(config, "capped", "plan.highest=probe", capsys=capsys)
     assert [r["name"] for r in result["rungs"]] == ["probe"]
+    result = climbed(config, "second", "plan.highest=probe_all", capsys=capsys)
+    assert [(r["name"], r["kept"]) for r in result["rungs"]] == [("probe", True), ("probe_all", False)]
 
 
 def hard(tmp_path: Path) -> None:

@@ -150,21 +150,22 @@ def interval(values: list[float]) -> dict[str, Any]:
 
 
 def summary(done: dict[tuple[str, str, str, str, int], float]) -> list[dict[str, Any]]:
-    """Each curriculum's accuracy, and its difference from its control on the same seeds."""
+    """Each curriculum's accuracy, and its difference from its control and from none on the same seeds."""
     table = []
     for task, noise, budget, name in dict.fromkeys(key[:4] for key in done):
         scores = {key[4]: value for key, value in done.items() if key[:4] == (task, noise, budget, name)}
         entry = {"task": task, "labels": noise, "budget": budget, "curriculum": name}
         entry["accuracy"] = interval(list(scores.values()))
         control = "control, linear" if name.endswith("linear") else "control, root"
-        against = "none" if name.startswith(("none", "control", "random")) else control
-        pairs = [
-            score - done[task, noise, budget, against, seed]
-            for seed, score in scores.items()
-            if (task, noise, budget, against, seed) in done
-        ]
-        if pairs and name != "none":
-            entry |= {"against": against, "difference": interval(pairs)}
+        alone = name.startswith(("none", "control", "random"))
+        for against in ("none",) if alone else (control, "none"):
+            pairs = [
+                score - done[task, noise, budget, against, seed]
+                for seed, score in scores.items()
+                if (task, noise, budget, against, seed) in done
+            ]
+            if pairs and name != "none":
+                entry[f"minus {against}"] = interval(pairs)
         table.append(entry)
     return table
 

@@ -52,7 +52,8 @@ def trained(task: str, seed: int, options: argparse.Namespace, workdir: Path) ->
     """The graft with its exits, and exits (or None) for each extra error, from the same calibration rows."""
     loosest = (f"exits.extra_error={max(options.errors)}", f"exits.confidence={CONFIDENCE}")
     boundaries = f"exits.boundaries={options.boundaries}"
-    config = load_config(task, (boundaries, *loosest, f"seed={seed}", *options.set))
+    plain = ("plan.stages=all", "curriculum.difficulty=none")
+    config = load_config(task, (boundaries, *loosest, f"seed={seed}", *plain, *options.set))
     graft = load_graft(train(config, workdir, show=True).graft)
     if graft.exits is None:
         raise SystemExit(f"{task}, seed {seed}: no threshold at an extra error of {max(options.errors)}")

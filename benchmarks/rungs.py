@@ -23,7 +23,13 @@ from benchmarks.results import RESULTS, commit, write
 
 RAW = RESULTS / "rungs.jsonl"
 DOMAINS = ("books", "dvd", "kitchen_housewares", "MR")
-SETTINGS = ("data.dev_fraction=0.1", "head_start=shrunk_probe", "epochs=3", "select=best")
+SETTINGS = (
+    "data.dev_fraction=0.1",
+    "head_start=shrunk_probe",
+    "epochs=3",
+    "select=best",
+    "curriculum.difficulty=none",
+)
 RUNGS = {
     "probe": ("adapter.method=probe",),
     "probe_all": ("adapter.method=probe", "adapter.boundaries="),

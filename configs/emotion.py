@@ -10,7 +10,7 @@ fitted probe instead of a zero head, adapters in the top two blocks lose 3 point
 from pathlib import Path
 
 from adapters.specs import Classification, Lora
-from trainers.config import Data, Optimizer, TrainConfig, data_root
+from trainers.config import Curriculum, Data, Optimizer, Plan, TrainConfig, data_root
 
 
 def get_config() -> TrainConfig:
@@ -33,6 +33,8 @@ def get_config() -> TrainConfig:
         head=Classification(pooling="mean"),
         optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
         head_start="zero",
+        plan=Plan(stages="geometric(0.3)"),
+        curriculum=Curriculum(difficulty="length"),
         epochs=3,
         batch_size=32,
         select="last",  # as the recipe it is compared with

@@ -50,8 +50,9 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
     config = load_config(path, overrides)
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
     number = isinstance(config.head, Regression)
-    labels = (config.data.label,) if number else ("first", "second")
-    facts = {"config": encode(config), "labels": labels if number else "decided by the data; two are assumed here"}
+    known = (config.data.label,) if number else config.data.label_names
+    labels = known or ("first", "second")
+    facts = {"config": encode(config), "labels": known or "decided by the data; two are assumed here"}
     return _describe("config", path, facts, spec, config.methods, config.head, labels)
 
 

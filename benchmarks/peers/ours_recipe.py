@@ -32,7 +32,8 @@ class Recipe:
 
     def __init__(self, name: str, overrides: tuple[str, ...] = ()):
         use_compilation_cache()
-        config = load_config(name, overrides)
+        plain = ("plan.stages=all", "curriculum.difficulty=none")  # as the other side trains
+        config = load_config(name, (*plain, *overrides))
         backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
         data = load_data(config.data, config.head, backbone)
         model = GraftModel(backbone.network, config.methods, data.head, data.labels)

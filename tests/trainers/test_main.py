@@ -99,6 +99,9 @@ def test_train_evaluate_predict_inspect(config, capsys, caplog):
         assert 0 < seen["trainable_percent"] < 20
     status, out, _ = call("inspect", config, "--set", "adapter.method=ia3", capsys=capsys)
     assert "ia3 mlp/down" in out
+    status, out, _ = call("inspect", config, "--set", "data.label_names=a,b,c,d", "--json", capsys=capsys)
+    shapes = as_json(out)["tensors"]
+    assert shapes["head.bias"] == "float32[4]", "the names that the config gives"
 
     Path("test.csv").rename("elsewhere.csv")
     Path("train.csv").unlink()

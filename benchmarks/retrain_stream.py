@@ -235,9 +235,7 @@ def main() -> None:
             }
             shown = {name: points for name, points in series.items() if points}
             if shown:
-                drawing = plot(shown, f"{task}: {key} by slice").replace(
-                    "<svg", '<svg xmlns="http://www.w3.org/2000/svg"'
-                )
+                drawing = plot(shown, f"{task}: {key} by slice")
                 (RESULTS / f"{options.name}_{task}_{key}.svg").write_text(drawing, encoding="utf-8")
         print(json.dumps(content["tasks"][task]["summary"], indent=1))
         print(path)

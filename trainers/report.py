@@ -96,22 +96,23 @@ def _curves(scalars: Sequence[Mapping[str, float]]) -> str:
     return plot(series, "optimiser micro-batches") if series else "<p class=note>Nothing was trained step by step.</p>"
 
 
-def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, width: int = 720, height: int = 260) -> str:
-    """Lines over a shared x axis, as SVG; y starts at 0."""
-    left, bottom, right, top = 48, 34, 12, 12
+def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest: float = 0.0) -> str:
+    """Lines over a shared x axis, as SVG that can stand alone; y starts at `lowest`."""
+    width, height, left, bottom, right, top = 720, 260, 48, 34, 12, 12
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     low, high, most = min(xs), max(xs), max([*ys, 1e-9])
 
     def at(x: float, y: float) -> str:
         across = left + (width - left - right) * (x - low) / max(1e-9, high - low)
-        return f"{across:.1f},{height - bottom - (height - bottom - top) * y / most:.1f}"
+        return f"{across:.1f},{height - bottom - (height - bottom - top) * (y - lowest) / max(1e-9, most - lowest):.1f}"
 
     lines = [
         f'<line x1="{left}" y1="{height - bottom}" x2="{width - right}" y2="{height - bottom}" stroke="#ccc"/>',
         f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{esc(label)}: {esc(low)} to {esc(high)}</text>',
-        f'<text x="4" y="{top + 8}">{esc(float(most))}</text><text x="4" y="{height - bottom}">0</text>',
+        f'<text x="4" y="{top + 8}">{esc(float(most))}</text><text x="4" y="{height - bottom}">{esc(lowest)}</text>',
     ]
+    legend = left
     for i, (name, points) in enumerate(series.items()):
         colour = COLOURS[i % len(COLOURS)]
         path = " ".join(at(x, y) for x, y in points)
@@ -119,8 +120,10 @@ def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, width:
         lines += [
             f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="2" fill="{colour}"/>' for p in path.split()[-1:]
         ]
-        lines.append(f'<text x="{left + 150 * i}" y="{height - 6}" style="fill:{colour}">{esc(name)}</text>')
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(lines)}</svg>'
+        lines.append(f'<text x="{legend}" y="{height - 6}" style="fill:{colour}">{esc(name)}</text>')
+        legend += 18 + 6 * len(name)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img"'
+    return f'{head} font-family="sans-serif" font-size="11">{"".join(lines)}</svg>'
 
 
 def _timeline(stages: Sequence[Mapping[str, Any]], blocks: int) -> str:

@@ -12,7 +12,7 @@ of an EPYC with AVX-512):
     off   on             80.2 %     122
     off   off            79.8 %     133     PEFT with the same recipe 80.3 %
 
-The curriculum saves time, since short texts are cheap; the plan saves none here: it compiles a program for each of
+The curriculum saves time, since short texts are cheap; the plan costs some here: it compiles a program for each of
 its stages, which three short epochs do not earn back. From a fitted probe instead of a zero head, adapters in the
 top two blocks lose 3 points: see docs/decisions.md. With --set plan.stages=auto --set plan.highest=top --set epochs=4
 it is 79.9 % in 97 CPU seconds (benchmarks/never_twice.py).

@@ -1,10 +1,12 @@
 """Rows of hidden states on disk, keyed by content: what was computed once is read, never recomputed.
 
 A `Variant` says exactly what its rows are; two variants never share one. Its folder holds immutable
-segments: `NNNNNN.rows` (values, memory-mapped), `NNNNNN.index` (which row lies where) and
-`NNNNNN.json` (sizes and sha256, written last: a segment without it does not exist). One writer at a
-time, by a lock on `writer.lock`; readers need none. A writer that is killed leaves at most files
-without their `.json`, which the next writer removes.
+segments: `N.rows` (values, memory-mapped), `N.index` (which row lies where) and `N.json` (sizes and
+sha256, written last: a segment without it does not exist). N is a time in nanoseconds, so that no number
+is used twice even where older segments have been removed. One writer at a time, by a lock on
+`writer.lock`; readers, and whoever removes whole segments, need none: a row that `has` reports is mapped,
+and stays readable when its segment is removed. A writer that is killed leaves at most files without their
+`.json`, which the next writer removes.
 
 Only real tokens are stored. float32 rows come back bit for bit; bfloat16 rounds to 8 bits of mantissa;
 int8 keeps one float32 scale per token (largest magnitude / 127).
@@ -17,9 +19,8 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 Storage = Literal["float32", "bfloat16", "int8"]
 SEGMENT_BYTES = 32 * 2**20  # of values; what a kill can cost
+MAPPED_FROM = 2**20  # bytes; smaller segments are read whole, since every map holds a file descriptor
 DESCRIPTION = "variant.json"
 LAYOUT = 1  # raised by hand when files of the same variant would be read differently
 
@@ -79,6 +81,11 @@ def _record(width: int, storage: Storage) -> np.dtype[Any]:
     if storage == "int8":
         return np.dtype([("scale", "<f4"), ("values", "i1", (width,))])
     return np.dtype((np.dtype("<f4") if storage == "float32" else np.dtype(ml_dtypes.bfloat16), (width,)))
+
+
+def lossless(storage: str, compute_dtype: str) -> bool:
+    """Whether states come back as they were computed."""
+    return storage in ("float32", compute_dtype)
 
 
 def compress(states: np.ndarray, storage: Storage) -> np.ndarray:
@@ -125,47 +132,81 @@ class RowCache:
         return len(self._places)
 
     def _take(self, number: int) -> None:
-        """Adds a segment of the folder to what is known."""
-        sizes = _read_json(self.folder / f"{number:06d}.json")
-        for suffix in ("rows", "index"):
-            file = self.folder / f"{number:06d}.{suffix}"
-            if not file.is_file() or file.stat().st_size != sizes[f"{suffix}_bytes"]:
-                log.warning("%s: not the size that was written; its rows are computed again", file)
-                return
-        index = np.fromfile(self.folder / f"{number:06d}.index", _INDEX)
+        """Adds a segment of the folder to what is known; one that was removed meanwhile is passed over."""
+        with contextlib.suppress(FileNotFoundError):
+            sizes = _read_json(self._file(number, "json"))
+            for suffix in ("rows", "index"):
+                if (file := self._file(number, suffix)).stat().st_size != sizes[f"{suffix}_bytes"]:
+                    log.warning("%s: not the size that was written; its rows are computed again", file)
+                    return
+            self._know(number, np.fromfile(self._file(number, "index"), _INDEX))
+
+    def _know(self, number: int, index: np.ndarray) -> None:
         for key, start, tokens, bucket in index.tolist():
             self._places[key] = _Place(number, start, tokens, bucket)
 
+    def _file(self, number: int, suffix: str) -> Path:
+        return self.folder / f"{number:06d}.{suffix}"
+
+    def _forget(self, number: int) -> None:
+        """Takes a segment out of what is known."""
+        self._places = {key: place for key, place in self._places.items() if place.segment != number}
+        self._maps.pop(number, None)
+
+    def _mapped(self, number: int) -> bool:
+        """Maps a segment, so that its rows can be read whoever removes it; False if it is gone."""
+        if number in self._maps:
+            return True
+        file = self._file(number, "rows")
+        try:
+            small = file.stat().st_size < MAPPED_FROM
+            rows: np.ndarray = np.fromfile(file, np.uint8) if small else np.memmap(file, np.uint8, mode="r")
+        except FileNotFoundError:
+            log.info("%s: removed by another process; its rows are computed again", file)
+            self._forget(number)
+            return False
+        self._keep_mapped(number, rows)
+        return True
+
+    def _keep_mapped(self, number: int, rows: np.ndarray) -> None:
+        rows = rows.view(_record(self.variant.width, self.variant.storage).base)
+        self._maps[number] = rows if self.variant.storage == "int8" else rows.reshape(-1, self.variant.width)
+
     def has(self, key: bytes, bucket: int) -> bool:
-        """Whether the row is stored, computed in this bucket."""
+        """Whether the row is stored, computed in this bucket; from then on `read` gives it."""
         place = self._places.get(key)
-        return place is not None and place.bucket == bucket
+        return place is not None and place.bucket == bucket and self._mapped(place.segment)
+
+    def segments(self, keys: Iterable[bytes]) -> set[Path]:
+        """The segments that hold these rows, as `collect_garbage` is told to keep them."""
+        places = (self._places.get(key) for key in keys)
+        return {self.folder / f"{place.segment:06d}" for place in places if place is not None}
 
     def check(self, keys: Iterable[bytes]) -> None:
         """Hashes the segments of these rows, once in a process; a damaged one is removed."""
         segments = {self._places[key].segment for key in keys if key in self._places} - self._checked
         for number in sorted(segments):
-            sizes = _read_json(self.folder / f"{number:06d}.json")
-            for suffix in ("rows", "index"):
-                file = self.folder / f"{number:06d}.{suffix}"
-                if not file.is_file() or sha256_file(file) != sizes[f"{suffix}_sha256"]:
-                    log.warning("%s: damaged; its rows are computed again", file)
-                    self._places = {k: place for k, place in self._places.items() if place.segment != number}
-                    _remove_segment(self.folder / f"{number:06d}")
-                    break
+            try:
+                sizes = _read_json(self._file(number, "json"))
+                if not self._mapped(number):
+                    continue
+                for suffix in ("rows", "index"):
+                    if sha256_file(file := self._file(number, suffix)) != sizes[f"{suffix}_sha256"]:
+                        log.warning("%s: damaged; its rows are computed again", file)
+                        self._forget(number)
+                        _remove_segment(self.folder / f"{number:06d}")
+                        break
+            except FileNotFoundError:
+                log.info("%s: removed by another process; its rows are computed again", self._file(number, "json"))
+                self._forget(number)
         self._checked |= segments
 
     def read(self, key: bytes) -> np.ndarray:
-        """States float32 [t,D] of a row that is stored."""
+        """States float32 [t,D] of a row that is stored; KeyError for one that is not."""
         place = self._places[key]
-        rows = self._maps.get(place.segment)
-        if rows is None:
-            file = self.folder / f"{place.segment:06d}.rows"
-            rows = np.memmap(file, np.uint8, mode="r")
-            rows = self._maps[place.segment] = rows.view(_record(self.variant.width, self.variant.storage).base)
-            if self.variant.storage != "int8":
-                rows = self._maps[place.segment] = rows.reshape(-1, self.variant.width)
-        return expand(rows[place.start : place.start + place.tokens], self.variant.storage)
+        if not self._mapped(place.segment):
+            raise KeyError(key)
+        return expand(self._maps[place.segment][place.start : place.start + place.tokens], self.variant.storage)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[RowCache]:
@@ -200,27 +241,27 @@ class RowCache:
             self._flush()
 
     def _flush(self) -> None:
-        """Writes what is pending as one segment: values and index first, the description last."""
+        """Writes what is pending as one segment: values and index first, the description last.
+
+        What cannot be written is dropped, and computed again; the OSError names the file.
+        """
         if not self._pending:
             return
-        number = max(_segments(self.folder), default=-1) + 1
-        index = np.zeros(len(self._pending), _INDEX)
+        pending, self._pending, self._pending_bytes = self._pending, {}, 0
+        number = max([time.time_ns(), *(n + 1 for n in _segments(self.folder))])
+        index = np.zeros(len(pending), _INDEX)
         start = 0
-        paths = {suffix: self.folder / f"{number:06d}.{suffix}" for suffix in ("rows", "index")}
-        with paths["rows"].open("wb") as file:
-            for i, ((key, bucket), stored) in enumerate(self._pending.items()):
-                index[i] = (key, start, len(stored), bucket)
-                file.write(stored.tobytes())
-                start += len(stored)
-            file.flush()
-            os.fsync(file.fileno())
-        write_durable(paths["index"], index.tobytes())
+        for i, ((key, bucket), stored) in enumerate(pending.items()):
+            index[i] = (key, start, len(stored), bucket)
+            start += len(stored)
+        values = np.concatenate(list(pending.values())).view(np.uint8).reshape(-1).data
         sizes: dict[str, Any] = {"rows": len(index), "tokens": start}
-        for suffix, path in paths.items():
-            sizes |= {f"{suffix}_bytes": path.stat().st_size, f"{suffix}_sha256": sha256_file(path)}
-        write_durable(self.folder / f"{number:06d}.json", json.dumps(sizes).encode())
-        self._pending, self._pending_bytes = {}, 0
-        self._take(number)
+        for suffix, content in (("rows", values), ("index", memoryview(index.tobytes()))):
+            write_durable(self._file(number, suffix), content)
+            sizes |= {f"{suffix}_bytes": len(content), f"{suffix}_sha256": hashlib.sha256(content).hexdigest()}
+        self._mapped(number)
+        write_durable(self._file(number, "json"), json.dumps(sizes).encode())
+        self._know(number, index)
 
     def _clean(self) -> None:
         """Removes what a killed writer left."""
@@ -232,7 +273,8 @@ class RowCache:
 
     def discard(self) -> None:
         """Removes every row of the variant."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for number in _segments(self.folder):
+            _remove_segment(self.folder / f"{number:06d}")
         self._places, self._maps, self._pending, self._pending_bytes = {}, {}, {}, 0
 
 
@@ -246,6 +288,8 @@ def _segments(folder: Path) -> list[int]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: unreadable ({error}); run `topgraft cache verify`, or remove {path.parent}"
@@ -270,21 +314,18 @@ def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
     found = []
     for folder in sorted(p.parent for p in root.glob(f"*/{DESCRIPTION}")):
         variant = decode(Variant, _read_json(folder / DESCRIPTION), str(folder / DESCRIPTION))
-        sizes = {number: _read_json(folder / f"{number:06d}.json") for number in _segments(folder)}
-        damaged = []
-        for number, size in sizes.items():
-            for suffix in ("rows", "index"):
-                file = folder / f"{number:06d}.{suffix}"
-                whole = file.is_file() and file.stat().st_size == size[f"{suffix}_bytes"]
-                if not whole or (verify and sha256_file(file) != size[f"{suffix}_sha256"]):
-                    damaged.append(str(file))
+        sizes, damaged = {}, []
+        for number in _segments(folder):
+            with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
+                sizes[number] = _read_json(folder / f"{number:06d}.json")
+                damaged += _damaged(folder / f"{number:06d}", sizes[number], verify)
         found.append(
             VariantStat(
                 folder=str(folder),
                 variant=encode(variant),
                 rows=sum(size["rows"] for size in sizes.values()),
                 tokens=sum(size["tokens"] for size in sizes.values()),
-                bytes=sum(p.stat().st_size for p in folder.iterdir()),
+                bytes=sum(map(_size, folder.iterdir())),
                 segments=len(sizes),
                 damaged=damaged,
             )
@@ -292,11 +333,38 @@ def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
     return found
 
 
-def collect_garbage(root: Path, most_bytes: int, keep: Sequence[Path] = (), *, verify: bool = True) -> list[str]:
+def _damaged(stem: Path, size: dict[str, Any], verify: bool) -> list[str]:
+    """The files of a segment whose bytes are not those written; only their number is looked at without `verify`."""
+    found = []
+    for suffix in ("rows", "index"):
+        file = stem.with_suffix(f".{suffix}")
+        if _size(file) != size[f"{suffix}_bytes"] or (verify and sha256_file(file) != size[f"{suffix}_sha256"]):
+            found.append(str(file))
+    return found if stem.with_suffix(".json").exists() else []
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def held(root: Path) -> int:
+    """Bytes of all whole segments below `root`."""
+    return sum(_size(stem.with_suffix(".rows")) for stem in _stems(root))
+
+
+def _stems(root: Path) -> list[Path]:
+    return [folder / f"{number:06d}" for folder in root.glob("*/") for number in _segments(folder)]
+
+
+def collect_garbage(root: Path, most_bytes: int, keep: Collection[Path] = (), *, verify: bool = True) -> list[str]:
     """Removes the oldest segments until `root` holds at most `most_bytes`; with `verify` damaged ones first.
 
-    Variants whose folder is in `keep` are left whole. Returns the files' stems that were removed. A
-    process that has a segment mapped goes on reading it.
+    Segments in `keep` (folder and number) are left. Returns the files' stems that were removed. What
+    another process is writing is left too, and what it reads stays readable there (see `RowCache.has`).
     """
     removed = []
     for entry in stat(root, verify=True) if verify else ():
@@ -305,16 +373,17 @@ def collect_garbage(root: Path, most_bytes: int, keep: Sequence[Path] = (), *, v
             removed.append(stem)
     segments = []
     total = 0
-    for file in root.glob("*/*.rows"):
-        size = file.stat()
-        total += size.st_size
-        if file.parent not in keep:
-            segments.append((size.st_mtime_ns, size.st_size, file.with_suffix("")))
-    for _, size_bytes, stem_path in sorted(segments):
+    for path in _stems(root):
+        with contextlib.suppress(FileNotFoundError):
+            size = path.with_suffix(".rows").stat()
+            total += size.st_size
+            if path not in keep:
+                segments.append((size.st_mtime_ns, size.st_size, path))
+    for _, size_bytes, path in sorted(segments):
         if total <= most_bytes:
             break
-        _remove_segment(stem_path)
-        removed.append(str(stem_path))
+        _remove_segment(path)
+        removed.append(str(path))
         total -= size_bytes
     return removed
 

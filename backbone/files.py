@@ -35,7 +35,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durable(path: Path, content: bytes) -> None:
+def write_durable(path: Path, content: bytes | memoryview) -> None:
     """Replaces one file in one step: readers see the old bytes or the new. An OSError names the file."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:

@@ -1,6 +1,6 @@
 """Joules, with the quality of the figure: a counter that rises under load, else a model, else nothing.
 
-Sources in order: NVML's energy counter of the GPUs in use, RAPL's package counters, else CPU seconds
+Sources in order: NVML's energy counters of the machine's GPUs, busy or not, RAPL's package counters, else CPU seconds
 times the watts of a busy core. Virtual machines often show RAPL files that never move, so a counter is
 trusted only after it has risen during a short busy loop.
 """
@@ -97,7 +97,8 @@ def nvml() -> Counter | None:
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:  # no counter
         return None
-    return Counter("nvml", lambda: sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in handles) / 1e3)
+    name = "nvml" if len(handles) == 1 else f"nvml, all {len(handles)} GPUs of the machine"
+    return Counter(name, lambda: sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in handles) / 1e3)
 
 
 def rises(counter: Counter, load: Callable[[], object] | None = None, seconds: float = TRIAL_SECONDS) -> bool:

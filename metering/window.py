@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,28 @@ class Cost:
             "joules": self.joules.asdict(),
             "quality": "measured_counter",
         }
+
+
+def together(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two costs, each by `asdict`, as the cost of both phases; what one of them lacks is unknown of both."""
+
+    def add(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Any:
+        return None if a[name] is None or b[name] is None else round(a[name] + b[name], 3)
+
+    seconds = {name: add(first, second, name) for name in ("wall_seconds", "cpu_seconds", "flops", "bytes_moved")}
+    a, b = first["joules"], second["joules"]
+    joules = {**b, **{name: add(a, b, name) for name in ("value", "low", "high")}}
+    if a["quality"] != b["quality"]:  # a run that went on with another meter
+        joules["quality"] = "unavailable" if joules["value"] is None else "modelled"
+    known = joules["value"] is not None and seconds["wall_seconds"]
+    peaks = [cost["peak_bytes"] for cost in (first, second) if cost["peak_bytes"] is not None]
+    return {
+        **second,
+        **seconds,
+        "peak_bytes": max(peaks, default=None),
+        "watts": round(joules["value"] / seconds["wall_seconds"], 2) if known else None,
+        "joules": joules,
+    }
 
 
 def cpu_seconds() -> float:

@@ -21,13 +21,14 @@ from backbone.errors import InputError
 from backbone.home import home, resolve_backbone, use_compilation_cache
 from backbone.storage import Backbone, load_backbone
 from trainers.batches import Examples
-from trainers.boundaries import Boundaries
-from trainers.caches import boundaries_folder
 from trainers.config import TrainConfig
 from trainers.examples import tokenise
+from trainers.fitting import cache_maker
+from trainers.logs import bar
 from trainers.prepare import label_names, prepare
-from trainers.probe import cross_fitted_logits
+from trainers.probe import cross_fitted_logits, pooled_features
 from trainers.splits import normalise
+from trainers.warm import head_features
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> A
     use_compilation_cache()
     backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
     prepared = prepare(config.data, multi_label=False, cache=home() / "data", progress=show)
+    if "train" not in prepared.splits:
+        raise InputError("data.train: names no row to audit; name a file, or raise data.train_fraction")
     table = prepared.table("train")
     names = label_names(table, config.data, False)
     examples, _ = tokenise(table, names, False, backbone, config.data.max_tokens, config.head)
@@ -91,9 +94,19 @@ def held_out_logits(
 ) -> np.ndarray:
     """Logits float32 [N,C] of each row by a probe that has not seen it, from cached pooled states."""
     model = GraftModel(backbone.network, (Probe(),), config.head, names)
-    store = Boundaries(model, backbone, {}, boundaries_folder(), "float32", int(config.plan.cache_gib * 2**30))
-    store.fill([examples], (), pooled=True, show=show)
-    return cross_fitted_logits(model, store.pooled(examples)[:, -1], examples.labels, config.metric)
+    features = pooled_last(config, model, backbone, examples, show)
+    return cross_fitted_logits(model, features, examples.labels, config.metric)
+
+
+def pooled_last(
+    config: TrainConfig, model: GraftModel, backbone: Backbone, examples: Examples, show: bool
+) -> np.ndarray:
+    """Pooled last states [N,P], from the cache where the plan has one and they fit."""
+    make = cache_maker(config, model, backbone)
+    if found := head_features(model, [examples], make({}) if make else None, show):
+        return found[0]
+    with bar(len(examples), "features", "row", show=show) as shown:
+        return pooled_features(model, backbone, {}, examples, shown.update)
 
 
 def suspect_rows(probabilities: np.ndarray, labels: np.ndarray) -> list[tuple[int, int]]:

@@ -20,14 +20,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 from adapters.graft import Graft
 from adapters.model import GraftModel
-from adapters.specs import Probe, above, block_range
+from adapters.specs import Ladder, Probe, above, block_range
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
@@ -36,16 +36,16 @@ from trainers.batches import Examples
 from trainers.boundaries import Boundaries, Tally
 from trainers.caches import boundaries_folder
 from trainers.checkpoints import FOLDER, Checkpoints
-from trainers.config import Plan, Stage, TrainConfig
+from trainers.config import LadderRung, Plan, Stage, TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.logs import Scalars
-from trainers.loop import Progress, Task, fit
+from trainers.loop import Progress, Task, fit, rows_of_steps
 from trainers.metrics import gather
 from trainers.probe import fit_linear, pooled_features, shrunk_head
 
 log = logging.getLogger(__name__)
 
-LADDER = ("probe", "probe_all", "top", "all")
+LADDER: tuple[LadderRung, ...] = get_args(LadderRung)
 TOP_BLOCKS = 2
 RESAMPLES = 200  # of the development rows
 PROBES = 3  # fitted to random parts of the train rows
@@ -184,7 +184,8 @@ class _Climb:
         fresh = flatten(map_leaves(np.asarray, model.init(jax.random.key(self.config.seed))))
         params = unflatten(fresh | {path: leaf for path, leaf in flatten(start).items() if path in fresh})
         config = replace(self.config, plan=plan)
-        difficulty = difficulty_of(config, model, self.backbone, data["train"])
+        features = self.features(data["train"], data["dev"])[0]
+        difficulty = difficulty_of(config, model, self.backbone, data["train"], lambda plain: features)
         task = Task(config, model, self.backbone, data["train"], data["dev"], difficulty)
 
         def hopeless(progress: Progress) -> bool:
@@ -206,6 +207,7 @@ class _Climb:
                 stop_if=hopeless,
                 show=self.show,
             )
+        self.tally.rows += rows_of_steps(config, done.progress)
         logits = self.logits(model, done.params, first, data["dev"])
         score = self.score(logits, data["dev"])
         return Rung(name, model, done.params, score, logits, done.steps, done.progress, cost.asdict())
@@ -239,6 +241,17 @@ class _Climb:
         return float(np.std(found))
 
 
+def require_dev_rows(splits: Mapping[str, Examples]) -> None:
+    """Raises InputError where there is nothing to decide on."""
+    if "dev" not in splits:
+        raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
+
+
+def climbs(config: TrainConfig) -> bool:
+    """Whether a run of the config climbs: a probe or a ladder, which never differentiates the backbone, is one rung."""
+    return config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder))
+
+
 def climb(
     config: TrainConfig,
     workdir: Path,
@@ -250,8 +263,7 @@ def climb(
     tally: Tally,
 ) -> Climbed:
     """The rung that `auto` settles on, with what it computed in `tally`; raises InputError without development rows."""
-    if "dev" not in splits:
-        raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
+    require_dev_rows(splits)
     train, dev = splits["train"], splits["dev"]
     run = _Climb(config, workdir, backbone, labels, identity, show, tally)
     kept = run.probe(train, dev)

@@ -23,7 +23,18 @@ import numpy as np
 from adapters.model import GraftModel
 from adapters.programs import grouped, logits_of, pool_program, states_at
 from backbone.buckets import Row, pad, sides_of, tokens_of
-from backbone.cache import RowCache, Storage, Variant, bytes_per_token, collect_garbage, compress, expand, row_key
+from backbone.cache import (
+    RowCache,
+    Storage,
+    Variant,
+    bytes_per_token,
+    collect_garbage,
+    compress,
+    expand,
+    held,
+    lossless,
+    row_key,
+)
 from backbone.records import canonical_json, encode
 from backbone.storage import Backbone
 from backbone.trees import Params, content_hash, flatten
@@ -112,10 +123,16 @@ class Boundaries:
 
     def bytes_needed(self, splits: Sequence[Examples], boundaries: Sequence[int], pooled: bool) -> int:
         """Bytes on disk of the distinct rows of `splits`."""
-        lengths = {row_key(row): len(tokens_of(row)) for examples in splits for row in examples.rows}
+        distinct = {row_key(row): row for examples in splits for row in examples.rows}
+        names = (*boundaries, *(("pooled",) if pooled else ()))
+        return sum(self._bytes_of(name, row) for name in names for row in distinct.values())
+
+    def _bytes_of(self, name: int | str, row: Row) -> int:
+        """Bytes on disk of a row at a boundary, or of its pooled states."""
         spec = self._backbone.spec
-        states = len(boundaries) * sum(lengths.values()) * bytes_per_token(spec.width, self._storage)
-        return states + (len(lengths) * (spec.blocks + 1) * self._model.pooled_width * 4 if pooled else 0)
+        if name == "pooled":
+            return (spec.blocks + 1) * self._model.pooled_width * 4
+        return len(tokens_of(row)) * bytes_per_token(spec.width, self._storage)
 
     def fill(
         self,
@@ -136,25 +153,24 @@ class Boundaries:
             raise MemoryError(f"the boundary cache would need {needed / 2**20:.0f} MiB")
         caches = {name: self._cache(name) for name in (*boundaries, *(("pooled",) if pooled else ()))}
         ladder, fill = splits[0].ladder, splits[0].fill
+        wanted = {row_key(row): (row, int(b)) for s in splits for row, b in zip(s.rows, s.buckets, strict=True)}
         for cache in caches.values():
-            cache.check(row_key(row) for examples in splits for row in examples.rows)
+            cache.check(wanted)
         self._verify_sample(splits, boundaries, below)
-        rows: dict[bytes, tuple[Row, int]] = {}
-        for examples in splits:
-            for row, bucket in zip(examples.rows, examples.buckets.tolist(), strict=True):
-                key = row_key(row)
-                if key not in rows and not all(cache.has(key, bucket) for cache in caches.values()):
-                    rows[key] = (row, bucket)
-        if not rows:
+
+        def missing() -> dict[bytes, tuple[Row, int]]:
+            return {k: own for k, own in wanted.items() if not all(c.has(k, own[1]) for c in caches.values())}
+
+        if not (rows := missing()):
             return 0
-        collect_garbage(
-            self._root, self._most_bytes - needed, [cache.folder for cache in caches.values()], verify=False
-        )
-        keys, values = list(rows), [row for row, _ in rows.values()]
-        taps = tuple(range(self._backbone.spec.blocks + 1)) if pooled else tuple(boundaries)
-        with ExitStack() as stack, bar(len(rows), "states", "row", show=show) as shown:
+        self._make_room(caches, wanted)
+        with ExitStack() as stack:
             for cache in caches.values():
                 stack.enter_context(cache.writing())
+            rows = missing()  # another process may have written some while it had the lock
+            keys, values = list(rows), [row for row, _ in rows.values()]
+            taps = tuple(range(self._backbone.spec.blocks + 1)) if pooled else tuple(boundaries)
+            shown = stack.enter_context(bar(len(rows), "states", "row", show=show))
             for bucket, size, indices in grouped([len(row) for row in values], ladder):
                 # a batch of one row is computed differently; from SAMPLE rows on, the bits do not depend on it
                 inputs = self._inputs(values, indices, bucket, max(size, SAMPLE), fill, below)
@@ -169,6 +185,27 @@ class Boundaries:
                 shown.update(len(indices))
         self._tally.rows += len(rows)
         return len(rows)
+
+    def _make_room(self, caches: Mapping[int | str, RowCache], wanted: Mapping[bytes, tuple[Row, int]]) -> None:
+        """Removes the oldest segments, so that all caches together stay below the limit when `wanted` is stored.
+
+        Segments that hold rows of this run go last; what is removed of them can still be read by this process.
+        """
+        missing = sum(
+            self._bytes_of(name, row)
+            for name, cache in caches.items()
+            for key, (row, bucket) in wanted.items()
+            if not cache.has(key, bucket)
+        )
+        keep = set().union(*(cache.segments(wanted) for cache in caches.values()))
+        collect_garbage(self._root, self._most_bytes - missing, keep, verify=False)
+        if held(self._root) > self._most_bytes - missing:
+            collect_garbage(self._root, self._most_bytes - missing, verify=False)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether what is read is what was computed."""
+        return lossless(self._storage, self._backbone.dtype.name)
 
     def _states(self, inputs: dict[str, Any], taps: Sequence[int]) -> dict[int, jax.Array]:
         model, backbone = self._model, self._backbone

@@ -104,7 +104,7 @@ class Checkpoints:
         """Starts saving; returns when the arrays are copied, not when they are written."""
         self.wait()
         metadata = {"identity": self._identity, "notes": dict(notes)}
-        copied = jax.tree.map(np.array, _arrays(state, best, frozen))
+        copied = jax.tree.map(np.array, jax.device_get(_arrays(state, best, frozen)))
         self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 
     def wait(self) -> None:

@@ -23,6 +23,8 @@ from adapters.target import Target as Target
 from backbone.errors import InputError
 from trainers.policy import Retrain
 
+LadderRung = Literal["probe", "probe_all", "top", "all"]  # of the plan auto, cheapest first
+
 
 def data_root() -> str:
     """Folder of the shared public data sets: `TOPGRAFT_DATA`, default `../shared/data`."""
@@ -157,7 +159,7 @@ class Plan:
 
     stages: str | tuple[Stage, ...] = "all"
     cache: Literal["none", "float32", "bfloat16", "int8"] = "float32"  # how states at a boundary are kept
-    highest: Literal["probe", "probe_all", "top", "all"] = "all"  # the last rung that auto may try
+    highest: LadderRung = "all"  # the last rung that auto may try
     cache_gib: float = 8.0  # most that all boundary caches may take on disk
 
     def __post_init__(self) -> None:
@@ -168,6 +170,8 @@ class Plan:
                 raise InputError(
                     f"stages: {self.stages!r} is none of all, top(k), geometric(a), gradient_ratio, auto; or a list"
                 )
+            if self.schedule[0] == "geometric" and not 0 < self.schedule[1] < 1:
+                raise InputError(f"stages: {self.stages}: a must lie between 0 and 1")
         elif not self.stages:
             raise InputError("stages: at least one stage is needed")
         if not self.cache_gib > 0:
@@ -263,7 +267,7 @@ class TrainConfig:
     exits: EarlyExits = field(default_factory=EarlyExits)
     validate: tuple[Literal["bfloat16"], ...] = ()  # cheaper variants to score on the development rows, for serving
     head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
-    # what adapters start from: a fitted probe with small weights, the best fitted probe, or a zero head
+    # what adapters start from: a fitted probe with small weights, the best one, or a zero head; auto: always the first
     epochs: float = 3.0  # passes over the train rows
     batch_size: int = 32  # rows per micro-batch
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products

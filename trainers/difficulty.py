@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from adapters.model import GraftModel
@@ -12,21 +14,30 @@ from trainers.config import TrainConfig
 from trainers.curriculum import BY_TOKENS
 from trainers.probe import cross_fitted_loss, pooled_features
 
+Features = Callable[[GraftModel], np.ndarray]  # of the train rows, [N,F]
 
-def difficulty_of(config: TrainConfig, model: GraftModel, backbone: Backbone, rows: Examples) -> np.ndarray | None:
-    """What the curriculum sorts the train rows by, float [N]; None without a curriculum."""
+
+def difficulty_of(
+    config: TrainConfig, model: GraftModel, backbone: Backbone, rows: Examples, features: Features | None = None
+) -> np.ndarray | None:
+    """What the curriculum sorts the train rows by, float [N]; None without a curriculum.
+
+    `features` gives those of the bare backbone, for probe_loss; without it a forward pass computes them.
+    """
     kind = config.curriculum.difficulty
     if kind == "none":
         return None
     if kind == "column":
         return rows.difficulty
     if kind == "probe_loss":
-        return probe_loss(config, backbone, model, rows)
+        return probe_loss(config, backbone, model, rows, features)
     return BY_TOKENS[kind](rows.rows)
 
 
-def probe_loss(config: TrainConfig, backbone: Backbone, model: GraftModel, rows: Examples) -> np.ndarray:
+def probe_loss(
+    config: TrainConfig, backbone: Backbone, model: GraftModel, rows: Examples, features: Features | None
+) -> np.ndarray:
     """Loss of each train row under a probe that never saw it (5 folds by row number), float [N]."""
     plain = GraftModel(backbone.network, (Probe(boundaries=(-1,)),), config.head, model.labels)
-    features = pooled_features(plain, backbone, {}, rows, lambda count: None)
-    return cross_fitted_loss(plain, features, rows.labels, config.metric)
+    known = features(plain) if features else pooled_features(plain, backbone, {}, rows, lambda count: None)
+    return cross_fitted_loss(plain, known, rows.labels, config.metric)

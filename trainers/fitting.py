@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -22,7 +22,7 @@ from trainers.config import TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.examples import TaskData
 from trainers.logs import Scalars, bar
-from trainers.loop import Fitted, MakeCache, Progress, Task, fit
+from trainers.loop import Fitted, MakeCache, Progress, Task, fit, rows_of_steps
 from trainers.probe import (
     SHRUNK,
     FittedProbe,
@@ -82,6 +82,9 @@ class Fit:
     def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
         """Gradient steps through the plan's stages, from the parent or from a probe."""
         config, model, backbone = self.config, self.model, self.backbone
+        difficulty = difficulty_of(config, model, backbone, self._train, self._plain_features)
+        task = Task(config, model, backbone, self._train, self._dev, difficulty)
+        log.info("stages end at micro-batches %s", [span.until for span in task.spans])  # or the plan fits no run
         with Checkpoints(self.workdir / FOLDER, self.identity) as checkpoints:
             resumed = checkpoints.notes() is not None
             with window("probe") as self.costs["probe"]:
@@ -90,8 +93,6 @@ class Fit:
                     params = grown(parent, model, config, backbone, self._train, self.tally)
                 elif config.head_start != "zero" and not resumed:
                     params["head"] |= self._probe(params, strong=config.head_start == "shrunk_probe").head
-            difficulty = difficulty_of(config, model, backbone, self._train)
-            task = Task(config, model, backbone, self._train, self._dev, difficulty)
             with window("train") as self.costs["train"]:
                 fitted = fit(
                     task,
@@ -101,7 +102,12 @@ class Fit:
                     make_cache=cache_maker(config, model, backbone, self.tally),
                     show=self.show,
                 )
+            self.tally.rows += rows_of_steps(config, fitted.progress)
             return fitted, resumed
+
+    def _plain_features(self, plain: GraftModel) -> np.ndarray:
+        """Features [N,F] of the train rows by a model without adapters."""
+        return replace(self, model=plain).bare_features([self._train])[0]
 
     def _probe(self, params: Params, *, strong: bool) -> FittedProbe:
         """The head fitted to the features that the adapter gives; `strong` for one that training starts from."""

@@ -29,7 +29,7 @@ from adapters.model import GraftModel
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves
 from metering.counts import Count
-from metering.window import window
+from metering.window import together, window
 from trainers.batches import Batch, Examples, States, batches
 from trainers.boundaries import Boundaries
 from trainers.checkpoints import Checkpoints
@@ -61,7 +61,9 @@ class Progress:
     boundary: int = 0  # first live block of the stage that ran last
     stage_until: int = 0  # micro-batches at which that stage ends
     norms: list[float] = field(default_factory=list)  # of each live block's accumulated gradient (gradient_ratio)
-    stages: list[dict[str, Any]] = field(default_factory=list)  # boundary, steps and cost of each stage
+    stages: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # end, boundary, steps and cost of each, the open one too
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -72,6 +74,11 @@ class Fitted:
     params: Params  # {"adapter", "head"} on the host
     steps: int  # micro-batches run, in all processes of the run
     progress: Progress
+
+
+def rows_of_steps(config: TrainConfig, progress: Progress) -> int:
+    """Rows that went through the backbone in training steps, from ids rather than from a cache."""
+    return sum(stage["steps"] * config.batch_size for stage in progress.stages if not stage["cached"])
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Task:
     def spans(self) -> tuple[Span, ...]:
         """The stages of the run."""
         blocks = self.backbone.spec.blocks
-        return spans(self.config.plan, blocks, self.order.ends, self.config.optimizer.accumulate)
+        return spans(self.config.plan, blocks, self.order.ends, self.config.epochs, self.config.optimizer.accumulate)
 
     def span_at(self, done: int) -> Span:
         """The stage that runs the batch after `done` batches."""
@@ -129,6 +136,11 @@ def live_above(boundary: int) -> Callable[[str], bool]:
         return int(rest[1]) >= boundary
 
     return is_live
+
+
+def reads_from(model: GraftModel, boundary: int) -> bool:
+    """Whether the states at `boundary` are all that the model needs of the blocks below: a ladder may need more."""
+    return min(model.taps) >= boundary
 
 
 class _Run:
@@ -196,24 +208,27 @@ class _Run:
     def _decide(self) -> int:
         """The boundary that the gradients of the last two stages ask for; starts a new interval."""
         sums = flatten(jax.device_get(self.state["gradient"])["adapter"])
-        live = range(self.progress.boundary, self.task.backbone.spec.blocks)
+        blocks = self.task.backbone.spec.blocks
+        first = max(self.progress.boundary, min(self.task.model.adapted_blocks, default=blocks))
+        live = range(first, blocks)  # blocks below the lowest adapter have no gradient to judge by
         norms = []
         for block in live:
             leaves = [leaf for path, leaf in sums.items() if path.split(".")[1] == str(block)]
             norms.append(float(np.sqrt(sum(np.square(leaf).sum() for leaf in leaves))))
-        before, boundary = self.progress.norms[-len(norms) :], self.progress.boundary
+        before = self.progress.norms[-len(norms) :]
         self.progress.norms = norms
         self.state["gradient"] = jax.tree.map(jnp.zeros_like, self.state["gradient"])
-        return next_boundary(before, norms, boundary) if len(before) == len(norms) else boundary
+        return next_boundary(before, norms, first) if norms and len(before) == len(norms) else self.progress.boundary
 
     def _fill(self, boundary: int, show: bool) -> tuple[Boundaries, int] | None:
-        if self._make_cache is None:
+        if self._make_cache is None or not reads_from(self.task.model, boundary):
             return None
         store = self._make_cache(self.frozen.get("adapter", {}))
         if store is None:
             return None
         splits = [self.task.train, *([self.task.dev] if self.task.dev else [])]
-        below = self.cached if self.cached and self.cached[1] < boundary else None
+        # from rounded states the same run would get other bits when it is resumed, without them at hand
+        below = self.cached if self.cached and self.cached[1] < boundary and store.lossless else None
         try:
             count = store.fill(splits, (boundary,), below=below, show=show)
         except MemoryError as error:
@@ -221,6 +236,14 @@ class _Run:
             return None
         log.info("boundary %d: %d rows computed, the rest was cached", boundary, count)
         return store, boundary
+
+    def tell(self, span: Span, steps: int, cost: dict[str, Any]) -> None:
+        """Adds steps and their cost to what is told of the stage, of which an interrupted run may have run a part."""
+        stages, at = self.progress.stages, {"until": span.until, "boundary": self.progress.boundary}
+        before = stages.pop() if stages and stages[-1]["until"] == span.until else None
+        if before is not None:
+            steps, cost = steps + before["steps"], together(before, cost)
+        stages.append({**at, "cached": self.cached is not None, "steps": steps, **cost})
 
     def work(self, bucket: int) -> Count:
         """Counted work of one step in this bucket."""
@@ -259,47 +282,66 @@ def fit(
     """
     config, run = task.config, _Run(task, params, make_cache)
     run.restore(checkpoints)
-    done = int(run.state["step"])
+    done, entered = int(run.state["step"]), None
     scalars = make_scalars(done)
     saved_at = time.monotonic()
+
+    def due() -> bool:
+        return 0 < config.checkpoint_seconds <= time.monotonic() - saved_at
+
     with bar(task.total_steps, "train", "batch", show=show, initial=done) as shown:
         while done < task.total_steps and not run.progress.stopped:
-            span = task.span_at(done)
-            first, of_steps = done, Count()
+            span, first = task.span_at(done), done
             with window("stage") as cost:
-                run.begin(span, show)
-                with jax.transfer_guard("disallow"):
-                    for batch in _stream(task, done, span.until, run.states):
-                        of_steps += run.work(batch["mask"].shape[1])
-                        run.state = run.step(run.state, run.everything, batch)
-                        done += 1
-                        shown.update()
-                        if done % config.log_every == 0 or done == task.total_steps:
-                            run.state = log_sums(scalars, done, run.state, run.progress, shown)
-                        epoch_ends = done in task.order.ends
-                        if epoch_ends:
-                            _end_of_epoch(run, done, scalars)
-                            with jax.transfer_guard("allow"):
-                                run.progress.stopped |= stop_if(run.progress)
-                            if run.progress.stopped and done % config.log_every:
-                                run.state = log_sums(scalars, done, run.state, run.progress, shown)
-                        due = config.checkpoint_seconds and time.monotonic() - saved_at >= config.checkpoint_seconds
-                        if epoch_ends or due:
-                            checkpoints.save(done, run.state, run.best, run.frozen, vars(run.progress))
-                            saved_at = time.monotonic()
-                        if run.progress.stopped:
-                            break
-                jax.block_until_ready(run.state)  # type: ignore[no-untyped-call]
-                cost.add(flops=of_steps.flops, bytes_moved=of_steps.bytes)
-            own = {"flops": of_steps.flops, "bytes_moved": of_steps.bytes}  # as the price: without scores and filling
-            at, cached = run.progress.boundary, run.cached is not None
-            run.progress.stages.append(
-                {"boundary": at, "cached": cached, "steps": done - first, **cost.asdict(), **own}
-            )
+                if span != entered:
+                    run.begin(span, show)
+                    entered = span
+                done, work = _leg(run, done, span, scalars, shown, stop_if, due)
+                cost.add(flops=work.flops, bytes_moved=work.bytes)
+            own = {"flops": work.flops, "bytes_moved": work.bytes}  # as the price: without scores and filling
+            run.tell(span, done - first, cost.asdict() | own)
+            if done in task.order.ends or due():
+                checkpoints.save(done, run.state, run.best, run.frozen, vars(run.progress))
+                saved_at = time.monotonic()
     checkpoints.wait()
     scalars.close()
     chosen = run.best if config.select == "best" and task.dev is not None else run.params
     return Fitted(map_leaves(np.asarray, chosen), done, run.progress)
+
+
+def _leg(
+    run: _Run,
+    done: int,
+    span: Span,
+    scalars: Scalars,
+    shown: Any,
+    stop_if: Callable[[Progress], bool],
+    due: Callable[[], bool],
+) -> tuple[int, Count]:
+    """Steps after `done` batches, to the end of the stage or the epoch or until a checkpoint is `due`.
+
+    Returns the batches done and the work of these steps, which are waited for.
+    """
+    task, log_every, work = run.task, run.task.config.log_every, Count()
+    with jax.transfer_guard("disallow"):
+        for batch in _stream(task, done, span.until, run.states):
+            work += run.work(batch["mask"].shape[1])
+            run.state = run.step(run.state, run.everything, batch)
+            done += 1
+            shown.update()
+            if done % log_every == 0 or done == task.total_steps:
+                run.state = log_sums(scalars, done, run.state, run.progress, shown)
+            if done in task.order.ends:
+                _end_of_epoch(run, done, scalars)
+                with jax.transfer_guard("allow"):
+                    run.progress.stopped |= stop_if(run.progress)
+                if run.progress.stopped and done % log_every:
+                    run.state = log_sums(scalars, done, run.state, run.progress, shown)
+                break
+            if due():
+                break
+    jax.block_until_ready(run.state)  # type: ignore[no-untyped-call]
+    return done, work
 
 
 def _stream(task: Task, done: int, until: int, states: States | None) -> Iterator[Batch]:

@@ -23,19 +23,20 @@ from adapters.counts import train_step
 from adapters.model import GraftModel
 from adapters.specs import Probe
 from backbone.buckets import tokens_of
-from backbone.cache import bytes_per_token, row_key
+from backbone.cache import bytes_per_token, lossless, row_key
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.storage import load_backbone
 from metering.counts import Count
 from metering.energy import modelled
+from trainers.auto import climbs, require_dev_rows
 from trainers.batches import Examples
 from trainers.config import TrainConfig
 from trainers.difficulty import difficulty_of
 from trainers.examples import TaskData, load_data
 from trainers.exits import put_aside
 from trainers.logs import bar
-from trainers.loop import Task
+from trainers.loop import Task, reads_from
 from trainers.scope import bare_model
 from trainers.stages import Span
 from trainers.timing import NOTHING, Loaded, Timing, time_pass, time_step, total
@@ -127,6 +128,8 @@ def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = Fals
     if config.exits.boundaries:
         data, aside = put_aside(config, backbone, data)
     require_dev(config, data)
+    if climbs(config):
+        require_dev_rows(data.splits)
     model = graft_model(config, backbone, data.labels)
     train, dev = data.splits["train"], data.splits.get("dev")
     task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
@@ -164,13 +167,13 @@ def _stage(task: Task, before: Span, span: Span, timed: _Timed, what: str, show:
     config, backbone, blocks = task.config, task.backbone, task.backbone.spec.blocks
     boundary, below = span.boundary or 0, before.boundary or 0
     batches, rows = _batches(task, before.until, span.until), _filled(task)
-    stored = _stored_bytes(task, rows) if boundary else 0
+    stored = _stored_bytes(task, rows) if boundary and reads_from(task.model, boundary) else 0
     cached = 0 < stored <= config.plan.cache_gib * 2**30
     timings = {b: timed.step(task, boundary, b, cached) for b in _progress(batches, what, show)}
     steps = total(timings[b].times(n) for b, n in batches.items())
     fill = score = NOTHING
     if cached and boundary != below:
-        start = below if below < boundary else 0
+        start = below if below < boundary and lossless(config.plan.cache, config.compute_dtype) else 0
         fill = time_pass(task.model, backbone, (start, boundary), _buckets(*rows), timed.passes)
     ended = sum(before.until < end <= span.until for end in task.order.ends)
     if task.dev and ended:

@@ -8,10 +8,11 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from trainers.config import LadderRung
 from trainers.workdir import PLAN
 
 log = logging.getLogger(__name__)
@@ -35,18 +36,17 @@ CURVES = ("train/loss", "dev/loss", "dev/accuracy", "dev/pearson", "dev/entity_f
 def write_report(
     workdir: Path, result: Mapping[str, Any], details: Mapping[str, Mapping[str, Any]], environment: Mapping[str, Any]
 ) -> Path:
-    """Writes the page from a run's result, its `metrics.jsonl` and, where there is one, its `plan.json`.
+    """Writes the page from a run's result, its `metrics.jsonl` files and, where there is one, its `plan.json`.
 
     `details` holds by split: confusion int [C][C] or absent, labels, and slices {name: metrics}.
     """
-    scalars = [json.loads(line) for line in _lines(workdir / "metrics.jsonl")]
     parts = [
         f"<h1>{esc(environment['name'])}</h1>",
         f"<p class=note>{esc(result['content_id'])}</p>",
         "<h2>Scores</h2>",
         _scores(result["metrics"]),
         "<h2>Learning curves</h2>",
-        _curves(scalars),
+        _curves(workdir),
         "<h2>Freeze timeline</h2>",
         _timeline(result.get("stages", []), environment["blocks"]),
         "<h2>Predicted and measured</h2>",
@@ -89,11 +89,17 @@ def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return _table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
 
 
-def _curves(scalars: Sequence[Mapping[str, float]]) -> str:
-    names = sorted({n for line in scalars for n in line if n in CURVES})
-    series = {n: [(line["step"], line[n]) for line in scalars if n in line] for n in names}
-    series = {n: points for n, points in series.items() if points}
-    return plot(series, "optimiser micro-batches") if series else "<p class=note>Nothing was trained step by step.</p>"
+def _curves(workdir: Path) -> str:
+    """Of the run, or of each rung of plan.stages=auto that was trained step by step, in a folder of its own."""
+    drawn = []
+    for folder in (workdir, *(workdir / rung for rung in get_args(LadderRung))):
+        scalars = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
+        names = sorted({n for line in scalars for n in line if n in CURVES})
+        series = {n: [(line["step"], line[n]) for line in scalars if n in line] for n in names}
+        if series:
+            title = "" if folder == workdir else f"<h3>{esc(folder.name)}</h3>"
+            drawn.append(title + plot(series, "optimiser micro-batches"))
+    return "".join(drawn) or "<p class=note>Nothing was trained step by step.</p>"
 
 
 def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest: float = 0.0) -> str:

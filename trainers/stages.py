@@ -25,12 +25,12 @@ class Span:
     until: int  # micro-batches done when it ends
 
 
-def spans(plan: Plan, blocks: int, epoch_ends: Sequence[int], accumulate: int) -> tuple[Span, ...]:
+def spans(plan: Plan, blocks: int, epoch_ends: Sequence[int], epochs: float, accumulate: int) -> tuple[Span, ...]:
     """The stages of a run of `epoch_ends[-1]` micro-batches; raises InputError for a plan that fits no run."""
     total = epoch_ends[-1]
     name, value = plan.schedule
     if not isinstance(plan.stages, str):
-        return _explicit(plan.stages, blocks, epoch_ends, accumulate)
+        return _explicit(plan.stages, blocks, epoch_ends, epochs, accumulate)
     if name in ("all", "auto"):
         return (Span(0, total),)
     if name == "top":
@@ -40,8 +40,6 @@ def spans(plan: Plan, blocks: int, epoch_ends: Sequence[int], accumulate: int) -
     ends = [_rounded(end, accumulate, total) for end in epoch_ends]
     if name == "gradient_ratio":
         return (Span(0, ends[0]), *(Span(None, end) for end in ends[1:]))
-    if not 0 < value < 1:
-        raise InputError(f"plan.stages: geometric({value:g}): a must lie between 0 and 1")
     found: list[Span] = []
     for epoch, end in enumerate(ends):
         frozen = min(blocks - 1, math.ceil(blocks * (1 - (1 - value) ** epoch) - 1e-9))
@@ -57,7 +55,9 @@ def _rounded(step: float, accumulate: int, total: int) -> int:
     return min(total, math.ceil(step / accumulate - 1e-9) * accumulate)
 
 
-def _explicit(stages: Sequence[Stage], blocks: int, epoch_ends: Sequence[int], accumulate: int) -> tuple[Span, ...]:
+def _explicit(
+    stages: Sequence[Stage], blocks: int, epoch_ends: Sequence[int], epochs: float, accumulate: int
+) -> tuple[Span, ...]:
     total = epoch_ends[-1]
     found: list[Span] = []
     for number, stage in enumerate(stages):
@@ -65,10 +65,9 @@ def _explicit(stages: Sequence[Stage], blocks: int, epoch_ends: Sequence[int], a
         if stage.until_step:
             until = min(total, stage.until_step * accumulate)
         elif stage.until_epoch:
-            whole = min(len(epoch_ends), int(stage.until_epoch))
-            before = epoch_ends[whole - 1] if whole else 0
-            after = epoch_ends[min(whole, len(epoch_ends) - 1)]
-            until = _rounded(before + (stage.until_epoch - whole) * (after - before), accumulate, total)
+            until = _rounded(_at_epoch(stage.until_epoch, epoch_ends, epochs), accumulate, total)
+        elif number < len(stages) - 1:
+            raise InputError(f"plan.stages[{number}]: has no end, but a stage follows; give until_epoch or until_step")
         begun = found[-1].until if found else 0
         if until <= begun and not (found and begun == total):
             raise InputError(f"plan.stages[{number}]: ends at micro-batch {until}, before it begins ({begun})")
@@ -78,6 +77,14 @@ def _explicit(stages: Sequence[Stage], blocks: int, epoch_ends: Sequence[int], a
             boundary = blocks if stage.blocks == "none" else block_range(stage.blocks, blocks).start
             found.append(Span(boundary, until))
     return tuple(found)
+
+
+def _at_epoch(epoch: float, epoch_ends: Sequence[int], epochs: float) -> float:
+    """Micro-batches of a run of `epochs`, of which the last may be a part, up to `epoch`."""
+    whole = min(len(epoch_ends) - 1, int(epoch))
+    before = epoch_ends[whole - 1] if whole else 0
+    length = (epoch_ends[whole] - before) / min(1.0, epochs - whole)
+    return before + (epoch - whole) * length
 
 
 def next_boundary(before: Sequence[float], after: Sequence[float], boundary: int) -> int:

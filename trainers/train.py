@@ -32,7 +32,7 @@ from backbone.records import digest, encode
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import count
 from metering.window import Cost, cpu_seconds, wall_seconds, window
-from trainers.auto import climb
+from trainers.auto import climb, climbs
 from trainers.batches import Examples
 from trainers.boundaries import Tally
 from trainers.config import TrainConfig
@@ -167,7 +167,7 @@ class _Run:
         """The parameters: climbed to where the plan says auto, else by the config's own way."""
         config, data = self.config, self.data
         identity = run_identity(config, self.backbone, data, parent)
-        if parent is None and config.plan.schedule[0] == "auto" and not isinstance(config.adapter, (Probe, Ladder)):
+        if parent is None and climbs(config):
             return self._climbed(identity)
         if parent is not None:
             model = parent.model(self.backbone, config, data.labels)
@@ -235,7 +235,6 @@ class _Run:
 
     def result(self, found: _Found, manifest: Manifest, exits: Exits | None) -> TrainResult:
         """What `--json` prints."""
-        stages = found.fitted.progress.stages
         return TrainResult(
             graft=str(self.workdir / "graft"),
             content_id=manifest.content_id,
@@ -246,11 +245,11 @@ class _Run:
             cpu_seconds=round(cpu_seconds(), 3),
             costs=self.told_costs(),
             resumed=found.resumed,
-            stages=stages,
+            stages=found.fitted.progress.stages,
             rungs=found.rungs,
             report=str(self.workdir / "report.html"),
             exits=None if exits is None else exits.facts(),
-            rows_computed=self.tally.rows + rows_of_steps(self.config, stages),
+            rows_computed=self.tally.rows,
             skipped=found.fitted.progress.skipped,
         )
 
@@ -267,11 +266,6 @@ def run_identity(
         "preprocessing_id": backbone.preprocessing_id,
         **start,
     }
-
-
-def rows_of_steps(config: TrainConfig, stages: Sequence[Mapping[str, Any]]) -> int:
-    """Rows that went through the backbone in training steps, from ids rather than from a cache."""
-    return sum(stage["steps"] * config.batch_size for stage in stages if not stage["cached"])
 
 
 def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:

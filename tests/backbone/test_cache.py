@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_killed_while_writing_and_filled_again(tmp_path):
     cache = filled(tmp_path, items)
     assert len(cache) == 3000
     assert not list(cache.folder.glob("*.tmp-*"))
-    assert {p.stem for p in cache.folder.glob("*.rows")} == {p.stem for p in cache.folder.glob("0*.json")}
+    assert {p.stem for p in cache.folder.glob("*.rows")} == {p.stem for p in cache.folder.glob("[0-9]*.json")}
 
 
 def test_two_writers_take_turns(tmp_path):
@@ -192,7 +193,7 @@ def test_room_is_made_from_the_oldest(tmp_path, monkeypatch):
     collect_garbage(tmp_path, size)
     assert len(RowCache(tmp_path, variant())) == 0
     assert len(RowCache(tmp_path, variant(boundary=3))) == 20
-    collect_garbage(tmp_path, 0, keep=[new.folder])
+    collect_garbage(tmp_path, 0, keep=new.segments(key for key, _, _ in rows(20, seed=1)))
     assert len(RowCache(tmp_path, variant(boundary=3))) == 20
 
 
@@ -215,3 +216,50 @@ def test_rows_of_a_damaged_segment_are_forgotten_and_replaced(tmp_path, caplog):
     last.check(key for key, _, _ in items)
     for key, _, states in items:
         np.testing.assert_array_equal(last.read(key), states)
+
+
+def test_what_is_in_use_survives_its_removal(tmp_path, monkeypatch):
+    """Segments are removed while one process fills and another reads; nobody ever gets another row's states."""
+    monkeypatch.setattr(cache_module, "SEGMENT_BYTES", 400)
+    items = rows(20)
+    filled(tmp_path, items[:10])
+    reader, late = RowCache(tmp_path, variant()), RowCache(tmp_path, variant())
+    assert all(reader.has(key, bucket) for key, bucket, _ in items[:10])
+    writer = RowCache(tmp_path, variant())
+    with writer.writing():
+        for item in items[10:15]:
+            writer.add(*item)
+        collect_garbage(tmp_path, 0)
+        for item in items[15:]:
+            writer.add(*item)
+    for key, _, states in items[:10]:
+        np.testing.assert_array_equal(reader.read(key), states)
+    for key, _, states in items[10:]:
+        np.testing.assert_array_equal(writer.read(key), states)
+    assert not any(late.has(key, bucket) for key, bucket, _ in items[:10]), "gone before it looked"
+    late.check(key for key, _, _ in items)
+    again = RowCache(tmp_path, variant())
+    for key, bucket, states in items:
+        if again.has(key, bucket):
+            np.testing.assert_array_equal(again.read(key), states)
+
+
+def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    items = rows(3)
+    cache = RowCache(tmp_path, variant())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        with cache.writing():
+            for item in items:
+                cache.add(*item)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+
+    try:
+        with pytest.raises(OSError, match=r"too large: .*\.rows"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(cache.has(key, bucket) for key, bucket, _ in items)
+    assert not list(cache.folder.glob("*.rows*"))
+    assert len(filled(tmp_path, items)) == 3

@@ -27,6 +27,8 @@ def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
     assert not result["rungs"][2]["kept"]
     assert result["rungs"][2]["gain"] <= 0
     assert result["metrics"]["test"]["accuracy"] > 0.9
+    page = Path(result["report"]).read_text()
+    assert "<h3>top</h3><svg" in page, "a rung that was trained has its curve, kept or not"
     graft = topgraft.load(result["graft"])
     assert [spec.method for spec in graft.model.methods] == ["probe"]
     assert graft.predict(["ban bas"])
@@ -89,6 +91,7 @@ def test_auto_needs_development_rows_and_a_ladder_is_one_rung(config, capsys):
     status, _, err = call("train", config, "--workdir", "run", *AUTO, "--set", "data.dev_fraction=0", capsys=capsys)
     assert status == 2
     assert "auto decides on development rows" in err
+    assert call("plan", config, *AUTO, "--set", "data.dev_fraction=0", capsys=capsys)[0] == 2
     settings = ("--set", "adapter.blocks=:2")
     status, _, err = call("train", config, "--workdir", "low", *AUTO, *settings, capsys=capsys)
     assert status == 2

@@ -355,3 +355,14 @@ def test_stopped_for_longer_than_its_lease_a_run_writes_nothing(place):
     assert as_json(out)["exit"] == 75
     assert place.registry.versions("tiny") == []
     assert place.live() is None
+
+
+def test_a_probe_of_every_boundary_is_priced_and_retrained(place):
+    settings = ("adapter.boundaries=",)
+    place.run(*settings)
+    place.data(TABLE + rows(7, seed=77))
+    dear = place.run(*settings, options=("--max-price", "0.0001"))
+    assert dear["exit"] == 12, dear["reason"]
+    assert dear["predicted"]["cpu_seconds"] > 0
+    done = place.run(*settings)
+    assert (done["action"], done["rows_computed"], done["live"]) == ("head", 7, 2)

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 import pytest
 
+import backbone.cache as cache_module
 from adapters.counts import train_step
 from adapters.model import GraftModel
-from adapters.specs import Bottleneck, Classification, Lora
+from adapters.specs import Bottleneck, Classification, Ladder, Lora
+from backbone.cache import held
 from backbone.errors import InputError
 from backbone.files import sha256_file
-from backbone.trees import flatten, map_leaves
+from backbone.trees import flatten, map_leaves, unflatten
 from tests.tiny import as_json, rows
 from tests.trainers.test_main import call, killed_run, run, same, tensors
 from tests.trainers.test_main import config as config
@@ -32,7 +34,7 @@ ENDS = (10, 20, 30, 40)  # batches at the end of each epoch
 
 
 def resolved(stages, blocks=6, accumulate=1):
-    return [(s.boundary, s.until) for s in spans(Plan(stages=stages), blocks, ENDS, accumulate)]
+    return [(s.boundary, s.until) for s in spans(Plan(stages=stages), blocks, ENDS, 4.0, accumulate)]
 
 
 def test_schedules_by_name():
@@ -49,6 +51,17 @@ def test_explicit_stages_end_on_optimiser_steps():
     assert resolved((Stage("4:", until_epoch=1), Stage("-1:", until_epoch=2.5))) == [(4, 10), (5, 40)]
 
 
+def test_stages_of_a_last_epoch_that_is_a_part():
+    """Half an epoch of 100 batches, and two and a half."""
+
+    def until(epochs, ends, *stages):
+        return [span.until for span in spans(Plan(stages=stages), 6, ends, epochs, 1)]
+
+    assert until(0.5, (50,), Stage("", until_epoch=0.25), Stage("none")) == [25, 50]
+    assert until(2.5, (100, 200, 250), Stage("", until_epoch=2.25), Stage("none")) == [225, 250]
+    assert until(2.5, (100, 200, 250), Stage("", until_epoch=2.5), Stage("none")) == [250], "there is no more to train"
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
@@ -56,6 +69,7 @@ def test_explicit_stages_end_on_optimiser_steps():
         ("top(7)", "must be a whole number in 1..6"),
         ("geometric(1)", "must lie between 0 and 1"),
         ((Stage("", until_epoch=2), Stage("3:", until_epoch=1)), r"stages\[1\]: ends .* before it begins"),
+        ((Stage(""), Stage("3:")), r"stages\[0\]: has no end, but a stage follows"),
         ((Stage("9:"),), "selects none of the 6 blocks"),
     ],
 )
@@ -95,14 +109,14 @@ def task(tiny) -> Task:
     return Task(settings, model, tiny, examples, examples)
 
 
-def trained(task: Task, folder: Path, cache: bool = True, **plan):
+def trained(task: Task, folder: Path, cache: str = "float32", **plan):
     """(parameters, progress) after a run with this plan."""
-    config = replace(task.config, plan=Plan(**plan), select="last")
+    config = replace(task.config, plan=Plan(cache=cache, **plan), select="last")
     task = replace(task, config=config)
     params = map_leaves(np.asarray, task.model.init(jax.random.key(0)))
 
     def make(adapter):
-        return Boundaries(task.model, task.backbone, adapter, folder / "cache", plan.get("cache", "float32"), 2**30)
+        return Boundaries(task.model, task.backbone, adapter, folder / "cache", cache, 2**30)
 
     folder.mkdir(parents=True, exist_ok=True)
     with Checkpoints(folder / "checkpoints", {}) as checkpoints:
@@ -111,7 +125,7 @@ def trained(task: Task, folder: Path, cache: bool = True, **plan):
             params,
             checkpoints,
             lambda step: Scalars(folder, step),
-            make_cache=make if cache else None,
+            make_cache=None if cache == "none" else make,
             show=False,
         )
     return flatten(done.params), done.progress
@@ -135,7 +149,7 @@ def test_stages_that_are_all_live_equal_plain_training_bit_for_bit(task, tmp_pat
 @pytest.mark.parametrize("schedule", ["geometric(0.5)", "top(1)"])
 def test_a_cached_prefix_equals_one_that_runs(schedule, task, tmp_path):
     """The frozen prefix holds trained adapters; cached states are those of the running prefix."""
-    ran, _ = trained(task, tmp_path / "a", cache=False, stages=schedule)
+    ran, _ = trained(task, tmp_path / "a", "none", stages=schedule)
     cached, progress = trained(task, tmp_path / "b", stages=schedule)
     for path in ran:
         np.testing.assert_allclose(cached[path], ran[path], atol=2e-5, err_msg=path)
@@ -163,6 +177,74 @@ def test_gradient_ratio_freezes_upward_and_keeps_the_top(task, tmp_path):
     assert boundaries == sorted(boundaries)
     assert boundaries[0] == 0
     assert boundaries[-1] <= 2
+
+
+def test_gradient_ratio_judges_only_blocks_with_adapters(task, tmp_path):
+    """Those below have no gradient, and would hold the median at nothing."""
+    model = GraftModel(task.backbone.network, (Lora(rank=2, blocks="2:"),), Classification(), task.model.labels)
+    above = replace(task, model=model, config=replace(task.config, epochs=5.0))
+    _, progress = trained(above, tmp_path / "a", stages="gradient_ratio")
+    assert progress.stages[0]["boundary"] == 0
+    assert progress.stages[-1]["boundary"] == 2
+
+
+@pytest.mark.parametrize("stages", ["geometric(0.5)", "top(1)", (Stage("", until_epoch=1), Stage("none"))])
+def test_a_ladder_that_reads_below_a_boundary_is_not_fed_from_it(stages, task, tmp_path):
+    ladder = GraftModel(task.backbone.network, (Ladder(),), Classification(), task.model.labels)
+    side = replace(task, model=ladder)
+    plain, _ = trained(side, tmp_path / "a")
+    staged, progress = trained(side, tmp_path / "b", stages=stages)
+    assert not any(stage["cached"] for stage in progress.stages)
+    if isinstance(stages, str):  # a side network is live to the end
+        assert_same(plain, staged)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_what_a_stage_caches_does_not_depend_on_the_stage_before(storage, task, tmp_path):
+    """A run that is killed between two stages begins the second one without the states of the first."""
+    stages = (Stage("", until_epoch=0.5), Stage("1:", until_epoch=1), Stage("2:"))
+    params, progress = trained(task, tmp_path / "a", storage, stages=stages)
+    assert [stage["boundary"] for stage in progress.stages] == [0, 1, 2]
+    adapter = unflatten(params)["adapter"]
+    found = [
+        Boundaries(task.model, task.backbone, adapter, folder, storage, 2**30)
+        for folder in (tmp_path / "a" / "cache", tmp_path / "alone")
+    ]
+    assert [store.fill([task.train], (2,)) > 0 for store in found] == [False, True]
+    longest = int(max(task.train.buckets))
+    np.testing.assert_array_equal(*(store.padded(2, task.train.rows, longest) for store in found))
+
+
+def test_all_caches_together_keep_to_their_limit(task, tmp_path, monkeypatch):
+    """Rows of other runs make room, oldest first, in the same folder too; nothing goes that need not."""
+    monkeypatch.setattr(cache_module, "SEGMENT_BYTES", 2000)
+    half = [replace(task.train, rows=task.train.rows[i::2], labels=task.train.labels[i::2]) for i in (0, 1)]
+    needed = Boundaries(task.model, task.backbone, {}, tmp_path, "float32", 2**30).bytes_needed(half, (1,), False)
+
+    def fill(part: Examples, most: float) -> int:
+        store = Boundaries(task.model, task.backbone, {}, tmp_path, "float32", int(most))
+        return store.fill([part], (1,))
+
+    first = fill(half[0], 2 * needed)
+    assert fill(half[1], needed) > 0
+    assert held(tmp_path) <= needed
+    assert fill(half[0], needed) == 0, "both fit, so the first was left"
+    again = fill(half[1], 0.7 * needed)
+    assert again == 0
+    assert fill(replace(half[0], rows=half[0].rows[:1], labels=half[0].labels[:1]), 0.7 * needed) == 0
+    wider = replace(task.train, rows=[row[:-1] for row in task.train.rows if len(row) > 8])
+    wider = replace(wider, labels=task.train.labels[: len(wider.rows)])
+    assert fill(wider, 0.9 * needed) > 0
+    assert held(tmp_path) <= 0.9 * needed
+    assert first > 0
+
+
+def test_who_waited_for_another_writer_computes_nothing_again(task, tmp_path):
+    stores = [Boundaries(task.model, task.backbone, {}, tmp_path, "float32", 2**30) for _ in range(2)]
+    for store in stores:
+        assert not store.has_states(1, task.train)
+    assert [store.fill([task.train], (1,)) > 0 for store in stores] == [True, False]
+    assert all(store.has_states(1, task.train) for store in stores)
 
 
 def test_work_falls_from_stage_to_stage_and_nothing_compiles_inside_one(task, tmp_path):
@@ -266,7 +348,8 @@ def test_from_the_command_line_killed_in_every_stage_and_resumed(config, tmp_pat
     settings = ("--set", "epochs=9", "--set", "plan.stages=geometric(0.4)", "--set", "checkpoint_seconds=0.1")
     status, out, err = call("train", config, "--workdir", "whole", *settings, "--json", capsys=capsys)
     assert status == 0, err
-    assert [stage["boundary"] for stage in as_json(out)["stages"]] == [0, 2]
+    whole = as_json(out)
+    assert [stage["boundary"] for stage in whole["stages"]] == [0, 2]
     workdir = tmp_path / "killed"
     checkpoints = workdir / "checkpoints"
 
@@ -275,9 +358,21 @@ def test_from_the_command_line_killed_in_every_stage_and_resumed(config, tmp_pat
 
     killed_run(config, workdir, lambda: any(s > 2 for s in steps()), *settings)
     killed_run(config, workdir, lambda: any(s > 20 for s in steps()), *settings, "--resume")
-    done = run("train", config, "--workdir", workdir, *settings, "--quiet", "--resume", "--json")
-    assert as_json(done.stdout)["resumed"]
+    done = as_json(run("train", config, "--workdir", workdir, *settings, "--quiet", "--resume", "--json").stdout)
+    assert done["resumed"]
+    told = [[(stage["boundary"], stage["steps"], stage["flops"]) for stage in r["stages"]] for r in (whole, done)]
+    assert told[0] == told[1], "steps of the processes that were killed are told too"
+    assert all(stage["cpu_seconds"] > 0 for stage in done["stages"])
     same(tmp_path / "whole", workdir)
+
+
+@pytest.mark.parametrize("stages", ["top(7)", "geometric(1.5)"])
+def test_a_plan_that_fits_no_run_leaves_the_folder_free(stages, config, capsys):
+    status, _, err = call("train", config, "--workdir", "run", "--set", f"plan.stages={stages}", capsys=capsys)
+    assert status == 2
+    assert "stages: " in err
+    status, _, err = call("train", config, "--workdir", "run", "--set", "plan.stages=top(1)", capsys=capsys)
+    assert status == 0, err
 
 
 def test_top_gives_the_lower_blocks_no_adapter(config, capsys):

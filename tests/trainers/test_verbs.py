@@ -168,6 +168,13 @@ def test_planted_errors_are_found(config, tmp_path, capsys):
     assert len(audit["duplicates"][0]["where"]) == 3
     status, out, _ = call("audit-labels", config, *settings, "--most", "5", "--json", capsys=capsys)
     assert len(as_json(out)["suspects"]) == 5
+    for room in ("plan.cache=none", "plan.cache_gib=1e-6"):
+        status, out, err = call("audit-labels", config, *settings, "--set", room, "--json", capsys=capsys)
+        assert status == 0, err
+        assert {s["where"] for s in as_json(out)["suspects"]} == {s["where"] for s in audit["suspects"]}
+    status, _, err = call("audit-labels", config, "--set", "data.train=", capsys=capsys)
+    assert status == 2
+    assert "data.train" in err
     status, _, err = call("audit-labels", config, "--set", "head.kind=multi_label", capsys=capsys)
     assert status == 2
     assert "one label per row" in err

@@ -105,6 +105,8 @@ def from_plan(decision: Decision, missing: float) -> Prediction:
     config = decision.config
     if decision.action == "head" or isinstance(config.adapter, Probe):
         config = replace(config, plan=replace(config.plan, stages=(Stage("none"),)), epochs=1.0)
+        if isinstance(config.adapter, Probe):  # of more boundaries: one pass gives them all, the rest is a larger head
+            config = replace(config, adapter=Probe())
     elif config.plan.schedule[0] == "auto":
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     found = price(config)

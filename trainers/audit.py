@@ -1,7 +1,8 @@
 """The verb `audit-labels`: rows whose label is probably wrong, and rows that are there twice.
 
-A probe on the cached pooled states is fitted five times, each time without a fifth of the train rows, and
-asked about the rows it has not seen. A row is suspect when the label that the probe gives it instead is
+All rows of data.train are audited, those that a run holds out for development too. A probe on the cached pooled
+states is fitted five times, each time without a fifth of the rows, and asked about the rows it has not seen; copies
+of a row are left out together. A row is suspect when the label that the probe gives it instead is
 more probable than rows of that label are given on average (confident learning, Northcutt et al. 2021,
 section 3.1); suspects are listed from the least probable label on.
 """
@@ -9,7 +10,7 @@ section 3.1); suspects are listed from the least probable label on.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from adapters.heads import head_of
 from adapters.model import GraftModel
 from adapters.specs import Classification, Probe
+from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import home, resolve_backbone, use_compilation_cache
 from backbone.storage import Backbone, load_backbone
@@ -52,12 +54,13 @@ class Audit:
 
 
 def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> Audit:
-    """Audits the train rows of a config; `most` suspects at most, 0 = all. Raises InputError for multi-label data."""
+    """Audits the rows of data.train; `most` suspects at most, 0 = all. Raises InputError for multi-label data."""
     if not isinstance(config.head, Classification):
         raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
     use_compilation_cache()
     backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
-    prepared = prepare(config.data, multi_label=False, cache=home() / "data", progress=show)
+    data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
+    prepared = prepare(data, multi_label=False, cache=home() / "data", progress=show)
     if "train" not in prepared.splits:
         raise InputError("data.train: names no row to audit; name a file, or raise data.train_fraction")
     table = prepared.table("train")
@@ -95,7 +98,8 @@ def held_out_logits(
     """Logits float32 [N,C] of each row by a probe that has not seen it, from cached pooled states."""
     model = GraftModel(backbone.network, (Probe(),), config.head, names)
     features = pooled_last(config, model, backbone, examples, show)
-    return cross_fitted_logits(model, features, examples.labels, config.metric)
+    keys = [row_key(row) for row in examples.rows]
+    return cross_fitted_logits(model, features, examples.labels, keys, config.metric)
 
 
 def pooled_last(

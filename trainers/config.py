@@ -278,7 +278,7 @@ class TrainConfig:
     metric: Literal["accuracy", "macro_f1", "matthews", "average_precision", "pearson", "spearman", "entity_f1"] = (
         "accuracy"  # decides best and patience; one of the head's
     )
-    log_every: int = 20  # optimiser steps between logged scalars
+    log_every: int = 20  # micro-batches between logged scalars; also at each epoch's end
     checkpoint_seconds: float = 120.0  # between asynchronous checkpoints; also at each epoch's end
     input_threads: int = 1  # threads that assemble batches ahead of the device
 

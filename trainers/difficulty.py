@@ -8,6 +8,7 @@ import numpy as np
 
 from adapters.model import GraftModel
 from adapters.specs import Probe
+from backbone.cache import row_key
 from backbone.storage import Backbone
 from trainers.batches import Examples
 from trainers.config import TrainConfig
@@ -37,7 +38,8 @@ def difficulty_of(
 def probe_loss(
     config: TrainConfig, backbone: Backbone, model: GraftModel, rows: Examples, features: Features | None
 ) -> np.ndarray:
-    """Loss of each train row under a probe that never saw it (5 folds by row number), float [N]."""
+    """Loss of each train row under a probe that never saw it (5 folds, copies of a row in one), float [N]."""
     plain = GraftModel(backbone.network, (Probe(boundaries=(-1,)),), config.head, model.labels)
     known = features(plain) if features else pooled_features(plain, backbone, {}, rows, lambda count: None)
-    return cross_fitted_loss(plain, known, rows.labels, config.metric)
+    keys = [row_key(row) for row in rows.rows]
+    return cross_fitted_loss(plain, known, rows.labels, keys, config.metric)

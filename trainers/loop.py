@@ -329,14 +329,13 @@ def _leg(
             run.state = run.step(run.state, run.everything, batch)
             done += 1
             shown.update()
-            if done % log_every == 0 or done == task.total_steps:
+            epoch_ends = done in task.order.ends
+            if epoch_ends or done % log_every == 0:
                 run.state = log_sums(scalars, done, run.state, run.progress, shown)
-            if done in task.order.ends:
+            if epoch_ends:
                 _end_of_epoch(run, done, scalars)
                 with jax.transfer_guard("allow"):
                     run.progress.stopped |= stop_if(run.progress)
-                if run.progress.stopped and done % log_every:
-                    run.state = log_sums(scalars, done, run.state, run.progress, shown)
                 break
             if due():
                 break

@@ -86,7 +86,19 @@ class Price:
 
     def table(self) -> str:
         """For people."""
-        head = ("live", "steps", "tokens", "GFLOP", "GB moved", "cache MB", "fill s", "steps s", "seconds", "joules")
+        head = (
+            "live",
+            "steps",
+            "tokens",
+            "GFLOP",
+            "GB moved",
+            "cache MB",
+            "fill s",
+            "steps s",
+            "scores, loading s",
+            "seconds",
+            "joules",
+        )
         lines = [head]
         for s in self.stages:
             joules = s.joules["value"]
@@ -100,6 +112,7 @@ class Price:
                     f"{s.cache_bytes / 1e6:.0f}",
                     f"{s.fill_seconds:.1f}",
                     f"{s.step_seconds:.1f}",
+                    f"{s.score_seconds + s.load_seconds:.1f}",
                     f"{s.seconds:.1f}",
                     "-" if joules is None else f"{joules:.0f} ({s.joules['quality']})",
                 )

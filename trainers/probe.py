@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,16 +162,22 @@ def fit_linear(
     return FittedProbe({"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}, strength, scores)
 
 
-def cross_fitted_loss(model: GraftModel, features: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
+def cross_fitted_loss(
+    model: GraftModel, features: np.ndarray, labels: np.ndarray, keys: Sequence[bytes], metric: str
+) -> np.ndarray:
     """Loss of each row under a probe fitted to the other folds, float [N]."""
-    return head_of(model.head).host_loss(cross_fitted_logits(model, features, labels, metric), labels)
+    return head_of(model.head).host_loss(cross_fitted_logits(model, features, labels, keys, metric), labels)
 
 
-def cross_fitted_logits(model: GraftModel, features: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
-    """Logits float32 [N,C] of each row under a probe fitted to the other folds (by row number)."""
+def cross_fitted_logits(
+    model: GraftModel, features: np.ndarray, labels: np.ndarray, keys: Sequence[bytes], metric: str
+) -> np.ndarray:
+    """Logits float32 [N,C] of each row under a probe fitted to the other folds; rows of one key share a fold."""
     logits = np.zeros((len(labels), len(model.labels)), np.float32)
-    fold = np.arange(len(labels)) % FOLDS
-    for number in range(FOLDS):
+    place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    distinct = np.array([place[key] for key in keys]) if len(place) > 1 else np.arange(len(keys))
+    fold = distinct % FOLDS
+    for number in np.unique(fold):
         inside, held = fold != number, fold == number
         head = fit_linear(model, features[inside], labels[inside], None, metric).head
         logits[held] = features[held] @ head["kernel"] + head["bias"]

@@ -45,6 +45,7 @@ def write_report(
         f"<p class=note>{esc(result['content_id'])}</p>",
         "<h2>Scores</h2>",
         _scores(result["metrics"]),
+        *(["<h2>Climb</h2>", _climb(result["rungs"])] if result.get("rungs") else []),
         "<h2>Learning curves</h2>",
         _curves(workdir),
         "<h2>Freeze timeline</h2>",
@@ -87,6 +88,17 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     return _table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
+
+
+def _climb(rungs: Sequence[Mapping[str, Any]]) -> str:
+    """What plan.stages=auto tried."""
+    rows = [
+        (r["name"], r["score"], r.get("gain", ""), r.get("noise", ""), "kept" if r["kept"] else "not kept",
+         r["cost"]["wall_seconds"], r["cost"]["cpu_seconds"])
+        for r in rungs
+    ]  # fmt: skip
+    head = ("rung", "development score", "gain over what was kept", "noise", "", "wall s", "CPU s")
+    return _table(head, rows) + "<p class=note>The last rung that was kept is the graft.</p>"
 
 
 def _curves(workdir: Path) -> str:
@@ -135,7 +147,7 @@ def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest
 def _timeline(stages: Sequence[Mapping[str, Any]], blocks: int) -> str:
     total = sum(stage["steps"] for stage in stages)
     if not total:
-        return "<p class=note>No stage: the head was fitted in closed form on cached features.</p>"
+        return "<p class=note>No stage: the head that was kept was fitted in closed form on features.</p>"
     width, row, begun, shapes = 720, 18, 0, []
     for stage in stages:
         x, across = width * begun / total, width * stage["steps"] / total
@@ -181,7 +193,7 @@ def _predicted(plan: Path, stages: Sequence[Mapping[str, Any]]) -> str:
         told = f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
         log.warning("%s", told)
         return f"<p class=note>No prediction: {esc(told)}</p>"
-    head = ("stage", "live", "steps s", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "error")
+    head = ("stage", "live", "steps s", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "of CPU s")
     return _table(head, rows)
 
 

@@ -60,6 +60,35 @@ class Variant:
     layout: int = LAYOUT
 
 
+@dataclass(frozen=True)
+class Segment:
+    """What the description of a segment says."""
+
+    rows: int
+    tokens: int
+    rows_bytes: int
+    rows_sha256: str
+    index_bytes: int
+    index_sha256: str
+
+    def is_of(self, stem: Path, *, verify: bool) -> list[Path]:
+        """The files that are not what was written; only their sizes are looked at without `verify`."""
+        damaged = []
+        for suffix, size, sha256 in (
+            (".rows", self.rows_bytes, self.rows_sha256),
+            (".index", self.index_bytes, self.index_sha256),
+        ):
+            file = stem.with_suffix(suffix)
+            if _size(file) != size or (verify and sha256_file(file) != sha256):
+                damaged.append(file)
+        return damaged
+
+
+def _described(stem: Path) -> Segment:
+    """Raises FileNotFoundError for a segment that is gone, InputError for a description that is damaged."""
+    return decode(Segment, _read_json(stem.with_suffix(".json")), str(stem))
+
+
 def row_key(row: Row) -> bytes:
     """16 bytes of the sha256 of a row: token ids, segments or the other side where it has them, or patches."""
     parts = sides_of(row)
@@ -133,20 +162,23 @@ class RowCache:
 
     def _take(self, number: int) -> None:
         """Adds a segment of the folder to what is known; one that was removed meanwhile is passed over."""
-        with contextlib.suppress(FileNotFoundError):
-            sizes = _read_json(self._file(number, "json"))
-            for suffix in ("rows", "index"):
-                if (file := self._file(number, suffix)).stat().st_size != sizes[f"{suffix}_bytes"]:
-                    log.warning("%s: not the size that was written; its rows are computed again", file)
-                    return
-            self._know(number, np.fromfile(self._file(number, "index"), _INDEX))
+        stem = self._stem(number)
+        try:
+            if damaged := _described(stem).is_of(stem, verify=False):
+                log.warning("%s: not the size that was written; its rows are computed again", damaged[0])
+            else:
+                self._know(number, np.fromfile(stem.with_suffix(".index"), _INDEX))
+        except FileNotFoundError:
+            pass
+        except InputError as error:
+            log.warning("%s; its rows are computed again", error)
 
     def _know(self, number: int, index: np.ndarray) -> None:
         for key, start, tokens, bucket in index.tolist():
             self._places[key] = _Place(number, start, tokens, bucket)
 
-    def _file(self, number: int, suffix: str) -> Path:
-        return self.folder / f"{number:06d}.{suffix}"
+    def _stem(self, number: int) -> Path:
+        return self.folder / f"{number:06d}"
 
     def _forget(self, number: int) -> None:
         """Takes a segment out of what is known."""
@@ -157,7 +189,7 @@ class RowCache:
         """Maps a segment, so that its rows can be read whoever removes it; False if it is gone."""
         if number in self._maps:
             return True
-        file = self._file(number, "rows")
+        file = self._stem(number).with_suffix(".rows")
         try:
             small = file.stat().st_size < MAPPED_FROM
             rows: np.ndarray = np.fromfile(file, np.uint8) if small else np.memmap(file, np.uint8, mode="r")
@@ -180,25 +212,25 @@ class RowCache:
     def segments(self, keys: Iterable[bytes]) -> set[Path]:
         """The segments that hold these rows, as `collect_garbage` is told to keep them."""
         places = (self._places.get(key) for key in keys)
-        return {self.folder / f"{place.segment:06d}" for place in places if place is not None}
+        return {self._stem(place.segment) for place in places if place is not None}
 
     def check(self, keys: Iterable[bytes]) -> None:
         """Hashes the segments of these rows, once in a process; a damaged one is removed."""
         segments = {self._places[key].segment for key in keys if key in self._places} - self._checked
         for number in sorted(segments):
+            stem = self._stem(number)
             try:
-                sizes = _read_json(self._file(number, "json"))
-                if not self._mapped(number):
-                    continue
-                for suffix in ("rows", "index"):
-                    if sha256_file(file := self._file(number, suffix)) != sizes[f"{suffix}_sha256"]:
-                        log.warning("%s: damaged; its rows are computed again", file)
-                        self._forget(number)
-                        _remove_segment(self.folder / f"{number:06d}")
-                        break
+                damaged = _described(stem).is_of(stem, verify=True) if self._mapped(number) else []
             except FileNotFoundError:
-                log.info("%s: removed by another process; its rows are computed again", self._file(number, "json"))
+                log.info("%s: removed by another process; its rows are computed again", stem)
                 self._forget(number)
+                continue
+            except InputError:
+                damaged = [stem.with_suffix(".json")]
+            if damaged:
+                log.warning("%s: damaged; its rows are computed again", damaged[0])
+                self._forget(number)
+                _remove_segment(stem)
         self._checked |= segments
 
     def read(self, key: bytes) -> np.ndarray:
@@ -255,12 +287,13 @@ class RowCache:
             index[i] = (key, start, len(stored), bucket)
             start += len(stored)
         values = np.concatenate(list(pending.values())).view(np.uint8).reshape(-1).data
-        sizes: dict[str, Any] = {"rows": len(index), "tokens": start}
-        for suffix, content in (("rows", values), ("index", memoryview(index.tobytes()))):
-            write_durable(self._file(number, suffix), content)
-            sizes |= {f"{suffix}_bytes": len(content), f"{suffix}_sha256": hashlib.sha256(content).hexdigest()}
+        stem, places = self._stem(number), memoryview(index.tobytes())
+        write_durable(stem.with_suffix(".rows"), values)
+        write_durable(stem.with_suffix(".index"), places)
+        digests = (hashlib.sha256(content).hexdigest() for content in (values, places))
+        described = Segment(len(index), start, len(values), next(digests), len(places), next(digests))
         self._mapped(number)
-        write_durable(self._file(number, "json"), json.dumps(sizes).encode())
+        write_durable(stem.with_suffix(".json"), json.dumps(encode(described)).encode())
         self._know(number, index)
 
     def _clean(self) -> None:
@@ -274,7 +307,7 @@ class RowCache:
     def discard(self) -> None:
         """Removes every row of the variant."""
         for number in _segments(self.folder):
-            _remove_segment(self.folder / f"{number:06d}")
+            _remove_segment(self._stem(number))
         self._places, self._maps, self._pending, self._pending_bytes = {}, {}, {}, 0
 
 
@@ -282,18 +315,15 @@ def _segments(folder: Path) -> list[int]:
     """Numbers of the whole segments, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.stem) for p in folder.glob("*.json") if p.stem.isdigit())
+    return sorted(int(p.stem) for p in folder.glob("*.json") if p.stem.isdecimal() and p.stem.isascii())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Any:
+    """Raises FileNotFoundError where there is none, InputError where it is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: unreadable ({error}); run `topgraft cache verify`, or remove {path.parent}"
-        ) from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: unreadable ({error}); `topgraft cache gc` removes what is damaged") from error
 
 
 @dataclass(frozen=True)
@@ -312,35 +342,37 @@ class VariantStat:
 def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
     """Every variant below `root`; with `verify` the bytes of every segment are hashed."""
     found = []
-    for folder in sorted(p.parent for p in root.glob(f"*/{DESCRIPTION}")):
-        variant = decode(Variant, _read_json(folder / DESCRIPTION), str(folder / DESCRIPTION))
-        sizes, damaged = {}, []
+    for folder in sorted(path for path in root.glob("*/") if (path / DESCRIPTION).exists() or _segments(path)):
+        segments, damaged = [], []
         for number in _segments(folder):
-            with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
-                sizes[number] = _read_json(folder / f"{number:06d}.json")
-                damaged += _damaged(folder / f"{number:06d}", sizes[number], verify)
+            stem = folder / f"{number:06d}"
+            try:
+                described = _described(stem)
+                damaged += described.is_of(stem, verify=verify)
+                segments.append(described)
+            except FileNotFoundError:  # removed by another process meanwhile
+                continue
+            except InputError:
+                damaged.append(stem.with_suffix(".json"))
+        try:
+            variant = encode(decode(Variant, _read_json(folder / DESCRIPTION), str(folder / DESCRIPTION)))
+        except FileNotFoundError:  # the next writer puts it there
+            variant = {}
+        except InputError:
+            variant = {}
+            damaged.append(folder / DESCRIPTION)
         found.append(
             VariantStat(
                 folder=str(folder),
-                variant=encode(variant),
-                rows=sum(size["rows"] for size in sizes.values()),
-                tokens=sum(size["tokens"] for size in sizes.values()),
+                variant=variant,
+                rows=sum(segment.rows for segment in segments),
+                tokens=sum(segment.tokens for segment in segments),
                 bytes=sum(map(_size, folder.iterdir())),
-                segments=len(sizes),
-                damaged=damaged,
+                segments=len(segments),
+                damaged=[str(file) for file in damaged if file.with_suffix(".json").exists()],
             )
         )
     return found
-
-
-def _damaged(stem: Path, size: dict[str, Any], verify: bool) -> list[str]:
-    """The files of a segment whose bytes are not those written; only their number is looked at without `verify`."""
-    found = []
-    for suffix in ("rows", "index"):
-        file = stem.with_suffix(f".{suffix}")
-        if _size(file) != size[f"{suffix}_bytes"] or (verify and sha256_file(file) != size[f"{suffix}_sha256"]):
-            found.append(str(file))
-    return found if stem.with_suffix(".json").exists() else []
 
 
 def _size(path: Path) -> int:

@@ -29,6 +29,8 @@ def caches(action: str, *, most_gib: float | None = None) -> CacheReport:
     if most_gib is not None and not 0 <= most_gib < 2**32:
         raise InputError(f"--most-gib: must be at least 0, got {most_gib:g}")
     root = boundaries_folder()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: must be a folder; move it away")
     removed = []
     if action == "gc":
         removed = collect_garbage(root, 2**62 if most_gib is None else int(most_gib * 2**30))

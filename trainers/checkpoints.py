@@ -6,6 +6,7 @@ names the run it belongs to: resuming under another config, data or backbone is 
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,7 +104,8 @@ class Checkpoints:
     ) -> None:
         """Starts saving; returns when the arrays are copied, not when they are written."""
         self.wait()
-        metadata = {"identity": self._identity, "notes": dict(notes)}
+        # the notes are written later, and go on changing
+        metadata = {"identity": self._identity, "notes": copy.deepcopy(dict(notes))}
         copied = jax.tree.map(np.array, jax.device_get(_arrays(state, best, frozen)))
         self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 

@@ -174,8 +174,8 @@ class Plan:
                 raise InputError(f"stages: {self.stages}: a must lie between 0 and 1")
         elif not self.stages:
             raise InputError("stages: at least one stage is needed")
-        if not self.cache_gib > 0:
-            raise InputError(f"cache_gib: must be positive, got {self.cache_gib}")
+        if not 0 < self.cache_gib < 2**32:
+            raise InputError(f"cache_gib: must be positive and below 2^32, got {self.cache_gib:g}")
 
     @property
     def schedule(self) -> tuple[str, float]:
@@ -285,8 +285,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name: {self.name!r} must be a plain folder name")
-        if not (0 < self.epochs < 1e6):
-            raise InputError(f"epochs: must be positive, got {self.epochs}")
+        if not (1e-6 <= self.epochs < 1e6):
+            raise InputError(f"epochs: must be positive, at least 1e-6 and below 1e6, got {self.epochs}")
         for name in ("batch_size", "log_every", "input_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")

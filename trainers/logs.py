@@ -22,15 +22,8 @@ class Scalars:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        kept = []
-        if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError):
-                    continue  # the last line of a run that was killed while writing it
-        self._path.write_text("".join(kept), encoding="utf-8")
+        kept = [line for line in read_scalars(self._path) if line["step"] <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -44,6 +37,22 @@ class Scalars:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def read_scalars(path: Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl` that hold a step and numbers; no file, no lines.
+
+    What is left out is the last line of a run that was killed while writing it, or damaged.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            found.append({name: value for name, value in values.items() if isinstance(value, (int, float))})
+    return found
 
 
 def bar(total: int, what: str, unit: str, *, show: bool, initial: int = 0) -> Any:

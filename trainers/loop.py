@@ -26,10 +26,11 @@ import optax
 from adapters.counts import train_step
 from adapters.graft import Graft
 from adapters.model import GraftModel
+from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves
 from metering.counts import Count
-from metering.window import together, window
+from metering.window import Cost, together, window
 from trainers.batches import Batch, Examples, States, batches
 from trainers.boundaries import Boundaries
 from trainers.checkpoints import Checkpoints
@@ -61,9 +62,7 @@ class Progress:
     boundary: int = 0  # first live block of the stage that ran last
     stage_until: int = 0  # micro-batches at which that stage ends
     norms: list[float] = field(default_factory=list)  # of each live block's accumulated gradient (gradient_ratio)
-    stages: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # end, boundary, steps and cost of each, the open one too
+    stages: list[dict[str, Any]] = field(default_factory=list)  # end, boundary, steps and cost, of the open one too
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -74,6 +73,24 @@ class Fitted:
     params: Params  # {"adapter", "head"} on the host
     steps: int  # micro-batches run, in all processes of the run
     progress: Progress
+
+
+def progress_of(notes: dict[str, Any]) -> Progress:
+    """What a checkpoint noted; raises InputError where it is not what this version notes."""
+    fresh, cost = vars(Progress()), Cost("").asdict()
+    told = {"until", "boundary", "cached", "steps", *cost}
+    numbers = (int, float)
+    if notes.keys() == fresh.keys() and all(
+        isinstance(notes[name], numbers if isinstance(value, numbers) else type(value)) for name, value in fresh.items()
+    ):
+        stages = [stage for stage in notes["stages"] if isinstance(stage, dict) and stage.keys() == told]
+        if len(stages) == len(notes["stages"]) and all(
+            isinstance(stage["joules"], dict) and stage["joules"].keys() == cost["joules"].keys() for stage in stages
+        ):
+            return Progress(**notes)
+    raise InputError(
+        "--resume: the checkpoint's notes are damaged, or of another version of Topgraft; start in another --workdir"
+    )
 
 
 def rows_of_steps(config: TrainConfig, progress: Progress) -> int:
@@ -181,7 +198,7 @@ class _Run:
         """Goes on from the newest checkpoint, if there is one."""
         if (notes := checkpoints.notes()) is None:
             return
-        self.progress = Progress(**notes)
+        self.progress = progress_of(notes)
         self.split(self.best)
         self.state, self.best, self.frozen = checkpoints.restore(self.state, self.best, self.frozen)
         self.everything = jax.device_put({"backbone": self.task.backbone.params, "graft": self.frozen})

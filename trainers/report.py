@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 
 from trainers.config import LadderRung
+from trainers.logs import read_scalars
 from trainers.workdir import PLAN
 
 log = logging.getLogger(__name__)
@@ -75,10 +77,6 @@ def esc(value: Any) -> str:
     return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     top = "".join(f"<th>{esc(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in row) + "</tr>" for row in rows)
@@ -105,9 +103,11 @@ def _curves(workdir: Path) -> str:
     """Of the run, or of each rung of plan.stages=auto that was trained step by step, in a folder of its own."""
     drawn = []
     for folder in (workdir, *(workdir / rung for rung in get_args(LadderRung))):
-        scalars = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
+        scalars = read_scalars(folder / "metrics.jsonl")
         names = sorted({n for line in scalars for n in line if n in CURVES})
-        series = {n: [(line["step"], line[n]) for line in scalars if n in line] for n in names}
+        values = {n: [(line["step"], line.get(n, math.nan)) for line in scalars] for n in names}
+        finite = {n: [(step, value) for step, value in points if math.isfinite(value)] for n, points in values.items()}
+        series = {n: points for n, points in finite.items() if points}
         if series:
             title = "" if folder == workdir else f"<h3>{esc(folder.name)}</h3>"
             drawn.append(title + plot(series, "optimiser micro-batches"))
@@ -189,7 +189,7 @@ def _predicted(plan: Path, stages: Sequence[Mapping[str, Any]]) -> str:
             error = f"{found['cpu_seconds'] / predicted - 1:+.0%}" if predicted else "-"
             walls = (wanted["step_seconds"], wanted["seconds"], found["wall_seconds"])
             rows.append((i + 1, wanted["live"], *walls, predicted, found["cpu_seconds"], error))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         told = f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
         log.warning("%s", told)
         return f"<p class=note>No prediction: {esc(told)}</p>"

@@ -58,23 +58,28 @@ def _rounded(step: float, accumulate: int, total: int) -> int:
 def _explicit(
     stages: Sequence[Stage], blocks: int, epoch_ends: Sequence[int], epochs: float, accumulate: int
 ) -> tuple[Span, ...]:
-    total = epoch_ends[-1]
+    total, last = epoch_ends[-1], len(stages) - 1
     found: list[Span] = []
+    begins: float = 0  # of a run that is long enough
     for number, stage in enumerate(stages):
-        until = total
+        what = f"plan.stages[{number}]"
+        end = math.inf
         if stage.until_step:
-            until = min(total, stage.until_step * accumulate)
+            end = stage.until_step * accumulate
         elif stage.until_epoch:
-            until = _rounded(_at_epoch(stage.until_epoch, epoch_ends, epochs), accumulate, total)
-        elif number < len(stages) - 1:
-            raise InputError(f"plan.stages[{number}]: has no end, but a stage follows; give until_epoch or until_step")
+            end = _at_epoch(stage.until_epoch, epoch_ends, epochs)
+        elif number < last:
+            raise InputError(f"{what}: has no end, but a stage follows; give until_epoch or until_step")
+        until = total if number == last else _rounded(min(end, total), accumulate, total)
         begun = found[-1].until if found else 0
-        if until <= begun and not (found and begun == total):
-            raise InputError(f"plan.stages[{number}]: ends at micro-batch {until}, before it begins ({begun})")
-        if number == len(stages) - 1:
-            until = total
-        if begun < total:
+        if end <= begins or (until <= begun < total):
+            raise InputError(f"{what}: ends at micro-batch {end:g}, before it begins ({max(begins, begun):g})")
+        begins = end
+        try:
             boundary = blocks if stage.blocks == "none" else block_range(stage.blocks, blocks).start
+        except InputError as error:
+            raise InputError(f"{what}.{error}") from error
+        if begun < total:
             found.append(Span(boundary, until))
     return tuple(found)
 

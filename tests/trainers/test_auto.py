@@ -84,6 +84,8 @@ def test_killed_while_climbing_and_resumed(config, tmp_path, capsys):
     workdir = tmp_path / "killed"
     top = workdir / "checkpoints" / "top"
     killed_run(config, workdir, lambda: any(p.name.isdigit() for p in top.glob("*")), *settings)
+    with (workdir / "top" / "metrics.jsonl").open("ab") as file:  # as a kill, or a bad disk, may leave them
+        file.write(b'5\n{"step": null}\n{"step": 1, "train/loss": "x"}\n\xff\xfe')
     run("train", config, "--workdir", workdir, *settings, "--quiet", "--resume")
     same(tmp_path / "whole", workdir)
 

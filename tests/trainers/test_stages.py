@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from adapters.specs import Bottleneck, Classification, Ladder, Lora
 from backbone.cache import held
 from backbone.errors import InputError
 from backbone.files import sha256_file
+from backbone.home import home
 from backbone.trees import flatten, map_leaves, unflatten
 from tests.tiny import as_json, rows
 from tests.trainers.test_main import call, killed_run, run, same, tensors
@@ -27,9 +32,10 @@ from trainers.boundaries import Boundaries, prefix_id
 from trainers.checkpoints import Checkpoints
 from trainers.config import Optimizer, Plan, Stage, TrainConfig
 from trainers.logs import Scalars
-from trainers.loop import Task, fit
+from trainers.loop import Progress, Task, fit, progress_of
 from trainers.stages import next_boundary, spans
 
+ROOT = Path(__file__).resolve().parents[2]
 ENDS = (10, 20, 30, 40)  # batches at the end of each epoch
 
 
@@ -69,6 +75,8 @@ def test_stages_of_a_last_epoch_that_is_a_part():
         ("top(7)", "must be a whole number in 1..6"),
         ("geometric(1)", "must lie between 0 and 1"),
         ((Stage("", until_epoch=2), Stage("3:", until_epoch=1)), r"stages\[1\]: ends .* before it begins"),
+        ((Stage("", until_epoch=9), Stage("3:", until_epoch=0.1), Stage("4:")), r"stages\[1\]: ends at micro-batch 1,"),
+        ((Stage("", until_epoch=1), Stage("9:")), r"plan.stages\[1\].blocks: '9:' selects none"),
         ((Stage(""), Stage("3:")), r"stages\[0\]: has no end, but a stage follows"),
         ((Stage("9:"),), "selects none of the 6 blocks"),
     ],
@@ -364,6 +372,85 @@ def test_from_the_command_line_killed_in_every_stage_and_resumed(config, tmp_pat
     assert told[0] == told[1], "steps of the processes that were killed are told too"
     assert all(stage["cpu_seconds"] > 0 for stage in done["stages"])
     same(tmp_path / "whole", workdir)
+
+
+KILLED_IN_A_FILL = """
+import os, signal, sys
+import backbone.cache as cache
+import topgraft
+add, left = cache.RowCache.add, int(sys.argv[1])
+def counted(*arguments):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return add(*arguments)
+cache.RowCache.add, cache.SEGMENT_BYTES = counted, 4000
+sys.exit(topgraft.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_killed_in_a_fill_and_resumed(storage, config, tmp_path, capsys, monkeypatch):
+    """A part of the rows is stored when the process dies; what the resumed run reads is what a whole fill gives."""
+    settings = ("--set", "epochs=2", "--set", "plan.stages=geometric(0.4)", "--set", f"plan.cache={storage}")
+    programs = home() / "programs"
+    for name in ("whole", "killed"):
+        (tmp_path / f"home-{name}").mkdir()
+        (tmp_path / f"home-{name}" / "programs").symlink_to(programs)
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home-whole"))
+    status, _, err = call("train", config, "--workdir", "whole", *settings, "--quiet", capsys=capsys)
+    assert status == 0, err
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home-killed"))
+    words = ["train", str(config), "--workdir", "killed", *settings, "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED_IN_A_FILL, "60", *words]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    stored = list((tmp_path / "home-killed" / "boundaries").glob("*/*.json"))
+    assert any(path.stem.isdecimal() for path in stored), "it died with a part of the rows on disk"
+    run(*words, "--resume")
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "5", "null", "[]", '{"rows": 3}'])
+def test_a_damaged_description_costs_its_rows_and_nothing_else(content, config, capsys, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "programs").symlink_to(home() / "programs")
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    settings = ("--set", "plan.stages=top(1)", "--set", "epochs=1", "--quiet")
+    assert call("train", config, "--workdir", "a", *settings, capsys=capsys)[0] == 0
+    segment = next(p for p in (tmp_path / "home" / "boundaries").glob("*/*.json") if p.stem.isdecimal())
+    segment.write_text(content)
+    status, _, err = call("cache", "verify", capsys=capsys)
+    assert (status, str(segment) in err) == (2, True)
+    assert call("train", config, "--workdir", "b", *settings, capsys=capsys)[0] == 0
+    same(tmp_path / "a", tmp_path / "b")
+    description = segment.with_name("variant.json")
+    description.write_text(content)
+    for verb, wanted in (("stat", 0), ("verify", 2), ("gc", 0), ("verify", 0)):
+        assert call("cache", verb, capsys=capsys)[0] == wanted, verb
+    assert call("train", config, "--workdir", "c", *settings, capsys=capsys)[0] == 0
+    same(tmp_path / "a", tmp_path / "c")
+
+
+def test_notes_of_a_checkpoint_are_those_of_its_moment(tmp_path):
+    notes = vars(Progress(history=[{"step": 1}]))
+    leaf = np.zeros(3, np.float32)
+    state = {"step": np.int32(1), "live": {"head": leaf}, "optimizer": leaf}
+    with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+        checkpoints.save(1, state, {"head": leaf}, {}, notes)
+        notes["history"].append({"step": 2})
+        checkpoints.wait()
+        assert checkpoints.notes()["history"] == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    "change", [{"other": 1}, {"boundary": "x"}, {"best_score": None}, {"stages": [{}]}, {"stages": [5]}]
+)
+def test_notes_of_another_kind_are_refused(change):
+    assert progress_of(vars(Progress())) == Progress()
+    with pytest.raises(InputError, match=r"--resume: .* start in another --workdir"):
+        progress_of({**vars(Progress()), **change})
 
 
 @pytest.mark.parametrize("stages", ["top(7)", "geometric(1.5)"])

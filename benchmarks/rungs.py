@@ -51,24 +51,35 @@ def tasks(data: str) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def summary(done: dict[tuple[str, str, int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each task: means over the seeds, and `auto` beside the best single rung."""
+    """For each task: means over the seeds, and `auto` beside the single rung whose mean accuracy is the best.
+
+    Costs are compared seed by seed, since seeds may have run on machines of different speed.
+    """
     table = []
     for task in dict.fromkeys(key[0] for key in done):
-        means: dict[str, dict[str, float]] = {}
-        for rung in RUNGS:
-            found = [run for key, run in done.items() if key[:2] == (task, rung)]
-            if found:
-                means[rung] = {
-                    name: statistics.fmean(run[name] for run in found) for name in ("accuracy", "cpu_seconds")
-                }
-        single = {name: mean for name, mean in means.items() if name != "auto"}
-        entry: dict[str, Any] = {"task": task, "rungs": means}
-        if single and "auto" in means:
-            best = max(single, key=lambda name: single[name]["accuracy"])
-            entry["best"] = best
-            entry["points_below_best"] = 100 * (single[best]["accuracy"] - means["auto"]["accuracy"])
-            entry["times_its_cost"] = means["auto"]["cpu_seconds"] / single[best]["cpu_seconds"]
-        table.append(entry)
+        runs = {rung: {key[2]: run for key, run in done.items() if key[:2] == (task, rung)} for rung in RUNGS}
+        seeds = sorted(set.intersection(*(set(of_rung) for of_rung in runs.values())))
+        if not seeds:
+            continue
+        means = {
+            rung: {
+                name: statistics.fmean(of_rung[seed][name] for seed in seeds) for name in ("accuracy", "cpu_seconds")
+            }
+            for rung, of_rung in runs.items()
+        }
+        best = max((rung for rung in RUNGS if rung != "auto"), key=lambda rung: means[rung]["accuracy"])
+        ratios = [runs["auto"][seed]["cpu_seconds"] / runs[best][seed]["cpu_seconds"] for seed in seeds]
+        table.append(
+            {
+                "task": task,
+                "seeds": seeds,
+                "rungs": means,
+                "best": best,
+                "points_below_best": 100 * (means[best]["accuracy"] - means["auto"]["accuracy"]),
+                "times_its_cost": statistics.fmean(ratios),
+                "times_its_cost_by_seed": ratios,
+            }
+        )
     return table
 
 

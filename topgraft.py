@@ -24,7 +24,7 @@ from backbone.errors import InputError
 from backbone.options import Parser, number, whole
 from backbone.ownership import require_own
 from registry.commands import add_actions
-from registry.spec import RegistryError
+from registry.entries import RegistryError
 
 if TYPE_CHECKING:
     from adapters.graft import Graft
@@ -49,16 +49,16 @@ SERVE_FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "buckets": (str, "lengths in tokens, commas between"),
     "batch_sizes": (str, "rows of a batch, commas between (default 1,8,32)"),
     "max_wait_ms": (number(least=0), "that a row waits for others (default 2)"),
-    "most_waiting": (whole(1), "rows that may wait before 429 (default 1024)"),
+    "max_waiting": (whole(1), "rows that may wait before 429 (default 1024)"),
     "host_mb": (whole(1), "verified grafts kept beside the slots (default 256)"),
     "cache_mb": (whole(0), "prefix states kept by input (default 0)"),
     "poll_seconds": (number(above=0), "between looks at what is live (default 2)"),
     "token_file": (str, "bearer tokens, one a line"),
     "submodels": (str, "that may answer, from the best to the cheapest, commas between (default full)"),
     "p95": (float, "seconds of a response beyond which a cheaper submodel answers"),
-    "most_queued": (int, "rows in the queue beyond which a cheaper submodel answers"),
-    "most_watts": (float, "beyond which a cheaper submodel answers, where power can be read"),
-    "most_celsius": (float, "beyond which a cheaper submodel answers, where a temperature can be read"),
+    "max_queued": (int, "rows in the queue beyond which a cheaper submodel answers"),
+    "max_watts": (float, "beyond which a cheaper submodel answers, where power can be read"),
+    "max_celsius": (float, "beyond which a cheaper submodel answers, where a temperature can be read"),
     "dwell": (float, "seconds between two switches of the submodel, at least (default 30)"),
     "dtype": (str, "float32 or bfloat16, of the backbone"),
 }
@@ -84,8 +84,8 @@ def _import_backbone(options: argparse.Namespace) -> Any:
 
 
 def _train_backbone(options: argparse.Namespace) -> Any:
-    from trainers.backbone_config import BackboneConfig
-    from trainers.experiment import load_as
+    from trainers.config.load import load_as
+    from trainers.pretraining.config import BackboneConfig
     from trainers.train_backbone import train_backbone
 
     config = load_as(BackboneConfig, options.config, options.set)
@@ -100,7 +100,7 @@ def _export_backbone(options: argparse.Namespace) -> Any:
 
 
 def _train(options: argparse.Namespace) -> Any:
-    from trainers.experiment import load_config
+    from trainers.config.load import load_config
     from trainers.train import train
 
     config = load_config(options.config, options.set)
@@ -109,8 +109,8 @@ def _train(options: argparse.Namespace) -> Any:
 
 
 def _plan(options: argparse.Namespace) -> Any:
-    from trainers.experiment import load_config
-    from trainers.price import price
+    from trainers.config.load import load_config
+    from trainers.pricing.price import price
 
     config = load_config(options.config, options.set)
     found = price(config, Path(options.workdir) if options.workdir else None, show=not options.quiet)
@@ -118,7 +118,7 @@ def _plan(options: argparse.Namespace) -> Any:
 
 
 def _retrain(options: argparse.Namespace) -> Any:
-    from trainers.retrain.many import Job, attempt, retrain_all
+    from trainers.retrain.fleet import Job, attempt, retrain_all
     from trainers.retrain.outcome import Options
 
     choices = Options(
@@ -141,14 +141,14 @@ def _retrain(options: argparse.Namespace) -> Any:
 
 
 def _cache(options: argparse.Namespace) -> Any:
-    from trainers.caches import caches
+    from trainers.cache import caches
 
-    return caches(options.action, most_gib=options.most_gib)
+    return caches(options.action, max_gib=options.max_gib)
 
 
 def _audit_labels(options: argparse.Namespace) -> Any:
-    from trainers.audit import audit_labels
-    from trainers.experiment import load_config
+    from trainers.audit_labels import audit_labels
+    from trainers.config.load import load_config
 
     return audit_labels(load_config(options.config, options.set), most=options.most, show=not options.quiet)
 
@@ -208,13 +208,13 @@ def _inspect(options: argparse.Namespace) -> Any:
 
 def _export(options: argparse.Namespace) -> Any:
     if options.format == "jax":
-        from adapters.exporting import export_jax
+        from adapters.export.compiled import export_jax
 
         buckets = _numbers(options.buckets, "--buckets") if options.buckets else ()
         return export_jax(options.graft, options.out, backbone=options.backbone, buckets=buckets, batch=options.batch)
     if options.buckets or options.batch != 8:
         raise InputError("--buckets: this and --batch belong to --format jax")
-    from adapters.peft import export_peft
+    from adapters.export.peft import export_peft
 
     return export_peft(options.graft, options.out, backbone=options.backbone)
 
@@ -227,7 +227,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def _import_graft(options: argparse.Namespace) -> Any:
-    from adapters.peft import import_peft
+    from adapters.export.peft import import_peft
 
     return import_peft(options.source, options.backbone, options.out, labels=options.labels)
 
@@ -311,10 +311,10 @@ def _using_verbs(verb: AddVerb, shared: _Shared) -> None:
     """What is done with them."""
     sub = verb("cache", _cache, "list, verify or shrink the boundary caches")
     sub.add_argument("action", choices=("stat", "verify", "gc"))
-    sub.add_argument("--most-gib", type=number(least=0), help="gc: remove the oldest segments down to this size")
+    sub.add_argument("--max-gib", type=number(least=0), help="gc: remove the oldest segments down to this size")
     sub = verb("audit-labels", _audit_labels, "rows whose label is probably wrong, and duplicates", shared.settings)
     sub.add_argument("config", help="config script, or the name of one that comes with topgraft")
-    sub.add_argument("--most", type=whole(0), default=0, help="suspects to list (default: all)")
+    sub.add_argument("--max-suspects", type=whole(0), default=0, help="suspects to list (default: all)")
     sub = verb(
         "profile",
         _profile,

@@ -15,19 +15,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapters.artifact import model_on, verify_on
-from adapters.exits import Exits, read_exits
+from adapters.artefact.exits import Exits, read_exits
+from adapters.artefact.manifest import Manifest
+from adapters.artefact.read import read_graft
+from adapters.artefact.scope import Scope, read_scope
+from adapters.artefact.write import model_on, verify_on
+from adapters.forward import answers_of, logits_of, run_rows, with_exits
 from adapters.heads import head_of
 from adapters.inputs import Encoded, checked, encode_inputs
-from adapters.manifest import Manifest
 from adapters.model import GraftModel
 from adapters.predictions import Prediction, predictions
-from adapters.programs import answers_of, logits_of, run_rows, with_exits
-from adapters.reader import read_graft
-from adapters.scope import Scope, read_scope
 from adapters.specs import TokenTagging
 from adapters.tagging import OUTSIDE, entities
-from backbone.buckets import Row
+from backbone.buckets import TokenRow
 from backbone.errors import InputError
 from backbone.home import find_backbone
 from backbone.storage import Backbone, load_backbone
@@ -48,7 +48,7 @@ class Graft:
     scope: Scope | None = None  # what the out-of-scope score is computed from, where the graft has one
     exits: Exits | None = None  # heads at lower boundaries, where the graft has some
 
-    def encode(self, texts: Sequence[Any]) -> list[Row]:
+    def encode(self, texts: Sequence[Any]) -> list[TokenRow]:
         """Token ids as in training, cut at the graft's `max_tokens`; patches of images (files or encoded bytes)."""
         return self._encoded(checked(self.model.head, self.backbone, texts)).rows
 
@@ -59,7 +59,9 @@ class Graft:
         """Logits float32 [N,C] of N texts (or pairs), each computed in its own length bucket; [N,T,C] for tagging."""
         return self.logits_of_rows(self.encode(texts), on_rows)
 
-    def logits_of_rows(self, rows: Sequence[Row], on_rows: Callable[[int], object] = lambda count: None) -> np.ndarray:
+    def logits_of_rows(
+        self, rows: Sequence[TokenRow], on_rows: Callable[[int], object] = lambda count: None
+    ) -> np.ndarray:
         """Logits float32 [N,C] of N rows of token ids; [N,T,C] for tagging, T the longest bucket."""
         if not len(rows):
             return np.zeros((0, len(self.model.labels)), np.float32)
@@ -68,9 +70,9 @@ class Graft:
         def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
             return logits_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, dtype)
 
-        return run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill, on_rows)
+        return run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill, on_rows)
 
-    def answers_of_rows(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray | None]:
+    def answers_of_rows(self, rows: Sequence[TokenRow]) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits as `logits_of_rows` and, where the graft has a scope, out-of-scope scores float [N], in one pass."""
         if self.scope is None or not len(rows):
             return self.logits_of_rows(rows), None
@@ -79,11 +81,11 @@ class Graft:
         def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
             return answers_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, dtype, boundary)
 
-        found = run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill)
+        found = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
         logits, features = np.split(found, [len(self.model.labels)], axis=1)
         return logits, self.scope.scores(features)
 
-    def logits_and_pooled(self, rows: Sequence[Row], boundaries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def logits_and_pooled(self, rows: Sequence[TokenRow], boundaries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 [N,C], and the mean of the graft's own states at E boundaries, side by side [N,E D]."""
         if not len(rows):
             empty = np.zeros((0, len(self.model.labels)), np.float32)
@@ -94,11 +96,11 @@ class Graft:
             inputs = {"ids": ids, "mask": mask}
             return with_exits(self.model, self.backbone.params, params, inputs, dtype, boundaries)
 
-        found = run_rows(program, rows, self.backbone.ladder, self.backbone.preprocessing.fill)
+        found = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
         logits, pooled = np.split(found, [len(self.model.labels)], axis=1)
         return logits, pooled
 
-    def early_logits_of_rows(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    def early_logits_of_rows(self, rows: Sequence[TokenRow]) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 [N,C] of what answers each row, and its boundary int [N]: an exit's, or the whole depth.
 
         Nothing is saved here: every row runs through all blocks (`serving` saves what is above an exit). Raises

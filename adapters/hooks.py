@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod
 from adapters.patterns import Site
-from backbone.sites import ATTEND, PLAIN, BlockHooks
+from backbone.sites import ATTEND, PLAIN_HOOKS, BlockHooks
 from backbone.trees import Params
 
 
@@ -50,7 +50,7 @@ class GraftHooks:
                 if site.block == index:
                     leaves = self._params[name][str(index)][site.name]
                     acting.setdefault(site.name, []).append(Acting(method, setting, leaves))
-        return _GraftedBlock(acting, self._slots, rng) if acting else PLAIN
+        return _GraftedBlock(acting, self._slots, rng) if acting else PLAIN_HOOKS
 
 
 class _GraftedBlock(BlockHooks):

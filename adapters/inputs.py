@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adapters.specs import HeadSpec, TokenTagging
-from backbone.buckets import Row, Sides
+from backbone.buckets import Sides, TokenRow
 from backbone.errors import InputError
 from backbone.images import ImagePreprocessing
 from backbone.storage import Backbone
@@ -19,7 +19,7 @@ from backbone.storage import Backbone
 class Encoded:
     """Rows of token ids."""
 
-    rows: list[Row]
+    rows: list[TokenRow]
     places: list[np.ndarray]  # tagging: first sub-word of each word, -1 beyond the cut; else empty
     cut: int  # rows, or sides of a pair, longer than `max_tokens`
 

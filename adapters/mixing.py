@@ -21,9 +21,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from adapters.artifact import save_graft
+from adapters.artefact.manifest import Training
+from adapters.artefact.write import save_graft
 from adapters.graft import Graft, dropped, load_graft
-from adapters.manifest import Training
 from adapters.methods.lora import LoraSetting, lora_spec
 from adapters.model import GraftModel
 from adapters.patterns import Site, sites_of

@@ -1,7 +1,7 @@
-"""The fixed ladder of lengths that inputs are padded to.
+"""The fixed list of lengths that inputs are padded to.
 
-One ladder for every data set, so that compiled programs, cached hidden states and results do not
-move when the data does. A row always runs in the same bucket: the least rung that holds it.
+Every data set uses the same list, so that compiled programs, cached hidden states and results do not
+move when the data does. A row always runs in the same bucket: the shortest length that holds it.
 
 A row is token ids [t]; or [t,2], the segment of each token beside its id (a pair read as one); or `Sides`,
 two rows that are encoded apart and lie one after the other in a batch.
@@ -18,7 +18,7 @@ import numpy as np
 
 from backbone.errors import InputError
 
-LADDER = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+LENGTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,35 +32,35 @@ class Sides:
         return max(len(self.first), len(self.second))
 
 
-Row: TypeAlias = np.ndarray | Sides
+TokenRow: TypeAlias = np.ndarray | Sides
 
 
-def sides_of(row: Row) -> tuple[np.ndarray, ...]:
+def sides_of(row: TokenRow) -> tuple[np.ndarray, ...]:
     """The rows of tokens that are encoded for this one: itself, or both sides."""
     return (row.first, row.second) if isinstance(row, Sides) else (row,)
 
 
-def tokens_of(row: Row) -> np.ndarray:
+def tokens_of(row: TokenRow) -> np.ndarray:
     """All its token ids [t], without segments."""
     return np.concatenate([side[:, 0] if side.ndim == 2 else side for side in sides_of(row)])
 
 
-def ladder_up_to(limit: int) -> tuple[int, ...]:
-    """The rungs that do not exceed `limit` tokens, and `limit` itself as the last."""
-    if limit < LADDER[0]:
-        raise InputError(f"max_tokens: the shortest bucket is {LADDER[0]} tokens, got {limit}")
-    return (*(rung for rung in LADDER if rung < limit), limit)
+def lengths_up_to(limit: int) -> tuple[int, ...]:
+    """Returns the lengths below `limit` tokens, and `limit` itself as the last."""
+    if limit < LENGTHS[0]:
+        raise InputError(f"max_tokens: the shortest bucket is {LENGTHS[0]} tokens, got {limit}")
+    return (*(length for length in LENGTHS if length < limit), limit)
 
 
-def bucket_of(length: int, ladder: Sequence[int]) -> int:
-    """The least rung of `ladder` that holds `length` tokens."""
-    place = bisect.bisect_left(ladder, length)
-    if place == len(ladder):
-        raise InputError(f"an input of {length} tokens exceeds the longest bucket, {ladder[-1]}")
-    return ladder[place]
+def bucket_of(length: int, lengths: Sequence[int]) -> int:
+    """Returns the shortest of `lengths` that holds `length` tokens. Raises InputError if none does."""
+    place = bisect.bisect_left(lengths, length)
+    if place == len(lengths):
+        raise InputError(f"an input of {length} tokens exceeds the longest bucket, {lengths[-1]}")
+    return lengths[place]
 
 
-def pad(rows: Sequence[Row], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def pad(rows: Sequence[TokenRow], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens.
 
     Rows with segments give ids [B, T, 2] (padding in segment 0), rows of patches give pixels uint8

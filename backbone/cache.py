@@ -28,7 +28,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from backbone.buckets import Row, sides_of
+from backbone.buckets import TokenRow, sides_of
 from backbone.errors import InputError
 from backbone.files import sha256_file, write_durable
 from backbone.records import decode, digest, encode
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 Storage = Literal["float32", "bfloat16", "int8"]
 SEGMENT_BYTES = 32 * 2**20  # of values; what a kill can cost
 MAPPED_FROM = 2**20  # bytes; smaller segments are read whole, since every map holds a file descriptor
-DESCRIPTION = "variant.json"
+VARIANT_FILE = "variant.json"
 LAYOUT = 1  # raised by hand when files of the same variant would be read differently
 
 _INDEX = np.dtype([("key", "S16"), ("start", "<i8"), ("tokens", "<i4"), ("bucket", "<i4")])
@@ -89,7 +89,7 @@ def _described(stem: Path) -> Segment:
     return decode(Segment, _read_json(stem.with_suffix(".json")), str(stem))
 
 
-def row_key(row: Row) -> bytes:
+def row_key(row: TokenRow) -> bytes:
     """16 bytes of the sha256 of a row: token ids, segments or the other side where it has them, or patches."""
     parts = sides_of(row)
     state = hashlib.sha256()
@@ -251,8 +251,8 @@ class RowCache:
                 log.warning("%s: another process is writing; waiting for it", self.folder)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             self._clean()
-            if not (self.folder / DESCRIPTION).exists():
-                write_durable(self.folder / DESCRIPTION, json.dumps(encode(self.variant), indent=1).encode())
+            if not (self.folder / VARIANT_FILE).exists():
+                write_durable(self.folder / VARIANT_FILE, json.dumps(encode(self.variant), indent=1).encode())
             known = {place.segment for place in self._places.values()}
             for number in _segments(self.folder):
                 if number not in known:
@@ -342,7 +342,7 @@ class VariantStat:
 def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
     """Every variant below `root`; with `verify` the bytes of every segment are hashed."""
     found = []
-    for folder in sorted(path for path in root.glob("*/") if (path / DESCRIPTION).exists() or _segments(path)):
+    for folder in sorted(path for path in root.glob("*/") if (path / VARIANT_FILE).exists() or _segments(path)):
         segments, damaged = [], []
         for number in _segments(folder):
             stem = folder / f"{number:06d}"
@@ -355,12 +355,12 @@ def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
             except InputError:
                 damaged.append(stem.with_suffix(".json"))
         try:
-            variant = encode(decode(Variant, _read_json(folder / DESCRIPTION), str(folder / DESCRIPTION)))
+            variant = encode(decode(Variant, _read_json(folder / VARIANT_FILE), str(folder / VARIANT_FILE)))
         except FileNotFoundError:  # the next writer puts it there
             variant = {}
         except InputError:
             variant = {}
-            damaged.append(folder / DESCRIPTION)
+            damaged.append(folder / VARIANT_FILE)
         found.append(
             VariantStat(
                 folder=str(folder),
@@ -392,8 +392,8 @@ def _stems(root: Path) -> list[Path]:
     return [folder / f"{number:06d}" for folder in root.glob("*/") for number in _segments(folder)]
 
 
-def collect_garbage(root: Path, most_bytes: int, keep: Collection[Path] = (), *, verify: bool = True) -> list[str]:
-    """Removes the oldest segments until `root` holds at most `most_bytes`; with `verify` damaged ones first.
+def collect_garbage(root: Path, max_bytes: int, keep: Collection[Path] = (), *, verify: bool = True) -> list[str]:
+    """Removes the oldest segments until `root` holds at most `max_bytes`; with `verify` damaged ones first.
 
     Segments in `keep` (folder and number) are left. Returns the files' stems that were removed. What
     another process is writing is left too, and what it reads stays readable there (see `RowCache.has`).
@@ -412,7 +412,7 @@ def collect_garbage(root: Path, most_bytes: int, keep: Collection[Path] = (), *,
             if path not in keep:
                 segments.append((size.st_mtime_ns, size.st_size, path))
     for _, size_bytes, path in sorted(segments):
-        if total <= most_bytes:
+        if total <= max_bytes:
             break
         _remove_segment(path)
         removed.append(str(path))

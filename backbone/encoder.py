@@ -29,7 +29,7 @@ from backbone.sites import (
     MLP_DOWN,
     MLP_NORM,
     MLP_UP,
-    PLAIN,
+    PLAIN_HOOKS,
     QUERY,
     VALUE,
     BlockHooks,
@@ -70,7 +70,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,)))
         self.epsilon = epsilon
 
-    def __call__(self, x: Array, hooks: BlockHooks = PLAIN, name: str = "") -> Array:
+    def __call__(self, x: Array, hooks: BlockHooks = PLAIN_HOOKS, name: str = "") -> Array:
         scale, bias = hooks.norm(name, self.scale[...], self.bias[...])
         wide = x.astype(jnp.float32)
         centred = wide - wide.mean(axis=-1, keepdims=True)
@@ -112,7 +112,7 @@ class Embeddings(nnx.Module):
         """Pixels uint8 [B,T,P] to [B,T,D]; what lies at the places of the special tokens is not read."""
         special = self.special[...].astype(dtype)
         values = normalised(patches[:, len(special) :], self.image).astype(dtype)
-        hidden = PLAIN.linear("patch", values, self.patch.kernel[...], self.patch.bias[...])
+        hidden = PLAIN_HOOKS.linear("patch", values, self.patch.kernel[...], self.patch.bias[...])
         return jnp.concatenate([jnp.broadcast_to(special, (len(hidden), *special.shape)), hidden], axis=1)
 
 
@@ -206,7 +206,7 @@ class Pooler(nnx.Module):
 
     def __call__(self, hidden: Array) -> Array:
         first = hidden[:, 0]
-        return jnp.tanh(PLAIN.linear("pooler", first, self.dense.kernel[...], self.dense.bias[...]))
+        return jnp.tanh(PLAIN_HOOKS.linear("pooler", first, self.dense.kernel[...], self.dense.bias[...]))
 
 
 @functools.cache
@@ -287,7 +287,7 @@ class Network:
             block_rng = None if rng is None else jax.random.fold_in(rng, index)
 
             def run(weights: Params, hidden: Array, index: int = index, block_rng: Array | None = block_rng) -> Array:
-                hooks = PLAIN if adapters is None else adapters.block(index, block_rng)
+                hooks = PLAIN_HOOKS if adapters is None else adapters.block(index, block_rng)
                 return _merge(Block, weights, self.spec, self.spec.block_kind(index))(hidden, mask, hooks)
 
             hidden = (jax.checkpoint(run) if remat else run)(params["blocks"][str(index)], hidden)

@@ -23,7 +23,7 @@ from backbone.families import FAMILIES
 from backbone.families.family import Exportable
 from backbone.files import new_folder
 from backbone.masked_head import HEAD_FILE, abstract_head, load_head
-from backbone.storage import DESCRIPTION, load_backbone
+from backbone.storage import BACKBONE_FILE, load_backbone
 from backbone.trees import Params, flatten
 
 
@@ -45,7 +45,7 @@ def export_hf(source: str | Path, out: str | Path) -> ExportReport:
     """
     source, out = Path(source), Path(out)
     inside = source / "backbone"
-    is_run = (inside / DESCRIPTION).is_file()
+    is_run = (inside / BACKBONE_FILE).is_file()
     backbone = load_backbone(inside if is_run else source)
     name = backbone.source.get("family", "")
     family = FAMILIES.get(name)

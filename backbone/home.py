@@ -22,23 +22,28 @@ def home() -> Path:
     return Path(os.environ.get("TOPGRAFT_HOME", Path.home() / ".cache" / "topgraft"))
 
 
+def boundaries_folder() -> Path:
+    """Returns the folder of this machine's boundary caches."""
+    return home() / "boundaries"
+
+
 def resolve_backbone(name: str) -> Path:
     """The folder of a backbone given as a folder, or as `minilm`, imported on first use."""
-    from backbone.storage import DESCRIPTION, read_record
+    from backbone.storage import BACKBONE_FILE, read_record
 
     path = Path(name)
-    if (path / DESCRIPTION).is_file() or name != "minilm":
+    if (path / BACKBONE_FILE).is_file() or name != "minilm":
         read_record(path)
         return path
     path = home() / "backbones" / name
-    if not (path / DESCRIPTION).is_file():
+    if not (path / BACKBONE_FILE).is_file():
         from backbone.importing import import_backbone
 
         log.info("importing %s into %s", name, path)
         try:
             import_backbone(name, path)
         except InputError:
-            if not (path / DESCRIPTION).is_file():  # else another process was faster
+            if not (path / BACKBONE_FILE).is_file():  # else another process was faster
                 raise
     return path
 
@@ -48,12 +53,12 @@ def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
 
     Raises InputError that lists where it looked and what was there.
     """
-    from backbone.storage import DESCRIPTION, read_record
+    from backbone.storage import BACKBONE_FILE, read_record
 
     stored = sorted((home() / "backbones").glob("*")) if (home() / "backbones").is_dir() else []
     seen = []
     for path in [*(Path(hint) for hint in hints if hint), *stored]:
-        if not (path / DESCRIPTION).is_file():
+        if not (path / BACKBONE_FILE).is_file():
             seen.append(f"{path}: no backbone")
             continue
         found = read_record(path).weights_id

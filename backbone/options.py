@@ -1,6 +1,6 @@
 """What the values of command-line options must be: kinds for argparse, and a parser that fails like all else here.
 
-parser.add_argument("--most", type=whole(0))
+parser.add_argument("--max-suspects", type=whole(0))
 parser.add_argument("--lease", type=number(above=0))
 """
 

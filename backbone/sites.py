@@ -64,7 +64,7 @@ class BlockHooks:
         return scale, bias
 
 
-PLAIN = BlockHooks()
+PLAIN_HOOKS = BlockHooks()
 
 
 class Hooks(Protocol):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from backbone.buckets import ladder_up_to
+from backbone.buckets import lengths_up_to
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import new_folder
@@ -30,7 +30,7 @@ from backbone.spec import EncoderSpec
 from backbone.trees import Params, content_hash, map_leaves, require_same_structure
 
 SCHEMA = 1
-DESCRIPTION = "backbone.json"
+BACKBONE_FILE = "backbone.json"
 TEXT_FILE = "tokenizer.json"
 
 Preprocessing: TypeAlias = TextPreprocessing | ImagePreprocessing
@@ -73,9 +73,9 @@ class Backbone:
         return self.preprocessing.preprocessing_id
 
     @property
-    def ladder(self) -> tuple[int, ...]:
+    def lengths(self) -> tuple[int, ...]:
         longest = self.preprocessing.max_tokens
-        return (longest,) if self.spec.image else ladder_up_to(longest)
+        return (longest,) if self.spec.image else lengths_up_to(longest)
 
     def made_up_ids(self, rows: int, tokens: int) -> np.ndarray:
         """Ids int32 [B,T], or patches uint8 [B,T,P], of the right shape; for timing and pricing."""
@@ -123,18 +123,18 @@ def save_backbone(
             (folder / IMAGE_FILE).write_text(preprocessing.file_text, encoding="utf-8")
         else:
             (folder / TEXT_FILE).write_text(preprocessing.tokenizer_json, encoding="utf-8")
-        (folder / DESCRIPTION).write_text(json.dumps(encode(record), indent=1), encoding="utf-8")
+        (folder / BACKBONE_FILE).write_text(json.dumps(encode(record), indent=1), encoding="utf-8")
     return record
 
 
 def read_record(path: Path) -> BackboneRecord:
     """The description of a backbone folder, without its weights; raises InputError if it is none."""
-    file = path / DESCRIPTION
+    file = path / BACKBONE_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{path}: not a backbone folder (no {DESCRIPTION}); make one with "
+            f"{path}: not a backbone folder (no {BACKBONE_FILE}); make one with "
             f"`topgraft import-backbone SOURCE --out {path}`"
         ) from None
     except (ValueError, OSError) as error:
@@ -159,7 +159,7 @@ def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
     ):
         if found != expected:
             raise InputError(
-                f"{path}: {name} is {found[:19]}..., {DESCRIPTION} says {expected[:19]}...: the folder was altered "
+                f"{path}: {name} is {found[:19]}..., {BACKBONE_FILE} says {expected[:19]}...: the folder was altered "
                 f"after it was written; import the backbone again"
             )
     held = jnp.dtype(dtype)

@@ -24,18 +24,18 @@ import numpy as np
 
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
-from backbone.buckets import Row, ladder_up_to
+from backbone.buckets import TokenRow, lengths_up_to
 from backbone.encoder import Network
 from backbone.spec import EncoderSpec
 from backbone.trees import map_leaves
 from benchmarks.results import spread, write
 from metering.window import window
-from trainers.batches import Batch, Examples, States, batches
 from trainers.config import Optimizer
-from trainers.curriculum import Order
-from trainers.experiment import versions
-from trainers.loop import live_above
-from trainers.step import first_state, make_optimizer, make_step, partition
+from trainers.config.load import versions
+from trainers.data.batches import Batch, Examples, States, batches
+from trainers.data.order import Order
+from trainers.fitting.loop import live_above
+from trainers.fitting.step import first_state, make_optimizer, make_step, partition
 
 SPEC = EncoderSpec(blocks=6, width=384, heads=12, mlp_width=1536, vocabulary=30522, positions=512)
 ROWS, TOKENS, BATCH, CLASSES = 10_000, 32, 32, 77  # about Banking77
@@ -47,7 +47,7 @@ def examples() -> Examples:
     draw = np.random.default_rng(0)
     ids = draw.integers(1000, 20000, (ROWS, TOKENS)).astype(np.int32)
     ids[:, 0] = np.arange(ROWS)
-    return Examples(list(ids), draw.integers(0, CLASSES, ROWS).astype(np.int32), ladder_up_to(64))
+    return Examples(list(ids), draw.integers(0, CLASSES, ROWS).astype(np.int32), lengths_up_to(64))
 
 
 def states_of(side: str, boundary: int, dtype: str) -> States | None:
@@ -60,7 +60,7 @@ def states_of(side: str, boundary: int, dtype: str) -> States | None:
     table = jax.device_put(kept.astype(jnp.dtype(dtype)))
     take = jax.jit(lambda table, numbers: table[numbers])
 
-    def taken(rows: Sequence[Row], bucket: int) -> dict[int, Any]:
+    def taken(rows: Sequence[TokenRow], bucket: int) -> dict[int, Any]:
         return {boundary: take(table, jax.device_put(np.array([row[0] for row in rows])))}
 
     return taken

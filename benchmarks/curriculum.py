@@ -31,20 +31,19 @@ from scipy import stats
 
 from adapters.model import GraftModel
 from adapters.specs import Lora
-from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.home import boundaries_folder, resolve_backbone, use_compilation_cache
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import map_leaves
 from benchmarks.results import RESULTS, commit, write
-from trainers.boundaries import Boundaries
-from trainers.caches import boundaries_folder
-from trainers.checkpoints import Checkpoints
 from trainers.config import Curriculum, Optimizer, Plan, TrainConfig
-from trainers.difficulty import difficulty_of
-from trainers.examples import TaskData, load_data
-from trainers.experiment import load_config
-from trainers.logs import Scalars
-from trainers.loop import Task, fit
-from trainers.metrics import gather
+from trainers.config.load import load_config
+from trainers.data.examples import TaskData, load_data
+from trainers.fitting.cached_states import Boundaries
+from trainers.fitting.difficulty import difficulty_of
+from trainers.fitting.loop import Task, fit
+from trainers.runs.checkpoints import Checkpoints
+from trainers.runs.logs import Scalars
+from trainers.scoring.metrics import gather
 
 RAW = RESULTS / "curriculum.jsonl"
 EPOCHS = {"emotion": 4.0, "banking77": 2.0}  # full budget

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.never_twice import EPOCHS, OURS, Bench, fresh_home
 from benchmarks.results import RESULTS, write
-from trainers.report import plot
+from trainers.scoring.report import plot
 
 PEERS: dict[str, tuple[str, ...]] = {
     "a: PEFT, random batches": (),

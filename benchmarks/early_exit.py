@@ -32,12 +32,12 @@ from backbone.home import home, use_compilation_cache
 from benchmarks.results import spread, write
 from serving.bank import Envelope
 from serving.runtime import Runtime
-from trainers.batches import Examples
 from trainers.config import EarlyExits, TrainConfig
-from trainers.examples import load_data
-from trainers.exits import calibrated, put_aside
-from trainers.experiment import load_config
-from trainers.prepare import prepare
+from trainers.config.load import load_config
+from trainers.data.batches import Examples
+from trainers.data.examples import load_data
+from trainers.data.prepare import prepare
+from trainers.extras.early_exits import calibrated, put_aside
 from trainers.train import train
 
 TASKS = ("sst2", "banking77", "emotion")

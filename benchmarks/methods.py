@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.counts import train_step
+from adapters.costs import train_step
 from adapters.model import GraftModel
 from adapters.specs import (
     IA3,
@@ -44,8 +44,8 @@ from backbone.trees import count, map_leaves
 from benchmarks.peft_lora import Worker
 from benchmarks.results import ROOT, spread, write
 from trainers.config import Optimizer
-from trainers.experiment import versions
-from trainers.step import first_state, make_optimizer, make_step
+from trainers.config.load import versions
+from trainers.fitting.step import first_state, make_optimizer, make_step
 
 LABELS = 10
 LORA = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}

@@ -28,7 +28,7 @@ FILES = {"train": "train-{}-ubyte.gz", "test": "t10k-{}-ubyte.gz"}
 
 def tasks(mnist: Path, folder: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
     """Folder of the files and kept labels of each task; files that MNIST does not have are written to `folder`."""
-    from trainers.images import idx_array
+    from trainers.data.image_files import idx_array
 
     for task in ("parity", "rotated"):
         place = folder / task
@@ -53,7 +53,7 @@ def settings_of(folder: Path, labels: tuple[str, ...]) -> tuple[str, ...]:
 
 def steps_of(folder: Path, labels: tuple[str, ...], epochs: float) -> str:
     """The setting of as many steps as make `epochs` passes over the train rows."""
-    from trainers.images import idx_array
+    from trainers.data.image_files import idx_array
 
     found = idx_array(folder / FILES["train"].format("labels-idx1"), 1)
     rows = np.isin(found, [int(label) for label in labels]).sum() if labels else len(found)
@@ -68,8 +68,8 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 def trained(folder: Path, *settings: str) -> dict[str, Any]:
     """One run of `train-backbone vit_small`."""
-    from trainers.backbone_config import BackboneConfig
-    from trainers.experiment import load_as
+    from trainers.config.load import load_as
+    from trainers.pretraining.config import BackboneConfig
     from trainers.train_backbone import train_backbone
 
     result = train_backbone(load_as(BackboneConfig, "vit_small", settings), folder, resume=folder.exists())
@@ -78,7 +78,7 @@ def trained(folder: Path, *settings: str) -> dict[str, Any]:
 
 def grafted(folder: Path, *settings: str) -> dict[str, Any]:
     """One run of `train mnist`."""
-    from trainers.experiment import load_config
+    from trainers.config.load import load_config
     from trainers.train import train
 
     result = train(load_config("mnist", settings), folder, resume=folder.exists())

@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 
 from adapters.graft import load_graft
 from benchmarks.results import write
-from trainers.experiment import load_config
+from trainers.config.load import load_config
 from trainers.train import train
 
 RATE = 0.05

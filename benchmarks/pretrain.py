@@ -41,10 +41,10 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     """Writes recipe.json and ids.npy: the packed corpus of `text_mlm`, its rows in a fixed order."""
     from backbone.families.bert import BERT
     from backbone.records import encode
-    from trainers.backbone_config import BackboneConfig, NewBert, WordPiece
-    from trainers.backbone_tasks import spec_of_bert
-    from trainers.corpus import pack, read_text, train_wordpiece
-    from trainers.experiment import load_as
+    from trainers.config.load import load_as
+    from trainers.pretraining.config import BackboneConfig, NewBert, WordPiece
+    from trainers.pretraining.corpus import pack, read_text, train_wordpiece
+    from trainers.pretraining.material import spec_of_bert
 
     config = load_as(BackboneConfig, "text_mlm", (f"tokenizer.vocabulary={VOCABULARY}",))
     assert isinstance(config.tokenizer, WordPiece)
@@ -120,9 +120,9 @@ def probe(folder: Path) -> dict[str, Any]:
     from backbone.local_start import start_locally
     from backbone.storage import load_backbone
     from trainers.config import TrainConfig
-    from trainers.examples import load_data
-    from trainers.experiment import load_config
-    from trainers.probe import fit_linear, pooled_features
+    from trainers.config.load import load_config
+    from trainers.data.examples import load_data
+    from trainers.fitting.linear_head import fit_linear, pooled_features
 
     use_compilation_cache()
     inside = folder / "backbone"

@@ -33,8 +33,8 @@ import numpy as np
 
 from adapters.graft import Graft, load_graft
 from benchmarks.results import RESULTS, ROOT, write
-from trainers.report import plot
-from trainers.splits import unit_hash
+from trainers.data.splits import unit_hash
+from trainers.scoring.report import plot
 
 Rows = list[tuple[str, str]]
 HELD_OUT = 0.2  # of each day of airline_tweets, by hash of the text

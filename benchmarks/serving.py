@@ -48,15 +48,15 @@ def graft(backbone: Backbone, spec: Lora, seed: int) -> Graft:
     draw = np.random.default_rng(seed)
     leaves = flatten(model.init(jax.random.key(0)))
     params = {p: np.asarray(x + 0.02 * draw.normal(size=x.shape), np.float32) for p, x in leaves.items()}
-    return Graft(model, unflatten(params), backbone, backbone.ladder[-1])
+    return Graft(model, unflatten(params), backbone, backbone.lengths[-1])
 
 
 def texts(backbone: Backbone, rows: int, tokens: int) -> list[str]:
     """Distinct texts of exactly `tokens` tokens."""
     heads = [f"{i}" for i in range(rows)]
-    own = [len(ids) for ids in backbone.preprocessing.encode(heads, backbone.ladder[-1])]
+    own = [len(ids) for ids in backbone.preprocessing.encode(heads, backbone.lengths[-1])]
     made = [" ".join([head, *["a"] * (tokens - used)]) for head, used in zip(heads, own, strict=True)]
-    lengths = {len(ids) for ids in backbone.preprocessing.encode(made, backbone.ladder[-1])}
+    lengths = {len(ids) for ids in backbone.preprocessing.encode(made, backbone.lengths[-1])}
     if lengths != {tokens}:
         raise SystemExit(f"--tokens {tokens}: the texts have {sorted(lengths)} tokens")
     return made

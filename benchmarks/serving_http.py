@@ -28,9 +28,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from adapters.artifact import save_graft
-from adapters.graft import Graft
-from adapters.manifest import (
+from adapters.artefact.manifest import (
     MANIFEST,
     TENSORS,
     Training,
@@ -40,6 +38,8 @@ from adapters.manifest import (
     sealed,
     tensor_files,
 )
+from adapters.artefact.write import save_graft
+from adapters.graft import Graft
 from backbone.trees import content_hash, unflatten
 from benchmarks.peft_lora import Worker
 from benchmarks.results import ROOT

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 PATIENCE = 60.0  # seconds for an answer, before it counts as failed
-MOST_TOLD = 5  # answers other than 200 that are quoted
+MAX_TOLD = 5  # answers other than 200 that are quoted
 
 
 class Server:
@@ -131,7 +131,7 @@ async def closed_loop(command: dict[str, Any]) -> dict[str, Any]:
         while time.perf_counter() < end:
             status, content = await server.ask(questions.next()[1])
             statuses[str(status)] += 1
-            if status != 200 and len(refusals) < MOST_TOLD:
+            if status != 200 and len(refusals) < MAX_TOLD:
                 refusals.append(f"{status}: {content[:300].decode(errors='replace')}")
             if status == 200:
                 for task, answer in json.loads(content)["answers"].items():

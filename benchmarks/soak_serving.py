@@ -42,7 +42,7 @@ RANK = 32  # 50 kB a graft: the host budget of 1 MB holds half of them
 CLIENTS = 4
 SWAP_SECONDS = 0.5
 TOKENS = 48
-MOST_GROWTH = 0.02  # of the resident memory, over the whole run
+MAX_GROWTH = 0.02  # of the resident memory, over the whole run
 
 
 def published(folder: Path, backbone_path: Path) -> tuple[Registry, str]:
@@ -136,7 +136,7 @@ def main() -> None:
     found = soak(options.minutes)
     print({key: value for key, value in found.items() if key != "samples_mb"})
     print(write(options.out, found))
-    if found["failed"] or found["memory"]["growth_over_run"] > MOST_GROWTH:
+    if found["failed"] or found["memory"]["growth_over_run"] > MAX_GROWTH:
         sys.exit(f"{found['failed']} requests failed; memory grew by {found['memory']['growth_over_run']:.1%}")
 
 

@@ -33,10 +33,10 @@ from backbone.storage import Backbone, load_backbone
 from backbone.trees import map_leaves
 from benchmarks.results import ROOT, spread, write
 from metering.window import window
-from trainers.batches import Examples, batches
 from trainers.config import Optimizer, TrainConfig
-from trainers.loop import Task, live_above
-from trainers.step import first_state, make_step, partition, step_of
+from trainers.data.batches import Examples, batches
+from trainers.fitting.loop import Task, live_above
+from trainers.fitting.step import first_state, make_step, partition, step_of
 
 BATCH, TOKENS, CLASSES, STEPS = 32, 64, 77, 200
 SHORT = 16  # tokens of the rows that overhead is measured on: the shorter, the more of it there is
@@ -95,7 +95,7 @@ def examples(backbone: Backbone, count: int, tokens: int) -> Examples:
     """Rows of exactly `tokens` tokens."""
     draw = np.random.default_rng(0)
     rows = [draw.integers(1000, 20000, tokens).astype(np.int32) for _ in range(count)]
-    return Examples(rows, draw.integers(0, CLASSES, count).astype(np.int32), backbone.ladder)
+    return Examples(rows, draw.integers(0, CLASSES, count).astype(np.int32), backbone.lengths)
 
 
 def overhead(backbone: Backbone, first: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     make quickstart
 
-Written by `trainers.docstrings.write_docstrings`. A linear head on the frozen backbone, on its last state or on
+Written by `trainers.data.docstrings.write_docstrings`. A linear head on the frozen backbone, on its last state or on
 the states of every block if those gain more than noise on the development rows. `--set plan.highest=all` climbs
 on to adapters in the top two blocks and then in all (measured at 64 tokens: no gain beyond noise).
 """

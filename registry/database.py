@@ -17,13 +17,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from adapters.manifest import read_manifest
+from adapters.artefact.manifest import read_manifest
 from backbone.errors import InputError, nearest
 from backbone.records import canonical_json
 from registry import leases as leasing
 from registry import tables
 from registry.engine import Database, connect
-from registry.spec import (
+from registry.entries import (
     ROLLBACK,
     Conflict,
     Lease,

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
 
 from backbone.errors import InputError
-from registry.spec import Unavailable
+from registry.entries import Unavailable
 from registry.tables import SCHEMA, metadata, schema
 
 PATIENCE = 30  # seconds that a writer waits for another

@@ -26,7 +26,7 @@ FORGOTTEN = 24 * 3600.0  # seconds after which a copy that no version names is n
 
 
 @dataclass(frozen=True)
-class Audit:
+class StoreAudit:
     """What `audit` looked at."""
 
     tasks: int
@@ -36,7 +36,7 @@ class Audit:
     orphans: list[str]  # artefacts that no version names; gc removes them after a day
 
 
-def audit(registry: Registry, store: Store) -> Audit:
+def audit(registry: Registry, store: Store) -> StoreAudit:
     """Reads every artefact and compares live pointers with the log; raises InputError that lists what is wrong."""
     with registry.database.reading() as connection:
         versions = connection.execute(select(tables.versions).order_by(*tables.versions.primary_key)).all()
@@ -61,7 +61,7 @@ def audit(registry: Registry, store: Store) -> Audit:
     named = {row.path for row in published}
     with store.reached():
         orphans = [path.name for path in _artefacts(store) if path.name not in named] if store.root.exists() else []
-    return Audit(len(tasks), len(published), len(versions) - len(published), len(log), orphans)
+    return StoreAudit(len(tasks), len(published), len(versions) - len(published), len(log), orphans)
 
 
 def _history_problems(task: str, log: list[Any], live: Any, known: dict[int, Any]) -> list[str]:

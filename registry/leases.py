@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Row, select
 
 from backbone.errors import InputError
 from registry.engine import Database
-from registry.spec import Conflict, Lease, LeaseHeld, Unavailable, require_task
+from registry.entries import Conflict, Lease, LeaseHeld, Unavailable, require_task
 from registry.tables import leases
 
 if TYPE_CHECKING:

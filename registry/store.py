@@ -15,11 +15,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from adapters.manifest import MANIFEST, Manifest, tensor_files
-from adapters.reader import read_graft
+from adapters.artefact.manifest import MANIFEST, Manifest, tensor_files
+from adapters.artefact.read import read_graft
 from backbone.errors import InputError
 from backbone.files import new_folder, write_durable
-from registry.spec import Unavailable
+from registry.entries import Unavailable
 
 LABEL = "store.json"
 SCHEMA = 1

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from adapters.manifest import Manifest, read_manifest
+from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError, nearest
 from backbone.home import home
 from backbone.records import encode
 from registry import housekeeping
 from registry.database import Registry, open_registry
-from registry.housekeeping import Audit, Collected
-from registry.spec import MANUAL, Live, Version, require_task
+from registry.entries import MANUAL, Live, Version, require_task
+from registry.housekeeping import Collected, StoreAudit
 from registry.store import Store
 
 
@@ -164,7 +164,7 @@ def rollback(place: Place, task: str, *, reason: str, actor: str = "") -> Live:
     return registry.rollback(task, actor=actor or whoami(), reason=reason, expected_generation=generation)
 
 
-def audit(place: Place) -> Audit:
+def audit(place: Place) -> StoreAudit:
     """Whether everything is there, whole and consistent; raises InputError that lists what is not."""
     return housekeeping.audit(place.open(), place.artefacts())
 

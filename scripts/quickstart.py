@@ -44,9 +44,9 @@ def main() -> None:
 
     import topgraft
     from backbone.importing import import_backbone
-    from trainers.docstrings import baselines, write_docstrings
+    from trainers.config.load import load_config
+    from trainers.data.docstrings import baselines, write_docstrings
     from trainers.evaluate import evaluate
-    from trainers.experiment import load_config
     from trainers.train import train
 
     say("1. import the backbone: all-MiniLM-L6-v2, 22.7 million parameters")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from adapters.artefact.scope import Scope
 from adapters.predictions import Prediction, predictions
-from adapters.scope import Scope
-from serving.residency import Prepared, Served
+from serving.residency import LoadedGraft, Served
 
 
 class NotFinite(ArithmeticError):
@@ -37,7 +37,7 @@ class Pending:
 
     served: Served
     future: Future[np.ndarray] = field(default_factory=Future)
-    prepared: Prepared | None = None  # known once the graft is loaded
+    prepared: LoadedGraft | None = None  # known once the graft is loaded
     tokens: int = 0  # of the text, as the graft reads it
     score: float | None = None  # out-of-scope score, once it was asked for
     notes: dict[str, str] = field(default_factory=dict)  # of its row

@@ -138,7 +138,7 @@ def _pooling(head: HeadSpec) -> Pooling:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class SlotLeaves:
     """A graft in the shapes of a slot, on the host."""
 
     leaves: Params = field(repr=False)  # float32, without the slot axis
@@ -161,7 +161,7 @@ class Bank:
         number = jax.ShapeDtypeStruct((), jnp.int32)
         self._update = jax.jit(_write_slot, donate_argnums=0).lower(self.leaves, abstract, number).compile()
 
-    def fit(self, model: GraftModel, params: Params) -> Fitted:
+    def fit(self, model: GraftModel, params: Params) -> SlotLeaves:
         """`params` of `model` as a slot holds them; raises InputError naming the limit that does not."""
         if (pooling := _pooling(model.head)) != self.group.pooling:
             raise InputError(f"pooling {pooling} is not the group's {self.group.pooling}")
@@ -199,7 +199,7 @@ class Bank:
         }
         leaves = map_leaves(lambda leaf: np.asarray(leaf, np.float32), leaves)
         self._check_shapes(leaves)
-        return Fitted(leaves, self.slot_bytes)
+        return SlotLeaves(leaves, self.slot_bytes)
 
     def _check_features(self, model: GraftModel) -> None:
         """The head must read the same states in the same way; a probe of the last boundary is plain pooling."""
@@ -247,7 +247,7 @@ def _names(methods: tuple[MethodSpec, ...]) -> str:
     return "+".join(spec.method for spec in methods) or "none"
 
 
-def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: str) -> tuple[int, Fitted]:
+def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: str) -> tuple[int, SlotLeaves]:
     """The number of the first group that takes the graft, and its leaves there; raises InputError with every reason."""
     try:
         _pooling(model.head)

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from adapters.exits import Exits
+from adapters.artefact.exits import Exits
 
-PLAIN = -1  # group of rows that use no graft
+NO_GROUP = -1  # group of rows that use no graft
 
 
 class Overloaded(Exception):
@@ -41,20 +41,20 @@ class Closed(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class Queued:
     """One input for one graft."""
 
     bucket: int
     ids: np.ndarray  # int32 [t], at most `bucket` tokens
-    group: int  # number of the graft's bank, or PLAIN
+    group: int  # number of the graft's bank, or NO_GROUP
     slot: int
     deadline: float | None = None  # on the monotonic clock
-    # of logits [C], with a scope the pooled state [D] after them; of features [D] of PLAIN
+    # of logits [C], with a scope the pooled state [D] after them; of features [D] of NO_GROUP
     future: Future[np.ndarray] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
     scope: int | None = None  # boundary of the bare backbone whose pooled state is wanted as well
     exits: Exits | None = None  # the graft's, where they may be used
-    lower: bool = False  # whether the graft was validated in bfloat16
+    bfloat16: bool = False  # whether the graft was validated in bfloat16
     notes: dict[str, str] = field(default_factory=dict)  # what a batch says beside the result: submodel
 
 
@@ -69,19 +69,19 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[Sequence[Row]], Sequence[np.ndarray | Exception]],
+        run: Callable[[Sequence[Queued]], Sequence[np.ndarray | Exception]],
         *,
-        most_rows: int,
-        most_waiting: int = 1024,
+        max_rows: int,
+        max_waiting: int = 1024,
         max_wait: float = 0.002,
     ):
         """`run` answers each row of a batch of one bucket with its result or its own error.
 
-        `most_rows` a batch, `most_waiting` rows in all queues, `max_wait` seconds for others to join.
+        `max_rows` a batch, `max_waiting` rows in all queues, `max_wait` seconds for others to join.
         """
-        self._run, self._most_rows, self._most_waiting, self._max_wait = run, most_rows, most_waiting, max_wait
+        self._run, self._most_rows, self._most_waiting, self._max_wait = run, max_rows, max_waiting, max_wait
         self._changed = threading.Condition()
-        self._queues: dict[int, deque[Row]] = {}
+        self._queues: dict[int, deque[Queued]] = {}
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._reserved = 0  # rows promised a place while their graft loads
         self._waiting = 0
@@ -110,7 +110,7 @@ class Batcher:
             self._reserved -= rows
             self._changed.notify_all()
 
-    def put(self, row: Row) -> None:
+    def put(self, row: Queued) -> None:
         """Queues a row that was promised a place."""
         with self._changed:
             self._reserved -= 1
@@ -135,7 +135,7 @@ class Batcher:
             self._changed.notify_all()
         self._thread.join(timeout)
 
-    def _due(self, now: float) -> list[Row] | None:
+    def _due(self, now: float) -> list[Queued] | None:
         """The rows of the next batch if one is due."""
         due = [
             queue
@@ -179,7 +179,7 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - belongs to whoever waits for the call
             future.set_exception(error)
 
-    def _answer_rows(self, rows: list[Row]) -> None:
+    def _answer_rows(self, rows: list[Queued]) -> None:
         now, live = time.monotonic(), []
         for row in rows:
             if not row.future.set_running_or_notify_cancel():

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapters.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
+from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
 from backbone.errors import InputError, nearest
 from registry.database import Registry
-from registry.spec import require_task
+from registry.entries import require_task
 from registry.store import Store
 
 DAMAGED = "damaged"  # version of a graft whose manifest cannot be read

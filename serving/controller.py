@@ -1,6 +1,6 @@
 """Which submodel answers: full where there is room, cheaper ones under load. Pure but for the clock; imports no jax.
 
-    controller = Controller(("full", "exits"), Bounds(p95=0.2, most_queued=256))
+    controller = Controller(("full", "exits"), Bounds(p95=0.2, max_queued=256))
     controller.update(Reading(p95=0.31, queued=40))        # a Switch, or None
 
 Levels lie in the order they are given in, each cheaper than the one before. One reading beyond its bound asks for one
@@ -35,9 +35,9 @@ class Bounds:
     """What is too much; None: no bound."""
 
     p95: float | None = None  # seconds from request to response
-    most_queued: int | None = None  # rows
-    most_watts: float | None = None  # of the processor packages, or the GPUs
-    most_celsius: float | None = None  # of the hottest sensor
+    max_queued: int | None = None  # rows
+    max_watts: float | None = None  # of the processor packages, or the GPUs
+    max_celsius: float | None = None  # of the hottest sensor
     dwell: float = 30.0  # seconds between two switches, at least
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class Controller:
         if not levels or len(set(levels)) != len(levels):
             raise InputError(f"--submodels: each once and at least one, got {', '.join(levels) or 'none'}")
         if len(levels) > 1 and not bounds.count:
-            raise InputError("--submodels: what decides between them? set --p95, --most-queued, --most-watts or others")
+            raise InputError("--submodels: what decides between them? set --p95, --max-queued, --max-watts or others")
         if len(levels) == 1 and bounds.count:
             raise InputError("--submodels: a bound needs a cheaper one to go to, for example --submodels full,exits")
         self.levels, self.bounds, self._clock = tuple(levels), bounds, clock
@@ -115,13 +115,13 @@ class Controller:
         found = []
         for name, value, bound in (
             ("p95 seconds", reading.p95, bounds.p95),
-            ("queued rows", reading.queued, bounds.most_queued),
-            ("watts", reading.watts, bounds.most_watts),
+            ("queued rows", reading.queued, bounds.max_queued),
+            ("watts", reading.watts, bounds.max_watts),
         ):
             if value is not None and bound is not None:
                 found.append((name, float(value), float(bound), RELIEF * bound))
-        if reading.celsius is not None and bounds.most_celsius is not None:
-            found.append(("celsius", reading.celsius, bounds.most_celsius, bounds.most_celsius - COOLER))
+        if reading.celsius is not None and bounds.max_celsius is not None:
+            found.append(("celsius", reading.celsius, bounds.max_celsius, bounds.max_celsius - COOLER))
         return found
 
     def _over(self, reading: Reading) -> list[str]:

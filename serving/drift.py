@@ -1,10 +1,11 @@
 """Drift of live inputs against the development rows of the graft that answers: lengths, labels, out-of-scope scores.
 
-A graft with an out-of-scope score brings what its development rows were like (`adapters.scope.Reference`). The traffic
-of a task is counted in the same bins, over its last `WINDOW / 2` to `WINDOW` rows: two tallies, the older of which is
-dropped when the newer one is half a window. A new version starts anew. Nothing is said before there are rows enough for
-the figure to be worth one: an effect size whose noise exceeds `MOST_NOISE` is None. Safe to use from any thread; memory
-is a few counts for each task, of `most_tasks` tasks at most. Imports no jax.
+A graft with an out-of-scope score stores statistics of its development rows (`adapters.artefact.scope.Reference`).
+The traffic of a task is counted in the same bins, over its last `WINDOW / 2` to `WINDOW` rows. There are two counts;
+the older one is dropped when the newer one has seen half a window. A new version starts with empty counts.
+
+A figure is None until there are rows enough: while the noise of its effect size exceeds `MAX_NOISE`. Safe to use from
+any thread. Memory is a few counts for each task, for at most `max_tasks` tasks. Imports no jax.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adapters.artefact.scope import Reference, Scope
 from adapters.effects import binomial_interval, stability_index, stability_noise
-from adapters.scope import Reference, Scope
 
 WINDOW = 10_000  # rows
-MOST_NOISE = 0.05  # standard deviation of an effect size without drift: half of what is called notable
-LEAST_ROWS = 100  # for a share out of scope
+MAX_NOISE = 0.05  # standard deviation of an effect size without drift: half of what is called notable
+MIN_ROWS = 100  # for a share out of scope
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Report:
+class DriftReport:
     """How the traffic of one task differs from its graft's development rows; None is not enough rows to say."""
 
     rows: int  # in the window
@@ -50,7 +51,7 @@ class Report:
         return {kind: value for kind, value in found.items() if value is not None}
 
 
-class Tally:
+class BinCounts:
     """Counts of some rows in the bins of a reference."""
 
     def __init__(self, reference: Reference | None):
@@ -78,28 +79,28 @@ class _Task:
 
     def __init__(self, content_id: str, scope: Scope):
         self.content_id, self.scope = content_id, scope
-        self.older, self.newer = Tally(scope.reference), Tally(scope.reference)
+        self.older, self.newer = BinCounts(scope.reference), BinCounts(scope.reference)
 
     def add(self, window: int, lengths: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
         self.newer.add(lengths, scores, labels)
         if 2 * self.newer.rows >= window:
-            self.older, self.newer = self.newer, Tally(self.scope.reference)
+            self.older, self.newer = self.newer, BinCounts(self.scope.reference)
 
-    def report(self) -> Report:
+    def report(self) -> DriftReport:
         rows, beyond = self.older.rows + self.newer.rows, self.older.beyond + self.newer.beyond
         share = None
-        if rows >= LEAST_ROWS:
+        if rows >= MIN_ROWS:
             share = Share(beyond / rows, *binomial_interval(beyond, rows), self.scope.false_alarms)
         if (reference := self.scope.reference) is None:
-            return Report(rows, None, None, None, share)
+            return DriftReport(rows, None, None, None, share)
         before = (reference.length_counts, reference.score_counts, reference.label_counts)
         after = [a + b for a, b in zip(self.older.counts, self.newer.counts, strict=True)]
         lengths, scores, labels = (_effect(a, b) for a, b in zip(before, after, strict=True))
-        return Report(rows, lengths, labels, scores, share)
+        return DriftReport(rows, lengths, labels, scores, share)
 
 
 def _effect(before: np.ndarray, after: np.ndarray) -> float | None:
-    if not after.sum() or stability_noise(before, after) > MOST_NOISE:
+    if not after.sum() or stability_noise(before, after) > MAX_NOISE:
         return None
     return stability_index(before, after)
 
@@ -107,9 +108,9 @@ def _effect(before: np.ndarray, after: np.ndarray) -> float | None:
 class Drift:
     """Windows by task."""
 
-    def __init__(self, most_tasks: int, window: int = WINDOW):
-        """`window` rows of a task at most; of more than `most_tasks` tasks, those asked longest ago are forgotten."""
-        self._most_tasks, self._window = most_tasks, window
+    def __init__(self, max_tasks: int, window: int = WINDOW):
+        """`window` rows of a task at most; of more than `max_tasks` tasks, those asked longest ago are forgotten."""
+        self._most_tasks, self._window = max_tasks, window
         self._tasks: OrderedDict[str, _Task] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -132,7 +133,7 @@ class Drift:
                 self._tasks.popitem(last=False)
             found.add(self._window, np.asarray(lengths), np.asarray(scores, float), np.asarray(labels, int))
 
-    def reports(self, live: Mapping[str, str]) -> dict[str, Report]:
+    def reports(self, live: Mapping[str, str]) -> dict[str, DriftReport]:
         """By task, of the versions that are live (content ids by task), were asked and have a score."""
         with self._lock:
             own = {task: found for task, found in self._tasks.items() if found.content_id == live.get(task)}

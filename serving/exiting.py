@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.batching import Row
+from serving.batching import Queued
 from serving.programs import Programs, cover
 
 States = dict[int, Any]  # hidden states [U,T,D] by boundary
@@ -22,7 +22,7 @@ States = dict[int, Any]  # hidden states [U,T,D] by boundary
 class EarlyBatch:
     """The state of one batch on its way up; `results` and the rows' notes are the outcome."""
 
-    def __init__(self, programs: Programs, rows: Sequence[Row], index: np.ndarray, mask: np.ndarray):
+    def __init__(self, programs: Programs, rows: Sequence[Queued], index: np.ndarray, mask: np.ndarray):
         """`rows` [N] are of grafts whose exits are usable; `index` int [N] is the number of each one's input.
 
         `mask` bool [U,T] is that of the inputs, filled to a batch size.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from adapters.block_counts import block_forward
-from adapters.counts import forward
+from adapters.costs import forward
+from adapters.forward import forward_program
 from adapters.graft import Graft, load_graft
-from adapters.programs import forward_program
 from backbone.home import use_compilation_cache
 from backbone.trees import count
 from metering.roofline import Roofline, measure
@@ -83,8 +83,8 @@ def profile(
     use_compilation_cache()
     graft = load_graft(path, backbone, dtype=dtype)
     machine = measure()
-    ladder = graft.backbone.ladder  # one rung for images: all have the same tokens
-    lengths = [n for n in LENGTHS if n <= ladder[-1] and len(ladder) > 1] or [ladder[-1]]
+    buckets = graft.backbone.lengths  # images have a single length
+    lengths = [n for n in LENGTHS if n <= buckets[-1] and len(buckets) > 1] or [buckets[-1]]
     shapes = tuple(_shape(graft, machine, batch, n) for n in lengths for batch in BATCHES)
     spec = graft.backbone.spec
     if plot is not None:

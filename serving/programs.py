@@ -30,7 +30,7 @@ from backbone.errors import InputError
 from backbone.storage import Backbone
 from serving.bank import Bank
 
-PLAIN = ("mean", True)  # what the program `plain` pools
+PLAIN_POOLING = ("mean", True)  # what the program `plain` pools
 CALL_ROWS = 2  # what one more call costs, in rows: to choose between a padded batch and several smaller ones
 
 
@@ -93,7 +93,9 @@ class Programs:
             run = functools.partial(network.run_blocks, start=start, stop=stop)
             keep(("blocks", start, bucket, size), run, params, state, mask)
         keep(("plain", bucket, size), self._plain, params, state, mask)
-        for kind in sorted({self._pooling(pooling, b) for pooling in self._poolings for b in self.scopes} - {PLAIN}):
+        for kind in sorted(
+            {self._pooling(pooling, b) for pooling in self._poolings for b in self.scopes} - {PLAIN_POOLING}
+        ):
             keep(("pooled", *kind, bucket, size), functools.partial(self._pooled, kind), params, state, mask)
         for group, bank in enumerate(self.banks):
             states = dict.fromkeys(self.needs[group], state)
@@ -210,7 +212,7 @@ class Programs:
     def pooled(self, group: int, boundary: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
         """States [U,T,D] at a scope's boundary, pooled as the group's heads do: float32 [U,D]."""
         kind = self._pooling(self.banks[group].group.pooling, boundary)
-        if kind == PLAIN:
+        if kind == PLAIN_POOLING:
             return self.plain(state, mask)
         size, bucket = mask.shape
         return self._compiled["pooled", *kind, bucket, size](self.backbone.params, state, mask)

@@ -19,12 +19,12 @@ from typing import Any
 
 import jax
 
-from adapters.exits import Exits
+from adapters.artefact.exits import Exits
+from adapters.artefact.scope import Scope
 from adapters.graft import Graft
-from adapters.scope import Scope
 from adapters.specs import HeadSpec
 from backbone.errors import InputError
-from serving.bank import Bank, Fitted, place_in
+from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
 
 log = logging.getLogger(__name__)
@@ -44,18 +44,18 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class LoadedGraft:
     """A verified graft, fitted, on the host."""
 
     group: int
-    fitted: Fitted
+    fitted: SlotLeaves
     labels: tuple[str, ...]
     head: HeadSpec
     max_tokens: int
     methods: tuple[str, ...]
     scope: Scope | None = None  # of its out-of-scope score
     exits: Exits | None = None  # that may be used
-    lower: bool = False  # it was validated in bfloat16, and may be served in it
+    bfloat16: bool = False  # it was validated in bfloat16, and may be served in it
 
     @property
     def bytes(self) -> int:
@@ -69,7 +69,7 @@ class Seat:
     """A graft in a slot."""
 
     content_id: str
-    prepared: Prepared
+    prepared: LoadedGraft
     slot: int
     holders: int = 0  # rows that rely on it
     used: float = 0.0  # monotonic time of the last release
@@ -91,7 +91,7 @@ class Residency:
         self._seats: dict[str, Seat] = {}
         self._free = [list(range(bank.group.slots, 0, -1)) for bank in banks]
         self._loading: dict[str, list[Callable[[Seat | Exception], None]]] = {}
-        self._host: OrderedDict[str, Prepared] = OrderedDict()
+        self._host: OrderedDict[str, LoadedGraft] = OrderedDict()
         self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
         self._closed = False
         self.loads: Counter[str] = Counter()  # by cause: source, host
@@ -128,7 +128,7 @@ class Residency:
             if not seat.holders:
                 self._changed.notify_all()
 
-    def prepare(self, served: Served) -> Prepared:
+    def prepare(self, served: Served) -> LoadedGraft:
         """Reads, verifies and fits on the calling thread, without taking a slot; raises InputError."""
         with self._changed:
             found = self._host.get(served.content_id)
@@ -163,7 +163,7 @@ class Residency:
                 told["compute_dtype"],
                 graft.backbone.dtype.name,
             )
-        prepared = Prepared(
+        prepared = LoadedGraft(
             group,
             fitted,
             graft.model.labels,
@@ -172,7 +172,7 @@ class Residency:
             methods,
             scope=graft.scope,
             exits=graft.exits if cheaper and exact else None,
-            lower=cheaper and graft.manifest is not None and "bfloat16" in graft.manifest.variants,
+            bfloat16=cheaper and graft.manifest is not None and "bfloat16" in graft.manifest.variants,
         )
         with self._changed:
             self.loads["source"] += 1
@@ -225,7 +225,7 @@ class Residency:
         for ready in waiting:
             ready(outcome)
 
-    def _seat(self, served: Served, prepared: Prepared) -> Seat:
+    def _seat(self, served: Served, prepared: LoadedGraft) -> Seat:
         slot = self._take_slot(prepared.group)
         bank = self._banks[prepared.group]
         leaves = jax.device_put(prepared.fitted.leaves)

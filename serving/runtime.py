@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapters.exits import Exits
+from adapters.artefact.exits import Exits
 from adapters.graft import Graft, load_graft
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError, nearest
@@ -32,11 +32,11 @@ from backbone.storage import Backbone
 from backbone.trees import content_hash, map_leaves
 from serving.answers import Answer, NotFinite, Pending, score_rows
 from serving.bank import Bank, Envelope
-from serving.batching import PLAIN, Batcher, Row, fail
+from serving.batching import NO_GROUP, Batcher, Queued, fail
 from serving.exiting import EarlyBatch
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs, cover
-from serving.residency import Prepared, Residency, Seat, Served
+from serving.residency import LoadedGraft, Residency, Seat, Served
 
 BATCH_SIZES = (1, 8, 32)
 
@@ -46,7 +46,7 @@ class UnknownTask(InputError):
 
 
 @dataclass
-class Counts:
+class ServingCounts:
     """What the device thread has done since the start."""
 
     batches: int = 0
@@ -70,34 +70,34 @@ class Runtime:
         buckets: Sequence[int] | None = None,
         batch_sizes: Sequence[int] = BATCH_SIZES,
         max_wait: float = 0.002,
-        most_waiting: int = 1024,
+        max_waiting: int = 1024,
         host_bytes: int = 256 << 20,
         cache_bytes: int = 0,
-        lower: Backbone | None = None,
+        bfloat16: Backbone | None = None,
     ):
         """Compiles everything for these `buckets` (tokens; default: the backbone's ladder) and batch sizes.
 
-        `max_wait` seconds a row waits for others, `most_waiting` rows in all, `host_bytes` of verified grafts
-        kept beside the slots, `cache_bytes` of prefix states kept by input (0: none). `lower` is the same backbone
+        `max_wait` seconds a row waits for others, `max_waiting` rows in all, `host_bytes` of verified grafts
+        kept beside the slots, `cache_bytes` of prefix states kept by input (0: none). `bfloat16` is the same backbone
         in bfloat16, for the submodel of that name.
         """
         if not isinstance(backbone.preprocessing, TextPreprocessing):
             raise InputError(f"{backbone.path}: takes images; the runtime serves text")
         self.backbone, self.envelope, self._preprocessing = backbone, envelope, backbone.preprocessing
-        self.buckets = tuple(sorted(set(buckets or backbone.ladder)))
-        if self.buckets[-1] > backbone.ladder[-1] or self.buckets[0] < 4:
-            raise InputError(f"buckets: each must lie in 4..{backbone.ladder[-1]}, got {self.buckets}")
+        self.buckets = tuple(sorted(set(buckets or backbone.lengths)))
+        if self.buckets[-1] > backbone.lengths[-1] or self.buckets[0] < 4:
+            raise InputError(f"buckets: each must lie in 4..{backbone.lengths[-1]}, got {self.buckets}")
         self.banks = [Bank(backbone.network, group, envelope.labels) for group in envelope.groups]
         scopes = envelope.scope_boundaries(backbone.spec.blocks)
         self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits)
-        self.lower = None if lower is None else Programs(lower, self.banks, self.buckets, batch_sizes)
+        self.bfloat16 = None if bfloat16 is None else Programs(bfloat16, self.banks, self.buckets, batch_sizes)
         self.submodel = "full"  # used from the next batch on; set by whoever controls it, from any thread
-        self.counts = Counts()
+        self.counts = ServingCounts()
         self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
         self.answered_by: Counter[str] = Counter()  # rows of grafts by submodel
         self._prefix = PrefixCache(cache_bytes)
         self._batcher = Batcher(
-            self._answer, most_rows=self.programs.sizes[-1], most_waiting=most_waiting, max_wait=max_wait
+            self._answer, max_rows=self.programs.sizes[-1], max_waiting=max_waiting, max_wait=max_wait
         )
         self.residency = Residency(self.banks, self._batcher.call, host_bytes, scopes)
         self._entries: dict[str, Served] = {}
@@ -172,7 +172,7 @@ class Runtime:
                 raise UnknownTask(f"no task {task!r} is served; {nearest(task, self._entries)}")
             return found
 
-    def price_of_scope(self, prepared: Prepared) -> dict[str, Any] | None:
+    def price_of_scope(self, prepared: LoadedGraft) -> dict[str, Any] | None:
         """What a graft's out-of-scope score is and costs, for people; None where it has none.
 
         `extra_blocks` of the bare backbone run for the score alone, once for each distinct input of a batch.
@@ -215,10 +215,10 @@ class Runtime:
                 ids = self._ids(text, outcome.prepared.max_tokens)
                 bucket = bucket_of(len(ids), self.buckets)
                 scope, pending.tokens = outcome.prepared.scope, len(ids)
-                row = Row(
+                row = Queued(
                     bucket, ids, outcome.prepared.group, outcome.slot, deadline, pending.future,
                     scope=None if scope is None else scope.boundary,
-                    exits=self.usable(outcome.prepared), lower=outcome.prepared.lower, notes=pending.notes,
+                    exits=self.usable(outcome.prepared), bfloat16=outcome.prepared.bfloat16, notes=pending.notes,
                 )  # fmt: skip
             except Exception as error:  # noqa: BLE001 - what one text raises belongs to its caller
                 self._batcher.forget()
@@ -251,7 +251,7 @@ class Runtime:
             return np.zeros((0, self.backbone.spec.width), np.float32)
         encoded = [self._ids(text, self.buckets[-1]) for text in texts]
         self._batcher.reserve(len(encoded))
-        rows = [Row(bucket_of(len(ids), self.buckets), ids, PLAIN, 0, deadline) for ids in encoded]
+        rows = [Queued(bucket_of(len(ids), self.buckets), ids, NO_GROUP, 0, deadline) for ids in encoded]
         for row in rows:
             self._batcher.put(row)
         return np.stack([row.future.result() for row in rows])
@@ -271,31 +271,31 @@ class Runtime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def usable(self, prepared: Prepared) -> Exits | None:
+    def usable(self, prepared: LoadedGraft) -> Exits | None:
         """The graft's exits if batches are split at all of them: their threshold holds for all together."""
         exits = prepared.exits
         return exits if exits is not None and set(exits.boundaries) <= set(self.programs.exits) else None
 
-    def submodels_of(self, prepared: Prepared) -> dict[str, Any]:
+    def submodels_of(self, prepared: LoadedGraft) -> dict[str, Any]:
         """The cheaper submodels that a graft has here, for people: of bfloat16 whether, of exits what they promise."""
         exits = self.usable(prepared)
-        lower = self.lower is not None and prepared.lower
-        return {"bfloat16": lower, "exits": None if exits is None else exits.facts()}
+        bfloat16 = self.bfloat16 is not None and prepared.bfloat16
+        return {"bfloat16": bfloat16, "exits": None if exits is None else exits.facts()}
 
-    def _answer(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
+    def _answer(self, rows: Sequence[Queued]) -> list[np.ndarray | Exception]:
         """One batch by the submodel that is in use; rows that have no such submodel are answered in full."""
         submodel = self.submodel
         early = np.array([submodel == "exits" and row.exits is not None for row in rows])
-        low = np.array([submodel == "bfloat16" and row.lower and self.lower is not None for row in rows])
+        low = np.array([submodel == "bfloat16" and row.bfloat16 and self.bfloat16 is not None for row in rows])
         results: list[np.ndarray | Exception] = [NotFinite("not computed")] * len(rows)
-        for chosen, run in ((early, self._run_early), (low, self._run_lower), (~early & ~low, self._run)):
+        for chosen, run in ((early, self._run_early), (low, self._run_bfloat16), (~early & ~low, self._run)):
             numbers = np.flatnonzero(chosen).tolist()
             for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
                 results[number] = result
-        self.answered_by.update(row.notes.get("submodel", "full") for row in rows if row.group != PLAIN)
+        self.answered_by.update(row.notes.get("submodel", "full") for row in rows if row.group != NO_GROUP)
         return results
 
-    def _inputs(self, rows: Sequence[Row], programs: Programs) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    def _inputs(self, rows: Sequence[Queued], programs: Programs) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
         """The number of each row's input int32 [N], how many are distinct, and those, filled to a batch: ids, mask."""
         keys = [row.ids.tobytes() for row in rows]
         distinct = {key: row.ids for key, row in zip(keys, rows, strict=True)}
@@ -305,7 +305,7 @@ class Runtime:
         ids, mask = pad(filled, rows[0].bucket, self.backbone.preprocessing.fill)
         return np.array([place[key] for key in keys], np.int32), len(inputs), ids, mask
 
-    def _run_early(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
+    def _run_early(self, rows: Sequence[Queued]) -> list[np.ndarray | Exception]:
         """One batch with early exits."""
         begun = time.perf_counter()
         index, inputs, ids, mask = self._inputs(rows, self.programs)
@@ -319,19 +319,19 @@ class Runtime:
         counts.device_seconds += time.perf_counter() - begun
         return [_finite(value) for value in found]
 
-    def _run_lower(self, rows: Sequence[Row]) -> list[np.ndarray | Exception]:
+    def _run_bfloat16(self, rows: Sequence[Queued]) -> list[np.ndarray | Exception]:
         """One batch in bfloat16."""
         for row in rows:
             row.notes["submodel"] = "bfloat16"
-        return self._run(rows, self.lower)
+        return self._run(rows, self.bfloat16)
 
-    def _run(self, rows: Sequence[Row], programs: Programs | None = None) -> list[np.ndarray | Exception]:
+    def _run(self, rows: Sequence[Queued], programs: Programs | None = None) -> list[np.ndarray | Exception]:
         """One batch: the prefix once for each distinct input, then each group's suffix."""
         begun, programs = time.perf_counter(), programs or self.programs
         index, inputs, ids, mask = self._inputs(rows, programs)
         groups = sorted({row.group for row in rows})
         last = self.backbone.spec.blocks
-        answering = {b for g in groups for b in ((last,) if g == PLAIN else programs.needs[g])}
+        answering = {b for g in groups for b in ((last,) if g == NO_GROUP else programs.needs[g])}
         scoped = sorted({(row.group, row.scope) for row in rows if row.scope is not None})
         wanted = sorted(answering | {boundary for _, boundary in scoped})
         states = self._states(programs, ids, mask, wanted, inputs)
@@ -340,7 +340,7 @@ class Runtime:
         waiting = []
         for group in groups:
             chosen = np.array([i for i, row in enumerate(rows) if row.group == group])
-            if group == PLAIN:
+            if group == NO_GROUP:
                 waiting.append((chosen, programs.plain(states[last], mask), index[chosen]))
                 continue
             needed = {boundary: states[boundary] for boundary in programs.needs[group]}
@@ -355,7 +355,7 @@ class Runtime:
         counts.batches += 1
         counts.rows += len(rows)
         counts.inputs += inputs
-        counts.plain_batches += groups == [PLAIN]
+        counts.plain_batches += groups == [NO_GROUP]
         counts.device_seconds += time.perf_counter() - begun
         return results
 
@@ -363,7 +363,7 @@ class Runtime:
         self,
         programs: Programs,
         group: int,
-        rows: Sequence[Row],
+        rows: Sequence[Queued],
         part: _Part,
         index: np.ndarray,
         states: Any,
@@ -400,7 +400,7 @@ class Runtime:
 
 def _join_pooled(
     results: list[np.ndarray | Exception],
-    rows: Sequence[Row],
+    rows: Sequence[Queued],
     index: np.ndarray,
     pooled: dict[tuple[int, int], np.ndarray],
 ) -> None:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 import topgraft
 from backbone.importing import minilm_folder
 from tests.tiny import write_csv
-from trainers.docstrings import collect
+from trainers.data.docstrings import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]

@@ -8,15 +8,15 @@ import topgraft
 from tests.tiny import as_json
 
 REFUSED = [
-    ("audit-labels c --most -3", "--most: must be a whole number, at least 0, got -3"),
-    ("audit-labels c --most some", "--most: must be a whole number, at least 0, got 'some'"),
+    ("audit-labels c --max-suspects -3", "--max-suspects: must be a whole number, at least 0, got -3"),
+    ("audit-labels c --max-suspects some", "--max-suspects: must be a whole number, at least 0, got 'some'"),
     ("retrain c --lease nan", "--lease: must be a finite number in (0, inf), got 'nan'"),
     ("retrain c --lease 0", "--lease: must be a finite number in (0, inf), got '0'"),
     ("retrain c --wait -1", "--wait: must be a finite number in [0, inf), got '-1'"),
     ("retrain c --wait inf", "--wait: must be a finite number in [0, inf), got 'inf'"),
     ("retrain c --max-price nan", "--max-price: must be a finite number"),
     ("retrain c --all --workers 0", "--workers: must be a whole number, at least 1, got 0"),
-    ("cache gc --most-gib nan", "--most-gib: must be a finite number"),
+    ("cache gc --max-gib nan", "--max-gib: must be a finite number"),
     ("predict g --text x --top 0", "--top: must be a whole number, at least 1"),
     ("export g --format jax --out o --batch 0", "--batch: must be a whole number, at least 1"),
     ("combine a b --out o --rank -1", "--rank: must be a whole number, at least 0"),

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from jax import export
 
+from adapters.forward import forward_program
 from adapters.model import GraftModel
-from adapters.programs import forward_program
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
 from trainers.config import Optimizer
-from trainers.step import first_state, make_optimizer, make_step, partition
+from trainers.fitting.step import first_state, make_optimizer, make_step, partition
 
 ROOT = Path(__file__).resolve().parents[1]
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 import topgraft
-from trainers.retrain.many import WORST_FIRST
+from trainers.retrain.fleet import WORST_FIRST
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "scheduling.md").read_text(encoding="utf-8")
 

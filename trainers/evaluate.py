@@ -14,10 +14,10 @@ from backbone.errors import InputError
 from backbone.home import use_compilation_cache
 from backbone.records import decode
 from trainers.config import Data
-from trainers.examples import load_data
-from trainers.experiment import override_part
-from trainers.logs import bar
-from trainers.metrics import Confusion, gather
+from trainers.config.load import override_part
+from trainers.data.examples import load_data
+from trainers.runs.logs import bar
+from trainers.scoring.metrics import Confusion, gather
 
 
 @dataclass(frozen=True)

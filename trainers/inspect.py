@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.exits import read_exits
-from adapters.manifest import MANIFEST, read_manifest
+from adapters.artefact.exits import read_exits
+from adapters.artefact.manifest import MANIFEST, read_manifest
+from adapters.artefact.scope import read_scope
 from adapters.methods import METHODS, SiteMethod
 from adapters.model import GraftModel
-from adapters.scope import read_scope
 from adapters.specs import HeadSpec, MethodSpec, Regression
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.home import find_backbone, resolve_backbone
 from backbone.records import encode
 from backbone.spec import EncoderSpec
-from backbone.storage import DESCRIPTION, read_record
+from backbone.storage import BACKBONE_FILE, read_record
 from backbone.trees import count, describe, flatten
-from trainers.experiment import load_config
+from trainers.config.load import load_config
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
         folder = folder / "graft"
     if (folder / MANIFEST).is_file():
         return _inspect_graft(folder, backbone)
-    if (folder / DESCRIPTION).is_file():
+    if (folder / BACKBONE_FILE).is_file():
         return _inspect_backbone(folder)
     if folder.is_dir():
-        raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {DESCRIPTION})")
+        raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {BACKBONE_FILE})")
     config = load_config(path, overrides)
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
     number = isinstance(config.head, Regression)

@@ -18,35 +18,35 @@ from typing import Any
 
 import numpy as np
 
-from adapters.artifact import save_graft
-from adapters.exits import Exits
+from adapters.artefact.exits import Exits
+from adapters.artefact.manifest import Manifest, Training
+from adapters.artefact.scope import Scope
+from adapters.artefact.write import save_graft
 from adapters.graft import Graft
-from adapters.manifest import Manifest, Training
 from adapters.model import GraftModel
-from adapters.scope import Scope
-from adapters.specs import Ladder, Probe, above
-from backbone.errors import InputError
+from adapters.specs import Probe
 from backbone.files import write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.records import digest, encode
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import count
 from metering.window import Cost, cpu_seconds, wall_seconds, window
-from trainers.auto import climb, climbs
-from trainers.batches import Examples
-from trainers.boundaries import Tally
 from trainers.config import TrainConfig
-from trainers.examine import Examined, examine
-from trainers.examples import TaskData, load_data
-from trainers.exits import fitted_exits, put_aside, require_unseen
-from trainers.experiment import versions
-from trainers.fitting import Fit
-from trainers.loop import Fitted
-from trainers.report import write_report
-from trainers.scope import bare_model, fitted_scope
-from trainers.variants import require_dev, validated
-from trainers.warm import Parent, Start, read_parent
-from trainers.workdir import RESULT, claimed, stored_result
+from trainers.config.load import versions
+from trainers.data.batches import Examples
+from trainers.data.examples import TaskData, load_data
+from trainers.extras.early_exits import fitted_exits, put_aside, require_unseen
+from trainers.extras.out_of_scope import bare_model, fitted_scope
+from trainers.extras.variants import require_dev, validated
+from trainers.fitting.cached_states import ComputedRows
+from trainers.fitting.climb import climb, climbs
+from trainers.fitting.loop import Fitted
+from trainers.fitting.warm_start import Parent, Start, read_parent
+from trainers.fitting.ways import Fit
+from trainers.inputs import graft_model
+from trainers.runs.workdir import RESULT, claimed, stored_result
+from trainers.scoring.examine import Examined, examine
+from trainers.scoring.report import write_report
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None
     parent = read_parent(start) if start is not None else None
     if parent is not None and aside is not None:
         require_unseen(config, parent.manifest.training.config)
-    run = _Run(config, workdir, backbone, data, costs, Tally(), show)
+    run = _Run(config, workdir, backbone, data, costs, ComputedRows(), show)
     found = run.fitted(parent, start)
     scores = run.scores(found)
     metrics = {name: score.metrics for name, score in scores.items()}
@@ -160,7 +160,7 @@ class _Run:
     backbone: Backbone
     data: TaskData
     costs: dict[str, Cost]
-    tally: Tally
+    tally: ComputedRows
     show: bool
 
     def fitted(self, parent: Parent | None, start: Start | None) -> _Found:
@@ -266,20 +266,6 @@ def run_identity(
         "preprocessing_id": backbone.preprocessing_id,
         **start,
     }
-
-
-def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:
-    """The model of a config. Blocks that are frozen from the first step on get no adapter."""
-    methods = config.methods
-    name, value = config.plan.schedule
-    if name == "top" and not isinstance(config.adapter, (Probe, Ladder)):
-        if any(getattr(spec, "blocks", "") for spec in methods):
-            raise InputError(
-                f"adapter.blocks: plan.stages={config.plan.stages} decides the blocks; leave one of them out"
-            )
-        first = max(0, backbone.spec.blocks - int(value))
-        methods = tuple(above(spec, first, backbone.spec.blocks) for spec in methods)
-    return GraftModel(backbone.network, methods, config.head, labels)
 
 
 def held_out(data: TaskData) -> tuple[str, ...]:

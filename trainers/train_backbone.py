@@ -26,12 +26,12 @@ from backbone.records import digest, encode
 from backbone.storage import Backbone, save_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.window import Cost, cpu_seconds, wall_seconds, window
-from trainers.backbone_config import BackboneConfig, NewBert
-from trainers.backbone_loop import BackboneTask, fit_backbone
-from trainers.backbone_tasks import Material, read_material, start_of
-from trainers.checkpoints import FOLDER, Checkpoints
-from trainers.logs import Scalars
-from trainers.workdir import RESULT, claimed, stored_result
+from trainers.pretraining.config import BackboneConfig, NewBert
+from trainers.pretraining.loop import BackboneTask, fit_backbone
+from trainers.pretraining.material import Material, read_material, start_of
+from trainers.runs.checkpoints import FOLDER, Checkpoints
+from trainers.runs.logs import Scalars
+from trainers.runs.workdir import RESULT, claimed, stored_result
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from backbone.home import use_compilation_cache
 from backbone.records import decode
 from backbone.spec import EncoderSpec
 from backbone.trees import count
-from trainers.backbone_config import BackboneConfig
-from trainers.backbone_loop import BackboneTask
-from trainers.corpus import Sequences
-from trainers.experiment import load_as, versions
-from trainers.objectives import MaskedTokenObjective
-from trainers.step import first_state, no_sums, partition, step_of
+from trainers.config.load import load_as, versions
+from trainers.fitting.step import first_state, no_sums, partition, step_of
+from trainers.pretraining.config import BackboneConfig
+from trainers.pretraining.corpus import Sequences
+from trainers.pretraining.loop import BackboneTask
+from trainers.pretraining.objectives import MaskedTokenObjective
 
 
 class Recipe:

@@ -20,11 +20,11 @@ from adapters.model import GraftModel
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.storage import load_backbone
 from backbone.trees import map_leaves
-from trainers.batches import batches
-from trainers.examples import load_data
-from trainers.experiment import load_config, versions
-from trainers.loop import Task
-from trainers.step import first_state, join, make_step, partition
+from trainers.config.load import load_config, versions
+from trainers.data.batches import batches
+from trainers.data.examples import load_data
+from trainers.fitting.loop import Task
+from trainers.fitting.step import first_state, join, make_step, partition
 
 
 class Recipe:

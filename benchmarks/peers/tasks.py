@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainers.splits import kept
+from trainers.data.splits import kept
 
 Rows = list[tuple[Any, Any]]
 TAGS: dict[str, list[str]] = {}  # by task, filled when it is read

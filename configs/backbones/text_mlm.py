@@ -9,8 +9,8 @@ topgraft train-backbone text_mlm --workdir runs/text_mlm    # data in $TOPGRAFT_
 
 from pathlib import Path
 
-from trainers.backbone_config import BackboneConfig, Corpus, MaskedTokens, NewBert, WordPiece
 from trainers.config import Optimizer, data_root
+from trainers.pretraining.config import BackboneConfig, Corpus, MaskedTokens, NewBert, WordPiece
 
 
 def get_config() -> BackboneConfig:

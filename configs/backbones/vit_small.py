@@ -10,8 +10,8 @@ Patches of 7 x 7 pixels; images are moved by up to one pixel while training. Nee
 
 from pathlib import Path
 
-from trainers.backbone_config import BackboneConfig, NewVit, SupervisedImages
 from trainers.config import Data, Optimizer, data_root
+from trainers.pretraining.config import BackboneConfig, NewVit, SupervisedImages
 
 
 def get_config() -> BackboneConfig:

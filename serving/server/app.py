@@ -30,7 +30,7 @@ from serving.follow import Follower
 from serving.residency import Served
 from serving.runtime import Runtime, UnknownTask
 from serving.server.limits import Limits, Tokens
-from serving.server.metrics import Metrics
+from serving.server.monitoring import Metrics
 from serving.server.openapi import document
 from serving.server.protocol import Question, infer_response, predict_response, read_infer, read_predict
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from backbone.errors import InputError, nearest
 from serving.answers import Answer
-from serving.residency import Prepared
+from serving.residency import LoadedGraft
 from serving.server.limits import Limits
 
 OUTPUTS = ("labels", "probabilities", "out_of_scope_score", "abstained")
@@ -137,7 +137,7 @@ def _outputs(content: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def infer_response(question: Question, answers: Sequence[Answer], prepared: Prepared) -> dict[str, Any]:
+def infer_response(question: Question, answers: Sequence[Answer], prepared: LoadedGraft) -> dict[str, Any]:
     """`labels` BYTES [N], each a JSON list of names; `probabilities` FP32 [N,C] in the order of the labels.
 
     Of a graft with an out-of-scope score also `out_of_scope_score` FP32 [N], above 1 beyond its threshold, and

@@ -20,11 +20,11 @@ from typing import Any
 
 import uvicorn
 
-from adapters.artifact import model_on
-from adapters.exits import read_exits
-from adapters.manifest import read_manifest
+from adapters.artefact.exits import read_exits
+from adapters.artefact.manifest import read_manifest
+from adapters.artefact.scope import read_scope
+from adapters.artefact.write import model_on
 from adapters.model import GraftModel
-from adapters.scope import read_scope
 from adapters.specs import Lora
 from backbone.errors import InputError
 from backbone.home import resolve_backbone, use_compilation_cache
@@ -66,16 +66,16 @@ class Settings:
     buckets: tuple[int, ...] = ()  # tokens
     batch_sizes: tuple[int, ...] = BATCH_SIZES  # rows
     max_wait_ms: float = 2.0  # that a row waits for others
-    most_waiting: int = 1024  # rows in the queue before 429
+    max_waiting: int = 1024  # rows in the queue before 429
     host_mb: int = 256  # verified grafts kept on the host
     cache_mb: int = 0  # prefix states kept by input
     poll_seconds: float = 2.0  # between looks at what is live
     token_file: str | None = None  # bearer tokens, one a line
     submodels: tuple[str, ...] = ("full",)  # that may answer, from the best to the cheapest
     p95: float | None = None  # seconds of a response beyond which a cheaper submodel answers
-    most_queued: int | None = None  # rows in the queue beyond which one does
-    most_watts: float | None = None  # the same for power, where a counter can be read
-    most_celsius: float | None = None  # the same for the hottest sensor, where one can be read
+    max_queued: int | None = None  # rows in the queue beyond which one does
+    max_watts: float | None = None  # the same for power, where a counter can be read
+    max_celsius: float | None = None  # the same for the hottest sensor, where one can be read
     dwell: float = 30.0  # seconds between two switches, at least
     limits: Limits = field(default_factory=Limits)
 
@@ -84,7 +84,7 @@ class Settings:
             raise InputError("serve: give --registry URL with --store PATH, or --grafts DIR")
         if self.registry is not None and self.store is None:
             raise InputError("--store: the folder of the registry's artefacts is needed with --registry")
-        for name in ("slots", "labels", "most_waiting", "host_mb", "poll_seconds"):
+        for name in ("slots", "labels", "max_waiting", "host_mb", "poll_seconds"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
         for name in ("cache_mb", "max_wait_ms"):
@@ -94,9 +94,9 @@ class Settings:
             if not 0 <= (getattr(self, name) or 0) < 2**16:
                 raise InputError(f"{name}: must lie in 0..65535, got {getattr(self, name)}")
         self.controller()
-        if self.most_queued is not None and self.most_queued >= self.most_waiting:
+        if self.max_queued is not None and self.max_queued >= self.max_waiting:
             raise InputError(
-                f"--most-queued: {self.most_queued} rows are never exceeded: --most-waiting is {self.most_waiting}"
+                f"--max-queued: {self.max_queued} rows are never exceeded: --max-waiting is {self.max_waiting}"
             )
         if "bfloat16" in self.submodels and self.dtype != "float32":
             raise InputError(f"--submodels: bfloat16 is a cheaper variant of float32, and --dtype is {self.dtype}")
@@ -105,7 +105,7 @@ class Settings:
 
     def controller(self) -> Controller:
         """Which of the submodels answers; raises InputError for bounds that cannot be."""
-        bounds = Bounds(self.p95, self.most_queued, self.most_watts, self.most_celsius, self.dwell)
+        bounds = Bounds(self.p95, self.max_queued, self.max_watts, self.max_celsius, self.dwell)
         return Controller(self.submodels, bounds)
 
 
@@ -154,11 +154,11 @@ def _require_free(host: str, port: int) -> None:
 def _require_readable(settings: Settings) -> None:
     """Raises InputError for a bound on what this machine does not show."""
     for option, bound, meter_ in (
-        ("--most-watts", settings.most_watts, meter(on_accelerator())),
-        ("--most-celsius", settings.most_celsius, thermometer(on_accelerator())),
+        ("--max-watts", settings.max_watts, meter(on_accelerator())),
+        ("--max-celsius", settings.max_celsius, thermometer(on_accelerator())),
     ):
         if bound is not None and meter_ is None:
-            raise InputError(f"{option}: cannot be read on this machine; bound --p95 or --most-queued instead")
+            raise InputError(f"{option}: cannot be read on this machine; bound --p95 or --max-queued instead")
 
 
 def warm(runtime: Runtime) -> None:
@@ -195,13 +195,13 @@ def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Ru
     return Runtime(
         backbone,
         envelope,
-        buckets=settings.buckets or (*(b for b in BUCKETS if b < backbone.ladder[-1]), backbone.ladder[-1]),
+        buckets=settings.buckets or (*(b for b in BUCKETS if b < backbone.lengths[-1]), backbone.lengths[-1]),
         batch_sizes=settings.batch_sizes,
         max_wait=settings.max_wait_ms / 1e3,
-        most_waiting=settings.most_waiting,
+        max_waiting=settings.max_waiting,
         host_bytes=settings.host_mb << 20,
         cache_bytes=settings.cache_mb << 20,
-        lower=load_backbone(backbone.path, dtype="bfloat16") if "bfloat16" in settings.submodels else None,
+        bfloat16=load_backbone(backbone.path, dtype="bfloat16") if "bfloat16" in settings.submodels else None,
     )
 
 

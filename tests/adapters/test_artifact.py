@@ -18,8 +18,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import topgraft
-from adapters.artifact import save_graft
-from adapters.manifest import Training, read_manifest
+from adapters.artefact.manifest import Training, read_manifest
+from adapters.artefact.write import save_graft
 from adapters.model import GraftModel
 from adapters.specs import (
     IA3,
@@ -165,7 +165,7 @@ def resealed(graft: Path, **changes) -> None:
     """A manifest whose own hash is right but whose content lies."""
     from dataclasses import replace
 
-    from adapters.manifest import dumps, sealed
+    from adapters.artefact.manifest import dumps, sealed
 
     manifest = read_manifest(graft)
     (graft / "manifest.json").write_bytes(dumps(sealed(replace(manifest, **changes))))

@@ -13,9 +13,9 @@ import pytest
 import scipy.special
 
 import topgraft
-from adapters.exporting import export_jax
-from adapters.manifest import Training
-from adapters.scope import scope_of
+from adapters.artefact.manifest import Training
+from adapters.artefact.scope import scope_of
+from adapters.export.compiled import export_jax
 from adapters.specs import Classification, Ladder, Lora, MultiLabel, Regression, TokenTagging, Vera
 from backbone.errors import InputError
 from tests.adapters.test_artifact import LABELS, make

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from seqeval.metrics.sequence_labeling import get_entities
 
-from adapters.artifact import save_graft
-from adapters.counts import forward
+from adapters.artefact.manifest import Training
+from adapters.artefact.read import read_graft
+from adapters.artefact.write import save_graft
+from adapters.costs import forward
 from adapters.graft import Graft, load_graft
 from adapters.heads import head_of
-from adapters.manifest import Training
 from adapters.model import GraftModel
-from adapters.reader import read_graft
 from adapters.specs import Classification, Lora, MultiLabel, Regression, TokenTagging
 from adapters.tagging import NO_TAG, entities, fault, spans
 from backbone.buckets import Sides, pad

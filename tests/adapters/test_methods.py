@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapters.counts import adapter_forward
+from adapters.costs import adapter_forward
 from adapters.hooks import GraftHooks
 from adapters.merging import merge
 from adapters.methods.dora import DoraMethod

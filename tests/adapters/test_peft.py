@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import topgraft
-from adapters.peft import export_peft, import_peft
+from adapters.export.peft import export_peft, import_peft
 from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora, LoraOverride, MultiLabel, Norm, Vera
 from backbone.errors import InputError
 from backbone.storage import load_backbone

@@ -145,7 +145,7 @@ def test_an_image_backbone_is_imported_loaded_and_verified(tmp_path):
     assert report.ignored == ("classifier.weight",)
     loaded = load_backbone(tmp_path / "out")
     assert loaded.spec.image.mean == (0.1, 0.2, 0.3)
-    assert loaded.ladder == (5,)
+    assert loaded.lengths == (5,)
     assert report.preprocessing_id == loaded.preprocessing_id
     file = tmp_path / "out" / FILE
     file.write_text(file.read_text().replace("bilinear", "bicubic"))

@@ -27,7 +27,7 @@ def copy(tiny_path, tmp_path) -> Path:
 def test_round_trip(tiny):
     again = load_backbone(tiny.path)
     assert again.weights_id == tiny.weights_id
-    assert again.ladder == (8, 12, 16, 20, 24, 32, 48, 64)
+    assert again.lengths == (8, 12, 16, 20, 24, 32, 48, 64)
 
 
 def test_ids_depend_on_every_weight_and_on_the_architecture(tiny, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from adapters.block_counts import block_forward
-from adapters.counts import forward, train_step
+from adapters.costs import forward, train_step
 from adapters.model import GraftModel
 from adapters.specs import Classification, Ladder, Lora, Probe
 from backbone.encoder import Network
@@ -22,8 +22,8 @@ from metering.counts import Count, product
 from metering.energy import WATTS_PER_CORE, Counter, modelled, rapl, rises
 from metering.window import count_work, window
 from trainers.config import Optimizer
-from trainers.loop import live_above
-from trainers.step import first_state, make_optimizer, make_step, partition
+from trainers.fitting.loop import live_above
+from trainers.fitting.step import first_state, make_optimizer, make_step, partition
 
 
 def package(root: Path, number: int, microjoules: int, most: int = 10**9, name: str = "package-0") -> Path:

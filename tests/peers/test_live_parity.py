@@ -18,8 +18,8 @@ pytestmark = [
 ]
 
 import topgraft  # noqa: E402
+from adapters.export.peft import export_peft, import_peft  # noqa: E402
 from adapters.mixing import combine  # noqa: E402
-from adapters.peft import export_peft, import_peft  # noqa: E402
 from adapters.specs import IA3, Classification, Dora, Lora, LoraOverride, Norm, Vera  # noqa: E402
 from backbone.buckets import pad  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402

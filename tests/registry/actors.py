@@ -25,9 +25,9 @@ from types import FrameType
 from typing import Any
 
 from registry.database import Registry, open_registry
+from registry.entries import Conflict, Unavailable
 from registry.housekeeping import audit
 from registry.leases import heartbeat
-from registry.spec import Conflict, Unavailable
 from registry.store import Store
 from registry.tables import metadata, versions
 

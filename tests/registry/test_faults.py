@@ -16,8 +16,8 @@ import topgraft
 from backbone.errors import InputError
 from registry.database import open_registry
 from registry.engine import require_local
+from registry.entries import Conflict, Unavailable
 from registry.housekeeping import FORGOTTEN, audit, collect
-from registry.spec import Conflict, Unavailable
 from registry.store import Store
 from registry.tables import live, promotions, schema, versions
 from tests.registry.test_processes import answer

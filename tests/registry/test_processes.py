@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.spec import Conflict, Lease, LeaseHeld
+from registry.entries import Conflict, Lease, LeaseHeld
 from registry.store import Store
 from tests.registry.actors import ROOT
 from tests.registry.test_registry import TOLD, wait_for

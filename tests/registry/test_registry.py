@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from adapters.manifest import read_manifest
+from adapters.artefact.manifest import read_manifest
 from backbone.errors import InputError
 from registry.database import Registry, open_registry
+from registry.entries import ROLLBACK, Conflict, Lease, LeaseHeld
 from registry.housekeeping import audit
 from registry.leases import heartbeat
-from registry.spec import ROLLBACK, Conflict, Lease, LeaseHeld
 from registry.store import Store
 from registry.tables import leases
 

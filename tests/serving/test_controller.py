@@ -55,7 +55,7 @@ def test_between_relief_and_bound_nothing_changes():
 
 def test_it_dwells():
     slow, fast = Reading(queued=50), Reading(queued=0)
-    bounds = Bounds(most_queued=40, dwell=30)
+    bounds = Bounds(max_queued=40, dwell=30)
     # from the start as well: the first seconds of a server say nothing
     script = [(29, slow), (1, slow), (29, fast), (0.5, fast), (0.5, fast), (10, slow)]
     found, _ = run(("full", "exits"), bounds, script)
@@ -63,7 +63,7 @@ def test_it_dwells():
 
 
 def test_any_reading_asks_down_and_all_must_agree_to_go_up():
-    bounds = Bounds(p95=0.1, most_queued=100, most_watts=50.0, most_celsius=80.0, dwell=1)
+    bounds = Bounds(p95=0.1, max_queued=100, max_watts=50.0, max_celsius=80.0, dwell=1)
     low = {"p95": 0.01, "queued": 0, "watts": 10.0, "celsius": 40.0}
     for name, high, between in (
         ("p95", 0.2, 0.09),
@@ -82,7 +82,7 @@ def test_any_reading_asks_down_and_all_must_agree_to_go_up():
 
 
 def test_what_cannot_be_read_decides_nothing():
-    bounds = Bounds(p95=0.1, most_watts=50.0, dwell=1)
+    bounds = Bounds(p95=0.1, max_watts=50.0, dwell=1)
     found, _ = run(
         ("full", "exits"), bounds, [(2, Reading()), (2, Reading(p95=0.2)), (2, Reading(queued=10**6)), (2, Reading())]
     )
@@ -111,7 +111,7 @@ def test_every_switch_is_logged(caplog):
         (("full", "full"), {"p95": 1.0}, "each once"),
         ((), {}, "at least one"),
         (("full", "exits"), {}, "what decides"),
-        (("full",), {"most_queued": 3}, "a cheaper one"),
+        (("full",), {"max_queued": 3}, "a cheaper one"),
     ],
 )
 def test_what_it_refuses(levels, bounds, told):
@@ -120,7 +120,7 @@ def test_what_it_refuses(levels, bounds, told):
 
 
 def test_bounds_are_positive():
-    for wrong in ({"p95": 0.0}, {"most_queued": -1}, {"dwell": float("nan")}):
+    for wrong in ({"p95": 0.0}, {"max_queued": -1}, {"dwell": float("nan")}):
         with pytest.raises(InputError, match="must be a positive number"):
             Bounds(**wrong)
     assert Controller(("exits",), Bounds()).submodel == "exits", "one that is always used needs no bound"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from adapters.artefact.scope import Scope, reference_of
 from adapters.effects import EMPTY, binomial_interval, stability_index, stability_noise
-from adapters.scope import Scope, reference_of
-from serving.drift import LEAST_ROWS, Drift, Report
+from serving.drift import MIN_ROWS, Drift, Report
 
 DRAW = np.random.default_rng(0)
 LABELS = 4
@@ -86,7 +86,7 @@ def test_nothing_is_said_before_there_are_rows_enough():
     drift, one = Drift(10), scope()
     few = watched(drift, one, drawn(50, longer=3))
     assert (few.rows, few.effects(), few.out_of_scope) == (50, {}, None)
-    assert watched(drift, one, drawn(LEAST_ROWS - 51)).out_of_scope is None
+    assert watched(drift, one, drawn(MIN_ROWS - 51)).out_of_scope is None
     share = watched(drift, one, drawn(1)).out_of_scope
     assert share.low < share.found < share.high
     assert share.calibrated == 0.42

@@ -13,16 +13,16 @@ import jax
 import numpy as np
 import pytest
 
-from adapters.exits import Exits, confidence
+from adapters.artefact.exits import Exits, confidence
 from adapters.graft import Graft
 from adapters.specs import Ladder, Lora
 from backbone.errors import InputError
 from serving.bank import Envelope, Group
-from serving.batching import PLAIN
+from serving.batching import NO_GROUP
 from serving.runtime import Runtime
 from tests.serving.test_runtime import TEXTS, graft, held_up
 from tests.tiny import rows
-from trainers.risk import taken
+from trainers.extras.risk import taken
 
 TOLERANCE = 1e-4
 BOUNDARIES = (1, 2)
@@ -111,10 +111,10 @@ def test_rows_without_a_graft_share_the_batch(runtime, grafts):
     runtime.submodel = "full"
     wanted = runtime.features(TEXTS[:2])
     from backbone.buckets import bucket_of
-    from serving.batching import Row
+    from serving.batching import Queued
 
     runtime.submodel = "exits"
-    plain = [Row(bucket_of(len(ids), (24,)), ids, PLAIN, 0) for ids in grafts["lora"].encode(TEXTS[:2])]
+    plain = [Queued(bucket_of(len(ids), (24,)), ids, NO_GROUP, 0) for ids in grafts["lora"].encode(TEXTS[:2])]
     gate = held_up(runtime)
     pending = runtime.submit([("head only", text) for text in TEXTS[:6]])
     runtime._batcher.reserve(2)

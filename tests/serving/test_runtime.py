@@ -20,7 +20,7 @@ from backbone.buckets import pad
 from backbone.errors import InputError
 from serving.answers import NotFinite
 from serving.bank import Envelope, Group
-from serving.batching import Batcher, Closed, DeadlineExceeded, Overloaded, Row
+from serving.batching import Batcher, Closed, DeadlineExceeded, Overloaded, Queued
 from serving.prefix_cache import PrefixCache
 from serving.programs import cover
 from serving.residency import Served
@@ -82,7 +82,7 @@ def mixed(tiny, grafts):
 def small(tiny):
     """One group of two slots above block 1, one bucket, for lifecycles."""
     envelope = Envelope((Group((Lora(rank=4, blocks="1:"),), slots=2),), labels=8)
-    with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(1, 8), max_wait=0.0, most_waiting=64) as runtime:
+    with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(1, 8), max_wait=0.0, max_waiting=64) as runtime:
         yield runtime
 
 
@@ -348,10 +348,10 @@ def test_due_batches_fill_by_bucket_oldest_first():
         batches.append([(row.bucket, int(row.ids[0])) for row in batch])
         return [row.ids for row in batch]
 
-    batcher = Batcher(run, most_rows=2, max_wait=0.0)
+    batcher = Batcher(run, max_rows=2, max_wait=0.0)
     batcher.call(lambda: started.set() or gate.wait(60))
     assert started.wait(60)
-    queued = [Row(bucket, np.array([number]), 0, 1) for number, bucket in enumerate((16, 8, 16, 8, 16))]
+    queued = [Queued(bucket, np.array([number]), 0, 1) for number, bucket in enumerate((16, 8, 16, 8, 16))]
     batcher.reserve(len(queued))
     for row in queued:
         batcher.put(row)
@@ -368,9 +368,9 @@ def test_a_batch_that_raises_fails_its_rows_and_no_others():
             raise RuntimeError("device")
         return [row.ids for row in batch]
 
-    batcher = Batcher(run, most_rows=1, max_wait=0.0)
+    batcher = Batcher(run, max_rows=1, max_wait=0.0)
     batcher.reserve(3)
-    queued = [Row(8, np.array([number]), 0, 1) for number in range(3)]
+    queued = [Queued(8, np.array([number]), 0, 1) for number in range(3)]
     for row in queued:
         batcher.put(row)
     with pytest.raises(RuntimeError, match="device"):

@@ -12,8 +12,8 @@ import schemathesis
 from starlette.testclient import TestClient
 
 import topgraft
+from adapters.artefact.scope import Scope, reference_of, scope_of
 from adapters.heads import pool
-from adapters.scope import Scope, reference_of, scope_of
 from adapters.specs import Classification, Lora, MultiLabel
 from backbone.buckets import pad
 from backbone.errors import InputError
@@ -43,7 +43,7 @@ def bare(tiny, texts, boundary: int, pooling: str) -> np.ndarray:
 
 
 def scope(tiny, boundary: int, pooling: str = "mean", abstain: bool = False) -> Scope:
-    """Fitted to forty texts, calibrated on the other twenty; with a reference."""
+    """SlotLeaves to forty texts, calibrated on the other twenty; with a reference."""
     features = bare(tiny, TEXTS, boundary, pooling)
     one = scope_of(features[:40], np.ones((40, 1)), features[40:], boundary, 0.1, abstain)
     lengths = np.array([len(ids) for ids in tiny.preprocessing.encode(TEXTS[40:], 48)])

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
 import topgraft
-from adapters.manifest import dumps, read_manifest, sealed
+from adapters.artefact.manifest import dumps, read_manifest, sealed
 from adapters.specs import Lora, MultiLabel
 from backbone.errors import InputError
 from backbone.files import sha256_file
@@ -28,7 +28,7 @@ from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
-from serving.server.metrics import Metrics
+from serving.server.monitoring import Metrics
 from serving.server.serve import Settings, numbers, serve, warm
 from tests.adapters.test_artifact import make
 from tests.tiny import make_tiny_backbone
@@ -50,7 +50,7 @@ def folder(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny, folder):
-    with Runtime(tiny, ENVELOPE, buckets=(48,), batch_sizes=(8,), max_wait=0.0, most_waiting=32) as runtime:
+    with Runtime(tiny, ENVELOPE, buckets=(48,), batch_sizes=(8,), max_wait=0.0, max_waiting=32) as runtime:
         follower = Follower(runtime, FolderCatalogue(folder))
         made = Server(runtime, follower, LIMITS, Tokens())
         follower.poll()
@@ -196,7 +196,7 @@ def test_counters_and_their_bounds(server, client):
     ):  # fmt: skip
         assert name in text, name
     assert "no-such-task" not in text
-    narrow = Metrics(server.runtime, server.follower, most_tasks=1)
+    narrow = Metrics(server.runtime, server.follower, max_tasks=1)
     assert [narrow.label(task) for task in ("alpha", "beta", "alpha", None)] == ["alpha", "other", "alpha", "other"]
     narrow.answered(("alpha",), 200, 0.25)
     narrow.sample()

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import topgraft
-from adapters.artifact import save_graft
+from adapters.artefact.write import save_graft
 from adapters.graft import Graft
 from adapters.specs import Lora
 from backbone.errors import InputError
@@ -49,8 +49,8 @@ def server(tiny, tiny_path, folder):
     catalogue = FolderCatalogue(folder)
     envelope = default_envelope(settings, tiny, catalogue)
     assert envelope.exits == (1, 2)
-    lower = load_backbone(tiny_path, dtype="bfloat16")
-    with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(12,), max_wait=0.05, lower=lower) as runtime:
+    bfloat16 = load_backbone(tiny_path, dtype="bfloat16")
+    with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(12,), max_wait=0.05, bfloat16=bfloat16) as runtime:
         follower = Follower(runtime, catalogue)
         made = Server(runtime, follower, Limits(seconds=60), Tokens(), settings.controller())
         follower.poll()
@@ -83,9 +83,9 @@ def test_a_controller_moves_between_them(server, client, folder, tiny, tiny_path
     whole = topgraft.load(folder / "every", tiny)
     assert said["full"]["every"]["submodel"] == "full"
 
-    lower = Graft(whole.model, whole.params, load_backbone(tiny_path, dtype="bfloat16"), 48)
+    bfloat16 = Graft(whole.model, whole.params, load_backbone(tiny_path, dtype="bfloat16"), 48)
     assert said["bfloat16"]["every"]["submodel"] == "bfloat16"
-    wanted, exact = lower.probabilities(lower.logits(TEXTS)), whole.probabilities(whole.logits(TEXTS))
+    wanted, exact = bfloat16.probabilities(bfloat16.logits(TEXTS)), whole.probabilities(whole.logits(TEXTS))
     found = [
         [p["probabilities"][name] for name in whole.model.labels] for p in said["bfloat16"]["every"]["predictions"]
     ]
@@ -152,7 +152,7 @@ def test_refusals_are_no_relief_and_neither_is_silence(server):
         (("--submodels", "full,exits"), "what decides between them"),
         (("--p95", "0.2"), "a cheaper one to go to"),
         (("--submodels", "full,exits", "--p95", "-1"), "--p95: must be a positive number"),
-        (("--submodels", "full,exits", "--most-queued", "1024"), "--most-queued: 1024 rows are never exceeded"),
+        (("--submodels", "full,exits", "--max-queued", "1024"), "--max-queued: 1024 rows are never exceeded"),
         (("--submodels", "full,bfloat16", "--p95", "1", "--dtype", "bfloat16"), "cheaper variant of float32"),
     ],
 )
@@ -166,9 +166,9 @@ def test_a_bound_on_what_cannot_be_read_is_refused(folder, tiny_path, monkeypatc
 
     monkeypatch.setattr(module, "thermometer", lambda accelerator: None)  # as on most virtual machines
     settings = Settings(
-        backbone=str(tiny_path), grafts=str(folder), port=0, submodels=("full", "exits"), most_celsius=80.0
+        backbone=str(tiny_path), grafts=str(folder), port=0, submodels=("full", "exits"), max_celsius=80.0
     )
-    with pytest.raises(InputError, match="--most-celsius: cannot be read on this machine"):
+    with pytest.raises(InputError, match="--max-celsius: cannot be read on this machine"):
         module.serve(settings)
 
 

@@ -18,9 +18,9 @@ import pytest
 import topgraft
 from backbone.storage import load_backbone
 from tests.tiny import WORDS, as_json
-from trainers.backbone_loop import BackboneTask
-from trainers.objectives import Objective
-from trainers.step import partition
+from trainers.fitting.step import partition
+from trainers.pretraining.loop import BackboneTask
+from trainers.pretraining.objectives import Objective
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 240

@@ -11,7 +11,7 @@ from tests.tiny import as_json
 from tests.trainers.test_main import call
 from tests.trainers.test_main import config as config
 from trainers.config import Curriculum
-from trainers.curriculum import Order, competence, length_difficulty, rarity_difficulty
+from trainers.data.order import Order, competence, length_difficulty, rarity_difficulty
 
 BUCKETS = np.repeat([8, 16, 32], [100, 60, 40])
 DIFFICULTY = np.arange(200.0)

@@ -18,9 +18,9 @@ from pyarrow import parquet
 
 from backbone.errors import InputError
 from trainers.config import Data
-from trainers.prepare import encode_labels, label_names, prepare
-from trainers.sources import read_rows, tfds_label
-from trainers.splits import fingerprint, kept, membership, normalise, row_hash, unit_hash
+from trainers.data.prepare import encode_labels, label_names, prepare
+from trainers.data.rows import read_rows, tfds_label
+from trainers.data.splits import fingerprint, kept, membership, normalise, row_hash, unit_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,7 +135,7 @@ def tfds_name(tmp_path_factory) -> str:
 
 def test_any_tfds_name(tfds_name, tmp_path):
     code = (
-        "from pathlib import Path\nfrom trainers.config import Data\nfrom trainers.prepare import prepare\n"
+        "from pathlib import Path\nfrom trainers.config import Data\nfrom trainers.data.prepare import prepare\n"
         "data = Data(train='tfds:tiny_news', test='tfds:tiny_news:test', dev_fraction=0.2)\n"
         "made = prepare(data, multi_label=False, cache=Path('cache'))\n"
         "rows = [t for s in ('train', 'dev', 'test') for t in zip(made.table(s).texts, made.table(s).labels)]\n"
@@ -296,7 +296,8 @@ def test_a_damaged_preparation_is_made_again(tmp_path, caplog):
 
 
 PREPARE = (
-    "import sys; from pathlib import Path; from trainers.config import Data; from trainers.prepare import prepare\n"
+    "import sys; from pathlib import Path; from trainers.config import Data\n"
+    "from trainers.data.prepare import prepare\n"
     "print('ready', flush=True)\n"
     "prepare(Data(train=(sys.argv[1],)), multi_label=False, cache=Path(sys.argv[2]))\n"
 )
@@ -350,7 +351,7 @@ def test_labels(tmp_path):
 
 def test_the_shared_sets_hold_what_their_readme_says(shared_data, monkeypatch):
     """Banking77, emotion, SST-2, TREC-6: every row read, by the configs' own settings."""
-    from trainers.experiment import load_config
+    from trainers.config.load import load_config
 
     monkeypatch.setenv("TOPGRAFT_DATA", str(shared_data))
     counts = {}

@@ -42,5 +42,5 @@ def test_every_class_has_its_rows_and_no_text_names_its_package():
     labels = [label for _, label in rows]
     assert len(rows) > 3000
     assert len(set(labels)) >= 20
-    assert all(labels.count(label) >= docstrings.LEAST_ROWS for label in set(labels))
+    assert all(labels.count(label) >= docstrings.MIN_ROWS for label in set(labels))
     assert not [text for text, label in rows if f" {label} " in f" {text.lower()} "]

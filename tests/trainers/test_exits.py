@@ -13,21 +13,21 @@ import pytest
 import scipy.stats
 
 import topgraft
-from adapters.artifact import save_graft
-from adapters.exits import Exits, confidence
-from adapters.manifest import EXITS, read_manifest
+from adapters.artefact.exits import Exits, confidence
+from adapters.artefact.manifest import EXITS_FILE, read_manifest
+from adapters.artefact.write import save_graft
 from adapters.specs import Classification, Regression
 from backbone.cache import row_key
 from backbone.errors import InputError
 from tests.tiny import as_json, rows, write_config, write_csv
 from tests.trainers.test_main import call
 from trainers.config import EarlyExits, TrainConfig
-from trainers.exits import calibrated, put_aside
-from trainers.experiment import load_config
-from trainers.price import price
-from trainers.risk import GRID, control, least_rows, p_value, taken
+from trainers.config.load import load_config
+from trainers.extras.early_exits import calibrated, put_aside
+from trainers.extras.risk import GRID, control, min_rows, p_value, taken
+from trainers.fitting.warm_start import Start
+from trainers.pricing.price import price
 from trainers.train import train
-from trainers.warm import Start
 
 HELD = [text for text, _ in rows(100, seed=11)]
 ASKED = ("exits.boundaries=1,2", "exits.extra_error=0.1", "exits.confidence=0.8", "data.test=")
@@ -55,9 +55,9 @@ def test_the_p_value_is_the_binomial_tail():
     assert p_value(3, 200, 0.05) == pytest.approx(scipy.stats.binomtest(3, 200, 0.05, "less").pvalue)
     assert p_value(200, 200, 0.05) == pytest.approx(1)
     for epsilon, delta in ((0.01, 0.1), (0.05, 0.1), (0.02, 0.05)):
-        least = least_rows(epsilon, delta)
+        least = min_rows(epsilon, delta)
         assert p_value(0, least, epsilon) <= delta < p_value(0, least - 1, epsilon)
-    assert least_rows(0.01, 0.1) == 230
+    assert min_rows(0.01, 0.1) == 230
 
 
 def drawn(draw: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ def test_the_promise_is_broken_no_more_often_than_stated():
 
 
 def test_too_few_rows_give_no_threshold():
-    rows_ = least_rows(0.05, 0.1)
+    rows_ = min_rows(0.05, 0.1)
     perfect = np.ones((rows_, 1)), np.ones((rows_, 1), bool), np.ones(rows_, bool)
     assert control(*perfect, 0.05, 0.1).threshold == GRID[-1]
     assert control(*(part[1:] for part in perfect), 0.05, 0.1).threshold is None
@@ -158,7 +158,7 @@ def test_exits_answer_from_the_grafts_own_states(runs, name):
 
 def test_calibration_rows_are_seen_by_nothing(runs, tiny):
     """They are a share of the train rows by hash, gone from what is trained on, wherever a row stands."""
-    from trainers.examples import load_data
+    from trainers.data.examples import load_data
 
     config = load_config(runs["script"], ASKED)
     data = load_data(config.data, config.head, tiny)
@@ -190,14 +190,14 @@ def test_they_are_part_of_the_artefact(runs, tmp_path, tiny):
         bare.early_logits_of_rows(bare.encode(HELD[:2]))
     folder = tmp_path / "g"
     shutil.copytree(runs["probe"], folder)
-    whole = (folder / EXITS).read_bytes()
-    (folder / EXITS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(InputError, match=EXITS):
+    whole = (folder / EXITS_FILE).read_bytes()
+    (folder / EXITS_FILE).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=EXITS_FILE):
         topgraft.load(folder, tiny)
-    (folder / EXITS).unlink()
-    with pytest.raises(InputError, match=f"{EXITS}: missing"):
+    (folder / EXITS_FILE).unlink()
+    with pytest.raises(InputError, match=f"{EXITS_FILE}: missing"):
         topgraft.load(folder, tiny)
-    assert EXITS in read_manifest(folder).files
+    assert EXITS_FILE in read_manifest(folder).files
 
 
 @pytest.mark.parametrize(
@@ -291,8 +291,8 @@ def test_exits_that_are_off_are_no_reason_to_retrain(runs):
 
 
 def test_what_is_made_from_a_graft_has_none_and_says_so(runs, tiny_path, caplog):
+    from adapters.export.peft import export_peft
     from adapters.mixing import combine
-    from adapters.peft import export_peft
 
     mixed = combine([runs["lora"], runs["lora"]], "mixed", how="linear", backbone=tiny_path)
     assert topgraft.load(mixed.path, tiny_path).exits is None

@@ -13,7 +13,7 @@ from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, LoraOv
 from backbone.errors import InputError
 from backbone.records import Raw, canonical_json, decode, digest, encode
 from trainers.config import Data, Optimizer, TrainConfig
-from trainers.experiment import find_config, load_config, override, override_part
+from trainers.config.load import find_config, load_config, override, override_part
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("[a-z]*.py"))
@@ -28,7 +28,8 @@ def test_every_config_loads_by_name_and_survives_its_json(name):
 
 def test_configs_and_specs_import_no_jax():
     modules = (
-        "trainers.config, trainers.experiment, trainers.sources, trainers.splits, adapters.specs, backbone.records"
+        "trainers.config, trainers.config.load, trainers.data.rows, trainers.data.splits, adapters.specs, "
+        "backbone.records"
     )
     heavy = ("jax", "flax", "torch", "tensorflow")
     code = f"import {modules}, sys; sys.exit(any(m.split('.')[0] in {heavy} for m in sys.modules))"

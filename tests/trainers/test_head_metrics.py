@@ -16,7 +16,7 @@ from adapters.specs import Classification, MultiLabel, Regression, TokenTagging
 from adapters.tagging import NO_TAG
 from backbone.encoder import Network
 from tests.tiny import SPEC
-from trainers.metrics import gather
+from trainers.scoring.metrics import gather
 
 TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
 

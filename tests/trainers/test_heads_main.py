@@ -16,10 +16,10 @@ from backbone.buckets import Sides
 from backbone.trees import map_leaves
 from tests.tiny import WORDS, as_json, rows
 from tests.trainers.test_main import call, killed_run, same
-from trainers.batches import Examples
-from trainers.boundaries import Boundaries
-from trainers.experiment import load_config
-from trainers.price import price
+from trainers.config.load import load_config
+from trainers.data.batches import Examples
+from trainers.fitting.cached_states import Boundaries
+from trainers.pricing.price import price
 
 KNOWN = WORDS[::6]
 OPENING = [word for word in KNOWN if word[0] in "bd"]
@@ -153,7 +153,7 @@ def test_cached_states_give_the_same_logits(head, tiny, tmp_path):
     given = [Sides(a, b) for a, b in zip(plain, plain[3:], strict=False)] if head.pair == "two_tower" else plain
     model = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), head, ("a", "b", "c"))
     params = map_leaves(lambda x: 0.3 * draw.normal(size=x.shape).astype(np.float32), model.abstract())
-    examples = Examples(list(given), np.zeros(len(given), np.int32), tiny.ladder)
+    examples = Examples(list(given), np.zeros(len(given), np.int32), tiny.lengths)
     store = Boundaries(model, tiny, {}, tmp_path / "cache", "float32", 2**30)
     assert store.fill([examples], (2,), pooled=head.pair == "two_tower") == len(given)
     assert Boundaries(model, tiny, {}, tmp_path / "cache", "float32", 2**30).fill([examples], (2,)) == 0

@@ -19,10 +19,10 @@ from backbone.errors import InputError
 from backbone.storage import load_backbone
 from tests.tiny_images import make_image_backbone, picture, write_folder
 from trainers.config import Data
-from trainers.examples import load_data
-from trainers.images import encoded, read_images
-from trainers.prepare import prepare
-from trainers.sources import read_rows
+from trainers.data.examples import load_data
+from trainers.data.image_files import encoded, read_images
+from trainers.data.prepare import prepare
+from trainers.data.rows import read_rows
 
 
 @pytest.fixture(scope="module")

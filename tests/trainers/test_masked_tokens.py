@@ -22,11 +22,11 @@ from tests.tiny import (
     tokenizer_json,
 )
 from tests.trainers.backbone_runs import counted_as_compiled, paragraphs
-from trainers.backbone_config import BackboneConfig, Corpus, MaskedTokens, WordPiece
-from trainers.backbone_loop import BackboneTask
-from trainers.corpus import Sequences, Text, pack, read_text, train_wordpiece
-from trainers.objectives import MaskedTokenObjective
-from trainers.step import first_state, partition, step_of
+from trainers.fitting.step import first_state, partition, step_of
+from trainers.pretraining.config import BackboneConfig, Corpus, MaskedTokens, WordPiece
+from trainers.pretraining.corpus import Sequences, Text, pack, read_text, train_wordpiece
+from trainers.pretraining.loop import BackboneTask
+from trainers.pretraining.objectives import MaskedTokenObjective
 
 SHALLOW = replace(SPEC, blocks=1)
 

@@ -17,18 +17,18 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
 import topgraft
-from adapters.artifact import save_graft
-from adapters.manifest import SCOPE, read_manifest
-from adapters.reader import read_graft
-from adapters.scope import BACKGROUND, Scope, least_rows, quantile, scope_of, shrunk_covariance
+from adapters.artefact.manifest import SCOPE, read_manifest
+from adapters.artefact.read import read_graft
+from adapters.artefact.scope import BACKGROUND, Scope, min_rows, quantile, scope_of, shrunk_covariance
+from adapters.artefact.write import save_graft
 from backbone.errors import InputError
 from registry.store import Store
 from tests.tiny import WORDS, as_json, rows, write_config, write_csv
 from tests.trainers.test_main import call
 from trainers.config import OutOfScope, TrainConfig
-from trainers.experiment import load_config
-from trainers.price import price
-from trainers.splits import membership
+from trainers.config.load import load_config
+from trainers.data.splits import membership
+from trainers.pricing.price import price
 from trainers.train import train
 
 RATE = 0.1
@@ -96,7 +96,7 @@ def test_the_threshold_keeps_its_promise_on_average():
     draw = np.random.default_rng(2)
     beyond = [draw.random() > quantile(draw.random(29), RATE) for _ in range(4000)]
     assert 0.07 < np.mean(beyond) <= RATE + 3 * (RATE * (1 - RATE) / 4000) ** 0.5
-    assert (least_rows(0.05), least_rows(0.1), least_rows(0.3), least_rows(0.9)) == (19, 9, 3, 1)
+    assert (min_rows(0.05), min_rows(0.1), min_rows(0.3), min_rows(0.9)) == (19, 9, 3, 1)
     assert quantile(np.arange(19.0), 0.05) == 18
 
 

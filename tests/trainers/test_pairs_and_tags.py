@@ -19,11 +19,11 @@ from backbone.cache import row_key
 from backbone.errors import InputError
 from tests.tiny import WORDS
 from trainers.config import Curriculum, Data, Plan, TrainConfig
-from trainers.curriculum import rarity_difficulty
-from trainers.examples import load_data, standardised, tokenise
-from trainers.prepare import Table, prepare
-from trainers.sources import read_rows
-from trainers.splits import membership
+from trainers.data.examples import load_data, standardised, tokenise
+from trainers.data.order import rarity_difficulty
+from trainers.data.prepare import Table, prepare
+from trainers.data.rows import read_rows
+from trainers.data.splits import membership
 
 PAIRS = [("a man sleeps", "he is awake", "no"), ("it rains", "it is wet", "yes"), ("x", "y", "no")]
 

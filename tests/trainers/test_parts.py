@@ -13,20 +13,20 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoe
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
 from backbone.trees import flatten
-from trainers.batches import Examples, batches
 from trainers.config import Optimizer
-from trainers.curriculum import Order
-from trainers.metrics import gather
-from trainers.probe import STRENGTHS, fit_linear
-from trainers.step import first_state, join, make_optimizer, make_step, partition
+from trainers.data.batches import Examples, batches
+from trainers.data.order import Order
+from trainers.fitting.linear_head import STRENGTHS, fit_linear
+from trainers.fitting.step import first_state, join, make_optimizer, make_step, partition
+from trainers.scoring.metrics import gather
 
 LABELS = ("a", "b", "c")
 
 
-def examples(count=50, seed=0, ladder=(8, 16, 32)) -> Examples:
+def examples(count=50, seed=0, lengths=(8, 16, 32)) -> Examples:
     draw = np.random.default_rng(seed)
     rows = [draw.integers(5, 180, n).astype(np.int32) for n in draw.integers(3, 33, count)]
-    return Examples(rows, draw.integers(0, 3, count).astype(np.int32), ladder)
+    return Examples(rows, draw.integers(0, 3, count).astype(np.int32), lengths)
 
 
 def test_an_epoch_holds_every_row_once_in_its_own_bucket():

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 
 import topgraft
+from adapters.artefact.read import read_graft
 from adapters.graft import load_graft
-from adapters.reader import read_graft
 from backbone.home import home
 from backbone.storage import Backbone
 from registry.database import Registry, open_registry
-from registry.spec import LeaseHeld
+from registry.entries import LeaseHeld
 from registry.store import Store
 from tests.tiny import as_json, rows, write_config, write_csv
-from trainers.experiment import load_config
+from trainers.config.load import load_config
+from trainers.data.splits import membership
 from trainers.retrain.fingerprint import take
-from trainers.retrain.many import Job
+from trainers.retrain.fleet import Job
 from trainers.retrain.outcome import Options
-from trainers.splits import membership
 
 ROOT = Path(__file__).resolve().parents[2]
 DEV = 0.4
@@ -38,7 +38,7 @@ CHILD = """
 import json, os, sys
 from dataclasses import asdict
 from backbone.records import decode
-from trainers.retrain.many import Job, attempt
+from trainers.retrain.fleet import Job, attempt
 job, at, what = decode(Job, json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 def on_step(step):
     if step == at:

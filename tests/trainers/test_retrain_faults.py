@@ -16,7 +16,7 @@ from tests.registry.test_registry import shift_clock
 from tests.tiny import as_json, rows
 from tests.trainers.test_retrain import TABLE, Place
 from tests.trainers.test_retrain import place as place
-from trainers.retrain.many import attempt
+from trainers.retrain.fleet import attempt
 from trainers.retrain.outcome import Outcome
 
 

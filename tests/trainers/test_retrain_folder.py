@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 from pathlib import Path
 
-from trainers.retrain.folder import own_folder
+from trainers.retrain.workspace import own_folder
 
 
 def _use_many_times(base: Path, times: int) -> None:

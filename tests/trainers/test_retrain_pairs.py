@@ -12,8 +12,8 @@ from registry.store import Store
 from tests.tiny import rows
 from tests.trainers.test_retrain import DEV, Place
 from tests.trainers.test_retrain import place as place
-from trainers.retrain.trial import incomparable
-from trainers.splits import membership
+from trainers.data.splits import membership
+from trainers.retrain.compare import incomparable
 
 PAIRS = ("data.text_pair=other", "head.pair=cross")
 

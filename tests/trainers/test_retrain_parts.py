@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.artefact.manifest import Manifest, Training
 from adapters.effects import cohens_d, cohens_w
-from adapters.manifest import Manifest, Training
 from adapters.model import GraftModel
 from adapters.specs import Bias, Classification, Lora, Probe
 from backbone.encoder import Network
@@ -21,26 +21,26 @@ from metering.energy import Joules
 from metering.window import Cost
 from tests.adapters.test_methods import nonzero
 from tests.tiny import SPEC
-from trainers.batches import Examples
-from trainers.boundaries import Tally
 from trainers.config import Data, Plan, Target, TrainConfig
-from trainers.policy import Bound, Column, Gate, Retrain, Schema
+from trainers.config.retrain import Bound, Column, Gate, Retrain, Schema
+from trainers.data.batches import Examples
+from trainers.data.rows import LabelledRow
+from trainers.fitting.cached_states import ComputedRows
+from trainers.fitting.warm_start import Parent, grown
 from trainers.retrain.decide import decide, from_history
-from trainers.retrain.diagnose import LEAST_ROWS, Diagnosis, label_and_length_drift
+from trainers.retrain.diagnose import MIN_ROWS, Diagnosis, label_and_length_drift
 from trainers.retrain.fingerprint import Fingerprint
-from trainers.retrain.gate import UNKNOWN, Sides, judge, majority_logits
-from trainers.retrain.many import retrain_all
+from trainers.retrain.fleet import retrain_all
+from trainers.retrain.gate import UNKNOWN, PairedLogits, judge, majority_logits
 from trainers.retrain.outcome import Options
 from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
 from trainers.retrain.schema import check
-from trainers.sources import Row
-from trainers.warm import Parent, grown
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz")), max_size=12)
 
 
 def split(pairs):
-    return hashed({"train": [Row(text, (label,), "") for text, label in pairs]})[0]["train"]
+    return hashed({"train": [LabelledRow(text, (label,), "") for text, label in pairs]})[0]["train"]
 
 
 @given(PAIRS, PAIRS)
@@ -60,7 +60,7 @@ def test_changes_are_the_least_edits_between_two_multisets(old, new):
 
 
 def test_rows_are_kept_without_text_and_damage_counts_as_missing(tmp_path):
-    table = [Row("a secret", ("x", "y"), ""), Row("another ☃", (), "")]
+    table = [LabelledRow("a secret", ("x", "y"), ""), LabelledRow("another ☃", (), "")]
     rows, prints = hashed({"train": table, "dev": table[:1]})
     save_rows(tmp_path, rows, prints)
     again = load_rows(tmp_path, prints)
@@ -83,10 +83,10 @@ def test_drift_is_an_effect_size_with_a_least_count():
     assert cohens_w({"x": 1.0}, {"y": 1.0}) == pytest.approx(2.0)
     assert cohens_w({"x": 0.5, "y": 0.5}, {"x": 0.5, "y": 0.5}) == 0
     assert cohens_w({"x": 0.6, "y": 0.4}, {"x": 0.4, "y": 0.6}) == pytest.approx(2 * np.sqrt(2 * 0.1**2 / 0.5))
-    old = split([(f"text {i}", "xy"[i % 2]) for i in range(LEAST_ROWS)])
-    few = split([(f"text {i}", "xy"[i % 2]) for i in range(LEAST_ROWS + 8)])
+    old = split([(f"text {i}", "xy"[i % 2]) for i in range(MIN_ROWS)])
+    few = split([(f"text {i}", "xy"[i % 2]) for i in range(MIN_ROWS + 8)])
     assert [d.effect for d in label_and_length_drift(old, few)] == [None, None], "no alarm on eight rows"
-    many = split([(f"text {i}", "xy"[i % 2]) for i in range(LEAST_ROWS)] + [(f"new {i:90}", "x") for i in range(100)])
+    many = split([(f"text {i}", "xy"[i % 2]) for i in range(MIN_ROWS)] + [(f"new {i:90}", "x") for i in range(100)])
     labels, lengths = label_and_length_drift(old, many)
     assert labels.notable
     assert lengths.notable
@@ -148,9 +148,9 @@ def test_a_start_keeps_what_attention_learnt(tiny):
     old = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), head, ("a", "b"))
     new = replace(old, labels=("a", "b", "c"))
     rows = [np.arange(5, 9 + i % 3, dtype=np.int32) for i in range(12)]
-    examples = Examples(rows, np.arange(12, dtype=np.int32) % 3, tiny.ladder)
+    examples = Examples(rows, np.arange(12, dtype=np.int32) % 3, tiny.lengths)
     parent = Parent(replace(manifest(old.methods[0]), head=head), nonzero(old))
-    found = grown(parent, new, TrainConfig(), tiny, examples, Tally())
+    found = grown(parent, new, TrainConfig(), tiny, examples, ComputedRows())
     np.testing.assert_array_equal(found["head"]["query"], parent.params["head"]["query"])
     np.testing.assert_array_equal(found["head"]["kernel"][:, :2], parent.params["head"]["kernel"])
     assert found["head"]["kernel"][:, 2].any()
@@ -185,15 +185,15 @@ def test_history_predicts_by_rows():
 LABELS = ("a", "b", "c")
 
 
-def sides(candidate: list[int], champion: list[int] | None, truth: list[int]) -> Sides:
-    """Sides that answer as told."""
+def sides(candidate: list[int], champion: list[int] | None, truth: list[int]) -> PairedLogits:
+    """Logits of both sides that answer as told."""
     model = GraftModel(Network(SPEC), (Probe(),), Classification(), LABELS)
     examples = Examples([np.zeros(5, np.int32)] * len(truth), np.array(truth, np.int32), (8, 16, 32, 64))
     one = np.eye(3, dtype=np.float32)
-    return Sides(model, examples, one[candidate], None if champion is None else one[champion])
+    return PairedLogits(model, examples, one[candidate], None if champion is None else one[champion])
 
 
-def asked(gate: Gate, both: Sides, *, champion: int | None = 1, old=None, target=None, train=None, predict=None):
+def asked(gate: Gate, both: PairedLogits, *, champion: int | None = 1, old=None, target=None, train=None, predict=None):
     return judge(
         gate,
         target or Target(),
@@ -251,7 +251,7 @@ def test_bounds_by_slice():
     }
     nothing = asked(Gate(bounds=(Bound(slices="label z", at_least=0.1),)), sides(TRUTH, TRUTH, TRUTH))
     assert nothing.verdict == "NO_EVIDENCE"
-    lost = asked(Gate(bounds=(Bound(slices="label a", most_lost=0.01),), tolerance=1), sides(WORSE, TRUTH, TRUTH))
+    lost = asked(Gate(bounds=(Bound(slices="label a", max_drop=0.01),), tolerance=1), sides(WORSE, TRUTH, TRUTH))
     assert lost.checks[1].verdict == "FAIL"
 
 
@@ -291,7 +291,7 @@ def test_budgets_and_what_was_not_measured():
     [
         (lambda: Gate(confidence=1.0), "confidence"),
         (lambda: Gate(tolerance=-1), "tolerance"),
-        (lambda: Bound(), "most_lost"),
+        (lambda: Bound(), "max_drop"),
         (lambda: Column(least=2.0, most=1.0), "least"),
         (lambda: Retrain(head_share=0.6, warm_share=0.5), "head_share"),
         (lambda: Retrain(warm_epochs=0), "warm_epochs"),

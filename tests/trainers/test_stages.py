@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import backbone.cache as cache_module
-from adapters.counts import train_step
+from adapters.costs import train_step
 from adapters.model import GraftModel
 from adapters.specs import Bottleneck, Classification, Ladder, Lora
 from backbone.cache import held
@@ -27,13 +27,13 @@ from backbone.trees import flatten, map_leaves, unflatten
 from tests.tiny import as_json, rows
 from tests.trainers.test_main import call, killed_run, run, same, tensors
 from tests.trainers.test_main import config as config
-from trainers.batches import Examples
-from trainers.boundaries import Boundaries, prefix_id
-from trainers.checkpoints import Checkpoints
 from trainers.config import Optimizer, Plan, Stage, TrainConfig
-from trainers.logs import Scalars
-from trainers.loop import Progress, Task, fit, progress_of
-from trainers.stages import next_boundary, spans
+from trainers.data.batches import Examples
+from trainers.fitting.cached_states import Boundaries, prefix_id
+from trainers.fitting.loop import Progress, Task, fit, progress_of
+from trainers.freezing.spans import next_boundary, spans
+from trainers.runs.checkpoints import Checkpoints
+from trainers.runs.logs import Scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDS = (10, 20, 30, 40)  # batches at the end of each epoch
@@ -109,7 +109,7 @@ def task(tiny) -> Task:
     texts = rows(60, seed=4)
     tokens = tiny.preprocessing.encode([text for text, _ in texts], 48)
     labels = np.array([int(label[-1]) for _, label in texts], np.int32)
-    examples = Examples(tokens, labels, tiny.ladder)
+    examples = Examples(tokens, labels, tiny.lengths)
     model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), ("a", "b", "c"))
     optimizer = Optimizer(learning_rate=1e-2, accumulate=2)
     settings = TrainConfig(optimizer=optimizer, epochs=2, batch_size=8, head_start="zero", checkpoint_seconds=0)
@@ -295,7 +295,7 @@ def test_cached_logits_equal_uncached_ones_bit_for_bit(minilm, tmp_path):
     params = jax.tree.map(lambda x: x + 0.1 * draw.normal(size=x.shape).astype(np.float32), params)
     texts = ["a card that never came", "where is it", "the quick brown fox", "ten words of no use at all to anyone"] * 4
     tokens = minilm.preprocessing.encode(texts, 16)
-    examples = Examples(tokens, np.zeros(len(tokens), np.int32), minilm.ladder)
+    examples = Examples(tokens, np.zeros(len(tokens), np.int32), minilm.lengths)
     store = Boundaries(model, minilm, params["adapter"], tmp_path, "float32", 2**30)
     assert store.fill([examples], (2, 4), pooled=True) == 4, "duplicates are computed once"
     assert store.fill([examples], (2, 4), pooled=True) == 0

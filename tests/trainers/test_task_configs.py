@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.peers.tasks import TAGS, TASKS
 from benchmarks.peft_tasks import TASKS as COMPARED
-from trainers.examples import kind_of
-from trainers.experiment import load_config
-from trainers.sources import read_rows
+from trainers.config.load import load_config
+from trainers.data.examples import kind_of
+from trainers.data.rows import read_rows
 
 
 @pytest.mark.parametrize("task", COMPARED)

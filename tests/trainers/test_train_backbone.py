@@ -43,8 +43,8 @@ from tests.trainers.backbone_runs import (
     settings,
 )
 from tests.trainers.backbone_runs import whole as whole
-from trainers.backbone_config import Corpus, WordPiece
-from trainers.corpus import read_text, train_wordpiece
+from trainers.pretraining.config import Corpus, WordPiece
+from trainers.pretraining.corpus import read_text, train_wordpiece
 
 SHALLOW = replace(SPEC, blocks=1)
 
@@ -62,7 +62,7 @@ def write_script(path: Path, corpus: Path, **fields: str) -> Path:
     }
     settings = ", ".join(f"{name}={value}" for name, value in (defaults | fields).items())
     path.write_text(
-        "from trainers.backbone_config import *\nfrom trainers.config import Optimizer\n\n"
+        "from trainers.pretraining.config import *\nfrom trainers.config import Optimizer\n\n"
         f"def get_config():\n    return BackboneConfig(name='tiny', {settings})\n"
     )
     return path
@@ -332,7 +332,7 @@ def test_a_head_belongs_to_its_weights(whole, tmp_path):
 
 def test_the_same_paragraphs_give_the_same_vocabulary_in_another_process(place):
     code = (
-        "from trainers.backbone_config import *; from trainers.corpus import *\n"
+        "from trainers.pretraining.config import *; from trainers.pretraining.corpus import *\n"
         f"text = read_text(Corpus(files=({str(place / 'corpus.txt')!r},)))\n"
         "print(train_wordpiece(WordPiece(vocabulary=60), text.train, 32).preprocessing_id)"
     )

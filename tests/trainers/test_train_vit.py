@@ -30,12 +30,12 @@ from tests.trainers.backbone_runs import (
     settings,
 )
 from tests.trainers.backbone_runs import whole as whole
-from trainers.backbone_config import BackboneConfig, NewVit, SupervisedImages
-from trainers.backbone_loop import BackboneTask
 from trainers.config import Data
-from trainers.labelled_images import Labelled, LabelledImages, moved
-from trainers.objectives import SupervisedImageObjective
-from trainers.sources import read_rows
+from trainers.data.rows import read_rows
+from trainers.pretraining.config import BackboneConfig, NewVit, SupervisedImages
+from trainers.pretraining.labelled_images import Labelled, LabelledImages, moved
+from trainers.pretraining.loop import BackboneTask
+from trainers.pretraining.objectives import SupervisedImageObjective
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def place(tmp_path_factory) -> Path:
     write_folder(root / "train", 32, seed=1)
     write_folder(root / "test", 15, seed=2)
     (root / "config.py").write_text(
-        "from trainers.backbone_config import *\nfrom trainers.config import Data, Optimizer\n\n"
+        "from trainers.pretraining.config import *\nfrom trainers.config import Data, Optimizer\n\n"
         "def get_config():\n"
         f"    data = Data(train=({str(root / 'train')!r},), test=({str(root / 'test')!r},), format='image_folder',\n"
         "                dev_fraction=0.0)\n"

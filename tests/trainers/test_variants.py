@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 import topgraft
-from adapters.manifest import identity
+from adapters.artefact.manifest import identity
 from backbone.storage import load_backbone
 from tests.tiny import write_config
 from tests.trainers.test_main import call
 from trainers import variants
-from trainers.experiment import load_config
-from trainers.metrics import gather
+from trainers.config.load import load_config
+from trainers.scoring.metrics import gather
 from trainers.train import train
 
 
@@ -23,7 +23,7 @@ def script(tiny_path, tmp_path):
 
 
 def test_it_is_scored_and_recorded(script, tiny_path, tmp_path):
-    from trainers.examples import load_data
+    from trainers.data.examples import load_data
 
     config = load_config(str(script), ("validate=bfloat16", "data.dev_fraction=0.3"))
     result = train(config, tmp_path / "run")
@@ -32,14 +32,14 @@ def test_it_is_scored_and_recorded(script, tiny_path, tmp_path):
     dev = load_data(config.data, config.head, graft.backbone).splits["dev"]
     wanted = gather(graft.model, lower.logits_of_rows(dev.rows), dev.labels).compute()
     assert result.metrics["dev_bfloat16"] == graft.manifest.training.metrics["dev_bfloat16"] == wanted
-    kept = wanted["accuracy"] >= result.metrics["dev"]["accuracy"] - variants.MOST_LOST
+    kept = wanted["accuracy"] >= result.metrics["dev"]["accuracy"] - variants.MAX_LOST
     assert graft.manifest.variants == (("bfloat16", "float32") if kept else ("float32",))
     without = identity(replace(graft.manifest, variants=("float32",)))
     assert (identity(graft.manifest) != without) == kept, "what may be served is part of what a graft is"
 
 
 def test_one_that_loses_is_none(script, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(variants, "MOST_LOST", -2.0)  # no accuracy gains that much
+    monkeypatch.setattr(variants, "MAX_LOST", -2.0)  # no accuracy gains that much
     result = train(load_config(str(script), ("validate=bfloat16",)), tmp_path / "run")
     assert topgraft.load(result.graft).manifest.variants == ("float32",)
     assert "not a variant" in caplog.text

@@ -20,7 +20,7 @@ from metering.window import window
 from tests.tiny import as_json, rows, write_csv
 from tests.trainers.test_main import call
 from tests.trainers.test_main import config as config
-from trainers.timing import time_pass
+from trainers.pricing.timing import time_pass
 
 STAGED = ("--set", "epochs=3", "--set", "plan.stages=geometric(0.4)")
 
@@ -168,7 +168,7 @@ def test_planted_errors_are_found(config, tmp_path, capsys):
     assert sum(hits) / len(wrong) > 0.6, "recall"
     assert audit["duplicates"][0]["conflict"]
     assert len(audit["duplicates"][0]["where"]) == 3
-    status, out, _ = call("audit-labels", config, *settings, "--most", "5", "--json", capsys=capsys)
+    status, out, _ = call("audit-labels", config, *settings, "--max-suspects", "5", "--json", capsys=capsys)
     assert len(as_json(out)["suspects"]) == 5
     for room in ("plan.cache=none", "plan.cache_gib=1e-6"):
         status, out, err = call("audit-labels", config, *settings, "--set", room, "--json", capsys=capsys)
@@ -204,7 +204,7 @@ def test_cache_room(config, capsys, tmp_path, monkeypatch):
     status, out, err = call("cache", "verify", "--json", capsys=capsys)
     assert status == 2
     assert str(file) in err
-    status, out, _ = call("cache", "gc", "--most-gib", "0", "--json", capsys=capsys)
+    status, out, _ = call("cache", "gc", "--max-gib", "0", "--json", capsys=capsys)
     assert status == 0
     assert as_json(out)["removed"]
     assert all(variant["rows"] == 0 for variant in as_json(out)["variants"])

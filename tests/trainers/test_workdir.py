@@ -14,8 +14,8 @@ import topgraft
 from backbone.errors import InputError
 from backbone.files import write_durable
 from tests.tiny import write_config
-from trainers.report import write_report
-from trainers.workdir import CONFIG, LOCK, RESULT, claimed
+from trainers.runs.workdir import CONFIG, LOCK, RESULT, claimed
+from trainers.scoring.report import write_report
 
 
 def test_of_many_that_claim_a_folder_one_gets_it(tmp_path):

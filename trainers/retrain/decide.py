@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from adapters.manifest import Manifest
+from adapters.artefact.manifest import Manifest
 from adapters.specs import Probe
 from metering.energy import modelled
-from registry.spec import Run
+from registry.entries import Run
 from trainers.config import Plan, Stage, TrainConfig
 from trainers.retrain.diagnose import Diagnosis
 from trainers.retrain.fingerprint import LEARNT_FROM, Fingerprint
@@ -38,7 +38,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PriceEstimate:
     """What a decision will cost."""
 
     cpu_seconds: float | None  # None: not predicted
@@ -84,7 +84,7 @@ def warm_stages(plan: Plan) -> str | tuple[Stage, ...]:
     return (Stage(f"-{int(value) if name == 'top' else TOP_BLOCKS}:"),)
 
 
-def from_history(runs: Sequence[Run], action: Action, rows: int) -> Prediction | None:
+def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimate | None:
     """The median of earlier runs of this kind, in CPU seconds per train row; None without one."""
     rates = [
         run.detail["cpu_seconds"] / run.detail["train_rows"]
@@ -95,12 +95,12 @@ def from_history(runs: Sequence[Run], action: Action, rows: int) -> Prediction |
         return None
     seconds = statistics.median(rates) * rows
     source = f"{len(rates)} earlier runs of kind {action}, per row"
-    return Prediction(round(seconds, 2), modelled(seconds).asdict(), source)
+    return PriceEstimate(round(seconds, 2), modelled(seconds).asdict(), source)
 
 
-def from_plan(decision: Decision, missing: float) -> Prediction:
+def from_plan(decision: Decision, missing: float) -> PriceEstimate:
     """From the plan's timed steps; `missing` is the share of rows whose states no cache has."""
-    from trainers.price import price
+    from trainers.pricing.price import price
 
     config = decision.config
     if decision.action == "head" or isinstance(config.adapter, Probe):
@@ -113,11 +113,11 @@ def from_plan(decision: Decision, missing: float) -> Prediction:
     over_rows = found.passes_cpu_seconds + sum(s.fill_cpu_seconds for s in found.stages)
     seconds = found.cpu_seconds - (1 - missing) * over_rows
     source = f"the plan: {', '.join(s.live for s in found.stages)} live, steps timed on this machine"
-    return Prediction(round(seconds, 2), modelled(seconds).asdict(), source)
+    return PriceEstimate(round(seconds, 2), modelled(seconds).asdict(), source)
 
 
-def unpriced() -> Prediction:
+def unpriced() -> PriceEstimate:
     """Nothing is known, and nobody asked for it to be timed."""
     reason = "no earlier run of this kind; --max-price and --dry-run time the plan"
     joules = {**modelled(0.0).asdict(), "quality": "unavailable", "value": None, "low": None, "high": None}
-    return Prediction(None, {**joules, "source": reason}, reason)
+    return PriceEstimate(None, {**joules, "source": reason}, reason)

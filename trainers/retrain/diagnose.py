@@ -1,7 +1,7 @@
 """What changed between the rows that the live version was made from and the rows there are now.
 
 Drift is told as effect sizes, never as a test that fires on many rows and sleeps on few; below
-`LEAST_ROWS` on either side nothing is said. It is advice: it decides nothing. Imports no jax.
+`MIN_ROWS` on either side nothing is said. It is advice: it decides nothing. Imports no jax.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from adapters.effects import cohens_d, cohens_w, share_of
 from trainers.retrain.fingerprint import LEARNT_FROM
 from trainers.retrain.rows import Changes, Rows, SplitRows, changes
 
-LEAST_ROWS = 100  # on each side, for an effect size
+MIN_ROWS = 100  # on each side, for an effect size
 # Cohen (1988): differences of means of 0.2, 0.5 and 0.8 standard deviations are small, medium and large
 NOTABLE = 0.5
 
 
 @dataclass(frozen=True)
-class Drift:
+class RowDrift:
     """One effect size between the rows added and the rows that were there."""
 
     what: str  # labels, lengths or embeddings
@@ -38,7 +38,7 @@ class Diagnosis:
     rows: dict[str, int]  # by split, now
     labels_added: tuple[str, ...]
     labels_removed: tuple[str, ...]
-    drift: tuple[Drift, ...]
+    drift: tuple[RowDrift, ...]
 
     @property
     def changed(self) -> int:
@@ -69,15 +69,15 @@ def added(old: SplitRows, new: SplitRows) -> np.ndarray:
     return ~np.isin(new.texts, old.texts)
 
 
-def label_and_length_drift(old: SplitRows, new: SplitRows) -> list[Drift]:
+def label_and_length_drift(old: SplitRows, new: SplitRows) -> list[RowDrift]:
     """Label distribution (Cohen's w) and length (difference of mean log lengths in standard deviations)."""
     fresh = added(old, new)
     rows = len(old), int(fresh.sum())
-    if min(rows) < LEAST_ROWS:
-        reason = f"needs {LEAST_ROWS} rows on each side"
-        return [Drift(what, None, False, rows, reason) for what in ("labels", "lengths")]
+    if min(rows) < MIN_ROWS:
+        reason = f"needs {MIN_ROWS} rows on each side"
+        return [RowDrift(what, None, False, rows, reason) for what in ("labels", "lengths")]
     before = share_of(old.label_counts)
     after = share_of(SplitRows(new.texts[fresh], new.labels[fresh], new.names, new.lengths[fresh]).label_counts)
     w = cohens_w(before, after)
     d = cohens_d(np.log1p(old.lengths)[:, None], np.log1p(new.lengths[fresh])[:, None])
-    return [Drift("labels", w, w >= NOTABLE, rows), Drift("lengths", d, d >= NOTABLE, rows)]
+    return [RowDrift("labels", w, w >= NOTABLE, rows), RowDrift("lengths", d, d >= NOTABLE, rows)]

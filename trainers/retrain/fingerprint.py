@@ -17,12 +17,12 @@ from backbone.errors import InputError
 from backbone.home import home
 from backbone.records import digest, encode
 from trainers.config import TrainConfig
-from trainers.prepare import read_splits, source_key
+from trainers.data.prepare import read_splits, source_key
+from trainers.data.splits import NUMERICS_VERSION
 from trainers.retrain.rows import Rows, hashed
-from trainers.splits import NUMERICS_VERSION
 
 # fields of a config that change how a run goes, never what is trained
-DESCRIPTION = "backbone.json"  # in a backbone folder; backbone.storage, which reads the rest, imports jax
+BACKBONE_FILE = "backbone.json"  # in a backbone folder; backbone.storage, which reads the rest, imports jax
 LEARNT_FROM = ("train", "dev")  # splits that decide what is trained
 ASIDE = ("name", "backbone", "retrain", "data", "target", "log_every", "checkpoint_seconds", "input_threads")
 
@@ -122,19 +122,19 @@ def read(config: TrainConfig) -> tuple[Rows, dict[str, str]]:
 def backbone_ids(name: str) -> tuple[str, str]:
     """(weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use."""
     path = Path(name)
-    if not (path / DESCRIPTION).is_file() and name == "minilm":
+    if not (path / BACKBONE_FILE).is_file() and name == "minilm":
         path = home() / "backbones" / name
-        if not (path / DESCRIPTION).is_file():
+        if not (path / BACKBONE_FILE).is_file():
             from backbone.home import resolve_backbone
 
             path = resolve_backbone(name)
     try:
-        record = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        record = json.loads((path / BACKBONE_FILE).read_text(encoding="utf-8"))
         return str(record["weights_id"]), str(record["preprocessing_id"])
     except FileNotFoundError:
         raise InputError(
-            f"backbone: {path}: not a backbone folder (no {DESCRIPTION}); make one with "
+            f"backbone: {path}: not a backbone folder (no {BACKBONE_FILE}); make one with "
             f"`topgraft import-backbone SOURCE --out {path}`"
         ) from None
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"backbone: {path / DESCRIPTION}: unreadable: {error}; import the backbone again") from error
+        raise InputError(f"backbone: {path / BACKBONE_FILE}: unreadable: {error}; import the backbone again") from error

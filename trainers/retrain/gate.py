@@ -22,13 +22,13 @@ from adapters.graft import Graft
 from adapters.heads import head_of
 from adapters.model import GraftModel
 from adapters.specs import MultiLabel
-from backbone.buckets import Row
+from backbone.buckets import TokenRow
 from metering.window import Cost
-from trainers.batches import Examples
 from trainers.config import Target
-from trainers.examine import LENGTHS
-from trainers.metrics import Confusion, LabelCounts, gather
-from trainers.policy import Gate
+from trainers.config.retrain import Gate
+from trainers.data.batches import Examples
+from trainers.scoring.examine import LENGTHS
+from trainers.scoring.metrics import Confusion, LabelCounts, gather
 
 Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
 RESAMPLES = 500  # of the held-out rows
@@ -50,7 +50,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class GateReport:
     """What the gate found."""
 
     verdict: Verdict
@@ -71,7 +71,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Sides:
+class PairedLogits:
     """The two sides' logits float32 [N,C] on the same rows, in the candidate's labels."""
 
     model: GraftModel
@@ -130,13 +130,13 @@ def majority_logits(model: GraftModel, train: Examples, rows: int) -> np.ndarray
     return np.repeat(answer[None].astype(np.float32), rows, axis=0)
 
 
-def slices_of(sides: Sides, old: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Row numbers of each slice; `old` bool [N] says which rows the champion's data held."""
+def slices_of(sides: PairedLogits, old: np.ndarray | None) -> dict[str, np.ndarray]:
+    """TokenRow numbers of each slice; `old` bool [N] says which rows the champion's data held."""
     examples = sides.examples
     chosen: dict[str, np.ndarray] = {"all rows": np.ones(len(examples), bool)}
     if old is not None:
         chosen |= {"old rows": old, "new rows": ~old}
-    for low, high in pairwise((0, *LENGTHS, max(examples.ladder))):
+    for low, high in pairwise((0, *LENGTHS, max(examples.lengths))):
         chosen[f"{low + 1} to {high} tokens"] = (examples.buckets > low) & (examples.buckets <= high)
     for i, name in enumerate(sides.model.labels):
         multi = isinstance(sides.model.head, MultiLabel)
@@ -148,14 +148,14 @@ def judge(
     gate: Gate,
     target: Target,
     metric: str,
-    sides: Sides,
+    sides: PairedLogits,
     *,
     champion: int | None,
     split: str,
     old: np.ndarray | None,
     costs: Mapping[str, Cost | None],
     latency_ms: Callable[[], float],
-) -> Report:
+) -> GateReport:
     """Asks every question of the gate and of the target; `metric` is the one that `target.min_score` speaks of.
 
     `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label.
@@ -177,7 +177,7 @@ def judge(
     verdicts = {check.verdict for check in checks}
     verdict: Verdict = "FAIL" if "FAIL" in verdicts else "NO_EVIDENCE" if "NO_EVIDENCE" in verdicts else "PASS"
     model, labels = sides.model, sides.examples.labels
-    return Report(
+    return GateReport(
         verdict=verdict,
         split=split,
         champion=champion,
@@ -195,7 +195,7 @@ def _few(gate: Gate, name: str, asked: float, rows: np.ndarray) -> Check | None:
     return Check(name, "NO_EVIDENCE", None, asked, len(rows), reason)
 
 
-def _not_worse(gate: Gate, sides: Sides, place: str, rows: np.ndarray, metric: str, tolerance: float) -> Check:
+def _not_worse(gate: Gate, sides: PairedLogits, place: str, rows: np.ndarray, metric: str, tolerance: float) -> Check:
     """Whether the candidate lies at most `tolerance` below the champion."""
     name = f"{metric} against the champion, {place}"
     if few := _few(gate, name, -tolerance, rows):
@@ -206,7 +206,7 @@ def _not_worse(gate: Gate, sides: Sides, place: str, rows: np.ndarray, metric: s
     return Check(name, verdict, found, -tolerance, len(rows), told, interval)
 
 
-def _beats(gate: Gate, sides: Sides, rows: np.ndarray) -> Check:
+def _beats(gate: Gate, sides: PairedLogits, rows: np.ndarray) -> Check:
     """The rule of a first version: better than the majority label, beyond doubt."""
     name = f"{gate.metric} against the majority label"
     if few := _few(gate, name, 0.0, rows):
@@ -217,7 +217,7 @@ def _beats(gate: Gate, sides: Sides, rows: np.ndarray) -> Check:
     return Check(name, verdict, found, 0.0, len(rows), told, interval)
 
 
-def _at_least(gate: Gate, sides: Sides, name: str, rows: np.ndarray, metric: str, asked: float) -> Check:
+def _at_least(gate: Gate, sides: PairedLogits, name: str, rows: np.ndarray, metric: str, asked: float) -> Check:
     if few := _few(gate, name, asked, rows):
         return few
     found = sides.scores(rows, metric)[0]
@@ -225,7 +225,7 @@ def _at_least(gate: Gate, sides: Sides, name: str, rows: np.ndarray, metric: str
     return Check(name, "PASS" if found >= asked else "FAIL", found, asked, len(rows), told)
 
 
-def _bounds(gate: Gate, sides: Sides, slices: Mapping[str, np.ndarray], *, compared: bool) -> Iterable[Check]:
+def _bounds(gate: Gate, sides: PairedLogits, slices: Mapping[str, np.ndarray], *, compared: bool) -> Iterable[Check]:
     for bound in gate.bounds:
         names = [name for name in slices if fnmatch.fnmatchcase(name, bound.slices)]
         if not names:
@@ -234,8 +234,8 @@ def _bounds(gate: Gate, sides: Sides, slices: Mapping[str, np.ndarray], *, compa
         for name in names:
             if bound.at_least:
                 yield _at_least(gate, sides, f"{bound.metric}, {name}", slices[name], bound.metric, bound.at_least)
-            if bound.most_lost is not None and compared:
-                yield _not_worse(gate, sides, name, slices[name], bound.metric, bound.most_lost)
+            if bound.max_drop is not None and compared:
+                yield _not_worse(gate, sides, name, slices[name], bound.metric, bound.max_drop)
 
 
 def _budgets(target: Target, costs: Mapping[str, Cost | None], latency_ms: Callable[[], float]) -> Iterable[Check]:
@@ -265,7 +265,7 @@ def _within(name: str, found: float | None, asked: float) -> Check:
     return Check(name, "PASS" if found <= asked else "FAIL", found, asked, 0, told)
 
 
-def latency(graft: Graft, rows: Sequence[Row]) -> float:
+def latency(graft: Graft, rows: Sequence[TokenRow]) -> float:
     """Median milliseconds of one row's prediction, rows of the middle length, compiled before."""
     row = sorted(rows, key=len)[len(rows) // 2]
     graft.logits_of_rows([row])

@@ -11,7 +11,7 @@ from backbone.errors import InputError
 
 Step = Literal["fingerprint", "diagnose", "decide", "train", "gate", "publish", "promote", "done"]
 
-EXITS = {"PASS": 0, "FAIL": 10, "NO_EVIDENCE": 11}
+EXIT_STATUS = {"PASS": 0, "FAIL": 10, "NO_EVIDENCE": 11}
 REFUSED = 12
 OnStep = Callable[[Step], object]
 

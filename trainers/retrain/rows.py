@@ -20,8 +20,8 @@ import numpy as np
 
 from backbone.files import write_durable
 from backbone.records import digest
-from trainers.sources import Row
-from trainers.splits import fingerprint, row_hash
+from trainers.data.rows import LabelledRow
+from trainers.data.splits import fingerprint, row_hash
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "little")
 
 
-def hashed(splits: Mapping[str, Iterable[Row]]) -> tuple[dict[str, SplitRows], dict[str, str]]:
+def hashed(splits: Mapping[str, Iterable[LabelledRow]]) -> tuple[dict[str, SplitRows], dict[str, str]]:
     """The rows as hashes, and the fingerprint of each split."""
     rows, prints = {}, {}
     for name, split in splits.items():

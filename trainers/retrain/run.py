@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from registry.database import Registry
+from registry.entries import Lease, LeaseHeld, require_task
 from registry.leases import Heartbeat, heartbeat
-from registry.spec import Lease, LeaseHeld, require_task
 from registry.store import Store
 from trainers.config import TrainConfig
 from trainers.retrain.fingerprint import Fingerprint, take
-from trainers.retrain.known import Known, known, settled
-from trainers.retrain.outcome import EXITS, OnStep, Options, Outcome
-from trainers.retrain.work import Work
+from trainers.retrain.history import Known, known, settled
+from trainers.retrain.outcome import EXIT_STATUS, OnStep, Options, Outcome
+from trainers.retrain.steps import Work
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _nothing(registry: Registry, task: str, before: Known, now: Fingerprint) -> 
     return Outcome(
         task=task,
         action="nothing",
-        exit=EXITS.get(found.verdict, 0),
+        exit=EXIT_STATUS.get(found.verdict, 0),
         reason=found.reason,
         verdict=found.verdict,
         live=live.version if live else None,

@@ -12,9 +12,9 @@ from typing import Any
 
 from backbone.errors import InputError, nearest
 from trainers.config import Data
-from trainers.policy import Column, Schema
+from trainers.config.retrain import Column, Schema
+from trainers.data.rows import TFDS, read_rows, suffix_format
 from trainers.retrain.rows import Rows
-from trainers.sources import TFDS, read_rows, suffix_format
 
 Records = Iterator[tuple[str, Mapping[str, Any]]]  # where, and the columns there
 

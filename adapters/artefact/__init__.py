@@ -1,0 +1,1 @@
+"""The stored graft: manifest, tensors, canary, and what may lie beside them."""

@@ -1,0 +1,197 @@
+"""The graft artefact: a folder of `graft.safetensors`, `manifest.json` and `canary.safetensors`.
+
+A graft with an out-of-scope score has `scope.safetensors` too, one with early exits `exits.safetensors`.
+
+Tensors and JSON only. Writing happens beside the target and is renamed into place. Reading verifies
+every byte (`adapters.artefact.read`), the shapes against the backbone's architecture, both backbone ids, and runs
+the canary: a few synthetic inputs whose logits were recorded when the graft was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save as save_tensors
+
+from adapters.artefact.exits import Exits
+from adapters.artefact.manifest import (
+    CANARY,
+    EXITS_FILE,
+    MANIFEST,
+    OPTIONAL,
+    SCHEMA,
+    SCOPE,
+    TENSORS,
+    Manifest,
+    Training,
+    dumps,
+    identity,
+    sealed,
+)
+from adapters.artefact.scope import Scope
+from adapters.forward import forward_program
+from adapters.model import GraftModel
+from backbone.errors import InputError
+from backbone.files import new_folder, sha256_file
+from backbone.images import ImagePreprocessing
+from backbone.storage import Backbone, Preprocessing
+from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
+
+CANARY_ROWS, CANARY_BUCKET = 8, 16
+FILES = (TENSORS, CANARY, *OPTIONAL)
+
+# Largest difference of a logit, relative to the largest expected logit (at least 1). Measured on CPU;
+# accelerators multiply float32 in shorter formats unless told otherwise.
+TOLERANCES = {
+    "float32/cpu": 1e-4,
+    "float32/gpu": 2e-2,
+    "float32/tpu": 2e-2,
+    "bfloat16/cpu": 1e-1,
+    "bfloat16/gpu": 1e-1,
+    "bfloat16/tpu": 1e-1,
+}
+
+
+def save_graft(
+    target: str | Path,
+    model: GraftModel,
+    params: Mapping[str, Any],
+    backbone: Backbone,
+    *,
+    name: str,
+    max_tokens: int,
+    training: Training,
+    scope: Scope | None = None,
+    exits: Exits | None = None,
+    variants: Sequence[str] = (),
+    replace_existing: bool = False,
+) -> Manifest:
+    """Writes a graft folder in one step and returns its manifest.
+
+    `params` is the tree of `GraftModel.init`, float32; `variants` are dtypes, beside float32 and the backbone's, that
+    it was validated in. Raises InputError if `target` exists (unless
+    `replace_existing`), if a tensor does not fit the model, or if any value is not finite.
+    """
+    target = Path(target)
+    host = map_leaves(np.asarray, params)
+    require_same_structure(host, model.abstract(), f"{target}: graft")
+    broken = [path for path, leaf in flatten(host).items() if not np.isfinite(leaf).all()]
+    if broken:
+        raise InputError(f"{target}: not saved, values that are not finite in {', '.join(broken[:5])}")
+    inputs = canary_inputs(backbone.preprocessing, max_tokens)
+    if model.head.pair == "cross" and backbone.spec.segments > 1:
+        inputs["ids"] = with_segments(inputs["ids"])
+    expected = canary_logits(model, backbone, params, inputs)
+    if not np.isfinite(expected).all():
+        raise InputError(f"{target}: not saved, the graft's logits are not finite")
+    scale = max(1.0, float(np.abs(expected).max()))
+    with new_folder(target, replace=replace_existing) as folder:
+        (folder / TENSORS).write_bytes(save_tensors(flatten(host)))
+        (folder / CANARY).write_bytes(save_tensors({**inputs, "logits": expected}))
+        if scope is not None:
+            (folder / SCOPE).write_bytes(save_tensors(scope.tensors()))
+        if exits is not None:
+            (folder / EXITS_FILE).write_bytes(save_tensors(exits.tensors()))
+        manifest = Manifest(
+            schema=SCHEMA,
+            content_id="",
+            name=name,
+            weights_id=backbone.weights_id,
+            preprocessing_id=backbone.preprocessing_id,
+            methods=model.methods,
+            head=model.head,
+            labels=model.labels,
+            max_tokens=max_tokens,
+            tensors={path: describe(leaf) for path, leaf in flatten(host).items()},
+            variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name, *variants})),
+            tolerances={key: value * scale for key, value in TOLERANCES.items()},
+            files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
+            training=training,
+        )
+        manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
+        (folder / MANIFEST).write_bytes(dumps(manifest))
+    return manifest
+
+
+def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
+    """The graft's model on `backbone`; raises InputError unless both ids are those it was trained on."""
+    for field in ("weights_id", "preprocessing_id"):
+        found, wanted = getattr(backbone, field), getattr(manifest, field)
+        if found != wanted:
+            raise InputError(
+                f"{where}: grafted on another backbone: its {field} is {wanted[:19]}..., that of {backbone.path} is "
+                f"{found[:19]}...; load it with the backbone it was trained on"
+            )
+    return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
+
+
+def verify_on(
+    manifest: Manifest,
+    params: Params,
+    canary: Mapping[str, np.ndarray],
+    model: GraftModel,
+    backbone: Backbone,
+    where: str,
+) -> None:
+    """Checks every tensor against the architecture and the canary's logits; raises InputError."""
+    require_same_structure(params, model.abstract(), where)
+    found = canary_logits(model, backbone, params, canary)
+    dtype = jnp.dtype(backbone.dtype).name
+    allowed = tolerance_of(manifest, dtype, where)
+    worst = float(np.abs(found - canary["logits"]).max())
+    if not worst <= allowed:
+        raise InputError(
+            f"{where}: the canary's logits differ by {worst:.3g}, more than {allowed:.3g} allowed for "
+            f"{dtype}/{_platform()}: this machine or these libraries do not reproduce the graft"
+        )
+
+
+def tolerance_of(manifest: Manifest, dtype: str, where: str) -> float:
+    """Largest difference of a logit on this machine's platform; raises InputError where none is stated."""
+    key = f"{dtype}/{_platform()}"
+    if key not in manifest.tolerances:
+        raise InputError(f"{where}: no canary tolerance for {key}; known: {', '.join(manifest.tolerances)}")
+    return manifest.tolerances[key]
+
+
+def _platform() -> str:
+    platform = jax.default_backend()
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
+def canary_inputs(preprocessing: Preprocessing, max_tokens: int) -> dict[str, np.ndarray]:
+    """Synthetic ids int32 [8,16] and mask bool [8,16] of every length from 3: never training text.
+
+    For images, patches uint8 [8,T,P] of noise.
+    """
+    limit = min(CANARY_BUCKET, max_tokens)
+    draw = np.random.default_rng(0)
+    if isinstance(preprocessing, ImagePreprocessing):
+        shape = (CANARY_ROWS, preprocessing.image.tokens, preprocessing.image.patch_width)
+        return {"ids": draw.integers(0, 256, shape, np.uint8), "mask": np.ones(shape[:2], bool)}
+    ids = draw.integers(0, preprocessing.vocabulary, (CANARY_ROWS, CANARY_BUCKET), dtype=np.int32)
+    lengths = np.linspace(3, limit, CANARY_ROWS).round().astype(int)
+    mask = np.arange(CANARY_BUCKET)[None, :] < lengths[:, None]
+    return {"ids": np.where(mask, ids, preprocessing.fill).astype(np.int32), "mask": mask}
+
+
+def with_segments(ids: np.ndarray) -> np.ndarray:
+    """Ids int32 [B,T,2]: the first three tokens in segment 0, the others in segment 1."""
+    second = np.broadcast_to(np.arange(ids.shape[1]) >= 3, ids.shape)
+    return np.stack([ids, second], axis=-1).astype(np.int32)
+
+
+def canary_logits(
+    model: GraftModel, backbone: Backbone, params: Mapping[str, Any], canary: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Logits float32 of the canary's inputs: [8,C]; [4,C] where rows are sides of pairs; [8,16,C] for tagging."""
+    # a program does not depend on the labels' names: grafts of one shape share it, and loading them compiles nothing
+    alike = replace(model, labels=tuple(map(str, range(len(model.labels)))))
+    program = forward_program(alike, jnp.dtype(backbone.dtype).name)
+    return np.asarray(program(backbone.params, params, canary["ids"], canary["mask"]))

@@ -1,0 +1,1 @@
+"""Grafts for other software: PEFT folders, and folders that answer without Topgraft."""

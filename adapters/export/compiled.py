@@ -1,0 +1,238 @@
+"""A graft as one self-contained folder that needs none of Topgraft: `topgraft export GRAFT --format jax`.
+
+    bucket16.jax ...   a `jax.export` function of (weights, ids int32 [B,T], mask bool [B,T]) for each length bucket,
+                       lowered for CPU, CUDA and TPU
+    weights.npz        what the functions are given: backbone, graft and, where it has one, out-of-scope score
+    tokenizer.json     text to ids
+    manifest.json      labels, settings, sha256 of every file, and its own
+    run.py             `adapters/export/standalone.py`: loads, verifies, answers
+
+Each function is read back, compiled here and compared with the graft before the folder gets its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+import adapters.export.standalone
+from adapters.artefact.manifest import Manifest
+from adapters.artefact.scope import differences
+from adapters.artefact.write import tolerance_of
+from adapters.graft import SCORE, Graft, dropped, load_graft
+from adapters.heads import head_of, in_units
+from adapters.specs import Classification, MultiLabel, Regression
+from adapters.target import Target
+from backbone.buckets import bucket_of, pad
+from backbone.errors import InputError
+from backbone.files import new_folder, sha256_file
+from backbone.images import ImagePreprocessing
+from backbone.records import decode
+from backbone.trees import flatten, unflatten
+
+SCHEMA = 1
+PLATFORMS = ("cpu", "cuda", "tpu")
+BUCKETS = (16, 32, 64)  # and the one of the graft's longest input
+HEADS = (Classification, MultiLabel, Regression)
+WEIGHTS, TOKENIZER, RUNNER, MANIFEST = "weights.npz", "tokenizer.json", "run.py", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did; `--json` prints it."""
+
+    path: str  # folder written
+    manifest_id: str  # sha256 of its manifest: names the whole folder
+    content_id: str  # of the graft
+    buckets: tuple[int, ...]  # lengths in tokens
+    batch: int  # rows of a call
+    platforms: tuple[str, ...]
+    size_mb: float  # on disk, 10^6 bytes
+    memory_mb: float  # weights, inputs, outputs and temporaries of the longest bucket
+    memory_quality: str  # where memory_mb is from
+    max_memory_mb: float | None  # of the graft's target; none: no such limit
+    within_target: bool | None  # none: no such limit
+    largest_difference: float  # of an output, against the graft
+    dropped: tuple[str, ...] = ()  # what the graft had and the folder has not
+
+
+def export_jax(
+    graft: str | Path,
+    out: str | Path,
+    *,
+    backbone: str | Path | None = None,
+    buckets: Sequence[int] = (),
+    batch: int = 8,
+) -> Exported:
+    """Writes the graft as a folder for `run.py`; raises InputError where its head or backbone cannot be exported.
+
+    Texts longer than the longest bucket are cut there. `batch` is the number of rows of every call.
+    """
+    if batch < 1:
+        raise InputError(f"--batch: must be at least 1, got {batch}")
+    loaded = load_graft(graft, backbone)
+    manifest = loaded.manifest
+    assert manifest is not None
+    _require_exportable(loaded, str(graft))
+    lost = dropped([loaded], "an exported folder", kept=(SCORE,))
+    chosen = _buckets(loaded, buckets)
+    limit = min(loaded.max_tokens, chosen[-1])
+    weights = {path: np.asarray(leaf) for path, leaf in flatten(_weights(loaded)).items()}
+    shapes = {path: _shape(leaf.shape, leaf.dtype) for path, leaf in weights.items()}
+    function = jax.jit(_function(loaded))
+    with new_folder(Path(out)) as folder:
+        functions = {str(bucket): f"bucket{bucket}.jax" for bucket in chosen}
+        for bucket, name in zip(chosen, functions.values(), strict=True):
+            ids, mask = (_shape((batch, bucket), kind) for kind in (jnp.int32, jnp.bool_))
+            (folder / name).write_bytes(export.export(function, platforms=PLATFORMS)(shapes, ids, mask).serialize())
+        np.savez(folder / WEIGHTS, **weights)  # type: ignore[arg-type]
+        (folder / TOKENIZER).write_text(loaded.backbone.preprocessing.tokenizer_json, encoding="utf-8")  # type: ignore[union-attr]
+        shutil.copyfile(adapters.export.standalone.__file__, folder / RUNNER)
+        written: dict[str, Any] = {
+            "schema": SCHEMA,
+            "manifest_id": "",
+            "content_id": manifest.content_id,
+            "name": manifest.name,
+            "kind": loaded.model.head.kind,
+            "labels": list(loaded.model.labels),
+            "threshold": getattr(loaded.model.head, "threshold", None),
+            "abstain": loaded.scope is not None and loaded.scope.abstain,
+            "max_tokens": limit,
+            "fill": loaded.backbone.preprocessing.fill,
+            "batch": batch,
+            "outputs": _outputs(loaded),
+            "functions": functions,
+            "platforms": list(PLATFORMS),
+            "jax": jax.__version__,
+            "files": {file.name: sha256_file(file) for file in sorted(folder.iterdir())},
+        }
+        spelled = json.dumps(written, sort_keys=True, ensure_ascii=False).encode()
+        written["manifest_id"] = hashlib.sha256(spelled).hexdigest()
+        (folder / MANIFEST).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        difference, memory = _check(loaded, manifest, folder, functions, batch, limit)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    most = _target(manifest).max_memory_mb or None
+    return Exported(
+        path=str(out),
+        manifest_id=written["manifest_id"],
+        content_id=manifest.content_id,
+        buckets=chosen,
+        batch=batch,
+        platforms=PLATFORMS,
+        size_mb=size / 1e6,
+        memory_mb=memory / 1e6,
+        memory_quality=f"counted by the compiler for {jax.default_backend()}; the process itself not included",
+        max_memory_mb=most,
+        within_target=None if most is None else memory / 1e6 <= most,
+        largest_difference=difference,
+        dropped=lost,
+    )
+
+
+def _shape(shape: tuple[int, ...], dtype: Any) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def _require_exportable(graft: Graft, where: str) -> None:
+    head = graft.model.head
+    if isinstance(graft.backbone.preprocessing, ImagePreprocessing):
+        raise InputError(f"{where}: a backbone for images: its runner would need an image library; only texts export")
+    if not isinstance(head, HEADS) or head.pair != "none":
+        known = ", ".join(spec.kind for spec in HEADS)
+        raise InputError(
+            f"{where}: its head is {head.kind} with pair={head.pair}; one of {known} on single texts can be exported"
+        )
+
+
+def _buckets(graft: Graft, asked: Sequence[int]) -> tuple[int, ...]:
+    """Ascending; raises InputError for a length that is no bucket of the backbone."""
+    lengths = graft.backbone.lengths
+    longest = bucket_of(graft.max_tokens, lengths)
+    chosen = asked or [*(bucket for bucket in BUCKETS if bucket in lengths and bucket < longest), longest]
+    for bucket in chosen:
+        if bucket not in lengths:
+            raise InputError(f"--buckets: {bucket} is none of this backbone's: {', '.join(map(str, lengths))}")
+    return tuple(sorted(set(chosen)))
+
+
+def _weights(graft: Graft) -> dict[str, Any]:
+    """What the function reads: of the backbone, the blocks below the highest boundary in use."""
+    top = max(*graft.model.taps, graft.scope.boundary if graft.scope else 0)
+    backbone = {
+        name: part
+        for name, part in graft.backbone.params.items()
+        if name != "pooler" or graft.model.head.pooling == "pooler"
+    }
+    blocks = {number: block for number, block in backbone["blocks"].items() if int(number) < top}
+    scope = {} if graft.scope is None else graft.scope.arrays()
+    return {"backbone": {**backbone, "blocks": blocks}, "graft": graft.params, "scope": scope}
+
+
+def _outputs(graft: Graft) -> list[str]:
+    head = ["logits", "value"] if isinstance(graft.model.head, Regression) else ["logits", "probabilities"]
+    return [*head, *(["out_of_scope"] if graft.scope else [])]
+
+
+def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
+    """(weights by path, ids, mask) -> outputs by name."""
+    model, head, scope = graft.model, graft.model.head, graft.scope
+
+    def answer(leaves: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+        weights = unflatten(leaves)
+        backbone, inputs = {"blocks": {}, **weights["backbone"]}, {"ids": ids, "mask": mask}
+        logits = model.logits(backbone, weights["graft"], inputs)
+        if isinstance(head, Regression):
+            return {"logits": logits, "value": in_units(head, logits[:, 0])}  # type: ignore[arg-type, dict-item]
+        found = {"logits": logits, "probabilities": head_of(head).probabilities(logits)}
+        if scope is not None:
+            hidden = model.network.embed(backbone, inputs)
+            hidden = model.network.run_blocks(backbone, hidden, mask, stop=scope.boundary)
+            if scope.boundary == model.network.spec.blocks:
+                hidden = model.network.finish(backbone, hidden)
+            features = model.pooled(backbone, hidden, mask)
+            found["out_of_scope"] = scope.scaled(differences(features, weights["scope"]))
+        return found
+
+    return answer
+
+
+def _check(
+    graft: Graft, manifest: Manifest, folder: Path, functions: dict[str, str], batch: int, limit: int
+) -> tuple[float, int]:
+    """Largest difference from the graft, and bytes in memory; raises InputError where a function differs."""
+    with np.load(io.BytesIO((folder / WEIGHTS).read_bytes())) as file:
+        weights = jax.device_put(dict(file))
+    draw, worst, memory = np.random.default_rng(0), 0.0, 0
+    fill = graft.backbone.preprocessing.fill
+    for bucket, name in ((int(bucket), name) for bucket, name in functions.items()):
+        lengths = np.linspace(min(3, bucket), min(bucket, limit), batch).round().astype(int)
+        vocabulary = graft.backbone.spec.vocabulary
+        rows = [draw.integers(0, vocabulary, length, dtype=np.int32) for length in lengths]
+        inputs = (weights, *pad(rows, bucket, fill))
+        program = jax.jit(export.deserialize(bytearray((folder / name).read_bytes())).call).lower(*inputs).compile()
+        found = np.asarray(program(*inputs)["logits"])
+        wanted = graft.logits_of_rows(rows)
+        worst = max(worst, float(np.abs(found - wanted).max()))
+        allowed = tolerance_of(manifest, "float32", name)
+        if not worst <= allowed:
+            raise InputError(f"{name}: its logits differ from the graft's by {worst:.3g}, more than {allowed:.3g}")
+        counted = program.memory_analysis()
+        parts = ("argument", "output", "temp", "generated_code")
+        memory = max(memory, sum(getattr(counted, f"{part}_size_in_bytes") for part in parts))
+    return worst, memory
+
+
+def _target(manifest: Manifest) -> Target:
+    """The target of the config that the graft was trained with."""
+    return decode(Target, dict(manifest.training.config.get("target", {})), "target")

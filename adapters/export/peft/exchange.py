@@ -1,0 +1,128 @@
+"""Export and import: what all codecs share around the tensors of their method."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from adapters.artefact.manifest import Training
+from adapters.artefact.write import save_graft
+from adapters.export.peft.codec import CONFIG, WEIGHTS, Codec, family_of, transposed
+from adapters.export.peft.folder import CLASSIFIER, HEAD, OWN, head_of_folder, label_names, own_fields, read_config
+from adapters.export.peft.ia3 import IA3Codec
+from adapters.export.peft.lora import LoraCodec
+from adapters.export.peft.norm import NormCodec
+from adapters.export.peft.vera import VeraCodec
+from adapters.graft import dropped, load_graft
+from adapters.model import GraftModel
+from adapters.patterns import Site
+from adapters.specs import Classification
+from backbone.errors import InputError
+from backbone.files import new_folder
+from backbone.importing import read_safetensors
+from backbone.records import encode
+from backbone.storage import load_backbone
+
+CODECS: dict[str, Codec] = {codec.peft_type: codec for codec in (LoraCodec(), IA3Codec(), VeraCodec(), NormCodec())}
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What an export or import did."""
+
+    path: str  # folder written
+    content_id: str  # of the graft
+    method: str  # of the graft
+    sites: int  # at which it acts
+    task: str  # SEQ_CLS or FEATURE_EXTRACTION
+    labels: tuple[str, ...]
+    dropped: tuple[str, ...] = ()  # what the graft had and PEFT has no place for
+
+
+def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | None = None) -> Exchange:
+    """Writes the graft as a PEFT folder; raises InputError if PEFT has no place for its methods or head."""
+    loaded = load_graft(graft, backbone)
+    model, manifest = loaded.model, loaded.manifest
+    assert manifest is not None
+    kind = type(model.methods[0]) if len(model.methods) == 1 else None
+    codec = next((codec for codec in CODECS.values() if kind in codec.spec_types), None)
+    if codec is None or not isinstance(model.head, Classification):
+        known = ", ".join(spec.method for codec in CODECS.values() for spec in codec.spec_types)
+        have = ", ".join([*(spec.method for spec in model.methods), model.head.kind])
+        raise InputError(f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {have}")
+    if model.sides > 1 or model.head.pooling == "attention":
+        raise InputError(f"{graft}: PEFT has no head with pair={model.head.pair} and pooling={model.head.pooling}")
+    family, name = family_of(loaded.backbone), model.methods[0].method
+    whole = model.head.pooling == family.task_pooling
+
+    def module(site: Site) -> str:
+        theirs = family.site_module(site.block, site.name)
+        if theirs is None:
+            raise InputError(f"{graft}: {site.full_name}: transformers' {family.name} has no layer of its own here")
+        return f"{family.task_prefix}.{theirs}" if whole else theirs
+
+    tensors, fields = codec.write(model, loaded.params["adapter"][name], loaded.backbone, module)
+    head = {
+        "weight": transposed(loaded.params["head"]["kernel"]),
+        "bias": np.array(loaded.params["head"]["bias"], np.float32),
+    }
+    if whole:
+        tensors |= {CLASSIFIER + part: value for part, value in head.items()}
+    sites = model.site_parts[name][1]
+    config = {
+        "peft_type": codec.peft_type,
+        "task_type": "SEQ_CLS" if whole else "FEATURE_EXTRACTION",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "target_modules": sorted(map(module, sites)),
+        "modules_to_save": ["classifier"] if whole else None,
+        **fields,
+    }
+    own = {"labels": list(model.labels), "head": encode(model.head)}
+    out = Path(out)
+    with new_folder(out) as folder:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        if not whole:
+            save_file(head, folder / HEAD, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        (folder / OWN).write_text(json.dumps(own, indent=2), encoding="utf-8")
+    lost = dropped([loaded], "a PEFT folder")
+    return Exchange(str(out), manifest.content_id, name, len(sites), str(config["task_type"]), model.labels, lost)
+
+
+def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, labels: str | None = None) -> Exchange:
+    """Writes a graft from a PEFT folder; raises InputError naming any field or tensor that does not fit.
+
+    `labels` are names, comma separated or a file with one a line; without them the folder's own, or
+    LABEL_0, LABEL_1, ...
+    """
+    source, out = Path(source), Path(out)
+    config, codec = read_config(source, CODECS)
+    left = read_safetensors(source / WEIGHTS)
+    trunk = load_backbone(backbone)
+    spec, adapter = codec.read(source, config, left, trunk)
+    head_spec, head = head_of_folder(source, left, codec.title, family_of(trunk))
+    names = label_names(labels, own_fields(source), head["kernel"].shape[1])
+    model = GraftModel(trunk.network, (spec,), head_spec, names)
+    manifest = save_graft(
+        out,
+        model,
+        {"adapter": {spec.method: adapter}, "head": head},
+        trunk,
+        name=source.resolve().name,
+        max_tokens=min(128, trunk.preprocessing.max_tokens),
+        training=Training(
+            config={"imported_from": "peft", "backbone_path": str(Path(backbone).resolve())},
+            seeds={},
+            data={},
+            metrics={},
+            costs={},
+            versions={},
+        ),
+    )
+    sites = sum(len(places) for places in adapter.values())
+    return Exchange(str(out), manifest.content_id, spec.method, sites, str(config.get("task_type")), names)

@@ -1,0 +1,233 @@
+"""Compiled forward passes, and how rows are grouped for them.
+
+One program for a whole forward pass (`forward_program`, for serving and export), or one for each kind of
+block, called block by block: what passes over many rows once, where compiling six blocks would cost more
+than running them.
+
+Rows run in their own bucket, in batches whose row count comes from a short fixed list, so that the
+number of programs stays small. A row's logits do not depend on which rows are beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapters.costs import blocks_forward
+from adapters.hooks import GraftHooks
+from adapters.model import GraftModel
+from adapters.specs import Classification
+from backbone.buckets import TokenRow, bucket_of, pad
+from metering.window import count_work
+
+# of a full batch: enough to keep the device busy, and no more than its last, partly filled batch can waste
+TOKENS_PER_BATCH = {"cpu": 512, "gpu": 16384, "tpu": 16384}
+SMALL_BATCHES = (1, 8)  # rows of the batches used when there are few
+
+
+@functools.lru_cache(maxsize=64)
+def forward_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
+    """jit of (backbone, graft, ids int32 [B,T], mask bool [B,T]), as `pad` gives them, -> logits float32 [B,C]."""
+
+    def forward(backbone: Any, params: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        return model.logits(backbone, params, {"ids": ids, "mask": mask}, dtype=jnp.dtype(dtype))
+
+    return jax.jit(forward)
+
+
+@functools.lru_cache(maxsize=256)
+def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
+    """jit of (weights of a block, its adapter leaves by method, hidden, mask) -> hidden, for blocks like `index`."""
+
+    def run(weights: Any, leaves: Any, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+        adapter = {name: {str(index): sites} for name, sites in leaves.items()}
+        hooks = GraftHooks(model.site_parts, adapter) if leaves else None
+        backbone = {"blocks": {str(index): weights}}
+        return model.network.run_blocks(backbone, hidden, mask, hooks, start=index, stop=index + 1)  # type: ignore[no-any-return]
+
+    return jax.jit(run)
+
+
+@functools.lru_cache(maxsize=4096)
+def alike(model: GraftModel, index: int) -> int:
+    """The first block of the same kind in which the same methods act with the same settings: they share one program."""
+
+    def acting(block: int) -> set[Any]:
+        return {model.network.spec.block_kind(block)} | {
+            (name, site.name, setting)
+            for name, (_, settings) in model.site_parts.items()
+            for site, setting in settings.items()
+            if site.block == block
+        }
+
+    return next(block for block in range(index + 1) if acting(block) == acting(index))
+
+
+@functools.lru_cache(maxsize=64)
+def _embed_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
+    return jax.jit(lambda backbone, ids: model.network.embed(backbone, {"ids": ids}, jnp.dtype(dtype)))
+
+
+@functools.lru_cache(maxsize=64)
+def _head_program(model: GraftModel) -> Callable[..., jax.Array]:
+    def head(backbone: Any, params: Any, states: Any, mask: jax.Array) -> jax.Array:
+        return model.logits_from_states(backbone, params, states, mask)
+
+    return jax.jit(head)
+
+
+@functools.lru_cache(maxsize=64)
+def pool_program(model: GraftModel) -> Callable[..., jax.Array]:
+    """jit of (backbone, states by boundary, mask) -> float32 [B,K,P]: each state pooled as the head does at first."""
+    last = model.network.spec.blocks
+
+    def pooled(backbone: Any, states: Any, mask: jax.Array) -> jax.Array:
+        ends = [model.network.finish(backbone, h) if k == last else h for k, h in sorted(states.items())]
+        summary = jnp.stack([model.pooled(backbone, h, mask) for h in ends], axis=1)
+        return summary.astype(jnp.float32)
+
+    return jax.jit(pooled)
+
+
+def states_at(
+    model: GraftModel, backbone: Any, adapter: Any, inputs: Any, taps: Sequence[int], dtype: str
+) -> dict[int, jax.Array]:
+    """The states [B,T,D] at `taps`, block by block: blocks alike share one compiled program.
+
+    `inputs` as in `GraftModel.features`; with `states` it starts from the highest given boundary. The work of the
+    blocks is counted in the window that is open.
+    """
+    given = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
+    start = max(given, default=0)
+    hidden = (
+        given[start] if given else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
+    )
+    states = {start: hidden} if start in taps else {}
+    span, (rows, length) = (start, max(taps)), inputs["mask"].shape
+    count_work(lambda: blocks_forward(model, rows, length, span, adapted=bool(adapter)))
+    for index in range(start, max(taps)):
+        leaves = {name: adapter[name][str(index)] for name in model.site_parts if str(index) in adapter.get(name, {})}
+        hidden = _block_program(model, alike(model, index))(
+            backbone["blocks"][str(index)], leaves, hidden, inputs["mask"]
+        )
+        if index + 1 in taps:
+            states[index + 1] = hidden
+    return states
+
+
+@functools.lru_cache(maxsize=64)
+def _features_program(model: GraftModel) -> Callable[..., jax.Array]:
+    def features(backbone: Any, adapter: Any, states: Any, mask: jax.Array) -> jax.Array:
+        return model.features_from_states(backbone, adapter, states, mask).astype(jnp.float32)
+
+    return jax.jit(features)
+
+
+def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, dtype: str) -> jax.Array:
+    """The head's features float32 [B,F], or [B,T,F] for tagging, block by block."""
+    states = states_at(model, backbone, adapter, inputs, model.taps, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    return _features_program(model)(rest, adapter, states, inputs["mask"])
+
+
+def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str) -> jax.Array:
+    """Logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
+    given = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
+    missing = [tap for tap in model.taps if tap not in given]
+    states = dict(given)
+    if missing:
+        below = {k: state for k, state in inputs.get("states", {}).items() if k <= min(missing)}
+        partial = {**inputs, "states": below}
+        states |= states_at(model, backbone, params.get("adapter", {}), partial, missing, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    return _head_program(model)(rest, params, states, inputs["mask"])
+
+
+def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundary: int) -> jax.Array:
+    """Logits and, beside them, the bare backbone's pooled states at `boundary`: float32 [B,C+P].
+
+    Blocks below the lowest adapted one run once for both.
+    """
+    first = model.adapted_blocks[0] if model.adapted_blocks else model.network.spec.blocks
+    shared = {tap for tap in model.taps if tap <= first} | set(model.adapted_blocks[:1])
+    bare = states_at(model, backbone, {}, inputs, sorted(shared | {boundary}), dtype)
+    logits = logits_of(model, backbone, params, {**inputs, "states": {k: bare[k] for k in shared}}, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    pooled = pool_program(model)(rest, {boundary: bare[boundary]}, inputs["mask"])
+    return jnp.concatenate([logits, pooled[:, 0]], axis=1)
+
+
+def with_exits(
+    model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundaries: Sequence[int]
+) -> jax.Array:
+    """Logits and, beside them, the mean of the graft's own states at each of `boundaries`: float32 [B,C+E D]."""
+    taps = sorted({*model.taps, *boundaries})
+    states = states_at(model, backbone, params.get("adapter", {}), inputs, taps, dtype)
+    logits = logits_of(model, backbone, params, {**inputs, "states": {k: states[k] for k in model.taps}}, dtype)
+    rest = {name: value for name, value in backbone.items() if name != "blocks"}
+    plain = GraftModel(model.network, (), Classification(), model.labels)  # the mean, whatever the head's pooling
+    pooled = pool_program(plain)(rest, {b: states[b] for b in boundaries}, inputs["mask"])
+    return jnp.concatenate([logits, pooled.reshape(len(pooled), -1)], axis=1)
+
+
+def full_batch(bucket: int) -> int:
+    """Rows of a full batch in this bucket."""
+    return max(SMALL_BATCHES[-1], TOKENS_PER_BATCH.get(jax.default_backend(), 16384) // bucket)
+
+
+def grouped(lengths: Sequence[int], buckets: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(bucket, rows of the batch, indices) covering every row once, short inputs first.
+
+    One batch size for each bucket, so one program; the last batch of a bucket may have fewer indices
+    than rows, and the rest is filling.
+    """
+    bucket_of_row = np.array([bucket_of(length, buckets) for length in lengths], int)
+    for bucket in np.unique(bucket_of_row):
+        indices = np.flatnonzero(bucket_of_row == bucket)
+        rows = next((size for size in SMALL_BATCHES if len(indices) <= size), full_batch(int(bucket)))
+        for first in range(0, len(indices), rows):
+            yield int(bucket), rows, indices[first : first + rows]
+
+
+def run_rows(
+    program: Callable[[np.ndarray, np.ndarray], jax.Array],
+    rows: Sequence[TokenRow],
+    buckets: Sequence[int],
+    fill: int = 0,
+    on_rows: Callable[[int], object] = lambda count: None,
+    keep: Callable[[int, np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """`program(ids, mask) -> [B, F]` over rows of any length, results in the order of the rows.
+
+    The next batch is dispatched before the last one is fetched. `on_rows` is told how many rows are done.
+    Results [B, T, F] of each token are padded with zeros to the longest bucket: [N, T, F]. With `keep`, what
+    it makes of (row number, result) is joined along the first axis instead.
+    """
+    results: list[np.ndarray | None] = [None] * len(rows)
+    waiting: tuple[jax.Array, np.ndarray] | None = None
+
+    def collect(item: tuple[jax.Array, np.ndarray]) -> None:
+        for index, value in zip(item[1], np.asarray(item[0]), strict=False):
+            results[index] = value if keep is None else keep(int(index), value)
+        on_rows(len(item[1]))
+
+    for bucket, size, indices in grouped([len(row) for row in rows], buckets):
+        filler = [rows[indices[-1]]] * (size - len(indices))
+        ids, mask = pad([*(rows[i] for i in indices), *filler], bucket, fill)
+        output = program(ids, mask)
+        if waiting:
+            collect(waiting)
+        waiting = (output, indices)
+    if waiting:
+        collect(waiting)
+    found = [r for r in results if r is not None]
+    if keep is not None:
+        return np.concatenate(found)
+    longest = max(r.shape[0] for r in found)
+    short = [r if len(r) == longest else np.pad(r, [(0, longest - len(r)), *[(0, 0)] * (r.ndim - 1)]) for r in found]
+    return np.stack(short)

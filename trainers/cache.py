@@ -1,0 +1,40 @@
+"""The verb `cache`: what the boundary caches hold, whether it is whole, and making room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backbone.cache import VariantStat, collect_garbage, stat
+from backbone.errors import InputError
+from backbone.home import boundaries_folder
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What `cache` returns; `--json` prints it."""
+
+    folder: str
+    bytes: int
+    damaged: list[str]  # files whose bytes are not those written
+    removed: list[str]  # segments removed (gc)
+    variants: list[VariantStat]
+
+
+def caches(action: str, *, max_gib: float | None = None) -> CacheReport:
+    """`stat` lists, `verify` hashes every segment, `gc` removes damaged ones, then the oldest down to `max_gib`.
+
+    Raises InputError from `verify` when something is damaged.
+    """
+    if max_gib is not None and not 0 <= max_gib < 2**32:
+        raise InputError(f"--max-gib: must be at least 0, got {max_gib:g}")
+    root = boundaries_folder()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: must be a folder; move it away")
+    removed = []
+    if action == "gc":
+        removed = collect_garbage(root, 2**62 if max_gib is None else int(max_gib * 2**30))
+    variants = stat(root, verify=action == "verify")
+    damaged = [file for entry in variants for file in entry.damaged]
+    if action == "verify" and damaged:
+        raise InputError(f"{root}: damaged: {', '.join(damaged)}; `topgraft cache gc` removes what is damaged")
+    return CacheReport(str(root), sum(entry.bytes for entry in variants), damaged, removed, variants)

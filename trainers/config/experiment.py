@@ -1,0 +1,122 @@
+"""One training run as data: the dataclass that a config script returns. Imports no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from adapters.specs import Classification, HeadSpec, Ladder, Lora, MethodSpec, MultiLabel, Probe, TokenTagging
+from adapters.target import Target
+from backbone.errors import InputError
+from trainers.config.curriculum import Curriculum
+from trainers.config.data import Data
+from trainers.config.extras import EarlyExits, OutOfScope
+from trainers.config.optimizer import Optimizer
+from trainers.config.plan import Plan
+from trainers.config.retrain import Retrain
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: a graft from rows."""
+
+    name: str = "graft"  # of the task; names the output folder
+    backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
+    data: Data = field(default_factory=Data)
+    adapter: MethodSpec = field(default_factory=Lora)
+    extra: tuple[MethodSpec, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
+    head: HeadSpec = field(default_factory=Classification)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    plan: Plan = field(default_factory=Plan)
+    target: Target = field(default_factory=Target)
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    retrain: Retrain = field(default_factory=Retrain)
+    out_of_scope: OutOfScope = field(default_factory=OutOfScope)
+    exits: EarlyExits = field(default_factory=EarlyExits)
+    validate: tuple[Literal["bfloat16"], ...] = ()  # cheaper variants to score on the development rows, for serving
+    head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
+    # what adapters start from: a fitted probe with small weights, the best one, or a zero head; auto: always the first
+    epochs: float = 3.0  # passes over the train rows
+    batch_size: int = 32  # rows per micro-batch
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products
+    remat: bool = False  # recompute each block in the backward pass instead of storing it
+    seed: int = 0  # of initialisation, order and dropout
+    select: Literal["best", "last"] = "best"  # parameters kept: best development epoch, or the last
+    patience: int = 0  # epochs without a better development score before stopping; 0 = never
+    metric: Literal["accuracy", "macro_f1", "matthews", "average_precision", "pearson", "spearman", "entity_f1"] = (
+        "accuracy"  # decides best and patience; one of the head's
+    )
+    log_every: int = 20  # micro-batches between logged scalars; also at each epoch's end
+    checkpoint_seconds: float = 120.0  # between asynchronous checkpoints; also at each epoch's end
+    input_threads: int = 1  # threads that assemble batches ahead of the device
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise InputError(f"name: {self.name!r} must be a plain folder name")
+        if not (1e-6 <= self.epochs < 1e6):
+            raise InputError(f"epochs: must be positive, at least 1e-6 and below 1e6, got {self.epochs}")
+        for name in ("batch_size", "log_every", "input_threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
+        alone = [spec.method for spec in self.methods if isinstance(spec, (Probe, Ladder))]
+        if self.extra and alone:
+            raise InputError(f"extra: {alone[0]} reads hidden states and stands alone, as `adapter` without `extra`")
+        if self.curriculum.difficulty == "column" and not self.data.difficulty:
+            raise InputError("curriculum.difficulty: column needs data.difficulty, the name of the column")
+        if self.patience < 0 or self.checkpoint_seconds < 0:
+            raise InputError("patience: neither this nor checkpoint_seconds may be negative")
+        self._check_head()
+
+    def _check_head(self) -> None:
+        """What the head and the rest of the config must agree on."""
+        head = self.head
+        if self.metric not in head.metrics:
+            known = ", ".join(head.metrics)
+            raise InputError(f"metric: {self.metric!r} is no metric of head.kind={head.kind}; one of {known}")
+        if self.data.format == "bio" and not isinstance(head, TokenTagging):
+            raise InputError("data.format: bio holds tags of words; it needs head.kind=token_tagging")
+        require_pair(self.data, head)
+        if self.out_of_scope.false_alarms and not (
+            isinstance(head, (Classification, MultiLabel)) and head.pair == "none"
+        ):
+            raise InputError(
+                "out_of_scope: measures the distance to classes of single inputs; it needs head.kind=classification or "
+                f"multi_label and head.pair=none, got {head.kind} and {head.pair}"
+            )
+        if self.exits.boundaries and not (isinstance(head, Classification) and head.pair == "none"):
+            raise InputError(
+                "exits.boundaries: an exit is a classifier of single inputs; it needs head.kind=classification and "
+                f"head.pair=none, got {head.kind} and {head.pair}"
+            )
+        if head.pooling == "attention" and isinstance(self.adapter, Probe):
+            raise InputError(
+                "head.pooling: attention is learned by gradient, a probe is fitted to fixed features; use another "
+                "pooling, or another adapter.method"
+            )
+        if isinstance(head, TokenTagging):
+            needs = {"plan.stages": "auto", "curriculum.difficulty": "probe_loss"}
+            found = {"plan.stages": self.plan.stages, "curriculum.difficulty": self.curriculum.difficulty}
+            for name, value in needs.items():
+                if found[name] == value:
+                    raise InputError(
+                        f"{name}: {value} fits probes to one vector per row; head.kind=token_tagging has one per "
+                        f"word: name another"
+                    )
+
+    @property
+    def methods(self) -> tuple[MethodSpec, ...]:
+        """Every method of the graft."""
+        return (self.adapter, *self.extra)
+
+
+def require_pair(data: Data, head: HeadSpec) -> None:
+    """Raises InputError unless the head reads pairs exactly where the data hold them."""
+    if head.pair == "none" and data.text_pair:
+        raise InputError(
+            f"head.pair: data.text_pair={data.text_pair} needs cross, two_tower or cosine, and a head.kind that reads "
+            f"pairs (classification, multi_label, regression), got {head.pair}"
+        )
+    if head.pair != "none" and not data.text_pair:
+        raise InputError(f"data.text_pair: head.pair={head.pair} needs the column of the second text")

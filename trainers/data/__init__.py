@@ -1,0 +1,1 @@
+"""Rows: formats, splits, prepared examples, batches and their order."""

@@ -1,0 +1,93 @@
+"""Examples in memory, and batches of them assembled ahead of the device.
+
+Each row runs in its own length bucket. A batch with fewer rows than its size is filled up with rows of
+weight zero, so that every batch of a bucket has one shape.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NotRequired, SupportsIndex, TypedDict
+
+import jax
+import numpy as np
+
+from backbone.buckets import TokenRow, bucket_of, pad
+from trainers.data.order import Order
+
+States = Callable[[Sequence[TokenRow], int], dict[int, np.ndarray]]
+
+
+class Batch(TypedDict):
+    """Arrays of one micro-batch."""
+
+    ids: NotRequired[Any]  # int32 [B,T] (see `backbone.buckets.pad`), unless `states` are given
+    states: NotRequired[Any]  # float32 [B,T,D] by boundary, from the boundary cache
+    mask: Any  # bool [B,T]
+    labels: Any  # int32 [B], float32 [B,C]; float32 [B] of a regression; int32 [B,T] of tags
+    weights: Any  # float32 [B]: 1 for a row, 0 for filling
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenised rows of one split."""
+
+    rows: list[TokenRow]  # token ids, int32 [t] each, rows of pairs, or patches, uint8 [T,P]
+    labels: np.ndarray  # int32 [N], float32 [N,C]; float32 [N] of a regression; int32 [N,T] of tags
+    lengths: tuple[int, ...]  # of the backbone
+    fill: int = 0  # id of the padding token
+    difficulty: np.ndarray | None = None  # of each row, float [N], from a column of the data
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def buckets(self) -> np.ndarray:
+        """The bucket of each row, int [N]."""
+        return np.array([bucket_of(len(row), self.lengths) for row in self.rows], int)
+
+    def gather(self, bucket: int, indices: np.ndarray, size: int, states: States | None = None) -> Batch:
+        """The rows `indices` as one batch of `size` rows padded to `bucket` tokens.
+
+        With `states`, a function of (rows of token ids, bucket), the batch holds those instead of ids.
+        """
+        chosen = np.concatenate([indices, np.repeat(indices[:1], size - len(indices))])
+        ids, mask = pad([self.rows[i] for i in chosen], bucket, self.fill)
+        weights = (np.arange(size) < len(indices)).astype(np.float32)
+        labels = self.labels[chosen]
+        if labels.ndim == 2 and labels.dtype == np.int32:  # tags of tokens
+            labels = labels[:, :bucket]
+        batch = Batch(mask=mask, labels=labels, weights=weights)
+        if states is None:
+            return {**batch, "ids": ids}
+        return {**batch, "states": states([self.rows[i] for i in chosen], bucket)}
+
+
+class _BatchSource:
+    """Random access to the batches of one epoch, for grain."""
+
+    def __init__(self, examples: Examples, plan: Sequence[tuple[int, np.ndarray]], size: int, states: States | None):
+        self._examples, self._plan, self._size, self._states = examples, plan, size, states
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: SupportsIndex) -> Batch:
+        bucket, rows = self._plan[operator.index(index)]
+        return self._examples.gather(bucket, rows, self._size, self._states)
+
+
+def batches(
+    examples: Examples, order: Order, epoch: int, first: int, threads: int, states: States | None = None
+) -> Iterator[Batch]:
+    """The batches of an epoch from number `first` on, on the device, assembled ahead by threads."""
+    import grain
+
+    source = _BatchSource(examples, order.epoch(epoch), order.batch_size, states)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    dataset = grain.MapDataset.source(source)[first:].to_iter_dataset(options)
+    for batch in dataset:
+        yield jax.device_put(batch)

@@ -1,0 +1,254 @@
+"""Rows prepared once into ArrayRecord by a real TFDS builder, and read back by grain.
+
+A prepared folder is named by what was read, never by when or where: the bytes of the files, the
+settings that change how they are read, and this reader's version. Rows lie in a canonical order (by
+their hash), so the order of rows in a file does not change a run. The folder appears in one step, and
+is verified byte by byte when it is used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backbone.errors import InputError, nearest
+from backbone.files import new_folder, sha256_file
+from backbone.records import digest, encode
+from trainers.config import Data
+from trainers.data.rows import TFDS, Kind, LabelledRow, Split, file_of, read_rows
+from trainers.data.splits import fingerprint, kept, membership, row_hash
+
+log = logging.getLogger(__name__)
+
+READER_VERSION = 3  # raised by hand when the same files would give other rows
+SEAL = "prepared.json"
+CHUNK = 512  # rows read at once; one by one costs twice the time
+SPLITS = ("train", "dev", "gate", "test")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split, in canonical order."""
+
+    texts: list[str]  # of a pair both, with NUL between; of a tagged sentence the words, with spaces between
+    labels: list[tuple[str, ...]]
+    where: list[str]  # file and line of each row
+    difficulty: list[float]  # of each row, from data.difficulty; empty without
+    images: list[bytes] = field(default_factory=list)  # encoded; empty without
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """A prepared data set on disk."""
+
+    folder: Path
+    splits: tuple[str, ...]  # those with rows
+    fingerprint: dict[str, str]  # of the rows of each split
+    hit: bool  # it had been prepared before
+
+    def table(self, split: str) -> Table:
+        """Reads a split through grain."""
+        import grain
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(self.folder / "rows")
+        source = builder.as_data_source(split=split)
+        starts = range(0, len(source), CHUNK)
+        chunks = grain.MapDataset.source(starts).map(
+            lambda start: source.__getitems__(range(start, min(start + CHUNK, len(source))))
+        )
+        texts, labels, where = [], [], []
+        difficulty: list[float] = []
+        images: list[bytes] = []
+        for chunk in chunks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
+            for record in chunk:
+                texts.append(record["text"].decode())
+                labels.append(tuple(label.decode() for label in record["labels"]))
+                where.append(record["where"].decode())
+                difficulty += map(float, record["difficulty"])
+                images += [record["image"]] if "image" in record else []
+        return Table(texts, labels, where, difficulty, images)
+
+
+def prepare(
+    data: Data, *, multi_label: bool, cache: Path, progress: bool = False, kind: Kind = "label"
+) -> PreparedRows:
+    """The prepared rows of every split of `data`, made now or found in `cache`; raises InputError."""
+    if not data.train and not data.test and not data.dev:
+        raise InputError("data.train: no file; name one with --set data.train=FILE")
+    folder = cache / source_key(data, multi_label, kind)
+    if found := _open(folder):
+        return found
+    splits = read_splits(data, multi_label, kind)
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with new_folder(folder) as temporary:
+            _write(splits, temporary, progress)
+    except InputError:
+        if other := _open(folder):  # another process was faster
+            return other
+        raise
+    made = _open(folder)
+    if made is None:
+        raise OSError(f"{folder}: the prepared rows cannot be read back; is the disk full?")
+    return replace(made, hit=False)
+
+
+def source_key(data: Data, multi_label: bool, kind: Kind = "label") -> str:
+    """Names what would be read: the bytes of the files, and how they are read. Equal keys give equal rows."""
+    reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
+    content = {}
+    for split in ("train", "dev", "test"):
+        content[split] = [_content(name, split, data) for name in getattr(data, split)]
+    key = {"reader": READER_VERSION, "reading": reading, "content": content, "multi_label": multi_label, "kind": kind}
+    return digest(key).removeprefix("sha256:")[:32]
+
+
+def _content(name: str, split: str, data: Data) -> str:
+    if name.startswith(TFDS):
+        from trainers.data.rows import tfds_builder
+
+        builder, chosen = tfds_builder(name.removeprefix(TFDS), split)
+        sizes = {s: [info.num_examples, info.num_bytes] for s, info in builder.info.splits.items()}
+        return f"{builder.info.full_name}:{chosen}:{json.dumps(sizes, sort_keys=True)}"
+    path = file_of(name, data)
+    if data.format == "image_folder" and path.is_dir():
+        from trainers.data.image_files import folder_content
+
+        return folder_content(path)
+    if not path.is_file():
+        raise InputError(f"data.{split}: {name}: no such {'folder' if data.format == 'image_folder' else 'file'}")
+    part = f"#{name.partition('#')[2]}" if data.format == "json_lists" else ""
+    return path.suffix + part + sha256_file(path)
+
+
+def read_splits(data: Data, multi_label: bool, kind: Kind = "label") -> dict[str, list[LabelledRow]]:
+    """Every split's rows in canonical order."""
+    splits: dict[str, list[LabelledRow]] = {name: [] for name in SPLITS}
+    dev_fraction = 0.0 if data.dev else data.dev_fraction
+    for row in read_rows(data, "train", multi_label=multi_label, kind=kind):
+        if data.train_fraction == 1 or kept(row.content, data.train_fraction):
+            splits[membership(row.content, dev_fraction, data.gate_fraction)].append(row)
+    named: tuple[Split, ...] = ("dev", "test")
+    for split in named:
+        if getattr(data, split):
+            splits[split] += read_rows(data, split, multi_label=multi_label, kind=kind)
+    return {
+        name: sorted(rows, key=lambda row: row_hash(row.content, row.labels)) for name, rows in splits.items() if rows
+    }
+
+
+def _write(splits: dict[str, list[LabelledRow]], folder: Path, progress: bool) -> None:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+
+    if not progress:
+        tfds.disable_progress_bar()
+
+    # the class is private to this call: TFDS would refuse a second one of its name
+    with registered.skip_registration():
+        builder_class = _builder_class(splits)
+    with contextlib.redirect_stdout(sys.stderr):
+        builder = builder_class(data_dir=folder / "tfds", file_format="array_record")
+        builder.download_and_prepare()
+    shutil.move(builder.data_dir, folder / "rows")
+    shutil.rmtree(folder / "tfds")
+    seal = {
+        "fingerprint": {n: fingerprint(row_hash(r.content, r.labels) for r in rows) for n, rows in splits.items()},
+        "rows": {name: len(rows) for name, rows in splits.items()},
+        "files": {p.name: sha256_file(p) for p in sorted((folder / "rows").iterdir()) if p.is_file()},
+    }
+    (folder / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+
+
+def _builder_class(splits: dict[str, list[LabelledRow]]) -> Any:
+    """A TFDS builder of these rows, in their order."""
+    import tensorflow_datasets as tfds
+
+    images = any(row.image is not None for rows in splits.values() for row in rows)
+
+    class Rows(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
+        """Rows of text with labels."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            features = tfds.features.FeaturesDict(
+                {
+                    "text": tfds.features.Text(),
+                    "labels": tfds.features.Sequence(tfds.features.Text()),
+                    "where": tfds.features.Text(),
+                    "difficulty": tfds.features.Sequence(np.float64),
+                }
+                | ({"image": tfds.features.Text()} if images else {})  # bytes as they are, decoded by us
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, download_manager: Any) -> dict[str, Any]:
+            return {name: self._generate_examples(rows) for name, rows in splits.items()}
+
+        def _generate_examples(self, rows: Sequence[LabelledRow]) -> Iterator[tuple[int, dict[str, Any]]]:
+            for number, row in enumerate(rows):
+                difficulty = [] if row.difficulty is None else [row.difficulty]
+                values = {"text": row.content, "labels": list(row.labels), "where": row.where, "difficulty": difficulty}
+                yield number, values | ({"image": row.image} if images else {})
+
+    return Rows
+
+
+def _open(folder: Path) -> PreparedRows | None:
+    """The prepared folder if it is whole; a damaged one is removed."""
+    if not folder.exists():
+        return None
+    try:
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        whole = all(sha256_file(folder / "rows" / name) == wanted for name, wanted in seal["files"].items())
+    except (OSError, ValueError, KeyError):
+        whole = False
+    if not whole:
+        log.warning("%s: altered or incomplete; preparing the rows again", folder)
+        shutil.rmtree(folder)
+        return None
+    return PreparedRows(folder, tuple(n for n in SPLITS if n in seal["rows"]), seal["fingerprint"], hit=True)
+
+
+def label_names(train: Table, data: Data, multi_label: bool) -> tuple[str, ...]:
+    """The label set: `data.label_names` as far as they are kept, or the names in the train rows, sorted."""
+    found = {label for labels in train.labels for label in labels}
+    if not multi_label and len(found) < 2:
+        only = next(iter(found), "none")
+        raise InputError(
+            f"data.label: the train rows hold one class only ({only!r}); a classifier needs at least two: check "
+            f"data.label ({data.label!r}), or use head.kind=multi_label"
+        )
+    if multi_label and not found and not data.label_names:
+        raise InputError(f"data.label: no train row has a label in the column {data.label!r}")
+    kept = tuple(name for name in data.label_names if not data.keep_labels or name in data.keep_labels)
+    return kept or tuple(sorted(found))
+
+
+def encode_labels(table: Table, names: Sequence[str], multi_label: bool) -> np.ndarray:
+    """Label numbers int32 [N], or float32 [N,C] of 0 and 1 for multi_label; raises InputError on an unknown one."""
+    number = {name: i for i, name in enumerate(names)}
+    for labels, where in zip(table.labels, table.where, strict=True):
+        for label in labels:
+            if label not in number:
+                raise InputError(f"{where}: the label {label!r} was never seen in training; {nearest(label, names)}")
+    if not multi_label:
+        return np.array([number[labels[0]] for labels in table.labels], np.int32)
+    hot = np.zeros((len(table), len(names)), np.float32)
+    for row, labels in enumerate(table.labels):
+        hot[row, [number[label] for label in labels]] = 1
+    return hot

@@ -1,0 +1,146 @@
+"""Early exits of a run: their heads, and the threshold under which they may answer.
+
+A share of the train rows, chosen by hash, is put aside before anything is fitted: neither the adapter, nor early
+stopping, nor a rung's choice, nor the exits' heads see them, so that the full answer and the early ones are equally
+new to them and the promise of `trainers.extras.risk` holds as stated. (Development rows
+would not do: they choose the epoch.)
+The heads are fitted to pooled states of the other train rows: where all exits lie at or below the lowest adapted block
+these come from the boundary cache, else from one forward pass of the trained graft.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from adapters.artefact.exits import Exits, confidence
+from adapters.graft import Graft
+from adapters.model import GraftModel
+from adapters.specs import Classification, Probe
+from backbone.buckets import TokenRow
+from backbone.cache import row_key
+from backbone.errors import InputError
+from backbone.storage import Backbone
+from trainers.config import EarlyExits, TrainConfig
+from trainers.data.batches import Examples
+from trainers.data.examples import TaskData
+from trainers.extras.risk import Control, control, min_rows, p_value, taken
+from trainers.fitting.cached_states import ComputedRows
+from trainers.fitting.linear_head import fit_linear
+from trainers.fitting.warm_start import part_of
+
+log = logging.getLogger(__name__)
+
+Features = Callable[[GraftModel, Sequence[Examples]], list[np.ndarray]]  # of a model of the bare backbone
+
+
+def put_aside(config: TrainConfig, backbone: Backbone, data: TaskData) -> tuple[TaskData, Examples]:
+    """The data without the calibration rows, and those; raises InputError, before any training, where too few."""
+    asked, blocks, train = config.exits, backbone.spec.blocks, data.splits["train"]
+    if wrong := [b for b in asked.boundaries if not 0 < b < blocks]:
+        raise InputError(f"exits.boundaries: {wrong[0]} is not in 1..{blocks - 1}, below the last block")
+    aside = np.array([_place(row, config.seed) < asked.share for row in train.rows])
+    rows, least = int(aside.sum()), min_rows(asked.extra_error, 1 - asked.confidence)
+    if rows < least:
+        raise InputError(
+            f"exits.extra_error: {asked.extra_error:g} at confidence {asked.confidence:g} needs at least {least} "
+            f"calibration rows, and more where an exit errs; exits.share={asked.share:g} of the train rows are {rows}: "
+            "raise the share, add rows, or allow a larger error"
+        )
+    rest = part_of(train, np.flatnonzero(~aside))
+    return replace(data, splits={**data.splits, "train": rest}), part_of(train, np.flatnonzero(aside))
+
+
+def require_unseen(config: TrainConfig, parent: Mapping[str, Any]) -> None:
+    """Raises InputError where the graft to start from, of config `parent`, was fitted to what is to calibrate now."""
+    had = parent.get("exits", {})
+    same = bool(had.get("boundaries")) and parent.get("seed") == config.seed
+    if not (same and had.get("share", 0.0) >= config.exits.share):
+        raise InputError(
+            "exits: the graft to start from was fitted to rows that are to calibrate now; start from one with exits, "
+            "the same seed and no smaller exits.share, or train from scratch"
+        )
+
+
+def _place(row: TokenRow, seed: int) -> float:
+    """A number in [0, 1) from the tokens: equal rows stay on one side, and none moves when the data grow.
+
+    Another seed draws other rows, so that what is promised over draws can be seen over seeds.
+    """
+    return int.from_bytes(hashlib.sha256(b"exits %d " % seed + row_key(row)).digest()[:6], "big") / 2**48
+
+
+def fitted_exits(
+    config: TrainConfig, graft: Graft, train: Examples, aside: Examples, features: Features, tally: ComputedRows
+) -> Exits | None:
+    """The exits of a trained graft; None, with a warning that says why, where none may answer."""
+    asked, model = config.exits, graft.model
+    boundaries = tuple(b for b in asked.boundaries if b < max(model.taps))
+    if not boundaries:
+        log.warning("exits: the graft reads nothing above boundary %d: it has no exit", max(model.taps))
+        return None
+    if max(boundaries) <= min(model.adapted_blocks, default=max(model.taps)):
+        bare = GraftModel(model.network, (Probe(boundaries=boundaries),), Classification(), model.labels)
+        x, held = features(bare, [train, aside])
+        full = graft.logits_of_rows(aside.rows)
+    else:
+        (_, x), (full, held) = (graft.logits_and_pooled(examples.rows, boundaries) for examples in (train, aside))
+        tally.rows += len(train)
+    tally.rows += len(aside)
+    kernels, biases = _heads(model, np.split(x, len(boundaries), axis=1), train.labels)
+    logits = np.einsum("ned,edc->nec", held.reshape(len(held), len(boundaries), -1), kernels) + biases
+    return calibrated(asked, boundaries, kernels, biases, logits, full, aside.labels)
+
+
+def _heads(model: GraftModel, features: Sequence[np.ndarray], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Kernels [E,D,C] and biases [E,C] fitted to features [N,D] of each exit; the strength is chosen among these."""
+    vector = GraftModel(model.network, (), Classification(), model.labels)
+    heads = [fit_linear(vector, x, labels, None, "accuracy").head for x in features]
+    return np.stack([head["kernel"] for head in heads]), np.stack([head["bias"] for head in heads])
+
+
+def calibrated(
+    asked: EarlyExits,
+    boundaries: tuple[int, ...],
+    kernels: np.ndarray,
+    biases: np.ndarray,
+    logits: np.ndarray,
+    full: np.ndarray,
+    labels: np.ndarray,
+) -> Exits | None:
+    """The exits with the threshold that logits [N,E,C] and full ones [N,C] of the calibration rows certify."""
+    sure = np.stack([confidence(each) for each in logits.swapaxes(0, 1)], axis=1)
+    right, full_right = logits.argmax(axis=2) == labels[:, None], full.argmax(axis=1) == labels
+    found = control(sure, right, full_right, asked.extra_error, 1 - asked.confidence)
+    if found.threshold is None:
+        log.warning("%s", _why_none(asked, found))
+        return None
+    place = taken(sure, found.threshold)
+    left = tuple(float((place == number).mean()) for number in range(len(boundaries)))
+    log.info(
+        "exits: from %.4f on; of %d calibration rows %.1f %% leave early, %d of them wrong where the whole is right",
+        found.threshold,
+        found.rows,
+        100 * sum(left),
+        found.losses,
+    )
+    promise = (found.threshold, asked.extra_error, asked.confidence)
+    return Exits(boundaries, kernels, biases, *promise, found.rows, found.losses, left)
+
+
+def _why_none(asked: EarlyExits, found: Control) -> str:
+    """For the log: how many rows it would have taken at this rate of losses, if any number does."""
+    rows, rate, delta = found.rows, found.losses / found.rows, 1 - asked.confidence
+    while rows < 2**24 and p_value(int(np.ceil(rate * rows)), rows, asked.extra_error) > delta:
+        rows *= 2
+    needed = f"about {rows} rows like these would do" if rows < 2**24 else "no number of rows like these would do"
+    return (
+        f"exits: none is taken: of {found.rows} calibration rows {found.losses} are wrong early and right in full "
+        f"at the strictest threshold, which does not show an extra error of at most {asked.extra_error:g} at "
+        f"confidence {asked.confidence:g}; {needed}"
+    )

@@ -1,0 +1,67 @@
+"""How far an early exit may go: Learn-then-Test on rows that nothing was fitted to. Imports no jax.
+
+Angelopoulos et al. 2021, arXiv 2110.01052. For each threshold of a grid that was fixed beforehand the hypothesis is
+"its risk exceeds epsilon"; thresholds are tested from strict to loose at level delta, and the first that cannot be
+rejected ends it (fixed-sequence testing, their section 3.2). Whatever the data, the loosest threshold that was
+rejected has a risk above epsilon with probability at most delta over draws of the rows.
+
+The loss of a row is 1 where the early answer is wrong and the full answer is right, else 0: of `n` rows, `k` losses are
+binomial, and P(Bin(n, epsilon) <= k) is an exact p-value, which no bound for losses in [0, 1] improves. What the early
+answer gets right and the full one does not is not counted, so the error rate grows by the risk at most.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.special
+
+# Thresholds on the largest probability, from strict to loose: the doubt that is let through grows by a tenth or less.
+GRID = 1 - np.geomspace(1e-5, 0.999, 150)
+
+
+@dataclass(frozen=True)
+class Control:
+    """The outcome of a test."""
+
+    threshold: float | None  # the loosest that is certified; None: not even the strictest is
+    rows: int  # calibration rows
+    losses: int  # of them, lost at the threshold (at the strictest, where there is none)
+
+
+def p_value(losses: int | np.ndarray, rows: int, epsilon: float) -> np.ndarray:
+    """P(at most `losses` of `rows`) if the risk were `epsilon`: valid for every risk above, too."""
+    return np.asarray(scipy.special.bdtr(losses, rows, epsilon))  # the binomial distribution function
+
+
+def min_rows(epsilon: float, delta: float) -> int:
+    """Rows below which not even a threshold without any loss is certified."""
+    return math.ceil(math.log(delta) / math.log1p(-epsilon) - 1e-9)
+
+
+def control(
+    confidence: np.ndarray, early_right: np.ndarray, full_right: np.ndarray, epsilon: float, delta: float
+) -> Control:
+    """The loosest certified threshold.
+
+    `confidence` [N,E] of E exits, in order, whether each is right [N,E], whether the full answer is [N]. A row takes
+    the first exit whose confidence reaches the threshold, which all of them share.
+    """
+    losses = np.zeros(len(GRID), int)
+    for number, threshold in enumerate(GRID.tolist()):
+        place = taken(confidence, threshold)
+        early = np.take_along_axis(early_right, np.maximum(place, 0)[:, None], axis=1)[:, 0]
+        losses[number] = ((place >= 0) & ~early & full_right).sum()
+    kept = p_value(losses, len(confidence), epsilon) > delta
+    passed = int(kept.argmax()) if kept.any() else len(GRID)  # tests before the first that fails
+    if not passed:
+        return Control(None, len(confidence), int(losses[0]))
+    return Control(float(GRID[passed - 1]), len(confidence), int(losses[passed - 1]))
+
+
+def taken(confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """Number of the exit that each row takes, int [N]; -1 for none."""
+    open_ = confidence >= threshold
+    return np.where(open_.any(axis=1), open_.argmax(axis=1), -1)

@@ -1,0 +1,184 @@
+"""A linear head fitted to pooled features: the cheapest rung, and where every adapter starts.
+
+Minimises mean loss + l2/2 |W|^2 over standardised features by L-BFGS (Liu & Nocedal 1989, from
+SciPy, with value and gradient compiled by jax); the standardisation is folded back into the kernel.
+The strength l2 is the one that scores best on development rows, from strong to weak, each rough fit
+starting from the one before; the chosen one is then fitted to the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax.flatten_util import ravel_pytree
+
+from adapters.forward import features_of, run_rows
+from adapters.heads import LinearHead, head_of
+from adapters.model import GraftModel
+from adapters.specs import Classification, TokenTagging
+from adapters.tagging import NO_TAG
+from backbone.products import matrix_product
+from backbone.storage import Backbone
+from backbone.trees import Params
+from trainers.data.batches import Examples
+from trainers.scoring.metrics import gather
+
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # l2, from strong to weak
+SHRUNK = 1.0  # l2 of a head that an adapter starts from
+MAX_ITERATIONS = 100
+TOLERANCE = 1e-3  # on the gradient's largest entry, relative to that of untrained weights
+ROUGH = 3e-3  # of fits that only choose a strength
+FOLDS = 5  # of cross-fitting
+HELD_OUT = 10  # without development rows, every tenth row chooses the strength
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A head and how it was chosen."""
+
+    head: Params  # kernel float32 [F,C], bias float32 [C]
+    strength: float  # chosen l2
+    scores: dict[str, float]  # development score by l2
+
+
+def pooled_features(
+    model: GraftModel, backbone: Backbone, adapter: Params, examples: Examples, on_rows: Callable[[int], object]
+) -> np.ndarray:
+    """The head's features float32 [N,F]: one forward pass over the examples. For tagging, of each word."""
+    adapter = jax.device_put(adapter)
+
+    def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+        return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask}, backbone.dtype.name)
+
+    def words(row: int, states: np.ndarray) -> np.ndarray:
+        return states[examples.labels[row, : len(states)] != NO_TAG]
+
+    keep = words if isinstance(model.head, TokenTagging) else None
+    return run_rows(program, examples.rows, examples.lengths, examples.fill, on_rows, keep)
+
+
+def fitted_labels(model: GraftModel, labels: np.ndarray) -> np.ndarray:
+    """The labels of what `pooled_features` gives: of rows, or for tagging of words, int32 [W]."""
+    return labels[labels != NO_TAG] if isinstance(model.head, TokenTagging) else labels
+
+
+def vector_model(model: GraftModel, metric: str) -> tuple[GraftModel, str]:
+    """The model and metric that a probe of single vectors is fitted and scored by: words are classified."""
+    if isinstance(model.head, TokenTagging):
+        return GraftModel(model.network, model.methods, Classification(), model.labels), "accuracy"
+    return model, metric
+
+
+@functools.partial(jax.jit, static_argnames="head")
+def _objective(
+    head: LinearHead[Any], params: Params, x: jax.Array, labels: jax.Array, l2: float
+) -> tuple[jax.Array, Params]:
+    """Value and gradient of the mean loss plus l2/2 |W|^2."""
+
+    def value(p: Params) -> jax.Array:
+        loss = head.loss(matrix_product(x, p["kernel"]) + p["bias"], labels).mean()
+        return loss + 0.5 * l2 * jnp.square(p["kernel"]).sum()
+
+    return jax.value_and_grad(value)(params)
+
+
+def _steepest(head: LinearHead[Any], params: Params, x: Any, labels: Any) -> float:
+    """Largest entry of the gradient at `params`."""
+    gradient = _objective(head, params, x, labels, 0.0)[1]
+    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+
+
+def _minimise(head: LinearHead[Any], params: Params, x: Any, labels: Any, l2: float, flat_below: float) -> Params:
+    """From `params` to where no entry of the gradient is larger than `flat_below`."""
+    flat, structure = ravel_pytree(params)
+
+    def evaluate(point: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = _objective(head, structure(jnp.asarray(point, jnp.float32)), x, labels, l2)
+        return float(value), np.asarray(ravel_pytree(gradient)[0], np.float64)
+
+    options = {"maxiter": MAX_ITERATIONS, "gtol": flat_below, "ftol": 1e-8}
+    start = np.asarray(flat, np.float64)
+    found = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
+    return dict(jax.tree.map(np.asarray, structure(jnp.asarray(found.x, jnp.float32))))
+
+
+def shrunk_head(model: GraftModel, features: np.ndarray, labels: np.ndarray) -> Params:
+    """A head that points the right way with small weights, so that its loss is left to be learnt from.
+
+    A probe fitted tightly has small gradients on the very rows that the adapter should learn from: on
+    tweet_eval emotion, LoRA in the top two blocks reaches 77.2 % from the best probe, 79.9 % from this.
+    """
+    return fit_linear(model, features, labels, None, "", (SHRUNK,)).head
+
+
+def fit_linear(
+    model: GraftModel,
+    features: np.ndarray,
+    labels: np.ndarray,
+    dev: tuple[np.ndarray, np.ndarray] | None,
+    metric: str,
+    strengths: tuple[float, ...] = STRENGTHS,
+) -> FittedProbe:
+    """Fits the model's head to features float32 [N,F] and labels; `dev` is (features, labels) or None.
+
+    Of several `strengths` the one that scores best is taken; a single one is used as it is.
+    """
+    mean = features.mean(axis=0)
+    spread = np.maximum(features.std(axis=0), 1e-6)
+    x = (features - mean) / spread
+    fit_x, fit_y = x, labels
+    if dev is not None:
+        dev_x, dev_y = (dev[0] - mean) / spread, dev[1]
+    else:
+        held = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+        fit_x, fit_y, dev_x, dev_y = x[~held], labels[~held], x[held], labels[held]
+    head = head_of(model.head)
+    params: Params = jax.tree.map(np.asarray, head.init(x.shape[1], len(model.labels)))
+    x, labels = jax.device_put((x, labels))
+    steepest = _steepest(head, params, x, labels)
+    best: tuple[float, float, Params] = (-math.inf, strengths[0], params)
+    scores = {}
+    if len(strengths) > 1:
+        fit_x, fit_y = jax.device_put((fit_x, fit_y)) if dev is None else (x, labels)
+        for strength in strengths:
+            params = _minimise(head, params, fit_x, fit_y, strength, ROUGH * steepest)
+            logits = dev_x @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
+            score = gather(model, logits, dev_y).compute()[metric] if len(dev_y) else 0.0
+            scores[f"{strength:g}"] = score
+            best = max(best, (score, strength, params), key=operator.itemgetter(0))
+    _, strength, params = best
+    params = _minimise(head, params, x, labels, strength, TOLERANCE * steepest)
+    kernel = np.asarray(params["kernel"]) / spread[:, None]
+    bias = np.asarray(params["bias"]) - mean @ kernel
+    return FittedProbe({"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}, strength, scores)
+
+
+def cross_fitted_loss(
+    model: GraftModel, features: np.ndarray, labels: np.ndarray, keys: Sequence[bytes], metric: str
+) -> np.ndarray:
+    """Loss of each row under a probe fitted to the other folds, float [N]."""
+    return head_of(model.head).host_loss(cross_fitted_logits(model, features, labels, keys, metric), labels)
+
+
+def cross_fitted_logits(
+    model: GraftModel, features: np.ndarray, labels: np.ndarray, keys: Sequence[bytes], metric: str
+) -> np.ndarray:
+    """Logits float32 [N,C] of each row under a probe fitted to the other folds; rows of one key share a fold."""
+    logits = np.zeros((len(labels), len(model.labels)), np.float32)
+    place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    distinct = np.array([place[key] for key in keys]) if len(place) > 1 else np.arange(len(keys))
+    fold = distinct % FOLDS
+    for number in np.unique(fold):
+        inside, held = fold != number, fold == number
+        head = fit_linear(model, features[inside], labels[inside], None, metric).head
+        logits[held] = features[held] @ head["kernel"] + head["bias"]
+    return logits

@@ -1,0 +1,145 @@
+"""One optimiser step as a pure function of the live tree.
+
+The loss takes (live, frozen, batch): gradients, optimiser state and updates exist for what is live
+and for nothing else. `state` is {"live", "optimizer", "step", "sums"}; all of it stays on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adapters.heads import head_of
+from adapters.model import GraftModel
+from backbone.trees import Params, flatten, unflatten
+from trainers.config import Optimizer
+from trainers.data.batches import Batch
+from trainers.runs.checkpoints import State
+
+
+def partition(params: Mapping[str, Any], is_live: Callable[[str], bool]) -> tuple[Params, Params]:
+    """(live, frozen) by dotted path; together every leaf exactly once."""
+    leaves = flatten(params)
+    live = {path: leaf for path, leaf in leaves.items() if is_live(path)}
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in live}
+    if not live:
+        raise ValueError("nothing is live: no parameter would be trained")
+    assert len(live) + len(frozen) == len(leaves)
+    return unflatten(live), unflatten(frozen)
+
+
+def join(live: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
+    """The whole tree of a partition; raises ValueError if a leaf is in both."""
+    above, below = flatten(live), flatten(frozen)
+    both = above.keys() & below.keys()
+    if both:
+        raise ValueError(f"live and frozen share {', '.join(sorted(both)[:3])}")
+    return unflatten(above | below)
+
+
+def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
+    """AdamW with clipping, warm-up, decay to zero over `steps` optimiser steps, and accumulation."""
+    warmup = round(config.warmup_fraction * steps)
+    rest = max(1, steps - warmup)
+    decay = {
+        "linear": optax.linear_schedule(config.learning_rate, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(config.learning_rate, rest),
+        "constant": optax.constant_schedule(config.learning_rate),
+    }[config.schedule]
+    schedule = decay
+    if warmup:
+        schedule = optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), decay], [warmup])
+    matrices = lambda tree: jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)  # noqa: E731
+    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    chain.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=matrices))
+    optimizer = optax.chain(*chain)
+    return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer
+
+
+def first_state(live: Params, optimizer: optax.GradientTransformation, track: bool = False) -> State:
+    """The state before the first step; with `track` it also holds the sum of gradients, "gradient"."""
+    state = {
+        "live": live,
+        "optimizer": optimizer.init(live),
+        "step": jnp.zeros((), jnp.int32),
+        "sums": no_sums(),
+    }
+    return state | ({"gradient": jax.tree.map(jnp.zeros_like, live)} if track else {})
+
+
+def carry(old: State, fresh: State) -> State:
+    """`fresh` with every leaf that `old` has at the same place: steps, sums, and moments of what stays live."""
+    known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(jax.tree_util.keystr(path), leaf), fresh)
+
+
+def no_sums() -> dict[str, jax.Array]:
+    """Zeros: sum of losses, number of rows, and of micro-batches skipped because a value was not finite."""
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "rows", "skipped")}
+
+
+def make_step(
+    model: GraftModel,
+    optimizer: optax.GradientTransformation,
+    *,
+    dtype: str,
+    remat: bool,
+    seed: int,
+    track: bool = False,
+) -> Callable[[State, Params, Batch], State]:
+    """jit of (state, frozen, batch) -> state; the old state's memory is reused.
+
+    `frozen` is {"backbone": ..., "graft": ...}. A batch may hold cached `states` instead of `ids`; each
+    combination of boundary, bucket and live tree is one compiled program.
+    """
+    head = head_of(model.head)
+
+    def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params = join(live, frozen["graft"])
+        inputs = {name: value for name, value in batch.items() if name in ("ids", "states", "mask")}
+        logits = model.logits(frozen["backbone"], params, inputs, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
+        rows = batch["weights"].sum()
+        return (head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
+
+    return step_of(loss_of, optimizer, seed=seed, track=track)
+
+
+def step_of(
+    loss_of: Callable[[Params, Params, Any, jax.Array], tuple[jax.Array, jax.Array]],
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    track: bool = False,
+) -> Callable[[State, Params, Any], State]:
+    """jit of (state, frozen, batch) -> state for any loss (live, frozen, batch, rng) -> (mean loss, rows).
+
+    The key is made from `seed` and the step. A micro-batch whose loss or gradient is not finite changes
+    nothing but the count of skipped ones.
+    """
+
+    def step(state: State, frozen: Params, batch: Any) -> State:
+        rng = jax.random.fold_in(jax.random.key(seed), state["step"])
+        (loss, rows), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["live"], frozen, batch, rng)
+        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+        kept = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+        gained = {
+            "loss": jnp.where(finite, loss * rows, 0),
+            "rows": jnp.where(finite, rows, 0),
+            "skipped": 1.0 - finite,
+        }
+        following = {
+            "live": kept(optax.apply_updates(state["live"], updates), state["live"]),
+            "optimizer": kept(optimizer_state, state["optimizer"]),
+            "step": state["step"] + 1,
+            "sums": jax.tree.map(jnp.add, state["sums"], gained),
+        }
+        if track:
+            following["gradient"] = kept(jax.tree.map(jnp.add, state["gradient"], gradient), state["gradient"])
+        return following
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,123 @@
+"""Starting from a stored graft: its adapter, and the rows of its head whose labels are still there.
+
+    train(config, workdir, start=Start(Path("runs/monday/graft")))
+
+Labels that are new begin as a probe with small weights, fitted to the rows that carry them and as many
+others; labels that are gone are dropped. With `head_only` the adapter stays as it is and the head
+is fitted anew to its features, which are read from the boundary cache: only new rows are computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from adapters.artefact.manifest import Manifest
+from adapters.artefact.read import read_graft
+from adapters.model import GraftModel
+from adapters.specs import Ladder, MultiLabel
+from backbone.errors import InputError
+from backbone.storage import Backbone
+from backbone.trees import Params, flatten, map_leaves, unflatten
+from trainers.config import TrainConfig
+from trainers.data.batches import Examples
+from trainers.fitting.cached_states import Boundaries, ComputedRows
+from trainers.fitting.linear_head import pooled_features, shrunk_head
+
+
+@dataclass(frozen=True)
+class Start:
+    """The graft that training starts from."""
+
+    path: Path  # its folder
+    head_only: bool = False  # keep its adapter, fit the head anew
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A start that was read."""
+
+    manifest: Manifest
+    params: Params
+
+    def model(self, backbone: Backbone, config: TrainConfig, labels: tuple[str, ...]) -> GraftModel:
+        """The parent's methods with the labels of now; raises InputError where the parent does not fit."""
+        for name in ("weights_id", "preprocessing_id"):
+            if getattr(backbone, name) != getattr(self.manifest, name):
+                raise InputError(f"start: grafted on another backbone ({name} differs); train without it")
+        if self.manifest.head != config.head:
+            raise InputError("start: its head is another kind than config.head; train without it")
+        return GraftModel(backbone.network, self.manifest.methods, config.head, labels)
+
+
+def read_parent(start: Start) -> Parent:
+    """Reads and verifies the graft to start from."""
+    manifest, params, _ = read_graft(start.path)
+    return Parent(manifest, params)
+
+
+def grown(
+    parent: Parent, model: GraftModel, config: TrainConfig, backbone: Backbone, rows: Examples, tally: ComputedRows
+) -> Params:
+    """The parent's parameters for the labels of `model`."""
+    fresh = map_leaves(np.array, model.init(jax.random.key(config.seed)))
+    same = {p: leaf for p, leaf in flatten(parent.params).items() if p.startswith("adapter.") or p == "head.query"}
+    params = unflatten(flatten(fresh) | same)
+    known = {name: i for i, name in enumerate(parent.manifest.labels)}
+    new = [i for i, name in enumerate(model.labels) if name not in known]
+    if new and config.head_start != "zero":
+        params["head"] |= map_leaves(
+            np.array, _fitted(model, backbone, params["adapter"], rows, new, config.seed, tally)
+        )
+    for i, name in enumerate(model.labels):
+        if name in known:
+            params["head"]["kernel"][:, i] = parent.params["head"]["kernel"][:, known[name]]
+            params["head"]["bias"][i] = parent.params["head"]["bias"][known[name]]
+    return params
+
+
+def _fitted(
+    model: GraftModel,
+    backbone: Backbone,
+    adapter: Params,
+    rows: Examples,
+    new: list[int],
+    seed: int,
+    tally: ComputedRows,
+) -> Params:
+    """A shrunk probe on the rows with new labels and as many others, drawn."""
+    if isinstance(model.head, MultiLabel):
+        carries = rows.labels[:, new].any(axis=1)
+    else:
+        carries = np.isin(rows.labels, new)
+    others = np.flatnonzero(~carries)
+    drawn = np.random.default_rng(seed).permutation(others)[: int(carries.sum())]
+    chosen = part_of(rows, np.sort(np.concatenate([np.flatnonzero(carries), drawn])))
+    tally.rows += len(chosen)
+    return shrunk_head(model, pooled_features(model, backbone, adapter, chosen, lambda count: None), chosen.labels)
+
+
+def part_of(examples: Examples, indices: np.ndarray) -> Examples:
+    """The rows `indices` of a split."""
+    difficulty = None if examples.difficulty is None else examples.difficulty[indices]
+    return replace(
+        examples, rows=[examples.rows[i] for i in indices], labels=examples.labels[indices], difficulty=difficulty
+    )
+
+
+def head_features(
+    model: GraftModel, splits: list[Examples], store: Boundaries | None, show: bool
+) -> list[np.ndarray] | None:
+    """The head's features [N,F] of each split from the cached pooled states; None where they cannot be kept."""
+    ladder = model.feature_part is not None and isinstance(model.feature_part[0], Ladder)
+    if store is None or ladder or model.head.pooling == "tokens":
+        return None
+    try:
+        store.fill(splits, (), pooled=True, show=show)
+    except MemoryError:
+        return None
+    taps = list(model.taps)
+    return [store.pooled(examples)[:, taps].reshape(len(examples), -1) for examples in splits]

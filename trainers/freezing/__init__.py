@@ -1,0 +1,1 @@
+"""Freezing schedules: which blocks are live at each step of a run."""

@@ -1,0 +1,1 @@
+"""How a backbone is trained: config, text and images, objectives, loop."""

@@ -1,0 +1,1 @@
+"""What a run will cost: timed steps and passes, and their sum."""

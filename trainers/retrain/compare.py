@@ -1,0 +1,134 @@
+"""The gate's two sides brought to the same rows: loading, answering, measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from adapters.artefact.manifest import read_manifest
+from adapters.effects import cohens_d
+from adapters.graft import Graft, load_graft
+from adapters.model import GraftModel
+from adapters.specs import HeadSpec, Probe
+from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.storage import load_backbone
+from metering.window import Cost, window
+from trainers.config import TrainConfig
+from trainers.data.batches import Examples
+from trainers.data.examples import load_data
+from trainers.fitting.warm_start import part_of
+from trainers.fitting.ways import cache_maker
+from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, RowDrift, added
+from trainers.retrain.gate import Check, GateReport, PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.rows import Rows
+
+MAX_EMBEDDED = 2000  # rows of a side whose embeddings are compared
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One side."""
+
+    folder: Path
+    version: int | None  # None: not published yet
+
+
+def trial(
+    config: TrainConfig,
+    candidate: Contestant,
+    champion: Contestant | None,
+    rows: Rows,
+    before: Rows | None,
+    train_cost: Cost | None,
+) -> tuple[GateReport, RowDrift]:
+    """What the gate says, and the drift of the frozen backbone's embeddings where they are cached.
+
+    `rows` are those of now, `before` those of the champion.
+    """
+    use_compilation_cache()
+    split = "gate" if "gate" in rows else "dev"
+    if split not in rows:
+        return _no_evidence(
+            "held-out rows", "no row is held out; set data.gate_fraction or data.dev_fraction", champion
+        )
+    backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
+    own = load_graft(candidate.folder, backbone, dtype=config.compute_dtype)
+    data = load_data(config.data, config.head, backbone, labels=own.model.labels, splits=("train", split))
+    train, examples = data.splits["train"], data.splits[split]
+    other = _champion(champion, own, config)
+    if other is not None and (reason := incomparable(own.model.head, other.model.head)):
+        return _no_evidence("the champion", reason, champion)
+    with window("predict") as predicting:
+        logits = own.logits_of_rows(examples.rows)
+    sides = PairedLogits(own.model, examples, logits, _other_logits(config, own, other, train, examples, split))
+    report = judge(
+        config.retrain.gate,
+        config.target,
+        config.metric,
+        sides,
+        champion=champion.version if champion else None,
+        split=split,
+        old=None if before is None or split not in before else ~added(before[split], rows[split]),
+        costs={"train": train_cost, "predict": predicting},
+        latency_ms=lambda: latency(own, examples.rows),
+    )
+    return report, _embedding_drift(config, own, train, before, rows)
+
+
+def _no_evidence(name: str, reason: str, champion: Contestant | None) -> tuple[GateReport, RowDrift]:
+    """What is said where nothing can be compared at all."""
+    check = Check(name, "NO_EVIDENCE", None, 1.0, 0, reason)
+    report = GateReport("NO_EVIDENCE", "", champion.version if champion else None, {}, {}, {}, (check,))
+    return report, RowDrift("embeddings", None, False, (0, 0), reason)
+
+
+def incomparable(own: HeadSpec, other: HeadSpec) -> str:
+    """Why two grafts cannot answer the same rows in the same terms; empty if they can."""
+    by_hand = "; promote the candidate by hand (topgraft registry promote) if it is to replace it"
+    if own.kind != other.kind:
+        return f"the live version's head.kind is {other.kind}, the candidate's {own.kind}{by_hand}"
+    if (own.pair == "none") != (other.pair == "none"):
+        return f"the live version reads head.pair={other.pair}, the candidate head.pair={own.pair}{by_hand}"
+    return ""
+
+
+def _champion(champion: Contestant | None, own: Graft, config: TrainConfig) -> Graft | None:
+    """The champion, on the candidate's backbone where it is the same."""
+    if champion is None:
+        return None
+    same = read_manifest(champion.folder).weights_id == own.backbone.weights_id
+    return load_graft(champion.folder, own.backbone if same else None, dtype=config.compute_dtype)
+
+
+def _other_logits(
+    config: TrainConfig, own: Graft, other: Graft | None, train: Examples, examples: Examples, split: str
+) -> np.ndarray | None:
+    """What the candidate is compared with; None where a first version is asked for its bounds only."""
+    if other is None:
+        beats = config.retrain.gate.first == "beats_majority"
+        return majority_logits(own.model, train, len(examples)) if beats else None
+    read_alike = other.max_tokens == own.max_tokens and other.model.head.pair == own.model.head.pair
+    if other.backbone is not own.backbone or not read_alike:
+        data, head = replace(config.data, max_tokens=other.max_tokens), other.model.head
+        examples = load_data(data, head, other.backbone, labels=own.model.labels, splits=(split,)).splits[split]
+    return logits_in(other, examples, own.model.labels)
+
+
+def _embedding_drift(config: TrainConfig, own: Graft, train: Examples, before: Rows | None, rows: Rows) -> RowDrift:
+    """Distance of the new train rows' embeddings from the old ones', on the bare backbone; only what is cached."""
+    if before is None or "train" not in before:
+        return RowDrift("embeddings", None, False, (0, len(train)), "nothing to compare with")
+    fresh = added(before["train"], rows["train"])
+    counts = int((~fresh).sum()), int(fresh.sum())
+    if min(counts) < MIN_ROWS:
+        return RowDrift("embeddings", None, False, counts, f"needs {MIN_ROWS} rows on each side")
+    plain = GraftModel(own.backbone.network, (Probe(),), config.head, own.model.labels)
+    make = cache_maker(config, plain, own.backbone)
+    store = make({}) if make else None
+    sides = [part_of(train, np.flatnonzero(side)[:MAX_EMBEDDED]) for side in (~fresh, fresh)]
+    if store is None or not all(store.has_pooled(side) for side in sides):
+        return RowDrift("embeddings", None, False, counts, "their states are not in the boundary cache")
+    effect = cohens_d(*(store.pooled(side)[:, -1] for side in sides))
+    return RowDrift("embeddings", effect, effect >= NOTABLE, counts)

@@ -1,0 +1,82 @@
+"""What the registry knows of a task, and whether that settles the matter without any work. Imports no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from backbone.errors import InputError
+from backbone.records import decode
+from registry.database import Registry
+from registry.entries import MANUAL, ROLLBACK, Live, Run, Version
+from trainers.retrain.fingerprint import Fingerprint
+
+LOOK_BACK = 200  # newest versions and runs that are looked through
+
+
+@dataclass(frozen=True)
+class Known:
+    """A task as the registry has it."""
+
+    live: Live | None
+    version: Version | None  # that is live
+    fingerprint: Fingerprint | None  # of what it was made from; None: it was not made by a retraining
+    runs: list[Run]  # newest first
+
+    @property
+    def generation(self) -> int:
+        return self.live.generation if self.live else 0
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Nothing is to be done."""
+
+    reason: str
+    verdict: str  # that stands; "" without one
+
+
+def known(registry: Registry, task: str) -> Known:
+    """Reads what there is."""
+    live = registry.live(task)
+    version = registry.version(task, live.version) if live else None
+    return Known(live, version, fingerprint_of(version), registry.runs(task, LOOK_BACK))
+
+
+def fingerprint_of(version: Version | None) -> Fingerprint | None:
+    """What a version was made from, if a retraining of this layout made it."""
+    values: Any = version.lineage.get("fingerprint") if version else None
+    try:
+        return decode(Fingerprint, values) if values else None
+    except InputError:
+        return None
+
+
+def candidate_of(registry: Registry, task: str, now: Fingerprint) -> Version | None:
+    """The newest version that was made from what there is now."""
+    for version in registry.versions(task, LOOK_BACK):
+        made_from = fingerprint_of(version)
+        if version.state == "published" and made_from is not None and made_from.same_training(now):
+            return version
+    return None
+
+
+def settled(registry: Registry, task: str, before: Known, now: Fingerprint) -> Settled | None:
+    """Why there is nothing to do; None if there may be."""
+    if before.fingerprint is not None and before.fingerprint.same_training(now):
+        return Settled("nothing changed since the live version was made", "")
+    for run in before.runs:
+        same = run.detail.get("key") == now.key and run.outcome == "promoted"
+        if same and before.live is not None and run.detail.get("version") == before.live.version:
+            return Settled("nothing changed since these rows gave the live version again", "")
+        judged = run.detail.get("key") == now.key and run.detail.get("gate") == now.gate
+        if judged and run.detail.get("generation") == before.generation and run.outcome in ("FAIL", "NO_EVIDENCE"):
+            return Settled(f"nothing changed since the gate said {run.outcome}", run.outcome)
+    candidate = candidate_of(registry, task, now)
+    if candidate is not None:
+        left = [entry for entry in registry.promotions(task) if entry.from_version == candidate.number]
+        if left and left[-1].verdict in (ROLLBACK, MANUAL):
+            return Settled(
+                f"version {candidate.number}, made from what there is now, was replaced by hand: {left[-1].reason}", ""
+            )
+    return None

@@ -1,0 +1,52 @@
+"""Why a retraining that has something to do is refused all the same: the policy, or the price. Imports no jax."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from trainers.config import TrainConfig
+from trainers.retrain.decide import Decision, PriceEstimate, from_history, from_plan, unpriced
+from trainers.retrain.diagnose import Diagnosis, added
+from trainers.retrain.fingerprint import Fingerprint
+from trainers.retrain.history import Known
+from trainers.retrain.outcome import Options
+from trainers.retrain.rows import Rows
+
+DAY = 24 * 3600.0
+
+
+def by_policy(config: TrainConfig, before: Known, now: Fingerprint, found: Diagnosis, at: float | None) -> str:
+    """Why the policy forbids to train at the time `at` (default: this machine's); empty if it does not."""
+    policy = config.retrain
+    known_rows = before.fingerprint is not None and before.fingerprint.config == now.config
+    if known_rows and found.changed < policy.min_changed:
+        return f"{found.changed} rows changed, retrain.min_changed is {policy.min_changed}"
+    if policy.max_per_day:
+        since = (time.time() if at is None else at) - DAY
+        today = [run for run in before.runs if run.detail.get("trains") and run.started_at > since]
+        if len(today) >= policy.max_per_day:
+            return f"{len(today)} trainings in 24 hours, retrain.max_per_day is {policy.max_per_day}"
+    return ""
+
+
+def price(
+    decision: Decision, before: Known, found: Diagnosis, old: Rows | None, rows: Rows, options: Options
+) -> PriceEstimate:
+    """CPU seconds and joules: from history, else from the plan where somebody asks. `old` rows are the champion's."""
+    if predicted := from_history(before.runs, decision.action, found.rows.get("train", 0)):
+        return predicted
+    if options.max_price is None and not options.dry_run:
+        return unpriced()
+    missing = 1.0
+    if old and "train" in old and "train" in rows:
+        missing = float(np.mean(added(old["train"], rows["train"])))
+    return from_plan(decision, missing)
+
+
+def by_price(predicted: PriceEstimate, most: float | None) -> str:
+    """Why the price is too high; empty if it is not."""
+    if most is None or predicted.cpu_seconds is None or predicted.cpu_seconds <= most:
+        return ""
+    return f"predicted {predicted.cpu_seconds:g} CPU seconds, --max-price is {most:g} ({predicted.source})"

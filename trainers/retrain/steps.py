@@ -1,0 +1,312 @@
+"""The steps of a retraining that has something to do: diagnose, decide, train, gate, publish, promote."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.artefact.manifest import Manifest, read_manifest
+from adapters.specs import MultiLabel
+from backbone.errors import InputError
+from backbone.home import home
+from backbone.records import digest, encode
+from registry.database import Registry
+from registry.entries import Conflict, Live, Version
+from registry.leases import Heartbeat
+from registry.store import Store
+from trainers.config import TrainConfig
+from trainers.retrain.decide import Decision, PriceEstimate, decide, unpriced
+from trainers.retrain.diagnose import Diagnosis, diagnose
+from trainers.retrain.fingerprint import Fingerprint, read
+from trainers.retrain.history import Known, candidate_of, known
+from trainers.retrain.limits import by_policy, by_price, price
+from trainers.retrain.outcome import EXIT_STATUS, REFUSED, OnStep, Options, Outcome
+from trainers.retrain.rows import Rows, load_rows, save_rows
+from trainers.retrain.schema import check
+from trainers.retrain.workspace import own_folder
+
+if TYPE_CHECKING:
+    from trainers.retrain.gate import GateReport
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 3  # times that a candidate is judged again because somebody changed the champion meanwhile
+
+
+@dataclass
+class Trained:
+    """A candidate, published or not."""
+
+    folder: Path
+    cost: Any  # metering.window.Cost; None for a version that an earlier run trained
+    rows_computed: int
+    version: Version | None
+
+
+@dataclass
+class Work:
+    """The steps of a run that has something to do."""
+
+    config: TrainConfig
+    registry: Registry
+    store: Store
+    options: Options
+    on_step: OnStep
+    before: Known
+    now: Fingerprint
+    read_rows: Rows | None
+    beat: Heartbeat | None
+
+    def __post_init__(self) -> None:
+        self.task, self.run_id = self.config.name, uuid.uuid4().hex
+        self.parent: Manifest | None = None
+
+    def dry(self) -> Outcome:
+        """What would be done, and what it would cost."""
+        found = self.diagnose()
+        decision = self.decide(found)
+        refusal, predicted = self.refusal(decision, found)
+        if refusal:
+            return self.refused(refusal, found, predicted)
+        told = asdict(predicted)
+        return Outcome(
+            self.task, decision.action, 0, decision.reason, changes=_told(found), predicted=told, **self._live()
+        )
+
+    def whole(self) -> Outcome:
+        """All steps; every way out leaves a record of the run."""
+        try:
+            found = self.diagnose()
+        except InputError as error:
+            self._start()
+            self._finish("invalid", {"error": str(error)})
+            raise
+        self.on_step("decide")
+        ready = candidate_of(self.registry, self.task, self.now)
+        decision = self.decide(found)
+        predicted = unpriced()
+        if ready is None:
+            refusal, predicted = self.refusal(decision, found)
+            if refusal:
+                self._start()
+                self._finish("refused", {"reason": refusal})
+                return self.refused(refusal, found, predicted)
+        self._start(action="adopt" if ready else decision.action, trains=ready is None)
+        try:
+            outcome = self.work(decision, found, predicted, ready)
+        except Exception as error:
+            with contextlib.suppress(Exception):  # the note is a courtesy; the error is what counts
+                self._finish("error", {"error": f"{type(error).__name__}: {error}"})
+            raise
+        cpu = outcome.measured.get("cpu_seconds") if ready is None else None
+        told = {"version": outcome.version, "cpu_seconds": cpu, "train_rows": found.rows.get("train", 0)}
+        told |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": outcome.predicted}
+        self._finish("promoted" if outcome.promoted else outcome.verdict, told)
+        return outcome
+
+    def _start(self, **detail: Any) -> None:
+        """Notes that this run began, and on what."""
+        of = {"key": self.now.key, "gate": self.now.gate, "generation": self.before.generation}
+        self.registry.start_run(self.task, self.run_id, self._owner, self._fence, of | detail)
+
+    def _finish(self, outcome: str, detail: dict[str, Any]) -> None:
+        """Notes how it ended."""
+        self.registry.finish_run(self.task, self.run_id, outcome, detail)
+
+    @property
+    def _owner(self) -> str:
+        assert self.beat is not None
+        return self.beat.lease.owner
+
+    @property
+    def _fence(self) -> int:
+        assert self.beat is not None
+        return self.beat.lease.token
+
+    def _live(self) -> dict[str, Any]:
+        live = self.before.live
+        return {"live": live.version if live else None, "generation": self.before.generation}
+
+    def diagnose(self) -> Diagnosis:
+        """The schema, then what changed."""
+        self.on_step("diagnose")
+        self.rows = self.read_rows if self.read_rows is not None else read(self.config)[0]
+        multi_label = isinstance(self.config.head, MultiLabel)
+        check(self.config.retrain.schema, self.config.data, self.rows, multi_label=multi_label)
+        self.old = self._old_rows()
+        return diagnose(self.old or {}, self.rows)
+
+    def decide(self, found: Diagnosis) -> Decision:
+        """Head, warm or scratch."""
+        if self.before.live is not None:
+            self.parent = self.store.verify(self.before.live.content_id)
+        fingerprint = self.before.fingerprint if self.old is not None else None
+        return decide(self.config, self.now, fingerprint, self.parent, found)
+
+    def refusal(self, decision: Decision, found: Diagnosis) -> tuple[str, PriceEstimate]:
+        """Why this is refused (empty if it is not), and what it would cost."""
+        at = self.beat.lease.expires_at - self.beat.lease.seconds if self.beat else None
+        if reason := by_policy(self.config, self.before, self.now, found, at):
+            return reason, unpriced()
+        predicted = price(decision, self.before, found, self.old, self.rows, self.options)
+        return by_price(predicted, self.options.max_price), predicted
+
+    def refused(self, reason: str, found: Diagnosis, predicted: PriceEstimate) -> Outcome:
+        told = asdict(predicted)
+        return Outcome(self.task, "refused", REFUSED, reason, changes=_told(found), predicted=told, **self._live())
+
+    def work(self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, ready: Version | None) -> Outcome:
+        """Train, gate, publish, promote."""
+        assert self.beat is not None
+        with contextlib.ExitStack() as stack:
+            if ready is not None:
+                self.store.verify(ready.content_id)
+                candidate = Trained(self.store.path(ready.content_id), None, 0, ready)
+                decision = replace(decision, reason=f"version {ready.number} was made from what there is now")
+            else:
+                workdir = stack.enter_context(own_folder(home() / "retrain" / self.task, self._work_key(decision)))
+                self.on_step("train")
+                candidate = self.train(decision, workdir)
+            report, live = self.judge_and_promote(decision, found, predicted, candidate)
+        assert candidate.version is not None
+        promoted = live is not None and live.version == candidate.version.number
+        here = {"live": live.version, "generation": live.generation} if live else self._live()
+        return Outcome(
+            task=self.task,
+            action="adopt" if ready else decision.action,
+            exit=EXIT_STATUS[report.verdict],
+            reason=decision.reason if report.verdict == "PASS" else report.failures(),
+            verdict=report.verdict,
+            version=candidate.version.number,
+            promoted=promoted,
+            changes=_told(found),
+            predicted=asdict(predicted),
+            measured=candidate.cost.asdict() if candidate.cost else {},
+            rows_computed=candidate.rows_computed,
+            gate=report.asdict(),
+            run_id=self.run_id,
+            **here,
+        )
+
+    def _work_key(self, decision: Decision) -> str:
+        parent = self.before.live.content_id if self.before.live else ""
+        return digest([self.now.key, parent, encode(decision.config)]).removeprefix("sha256:")[:24]
+
+    def train(self, decision: Decision, workdir: Path) -> Trained:
+        """The candidate, trained or gone on with."""
+        from metering.window import window
+        from trainers.fitting.warm_start import Start
+        from trainers.train import train
+
+        assert self.beat is not None
+        self.beat.require()
+        start = None
+        if decision.action != "scratch":
+            assert self.before.live is not None
+            self.store.verify(self.before.live.content_id)
+            start = Start(self.store.path(self.before.live.content_id), head_only=decision.action == "head")
+        log.info("%s: %s: %s", self.task, decision.action, decision.reason)
+        with window("retrain") as cost:
+            result = train(decision.config, workdir / "run", resume=True, start=start, show=self.options.show)
+        if read_manifest(Path(result.graft)).training.data != self.now.rows:
+            shutil.rmtree(workdir / "run")
+            raise RuntimeError("the data files changed while they were trained on; nothing was published, run again")
+        return Trained(Path(result.graft), cost, result.rows_computed, None)
+
+    def judge_and_promote(
+        self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, candidate: Trained
+    ) -> tuple[GateReport, Live | None]:
+        """The gate's report, and what is live if that was switched; judged again if the champion changed meanwhile."""
+        from trainers.retrain.compare import Contestant, trial
+
+        assert self.beat is not None
+        for attempt in itertools.count(1):
+            self.on_step("gate")
+            self.beat.require()
+            champion, old = self.before.live, self.old if attempt == 1 else self._old_rows()
+            if champion is not None:
+                self.store.verify(champion.content_id)
+            number = candidate.version.number if candidate.version else None
+            report, drift = trial(
+                self.config,
+                Contestant(candidate.folder, number),
+                Contestant(self.store.path(champion.content_id), champion.version) if champion else None,
+                self.rows,
+                old,
+                candidate.cost,
+            )
+            found = replace(found, drift=(*(d for d in found.drift if d.what != "embeddings"), drift))
+            self.on_step("publish")
+            if candidate.version is None:
+                candidate.version = self.publish(decision, found, predicted, candidate, report)
+            self.on_step("promote")
+            if report.verdict != "PASS" or not self.options.promote:
+                return report, None
+            try:
+                return report, self.registry.promote(
+                    self.task,
+                    candidate.version.number,
+                    expected_generation=self.before.generation,
+                    actor=self._owner,
+                    reason=decision.reason,
+                    verdict=report.verdict,
+                    gate=report.asdict(),
+                    fence=self._fence,
+                )
+            except Conflict as error:
+                fresh = known(self.registry, self.task)
+                if attempt >= ROUNDS or fresh.generation == self.before.generation:
+                    raise
+                log.warning("%s; judging against the new champion", error)
+                self.before = fresh
+        raise AssertionError("unreachable")
+
+    def _old_rows(self) -> Rows | None:
+        """Those that the live version was made from, where they are known."""
+        prints = self.before.fingerprint.rows if self.before.fingerprint else None
+        return load_rows(self.store.root, prints) if prints is not None else None
+
+    def publish(
+        self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
+    ) -> Version:
+        """The candidate as a version, with everything it was made from."""
+        with self.registry.database.reading() as connection:
+            self.registry.require_store(connection, self.store)  # an empty mount point is not made a store
+        self.store.identity(create=True)
+        with self.store.reached():
+            save_rows(self.store.root, self.rows, self.now.rows)
+        measured = candidate.cost.asdict()
+        lineage = {
+            "fingerprint": encode(self.now),
+            "action": decision.action,
+            "reason": decision.reason,
+            "changes": _told(found),
+            "predicted": asdict(predicted),
+            "measured": measured,
+            "rows_computed": candidate.rows_computed,
+            "gate": report.asdict(),
+            "run_id": self.run_id,
+        }
+        parent = self.before.live.version if self.before.live else None
+        version = self.registry.publish(
+            self.task, candidate.folder, self.store, parent=parent, lineage=lineage, fence=self._fence
+        )
+        self.registry.measure(
+            self.task, version.number, "retraining, CPU seconds", measured["cpu_seconds"], "measured_counter"
+        )
+        joules = measured["joules"]
+        self.registry.measure(
+            self.task, version.number, "retraining, joules", joules["value"], joules["quality"], joules
+        )
+        return version
+
+
+def _told(found: Diagnosis) -> dict[str, Any]:
+    """A diagnosis for JSON."""
+    return {**dict(encode(found)), "changed": found.changed, "share": round(found.share, 6)}

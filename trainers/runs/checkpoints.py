@@ -1,0 +1,141 @@
+"""The whole state of a run, saved by Orbax while training goes on, and found again after a crash.
+
+A checkpoint counts only when Orbax has committed it; a half-written one is ignored and removed. It
+names the run it belongs to: resuming under another config, data or backbone is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from backbone.errors import InputError
+from backbone.orbax import ocp, reading
+from backbone.trees import flatten, require_same_structure, unflatten
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Any]  # "live", "optimizer", "step", "sums" of a loop
+
+FOLDER = "checkpoints"  # inside a work folder
+T = TypeVar("T")
+
+
+def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """The state as a flat dict of arrays; optimiser leaves are numbered."""
+    leaves = {
+        f"state.{path}": leaf for path, leaf in flatten({k: v for k, v in state.items() if k != "optimizer"}).items()
+    }
+    leaves |= {f"optimizer.{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(state["optimizer"]))}
+    leaves |= {f"best.{path}": leaf for path, leaf in flatten(best).items()}
+    return leaves | {f"frozen.{path}": leaf for path, leaf in flatten(frozen).items()}
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether the run of a work folder has one to go on from."""
+    return any(path.name.isdecimal() for path in (workdir / FOLDER).glob("*"))
+
+
+class Checkpoints:
+    """Checkpoints of one run in one folder; the two newest are kept."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]):
+        self._folder, self._identity = folder, dict(identity)
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(2),
+            cleanup_tmp_directories=True,
+        )
+        self._pending: Any = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.wait()
+        self._checkpointer.close()
+
+    def notes(self) -> dict[str, Any] | None:
+        """The notes of the newest checkpoint, or None if there is none to go on from.
+
+        Raises InputError if the checkpoint belongs to another run, naming what differs.
+        """
+        latest = self._checkpointer.latest
+        if latest is None:
+            return None
+
+        def load() -> dict[str, Any]:
+            found = dict(self._checkpointer.metadata(latest.step).custom_metadata or {})
+            if "identity" not in found or "notes" not in found:  # Orbax logs what is damaged, and goes on without
+                raise ValueError("its metadata are damaged")
+            return found
+
+        stored = self._read(latest.step, load)
+        for name, wanted in self._identity.items():
+            found = stored["identity"].get(name)
+            if found != wanted:
+                raise InputError(
+                    f"--resume: the run's {name} has changed ({found} then, {wanted} now); "
+                    f"start it in another --workdir, or restore what it began with"
+                )
+        return dict(stored["notes"])
+
+    def _read(self, step: int, read: Callable[[], T]) -> T:
+        folder = self._folder / str(step)
+        return reading(
+            read, f"--resume: {folder}", "; remove that folder to go on from the checkpoint before it, if there is one"
+        )
+
+    def save(
+        self,
+        step: int,
+        state: State,
+        best: Mapping[str, Any],
+        frozen: Mapping[str, Any],
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Starts saving; returns when the arrays are copied, not when they are written."""
+        self.wait()
+        # the notes are written later, and go on changing
+        metadata = {"identity": self._identity, "notes": copy.deepcopy(dict(notes))}
+        copied = jax.tree.map(np.array, jax.device_get(_arrays(state, best, frozen)))
+        self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
+
+    def wait(self) -> None:
+        """Until the save in progress is on disk."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def restore(
+        self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[State, dict[str, Any], dict[str, Any]]:
+        """(state, best, frozen) of the newest checkpoint; the arguments give the expected structure.
+
+        Raises InputError if what is stored has another one.
+        """
+        latest = self._checkpointer.latest
+        assert latest is not None
+        expected = _arrays(state, best, frozen)
+        wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
+
+        def load() -> dict[str, Any]:
+            info = self._checkpointer.metadata(latest.step)
+            require_same_structure(unflatten(dict(info.metadata)), unflatten(wanted), "checkpoint")
+            return dict(self._checkpointer.load(latest.step, wanted))
+
+        parts = unflatten(self._read(latest.step, load))
+        leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
+        optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
+        restored = jax.device_put({**parts["state"], "optimizer": optimizer})
+        log.info("resuming from step %d", latest.step)
+        return restored, parts.get("best", {}), parts.get("frozen", {})

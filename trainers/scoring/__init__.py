@@ -1,0 +1,1 @@
+"""How a fitted graft is scored: metrics, slices, the report."""

@@ -1,0 +1,225 @@
+"""`report.html`: one self-contained page about a run. No script, no network; plots are inline SVG."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from trainers.config import LadderRung
+from trainers.runs.logs import read_scalars
+from trainers.runs.workdir import PLAN
+
+log = logging.getLogger(__name__)
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #eee } th { color: #666; font-weight: 500 }
+td:first-child, th:first-child { text-align: left }
+svg { background: #fafafa } svg text { font: 11px system-ui; fill: #555 }
+pre { background: #f5f5f5; padding: .6rem; overflow-x: auto }
+.note { color: #666 }
+"""
+COLOURS = ("#2a7f4f", "#b5651d", "#3b6ea5", "#8e44ad")
+LARGEST_MATRIX = 30  # classes shown as a matrix; with more, the pairs confused most often
+PAIRS = 15
+CURVES = ("train/loss", "dev/loss", "dev/accuracy", "dev/pearson", "dev/entity_f1")
+
+
+def write_report(
+    workdir: Path, result: Mapping[str, Any], details: Mapping[str, Mapping[str, Any]], environment: Mapping[str, Any]
+) -> Path:
+    """Writes the page from a run's result, its `metrics.jsonl` files and, where there is one, its `plan.json`.
+
+    `details` holds by split: confusion int [C][C] or absent, labels, and slices {name: metrics}.
+    """
+    parts = [
+        f"<h1>{esc(environment['name'])}</h1>",
+        f"<p class=note>{esc(result['content_id'])}</p>",
+        "<h2>Scores</h2>",
+        _scores(result["metrics"]),
+        *(["<h2>Climb</h2>", _climb(result["rungs"])] if result.get("rungs") else []),
+        "<h2>Learning curves</h2>",
+        _curves(workdir),
+        "<h2>Freeze timeline</h2>",
+        _timeline(result.get("stages", []), environment["blocks"]),
+        "<h2>Predicted and measured</h2>",
+        _predicted(workdir / PLAN, result.get("stages", [])),
+        "<h2>Costs by phase</h2>",
+        _costs(result["costs"]),
+    ]
+    for split, detail in details.items():
+        parts += [f"<h2>{esc(split)}: slices</h2>", _scores(detail["slices"])]
+        if "confusion" in detail:
+            parts += [f"<h2>{esc(split)}: confusion</h2>", _confusion(np.array(detail["confusion"]), detail["labels"])]
+    parts += [
+        "<h2>Environment</h2>",
+        _table(("", ""), [(name, value) for name, value in environment.items() if name != "blocks"]),
+        f"<pre>{esc(' '.join(sys.argv))}</pre>",
+    ]
+    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{esc(environment['name'])}</title>"
+    path = workdir / "report.html"
+    path.write_text(f"{page}<style>{STYLE}</style><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    return path
+
+
+def esc(value: Any) -> str:
+    """A value as HTML text; floats with four digits."""
+    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    top = "".join(f"<th>{esc(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    return _table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
+
+
+def _climb(rungs: Sequence[Mapping[str, Any]]) -> str:
+    """What plan.stages=auto tried."""
+    rows = [
+        (r["name"], r["score"], r.get("gain", ""), r.get("noise", ""), "kept" if r["kept"] else "not kept",
+         r["cost"]["wall_seconds"], r["cost"]["cpu_seconds"])
+        for r in rungs
+    ]  # fmt: skip
+    head = ("rung", "development score", "gain over what was kept", "noise", "", "wall s", "CPU s")
+    return _table(head, rows) + "<p class=note>The last rung that was kept is the graft.</p>"
+
+
+def _curves(workdir: Path) -> str:
+    """Of the run, or of each rung of plan.stages=auto that was trained step by step, in a folder of its own."""
+    drawn = []
+    for folder in (workdir, *(workdir / rung for rung in get_args(LadderRung))):
+        scalars = read_scalars(folder / "metrics.jsonl")
+        names = sorted({n for line in scalars for n in line if n in CURVES})
+        values = {n: [(line["step"], line.get(n, math.nan)) for line in scalars] for n in names}
+        finite = {n: [(step, value) for step, value in points if math.isfinite(value)] for n, points in values.items()}
+        series = {n: points for n, points in finite.items() if points}
+        if series:
+            title = "" if folder == workdir else f"<h3>{esc(folder.name)}</h3>"
+            drawn.append(title + plot(series, "optimiser micro-batches"))
+    return "".join(drawn) or "<p class=note>Nothing was trained step by step.</p>"
+
+
+def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest: float = 0.0) -> str:
+    """Lines over a shared x axis, as SVG that can stand alone; y starts at `lowest`."""
+    width, height, left, bottom, right, top = 720, 260, 48, 34, 12, 12
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    low, high, most = min(xs), max(xs), max([*ys, 1e-9])
+
+    def at(x: float, y: float) -> str:
+        across = left + (width - left - right) * (x - low) / max(1e-9, high - low)
+        return f"{across:.1f},{height - bottom - (height - bottom - top) * (y - lowest) / max(1e-9, most - lowest):.1f}"
+
+    lines = [
+        f'<line x1="{left}" y1="{height - bottom}" x2="{width - right}" y2="{height - bottom}" stroke="#ccc"/>',
+        f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{esc(label)}: {esc(low)} to {esc(high)}</text>',
+        f'<text x="4" y="{top + 8}">{esc(float(most))}</text><text x="4" y="{height - bottom}">{esc(lowest)}</text>',
+    ]
+    legend = left
+    for i, (name, points) in enumerate(series.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        path = " ".join(at(x, y) for x, y in points)
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        lines += [
+            f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="2" fill="{colour}"/>' for p in path.split()[-1:]
+        ]
+        lines.append(f'<text x="{legend}" y="{height - 6}" style="fill:{colour}">{esc(name)}</text>')
+        legend += 18 + 6 * len(name)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img"'
+    return f'{head} font-family="sans-serif" font-size="11">{"".join(lines)}</svg>'
+
+
+def _timeline(stages: Sequence[Mapping[str, Any]], blocks: int) -> str:
+    total = sum(stage["steps"] for stage in stages)
+    if not total:
+        return "<p class=note>No stage: the head that was kept was fitted in closed form on features.</p>"
+    width, row, begun, shapes = 720, 18, 0, []
+    for stage in stages:
+        x, across = width * begun / total, width * stage["steps"] / total
+        for block in range(blocks):
+            state, colour = ("live", COLOURS[0]) if block >= stage["boundary"] else ("frozen", "#d5dde3")
+            shapes.append(
+                f'<rect x="{x:.1f}" y="{(blocks - 1 - block) * row}" width="{max(1.0, across - 1):.1f}" '
+                f'height="{row - 2}" fill="{colour}"><title>block {block}: {state}</title></rect>'
+            )
+        begun += stage["steps"]
+    picture = f'<svg viewBox="0 0 {width} {blocks * row}" width="{width}" role="img">{"".join(shapes)}</svg>'
+    note = "<p class=note>Time runs to the right, block 0 is at the bottom; green is live, grey is frozen.</p>"
+    head = ("stage", "live from block", "steps", "wall s", "CPU s", "GFLOP of steps", "joules", "quality")
+    rows = [
+        (i + 1, s["boundary"], s["steps"], s["wall_seconds"], s["cpu_seconds"], s["flops"] / 1e9, *_joules(s["joules"]))
+        for i, s in enumerate(stages)
+    ]
+    return picture + note + _table(head, rows)
+
+
+def _joules(joules: Mapping[str, Any]) -> tuple[str, str]:
+    if joules["value"] is None:
+        return "-", f"{joules['quality']}: {joules['source']}"
+    if joules["low"] is None:
+        return f"{joules['value']:.0f}", f"{joules['quality']}, {joules['source']}"
+    text = f"{joules['value']:.0f} ({joules['low']:.0f} to {joules['high']:.0f})"
+    return text, f"{joules['quality']}, {joules['source']}"
+
+
+def _predicted(plan: Path, stages: Sequence[Mapping[str, Any]]) -> str:
+    """What `topgraft plan` said beside what was measured; a file that it did not write breaks no report."""
+    if not plan.exists():
+        return "<p class=note>No prediction: run <code>topgraft plan CONFIG --workdir DIR</code> before training.</p>"
+    rows = []
+    try:
+        wanted_stages = json.loads(plan.read_text(encoding="utf-8"))["stages"]
+        for i, (wanted, found) in enumerate(zip(wanted_stages, stages, strict=False)):
+            predicted = wanted["cpu_seconds"]
+            error = f"{found['cpu_seconds'] / predicted - 1:+.0%}" if predicted else "-"
+            walls = (wanted["step_seconds"], wanted["seconds"], found["wall_seconds"])
+            rows.append((i + 1, wanted["live"], *walls, predicted, found["cpu_seconds"], error))
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        told = f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
+        log.warning("%s", told)
+        return f"<p class=note>No prediction: {esc(told)}</p>"
+    head = ("stage", "live", "steps s", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "of CPU s")
+    return _table(head, rows)
+
+
+def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
+    head = ("phase", "wall s", "CPU s", "peak MB", "joules", "quality")
+    rows = []
+    for name, cost in costs.items():
+        peak = "-" if cost["peak_bytes"] is None else f"{cost['peak_bytes'] / 1e6:.0f}"
+        rows.append((name, cost["wall_seconds"], cost["cpu_seconds"], peak, *_joules(cost["joules"])))
+    return _table(head, rows)
+
+
+def _confusion(counts: np.ndarray, labels: Sequence[str]) -> str:
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    pairs = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable"), wrong.shape))[0][:PAIRS]
+    rows = [(labels[t], labels[p], int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
+    most = _table(("truth", "predicted as", "rows"), rows) if rows else "<p class=note>No mistake.</p>"
+    if len(labels) > LARGEST_MATRIX:
+        return most
+    cells = []
+    for truth, row in enumerate(counts):
+        share = row / max(1, row.sum())
+        shades = ""
+        for i, (number, part) in enumerate(zip(row.tolist(), share.tolist(), strict=True)):
+            title = f"{esc(labels[truth])} as {esc(labels[i])}"
+            shades += f'<td style="background:rgba(42,127,79,{part:.2f})" title="{title}">{number}</td>'
+        cells.append(f"<tr><th>{esc(labels[truth])}</th>{shades}</tr>")
+    return f"<table>{''.join(cells)}</table><p class=note>Rows are the truth, columns what was predicted.</p>{most}"

@@ -2,8 +2,8 @@
 
 Specs and configs are frozen dataclasses. `encode` turns one into JSON values; `decode` builds one
 from JSON values and refuses unknown keys, missing keys and wrong types, naming the field by its
-dotted path. A union of dataclasses is told apart by a tag: each member carries a class variable
-named in `TAGS` (`method = "lora"`), written first and read to choose the class.
+dotted path. Variants of a registered base (`backbone.registered`) and members of a union of dataclasses are told
+apart by a tag: a class variable named in `TAGS` (`method = "lora"`), written first and read to choose the class.
 
 A `Raw` string comes from the command line (`--set a.b=c`) and is read as the type the field
 declares, so `--set data.label=1` gives the string "1" and `--set epochs=1` the number.
@@ -21,6 +21,7 @@ import typing
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from backbone.errors import InputError, nearest
+from backbone.registered import Registered, variant
 
 T = TypeVar("T")
 
@@ -90,6 +91,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where or 'value'}: expected a table, got {value!r}")
         key_kind, item_kind = get_args(kind)
         return {_decode(key_kind, k, where): _decode(item_kind, v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(kind, type) and issubclass(kind, Registered) and not dataclasses.is_dataclass(kind):
+        return _decode_registered(kind, value, where)
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(typing.cast(type, kind), value, where)
     return _decode_scalar(kind, value, where)
@@ -118,6 +121,18 @@ def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
         return cls(**arguments)
     except InputError as error:
         raise InputError(f"{prefix}{error}") from None
+
+
+def _decode_registered(base: type[Registered], value: Any, where: str) -> Any:
+    """Decodes to the variant that the tag in `value` names; text alone is the tag."""
+    name = base.registry.by
+    if isinstance(value, str):
+        value = {name: str(value)}
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a table with {name}=..., got {value!r}")
+    if name not in value:
+        raise InputError(f"{where}.{name}: missing; name one, for example the default")
+    return _decode_dataclass(variant(base, str(value[name]), f"{where}.{name}"), value, where)
 
 
 def _decode_union(members: tuple[Any, ...], value: Any, where: str) -> Any:

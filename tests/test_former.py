@@ -30,7 +30,11 @@ from safetensors.numpy import load_file
 
 import topgraft
 from tests.registry.postgres import Postgres, binaries, running
-from trainers.experiment import load_config
+
+try:
+    from trainers.config.load import load_config
+except ImportError:  # where the former version has it
+    from trainers.experiment import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMER = ROOT / "tests" / "former"

@@ -23,9 +23,8 @@ import psycopg
 
 import topgraft
 from tests.registry.postgres import binaries, running
-from tests.test_former import CHILD, FORMER, answers, called, numerics
+from tests.test_former import CHILD, FORMER, answers, called, load_config, numerics
 from tests.tiny import WORDS, make_tiny_backbone, rows, write_csv
-from trainers.experiment import load_config
 
 AT = Path("/srv/grafts")
 GRAFTS = ("lora", "bottleneck", "probe", "ladder", "tags")

@@ -22,11 +22,12 @@ from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.files import write_durable
 from backbone.home import use_compilation_cache
-from backbone.records import digest, encode
+from backbone.records import decode, digest, encode
 from backbone.trees import count
 from metering.cost import CostRecord
 from metering.window import cpu_seconds, wall_seconds
 from trainers.config import TrainConfig
+from trainers.config.former import former_values
 from trainers.config.load import versions
 from trainers.data.examples import TaskData
 from trainers.extras.early_exits import exits_of, require_unseen
@@ -77,7 +78,7 @@ def train(
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
     use_compilation_cache()
-    with claimed(workdir, encode(config), resume) as stored:
+    with claimed(workdir, encode(config), resume, fill=_filled) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show)
@@ -94,6 +95,11 @@ def train(
         else:
             fitted = way_of(inputs.config)(inputs, run)
         return _store(inputs, run, fitted, replace_existing=resume)
+
+
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored config with every field of this version; raises InputError for one that is none."""
+    return dict(encode(decode(TrainConfig, values)))
 
 
 def way_of(config: TrainConfig) -> Callable[[Inputs, Run], Fitted]:
@@ -179,7 +185,7 @@ def run_identity(inputs: Inputs, parent: Parent | None = None) -> dict[str, str]
     """Returns what a checkpoint must agree with to be resumed."""
     start = {} if parent is None else {"start": parent.manifest.content_id}
     return {
-        "config": digest(encode(inputs.config)),
+        "config": digest(former_values(inputs.config)),
         "data": digest(inputs.data.fingerprint),
         "weights_id": inputs.backbone.weights_id,
         "preprocessing_id": inputs.backbone.preprocessing_id,

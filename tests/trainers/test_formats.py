@@ -78,9 +78,7 @@ FILES = {
         ("7b3f4a6529450957bc0c07d7150f0610", False, "label", {"train": "pictures", "format": "image_folder"}),
     ],
 )
-def test_rows_that_were_prepared_before_formats_were_variants_keep_their_names(
-    key, multi_label, kind, fields, tmp_path
-):
+def test_rows_prepared_by_a_former_version_keep_their_names(key, multi_label, kind, fields, tmp_path):
     """The keys are those of commit 0ad4644, computed there; content decides, so they hold in any folder."""
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

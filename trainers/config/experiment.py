@@ -107,6 +107,11 @@ class TrainConfig:
                     )
 
     @property
+    def climbs(self) -> bool:
+        """Returns whether a run climbs. A method that never differentiates the backbone is a step of its own."""
+        return self.plan.climbs and self.adapter.differentiates_backbone
+
+    @property
     def methods(self) -> tuple[MethodSpec, ...]:
         """Every method of the graft."""
         return (self.adapter, *self.extra)

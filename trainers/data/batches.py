@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NotRequired, SupportsIndex, TypedDict
 
@@ -65,6 +65,14 @@ class Examples:
         if states is None:
             return {**batch, "ids": ids}
         return {**batch, "states": states([self.rows[i] for i in chosen], bucket)}
+
+
+def part_of(examples: Examples, indices: np.ndarray) -> Examples:
+    """Returns the rows `indices` of a split."""
+    difficulty = None if examples.difficulty is None else examples.difficulty[indices]
+    return replace(
+        examples, rows=[examples.rows[i] for i in indices], labels=examples.labels[indices], difficulty=difficulty
+    )
 
 
 class _BatchSource:

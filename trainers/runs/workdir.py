@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
+from backbone.records import decode
 
 CONFIG, RESULT = "config.json", "result.json"
 PLAN = "plan.json"  # what `plan` predicted for a run in this folder
@@ -75,11 +76,14 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
+FORMER_FIELDS = {"rungs": "climb"}  # fields of results that former versions wrote by another name
+
+
 def stored_result(kind: type[T], workdir: Path, values: Mapping[str, Any]) -> T:
-    """What `claimed` found, as the result's class; raises InputError where fields are not those of the class."""
+    """Returns the result that `claimed` has read, as its class; raises InputError where it is damaged."""
     try:
-        return kind(**values)
-    except TypeError as error:
+        return decode(kind, {FORMER_FIELDS.get(name, name): value for name, value in values.items()})
+    except InputError as error:
         raise InputError(f"{workdir / RESULT}: damaged ({error}); start in another --workdir") from error
 
 

@@ -30,6 +30,14 @@ VARIANTS = "TOPGRAFT_VARIANTS"  # environment variable: modules or scripts that 
 B = TypeVar("B")
 
 
+class UnknownVariant(InputError):
+    """A tag that no variant has."""
+
+    def __init__(self, message: str, tag: str = ""):
+        super().__init__(message)
+        self.tag = tag
+
+
 @dataclass
 class Registry:
     """The variants of one base class."""
@@ -56,7 +64,12 @@ class Registered:
         if tag is not None:
             cls.tag = tag
             setattr(cls, cls.registry.by, tag)
-            _register(cls, sys._getframe(1).f_code.co_filename)
+            _register(cls, _resolved(sys._getframe(1).f_code.co_filename))
+
+
+def _resolved(file: str) -> str:
+    """Returns the one name of a file, however the script was called; code without a file keeps its name (`<stdin>`)."""
+    return str(Path(file).resolve()) if Path(file).is_file() else file
 
 
 def _register(cls: Any, file: str) -> None:
@@ -85,9 +98,10 @@ def variant(base: type[B], tag: str, where: str = "") -> type[B]:
         known = variants(base)
     if tag not in known:
         by = base.registry.by  # type: ignore[attr-defined]
-        raise InputError(
+        raise UnknownVariant(
             f"{where or by}: {tag!r} is unknown; {nearest(tag, known)}; a variant of your own needs the script or "
-            f"module that defines it: import it first, or name it in {VARIANTS}"
+            f"module that defines it: import it first, or name it in {VARIANTS}",
+            tag,
         )
     return known[tag]
 

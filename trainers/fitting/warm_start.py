@@ -18,7 +18,7 @@ import numpy as np
 from adapters.artefact.manifest import Manifest
 from adapters.artefact.read import read_graft
 from adapters.model import GraftModel
-from adapters.specs import Ladder, MultiLabel
+from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
@@ -112,8 +112,8 @@ def head_features(
     model: GraftModel, splits: list[Examples], store: Boundaries | None, show: bool
 ) -> list[np.ndarray] | None:
     """The head's features [N,F] of each split from the cached pooled states; None where they cannot be kept."""
-    ladder = model.feature_part is not None and isinstance(model.feature_part[0], Ladder)
-    if store is None or ladder or model.head.pooling == "tokens":
+    reads_tokens = model.feature_method is not None and not model.feature_method.reads_pooled
+    if store is None or reads_tokens or model.head.pooling == "tokens":
         return None
     try:
         store.fill(splits, (), pooled=True, show=show)

@@ -47,13 +47,14 @@ class Registry:
     loaded: bool = False  # the folder has been imported
     variants: dict[str, type] = field(default_factory=dict)  # class of each tag
     files: dict[str, str] = field(default_factory=dict)  # file that defines each tag
+    names: dict[str, dict[str, Any]] = field(default_factory=dict)  # names in that file, kept after a script has ended
 
 
 class Registered:
     """A base of variants (`by`, `folder`), a variant (`tag`), or something between them (neither)."""
 
     registry: ClassVar[Registry]
-    tag: ClassVar[str]
+    tag: ClassVar[str]  # name in records
 
     def __init_subclass__(
         cls, *, by: str | None = None, folder: str = "", tag: str | None = None, **arguments: Any
@@ -62,9 +63,11 @@ class Registered:
         if by is not None:
             cls.registry = Registry(by, folder)
         if tag is not None:
+            frame = sys._getframe(1)  # of the class statement
             cls.tag = tag
             setattr(cls, cls.registry.by, tag)
-            _register(cls, _resolved(sys._getframe(1).f_code.co_filename))
+            _register(cls, _resolved(frame.f_code.co_filename))
+            cls.registry.names[tag] = frame.f_globals
 
 
 def _resolved(file: str) -> str:

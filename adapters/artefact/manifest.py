@@ -133,6 +133,6 @@ def _unknown(error: UnknownVariant, values: dict[str, Any]) -> str:
     if not isinstance(files, dict) or error.tag not in files:
         return str(error)
     return (
-        f"{error.tag!r} is a variant of its maker's own, defined in {files[error.tag]}, and unknown here; import that "
-        f"file before the graft is loaded, or name it in {VARIANTS}"
+        f"{error.tag!r} is no variant of Topgraft: {files[error.tag]} defined it where the graft was made; import that "
+        f"file first, or name it in {VARIANTS}"
     )

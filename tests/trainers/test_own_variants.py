@@ -1,0 +1,99 @@
+"""A method of a user's own: one script defines it and trains with it; its grafts load where the script is named."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from adapters.methods.method import Method
+from backbone.errors import InputError
+from backbone.records import encode
+from backbone.registered import VARIANTS
+from tests.tiny import WORDS, as_json, write_config
+from tests.trainers.test_main import run
+from trainers.config.load import load_config
+
+METHOD = '''
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from adapters.methods.lora import Lora
+from adapters.methods.settings import require_positive
+
+
+@dataclass(frozen=True)
+class ScaledLora(Lora, tag="scaled_lora"):
+    """LoRA whose update has a factor of its own."""
+
+    gain: float = 2.0  # factor on the scale
+    sign: Literal["plus", "minus"] = "plus"  # direction of the update
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_positive(gain=self.gain)
+
+    def settings(self, encoder):
+        gain = self.gain if self.sign == "plus" else -self.gain
+        plain = super().settings(encoder)
+        return {site: replace(setting, scale=gain * setting.scale) for site, setting in plain.items()}
+
+
+'''
+
+
+@pytest.fixture
+def script(tmp_path, tiny_path):
+    """A config script that defines a method and trains with it."""
+    path = write_config(tmp_path / "scaled.py", tiny_path, tmp_path, adapter="ScaledLora(rank=2)", epochs="1.0")
+    path.write_text(METHOD + path.read_text())
+    yield path
+    Method.registry.variants.pop("scaled_lora", None)  # other tests of this process run over every registered method
+    Method.registry.files.pop("scaled_lora", None)
+
+
+def test_a_method_of_a_users_own_trains_and_loads_where_its_script_is_named(script, tmp_path, monkeypatch):
+    graft = tmp_path / "run" / "graft"
+    trained = as_json(run("train", script, "--workdir", tmp_path / "run", "--json", "--set", "adapter.gain=3").stdout)
+    values = trained["content_id"]
+
+    text = " ".join(WORDS[:4])
+    monkeypatch.setenv(VARIANTS, str(script))
+    assert as_json(run("predict", graft, "--text", text, "--json").stdout)
+    facts = as_json(run("inspect", graft, "--json").stdout)["facts"]
+    assert facts["content_id"] == values
+    assert facts["methods"][0]["method"] == "scaled_lora"
+    assert facts["methods"][0]["gain"] == 3.0
+
+    monkeypatch.delenv(VARIANTS)
+    refused = run("predict", graft, "--text", text, check=False)
+    assert refused.returncode == 2
+    expected = r"manifest\.json: 'scaled_lora' is no variant .*: scaled\.py defined it .*; import .*TOPGRAFT_VARIANTS"
+    assert re.search(expected, refused.stderr), refused.stderr
+    assert str(tmp_path / "scaled.py") not in refused.stderr, "a manifest names the file alone, not the maker's folders"
+
+
+def test_the_file_of_a_variant_is_no_part_of_a_grafts_identity(tiny, tmp_path):
+    """A graft of Topgraft's methods alone names no file, and its manifest is spelt as before the field existed."""
+    from dataclasses import replace
+
+    from adapters.artefact.manifest import dumps, identity, sealed
+    from tests.adapters.test_artifact import make
+
+    manifest, _, _ = make(tmp_path / "graft", tiny)
+    assert manifest.training.variants == {}
+    assert b'"variants": {' not in dumps(manifest)
+    told = replace(manifest, training=replace(manifest.training, variants={"mine": "mine.py"}))
+    assert identity(told) == identity(manifest)
+    assert sealed(told).manifest_id != manifest.manifest_id, "a changed file name is noticed"
+
+
+def test_the_same_script_by_another_path_is_the_same_file(script):
+    first, again = load_config(script), load_config(script.name)
+    assert first.adapter.method == "scaled_lora"
+    assert encode(first) == encode(again), "relative to the working folder"
+    script.with_name("copy.py").write_text(script.read_text())
+    with pytest.raises(InputError, match=r"method=scaled_lora: .*copy\.py defines it, but .*scaled\.py has that name"):
+        load_config(script.with_name("copy.py"))

@@ -47,7 +47,7 @@ def _head(model: GraftModel, batch: int, length: int) -> Count:
 def train_step(
     model: GraftModel, batch: int, length: int, *, boundary: int, cached: bool, everything: bool = False
 ) -> Count:
-    """Returns the work of one step with the blocks from `boundary` on live, and the blocks below cached or run forward.
+    """Returns the work of one step with the blocks from `boundary` on live, and those below cached or run.
 
     Gradients go back to the lowest live block that is adapted; a feature method needs none of the backbone.
     `everything` counts full tuning: every block is live, with gradients of its weights.

@@ -40,8 +40,8 @@ def cohens_d(before: np.ndarray, after: np.ndarray) -> float:
 def stability_index(before: np.ndarray, after: np.ndarray) -> float:
     """Returns the population stability index of counts [B], less its expectation for equal distributions; at least 0.
 
-    The index is sum (q - p) ln(q / p). Its expectation is (B-1)(1/n + 1/m) for n and m rows of one distribution, where
-    it is a multiple of chi-square (Yurdakul 2018, "Statistical properties of the population stability index").
+    The index is sum (q - p) ln(q / p). For n and m rows of one distribution it is a multiple of chi-square
+    with the expectation (B-1)(1/n + 1/m): Yurdakul 2018, "Statistical properties of the population stability index".
     By convention 0.1 is notable and 0.25 is large.
     """
     p, q = ((counts + EMPTY) / (counts + EMPTY).sum() for counts in (before.astype(float), after.astype(float)))

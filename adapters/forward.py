@@ -102,10 +102,10 @@ def states_at(
     `inputs` are those of `GraftModel.features`; with `states` it starts from the highest boundary among them. The work
     of the blocks is counted in the open window (`metering.window`).
     """
-    given = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
-    start = max(given, default=0)
+    stored = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
+    start = max(stored, default=0)
     hidden = (
-        given[start] if given else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
+        stored[start] if stored else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
     )
     states = {start: hidden} if start in taps else {}
     span, (rows, length) = (start, max(taps)), inputs["mask"].shape
@@ -137,9 +137,8 @@ def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, dty
 
 def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str) -> jax.Array:
     """Returns logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
-    given = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
-    missing = [tap for tap in model.taps if tap not in given]
-    states = dict(given)
+    states = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
+    missing = [tap for tap in model.taps if tap not in states]
     if missing:
         below = {k: state for k, state in inputs.get("states", {}).items() if k <= min(missing)}
         partial = {**inputs, "states": below}
@@ -202,7 +201,7 @@ def run_rows(
     on_rows: Callable[[int], object] = lambda count: None,
     keep: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Runs `program(ids, mask) -> [B, F]` over rows of any length; returns results [N, F] in the order of the rows.
+    """Runs `program(ids, mask) -> [B, F]` over rows of any length; returns [N, F] in the order of the rows.
 
     The next batch is dispatched before the last one is fetched. `on_rows` gets the number of rows of each finished
     batch. Results [B, T, F] of each token are padded with zeros to the longest bucket: [N, T, F]. With `keep`, the

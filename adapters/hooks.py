@@ -24,9 +24,9 @@ from backbone.trees import Params
 class Acting:
     """One method at one site, with the leaves of that site."""
 
-    method: SiteMethod
-    setting: Any
-    leaves: Params
+    method: SiteMethod  # method that acts
+    setting: Any  # its setting at this site
+    leaves: Params  # its parameters at this site
 
 
 class GraftHooks:

@@ -140,19 +140,19 @@ class GraftModel:
         of these boundaries that lies under everything still missing. Of pairs encoded apart, both sides follow
         one another: 2B rows for B examples. `head` holds the query of attention pooling; without it the mean is taken.
         """
-        given = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
-        missing = [tap for tap in self.taps if tap not in given]
+        stored = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
+        missing = [tap for tap in self.taps if tap not in stored]
         if not missing:
-            tapped = {k: given[k] for k in self.taps}
+            tapped = {k: stored[k] for k in self.taps}
             return self.features_from_states(backbone, adapter, tapped, inputs["mask"], head, slots)
-        start = max((k for k in given if k <= min(missing)), default=0)
-        hidden = given[start] if start in given else self.network.embed(backbone, inputs, dtype)
+        start = max((k for k in stored if k <= min(missing)), default=0)
+        hidden = stored[start] if start in stored else self.network.embed(backbone, inputs, dtype)
         row_slots = slots if slots is None or self.sides == 1 else jnp.repeat(slots, self.sides)
         hooks = GraftHooks(self.site_parts, adapter, row_slots) if self.site_parts else None
         _, states = self.network.run_blocks(
             backbone, hidden, inputs["mask"], hooks, start=start, stop=max(missing), taps=missing, rng=rng, remat=remat
         )
-        return self.features_from_states(backbone, adapter, {**given, **states}, inputs["mask"], head, slots)
+        return self.features_from_states(backbone, adapter, {**stored, **states}, inputs["mask"], head, slots)
 
     def pooled(
         self, backbone: Params, hidden: Array, mask: Array, head: Params | None = None, slots: Array | None = None

@@ -34,8 +34,8 @@ class Site:
 
     block: int  # block number
     name: str  # name within the block, e.g. attention/query
-    inputs: int  # width of what comes in
-    outputs: int  # width of what goes out
+    inputs: int  # width of the input
+    outputs: int  # width of the output
 
     @property
     def full_name(self) -> str:

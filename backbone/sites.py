@@ -36,7 +36,10 @@ NORM = (ATTENTION_NORM, MLP_NORM)
 
 
 def product(x: Array, kernel: Array, bias: Array | None) -> Array:
-    """Returns x W + b in the dtype of x, as one matrix product: XLA on CPU is slower with a batch axis."""
+    """Returns x W + b in the dtype of x, as one product of matrices.
+
+    XLA on CPU is slower with a batch axis.
+    """
     from backbone.products import matrix_product
 
     y = matrix_product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
@@ -51,7 +54,7 @@ class BlockHooks:
         return product(x, kernel, bias)
 
     def joint(self, names: tuple[str, ...], x: Array, kernel: Array, bias: Array | None) -> tuple[Array, ...]:
-        """`names` sites on one input; kernel [I, n O], bias [n O]."""
+        """Returns the outputs of several sites that read one input; kernel [I, n O], bias [n O]."""
         return tuple(jnp.split(product(x, kernel, bias), len(names), axis=-1))
 
     def sublayer(self, name: str, x: Array, y: Array) -> Array:

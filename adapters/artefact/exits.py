@@ -86,7 +86,7 @@ def confidence(logits: np.ndarray) -> np.ndarray:
 
 
 def read_exits(path: Path, manifest: Manifest, width: int, blocks: int) -> Exits | None:
-    """Returns the verified exits of a graft folder, for a backbone of this width and depth; None if it has none."""
+    """Returns a graft folder's verified exits, for a backbone of this width and depth; None if it has none."""
     if EXITS_FILE not in manifest.files:
         return None
     return _from_tensors(

@@ -27,7 +27,7 @@ OPTIONAL = (SCOPE, EXITS_FILE)
 
 @dataclass(frozen=True)
 class Training:
-    """The making of a graft; for people, gates and lineage."""
+    """The making of a graft, for reports, gates and lineage."""
 
     config: dict[str, Any]  # the resolved config
     seeds: dict[str, int]  # every seed by purpose
@@ -127,7 +127,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _unknown(error: UnknownVariant, values: dict[str, Any]) -> str:
-    """Returns the message for a tag that is unknown here, with the file that defined it where the graft was made."""
+    """Returns the message for an unknown tag, with the file that defined it where the graft was made."""
     training = values.get("training")
     files = training.get("variants") if isinstance(training, dict) else None
     if not isinstance(files, dict) or error.tag not in files:

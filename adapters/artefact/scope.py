@@ -67,8 +67,7 @@ class Scope:
     """The numbers from which a graft's score is computed."""
 
     boundary: int  # boundary of the bare backbone whose pooled states are measured
-    # float32 [P,P]: unit features @ whitening have variance 1 within a class, and no correlation over all rows
-    whitening: np.ndarray
+    whitening: np.ndarray  # float32 [P,P]; features @ whitening: variance 1 within a class, uncorrelated over all rows
     means: np.ndarray  # means of the classes after whitening, float32 [K,P]
     center: np.ndarray  # mean of all rows after whitening, float32 [P]
     variances: np.ndarray  # variances of all rows after whitening, float32 [P]
@@ -166,7 +165,10 @@ def _fitted(features: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def shrunk_covariance(deviations: np.ndarray) -> np.ndarray:
-    """Returns the covariance (1-s) S + s m I [P,P] of deviations [N,P] (Ledoit & Wolf 2004, lemmas 3.2 to 3.5)."""
+    """Returns the covariance (1-s) S + s m I [P,P] of deviations [N,P].
+
+    Source: Ledoit & Wolf 2004, lemmas 3.2 to 3.5.
+    """
     rows, width = deviations.shape
     sample = deviations.T @ deviations / rows
     mean = np.trace(sample) / width

@@ -1,4 +1,4 @@
-"""Bottleneck adapters: f(h) = act(h D + d) U + u at sublayer sites, U and u zero at the start.
+"""Bottleneck adapters f(h) = act(h D + d) U + u at sublayer sites; U and u start at zero.
 
 Houlsby et al. 2019 (arXiv 1902.00751): y + f(y) after attention and mlp. Pfeiffer et al. 2020 (arXiv
 2005.00247): after the mlp only. Parallel, He et al. 2021 (arXiv 2110.04366): y + s f(x) beside the mlp.
@@ -78,7 +78,7 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
         return product(tokens, site.inputs, setting.width) + product(tokens, setting.width, site.outputs)
 
     def bank_leaves(self, setting: Bottleneck, leaves: Params, shared: Bottleneck) -> Params:
-        """Adds hidden units of zeros up to the bank's width, and multiplies U and u by the ratio of the scales."""
+        """Adds hidden units of zeros up to the bank's width; multiplies U and u by the scales' ratio."""
         for field in ("placement", "activation"):
             if getattr(setting, field) != getattr(shared, field):
                 raise InputError(f"{field} {getattr(setting, field)} is not the bank's {getattr(shared, field)}")

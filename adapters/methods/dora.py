@@ -1,12 +1,14 @@
-"""DoRA: W' = m (W + s A B) / ||W + s A B||, norms over the inputs of each output unit.
+"""DoRA: LoRA with the direction and the magnitude of each output unit's weights apart.
+
+    W' = m (W + s A B) / ||W + s A B||, norms over the inputs of each output unit
 
 Source: Liu et al. 2024 (arXiv 2402.09353), equation 5; as in its section 4.3 the norm is a constant to
 the gradient. The magnitude is kept relative to the backbone's: m = magnitude ||W||, with magnitude one
-at the start, so that no weights are needed to begin with. With the gain g = magnitude ||W|| / ||W + s A B||
+at the start, so that no weights are needed to begin with. The output is computed from the plain y as
 
-    y' = y + (g - 1) (y - b) + g s (x A) B
+    y' = y + (g - 1) (y - b) + g s (x A) B, with the gain g = magnitude ||W|| / ||W + s A B||
 
-is y to the last bit while B is zero. The norm needs no [I, O] product of A and B:
+which is y to the last bit while B is zero. The norm needs no [I, O] product of A and B:
 ||W + s A B||^2 = ||W||^2 + 2 s diag(B' A' W) + s^2 diag(B' A' A B).
 """
 
@@ -25,7 +27,7 @@ from metering.counts import Count, elementwise, product
 
 @dataclass(frozen=True)
 class Dora(Lora, tag="dora"):
-    """LoRA with direction and magnitude apart: W' = m (W + s A B) / ||W + s A B||, column by column.
+    """LoRA with direction and magnitude apart, column by column: W' = m (W + s A B) / ||W + s A B||.
 
     Source: Liu et al. 2024 (arXiv 2402.09353), equation 5. The fields are LoRA's. m starts at ||W||:
     exactly the identity at step 0.

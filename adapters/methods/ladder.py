@@ -1,7 +1,7 @@
 """Ladder side network (Sung et al. 2022, arXiv 2206.06522, section 3).
 
 Beside each chosen block k stands a rung of width d = D / reduction. The state h of boundary k+1 is
-projected down by P and mixed with the side state by a gate, s = g (h P) + (1 - g) s, g = sigmoid(gate).
+projected down by P and mixed with the side state s by a gate g = sigmoid(gate): s = g (h P) + (1 - g) s.
 Then s passes one post-norm transformer block of width d. The last side state is projected up and added
 to the backbone's output, from zero. The backbone is never differentiated.
 """

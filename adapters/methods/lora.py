@@ -109,7 +109,7 @@ class Lora(SiteMethod, tag="lora"):
         return kernel + setting.scale * leaves["a"] @ leaves["b"], bias
 
     def bank_leaves(self, setting: LoraSetting, leaves: Params, shared: LoraSetting) -> Params:
-        """Adds zero columns of A and rows of B up to the bank's rank; multiplies B by the ratio of the scales."""
+        """Adds zero columns of A and rows of B up to the bank's rank; multiplies B by the scales' ratio."""
         extra = shared.rank - setting.rank
         if extra < 0:
             raise InputError(f"rank {setting.rank} exceeds the bank's {shared.rank}")

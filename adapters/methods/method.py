@@ -1,8 +1,8 @@
 """The base classes of methods. A method is a frozen dataclass: its fields are its settings, its functions are pure.
 
 A `SiteMethod` acts inside blocks, at the sites that its patterns match (`adapters.patterns`). A `FeatureMethod` reads
-hidden states and never differentiates the backbone. What differs between the sites of one method (a rank, say) is
-its setting there; `settings` computes it once, and the hooks get it back.
+hidden states and never differentiates the backbone. A quantity that differs between the sites of one method (a
+rank, say) is in its setting there: `settings` computes it once, and the hooks get it back.
 
 In a bank every leaf has a leading slot axis [S, ...], and `slots` int32 [B] says which slot each row uses; without a
 bank `slots` is None. `select` gives both the same shapes, so that a method is written once: matrices broadcast over
@@ -76,7 +76,7 @@ class Method(Registered, by="method", folder="adapters.methods"):
     identity_at_start: ClassVar[bool] = True  # fresh parameters change nothing, to the last bit
 
     def matched(self, encoder: EncoderSpec) -> dict[str, tuple[str, ...]]:
-        """Returns, for people, where the method acts: names by the pattern that matched them, "" without patterns."""
+        """Returns the names of the places where the method acts, by the pattern that matched them ("" without patterns)."""
         raise NotImplementedError
 
     def reads_below(self, encoder: EncoderSpec, boundary: int) -> bool:
@@ -120,7 +120,7 @@ class SiteMethod(Method):
         return tuple(site for site in self.candidates(encoder) if site in chosen)
 
     def settings(self, encoder: EncoderSpec) -> dict[Site, Any]:
-        """Returns the sites at which the method acts, each with what is particular to it (None: nothing).
+        """Returns the sites at which the method acts, each with its setting (None without one).
 
         The order decides which key `init` gets. Raises InputError for a pattern that matches nothing.
         """
@@ -211,7 +211,7 @@ class FeatureMethod(Method):
         return Count()
 
     def bank_key(self, encoder: EncoderSpec) -> Any:
-        """Returns what grafts of one bank must share; None if the features are the backbone's pooled output."""
+        """Returns a key that the grafts of one bank share; None if the features are the backbone's pooled output."""
         return at_inference(self)
 
     def matched(self, encoder: EncoderSpec) -> dict[str, tuple[str, ...]]:
@@ -235,7 +235,7 @@ def feature_methods(methods: Iterable[Method]) -> tuple[FeatureMethod, ...]:
 
 
 def at_inference(setting: T) -> T:
-    """Returns a method or setting without what only matters in training."""
+    """Returns a method or setting without its dropout, which only matters in training."""
     if is_dataclass(setting) and not isinstance(setting, type) and hasattr(setting, "dropout"):
         return cast(T, replace(setting, dropout=0.0))
     return setting

@@ -1,4 +1,4 @@
-"""Norm tuning: scale g and bias b of the norms become g + dg and b + db, both zero at the start.
+"""Norm tuning: another scale g + dg and bias b + db of the norms; dg and db start at zero.
 
 Source: Zhao et al. 2023 (arXiv 2312.11420), section 2; PEFT calls it LN_TUNING.
 """

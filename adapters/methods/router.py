@@ -2,9 +2,9 @@
 
     y + s sum_e w_e (x A_e) B_e,    w = softmax(x_first G), all but the k largest set to zero
 
-x_first is the site's input at the first token, as `first` pooling reads it: it needs no mask and each row
-has its own weights. They are not normalised again after the cut, so that the gate has a gradient even for
-k = 1 (Fedus et al. 2021, arXiv 2101.03961, equations 1 and 2; experts as in Wu et al. 2024, arXiv
+x_first is the site's input at the first token, as `first` pooling reads it: it needs no mask, and each row
+has weights of its own. The weights are not normalised again after the cut, so that the gate has a gradient
+even for k = 1 (Fedus et al. 2021, arXiv 2101.03961, equations 1 and 2; experts as in Wu et al. 2024, arXiv
 2404.13628). All experts are computed, side by side as one LoRA of rank E r. There is no balancing loss.
 """
 

@@ -1,4 +1,4 @@
-"""SSF: scale and shift, y g + s, after dense layers and norms; g one and s zero at the start.
+"""SSF: scale and shift y g + s after dense layers and norms; g starts at one, s at zero.
 
 Source: Lian et al. 2022 (arXiv 2210.08823), equation 3.
 """

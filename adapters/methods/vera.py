@@ -1,4 +1,4 @@
-"""VeRA: y + ((x A) d) B b, vectors d and b learned, A and B random, frozen and shared by all sites.
+"""VeRA: y + ((x A) d) B b with learned vectors d and b; all sites share random, frozen A and B.
 
 Source: Kopiczko et al. 2023 (arXiv 2310.11454), equation 2. d starts at `d_start`, b at zero.
 
@@ -59,9 +59,10 @@ def draw_projections(rank: int, inputs: int, outputs: int, seed: int) -> tuple[n
 
 @dataclass(frozen=True)
 class Vera(SiteMethod, tag="vera"):
-    """y + ((x A) d) B b: d and b are learned; A and B are drawn from `seed`, shared by all sites, never stored.
+    """Learned vectors d and b around random, shared matrices: y + ((x A) d) B b.
 
-    Source: Kopiczko et al. 2023 (arXiv 2310.11454), equation 2. b starts at zero.
+    Source: Kopiczko et al. 2023 (arXiv 2310.11454), equation 2. A and B are drawn from `seed` and never stored; b
+    starts at zero.
     """
 
     rank: int = 256  # columns of A

@@ -1,4 +1,7 @@
-"""PEFT's LORA: A is [r, I] and B [O, r] there, [I, r] and [r, O] here; DoRA's magnitude is ||W|| times ours."""
+"""PEFT's LORA: A is [r, I] and B [O, r] there, [I, r] and [r, O] here.
+
+DoRA's magnitude is ||W|| times ours there.
+"""
 
 from __future__ import annotations
 

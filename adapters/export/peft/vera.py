@@ -1,7 +1,7 @@
-"""PEFT's VERA: the vectors d and b of each layer. The shared matrices travel as PEFT's seed, and beside it in full.
+"""PEFT's VERA: the vectors d and b of each layer.
 
-An export writes the matrices for PEFT. An import checks that they are what the seed draws, because a graft keeps
-the seed alone.
+The shared matrices travel as PEFT's seed, and beside it in full. An export writes the matrices for PEFT. An import
+checks that the seed draws them, because a graft keeps the seed alone.
 """
 
 from __future__ import annotations

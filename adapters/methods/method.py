@@ -76,7 +76,7 @@ class Method(Registered, by="method", folder="adapters.methods"):
     identity_at_start: ClassVar[bool] = True  # fresh parameters change nothing, to the last bit
 
     def matched(self, encoder: EncoderSpec) -> dict[str, tuple[str, ...]]:
-        """Returns the names of the places where the method acts, by the pattern that matched them ("" without patterns)."""
+        """Returns the names of the places where the method acts, by pattern; "" stands for no pattern."""
         raise NotImplementedError
 
     def reads_below(self, encoder: EncoderSpec, boundary: int) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
+import topgraft
 from adapters.methods.method import Method
 from backbone.errors import InputError
 from backbone.records import encode
 from backbone.registered import VARIANTS
 from tests.tiny import WORDS, as_json, write_config
-from tests.trainers.test_main import run
+from tests.trainers.test_main import call, run
 from trainers.config.load import load_config
 
 METHOD = '''
@@ -44,14 +46,56 @@ class ScaledLora(Lora, tag="scaled_lora"):
 '''
 
 
+FEATURES = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapters.methods.method import FeatureMethod
+from backbone.lazy import jax, jnp
+
+
+@dataclass(frozen=True)
+class ScalarMix(FeatureMethod, tag="scalar_mix"):
+    """A learned mixture of the states at every boundary (Peters et al. 2018, equation 1)."""
+
+    scale: float = 1.0  # factor on the mixture
+
+    def taps(self, encoder):
+        return tuple(range(encoder.blocks + 1))
+
+    def width(self, encoder):
+        return encoder.width
+
+    def init(self, encoder, rng):
+        return {"weights": jnp.zeros((encoder.blocks + 1,))}
+
+    def features(self, encoder, params, states, mask, pool):
+        shares = jax.nn.softmax(params["weights"])
+        return pool(self.scale * sum(shares[boundary] * state for boundary, state in states.items()))
+
+
+'''
+
+
 @pytest.fixture
-def script(tmp_path, tiny_path):
-    """A config script that defines a method and trains with it."""
-    path = write_config(tmp_path / "scaled.py", tiny_path, tmp_path, adapter="ScaledLora(rank=2)", epochs="1.0")
-    path.write_text(METHOD + path.read_text())
-    yield path
-    Method.registry.variants.pop("scaled_lora", None)  # other tests of this process run over every registered method
-    Method.registry.files.pop("scaled_lora", None)
+def write_script(tmp_path, tiny_path):
+    """Writes a config script that defines a method and trains with it."""
+
+    def write(name: str, method: str, adapter: str):
+        path = write_config(tmp_path / name, tiny_path, tmp_path, adapter=adapter, epochs="1.0")
+        path.write_text(method + path.read_text())
+        return path
+
+    yield write
+    for tag in ("scaled_lora", "scalar_mix"):  # other tests of this process run over every registered method
+        Method.registry.variants.pop(tag, None)
+        Method.registry.files.pop(tag, None)
+
+
+@pytest.fixture
+def script(write_script):
+    return write_script("scaled.py", METHOD, "ScaledLora(rank=2)")
 
 
 def test_a_method_of_a_users_own_trains_and_loads_where_its_script_is_named(script, tmp_path, monkeypatch):
@@ -97,3 +141,18 @@ def test_the_same_script_by_another_path_is_the_same_file(script):
     script.with_name("copy.py").write_text(script.read_text())
     with pytest.raises(InputError, match=r"method=scaled_lora: .*copy\.py defines it, but .*scaled\.py has that name"):
         load_config(script.with_name("copy.py"))
+
+
+@pytest.mark.parametrize("stages", ["all", "geometric(0.5)"])
+def test_a_feature_method_of_a_users_own_is_trained_by_gradient(write_script, stages, tmp_path, capsys):
+    script = write_script("mix.py", FEATURES, "ScalarMix()")
+    status, _, err = call("train", script, "--set", f"plan.stages={stages}", "--workdir", "run", capsys=capsys)
+    assert status == 0, err
+    graft = topgraft.load(tmp_path / "run" / "graft")
+    assert graft.manifest.training.variants == {"scalar_mix": "mix.py"}
+    weights = np.asarray(graft.params["adapter"]["scalar_mix"]["weights"])
+    assert np.abs(weights).max() > 0, "the mixture was trained"
+    assert graft.manifest.training.metrics["test"]["accuracy"] > 0.8
+    status, _, err = call("train", script, "--set", 'extra=[{"method":"bias"}]', capsys=capsys)
+    assert status == 2
+    assert "scalar_mix reads hidden states and stands alone" in err

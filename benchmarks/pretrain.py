@@ -39,7 +39,7 @@ FRACTION = 0.15  # of a row's tokens is predicted (Devlin et al. 2018)
 
 def prepare(folder: Path, steps: int) -> dict[str, Any]:
     """Writes recipe.json and ids.npy: the packed corpus of `text_mlm`, its rows in a fixed order."""
-    from backbone.families.bert import BERT
+    from backbone.families.bert import Bert
     from backbone.records import encode
     from trainers.config.load import load_as
     from trainers.pretraining.config import BackboneConfig, NewBert, WordPiece
@@ -56,7 +56,7 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     rows = np.random.default_rng(0).permutation(len(sequences.train))
     count = steps * ROWS
     np.save(folder / "ids.npy", sequences.train[np.resize(rows, count)])
-    bert = BERT.config(spec, masked=True)
+    bert = Bert().config(spec, masked=True)
     for name in ("architectures", "model_type", "hidden_dropout_prob", "attention_probs_dropout_prob"):
         bert.pop(name)
     recipe = {

@@ -13,7 +13,7 @@ from adapters.model import GraftModel
 from adapters.patterns import Site, sites_of
 from adapters.specs import MethodSpec
 from backbone.errors import InputError, nearest
-from backbone.families import FAMILIES, Family
+from backbone.families import Family, find_family
 from backbone.storage import Backbone
 from backbone.trees import Params
 
@@ -48,11 +48,11 @@ class Codec(Protocol):
 def family_of(backbone: Backbone) -> Family:
     """Who knows the names of the backbone's layers; raises InputError for a backbone without a published family."""
     name = backbone.source.get("family", "")
-    if name not in FAMILIES:
+    if (family := find_family(name)) is None:
         raise InputError(
             f"{backbone.path}: PEFT exchange needs a published family; this backbone's is {name or 'none'!r}"
         )
-    return FAMILIES[name]
+    return family
 
 
 def transposed(leaf: Any) -> np.ndarray:

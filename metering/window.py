@@ -1,12 +1,12 @@
-"""What a phase of a program cost: wall and CPU seconds, peak memory, FLOPs, bytes and joules.
+"""The cost of a phase of a program: wall and CPU seconds, peak memory, FLOPs, bytes and joules.
 
     with window("train") as cost:
         ...
         cost.add(flops=2e9)
     cost.wall_seconds, cost.joules.value
 
-Windows may nest; what is counted in one is counted in those around it. Work on an accelerator must be waited for
-before a window closes; that is the caller's part. A figure that cannot be had is null, never 0.
+Windows may nest: work counted in one is counted in those around it. The caller waits for work on an accelerator
+before a window closes. A figure that cannot be had is null, never 0.
 """
 
 from __future__ import annotations
@@ -16,28 +16,42 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from metering.counts import Count
-from metering.energy import Joules, meter, modelled
+from metering.energy import Joules, Quality, meter, modelled
 
 _PROC = Path("/proc/self")
 
 
+@dataclass(frozen=True)
+class CostRecord:
+    """The cost of a phase, rounded, as manifests, results and JSON hold it."""
+
+    wall_seconds: float
+    cpu_seconds: float  # user and system time of this process, all threads
+    peak_bytes: int | None  # largest resident memory above the level after imports; None: not known here
+    flops: float | None  # operations counted on paper; None: nobody counted
+    bytes_moved: float | None  # bytes counted on paper; None: nobody counted
+    watts: float | None  # average power, of the quality of the joules
+    joules: Joules
+    quality: Quality = "measured_counter"  # quality of the times, which are the operating system's
+
+
 @dataclass
 class Cost:
-    """Filled in when the window closes."""
+    """The cost of a phase while it is counted; times and joules are filled in when its window closes."""
 
     name: str
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0  # user and system time of this process, all threads
-    peak_bytes: int | None = None  # most resident memory above the level after imports; None: not known here
-    flops: float | None = None  # analytic, as it was counted; None: nobody counted
-    bytes_moved: float | None = None  # analytic
+    peak_bytes: int | None = None  # largest resident memory above the level after imports; None: not known here
+    flops: float | None = None  # operations counted on paper; None: nobody counted
+    bytes_moved: float | None = None  # bytes counted on paper; None: nobody counted
     joules: Joules = field(default_factory=lambda: Joules("unavailable", None, source="the window is open"))
 
     def add(self, *, flops: float = 0.0, bytes_moved: float = 0.0) -> None:
@@ -47,25 +61,28 @@ class Cost:
 
     @property
     def watts(self) -> float | None:
-        """Average power, of the quality of the joules."""
+        """Returns the average power, of the quality of the joules; None if either is unknown."""
         return self.joules.value / self.wall_seconds if self.joules.value and self.wall_seconds else None
 
+    def record(self) -> CostRecord:
+        """Returns the rounded cost of the phase."""
+        return CostRecord(
+            wall_seconds=round(self.wall_seconds, 3),
+            cpu_seconds=round(self.cpu_seconds, 3),
+            peak_bytes=self.peak_bytes,
+            flops=self.flops,
+            bytes_moved=self.bytes_moved,
+            watts=None if self.watts is None else round(self.watts, 2),
+            joules=self.joules.rounded(),
+        )
+
     def asdict(self) -> dict[str, Any]:
-        """For manifests and JSON. Times are the operating system's; joules carry their own quality."""
-        return {
-            "wall_seconds": round(self.wall_seconds, 3),
-            "cpu_seconds": round(self.cpu_seconds, 3),
-            "peak_bytes": self.peak_bytes,
-            "flops": self.flops,
-            "bytes_moved": self.bytes_moved,
-            "watts": None if self.watts is None else round(self.watts, 2),
-            "joules": self.joules.asdict(),
-            "quality": "measured_counter",
-        }
+        """Returns `record` as JSON values."""
+        return asdict(self.record())
 
 
 def together(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two costs, each by `asdict`, as the cost of both phases; what one of them lacks is unknown of both."""
+    """Returns the cost of two phases together, each by `asdict`; a figure that one of them lacks is None."""
 
     def add(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Any:
         return None if a[name] is None or b[name] is None else round(a[name] + b[name], 3)
@@ -73,32 +90,32 @@ def together(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
     seconds = {name: add(first, second, name) for name in ("wall_seconds", "cpu_seconds", "flops", "bytes_moved")}
     a, b = first["joules"], second["joules"]
     joules = {**b, **{name: add(a, b, name) for name in ("value", "low", "high")}}
-    if a["quality"] != b["quality"]:  # a run that went on with another meter
+    if a["quality"] != b["quality"]:  # a run that continued with another meter
         joules["quality"] = "unavailable" if joules["value"] is None else "modelled"
-    known = joules["value"] is not None and seconds["wall_seconds"]
+    has_watts = joules["value"] is not None and seconds["wall_seconds"]
     peaks = [cost["peak_bytes"] for cost in (first, second) if cost["peak_bytes"] is not None]
     return {
         **second,
         **seconds,
         "peak_bytes": max(peaks, default=None),
-        "watts": round(joules["value"] / seconds["wall_seconds"], 2) if known else None,
+        "watts": round(joules["value"] / seconds["wall_seconds"], 2) if has_watts else None,
         "joules": joules,
     }
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process since it started, all threads."""
+    """Returns the CPU seconds of this process since it started, all threads."""
     times = os.times()
     return times.user + times.system
 
 
 def wall_seconds() -> float:
-    """Seconds since this process started, interpreter and imports included."""
+    """Returns the seconds since this process started, interpreter and imports included."""
     return time.time() - psutil.Process().create_time()
 
 
 class _Peaks:
-    """Peak resident memory of nested phases, by resetting the kernel's high-water mark (Linux)."""
+    """The peak resident memory of nested phases, by resetting the kernel's high-water mark (Linux)."""
 
     def __init__(self) -> None:
         self._open: list[Cost] = []
@@ -135,7 +152,7 @@ class _Peaks:
 
     @property
     def innermost(self) -> Cost | None:
-        """The window that was opened last and is open."""
+        """Returns the window that was opened last among those that are open."""
         return self._open[-1] if self._open else None
 
 
@@ -143,21 +160,21 @@ _peaks = _Peaks()
 
 
 def count_work(count: Callable[[], Count]) -> None:
-    """Adds work to the innermost open window; where none is open, it is not counted."""
+    """Adds work to the innermost open window; without one, `count` is not called."""
     if (cost := _peaks.innermost) is not None:
         work = count()
         cost.add(flops=work.flops, bytes_moved=work.bytes)
 
 
 def on_accelerator() -> bool:
-    """Whether jax runs on a GPU or TPU here; False where jax is not in use."""
+    """Returns whether jax runs on a GPU or TPU here; False where jax is not in use."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.default_backend() != "cpu"
 
 
 @contextmanager
 def window(name: str) -> Iterator[Cost]:
-    """Measures the block."""
+    """Measures the block; the cost that it yields is complete when the block ends."""
     cost, accelerator = Cost(name), on_accelerator()
     counter = meter(accelerator)
     _peaks.enter(cost)

@@ -20,7 +20,6 @@ import numpy as np
 import optax
 
 from adapters.block_counts import block_backward, block_forward
-from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params, map_leaves
 from metering.counts import Count
@@ -28,7 +27,7 @@ from metering.window import Cost
 from trainers.fitting.loop import log_sums
 from trainers.fitting.step import first_state, join, make_optimizer, partition, step_of
 from trainers.pretraining.config import BackboneConfig
-from trainers.pretraining.objectives import Batch, Objective
+from trainers.pretraining.material import Batch, Material
 from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import Scalars, bar
 
@@ -62,8 +61,7 @@ class BackboneTask:
     """Everything a loop is about, fixed before it starts."""
 
     config: BackboneConfig
-    network: Network
-    objective: Objective
+    material: Material
 
     @property
     def total_steps(self) -> int:
@@ -72,57 +70,57 @@ class BackboneTask:
 
     def rows(self, done: int) -> np.ndarray:
         """The rows of micro-batch number `done`: every epoch in another order, its last rows left out."""
-        size, count = self.config.batch_size, self.objective.rows["train"]
+        size, count = self.config.batch_size, self.material.rows["train"]
         epoch, place = divmod(done, count // size)
         order = np.random.default_rng((self.config.seed, epoch)).permutation(count)
         return order[place * size : (place + 1) * size]
 
     @cached_property
     def loss(self) -> Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
-        dtype, remat = jnp.dtype(self.config.compute_dtype), self.config.remat
+        objective, dtype, remat = self.config.objective, jnp.dtype(self.config.compute_dtype), self.config.remat
 
         def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return self.objective.loss(join(live, frozen), batch, rng, dtype=dtype, remat=remat)
+            return objective.loss(self.material, join(live, frozen), batch, rng, dtype=dtype, remat=remat)
 
         return loss_of
 
     @cached_property
     def score(self) -> Callable[[Params, Params, Batch, jax.Array], tuple[dict[str, jax.Array], jax.Array]]:
-        dtype = jnp.dtype(self.config.compute_dtype)
+        objective, dtype = self.config.objective, jnp.dtype(self.config.compute_dtype)
 
         def score_of(
             live: Params, frozen: Params, batch: Batch, rng: jax.Array
         ) -> tuple[dict[str, jax.Array], jax.Array]:
-            return self.objective.score(join(live, frozen), batch, rng, dtype=dtype)
+            return objective.score(self.material, join(live, frozen), batch, rng, dtype=dtype)
 
         return score_of
 
     def is_live(self, path: str) -> bool:
         """Whether the leaf at a dotted path of {"backbone", "head"} is trained."""
         part, _, rest = path.partition(".")
-        return part == "head" or self.objective.is_used(rest)
+        return part == "head" or self.config.objective.is_used(rest)
 
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optimizer, self.config.steps)
 
     def work(self) -> Count:
         """Counted work of one micro-batch."""
-        spec, rows, tokens = self.network.spec, self.config.batch_size, self.objective.tokens
+        spec, rows, tokens = self.material.network.spec, self.config.batch_size, self.material.tokens
         block = block_forward(spec, rows, tokens) + block_backward(spec, rows, tokens, weights=True)
-        return spec.blocks * block + 3 * self.objective.head_count(rows)
+        return spec.blocks * block + 3 * self.config.objective.head_cost(self.material, rows)
 
 
 def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:
     """Means over every held-out prediction; the masks are the same whenever it is asked."""
-    size, predictions, totals = task.config.batch_size, 0.0, dict[str, float]()
-    count = task.objective.rows["held_out"]
+    size, predictions, totals = task.config.batch_size, 0.0, dict.fromkeys(task.config.objective.scores, 0.0)
+    count = task.material.rows["held_out"]
     for number, first in enumerate(range(0, count, size)):
-        batch = task.objective.batch("held_out", np.arange(first, min(first + size, count)), size)
+        batch = task.material.batch("held_out", np.arange(first, min(first + size, count)), size)
         with jax.transfer_guard("allow"):
             rng = jax.random.fold_in(jax.random.key(HELD_OUT_SEED), number)
         means, weight = jax.device_get(score(live, frozen, jax.device_put(batch), rng))
-        for name, mean in means.items():
-            totals[name] = totals.get(name, 0.0) + float(mean) * float(weight)
+        for name in totals:
+            totals[name] += float(means[name]) * float(weight)
         predictions += float(weight)
     return {name: total / predictions for name, total in totals.items()}
 
@@ -154,7 +152,7 @@ def fit_backbone(
     saved_at, over = begun, False
     with bar(total, "pretrain", "batch", show=show, initial=done) as shown, jax.transfer_guard("disallow"):
         while done < total and not over:
-            batch = jax.device_put(task.objective.batch("train", task.rows(done), config.batch_size))
+            batch = jax.device_put(task.material.batch("train", task.rows(done), config.batch_size))
             state = step(state, frozen, batch)
             cost.add(flops=work.flops, bytes_moved=work.bytes)
             done += 1

@@ -65,7 +65,7 @@ def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) ->
 
 def save_head(folder: Path, head: Params, weights_id: str, labels: Sequence[str] = ()) -> None:
     """Writes `head.safetensors` beside a backbone, in one step; `labels` name a classifier's outputs."""
-    tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten(head).items()}
+    tensors = {path: np.asarray(leaf, np.float32, order="C") for path, leaf in flatten(head).items()}
     about = json.dumps({"labels": list(labels), "weights_id": weights_id})
     write_durable(folder / HEAD_FILE, save(tensors, {ABOUT: about}))  # one key: safetensors writes several in any order
 

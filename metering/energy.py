@@ -34,8 +34,9 @@ class Joules:
     source: str = ""  # the counter, the model's priors, or the reason why there is no figure
 
     def rounded(self) -> Joules:
-        """Returns the figures to three decimals."""
-        value, low, high = (None if v is None else round(v, 3) for v in (self.value, self.low, self.high))
+        """Returns the same figures with three decimals."""
+        numbers = (self.value, self.low, self.high)
+        value, low, high = (None if number is None else round(number, 3) for number in numbers)
         return Joules(self.quality, value, low, high, self.source)
 
     def asdict(self) -> dict[str, Any]:

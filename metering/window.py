@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,24 +22,11 @@ from typing import Any
 
 import psutil
 
+from metering.cost import CostRecord
 from metering.counts import Count
-from metering.energy import Joules, Quality, meter, modelled
+from metering.energy import Joules, meter, modelled
 
 _PROC = Path("/proc/self")
-
-
-@dataclass(frozen=True)
-class CostRecord:
-    """The cost of a phase, rounded, as manifests, results and JSON hold it."""
-
-    wall_seconds: float
-    cpu_seconds: float  # user and system time of this process, all threads
-    peak_bytes: int | None  # largest resident memory above the level after imports; None: not known here
-    flops: float | None  # operations counted on paper; None: nobody counted
-    bytes_moved: float | None  # bytes counted on paper; None: nobody counted
-    watts: float | None  # average power, of the quality of the joules
-    joules: Joules
-    quality: Quality = "measured_counter"  # quality of the times, which are the operating system's
 
 
 @dataclass
@@ -65,7 +52,7 @@ class Cost:
         return self.joules.value / self.wall_seconds if self.joules.value and self.wall_seconds else None
 
     def record(self) -> CostRecord:
-        """Returns the rounded cost of the phase."""
+        """Returns the figures, rounded, for manifests and JSON."""
         return CostRecord(
             wall_seconds=round(self.wall_seconds, 3),
             cpu_seconds=round(self.cpu_seconds, 3),
@@ -79,28 +66,6 @@ class Cost:
     def asdict(self) -> dict[str, Any]:
         """Returns `record` as JSON values."""
         return asdict(self.record())
-
-
-def together(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the cost of two phases together, each by `asdict`; a figure that one of them lacks is None."""
-
-    def add(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Any:
-        return None if a[name] is None or b[name] is None else round(a[name] + b[name], 3)
-
-    seconds = {name: add(first, second, name) for name in ("wall_seconds", "cpu_seconds", "flops", "bytes_moved")}
-    a, b = first["joules"], second["joules"]
-    joules = {**b, **{name: add(a, b, name) for name in ("value", "low", "high")}}
-    if a["quality"] != b["quality"]:  # a run that continued with another meter
-        joules["quality"] = "unavailable" if joules["value"] is None else "modelled"
-    has_watts = joules["value"] is not None and seconds["wall_seconds"]
-    peaks = [cost["peak_bytes"] for cost in (first, second) if cost["peak_bytes"] is not None]
-    return {
-        **second,
-        **seconds,
-        "peak_bytes": max(peaks, default=None),
-        "watts": round(joules["value"] / seconds["wall_seconds"], 2) if has_watts else None,
-        "joules": joules,
-    }
 
 
 def cpu_seconds() -> float:

@@ -18,18 +18,18 @@ import jax
 import numpy as np
 
 from backbone.errors import InputError
-from backbone.files import write_durable
+from backbone.files import BACKBONE_FILE, write_durable
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.masked_head import load_head, save_head
 from backbone.records import decode, digest, encode
-from backbone.storage import BACKBONE_FILE, Backbone, load_backbone, save_backbone
+from backbone.storage import Backbone, load_backbone, save_backbone
 from backbone.trees import Params, count, map_leaves
-from metering.window import Cost, CostRecord, cpu_seconds, wall_seconds, window
+from metering.cost import CostRecord
+from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.loop import BackboneTask, fit_backbone
 from trainers.pretraining.material import Material
 from trainers.runs.checkpoints import FOLDER, Checkpoints
-from trainers.runs.logs import Scalars
 from trainers.runs.workdir import RESULT, claimed
 
 log = logging.getLogger(__name__)
@@ -95,9 +95,7 @@ def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: b
     with Checkpoints(workdir / FOLDER, identity) as checkpoints:
         resumed = checkpoints.notes() is not None
         with window("train") as costs["train"]:
-            fitted = fit_backbone(
-                task, params, checkpoints, lambda step: Scalars(workdir, step), costs["train"], show=show
-            )
+            fitted = fit_backbone(task, params, checkpoints, workdir, show=show)
     source = {"source": "train-backbone", "name": config.name, "family": material.family}
     if start:
         source["start"] = start.weights_id

@@ -33,8 +33,8 @@ def predict(
     pairs: Sequence[str] = (),
     file: Sequence[str] | str = (),
     backbone: str | Path | None = None,
-    dtype: str = "float32",
-    top: int = 5,
+    dtype: str,
+    top: int,
 ) -> Answers:
     """Predicts for `texts`, or for each line of each `file` ("-" is standard input).
 

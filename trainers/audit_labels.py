@@ -53,8 +53,11 @@ class LabelAudit:
     duplicates: list[dict[str, Any]]  # groups of rows with one normalised text: where, labels, conflict
 
 
-def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> LabelAudit:
-    """Audits the rows of data.train; `most` suspects at most, 0 = all. Raises InputError for multi-label data."""
+def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = False) -> LabelAudit:
+    """Audits the rows of data.train, and lists `max_suspects` suspects; 0 = all.
+
+    Raises InputError for multi-label data.
+    """
     if not isinstance(config.head, Classification):
         raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
     use_compilation_cache()
@@ -89,7 +92,7 @@ def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> L
             where = [table.where[i] for i in rows]
             duplicates.append({"where": where, "labels": labels, "conflict": len(set(labels)) > 1})
     duplicates.sort(key=lambda group: not group["conflict"])
-    return LabelAudit(len(table), suspects[:most] if most else suspects, duplicates)
+    return LabelAudit(len(table), suspects[: max_suspects or None], duplicates)
 
 
 def held_out_logits(

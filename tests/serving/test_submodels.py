@@ -20,7 +20,8 @@ from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
-from serving.server.serve import Settings, default_envelope, warm
+from serving.server.serve import default_envelope, warm
+from serving.server.settings import Settings
 from tests.adapters.test_artifact import EMPTY
 from tests.serving.test_exits import with_exits
 from tests.serving.test_runtime import TEXTS, graft
@@ -45,7 +46,8 @@ def folder(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny, tiny_path, folder):
-    settings = Settings(backbone=str(tiny_path), grafts=str(folder), submodels=LEVELS, p95=0.5, dwell=1e-9)
+    bounds = Bounds(p95=0.5, dwell=1e-9)
+    settings = Settings(backbone=str(tiny_path), grafts=str(folder), submodels=LEVELS, bounds=bounds)
     catalogue = FolderCatalogue(folder)
     envelope = default_envelope(settings, tiny, catalogue)
     assert envelope.exits == (1, 2)
@@ -165,9 +167,8 @@ def test_a_bound_on_what_cannot_be_read_is_refused(folder, tiny_path, monkeypatc
     from serving.server import serve as module
 
     monkeypatch.setattr(module, "thermometer", lambda accelerator: None)  # as on most virtual machines
-    settings = Settings(
-        backbone=str(tiny_path), grafts=str(folder), port=0, submodels=("full", "exits"), max_celsius=80.0
-    )
+    bounds = Bounds(max_celsius=80.0)
+    settings = Settings(backbone=str(tiny_path), grafts=str(folder), port=0, submodels=("full", "exits"), bounds=bounds)
     with pytest.raises(InputError, match="--max-celsius: cannot be read on this machine"):
         module.serve(settings)
 

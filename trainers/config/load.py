@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import trainers
 from backbone.errors import InputError
 from backbone.options import argument, option
 from backbone.records import TAGS, Raw, decode, encode, former_field
@@ -87,13 +88,16 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
 @contextlib.contextmanager
 def _former_modules() -> Iterator[None]:
     """Lets scripts import modules by their former names while the block runs."""
-    aliases = {former: importlib.import_module(name) for former, name in FORMER_MODULES.items()}
-    sys.modules.update(aliases)
+    added = [former for former in FORMER_MODULES if former not in sys.modules]  # a script may load another
+    for former in added:
+        module = sys.modules[former] = importlib.import_module(FORMER_MODULES[former])
+        setattr(trainers, former.removeprefix("trainers."), module)  # for `import trainers.policy`
     try:
         yield
     finally:
-        for former in aliases:
-            sys.modules.pop(former, None)
+        for former in added:
+            del sys.modules[former]
+            delattr(trainers, former.removeprefix("trainers."))
 
 
 def _renamed(error: Exception) -> str:

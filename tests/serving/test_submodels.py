@@ -153,7 +153,7 @@ def test_refusals_are_no_relief_and_neither_is_silence(server):
         (("--submodels", "full,int4", "--p95", "1"), "'int4' is none of full, bfloat16, exits"),
         (("--submodels", "full,exits"), "what decides between them"),
         (("--p95", "0.2"), "a cheaper one to go to"),
-        (("--submodels", "full,exits", "--p95", "-1"), "--p95: must be a positive number"),
+        (("--submodels", "full,exits", "--p95", "-1"), "--p95: must be a finite number in (0, inf)"),
         (("--submodels", "full,exits", "--max-queued", "1024"), "--max-queued: 1024 rows are never exceeded"),
         (("--submodels", "full,bfloat16", "--p95", "1", "--dtype", "bfloat16"), "cheaper variant of float32"),
     ],

@@ -270,7 +270,7 @@ def test_prices_and_policies_refuse(place):
         ("retrain.schema.min_rows=1000", "1000 train rows are asked for, the data hold"),
         ("retrain.schema.min_rows_per_label=100", "100 train rows of a label are asked for, 'class0' has"),
         ('retrain.schema.columns=[{"name": "txet"}]', "train.csv:2: has no column 'txet' of the schema; nearest: text"),
-        ('retrain.schema.columns=[{"name": "text", "most": 30.0}]', "characters, the schema asks for at most 30"),
+        ('retrain.schema.columns=[{"name": "text", "max": 30.0}]', "characters, the schema asks for at most 30"),
         ('retrain.schema.columns=[{"name": "label", "kind": "integer"}]', "is not what the schema asks for: integer"),
         ("data.label=lable", "has no column 'lable'"),
         ("retrain.gate.min_rows=1", "retrain.gate.min_rows: must be at least 2"),

@@ -7,7 +7,7 @@
         def call(self) -> object:
             '''Profiles one prediction of a graft.'''
 
-The fields are the options, the first line of `call`'s docstring is the help text, and `call` does the work. Each
+The fields are the options, and `call` does the work. The first line of its docstring is the verb's help text. Each
 package lists its verbs in `commands`, whose import must be cheap: `call` imports what the work needs.
 """
 

@@ -343,7 +343,7 @@ def _require_generation(connection: Connection, task: str, expected: int) -> Liv
     raise Conflict(
         f"{task}: expected generation {expected}, found {present}: {now}; nothing was changed",
         expected=expected,
-        found=present,
+        present=present,
     )
 
 

@@ -34,10 +34,10 @@ class Conflict(RegistryError):
 
     exit_status = 75
 
-    def __init__(self, message: str, *, expected: int, found: int):
+    def __init__(self, message: str, *, expected: int, present: int):
         super().__init__(message)
         self.expected = expected  # generation or fence that the caller knew
-        self.found = found  # generation or fence in the database
+        self.present = present  # generation or fence in the database
 
 
 class LeaseHeld(RegistryError):

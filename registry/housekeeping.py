@@ -180,7 +180,7 @@ def _needed(connection: Connection, folder: Path, going: dict[str, list[int]]) -
 
 
 def export(registry: Registry, out: Path) -> dict[str, int]:
-    """Writes every row of every table as a JSON line, all from one instant; returns the number of lines by table."""
+    """Writes the rows of all tables, from one instant, as JSON lines; returns the number of lines by table."""
     counts = {}
     lines = []
     with registry.database.reading() as connection:

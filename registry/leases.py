@@ -1,9 +1,9 @@
 """The right to write for one task: a lease that expires, and a fence that outlives it.
 
 Expiry says when another run may try, and depends on a clock. Safety does not: each owner gets a token higher than that
-of every owner before. A write that names a token is refused, in its own transaction, unless the token is the task's
-last and its lease is neither expired nor released. An expired lease is lost for good, even if nobody took it: an owner
-that was stopped for too long always learns of it.
+of every owner before. A write that names a token is checked in its own transaction. It is refused unless the token is
+the task's last and its lease is neither expired nor released. An expired lease is lost for good, even if nobody took
+it: an owner that was stopped for too long always learns of it.
 
 The clock is the database's. When it jumps forward, a live run may seem dead: it loses its work, and the live version is
 untouched. When it jumps backward, a lease would last for the length of the jump. The next run that requests such a
@@ -75,12 +75,12 @@ def require_fence(database: Database, connection: Connection, task: str, token: 
         raise Conflict(
             f"{task}: the lease was lost: its fence is {token}, the last one is {last}{owner}; nothing was written",
             expected=token,
-            found=last,
+            present=last,
         )
     if row.owner is None or row.expires_at <= now:
         ended = "was released" if row.owner is None else f"expired {now - row.expires_at:.1f} s ago"
         raise Conflict(
-            f"{task}: the lease with fence {token} {ended}; nothing was written", expected=token, found=token
+            f"{task}: the lease with fence {token} {ended}; nothing was written", expected=token, present=token
         )
     return now
 
@@ -124,7 +124,7 @@ class Heartbeat:
             raise Conflict(
                 self.reason or f"{self.lease.task}: the lease ran out before it could be renewed",
                 expected=self.lease.token,
-                found=self.lease.token,
+                present=self.lease.token,
             )
 
     def _run(self) -> None:

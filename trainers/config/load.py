@@ -109,7 +109,7 @@ def _renamed(error: Exception) -> str:
 
 
 def find_config(script: str) -> Path:
-    """Returns the file of a config named by its path, or by a name (`trec6`) among those that come with Topgraft."""
+    """Returns the file of a config, named by its path or by a name (`trec6`) of `configs/`; raises InputError."""
     path = Path(script)
     if path.is_file():
         return path

@@ -20,8 +20,8 @@ Metric = Literal["accuracy", "macro_f1", "matthews"]
 class Bound:
     """A threshold on one metric, for the slices whose name matches a pattern.
 
-    The slices are `all rows`, `old rows` (held-out rows that the champion's data held), `new rows`, lengths such as
-    `1 to 16 tokens`, and `label NAME`. `*` in a pattern matches anything.
+    The slices are `all rows`, `old rows`, `new rows`, lengths such as `1 to 16 tokens`, and `label NAME`. Old rows are
+    held-out rows that the champion's data held. `*` in a pattern matches anything.
     """
 
     metric: Metric = "accuracy"

@@ -131,7 +131,10 @@ def on_ray(jobs: Sequence[Job], workers: int) -> list[Outcome]:
 
 
 def _on_ray(values: dict[str, Any]) -> dict[str, Any]:
-    """Retrains the task of a job, both as plain data. The run waits for the lease of a worker that died."""
+    """Runs a job given as plain data and returns its outcome likewise.
+
+    The run waits for the lease of a worker that died.
+    """
     job = decode(Job, values)
     patience = max(job.options.wait_seconds, 2 * job.options.lease_seconds)
     return asdict(attempt(replace(job, options=replace(job.options, wait_seconds=patience))))

@@ -3,8 +3,8 @@
     outcome = retrain(config, open_registry(url), Store(path), Options())
 
 A run may be killed at any instant, be stopped for longer than its lease, or run twice at once. In each case the live
-version is wholly the old one or wholly the new one, and the next run continues after the last finished step. The
-registry holds everything that another run must know; the work folder only saves work.
+version is wholly the old one or wholly the new one. The next run continues after the last finished step. The registry
+holds everything that another run must know; the work folder only saves work.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def retrain(
 ) -> Outcome:
     """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
 
-    Raises InputError for bad data, config or a schema violation, LeaseHeld and Conflict if another run has the task,
-    and Unavailable if the registry or the store does not answer.
+    Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
+    the task, and Unavailable if the registry or the store does not answer.
     """
     started = time.monotonic()
     task = require_task(config.name)

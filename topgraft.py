@@ -113,10 +113,12 @@ def _failed(message: str, prefix: str, status: int, *, as_json: bool) -> int:
 
 
 def _print(result: Any, *, as_json: bool) -> None:
-    """Prints a result: as one JSON object, or as its table, or as nested names and values."""
+    """Prints a result: as one JSON object, as text, as its table, or as nested names and values."""
     values = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
         print(json.dumps(values, ensure_ascii=False))
+    elif isinstance(result, str):
+        print(result)
     elif hasattr(result, "table"):
         print(result.table())
     else:

@@ -287,6 +287,12 @@ class Ladder:
 MethodSpec: TypeAlias = Lora | Dora | Vera | Bottleneck | IA3 | SSF | Bias | Norm | Prefix | Router | Probe | Ladder
 
 
+for _cls in (Lora, Dora, Vera, Bottleneck, IA3, SSF, Bias, Norm, Prefix, Router, Probe, Ladder):
+    _feeds = _cls in (Probe, Ladder)
+    _cls.acts_at_sites, _cls.differentiates_backbone, _cls.stands_alone = not _feeds, not _feeds, _feeds
+    _cls.fitted = _cls.reads_pooled = _cls is Probe
+
+
 def above(spec: MethodSpec, first: int, count: int) -> MethodSpec:
     """A method that acts in blocks, without the blocks below `first` of `count`."""
     method: Any = spec

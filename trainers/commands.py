@@ -54,9 +54,10 @@ class Plan(Scripted, Verb, verb="plan"):
 
     def call(self) -> object:
         """Predicts the cost of a run before anything is trained."""
-        from trainers.pricing.price import price
+        from trainers.plan import plan, table
 
-        return price(self.load(TrainConfig), Path(self.workdir) if self.workdir else None, show=self.show)
+        result = plan(self.load(TrainConfig), Path(self.workdir) if self.workdir else None, show=self.show)
+        return result if self.json else table(result)
 
 
 @dataclass(frozen=True, kw_only=True)

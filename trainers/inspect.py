@@ -14,10 +14,11 @@ from adapters.model import GraftModel
 from adapters.specs import HeadSpec, MethodSpec, Regression
 from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.files import BACKBONE_FILE
 from backbone.home import find_backbone, resolve_backbone
 from backbone.records import encode
 from backbone.spec import EncoderSpec
-from backbone.storage import BACKBONE_FILE, read_record
+from backbone.storage import read_record
 from backbone.trees import count, describe, flatten
 from trainers.config.load import load_config
 

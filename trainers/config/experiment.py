@@ -75,8 +75,9 @@ class TrainConfig:
         if self.metric not in head.metrics:
             known = ", ".join(head.metrics)
             raise InputError(f"metric: {self.metric!r} is no metric of head.kind={head.kind}; one of {known}")
-        if self.data.format == "bio" and not isinstance(head, TokenTagging):
-            raise InputError("data.format: bio holds tags of words; it needs head.kind=token_tagging")
+        files = self.data.file_format
+        if files is not None and files.labels_per == "word" and not isinstance(head, TokenTagging):
+            raise InputError(f"data.format: {files.tag} holds tags of words; it needs head.kind=token_tagging")
         require_pair(self.data, head)
         if self.out_of_scope.false_alarms and not (
             isinstance(head, (Classification, MultiLabel)) and head.pair == "none"
@@ -104,6 +105,11 @@ class TrainConfig:
                         f"{name}: {value} fits probes to one vector per row; head.kind=token_tagging has one per "
                         f"word: name another"
                     )
+
+    @property
+    def climbs(self) -> bool:
+        """Returns whether a run climbs. A method that never differentiates the backbone is a step of its own."""
+        return self.plan.climbs and self.adapter.differentiates_backbone
 
     @property
     def methods(self) -> tuple[MethodSpec, ...]:

@@ -33,6 +33,7 @@ class TaskData:
     fingerprint: dict[str, str]  # by split
     cut: dict[str, int]  # rows cut at max_tokens, by split
     head: HeadSpec  # with what it takes from the data: center and spread of a regression
+    tables: dict[str, Table]  # the prepared rows of each split, in the order of its examples
 
 
 def load_data(
@@ -62,7 +63,7 @@ def load_data(
             examples[name], cut[name] = tokenise(table, names, multi_label, backbone, data.max_tokens, head)
             if cut[name]:
                 log.warning("%s: %d of %d rows were cut at %d tokens", name, cut[name], len(table), data.max_tokens)
-    return TaskData(examples, names, prepared.fingerprint, cut, head)
+    return TaskData(examples, names, prepared.fingerprint, cut, head, tables)
 
 
 def kind_of(head: HeadSpec) -> Kind:

@@ -1,9 +1,8 @@
-"""Rows prepared once into ArrayRecord by a real TFDS builder, and read back by grain.
+"""Rows that a real TFDS builder writes once as ArrayRecord, and that grain reads back.
 
-A prepared folder is named by what was read, never by when or where: the bytes of the files, the
-settings that change how they are read, and this reader's version. Rows lie in a canonical order (by
-their hash), so the order of rows in a file does not change a run. The folder appears in one step, and
-is verified byte by byte when it is used again.
+The name of a prepared folder is made from the bytes of the files, the settings that change how they are read, and
+this reader's version; never from time or place. Rows lie in a canonical order (by their hash), so the order of rows
+in a file does not change a run. The folder appears in one step, and is verified byte by byte when it is used again.
 """
 
 from __future__ import annotations
@@ -23,27 +22,30 @@ import numpy as np
 from backbone.errors import InputError, nearest
 from backbone.files import new_folder, sha256_file
 from backbone.records import digest, encode
+from backbone.registered import own_file
 from trainers.config import Data
-from trainers.data.rows import TFDS, Kind, LabelledRow, Split, file_of, read_rows
+from trainers.data.formats.format import Format
+from trainers.data.rows import Kind, LabelledRow, Split, entries, read_rows
 from trainers.data.splits import fingerprint, kept, membership, row_hash
 
 log = logging.getLogger(__name__)
 
 READER_VERSION = 3  # raised by hand when the same files would give other rows
-SEAL = "prepared.json"
-CHUNK = 512  # rows read at once; one by one costs twice the time
-SPLITS = ("train", "dev", "gate", "test")
+SEAL = "prepared.json"  # file in a prepared folder that names the others with their hashes
+CHUNK = 512  # rows read at once; reading them one by one takes twice the time
+SPLITS = ("train", "dev", "gate", "test")  # splits of prepared rows
+SOURCES: tuple[Split, ...] = ("train", "dev", "test")  # splits that name files; gate rows are a share of train
 
 
 @dataclass(frozen=True)
 class Table:
     """The rows of one split, in canonical order."""
 
-    texts: list[str]  # of a pair both, with NUL between; of a tagged sentence the words, with spaces between
-    labels: list[tuple[str, ...]]
+    texts: list[str]  # text of each row; both of a pair with NUL between; words of a sentence with spaces between
+    labels: list[tuple[str, ...]]  # labels of each row, as the head's column reads them
     where: list[str]  # file and line of each row
-    difficulty: list[float]  # of each row, from data.difficulty; empty without
-    images: list[bytes] = field(default_factory=list)  # encoded; empty without
+    difficulty: list[float]  # difficulty of each row, from data.difficulty; empty without
+    images: list[bytes] = field(default_factory=list)  # encoded images; empty without
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -54,12 +56,12 @@ class PreparedRows:
     """A prepared data set on disk."""
 
     folder: Path
-    splits: tuple[str, ...]  # those with rows
-    fingerprint: dict[str, str]  # of the rows of each split
+    splits: tuple[str, ...]  # splits with rows
+    fingerprint: dict[str, str]  # fingerprint of each split's rows
     hit: bool  # it had been prepared before
 
     def table(self, split: str) -> Table:
-        """Reads a split through grain."""
+        """Reads a split with grain."""
         import grain
         import tensorflow_datasets as tfds
 
@@ -85,12 +87,12 @@ class PreparedRows:
 def prepare(
     data: Data, *, multi_label: bool, cache: Path, progress: bool = False, kind: Kind = "label"
 ) -> PreparedRows:
-    """The prepared rows of every split of `data`, made now or found in `cache`; raises InputError."""
+    """Returns the prepared rows of every split of `data`, made now or read from `cache`; raises InputError."""
     if not data.train and not data.test and not data.dev:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
     folder = cache / source_key(data, multi_label, kind)
-    if found := _open(folder):
-        return found
+    if prepared := _open(folder):
+        return prepared
     splits = read_splits(data, multi_label, kind)
     cache.mkdir(parents=True, exist_ok=True)
     try:
@@ -107,35 +109,35 @@ def prepare(
 
 
 def source_key(data: Data, multi_label: bool, kind: Kind = "label") -> str:
-    """Names what would be read: the bytes of the files, and how they are read. Equal keys give equal rows."""
+    """Returns a name for what would be read: the bytes of the files, and how they are read.
+
+    Equal keys give equal rows. Of a format that does not come with Topgraft, the bytes of its code count too.
+    """
     reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
-    content = {}
-    for split in ("train", "dev", "test"):
-        content[split] = [_content(name, split, data) for name in getattr(data, split)]
+    content: dict[str, list[str]] = {}
+    code: dict[str, str] = {}
+    for split in SOURCES:
+        content[split] = []
+        for group in entries(data, split):
+            content[split] += [group.format.identity(name, split) for name in group.names]
+            if file := own_file(type(group.format)):
+                code[group.format.tag] = _code_of(group.format, Path(file))
     key = {"reader": READER_VERSION, "reading": reading, "content": content, "multi_label": multi_label, "kind": kind}
-    return digest(key).removeprefix("sha256:")[:32]
+    return digest(key | ({"code": code} if code else {})).removeprefix("sha256:")[:32]
 
 
-def _content(name: str, split: str, data: Data) -> str:
-    if name.startswith(TFDS):
-        from trainers.data.rows import tfds_builder
-
-        builder, chosen = tfds_builder(name.removeprefix(TFDS), split)
-        sizes = {s: [info.num_examples, info.num_bytes] for s, info in builder.info.splits.items()}
-        return f"{builder.info.full_name}:{chosen}:{json.dumps(sizes, sort_keys=True)}"
-    path = file_of(name, data)
-    if data.format == "image_folder" and path.is_dir():
-        from trainers.data.image_files import folder_content
-
-        return folder_content(path)
-    if not path.is_file():
-        raise InputError(f"data.{split}: {name}: no such {'folder' if data.format == 'image_folder' else 'file'}")
-    part = f"#{name.partition('#')[2]}" if data.format == "json_lists" else ""
-    return path.suffix + part + sha256_file(path)
+def _code_of(chosen: Format, file: Path) -> str:
+    """Returns the hash of the file that defines a user's format; raises InputError if no file does."""
+    if not file.is_file():
+        raise InputError(
+            f"data.format: {chosen.tag} is defined in {file}, which is no file; define it in one, so that rows are "
+            "read again when its code changes"
+        )
+    return sha256_file(file)
 
 
 def read_splits(data: Data, multi_label: bool, kind: Kind = "label") -> dict[str, list[LabelledRow]]:
-    """Every split's rows in canonical order."""
+    """Returns every split's rows in canonical order."""
     splits: dict[str, list[LabelledRow]] = {name: [] for name in SPLITS}
     dev_fraction = 0.0 if data.dev else data.dev_fraction
     for row in read_rows(data, "train", multi_label=multi_label, kind=kind):
@@ -151,6 +153,7 @@ def read_splits(data: Data, multi_label: bool, kind: Kind = "label") -> dict[str
 
 
 def _write(splits: dict[str, list[LabelledRow]], folder: Path, progress: bool) -> None:
+    """Writes the rows and the seal into a new folder."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
@@ -174,7 +177,7 @@ def _write(splits: dict[str, list[LabelledRow]], folder: Path, progress: bool) -
 
 
 def _builder_class(splits: dict[str, list[LabelledRow]]) -> Any:
-    """A TFDS builder of these rows, in their order."""
+    """Returns a TFDS builder of these rows, in their order."""
     import tensorflow_datasets as tfds
 
     images = any(row.image is not None for rows in splits.values() for row in rows)
@@ -209,12 +212,12 @@ def _builder_class(splits: dict[str, list[LabelledRow]]) -> Any:
 
 
 def _open(folder: Path) -> PreparedRows | None:
-    """The prepared folder if it is whole; a damaged one is removed."""
+    """Returns the prepared folder if it is whole; removes a damaged one."""
     if not folder.exists():
         return None
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        whole = all(sha256_file(folder / "rows" / name) == wanted for name, wanted in seal["files"].items())
+        whole = all(sha256_file(folder / "rows" / name) == sha256 for name, sha256 in seal["files"].items())
     except (OSError, ValueError, KeyError):
         whole = False
     if not whole:

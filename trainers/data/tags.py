@@ -6,9 +6,7 @@ first sub-word of each word, `NO_TAG` everywhere else. Imports no jax.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,36 +14,6 @@ import numpy as np
 from adapters.tagging import NO_TAG, OUTSIDE, fault
 from backbone.buckets import TokenRow, bucket_of
 from backbone.errors import InputError, nearest
-
-DOCUMENT = "-DOCSTART-"  # a line of CoNLL files that parts documents
-SPACES = re.compile(r"[ \t]+")  # between word and tag; a no-break space is part of its word
-
-
-def sentences(path: Path, text: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """(file and line, words, tags) of a token-per-line file: word first, tag last, an empty line between sentences.
-
-    Raises InputError at the line of the first token that is not well formed.
-    """
-    words: list[str] = []
-    tags: list[str] = []
-    begun = 1
-    for number, line in enumerate(text.split("\n"), 1):
-        fields = SPACES.split(line.strip(" \t\r"))
-        if fields[0] in ("", DOCUMENT):
-            if words:
-                yield f"{path}:{begun}", words, tags
-            words, tags = [], []
-            continue
-        if len(fields) < 2:
-            raise InputError(f"{path}:{number}: expected a word and its tag, got {fields[0]!r} alone")
-        if problem := fault(fields[-1], tags[-1] if tags else OUTSIDE):
-            raise InputError(f"{path}:{number}: {problem}")
-        if not words:
-            begun = number
-        words.append(fields[0])
-        tags.append(fields[-1])
-    if words:
-        yield f"{path}:{begun}", words, tags
 
 
 def as_text(value: str | bytes, where: str) -> str:

@@ -2,15 +2,15 @@
 
     envelope = Envelope((Group((Lora(rank=16),), slots=32),))
     bank = Bank(backbone.network, envelope.groups[0], envelope.labels)
-    bank.write(3, bank.fit(graft))                       # never recompiles, costs the same for every slot
+    bank.write(3, bank.fit(model, params).leaves)        # never recompiles, costs the same for every slot
     logits = bank.model.logits(backbone.params, bank.leaves, inputs, slots=slots)   # slots int32 [B]
 
-The envelope is declared at start and fixes every shape. A group is one bank and one program: grafts of
-one combination of methods and one pooling, up to the widest that the group's methods describe. A graft
-that is narrower is padded until it computes the same: zero columns of a LoRA (its scale folded into its
-leaves, so that ranks and alphas share the program), identity leaves at sites it does not adapt, zero
-columns of its head, whose kind only matters to the host. Slot 0 is no adapter and belongs to nobody.
-A write replaces every leaf of the slot: nothing of a former occupant survives.
+The envelope is declared at start and fixes every shape. A group is one bank and one program. It holds grafts of one
+combination of methods and one pooling, up to the widest that the group's methods describe. A narrower graft is padded
+so that it computes the same: zero columns of a LoRA, identity leaves at sites that it does not adapt, zero columns of
+its head. The scale of a LoRA is folded into its leaves, so that ranks and alphas share the program. The kind of a head
+matters on the host only. Slot 0 is no adapter and belongs to nobody. A write replaces every leaf of the slot, so that
+nothing of a former graft survives.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.methods import METHODS, SiteMethod
-from adapters.methods.method import at_inference
+from adapters.methods.method import Method, at_inference
 from adapters.model import GraftModel
-from adapters.specs import Classification, HeadSpec, MethodSpec, MultiLabel, Pooling, Probe
+from adapters.specs import Classification, HeadSpec, MultiLabel, Pooling
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params, flatten, map_leaves
@@ -38,28 +37,28 @@ SERVED_HEADS = (Classification, MultiLabel)
 class Group:
     """Grafts that share a bank and a program."""
 
-    methods: tuple[MethodSpec, ...]  # of the widest graft it takes: rank, width, sites, blocks
-    pooling: Pooling = "mean"  # of its heads
+    methods: tuple[Method, ...]  # methods of the widest graft it takes: rank, width, sites, blocks
+    pooling: Pooling = "mean"  # pooling of its heads
     slots: int = 32  # grafts resident at a time
 
     def __post_init__(self) -> None:
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
-        object.__setattr__(self, "methods", tuple(at_inference(spec) for spec in self.methods))
+        object.__setattr__(self, "methods", tuple(at_inference(method) for method in self.methods))
 
     def title(self) -> str:
-        """For people: `lora+ia3, mean`."""
+        """Returns a title for messages: `lora+ia3, mean`."""
         return f"{'+'.join(spec.method for spec in self.methods) or 'head only'}, {self.pooling}"
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """What a runtime can hold, declared at start; a graft outside is refused."""
+    """Limits of the grafts that a runtime can hold, declared at start; a graft outside is refused."""
 
-    groups: tuple[Group, ...]  # a graft joins the first that takes it
-    labels: int = 128  # widest head
-    scopes: tuple[int, ...] = (-1,)  # boundaries that out-of-scope scores may be measured at; -1 the last
-    exits: tuple[int, ...] = ()  # boundaries at which a batch may be split; a graft whose exits lie elsewhere uses none
+    groups: tuple[Group, ...]  # banks; a graft joins the first that takes it
+    labels: int = 128  # labels of the widest head
+    scopes: tuple[int, ...] = (-1,)  # boundaries that out-of-scope scores may be measured at; -1: the last
+    exits: tuple[int, ...] = ()  # boundaries at which a batch may be split; a graft with exits elsewhere uses none
 
     def __post_init__(self) -> None:
         if list(self.exits) != sorted(set(self.exits)) or min(self.exits, default=1) < 1:
@@ -70,7 +69,7 @@ class Envelope:
             raise InputError(f"labels: must be at least 1, got {self.labels}")
 
     def scope_boundaries(self, blocks: int) -> tuple[int, ...]:
-        """`scopes` of a backbone of so many blocks, counted from 0; raises InputError for one that is not there."""
+        """Returns `scopes` counted from 0, for a backbone of so many blocks; raises InputError for one it has not."""
         if wrong := [scope for scope in self.scopes if not -blocks - 1 <= scope <= blocks]:
             raise InputError(f"scopes: {wrong[0]} is not in 0..{blocks} (or negative from the end)")
         return tuple(sorted({scope % (blocks + 1) for scope in self.scopes}))
@@ -85,10 +84,10 @@ class Envelope:
         scopes: Iterable[int] = (-1,),
         exits: Iterable[int] = (),
     ) -> Envelope:
-        """The narrowest envelope that holds these grafts.
+        """Returns the narrowest envelope that holds these grafts.
 
-        Grafts are joined in one group where their methods allow it and their lowest adapted block is the
-        same, so that a shallow one keeps its long shared prefix.
+        Grafts share a group where their methods allow it and their lowest adapted block is the same. A graft in the top
+        blocks so keeps its long shared prefix.
         """
         groups: list[Group] = []
         for model in models:
@@ -105,17 +104,11 @@ class Envelope:
 
 
 def _joined(group: Group, new: Group, network: Network) -> Group | None:
-    kinds = [[type(spec) for spec in g.methods] for g in (group, new)]
+    kinds = [[method.tag for method in g.methods] for g in (group, new)]
     if kinds[0] != kinds[1] or group.pooling != new.pooling or _start(group, network) != _start(new, network):
         return None
-    wide = []
-    for first, second in zip(group.methods, new.methods, strict=True):
-        method = METHODS[type(first)]
-        if isinstance(method, SiteMethod):
-            wide.append(method.widest(first, second, network.spec))
-        else:
-            wide.append(first if first == second else None)
-    return None if None in wide else replace(group, methods=tuple(spec for spec in wide if spec is not None))
+    wide = [first.widest(second, network.spec) for first, second in zip(group.methods, new.methods, strict=True)]
+    return None if None in wide else replace(group, methods=tuple(method for method in wide if method is not None))
 
 
 def _start(group: Group, network: Network) -> int:
@@ -123,12 +116,12 @@ def _start(group: Group, network: Network) -> int:
 
 
 def lowest_block(model: GraftModel) -> int:
-    """The boundary below which the model is the plain backbone."""
+    """Returns the boundary below which the model is the plain backbone."""
     return min(model.adapted_blocks, default=model.network.spec.blocks)
 
 
 def _pooling(head: HeadSpec) -> Pooling:
-    """The pooling of a head that a bank can hold; raises InputError for any other."""
+    """Returns the pooling of a head that a bank can hold; raises InputError for any other."""
     if not isinstance(head, SERVED_HEADS) or head.pair != "none":
         raise InputError(
             "head: a bank holds classification and multi_label heads of one text, this one is "
@@ -142,11 +135,11 @@ class SlotLeaves:
     """A graft in the shapes of a slot, on the host."""
 
     leaves: Params = field(repr=False)  # float32, without the slot axis
-    bytes: int
+    bytes: int  # bytes of the leaves
 
 
 class Bank:
-    """The slots of one group. `write` is to be called by the thread that owns the device."""
+    """The slots of one group; only the device thread may call `write`."""
 
     def __init__(self, network: Network, group: Group, labels: int):
         self.group, self.labels = group, labels
@@ -162,34 +155,34 @@ class Bank:
         self._update = jax.jit(_write_slot, donate_argnums=0).lower(self.leaves, abstract, number).compile()
 
     def fit(self, model: GraftModel, params: Params) -> SlotLeaves:
-        """`params` of `model` as a slot holds them; raises InputError naming the limit that does not."""
+        """Pads the `params` of `model` to the shapes of a slot; raises InputError naming the limit that is exceeded."""
         if (pooling := _pooling(model.head)) != self.group.pooling:
             raise InputError(f"pooling {pooling} is not the group's {self.group.pooling}")
         if len(model.labels) > self.labels:
             raise InputError(f"{len(model.labels)} labels exceed the envelope's {self.labels}")
         self._check_features(model)
-        missing = [spec.method for spec in self.group.methods if spec.method not in {m.method for m in model.methods}]
-        for name in missing:
-            if not getattr(self.model.site_parts[name][0], "identity_at_start", True):
-                raise InputError(f"it has no {name}, which the group cannot switch off")
+        missing = [wide for wide in self.group.methods if wide.tag not in {m.tag for m in model.methods}]
+        for absent in missing:
+            if not absent.identity_at_start:
+                raise InputError(f"it has no {absent.tag}, which the group cannot switch off")
         leaves = map_leaves(np.array, self._blank)
-        order = [spec.method for spec in self.group.methods if spec.method not in missing]
+        order = [wide.tag for wide in self.group.methods if wide not in missing]
         if list(model.site_parts) != [name for name in order if name in self.model.site_parts]:
             raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
         for name, (method, settings) in model.site_parts.items():
             shared = self.model.site_parts[name][1]
             if outside := [site.full_name for site in settings if site not in shared]:
                 raise InputError(f"{name} adapts {', '.join(outside[:4])}, outside the group's sites")
-            if not getattr(method, "identity_at_start", True) and (rest := [s for s in shared if s not in settings]):
+            if not method.identity_at_start and (rest := [s for s in shared if s not in settings]):
                 raise InputError(f"{name} leaves out {rest[0].full_name}, which the group cannot switch off")
             for site, setting in settings.items():
-                own = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
+                of_site = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
                 try:
-                    fitted = method.bank_leaves(setting, own, shared[site])
+                    padded = method.bank_leaves(setting, of_site, shared[site])
                 except InputError as error:
                     raise InputError(f"{name} at {site.full_name}: {error}") from error
-                leaves["adapter"][name][str(site.block)][site.name] = fitted
-        if model.feature_part is not None and (name := model.feature_part[0].method) in leaves["adapter"]:
+                leaves["adapter"][name][str(site.block)][site.name] = padded
+        if model.feature_method is not None and (name := model.feature_method.tag) in leaves["adapter"]:
             leaves["adapter"][name] = map_leaves(np.asarray, params.get("adapter", {}).get(name, {}))
         extra = self.labels - len(model.labels)
         leaves["head"] = {
@@ -202,40 +195,31 @@ class Bank:
         return SlotLeaves(leaves, self.slot_bytes)
 
     def _check_features(self, model: GraftModel) -> None:
-        """The head must read the same states in the same way; a probe of the last boundary is plain pooling."""
-
-        def reads(model: GraftModel) -> Any:
-            plain = model.feature_part is None or (
-                isinstance(model.feature_part[0], Probe) and model.taps == (model.network.spec.blocks,)
-            )
-            return None if plain or model.feature_part is None else (type(model.feature_part[0]), model.taps)
-
-        own, shared = reads(model), reads(self.model)
-        if own != shared or (own is not None and own[0] is not Probe and not _same_feature(model, self.model)):
+        """Raises InputError unless the head reads the same states in the same way as the group's."""
+        if _features_key(model) != _features_key(self.model):
             raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
 
     def _check_shapes(self, leaves: Params) -> None:
-        found, wanted = flatten(leaves), flatten(self._blank)
-        for path in found.keys() | wanted.keys():
-            have, want = (tree[path].shape if path in tree else "absent" for tree in (found, wanted))
-            if have != want:
-                raise InputError(f"{path} is {have}, the group's is {want}")
+        padded, blank = flatten(leaves), flatten(self._blank)
+        for path in padded.keys() | blank.keys():
+            shape, expected = (tree[path].shape if path in tree else "absent" for tree in (padded, blank))
+            if shape != expected:
+                raise InputError(f"{path} is {shape}, the group's is {expected}")
 
     def write(self, slot: int, leaves: Params) -> None:
-        """Replaces the whole slot; the old bank's memory is given to the new one."""
+        """Replaces the whole slot; the new bank takes the memory of the old one. Raises ValueError for slot 0."""
         if not 1 <= slot <= self.group.slots:
             raise ValueError(f"slot {slot} is not in 1..{self.group.slots}")
         self.leaves = self._update(self.leaves, leaves, np.int32(slot))
 
     def settle(self) -> None:
-        """Returns once what was written is there."""
+        """Waits until every write has finished."""
         jax.block_until_ready(self.leaves)
 
 
-def _same_feature(one: GraftModel, other: GraftModel) -> bool:
-    assert one.feature_part is not None
-    assert other.feature_part is not None
-    return bool(at_inference(one.feature_part[0]) == at_inference(other.feature_part[0]))
+def _features_key(model: GraftModel) -> Any:
+    """Returns what the grafts of one bank must share to make the head's features; None for plain pooling."""
+    return None if model.feature_method is None else model.feature_method.bank_key(model.network.spec)
 
 
 def _write_slot(bank: Params, leaves: Params, slot: jax.Array) -> Params:
@@ -243,12 +227,15 @@ def _write_slot(bank: Params, leaves: Params, slot: jax.Array) -> Params:
     return jax.tree.map(lambda stacked, leaf: write(stacked, leaf, slot, 0), bank, leaves)
 
 
-def _names(methods: tuple[MethodSpec, ...]) -> str:
+def _names(methods: tuple[Method, ...]) -> str:
     return "+".join(spec.method for spec in methods) or "none"
 
 
 def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: str) -> tuple[int, SlotLeaves]:
-    """The number of the first group that takes the graft, and its leaves there; raises InputError with every reason."""
+    """Returns the number of the first group that takes the graft, and its leaves there.
+
+    Raises InputError with the reason of every group.
+    """
     try:
         _pooling(model.head)
     except InputError as error:
@@ -259,7 +246,7 @@ def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: st
             return number, bank.fit(model, params)
         except InputError as error:
             reasons.append(f"group {number} ({bank.group.title()}): {error}")
-    told = "\n  ".join(reasons)
+    listed = "\n  ".join(reasons)
     raise InputError(
-        f"{where}: outside the envelope declared at start; widen it (--envelope) and start again:\n  {told}"
+        f"{where}: outside the envelope declared at start; widen it (--envelope) and start again:\n  {listed}"
     )

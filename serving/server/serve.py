@@ -1,6 +1,6 @@
 """The verb `serve`: one process that owns the device and answers over HTTP until SIGTERM.
 
-On SIGTERM it takes no more connections, answers what it has, and ends with status 0.
+On SIGTERM it takes no more connections, answers the requests that it has received, and ends with status 0.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +39,45 @@ from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue
 from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
+from serving.server.endpoint import all_endpoints
 from serving.server.limits import Tokens
 from serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BUCKETS = (16, 32, 64, 128)  # tokens; the backbone's longest input is added
+BUCKETS = (16, 32, 64, 128)  # lengths in tokens by default; the backbone's longest input is added
 
 
-def serve(settings: Settings) -> dict[str, Any]:
-    """Serves until SIGTERM or SIGINT; returns what was done."""
+@dataclass(frozen=True)
+class ServeResult:
+    """The result of `serve`; `--json` prints it."""
+
+    requests: dict[str, int]  # rows by outcome: done, failed, cancelled
+    batches: int
+    exit: int = 0
+
+
+def serve(settings: Settings) -> ServeResult:
+    """Serves until SIGTERM or SIGINT. Raises InputError before anything is compiled if it cannot."""
     use_compilation_cache()
     for port in (settings.port, settings.admin_port):
         if port is not None:
             _require_free(settings.host, port)
     tokens = Tokens.read(settings.token_file)
     _require_readable(settings)
+    endpoints = all_endpoints()
     catalogue = _catalogue(settings)
     backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     runtime = _runtime(settings, backbone, catalogue)
     follower = Follower(runtime, catalogue, seconds=settings.poll_seconds)
     controller = settings.controller()
     runtime.submodel = controller.submodel
-    server = Server(runtime, follower, settings.limits, tokens, controller)
+    server = Server(runtime, follower, settings.limits, tokens, controller, endpoints)
     follower.poll()
     warm(runtime)
     log.info(
-        "%d programs, %d tasks in %.1f s", runtime.programs.count, len(runtime.entries), time.perf_counter() - begun
+        "%d programs, %d tasks in %.1f s", runtime.programs.count, len(runtime.entries), time.perf_counter() - start
     )
     follower.start()
     server.ready = True
@@ -76,11 +88,11 @@ def serve(settings: Settings) -> dict[str, Any]:
         server.ready = False
         follower.stop()
         runtime.close()
-    return {"requests": dict(runtime.answered), "batches": runtime.counts.batches, "exit": 0}
+    return ServeResult(dict(runtime.answered), runtime.counts.batches)
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raises InputError where nothing can listen, before anything is compiled."""
+    """Raises InputError if nothing can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
@@ -89,28 +101,28 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _require_readable(settings: Settings) -> None:
-    """Raises InputError for a bound on what this machine does not show."""
-    for option, bound, meter_ in (
+    """Raises InputError for a bound on a reading that this machine does not have."""
+    for option, bound, source in (
         ("--max-watts", settings.bounds.max_watts, meter(on_accelerator())),
         ("--max-celsius", settings.bounds.max_celsius, thermometer(on_accelerator())),
     ):
-        if bound is not None and meter_ is None:
+        if bound is not None and source is None:
             raise InputError(f"{option}: cannot be read on this machine; bound --p95 or --max-queued instead")
 
 
 def warm(runtime: Runtime) -> None:
-    """Loads as many grafts as there are slots; one that does not load is told when it is asked for."""
+    """Loads as many grafts as there are slots. One that does not load is logged; a request for it gets the reason."""
     room = [bank.group.slots for bank in runtime.banks]
     for served in runtime.entries.values():
         if not any(room):
             return
         try:
-            prepared = runtime.residency.prepare(served)
-            if room[prepared.group]:
-                room[prepared.group] -= 1
+            graft = runtime.residency.prepare(served)
+            if room[graft.group]:
+                room[graft.group] -= 1
                 runtime.warm(served)
-                if (price := runtime.price_of_scope(prepared)) and price["extra_blocks"]:
-                    log.info("%s: its out-of-scope score runs %d blocks more", served.task, price["extra_blocks"])
+                if (cost := runtime.scope_cost(graft)) and cost.extra_blocks:
+                    log.info("%s: its out-of-scope score runs %d blocks more", served.task, cost.extra_blocks)
         except (InputError, OSError) as error:
             log.error("%s version %s does not load: %s", served.task, served.version, error)
 
@@ -128,7 +140,7 @@ def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Ru
         read_envelope(settings.envelope) if settings.envelope else default_envelope(settings, backbone, catalogue)
     )
     if "exits" in settings.submodels and not envelope.exits:
-        log.warning("--submodels: no live graft has early exits, and the envelope names none: all answer in full")
+        log.warning("--submodels: no live graft has early exits, and the envelope names none: all rows run in full")
     return Runtime(
         backbone,
         envelope,
@@ -143,7 +155,10 @@ def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Ru
 
 
 def read_envelope(file: str | Path) -> Envelope:
-    """An envelope from a JSON file: `{"labels": 64, "groups": [{"methods": [{"method": "lora", ...}], ...}]}`."""
+    """Reads an envelope from a JSON file; raises InputError.
+
+    The file holds `{"labels": 64, "groups": [{"methods": [{"method": "lora", ...}], ...}]}`.
+    """
     try:
         values = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -152,7 +167,7 @@ def read_envelope(file: str | Path) -> Envelope:
 
 
 def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:
-    """The narrowest envelope around what is live; LoRA of rank 16 on query and value where nothing is."""
+    """Returns the narrowest envelope around the live versions; without any, LoRA of rank 16 on query and value."""
     models: list[GraftModel] = []
     scopes, exits = {backbone.spec.blocks}, set[int]()
     for task, entry in catalogue.lives().items():
@@ -162,12 +177,12 @@ def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogu
             model = model_on(manifest, backbone, str(path))
             Envelope.around([model])  # raises for a head that no bank holds
             scope = read_scope(path, manifest, model.pooled_width, backbone.spec.blocks)
-            found = read_exits(path, manifest, backbone.spec.width, backbone.spec.blocks)
+            early = read_exits(path, manifest, backbone.spec.width, backbone.spec.blocks)
             models.append(model)
             if scope:
                 scopes.add(scope.boundary)
-            elif found and "exits" in settings.submodels:  # a graft with a score is answered in full
-                exits.update(found.boundaries)
+            elif early and "exits" in settings.submodels:  # a graft with a score is answered in full
+                exits.update(early.boundaries)
         except (InputError, OSError) as error:
             log.error("%s version %s: %s", task, entry.version, error)
     if not models:
@@ -176,14 +191,14 @@ def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogu
 
 
 def _listen(server: Server, settings: Settings) -> None:
-    """Runs uvicorn on the main thread; a signal ends it after what is under way was answered."""
+    """Runs uvicorn on the main thread; a signal ends it once the requests under way are answered."""
     config = uvicorn.Config(
         server.app(),
         host=settings.host,
         port=settings.port,
         log_level="warning",
         access_log=False,
-        # longer than load balancers keep a connection (60 s), or one that is closed here meets a request under way
+        # longer than load balancers keep a connection (60 s): otherwise a request may meet a connection that is closing
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.limits.seconds + settings.limits.body_seconds) + 1,
         server_header=False,
@@ -193,18 +208,18 @@ def _listen(server: Server, settings: Settings) -> None:
 
 
 class _Announcing(uvicorn.Server):
-    """Says where it listens, on stderr, once it does."""
+    """A server that logs its addresses once it listens."""
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
-        for one in self.servers:
-            for listening in one.sockets:
+        for server in self.servers:
+            for listening in server.sockets:
                 log.info("serving on http://%s:%d", *listening.getsockname()[:2])
 
 
 @contextlib.contextmanager
 def _signals_are_uvicorns() -> Iterator[None]:
-    """uvicorn raises a signal again after it has drained; by then it has been obeyed."""
+    """Ignores signals outside uvicorn, which raises a signal once more after it has drained."""
     former = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -215,6 +230,7 @@ def _signals_are_uvicorns() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _admin(server: Server, settings: Settings) -> Iterator[None]:
+    """Serves the admin port, if there is one, in a thread of its own."""
     if settings.admin_port is None:
         yield
         return

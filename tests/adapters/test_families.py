@@ -14,11 +14,10 @@ from adapters.patterns import sites_of
 from adapters.specs import Classification
 from backbone.buckets import pad
 from backbone.encoder import Network
-from backbone.families import FAMILIES
 from backbone.sites import LINEAR, NORM
 from backbone.trees import flatten
 from tests.adapters.test_methods import LABELS, MERGEABLE, METHODS, nonzero
-from tests.families import config_of, token_rows
+from tests.families import config_of, family_of, token_rows
 from tests.tiny import random_params
 
 CHOSEN = (
@@ -35,7 +34,7 @@ CHOSEN = (
     "probe",
     "ladder",
 )
-SPEC = FAMILIES["modernbert"].spec(config_of("modernbert"), set())
+SPEC = family_of("modernbert").spec(config_of("modernbert"), set())
 
 
 def bare() -> GraftModel:
@@ -62,7 +61,7 @@ def test_identity_at_the_start_and_gradients_everywhere(name, encoder):
         return features, jax.grad(lambda p: jnp.square(model.logits(backbone, p, inputs)).sum())(params)
 
     features, _ = both(start)
-    if getattr(model.site_parts.get(METHODS[name].method, (None,))[0], "identity_at_start", True):
+    if METHODS[name].identity_at_start:
         np.testing.assert_allclose(features[:, -SPEC.width :], plain, atol=1e-5)
     _, gradient = both(moved)
     for path, leaf in flatten(gradient).items():

@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adapters.heads import head_of, join_sides, pool
+from adapters.heads.pooling import join_sides, pool
 from adapters.hooks import GraftHooks
 from adapters.methods import METHODS, FeatureMethod, SiteMethod
 from adapters.methods.method import Array, select
 from adapters.patterns import Site
-from adapters.specs import HeadSpec, MethodSpec
+from adapters.specs import Head, MethodSpec
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params
@@ -35,7 +35,7 @@ class GraftModel:
 
     network: Network
     methods: tuple[MethodSpec, ...]
-    head: HeadSpec
+    head: Head
     labels: tuple[str, ...]  # names, in the order of the logits
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class GraftModel:
                 adapter[spec.method] = blocks
             elif self.feature_part is not None:
                 adapter[spec.method] = self.feature_part[1].init(spec, self.network.spec, key)
-        head = head_of(self.head).init(self.feature_width, len(self.labels))
+        head = self.head.init(self.feature_width, len(self.labels))
         if self.head.pooling == "attention":
             head["query"] = jnp.zeros((self.network.spec.width,))
         return {"adapter": adapter, "head": head}
@@ -236,9 +236,9 @@ class GraftModel:
         features = self.features(
             backbone, adapter, inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat, head=head
         )
-        return head_of(self.head).logits(self.head, params["head"], features, slots, head_rng)
+        return self.head.logits(params["head"], features, slots, head_rng)
 
     def logits_from_states(self, backbone: Params, params: Params, states: Mapping[int, Array], mask: Array) -> Array:
         """Logits float32 [B,C], or [B,T,C] for tagging, from the hidden states at `taps`, each [B,T,D]."""
         features = self.features_from_states(backbone, params.get("adapter", {}), states, mask, params["head"])
-        return head_of(self.head).logits(self.head, params["head"], features, None, None)
+        return self.head.logits(params["head"], features, None, None)

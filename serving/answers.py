@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from adapters.artefact.scope import Scope
-from adapters.predictions import Prediction, predictions
+from adapters.predictions import Prediction
 from serving.residency import LoadedGraft, Served
 
 
@@ -51,9 +51,9 @@ class Pending:
             score_rows([self])
         scores = None if self.score is None else np.array([self.score])
         abstain = scope is not None and scope.abstain
-        found = predictions(self.prepared.head, labels, logits[None, : len(labels)], scores, abstain=abstain)[0]
+        (prediction,) = self.prepared.head.answers(labels, logits[None, : len(labels)], scores=scores, abstain=abstain)
         return Answer(
-            **vars(found),
+            **vars(prediction),
             task=self.served.task,
             version=self.served.version,
             content_id=self.served.content_id,

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from adapters.heads import head_of
 from adapters.model import GraftModel
-from adapters.specs import Classification, Probe
+from adapters.specs import Probe
 from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import home, resolve_backbone, use_compilation_cache
@@ -25,7 +24,7 @@ from backbone.storage import Backbone, load_backbone
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples
 from trainers.data.examples import tokenise
-from trainers.data.prepare import label_names, prepare
+from trainers.data.prepare import prepare
 from trainers.data.splits import normalise
 from trainers.fitting.linear_head import cross_fitted_logits, pooled_features
 from trainers.fitting.warm_start import head_features
@@ -55,20 +54,20 @@ class LabelAudit:
 
 def audit_labels(config: TrainConfig, *, most: int = 0, show: bool = False) -> LabelAudit:
     """Audits the rows of data.train; `most` suspects at most, 0 = all. Raises InputError for multi-label data."""
-    if not isinstance(config.head, Classification):
+    if "audit" not in config.head.supports:
         raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
     use_compilation_cache()
     backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
     data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
-    prepared = prepare(data, multi_label=False, cache=home() / "data", progress=show)
+    prepared = prepare(data, config.head.column, cache=home() / "data", progress=show)
     if "train" not in prepared.splits:
         raise InputError("data.train: names no row to audit; name a file, or raise data.train_fraction")
     table = prepared.table("train")
-    names = label_names(table, config.data, False)
-    examples, _ = tokenise(table, names, False, backbone, config.data.max_tokens, config.head)
+    names = config.head.column.names(table.labels, config.data)
+    examples, _ = tokenise(table, names, config.head, backbone, config.data.max_tokens)
     logits = held_out_logits(config, backbone, names, examples, show)
     model = GraftModel(backbone.network, (Probe(),), config.head, names)
-    probabilities = np.asarray(head_of(model.head).probabilities(logits))
+    probabilities = np.asarray(model.head.probabilities(logits))
     suspects = [
         Suspect(
             where=table.where[i],

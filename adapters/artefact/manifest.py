@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adapters.specs import HeadSpec, MethodSpec
+from adapters.specs import Head, MethodSpec
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode
 
@@ -45,7 +45,7 @@ class Manifest:
     weights_id: str  # of the backbone it was grafted on
     preprocessing_id: str  # of that backbone's tokenizer
     methods: tuple[MethodSpec, ...]
-    head: HeadSpec
+    head: Head
     labels: tuple[str, ...]  # names, in the order of the logits
     max_tokens: int  # longer inputs are cut
     tensors: dict[str, str]  # dtype and shape by path

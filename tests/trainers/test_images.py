@@ -15,6 +15,7 @@ from pyarrow import parquet
 from safetensors.numpy import load_file
 
 import topgraft
+from adapters.heads.columns import Number, OneLabel
 from backbone.errors import InputError
 from backbone.storage import load_backbone
 from tests.tiny_images import make_image_backbone, picture, write_folder
@@ -82,8 +83,8 @@ def test_the_boundary_cache_gives_the_same_graft(place, tmp_path, capsys):
 
 def test_rows_are_prepared_once_and_keep_their_bytes(place, tmp_path):
     data = Data(train=(str(place / "train"),), format="image_folder")
-    first = prepare(data, multi_label=False, cache=tmp_path / "cache")
-    again = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    first = prepare(data, OneLabel(), cache=tmp_path / "cache")
+    again = prepare(data, OneLabel(), cache=tmp_path / "cache")
     assert (first.hit, again.hit) == (False, True)
     table = again.table("train")
     for content, label, where in zip(table.images, table.labels, table.where, strict=True):
@@ -123,11 +124,11 @@ def test_idx_files(tmp_path, pack):
     files = (str(tmp_path / "images"), str(tmp_path / "labels"))
     Path(files[0]).write_bytes(pack(idx(pixels)))
     Path(files[1]).write_bytes(pack(idx(labels)))
-    rows = list(read_rows(Data(train=files, format="idx"), "train", multi_label=False))
+    rows = list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     assert [row.labels for row in rows] == [("7",), ("1",), ("7",), ("0",), ("3",)]
     for row, picture_ in zip(rows, pixels, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), picture_)
-    numbers = list(read_rows(Data(train=files, format="idx"), "train", multi_label=False, kind="number"))
+    numbers = list(read_rows(Data(train=files, format="idx"), "train", Number()))
     assert [row.labels for row in numbers] == [(repr(float(label)),) for label in labels]
     Path(files[1]).write_bytes(pack(idx(labels[:4])))
     with pytest.raises(InputError, match=r"5 images, .* 4 labels"):
@@ -157,14 +158,14 @@ def test_parquet_with_encoded_images(place, tmp_path):
     file = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table({"img": values, "label": [i % 3 for i in range(12)]}), file)
     data = Data(train=(str(file),), image="img", label_names=("red", "green", "blue"), dev_fraction=0.0)
-    rows = list(read_rows(data, "train", multi_label=False))
+    rows = list(read_rows(data, "train", OneLabel()))
     assert [row.image for row in rows] == contents
     assert rows[4].labels == ("green",)
     parquet.write_table(pyarrow.table({"img": [*contents[:2], b"no image"], "label": [0, 1, 2]}), file)
     with pytest.raises(InputError, match=r"rows\.parquet:row 3: not a readable image"):
-        list(read_rows(data, "train", multi_label=False))
+        list(read_rows(data, "train", OneLabel()))
     with pytest.raises(InputError, match=r"has no column 'image'.*set data\.image"):
-        list(read_rows(Data(train=(str(file),), image="image"), "train", multi_label=False))
+        list(read_rows(Data(train=(str(file),), image="image"), "train", OneLabel()))
 
 
 def test_images_of_tfds(tmp_path, monkeypatch):

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from backbone.errors import InputError, nearest
+from adapters.heads.columns import LabelColumn
+from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.records import digest, encode
 from trainers.config import Data
-from trainers.data.rows import TFDS, Kind, LabelledRow, Split, file_of, read_rows
+from trainers.data.rows import TFDS, LabelledRow, Split, file_of, read_rows
 from trainers.data.splits import fingerprint, kept, membership, row_hash
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ SPLITS = ("train", "dev", "gate", "test")
 class Table:
     """The rows of one split, in canonical order."""
 
-    texts: list[str]  # of a pair both, with NUL between; of a tagged sentence the words, with spaces between
-    labels: list[tuple[str, ...]]
+    texts: list[str]  # text of each row; both of a pair with NUL between; words of a sentence with spaces between
+    labels: list[tuple[str, ...]]  # labels of each row, as the head's column reads them
     where: list[str]  # file and line of each row
-    difficulty: list[float]  # of each row, from data.difficulty; empty without
-    images: list[bytes] = field(default_factory=list)  # encoded; empty without
+    difficulty: list[float]  # difficulty of each row, from data.difficulty; empty without
+    images: list[bytes] = field(default_factory=list)  # encoded images; empty without
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -54,8 +55,8 @@ class PreparedRows:
     """A prepared data set on disk."""
 
     folder: Path
-    splits: tuple[str, ...]  # those with rows
-    fingerprint: dict[str, str]  # of the rows of each split
+    splits: tuple[str, ...]  # splits with rows
+    fingerprint: dict[str, str]  # fingerprint of each split's rows
     hit: bool  # it had been prepared before
 
     def table(self, split: str) -> Table:
@@ -82,16 +83,14 @@ class PreparedRows:
         return Table(texts, labels, where, difficulty, images)
 
 
-def prepare(
-    data: Data, *, multi_label: bool, cache: Path, progress: bool = False, kind: Kind = "label"
-) -> PreparedRows:
-    """The prepared rows of every split of `data`, made now or found in `cache`; raises InputError."""
+def prepare(data: Data, column: LabelColumn, *, cache: Path, progress: bool = False) -> PreparedRows:
+    """Returns the prepared rows of every split of `data`, made now or read from `cache`; raises InputError."""
     if not data.train and not data.test and not data.dev:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
-    folder = cache / source_key(data, multi_label, kind)
-    if found := _open(folder):
-        return found
-    splits = read_splits(data, multi_label, kind)
+    folder = cache / source_key(data, column)
+    if prepared := _open(folder):
+        return prepared
+    splits = read_splits(data, column)
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with new_folder(folder) as temporary:
@@ -106,14 +105,14 @@ def prepare(
     return replace(made, hit=False)
 
 
-def source_key(data: Data, multi_label: bool, kind: Kind = "label") -> str:
-    """Names what would be read: the bytes of the files, and how they are read. Equal keys give equal rows."""
+def source_key(data: Data, column: LabelColumn) -> str:
+    """Returns the name of what would be read: bytes of files, and how they are read. Equal keys give equal rows."""
     reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
     content = {}
     for split in ("train", "dev", "test"):
         content[split] = [_content(name, split, data) for name in getattr(data, split)]
-    key = {"reader": READER_VERSION, "reading": reading, "content": content, "multi_label": multi_label, "kind": kind}
-    return digest(key).removeprefix("sha256:")[:32]
+    key = {"reader": READER_VERSION, "reading": reading, "content": content}
+    return digest(key | column.key()).removeprefix("sha256:")[:32]
 
 
 def _content(name: str, split: str, data: Data) -> str:
@@ -134,17 +133,17 @@ def _content(name: str, split: str, data: Data) -> str:
     return path.suffix + part + sha256_file(path)
 
 
-def read_splits(data: Data, multi_label: bool, kind: Kind = "label") -> dict[str, list[LabelledRow]]:
-    """Every split's rows in canonical order."""
+def read_splits(data: Data, column: LabelColumn) -> dict[str, list[LabelledRow]]:
+    """Returns every split's rows in canonical order."""
     splits: dict[str, list[LabelledRow]] = {name: [] for name in SPLITS}
     dev_fraction = 0.0 if data.dev else data.dev_fraction
-    for row in read_rows(data, "train", multi_label=multi_label, kind=kind):
+    for row in read_rows(data, "train", column):
         if data.train_fraction == 1 or kept(row.content, data.train_fraction):
             splits[membership(row.content, dev_fraction, data.gate_fraction)].append(row)
     named: tuple[Split, ...] = ("dev", "test")
     for split in named:
         if getattr(data, split):
-            splits[split] += read_rows(data, split, multi_label=multi_label, kind=kind)
+            splits[split] += read_rows(data, split, column)
     return {
         name: sorted(rows, key=lambda row: row_hash(row.content, row.labels)) for name, rows in splits.items() if rows
     }
@@ -174,7 +173,7 @@ def _write(splits: dict[str, list[LabelledRow]], folder: Path, progress: bool) -
 
 
 def _builder_class(splits: dict[str, list[LabelledRow]]) -> Any:
-    """A TFDS builder of these rows, in their order."""
+    """Returns a TFDS builder of these rows, in their order."""
     import tensorflow_datasets as tfds
 
     images = any(row.image is not None for rows in splits.values() for row in rows)
@@ -209,12 +208,12 @@ def _builder_class(splits: dict[str, list[LabelledRow]]) -> Any:
 
 
 def _open(folder: Path) -> PreparedRows | None:
-    """The prepared folder if it is whole; a damaged one is removed."""
+    """Returns the prepared folder if it is whole; removes a damaged one."""
     if not folder.exists():
         return None
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        whole = all(sha256_file(folder / "rows" / name) == wanted for name, wanted in seal["files"].items())
+        whole = all(sha256_file(folder / "rows" / name) == sha256 for name, sha256 in seal["files"].items())
     except (OSError, ValueError, KeyError):
         whole = False
     if not whole:
@@ -222,33 +221,3 @@ def _open(folder: Path) -> PreparedRows | None:
         shutil.rmtree(folder)
         return None
     return PreparedRows(folder, tuple(n for n in SPLITS if n in seal["rows"]), seal["fingerprint"], hit=True)
-
-
-def label_names(train: Table, data: Data, multi_label: bool) -> tuple[str, ...]:
-    """The label set: `data.label_names` as far as they are kept, or the names in the train rows, sorted."""
-    found = {label for labels in train.labels for label in labels}
-    if not multi_label and len(found) < 2:
-        only = next(iter(found), "none")
-        raise InputError(
-            f"data.label: the train rows hold one class only ({only!r}); a classifier needs at least two: check "
-            f"data.label ({data.label!r}), or use head.kind=multi_label"
-        )
-    if multi_label and not found and not data.label_names:
-        raise InputError(f"data.label: no train row has a label in the column {data.label!r}")
-    kept = tuple(name for name in data.label_names if not data.keep_labels or name in data.keep_labels)
-    return kept or tuple(sorted(found))
-
-
-def encode_labels(table: Table, names: Sequence[str], multi_label: bool) -> np.ndarray:
-    """Label numbers int32 [N], or float32 [N,C] of 0 and 1 for multi_label; raises InputError on an unknown one."""
-    number = {name: i for i, name in enumerate(names)}
-    for labels, where in zip(table.labels, table.where, strict=True):
-        for label in labels:
-            if label not in number:
-                raise InputError(f"{where}: the label {label!r} was never seen in training; {nearest(label, names)}")
-    if not multi_label:
-        return np.array([number[labels[0]] for labels in table.labels], np.int32)
-    hot = np.zeros((len(table), len(names)), np.float32)
-    for row, labels in enumerate(table.labels):
-        hot[row, [number[label] for label in labels]] = 1
-    return hot

@@ -12,13 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapters.heads.columns import OneLabel
 from backbone.errors import InputError
 from backbone.home import home
 from backbone.images import ImagePreprocessing
 from backbone.records import digest
 from backbone.spec import ImageSpec
 from trainers.config import Data
-from trainers.data.prepare import Table, encode_labels, label_names, prepare
+from trainers.data.prepare import Table, prepare
+
+COLUMN = OneLabel()
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,21 @@ def read_labelled(data: Data, preprocessing: ImagePreprocessing, *, show: bool =
 
     Raises InputError for images or labels that are missing or bad.
     """
-    prepared = prepare(data, multi_label=False, cache=home() / "data", progress=show)
+    prepared = prepare(data, COLUMN, cache=home() / "data", progress=show)
     held_out = "test" if "test" in prepared.splits else "dev"
     if held_out not in prepared.splits:
         raise InputError("data.test: names no file, and data.dev_fraction leaves no row to score; set one of them")
     if "train" not in prepared.splits:
         raise InputError("data.train: every row is held out; lower data.dev_fraction or data.gate_fraction")
     tables = {"train": prepared.table("train"), "held_out": prepared.table(held_out)}
-    names = label_names(tables["train"], data, multi_label=False)
+    names = COLUMN.names(tables["train"].labels, data)
     found = {split: prepared.fingerprint[name] for split, name in (("train", "train"), ("held_out", held_out))}
     return LabelledImages({k: _labelled(t, names, preprocessing) for k, t in tables.items()}, names, digest(found))
 
 
 def _labelled(table: Table, names: tuple[str, ...], preprocessing: ImagePreprocessing) -> Labelled:
     rows = np.stack(preprocessing.encode(table.images, table.where))
-    return Labelled(rows, encode_labels(table, names, multi_label=False))
+    return Labelled(rows, COLUMN.encode(table.labels, names, table.where))
 
 
 def moved(rows: jax.Array, offsets: jax.Array, most: int, image: ImageSpec) -> jax.Array:

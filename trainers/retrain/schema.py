@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
@@ -19,12 +20,12 @@ from trainers.retrain.rows import Rows
 Records = Iterator[tuple[str, Mapping[str, Any]]]  # where, and the columns there
 
 
-def check(schema: Schema, data: Data, rows: Rows, *, multi_label: bool) -> None:
+def check(schema: Schema, data: Data, rows: Rows, column: LabelColumn) -> None:
     """Raises InputError at the first violation."""
     for split in ("train", "dev", "test") if schema.columns else ():
-        for where, record in _records(data, split, multi_label):
-            for column in schema.columns:
-                _check_value(column, record, where)
+        for where, record in _records(data, split, column):
+            for expected in schema.columns:
+                _check_value(expected, record, where)
     counts = rows["train"].label_counts if "train" in rows else {}
     if schema.min_rows and (found := len(rows["train"]) if "train" in rows else 0) < schema.min_rows:
         raise InputError(f"retrain.schema.min_rows: {schema.min_rows} train rows are asked for, the data hold {found}")
@@ -72,7 +73,7 @@ def _number(column: Column, value: Any, where: str) -> float:
     return number
 
 
-def _records(data: Data, split: str, multi_label: bool) -> Records:
+def _records(data: Data, split: str, column: LabelColumn) -> Records:
     """Every record of a split's files with all its columns."""
     files: tuple[str, ...] = getattr(data, split)
     if data.of_images and files:
@@ -80,7 +81,7 @@ def _records(data: Data, split: str, multi_label: bool) -> Records:
     for name in files:
         kind = data.format if data.format != "auto" or name.startswith(TFDS) else suffix_format(Path(name), split)
         if name.startswith(TFDS) or kind in ("label_text", "parallel", "json_lists"):
-            for row in read_rows(data, split, multi_label=multi_label):  # type: ignore[arg-type]
+            for row in read_rows(data, split, column):  # type: ignore[arg-type]
                 yield row.where, {data.text: row.text, data.label: data.label_separator.join(row.labels)}
             return
         yield from _columns(data, Path(name), kind)

@@ -20,7 +20,6 @@ from adapters.export.peft.vera import VeraCodec
 from adapters.graft import dropped, load_graft
 from adapters.model import GraftModel
 from adapters.patterns import Site
-from adapters.specs import Classification
 from backbone.errors import InputError
 from backbone.files import new_folder
 from backbone.importing import read_safetensors
@@ -50,7 +49,7 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     assert manifest is not None
     kind = type(model.methods[0]) if len(model.methods) == 1 else None
     codec = next((codec for codec in CODECS.values() if kind in codec.spec_types), None)
-    if codec is None or not isinstance(model.head, Classification):
+    if codec is None or "peft" not in model.head.supports:
         known = ", ".join(spec.method for codec in CODECS.values() for spec in codec.spec_types)
         have = ", ".join([*(spec.method for spec in model.methods), model.head.kind])
         raise InputError(f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {have}")

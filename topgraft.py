@@ -110,11 +110,11 @@ def _train(options: argparse.Namespace) -> Any:
 
 def _plan(options: argparse.Namespace) -> Any:
     from trainers.config.load import load_config
-    from trainers.pricing.price import price
+    from trainers.plan import plan, table
 
     config = load_config(options.config, options.set)
-    found = price(config, Path(options.workdir) if options.workdir else None, show=not options.quiet)
-    return found if options.json else found.table()
+    result = plan(config, Path(options.workdir) if options.workdir else None, show=not options.quiet)
+    return result if options.json else table(result)
 
 
 def _retrain(options: argparse.Namespace) -> Any:
@@ -150,7 +150,9 @@ def _audit_labels(options: argparse.Namespace) -> Any:
     from trainers.audit_labels import audit_labels
     from trainers.config.load import load_config
 
-    return audit_labels(load_config(options.config, options.set), most=options.most, show=not options.quiet)
+    return audit_labels(
+        load_config(options.config, options.set), max_suspects=options.max_suspects, show=not options.quiet
+    )
 
 
 def _profile(options: argparse.Namespace) -> Any:

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 from backbone.errors import InputError
 from backbone.families import FAMILIES
 from backbone.families.family import Exportable
-from backbone.files import new_folder
+from backbone.files import BACKBONE_FILE, new_folder
 from backbone.masked_head import HEAD_FILE, abstract_head, load_head
-from backbone.storage import BACKBONE_FILE, load_backbone
+from backbone.storage import load_backbone
 from backbone.trees import Params, flatten
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from backbone.errors import InputError
 
+BACKBONE_FILE = "backbone.json"  # description of a backbone, in its folder
+
 
 def sha256_file(path: Path) -> str:
     """Hex digest of a file's bytes."""

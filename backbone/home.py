@@ -29,7 +29,8 @@ def boundaries_folder() -> Path:
 
 def resolve_backbone(name: str) -> Path:
     """The folder of a backbone given as a folder, or as `minilm`, imported on first use."""
-    from backbone.storage import BACKBONE_FILE, read_record
+    from backbone.files import BACKBONE_FILE
+    from backbone.storage import read_record
 
     path = Path(name)
     if (path / BACKBONE_FILE).is_file() or name != "minilm":
@@ -53,7 +54,8 @@ def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
 
     Raises InputError that lists where it looked and what was there.
     """
-    from backbone.storage import BACKBONE_FILE, read_record
+    from backbone.files import BACKBONE_FILE
+    from backbone.storage import read_record
 
     stored = sorted((home() / "backbones").glob("*")) if (home() / "backbones").is_dir() else []
     seen = []

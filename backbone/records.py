@@ -14,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
+import sys
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -47,6 +49,35 @@ def encode(value: Any) -> Any:
     return value
 
 
+def encode_set(value: Any) -> Any:
+    """Returns `encode` of a dataclass without the fields that have their default, at any depth; tags stay."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return encode_items(value)
+    tag = tag_of(type(value))
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _is_default(f, value)}
+    return ({tag[0]: tag[1]} if tag else {}) | {name: encode_set(item) for name, item in fields.items()}
+
+
+def encode_items(value: Any) -> Any:
+    """Returns lists and tables with each item by `encode_set`; other values as they are."""
+    if isinstance(value, (tuple, list)):
+        return [encode_set(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): encode_set(item) for key, item in value.items()}
+    return value
+
+
+def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        return False
+    given = getattr(value, field.name)
+    return type(given) is type(default) and bool(given == default)
+
+
 def canonical_json(value: Any) -> str:
     """The one spelling of JSON values that is hashed: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -72,8 +103,17 @@ def decode(kind: type[T], value: Any, where: str = "") -> T:
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """Resolved annotations of a dataclass."""
-    return typing.get_type_hints(cls)
+    """Returns the resolved annotations of a dataclass.
+
+    A variant may come from a script that has ended and left no module: its registry keeps the names of its file.
+    """
+    if not issubclass(cls, Registered):
+        return typing.get_type_hints(cls)
+    resolved: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names = cls.registry.names[base.__dict__["tag"]] if "tag" in vars(base) else vars(sys.modules[base.__module__])
+        resolved |= inspect.get_annotations(base, globals=names, eval_str=True)
+    return resolved
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from backbone.buckets import lengths_up_to
 from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.files import new_folder
+from backbone.files import BACKBONE_FILE, new_folder
 from backbone.images import FILE as IMAGE_FILE
 from backbone.images import ImagePreprocessing
 from backbone.orbax import load_tree, save_tree
@@ -30,7 +30,6 @@ from backbone.spec import EncoderSpec
 from backbone.trees import Params, content_hash, map_leaves, require_same_structure
 
 SCHEMA = 1
-BACKBONE_FILE = "backbone.json"
 TEXT_FILE = "tokenizer.json"
 
 Preprocessing: TypeAlias = TextPreprocessing | ImagePreprocessing

@@ -34,8 +34,8 @@ from trainers.config import Optimizer
 from trainers.config.load import versions
 from trainers.data.batches import Batch, Examples, States, batches
 from trainers.data.order import Order
-from trainers.fitting.loop import live_above
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
+from trainers.fitting.task import live_from
 
 SPEC = EncoderSpec(blocks=6, width=384, heads=12, mlp_width=1536, vocabulary=30522, positions=512)
 ROWS, TOKENS, BATCH, CLASSES = 10_000, 32, 32, 77  # about Banking77
@@ -74,7 +74,7 @@ class Side:
         network = Network(SPEC)
         model = GraftModel(network, (Lora(blocks=f"{boundary}:"),), Classification(), tuple(map(str, range(CLASSES))))
         optimizer = make_optimizer(Optimizer(learning_rate=1e-4, schedule="constant"), 1000)
-        live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(0))), live_above(boundary))
+        live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(0))), live_from(boundary))
         self.state = jax.device_put(first_state(live, optimizer))
         self.everything = jax.device_put({"backbone": network.init(0), "graft": frozen})
         self.step = make_step(model, optimizer, dtype=dtype, remat=False, seed=0)

@@ -40,7 +40,9 @@ from trainers.config.load import load_config
 from trainers.data.examples import TaskData, load_data
 from trainers.fitting.cached_states import Boundaries
 from trainers.fitting.difficulty import difficulty_of
-from trainers.fitting.loop import Task, fit
+from trainers.fitting.loop import fit
+from trainers.fitting.state import LoopState
+from trainers.fitting.task import GraftTask
 from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import Scalars
 from trainers.scoring.metrics import gather
@@ -111,21 +113,15 @@ class Bench:
             select="last",
         )
         difficulty = difficulty_of(config, self.model, self.backbone, train)
-        task = Task(config, self.model, self.backbone, train, None, difficulty)
+        task = GraftTask(config, self.model, self.backbone, train, None, difficulty, lambda adapter: self.store)
         start = map_leaves(np.asarray, self.model.init(jax.random.key(seed)))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with Checkpoints(folder / "checkpoints", {}) as checkpoints:
-                fitted = fit(
-                    task,
-                    start,
-                    checkpoints,
-                    lambda step: Scalars(folder, step),
-                    make_cache=lambda adapter: self.store,
-                    show=False,
-                )
+                state = LoopState(task, start)
+                fit(task, state, checkpoints, Scalars(folder, 0))
         test = self.data.splits["test"]
-        logits = self.store.logits(fitted.params, test, (self.backbone.spec.blocks - 1,))
+        logits = self.store.logits(state.params, test, (self.backbone.spec.blocks - 1,))
         return gather(self.model, logits, test.labels).compute()["accuracy"]
 
 

@@ -28,7 +28,7 @@ FILES = {"train": "train-{}-ubyte.gz", "test": "t10k-{}-ubyte.gz"}
 
 def tasks(mnist: Path, folder: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
     """Folder of the files and kept labels of each task; files that MNIST does not have are written to `folder`."""
-    from trainers.data.image_files import idx_array
+    from trainers.data.formats.idx import idx_array
 
     for task in ("parity", "rotated"):
         place = folder / task
@@ -53,7 +53,7 @@ def settings_of(folder: Path, labels: tuple[str, ...]) -> tuple[str, ...]:
 
 def steps_of(folder: Path, labels: tuple[str, ...], epochs: float) -> str:
     """The setting of as many steps as make `epochs` passes over the train rows."""
-    from trainers.data.image_files import idx_array
+    from trainers.data.formats.idx import idx_array
 
     found = idx_array(folder / FILES["train"].format("labels-idx1"), 1)
     rows = np.isin(found, [int(label) for label in labels]).sum() if labels else len(found)

@@ -92,7 +92,7 @@ class Bench:
             "seconds": result["seconds"],
             "cpu_seconds": result["cpu_seconds"],
             "accuracy": evaluated(result["graft"], home, self.data, load_test(task, self.data)),
-            "rungs": [[r["name"], r["score"], r["kept"]] for r in result["rungs"]],
+            "rungs": [[r["name"], r["score"], r["kept"]] for r in result["climb"]],
             "settings": list(settings),
         }
 

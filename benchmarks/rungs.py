@@ -111,7 +111,7 @@ def main() -> None:
                     accuracy = evaluated(result["graft"], home, data, test_files(config, settings, data))
                     run = {"task": task, "rung": rung, "seed": seed, "commit": commit(), "accuracy": accuracy}
                     run |= {name: result[name] for name in ("seconds", "cpu_seconds")}
-                    run["rungs"] = [[r["name"], r["score"], r["kept"]] for r in result["rungs"]]
+                    run["rungs"] = [[r["name"], r["score"], r["kept"]] for r in result["climb"]]
                     run["dev"] = dev_scores(Path(result["graft"]).parent)
                     print(json.dumps(run), file=sys.stderr, flush=True)
                     with RAW.open("a") as file:

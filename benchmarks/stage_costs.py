@@ -35,8 +35,8 @@ from benchmarks.results import ROOT, spread, write
 from metering.window import window
 from trainers.config import Optimizer, TrainConfig
 from trainers.data.batches import Examples, batches
-from trainers.fitting.loop import Task, live_above
 from trainers.fitting.step import first_state, make_step, partition, step_of
+from trainers.fitting.task import GraftTask, live_from
 
 BATCH, TOKENS, CLASSES, STEPS = 32, 64, 77, 200
 SHORT = 16  # tokens of the rows that overhead is measured on: the shorter, the more of it there is
@@ -103,9 +103,9 @@ def overhead(backbone: Backbone, first: int) -> dict[str, Any]:
     model = GraftModel(backbone.network, (Lora(blocks=f"{first}:"),), Classification(), tuple(map(str, range(CLASSES))))
     rows = examples(backbone, BATCH * STEPS // 4, SHORT)
     config = TrainConfig(optimizer=Optimizer(learning_rate=1e-4, schedule="constant"), epochs=5, batch_size=BATCH)
-    task = Task(config, model, backbone, rows, None)
+    task = GraftTask(config, model, backbone, rows, None)
     optimizer = task.optimizer()
-    live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(0))), live_above(first))
+    live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(0))), live_from(first))
     state = jax.device_put(first_state(live, optimizer))
     everything = jax.device_put({"backbone": backbone.params, "graft": frozen})
     step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
@@ -163,7 +163,7 @@ def peak(kind: str) -> int:
 
     with window("steps") as cost:
         if kind == "top":
-            live, still = partition(graft, live_above(first))
+            live, still = partition(graft, live_from(first))
             frozen = jax.device_put({"backbone": weights, "graft": still})
             step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
             batch = rows.gather(TOKENS, np.arange(BATCH), BATCH, lambda chosen, bucket: {first: states})

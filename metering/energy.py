@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,15 @@ class Joules:
     high: float | None = None
     source: str = ""  # the counter, the model's priors, or why there is none
 
+    def rounded(self) -> Joules:
+        """Returns the same figures with three decimals."""
+        numbers = (self.value, self.low, self.high)
+        value, low, high = (None if number is None else round(number, 3) for number in numbers)
+        return Joules(self.quality, value, low, high, self.source)
+
     def asdict(self) -> dict[str, Any]:
-        return {name: round(v, 3) if isinstance(v, float) else v for name, v in vars(self).items()}
+        """Returns the rounded figures as JSON values."""
+        return asdict(self.rounded())
 
 
 @dataclass(frozen=True)

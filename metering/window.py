@@ -14,14 +14,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from metering.cost import CostRecord
 from metering.counts import Count
 from metering.energy import Joules, meter, modelled
 
@@ -50,40 +51,21 @@ class Cost:
         """Average power, of the quality of the joules."""
         return self.joules.value / self.wall_seconds if self.joules.value and self.wall_seconds else None
 
+    def record(self) -> CostRecord:
+        """Returns the figures, rounded, for manifests and JSON."""
+        return CostRecord(
+            wall_seconds=round(self.wall_seconds, 3),
+            cpu_seconds=round(self.cpu_seconds, 3),
+            peak_bytes=self.peak_bytes,
+            flops=self.flops,
+            bytes_moved=self.bytes_moved,
+            watts=None if self.watts is None else round(self.watts, 2),
+            joules=self.joules.rounded(),
+        )
+
     def asdict(self) -> dict[str, Any]:
-        """For manifests and JSON. Times are the operating system's; joules carry their own quality."""
-        return {
-            "wall_seconds": round(self.wall_seconds, 3),
-            "cpu_seconds": round(self.cpu_seconds, 3),
-            "peak_bytes": self.peak_bytes,
-            "flops": self.flops,
-            "bytes_moved": self.bytes_moved,
-            "watts": None if self.watts is None else round(self.watts, 2),
-            "joules": self.joules.asdict(),
-            "quality": "measured_counter",
-        }
-
-
-def together(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two costs, each by `asdict`, as the cost of both phases; what one of them lacks is unknown of both."""
-
-    def add(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Any:
-        return None if a[name] is None or b[name] is None else round(a[name] + b[name], 3)
-
-    seconds = {name: add(first, second, name) for name in ("wall_seconds", "cpu_seconds", "flops", "bytes_moved")}
-    a, b = first["joules"], second["joules"]
-    joules = {**b, **{name: add(a, b, name) for name in ("value", "low", "high")}}
-    if a["quality"] != b["quality"]:  # a run that went on with another meter
-        joules["quality"] = "unavailable" if joules["value"] is None else "modelled"
-    known = joules["value"] is not None and seconds["wall_seconds"]
-    peaks = [cost["peak_bytes"] for cost in (first, second) if cost["peak_bytes"] is not None]
-    return {
-        **second,
-        **seconds,
-        "peak_bytes": max(peaks, default=None),
-        "watts": round(joules["value"] / seconds["wall_seconds"], 2) if known else None,
-        "joules": joules,
-    }
+        """Returns `record` as JSON values."""
+        return asdict(self.record())
 
 
 def cpu_seconds() -> float:

@@ -1,23 +1,175 @@
-"""What train and plan prepare alike: the model of a config."""
+"""What a run is given: config, backbone, rows and model, prepared and checked before anything is spent.
+
+`train`, `plan`, `audit-labels` and the trial of a retraining all prepare through `prepare`, so that one refuses what
+another refuses.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from adapters.artefact.scope import min_rows as scope_rows
 from adapters.model import GraftModel
-from adapters.specs import Ladder, Probe, above
+from adapters.specs import Probe, above, block_range
+from backbone.buckets import TokenRow
+from backbone.cache import row_key
 from backbone.errors import InputError
-from backbone.storage import Backbone
-from trainers.config import TrainConfig
+from backbone.home import resolve_backbone
+from backbone.storage import Backbone, load_backbone
+from trainers.config import EarlyExits, OutOfScope, Plan, TrainConfig
+from trainers.data.batches import Examples, part_of
+from trainers.data.examples import TaskData, load_data
+from trainers.data.prepare import SPLITS
+from trainers.runs.run import Run
+from trainers.scoring.risk import min_rows as exit_rows
+
+CLIMBED_BLOCKS = 2  # blocks that the step `top` of a climb trains
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that is read, before anything is computed."""
+
+    config: TrainConfig  # its head is completed from the train rows
+    folder: Path  # folder of the backbone
+    backbone: Backbone
+    data: TaskData
+    calibration: Examples | None = None  # train rows that nothing is fitted to, for early exits
+    bare: GraftModel | None = None  # model whose features the out-of-scope score measures
+
+    @property
+    def train(self) -> Examples:
+        """Returns the train rows."""
+        return self.data.splits["train"]
+
+    @property
+    def dev(self) -> Examples | None:
+        """Returns the development rows, if there are any."""
+        return self.data.splits.get("dev")
+
+    def model(self) -> GraftModel:
+        """Returns the model of the config."""
+        return graft_model(self.config, self.backbone, self.data.labels)
+
+    def probe(self, *boundaries: int) -> GraftModel:
+        """Returns the head of the config on the pooled states of `boundaries`; default: of the last one."""
+        return GraftModel(
+            self.backbone.network, (Probe(boundaries=boundaries or (-1,)),), self.config.head, self.data.labels
+        )
+
+
+def prepare(
+    config: TrainConfig,
+    run: Run,
+    *,
+    labels: Sequence[str] | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> Inputs:
+    """Reads backbone and rows, and checks that the config fits them. Raises InputError for anything that does not.
+
+    `labels` are those of an existing graft; without them the train rows decide.
+    """
+    with run.phase("load"):
+        folder = resolve_backbone(config.backbone)
+        backbone = load_backbone(folder, dtype=config.compute_dtype)
+    with run.phase("data"):
+        data = load_data(config.data, config.head, backbone, labels=labels, splits=splits, show=run.show)
+    config = replace(config, head=data.head)
+    bare = bare_model(config, backbone, data) if config.out_of_scope.false_alarms else None
+    calibration: Examples | None = None
+    if config.exits.boundaries:
+        data, calibration = split_off_calibration(config, backbone, data)
+    if config.validate and "dev" not in data.splits:
+        raise InputError("validate: scored on development rows; set data.dev, or data.dev_fraction above 0")
+    if config.climbs:
+        require_climb(config, backbone, data)
+    else:
+        graft_model(config, backbone, data.labels)
+    return Inputs(config, folder, backbone, data, calibration, bare)
+
+
+def only_rows(config: TrainConfig) -> TrainConfig:
+    """Returns the config without what only a training needs: for callers that read rows and score them."""
+    plan = Plan(cache=config.plan.cache, cache_gib=config.plan.cache_gib)
+    return replace(config, plan=plan, out_of_scope=OutOfScope(), exits=EarlyExits(), validate=())
 
 
 def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:
-    """The model of a config. Blocks that are frozen from the first step on get no adapter."""
-    methods = config.methods
-    name, value = config.plan.schedule
-    if name == "top" and not isinstance(config.adapter, (Probe, Ladder)):
-        if any(getattr(spec, "blocks", "") for spec in methods):
+    """Returns the model of a config. Blocks that the schedule never trains get no adapter."""
+    methods, first = config.methods, config.plan.schedule.first_adapted(backbone.spec.blocks)
+    if first and config.adapter.acts_at_sites:
+        if any(getattr(method, "blocks", "") for method in methods):
             raise InputError(
                 f"adapter.blocks: plan.stages={config.plan.stages} decides the blocks; leave one of them out"
             )
-        first = max(0, backbone.spec.blocks - int(value))
-        methods = tuple(above(spec, first, backbone.spec.blocks) for spec in methods)
+        methods = tuple(above(method, first, backbone.spec.blocks) for method in methods)
     return GraftModel(backbone.network, methods, config.head, labels)
+
+
+def require_climb(config: TrainConfig, backbone: Backbone, data: TaskData) -> None:
+    """Raises InputError where a climb has nothing to decide on, or may not train the top block."""
+    if "dev" not in data.splits:
+        raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
+    climbed_blocks(config, backbone.spec.blocks)
+    for method in config.methods:
+        GraftModel(backbone.network, (method,), config.head, data.labels)
+
+
+def climbed_blocks(config: TrainConfig, blocks: int) -> tuple[int, int]:
+    """Returns the lowest block that a climb may adapt, and the boundary below the blocks of its step `top`."""
+    lowest = blocks
+    for text in (getattr(method, "blocks", "") for method in config.methods):
+        allowed = block_range(text, blocks)
+        if allowed.stop != blocks:
+            raise InputError(f"adapter.blocks: {text!r} leaves out the top block; auto grafts downward from it")
+        lowest = min(lowest, allowed.start)
+    return lowest, max(lowest, blocks - CLIMBED_BLOCKS)
+
+
+def bare_model(config: TrainConfig, backbone: Backbone, data: TaskData) -> GraftModel:
+    """Returns the model whose features the out-of-scope score measures; raises InputError where none can be."""
+    settings, blocks = config.out_of_scope, backbone.spec.blocks
+    if not -blocks - 1 <= settings.boundary <= blocks:
+        raise InputError(f"out_of_scope.boundary: {settings.boundary} is not in 0..{blocks} (or negative from the end)")
+    rows, needed = len(data.splits["dev"]) if "dev" in data.splits else 0, scope_rows(settings.false_alarms)
+    if rows < needed:
+        raise InputError(
+            f"out_of_scope.false_alarms: {settings.false_alarms:g} needs at least {needed} development rows, got "
+            f"{rows}; set data.dev or data.dev_fraction, or allow more false alarms"
+        )
+    boundary = settings.boundary % (blocks + 1)
+    return GraftModel(backbone.network, (Probe(boundaries=(boundary,)),), config.head, data.labels)
+
+
+def split_off_calibration(config: TrainConfig, backbone: Backbone, data: TaskData) -> tuple[TaskData, Examples]:
+    """Returns the data without the calibration rows of early exits, and those; raises InputError where too few.
+
+    A share of the train rows, chosen by hash, is seen by nothing that is fitted: neither the adapter, nor early
+    stopping, nor the choice of a step, nor the exits' heads. Development rows would not do: they choose the epoch.
+    """
+    settings, blocks, train = config.exits, backbone.spec.blocks, data.splits["train"]
+    if wrong := [boundary for boundary in settings.boundaries if not 0 < boundary < blocks]:
+        raise InputError(f"exits.boundaries: {wrong[0]} is not in 1..{blocks - 1}, below the last block")
+    chosen = np.array([_place(row, config.seed) < settings.share for row in train.rows])
+    rows, needed = int(chosen.sum()), exit_rows(settings.extra_error, 1 - settings.confidence)
+    if rows < needed:
+        raise InputError(
+            f"exits.extra_error: {settings.extra_error:g} at confidence {settings.confidence:g} needs at least "
+            f"{needed} calibration rows, and more where an exit errs; exits.share={settings.share:g} of the train rows "
+            f"are {rows}: raise the share, add rows, or allow a larger error"
+        )
+    rest = part_of(train, np.flatnonzero(~chosen))
+    return replace(data, splits={**data.splits, "train": rest}), part_of(train, np.flatnonzero(chosen))
+
+
+def _place(row: TokenRow, seed: int) -> float:
+    """Returns a number in [0, 1) from the tokens: equal rows stay on one side, and none moves when the data grow.
+
+    Another seed draws other rows, so that a promise over draws can be seen over seeds.
+    """
+    return int.from_bytes(hashlib.sha256(b"exits %d " % seed + row_key(row)).digest()[:6], "big") / 2**48

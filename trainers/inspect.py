@@ -9,15 +9,16 @@ from typing import Any
 from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import MANIFEST, read_manifest
 from adapters.artefact.scope import read_scope
-from adapters.methods import METHODS, SiteMethod
+from adapters.methods.method import Method
 from adapters.model import GraftModel
-from adapters.specs import Head, MethodSpec
+from adapters.specs import Head
 from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.files import BACKBONE_FILE
 from backbone.home import find_backbone, resolve_backbone
 from backbone.records import encode
 from backbone.spec import EncoderSpec
-from backbone.storage import BACKBONE_FILE, read_record
+from backbone.storage import read_record
 from backbone.trees import count, describe, flatten
 from trainers.config.load import load_config
 
@@ -88,7 +89,7 @@ def _describe(
     path: str,
     facts: dict[str, Any],
     spec: EncoderSpec,
-    methods: tuple[MethodSpec, ...],
+    methods: tuple[Method, ...],
     head: Head,
     labels: tuple[str, ...],
 ) -> Inspection:
@@ -96,14 +97,11 @@ def _describe(
     model = GraftModel(network, methods, head, labels)
     weights = model.abstract()
     trainable, frozen = count(weights), count(network.abstract())
-    matched = {}
-    for method_spec in methods:
-        method = METHODS[type(method_spec)]
-        if isinstance(method, SiteMethod):
-            for pattern, sites in method.matched(method_spec, spec).items():
-                matched[f"{method_spec.method} {pattern}".strip()] = [site.full_name for site in sites]
-        else:
-            matched[method_spec.method] = [f"boundary {tap}" for tap in method.taps(method_spec, spec)]
+    matched = {
+        f"{method.tag} {pattern}".strip(): list(places)
+        for method in methods
+        for pattern, places in method.matched(spec).items()
+    }
     return Inspection(
         what=what,
         path=path,

@@ -2,7 +2,7 @@
 
     result = train(load_config("configs/trec6.py"), Path("runs/trec6"))
 
-Reads top to bottom: data, backbone, model, where the head starts, the loop, the artefact, the report.
+Reads top to bottom: inputs, a way to the parameters, scores, what may lie beside the graft, the artefact, the report.
 A work folder holds `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `graft/` and
 `result.json`.
 """
@@ -11,39 +11,35 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from adapters.artefact.exits import Exits
 from adapters.artefact.manifest import Manifest, Training
-from adapters.artefact.scope import Scope
 from adapters.artefact.write import save_graft
 from adapters.graft import Graft
 from adapters.model import GraftModel
-from adapters.specs import Probe
 from backbone.files import write_durable
-from backbone.home import resolve_backbone, use_compilation_cache
-from backbone.records import digest, encode
-from backbone.storage import Backbone, load_backbone
+from backbone.home import use_compilation_cache
+from backbone.records import decode, digest, encode
 from backbone.trees import count
-from metering.window import Cost, cpu_seconds, wall_seconds, window
+from metering.cost import CostRecord
+from metering.window import cpu_seconds, wall_seconds
 from trainers.config import TrainConfig
+from trainers.config.former import former_values
 from trainers.config.load import versions
-from trainers.data.batches import Examples
-from trainers.data.examples import TaskData, load_data
-from trainers.extras.early_exits import fitted_exits, put_aside, require_unseen
-from trainers.extras.out_of_scope import bare_model, fitted_scope
-from trainers.extras.variants import require_dev, validated
-from trainers.fitting.cached_states import ComputedRows
-from trainers.fitting.climb import climb, climbs
-from trainers.fitting.loop import Fitted
+from trainers.data.examples import TaskData
+from trainers.extras.early_exits import exits_of, require_unseen
+from trainers.extras.out_of_scope import scope_of_run
+from trainers.extras.variants import validated
+from trainers.fitting import ways
+from trainers.fitting.climb import climb
+from trainers.fitting.progress import StageRecord
 from trainers.fitting.warm_start import Parent, Start, read_parent
-from trainers.fitting.ways import Fit
-from trainers.inputs import graft_model
+from trainers.fitting.ways import ClimbRecord, Fitted
+from trainers.inputs import Inputs, prepare
+from trainers.runs.run import Run
 from trainers.runs.workdir import RESULT, claimed, stored_result
 from trainers.scoring.examine import Examined, examine
 from trainers.scoring.report import write_report
@@ -57,17 +53,17 @@ class TrainResult:
 
     graft: str  # folder of the artefact
     content_id: str
-    metrics: dict[str, dict[str, float]]  # by split, by metric
-    steps: int  # micro-batches
-    trainable: int  # parameters, head included
+    metrics: dict[str, dict[str, float]]  # score by split and metric
+    steps: int  # micro-batches run
+    trainable: int  # trained parameters, head included
     seconds: float  # wall time since the process started
-    cpu_seconds: float  # of this process
-    costs: dict[str, Any]  # of each phase of this process
-    resumed: bool
-    stages: list[dict[str, Any]]  # of the freeze plan: boundary, steps, cost
-    rungs: list[dict[str, Any]]  # tried by plan.stages=auto: name, score, gain, noise, kept, cost
+    cpu_seconds: float  # CPU time of this process
+    costs: dict[str, CostRecord]  # cost of each phase of this process
+    resumed: bool  # the run had been interrupted
+    stages: tuple[StageRecord, ...]  # stages of the freezing schedule
+    climb: tuple[ClimbRecord, ...]  # steps that plan.stages=auto tried
     report: str  # HTML page about the run
-    exits: dict[str, Any] | None = None  # of the graft: boundaries, threshold, what they were calibrated on
+    exits: dict[str, Any] | None = None  # early exits of the graft: boundaries, threshold, calibration
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
     skipped: int = 0  # micro-batches whose loss or gradient was not finite
 
@@ -82,204 +78,132 @@ def train(
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
     use_compilation_cache()
-    with claimed(workdir, encode(config), resume) as stored:
+    with claimed(workdir, encode(config), resume, fill=_filled) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
-        return _train(config, workdir, resume, start, show)
+        run = Run(workdir, show)
+        inputs = prepare(config, run)
+        parent = read_parent(start) if start is not None else None
+        if parent is not None and inputs.calibration is not None:
+            require_unseen(inputs.config, parent.manifest.training.config)
+        run.identity = run_identity(inputs, parent)
+        log.info("%s", describe(inputs))
+        if parent is not None and start is not None and start.head_only:
+            fitted = ways.new_head(inputs, run, parent)
+        elif parent is not None:
+            fitted = ways.steps(inputs, run, parent)
+        else:
+            fitted = way_of(inputs.config)(inputs, run)
+        return _store(inputs, run, fitted, replace_existing=resume)
 
 
-def _train(config: TrainConfig, workdir: Path, resume: bool, start: Start | None, show: bool) -> TrainResult:
-    """The run in a folder that is claimed."""
-    costs: dict[str, Cost] = {}
-    with window("load") as costs["load"]:
-        folder = resolve_backbone(config.backbone)
-        backbone = load_backbone(folder, dtype=config.compute_dtype)
-    with window("data") as costs["data"]:
-        data = load_data(config.data, config.head, backbone, show=show)
-        config = replace(config, head=data.head)
-    bare = bare_model(config, backbone, data) if config.out_of_scope.false_alarms else None
-    aside: Examples | None = None  # rows that nothing is fitted to
-    if config.exits.boundaries:
-        data, aside = put_aside(config, backbone, data)
-    require_dev(config, data)
-    parent = read_parent(start) if start is not None else None
-    if parent is not None and aside is not None:
-        require_unseen(config, parent.manifest.training.config)
-    run = _Run(config, workdir, backbone, data, costs, ComputedRows(), show)
-    found = run.fitted(parent, start)
-    scores = run.scores(found)
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored config with every field of this version; raises InputError for one that is none."""
+    return dict(encode(decode(TrainConfig, values)))
+
+
+def way_of(config: TrainConfig) -> Callable[[Inputs, Run], Fitted]:
+    """Returns how the parameters of a config are fitted, from nothing."""
+    if config.climbs:
+        return climb
+    return ways.probe if config.adapter.fitted else ways.steps
+
+
+def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) -> TrainResult:
+    """Scores what was fitted, adds what may lie beside it, and writes the artefact and the report."""
+    config, backbone, data = inputs.config, inputs.backbone, inputs.data
+    graft = Graft(fitted.model, fitted.params, backbone, config.data.max_tokens)
+    scores = _scores(inputs, run, fitted)
     metrics = {name: score.metrics for name, score in scores.items()}
-    variants = run.variants(found, folder, metrics) if config.validate else ()
-    scope = run.scope(bare, scores["dev"].logits) if bare is not None else None
-    exits = run.exits(found, aside) if aside is not None else None
+    variants: tuple[str, ...] = ()
+    if config.validate:
+        with run.phase("validate"):
+            variants = validated(config, inputs.folder, graft, data, metrics)
+    scope = scope_of_run(inputs, run, scores["dev"].logits) if inputs.bare is not None else None
+    exits = exits_of(inputs, run, graft) if inputs.calibration is not None else None
     manifest = save_graft(
-        workdir / "graft",
-        found.model,
-        found.fitted.params,
+        run.workdir / "graft",
+        fitted.model,
+        fitted.params,
         backbone,
         name=config.name,
         max_tokens=config.data.max_tokens,
         training=Training(
-            config={**encode(config), "backbone_path": str(folder.resolve())},
+            config={**encode(config), "backbone_path": str(inputs.folder.resolve())},
             seeds={"seed": config.seed},
             data=data.fingerprint,
             metrics=metrics,
-            costs=run.told_costs(),
+            costs=encode(run.records()),
             versions=versions(),
         ),
         scope=scope,
         exits=exits,
         variants=variants,
-        replace_existing=resume,
+        replace_existing=replace_existing,
     )
-    result = run.result(found, manifest, exits)
+    result = result_of(run, fitted, manifest, None if exits is None else exits.facts())
+    values = encode(result)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     details = {name: score.details(data.labels) for name, score in scores.items()}
-    write_report(workdir, asdict(result), details, environment)
-    write_durable(workdir / RESULT, json.dumps(asdict(result), indent=1).encode())
+    write_report(run.workdir, values, details, environment)
+    write_durable(run.workdir / RESULT, json.dumps(values, indent=1).encode())
     return result
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a run came to."""
-
-    model: GraftModel
-    fitted: Fitted
-    resumed: bool
-    rungs: list[dict[str, Any]] = field(default_factory=list)
-    known: dict[str, np.ndarray] = field(default_factory=dict)  # logits that need not be computed again
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The parts of a run that loaded its backbone and its data."""
-
-    config: TrainConfig
-    workdir: Path
-    backbone: Backbone
-    data: TaskData
-    costs: dict[str, Cost]
-    tally: ComputedRows
-    show: bool
-
-    def fitted(self, parent: Parent | None, start: Start | None) -> _Found:
-        """The parameters: climbed to where the plan says auto, else by the config's own way."""
-        config, data = self.config, self.data
-        identity = run_identity(config, self.backbone, data, parent)
-        if parent is None and climbs(config):
-            return self._climbed(identity)
-        if parent is not None:
-            model = parent.model(self.backbone, config, data.labels)
-        else:
-            model = graft_model(config, self.backbone, data.labels)
-        log.info("%s", describe(model, data))
-        fit = self._fit(model, identity)
-        if parent is not None and start is not None:
-            return _Found(model, *(fit.head_only(parent) if start.head_only else fit.steps(parent)))
-        return _Found(model, *(fit.probe() if isinstance(config.adapter, Probe) else fit.steps(None)))
-
-    def _climbed(self, identity: Mapping[str, str]) -> _Found:
-        data = self.data
-        log.info("rows: %s; %d labels", row_counts(data), len(data.labels))
-        with window("climb") as self.costs["climb"]:
-            found = climb(
-                self.config, self.workdir, self.backbone, data.labels, data.splits, identity, self.show, self.tally
-            )
-        rung = found.rung
-        fitted = Fitted(rung.params, rung.steps, rung.progress)
-        return _Found(rung.model, fitted, found.resumed, found.tried, {"dev": rung.logits})
-
-    def _fit(self, model: GraftModel, identity: Mapping[str, str]) -> Fit:
-        return Fit(
-            self.config, self.workdir, model, self.backbone, self.data, identity, self.costs, self.tally, self.show
-        )
-
-    def scores(self, found: _Found) -> dict[str, Examined]:
-        """Every split that is held out, examined."""
-        model, params, splits = found.model, found.fitted.params, self.data.splits
-        with window("evaluate") as self.costs["evaluate"]:
-            return {
-                name: examine(model, params, self.backbone, self.config, splits[name], found.known.get(name))
-                for name in held_out(self.data)
-            }
-
-    def scope(self, bare: GraftModel, dev_logits: np.ndarray) -> Scope:
-        """The out-of-scope score, from features of the bare backbone; `dev_logits` of the trained graft."""
-        with window("out_of_scope") as self.costs["out_of_scope"]:
-            features = self._fit(bare, {}).bare_features([self.data.splits[name] for name in ("train", "dev")])
-            return fitted_scope(self.config.out_of_scope, bare, features, self.data, dev_logits)
-
-    def graft(self, found: _Found) -> Graft:
-        """What was fitted, before it is stored."""
-        return Graft(found.model, found.fitted.params, self.backbone, self.config.data.max_tokens)
-
-    def variants(self, found: _Found, folder: Path, metrics: dict[str, dict[str, float]]) -> tuple[str, ...]:
-        """The lower-precision variants that keep the score; their own go into `metrics`."""
-        with window("validate") as self.costs["validate"]:
-            return validated(self.config, folder, self.graft(found), self.data, metrics)
-
-    def exits(self, found: _Found, aside: Examples) -> Exits | None:
-        """The early exits, certified on the rows `aside`; None where they certify none."""
-
-        def cached(of: GraftModel, splits: Sequence[Examples]) -> list[np.ndarray]:
-            return self._fit(of, {}).bare_features(splits)
-
-        train = self.data.splits["train"]
-        with window("exits") as self.costs["exits"]:
-            return fitted_exits(self.config, self.graft(found), train, aside, cached, self.tally)
-
-    def told_costs(self) -> dict[str, Any]:
-        """The costs so far, by phase."""
-        return {name: cost.asdict() for name, cost in self.costs.items()}
-
-    def result(self, found: _Found, manifest: Manifest, exits: Exits | None) -> TrainResult:
-        """What `--json` prints."""
-        return TrainResult(
-            graft=str(self.workdir / "graft"),
-            content_id=manifest.content_id,
-            metrics=manifest.training.metrics,
-            steps=found.fitted.steps,
-            trainable=count(found.fitted.params),
-            seconds=round(wall_seconds(), 3),
-            cpu_seconds=round(cpu_seconds(), 3),
-            costs=self.told_costs(),
-            resumed=found.resumed,
-            stages=found.fitted.progress.stages,
-            rungs=found.rungs,
-            report=str(self.workdir / "report.html"),
-            exits=None if exits is None else exits.facts(),
-            rows_computed=self.tally.rows,
-            skipped=found.fitted.progress.skipped,
-        )
+def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
+    """Examines every split that is held out."""
+    splits, known = inputs.data.splits, {"dev": fitted.dev_logits}
+    with run.phase("evaluate"):
+        return {
+            name: examine(fitted.model, fitted.params, inputs.backbone, inputs.config, splits[name], known.get(name))
+            for name in held_out(inputs.data)
+        }
 
 
-def run_identity(
-    config: TrainConfig, backbone: Backbone, data: TaskData, parent: Parent | None = None
-) -> dict[str, str]:
-    """What a checkpoint must agree with to be gone on from."""
+def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None) -> TrainResult:
+    """Returns what `--json` prints."""
+    return TrainResult(
+        graft=str(run.workdir / "graft"),
+        content_id=manifest.content_id,
+        metrics=manifest.training.metrics,
+        steps=fitted.steps,
+        trainable=count(fitted.params),
+        seconds=round(wall_seconds(), 3),
+        cpu_seconds=round(cpu_seconds(), 3),
+        costs=run.records(),
+        resumed=fitted.resumed,
+        stages=fitted.progress.stages,
+        climb=fitted.climb,
+        report=str(run.workdir / "report.html"),
+        exits=exits,
+        rows_computed=run.computed.rows,
+        skipped=fitted.progress.skipped,
+    )
+
+
+def run_identity(inputs: Inputs, parent: Parent | None = None) -> dict[str, str]:
+    """Returns what a checkpoint must agree with to be resumed."""
     start = {} if parent is None else {"start": parent.manifest.content_id}
     return {
-        "config": digest(encode(config)),
-        "data": digest(data.fingerprint),
-        "weights_id": backbone.weights_id,
-        "preprocessing_id": backbone.preprocessing_id,
+        "config": digest(former_values(inputs.config)),
+        "data": digest(inputs.data.fingerprint),
+        "weights_id": inputs.backbone.weights_id,
+        "preprocessing_id": inputs.backbone.preprocessing_id,
         **start,
     }
 
 
 def held_out(data: TaskData) -> tuple[str, ...]:
-    """The splits that a run is scored on."""
+    """Returns the splits that a run is scored on."""
     return tuple(name for name in ("dev", "test") if name in data.splits)
 
 
-def row_counts(data: TaskData) -> str:
-    """Rows of each split, for the log."""
-    return ", ".join(f"{name} {len(split)}" for name, split in data.splits.items())
-
-
-def describe(model: GraftModel, data: TaskData) -> str:
-    """One line for the log: rows, labels, sites."""
+def describe(inputs: Inputs) -> str:
+    """Returns one line for the log: rows and labels, and the sites of the methods unless a climb chooses them."""
+    rows = ", ".join(f"{name} {len(split)}" for name, split in inputs.data.splits.items())
+    line = f"rows: {rows}; {len(inputs.data.labels)} labels"
+    if inputs.config.climbs:
+        return line
+    model: GraftModel = inputs.model()
     sites = sum(len(settings) for _, settings in model.site_parts.values())
-    methods = ", ".join(spec.method for spec in model.methods)
-    return f"rows: {row_counts(data)}; {len(data.labels)} labels; {methods} at {sites} sites"
+    return f"{line}; {', '.join(spec.method for spec in model.methods)} at {sites} sites"

@@ -30,7 +30,6 @@ from trainers.pretraining.config import BackboneConfig, NewBert
 from trainers.pretraining.loop import BackboneTask, fit_backbone
 from trainers.pretraining.material import Material, read_material, start_of
 from trainers.runs.checkpoints import FOLDER, Checkpoints
-from trainers.runs.logs import Scalars
 from trainers.runs.workdir import RESULT, claimed, stored_result
 
 log = logging.getLogger(__name__)
@@ -96,9 +95,7 @@ def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: b
     with Checkpoints(workdir / FOLDER, identity) as checkpoints:
         resumed = checkpoints.notes() is not None
         with window("train") as costs["train"]:
-            fitted = fit_backbone(
-                task, params, checkpoints, lambda step: Scalars(workdir, step), costs["train"], show=show
-            )
+            fitted = fit_backbone(task, params, checkpoints, workdir, show=show)
     family = start.source["family"] if start else material.family
     source = {"source": "train-backbone", "name": config.name, "family": family}
     if start:

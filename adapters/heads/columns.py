@@ -7,8 +7,10 @@ Shape letters: `N` rows, `C` names, `T` tokens.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -51,7 +53,8 @@ class Layout:
 class LabelColumn:
     """How a label column is read, checked, named and encoded. It has no state.
 
-    A subclass of one below that reads cells differently states another `reading`.
+    A column of a head that comes with Topgraft states another `reading` when it reads cells differently. Of a column
+    of your own the bytes of its file count, as those of a format do (`own_file`).
     """
 
     reading: ClassVar[str] = "label"  # part of the key of prepared rows: equal values read equal rows
@@ -59,6 +62,15 @@ class LabelColumn:
     labels_per: ClassVar[Literal["row", "word"]] = "row"  # word: the text is words, and each has a label
     chooses_rows: ClassVar[bool] = False  # `data.keep_labels` can choose rows by it
     cells: ClassVar[tuple[Any, ...]] = ()  # examples of cells, for tests
+    file: ClassVar[str] = __file__  # file that defines the column
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.file = sys._getframe(1).f_code.co_filename
+
+    def own_file(self) -> str:
+        """Returns the file of a column that does not come with Topgraft; "" for one that does."""
+        return "" if Path(self.file).resolve().parent == Path(__file__).resolve().parent else self.file
 
     def key(self) -> dict[str, Any]:
         """Returns what the column adds to the key of prepared rows; the names are those of the first version."""

@@ -23,8 +23,8 @@ from backbone.trees import map_leaves
 from trainers.config.load import load_config, versions
 from trainers.data.batches import batches
 from trainers.data.examples import load_data
-from trainers.fitting.loop import Task
 from trainers.fitting.step import first_state, join, make_step, partition
+from trainers.fitting.task import GraftTask
 
 
 class Recipe:
@@ -37,7 +37,7 @@ class Recipe:
         backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
         data = load_data(config.data, config.head, backbone)
         model = GraftModel(backbone.network, config.methods, data.head, data.labels)
-        self.task = Task(config, model, backbone, data.splits["train"], None)
+        self.task = GraftTask(config, model, backbone, data.splits["train"], None)
         self.test = data.splits["test"]
         live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(config.seed))), lambda path: True)
         optimizer = self.task.optimizer()

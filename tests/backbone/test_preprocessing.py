@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backbone.buckets import LADDER, bucket_of, lengths_up_to, pad
+from backbone.buckets import LENGTHS, bucket_of, lengths_up_to, pad
 from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
 from tests.tiny import tokenizer_json
@@ -38,8 +38,8 @@ def test_a_hundred_thousand_characters_and_none(preprocessing):
 def test_each_rung_of_the_ladder():
     lengths = lengths_up_to(100)
     assert lengths == (8, 12, 16, 20, 24, 32, 48, 64, 96, 100)
-    for below, rung in zip((0, *LADDER), LADDER, strict=False):
-        assert bucket_of(below + 1, LADDER) == bucket_of(rung, LADDER) == rung
+    for below, rung in zip((0, *LENGTHS), LENGTHS, strict=False):
+        assert bucket_of(below + 1, LENGTHS) == bucket_of(rung, LENGTHS) == rung
     with pytest.raises(InputError, match="exceeds the longest bucket"):
         bucket_of(101, lengths)
     with pytest.raises(InputError, match="max_tokens"):

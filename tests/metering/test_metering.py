@@ -22,8 +22,8 @@ from metering.counts import Count, product
 from metering.energy import WATTS_PER_CORE, Counter, modelled, rapl, rises
 from metering.window import count_work, window
 from trainers.config import Optimizer
-from trainers.fitting.loop import live_above
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
+from trainers.fitting.task import live_from
 
 
 def package(root: Path, number: int, microjoules: int, most: int = 10**9, name: str = "package-0") -> Path:
@@ -82,14 +82,15 @@ def test_work_is_counted_in_the_innermost_window():
 def test_a_window_measures_time_and_work():
     with window("outer") as outer:
         with window("sleep") as sleep:
-            time.sleep(0.05)
+            time.sleep(0.2)
         with window("busy") as busy:
             until = time.process_time() + 0.1
             while time.process_time() < until:
                 pass
             busy.add(flops=5, bytes_moved=7)
-    assert 0.05 <= sleep.wall_seconds < outer.wall_seconds
-    assert sleep.cpu_seconds < 0.05 <= busy.cpu_seconds <= outer.cpu_seconds
+    assert 0.2 <= sleep.wall_seconds < outer.wall_seconds
+    assert sleep.cpu_seconds < 0.1
+    assert 0.05 <= busy.cpu_seconds <= outer.cpu_seconds
     values = busy.asdict()
     assert (values["flops"], values["bytes_moved"]) == (5, 7)
     assert (outer.flops, outer.bytes_moved) == (5, 7), "what is counted inside is counted outside"
@@ -158,7 +159,7 @@ def test_forward_work_agrees_with_the_compiler(built):
 @pytest.mark.parametrize("boundary", [0, 1, 2])
 def test_training_work_agrees_with_the_compiler(boundary, built):
     _, model, backbone, params = built
-    live, frozen = partition(params, live_above(boundary))
+    live, frozen = partition(params, live_from(boundary))
     optimizer = make_optimizer(Optimizer(), 10)
     step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
     rows = batch()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import topgraft
-from serving.server import metrics
+from serving.server import monitoring as metrics
 from serving.server.limits import Limits
 from serving.server.openapi import document
 

@@ -11,7 +11,7 @@ import scipy.stats
 
 from adapters.artefact.scope import Scope, reference_of
 from adapters.effects import EMPTY, binomial_interval, stability_index, stability_noise
-from serving.drift import MIN_ROWS, Drift, Report
+from serving.drift import MIN_ROWS, Drift, DriftReport
 
 DRAW = np.random.default_rng(0)
 LABELS = 4
@@ -31,7 +31,7 @@ def scope(rows: int = 1000) -> Scope:
     return Scope(3, one, one, one[0], one[0], 1.0, 1.0, 0.42, False, reference_of(lengths, scores, labels, LABELS))
 
 
-def watched(drift: Drift, one: Scope, given: tuple, name: str = "task", content: str = "c") -> Report:
+def watched(drift: Drift, one: Scope, given: tuple, name: str = "task", content: str = "c") -> DriftReport:
     lengths, scores, labels = given
     drift.observe(name, content, one, lengths, scores, labels)
     return drift.reports({name: content})[name]

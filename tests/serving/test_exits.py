@@ -22,7 +22,7 @@ from serving.batching import NO_GROUP
 from serving.runtime import Runtime
 from tests.serving.test_runtime import TEXTS, graft, held_up
 from tests.tiny import rows
-from trainers.extras.risk import taken
+from trainers.scoring.risk import taken
 
 TOLERANCE = 1e-4
 BOUNDARIES = (1, 2)

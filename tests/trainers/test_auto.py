@@ -23,9 +23,9 @@ def climbed(config, workdir, *settings, capsys):
 
 def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
     result = climbed(config, "run", capsys=capsys)
-    assert [r["name"] for r in result["rungs"]] == ["probe", "probe_all", "top"]
-    assert not result["rungs"][2]["kept"]
-    assert result["rungs"][2]["gain"] <= 0
+    assert [r["name"] for r in result["climb"]] == ["probe", "probe_all", "top"]
+    assert not result["climb"][2]["kept"]
+    assert result["climb"][2]["gain"] <= 0
     assert result["metrics"]["test"]["accuracy"] > 0.9
     page = Path(result["report"]).read_text()
     assert page.count("not kept") >= 1
@@ -38,20 +38,20 @@ def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
 @pytest.mark.parametrize("pooling", ["mean", "first", "pooler"])
 def test_the_score_of_a_rung_is_that_of_its_graft(pooling, config, capsys):
     result = climbed(config, "run", "plan.highest=probe", f"head.pooling={pooling}", capsys=capsys)
-    assert result["rungs"][0]["score"] == result["metrics"]["dev"]["accuracy"]
+    assert result["climb"][0]["score"] == result["metrics"]["dev"]["accuracy"]
     _, out, _ = call("evaluate", result["graft"], "--json", capsys=capsys)
-    assert as_json(out)["metrics"]["dev"]["accuracy"] == result["rungs"][0]["score"]
+    assert as_json(out)["metrics"]["dev"]["accuracy"] == result["climb"][0]["score"]
 
 
 def test_a_target_ends_the_climb(config, capsys):
     result = climbed(config, "run", "target.min_score=0.5", capsys=capsys)
-    assert [r["name"] for r in result["rungs"]] == ["probe"]
+    assert [r["name"] for r in result["climb"]] == ["probe"]
     result = climbed(config, "spent", "target.max_cpu_seconds=0.001", capsys=capsys)
-    assert [r["name"] for r in result["rungs"]] == ["probe"]
+    assert [r["name"] for r in result["climb"]] == ["probe"]
     result = climbed(config, "capped", "plan.highest=probe", capsys=capsys)
-    assert [r["name"] for r in result["rungs"]] == ["probe"]
+    assert [r["name"] for r in result["climb"]] == ["probe"]
     result = climbed(config, "second", "plan.highest=probe_all", capsys=capsys)
-    assert [(r["name"], r["kept"]) for r in result["rungs"]] == [("probe", True), ("probe_all", False)]
+    assert [(r["name"], r["kept"]) for r in result["climb"]] == [("probe", True), ("probe_all", False)]
 
 
 def hard(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def hard(tmp_path: Path) -> None:
 def test_where_a_probe_is_not_enough_it_climbs_or_says_why(config, tmp_path, capsys):
     hard(tmp_path)
     result = climbed(config, "run", "epochs=6", "optimizer.learning_rate=0.02", capsys=capsys)
-    best = result["rungs"][0]
-    for rung in result["rungs"][1:]:
+    best = result["climb"][0]
+    for rung in result["climb"][1:]:
         assert rung["kept"] == (rung["gain"] > 0)
         assert rung["gain"] == pytest.approx(rung["score"] - best["score"])
         best = rung if rung["kept"] else best
@@ -100,6 +100,6 @@ def test_auto_needs_development_rows_and_a_ladder_is_one_rung(config, capsys):
     assert status == 2
     assert "leaves out the top block" in err
     result = climbed(config, "ladder", "adapter.method=ladder", capsys=capsys)
-    assert result["rungs"] == []
+    assert result["climb"] == []
     assert result["metrics"]["test"]["accuracy"] > 0.85
     assert [spec.method for spec in topgraft.load(result["graft"]).model.methods] == ["ladder"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,16 +16,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
-from adapters.heads.columns import OneLabel, SeveralLabels
+from adapters.heads.columns import OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
+from backbone.registered import variants
+from tests.trainers.format_examples import IMAGES, TAGGED, TEXTS, WRITERS
 from trainers.config import Data
+from trainers.config.retrain import Column, Schema
+from trainers.data.formats.format import Format
+from trainers.data.formats.tfds import tfds_label
 from trainers.data.prepare import prepare
-from trainers.data.rows import read_rows, tfds_label
+from trainers.data.rows import read_rows
 from trainers.data.splits import fingerprint, kept, membership, normalise, row_hash, unit_hash
+from trainers.retrain.schema import check
 
 ROOT = Path(__file__).resolve().parents[2]
+FORMATS = variants(Format)
 
 ONE, SEVERAL = OneLabel(), SeveralLabels()
 
@@ -32,31 +42,52 @@ def read(column=ONE, split: str = "train", **fields) -> list[tuple[str, tuple[st
     return [(r.text, r.labels) for r in read_rows(Data(**fields), split, column)]
 
 
-WANTED = [('she said "go", twice\nand left', ("a",)), ("naïve café", ("b",)), ("", ("a",))]
+@pytest.mark.parametrize("tag", FORMATS)
+def test_every_format_gives_the_same_rows(tag, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    assert tag in WRITERS, f"tests/trainers/format_examples.py has no writer for data.format={tag}"
+    chosen = FORMATS[tag]()
+    if chosen.of_images:
+        rows = list(read_rows(Data(**WRITERS[tag](tmp_path, IMAGES)), "train", OneLabel()))
+        assert [row.labels for row in rows] == [(label,) for _, label in IMAGES]
+        for row, (pixels, _) in zip(rows, IMAGES, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), pixels)
+    elif chosen.labels_per == "word":
+        rows = read_rows(Data(**WRITERS[tag](tmp_path, TAGGED)), "train", Tags())
+        assert [(row.text, row.labels) for row in rows] == TAGGED
+    else:
+        expected = [(text, (label,)) for text, label in TEXTS]
+        assert read(**WRITERS[tag](tmp_path, TEXTS)) == expected
 
 
-def write(kind: str, folder: Path) -> Path:
-    path = folder / f"rows.{kind.removesuffix('_quoted')}"
-    if kind == "csv":
-        path.write_text(
-            'id,text,label\n1,"she said ""go"", twice\nand left",a\n2,naïve café,b\n\n3,,a\n', encoding="utf-8"
-        )
-    if kind == "tsv_quoted":
-        path.write_text('label\ttext\na\t"she said ""go"", twice\nand left"\nb\tnaïve café\na\t\n', encoding="utf-8")
-    if kind == "jsonl":
-        lines = [json.dumps({"text": t, "label": labels[0], "more": [1]}) for t, labels in WANTED]
-        path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
-    if kind == "parquet":
-        table = {"label": [labels[0] for _, labels in WANTED], "text": [t for t, _ in WANTED], "x": [1, 2, 3]}
-        parquet.write_table(pa.table(table), path)
-    return path
+def test_the_writers_are_of_formats_that_there_are():
+    assert list(WRITERS) == list(FORMATS)
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv_quoted", "jsonl", "parquet"])
-def test_every_format_gives_the_same_rows(kind, tmp_path):
-    path = write(kind, tmp_path)
-    fmt = {"format": kind} if kind == "tsv_quoted" else {}
-    assert read(train=(str(path),), **fmt) == WANTED
+@pytest.mark.parametrize("tag", ["csv", "tsv_quoted", "jsonl", "parquet"])
+def test_line_ends_and_nothing_in_a_text(tag, tmp_path):
+    rows = [('she said "go", twice\nand left', "a"), ("naïve café", "b"), ("", "a")]
+    assert read(**WRITERS[tag](tmp_path, rows)) == [(text, (label,)) for text, label in rows]
+
+
+@pytest.mark.parametrize("tag", [tag for tag in FORMATS if not FORMATS[tag].of_images and not FORMATS[tag].labels_per])
+def test_a_schema_reads_the_columns_of_every_format(tag, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    data = Data(**WRITERS[tag](tmp_path, TEXTS))
+    text = Column("text", least=1, most=max(len(text) for text, _ in TEXTS))
+    check(Schema(columns=(text, Column("label", values=("a", "b")))), data, {}, OneLabel())
+    where = next(row.where for row in read_rows(data, "train", OneLabel()) if row.labels == ("b",))
+    with pytest.raises(InputError, match=f"^{re.escape(where)}: label: 'b' is not allowed; known: a"):
+        check(Schema(columns=(text, Column("label", values=("a",)))), data, {}, OneLabel())
+
+
+def test_the_first_of_two_columns_of_a_name_is_read(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label,text\nfirst,a,second\n")
+    assert read(train=str(tmp_path / "rows.csv")) == [("first", ("a",))]
 
 
 def test_a_byte_order_mark_and_windows_line_ends(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers import docstrings
+from trainers.data import docstrings
 
 
 class _Cycle:

@@ -23,10 +23,11 @@ from tests.tiny import as_json, rows, write_config, write_csv
 from tests.trainers.test_main import call
 from trainers.config import EarlyExits, TrainConfig
 from trainers.config.load import load_config
-from trainers.extras.early_exits import calibrated, put_aside
-from trainers.extras.risk import GRID, control, min_rows, p_value, taken
+from trainers.extras.early_exits import calibrated
 from trainers.fitting.warm_start import Start
-from trainers.pricing.price import price
+from trainers.inputs import split_off_calibration
+from trainers.plan import plan
+from trainers.scoring.risk import GRID, control, min_rows, p_value, taken
 from trainers.train import train
 
 HELD = [text for text, _ in rows(100, seed=11)]
@@ -162,8 +163,8 @@ def test_calibration_rows_are_seen_by_nothing(runs, tiny):
 
     config = load_config(runs["script"], ASKED)
     data = load_data(config.data, config.head, tiny)
-    rest, aside = put_aside(config, tiny, data)
-    _, others = put_aside(replace(config, seed=1), tiny, data)
+    rest, aside = split_off_calibration(config, tiny, data)
+    _, others = split_off_calibration(replace(config, seed=1), tiny, data)
     assert {row_key(row) for row in others.rows} != {row_key(row) for row in aside.rows}
     kept = {row_key(row) for row in rest.splits["train"].rows}
     assert not kept & {row_key(row) for row in aside.rows}
@@ -259,12 +260,12 @@ def test_evaluate_scores_what_exits_would_answer(runs, capsys):
 def test_a_plan_counts_them(runs):
     """The rows put aside are no train rows, and the passes for the exits have their price."""
     config = load_config(runs["script"], (*ASKED, "exits.share=0.3"))
-    found, plain = price(config), price(load_config(runs["script"], ("data.test=",)))
+    found, plain = plan(config), plan(load_config(runs["script"], ("data.test=",)))
     steps = json.loads((Path(runs["lora"]).parent / "result.json").read_text())["steps"]
     assert sum(stage.steps for stage in found.stages) == steps < sum(stage.steps for stage in plain.stages)
     assert found.exits_seconds > 0 == plain.exits_seconds
     with pytest.raises(InputError, match="needs at least"):
-        price(load_config(runs["script"], (*ASKED, "exits.extra_error=0.0001")))
+        plan(load_config(runs["script"], (*ASKED, "exits.extra_error=0.0001")))
 
 
 def test_what_a_config_may_ask():

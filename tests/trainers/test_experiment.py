@@ -29,10 +29,14 @@ def test_every_config_loads_by_name_and_survives_its_json(name):
 def test_configs_and_specs_import_no_jax():
     modules = (
         "trainers.config, trainers.config.load, trainers.data.rows, trainers.data.splits, adapters.specs, "
-        "backbone.records"
+        "backbone.records, backbone.registered, trainers.data.formats.format"
     )
-    heavy = ("jax", "flax", "torch", "tensorflow")
-    code = f"import {modules}, sys; sys.exit(any(m.split('.')[0] in {heavy} for m in sys.modules))"
+    heavy = ("jax", "flax", "optax", "torch", "tensorflow", "pyarrow", "PIL", "tensorflow_datasets")
+    code = (
+        f"import {modules}, sys; backbone.registered.variants(trainers.data.formats.format.Format); "
+        "trainers.config.load.load_config('trec6', ['adapter.method=ladder', 'adapter.reduction=4']); "
+        f"sys.exit(any(m.split('.')[0] in {heavy} for m in sys.modules))"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -19,7 +19,7 @@ from tests.trainers.test_main import call, killed_run, same
 from trainers.config.load import load_config
 from trainers.data.batches import Examples
 from trainers.fitting.cached_states import Boundaries
-from trainers.pricing.price import price
+from trainers.plan import plan
 
 KNOWN = WORDS[::6]
 OPENING = [word for word in KNOWN if word[0] in "bd"]
@@ -110,7 +110,7 @@ def test_two_towers_climb_the_rungs_of_auto(config, capsys):
     status, out, err = call("train", config, "--workdir", "run", "--json", *chosen, capsys=capsys)
     assert status == 0, err
     result = as_json(out)
-    assert [rung["name"] for rung in result["rungs"]][:2] == ["probe", "probe_all"]
+    assert [step["name"] for step in result["climb"]][:2] == ["probe", "probe_all"]
     assert result["metrics"]["test"]["macro_f1"] > 0.6
     status, out, _ = call("evaluate", "run/graft", "--json", "--quiet", capsys=capsys)
     assert as_json(out)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], abs=1e-6)
@@ -173,6 +173,6 @@ def test_cached_states_give_the_same_logits(head, tiny, tmp_path):
 
 def test_a_plan_prices_pairs(config):
     chosen = settings(head__pair="two_tower", epochs="1", plan__stages="top(1)")[1::2]
-    found = price(load_config(config, chosen))
+    found = plan(load_config(config, chosen))
     assert found.stages[0].steps > 0
     assert found.stages[0].cache_bytes > 0

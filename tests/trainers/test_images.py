@@ -19,9 +19,10 @@ from adapters.heads.columns import Number, OneLabel
 from backbone.errors import InputError
 from backbone.storage import load_backbone
 from tests.tiny_images import make_image_backbone, picture, write_folder
+from tests.trainers.format_examples import idx_bytes
 from trainers.config import Data
+from trainers.data.encoded_images import pnm
 from trainers.data.examples import load_data
-from trainers.data.image_files import encoded, read_images
 from trainers.data.prepare import prepare
 from trainers.data.rows import read_rows
 
@@ -98,23 +99,17 @@ def test_a_corrupt_image_names_its_file(place, tmp_path):
     bad = folder / "green" / "1.png"
     bad.write_bytes(bad.read_bytes()[:50])
     with pytest.raises(InputError, match=r"green/1\.png: not a readable image"):
-        list(read_images(Data(train=(str(folder),), format="image_folder"), "train"))
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
     bad.unlink()
     (folder / "green" / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=r"notes\.txt: not an image by its suffix"):
-        list(read_images(Data(train=(str(folder),), format="image_folder"), "train"))
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
     (folder / "green" / "notes.txt").unlink()
     (folder / "loose.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"loose\.png: is in no class"):
-        list(read_images(Data(train=(str(folder),), format="image_folder"), "train"))
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
     with pytest.raises(InputError, match="no such folder"):
-        list(read_images(Data(train=(str(tmp_path / "none"),), format="image_folder"), "train"))
-
-
-def idx(array: np.ndarray) -> bytes:
-    """The bytes of an IDX file, by its description."""
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return header + array.tobytes()
+        list(read_rows(Data(train=(str(tmp_path / "none"),), format="image_folder"), "train", OneLabel()))
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
@@ -122,26 +117,26 @@ def test_idx_files(tmp_path, pack):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), np.uint8)
     labels = np.array([7, 1, 7, 0, 3], np.uint8)
     files = (str(tmp_path / "images"), str(tmp_path / "labels"))
-    Path(files[0]).write_bytes(pack(idx(pixels)))
-    Path(files[1]).write_bytes(pack(idx(labels)))
+    Path(files[0]).write_bytes(pack(idx_bytes(pixels)))
+    Path(files[1]).write_bytes(pack(idx_bytes(labels)))
     rows = list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     assert [row.labels for row in rows] == [("7",), ("1",), ("7",), ("0",), ("3",)]
     for row, picture_ in zip(rows, pixels, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), picture_)
     numbers = list(read_rows(Data(train=files, format="idx"), "train", Number()))
     assert [row.labels for row in numbers] == [(repr(float(label)),) for label in labels]
-    Path(files[1]).write_bytes(pack(idx(labels[:4])))
+    Path(files[1]).write_bytes(pack(idx_bytes(labels[:4])))
     with pytest.raises(InputError, match=r"5 images, .* 4 labels"):
-        list(read_images(Data(train=files, format="idx"), "train"))
-    Path(files[0]).write_bytes(pack(idx(pixels)[:-1]))
+        list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
+    Path(files[0]).write_bytes(pack(idx_bytes(pixels)[:-1]))
     with pytest.raises(InputError, match=r"images: .* bytes do not hold 5x6x4 values"):
-        list(read_images(Data(train=files, format="idx"), "train"))
-    Path(files[0]).write_bytes(pack(idx(pixels)[:9]))
+        list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
+    Path(files[0]).write_bytes(pack(idx_bytes(pixels)[:9]))
     with pytest.raises(InputError, match=r"9 bytes do not hold .* truncated"):
-        list(read_images(Data(train=files, format="idx"), "train"))
+        list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     with pytest.raises(InputError, match="labels: not an IDX file of bytes with 3 axes"):
-        list(read_images(Data(train=files[::-1], format="idx"), "train"))
-    with pytest.raises(InputError, match="two files, images then labels"):
+        list(read_rows(Data(train=files[::-1], format="idx"), "train", OneLabel()))
+    with pytest.raises(InputError, match="2 files, images then labels"):
         Data(train=files[:1], format="idx")
 
 
@@ -198,16 +193,16 @@ def test_images_of_tfds(tmp_path, monkeypatch):
     tfds.disable_progress_bar()
     Pictures(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
-    found = list(read_images(Data(train=("tfds:pictures",), image="image"), "train"))
-    assert [label for _, label, _ in found] == ["cat", "dog", "cat"]
-    for (content, _, _), wanted in zip(found, pixels, strict=True):
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), wanted[..., 0])
+    rows = list(read_rows(Data(train=("tfds:pictures",), image="image"), "train", OneLabel()))
+    assert [row.labels for row in rows] == [("cat",), ("dog",), ("cat",)]
+    for row, expected in zip(rows, pixels, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), expected[..., 0])
 
 
 def test_arrays_are_kept_as_pnm():
     for shape in ((3, 2), (3, 2, 1), (3, 2, 3)):
         pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
-        found = np.asarray(Image.open(io.BytesIO(encoded(pixels))))
+        found = np.asarray(Image.open(io.BytesIO(pnm(pixels))))
         np.testing.assert_array_equal(found.reshape(shape), pixels)
 
 

@@ -28,7 +28,7 @@ from tests.trainers.test_main import call
 from trainers.config import OutOfScope, TrainConfig
 from trainers.config.load import load_config
 from trainers.data.splits import membership
-from trainers.pricing.price import price
+from trainers.plan import plan, table
 from trainers.train import train
 
 RATE = 0.1
@@ -239,7 +239,7 @@ def test_a_damaged_score_is_refused(runs, tmp_path, tiny):
         ({"means": np.full((3, 32), np.nan, np.float32)}, "not finite"),
         ({"means": np.zeros((3, 31), np.float32)}, "means"),
         ({"code": np.zeros(1)}, "code"),
-        ({"reference.label_counts": np.zeros(3, np.int64)}, "counts must be of some rows"),
+        ({"reference.label_counts": np.zeros(3, np.int64)}, "counts must hold at least one row"),
         ({"reference.label_counts": np.ones(2, np.int64)}, "reference.label_counts"),
         ({"reference.score_edges": np.zeros(40)}, "reference.score_edges"),
         ({"reference.length_counts": np.ones(1, np.int32)}, "reference.length"),
@@ -319,16 +319,16 @@ def test_what_cannot_carry_the_score_says_so(verb, runs, capsys, caplog):
 
 def test_a_plan_prices_the_pass_for_the_score(runs, tmp_path):
     script, asked = str(runs["scored"]["script"]), ("data.dev_fraction=0.25", f"out_of_scope.false_alarms={RATE}")
-    with_score, without = price(load_config(script, asked)), price(load_config(script, asked[:1]))
+    with_score, without = plan(load_config(script, asked)), plan(load_config(script, asked[:1]))
     assert with_score.out_of_scope_seconds > 0 == without.out_of_scope_seconds
     parts = sum(s.seconds for s in with_score.stages)
     assert with_score.seconds == pytest.approx(parts + with_score.out_of_scope_seconds)
     assert with_score.cpu_seconds > sum(s.cpu_seconds for s in with_score.stages)
-    assert "of it the out-of-scope score: " in with_score.table()
-    assert "out-of-scope" not in without.table()
-    probe = price(load_config(script, (*asked, "adapter.method=probe", "plan.stages=all")))
+    assert "of it the out-of-scope score: " in table(with_score)
+    assert "out-of-scope" not in table(without)
+    probe = plan(load_config(script, (*asked, "adapter.method=probe", "plan.stages=all")))
     assert probe.out_of_scope_seconds == 0, "the probe's own pass gives the features"
-    bare = price(load_config(script, (*asked, "adapter.method=probe", "plan.stages=all", "plan.cache=none")))
+    bare = plan(load_config(script, (*asked, "adapter.method=probe", "plan.stages=all", "plan.cache=none")))
     assert bare.out_of_scope_seconds > 0, "nothing is kept, so there are two passes"
     with pytest.raises(InputError, match="needs at least 999 development rows"):
-        price(load_config(script, ("data.dev_fraction=0.25", "out_of_scope.false_alarms=0.001")))
+        plan(load_config(script, ("data.dev_fraction=0.25", "out_of_scope.false_alarms=0.001")))

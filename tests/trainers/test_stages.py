@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,15 +24,20 @@ from backbone.cache import held
 from backbone.errors import InputError
 from backbone.files import sha256_file
 from backbone.home import home
+from backbone.records import encode
 from backbone.trees import flatten, map_leaves, unflatten
 from tests.tiny import as_json, rows
 from tests.trainers.test_main import call, killed_run, run, same, tensors
 from tests.trainers.test_main import config as config
 from trainers.config import Optimizer, Plan, Stage, TrainConfig
 from trainers.data.batches import Examples
-from trainers.fitting.cached_states import Boundaries, prefix_id
-from trainers.fitting.loop import Progress, Task, fit, progress_of
-from trainers.freezing.spans import next_boundary, spans
+from trainers.fitting.cached_states import Boundaries, CachedPrefix, prefix_id
+from trainers.fitting.loop import fit
+from trainers.fitting.progress import Progress, progress_of
+from trainers.fitting.state import LoopState
+from trainers.fitting.task import GraftTask
+from trainers.freezing.gradient_ratio import GradientRatio
+from trainers.freezing.schedule import RunShape
 from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import Scalars
 
@@ -40,7 +46,7 @@ ENDS = (10, 20, 30, 40)  # batches at the end of each epoch
 
 
 def resolved(stages, blocks=6, accumulate=1):
-    return [(s.boundary, s.until) for s in spans(Plan(stages=stages), blocks, ENDS, 4.0, accumulate)]
+    return [(s.boundary, s.until) for s in Plan(stages=stages).schedule.spans(RunShape(blocks, ENDS, 4.0, accumulate))]
 
 
 def test_schedules_by_name():
@@ -61,7 +67,7 @@ def test_stages_of_a_last_epoch_that_is_a_part():
     """Half an epoch of 100 batches, and two and a half."""
 
     def until(epochs, ends, *stages):
-        return [span.until for span in spans(Plan(stages=stages), 6, ends, epochs, 1)]
+        return [span.until for span in Plan(stages=stages).schedule.spans(RunShape(6, ends, epochs, 1))]
 
     assert until(0.5, (50,), Stage("", until_epoch=0.25), Stage("none")) == [25, 50]
     assert until(2.5, (100, 200, 250), Stage("", until_epoch=2.25), Stage("none")) == [225, 250]
@@ -98,14 +104,13 @@ def test_a_gap_below_a_live_block_is_refused():
 
 
 def test_the_gradient_rule():
-    assert next_boundary([1, 1, 1, 1], [0.99, 0.5, 0.2, 0.4], 0) == 2, "the first two have settled"
-    assert next_boundary([1, 1, 1, 1], [0.99, 0.98, 0.2, 0.4], 2) == 4
-    assert next_boundary([1, 1], [1, 1], 4) == 4, "nothing tells them apart"
+    assert GradientRatio().decide([1, 1, 1, 1], [0.99, 0.5, 0.2, 0.4], 0) == 2, "the first two have settled"
+    assert GradientRatio().decide([1, 1, 1, 1], [0.99, 0.98, 0.2, 0.4], 2) == 4
+    assert GradientRatio().decide([1, 1], [1, 1], 4) == 4, "nothing tells them apart"
 
 
 @pytest.fixture
-def task(tiny) -> Task:
-    draw = np.random.default_rng(0)
+def task(tiny) -> GraftTask:
     texts = rows(60, seed=4)
     tokens = tiny.preprocessing.encode([text for text, _ in texts], 48)
     labels = np.array([int(label[-1]) for _, label in texts], np.int32)
@@ -113,30 +118,24 @@ def task(tiny) -> Task:
     model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), ("a", "b", "c"))
     optimizer = Optimizer(learning_rate=1e-2, accumulate=2)
     settings = TrainConfig(optimizer=optimizer, epochs=2, batch_size=8, head_start="zero", checkpoint_seconds=0)
-    assert draw is not None
-    return Task(settings, model, tiny, examples, examples)
+    return GraftTask(settings, model, tiny, examples, examples)
 
 
-def trained(task: Task, folder: Path, cache: str = "float32", **plan):
+def trained(task: GraftTask, folder: Path, cache: str = "float32", **plan):
     """(parameters, progress) after a run with this plan."""
     config = replace(task.config, plan=Plan(cache=cache, **plan), select="last")
-    task = replace(task, config=config)
-    params = map_leaves(np.asarray, task.model.init(jax.random.key(0)))
 
-    def make(adapter):
+    def open_cache(adapter):
         return Boundaries(task.model, task.backbone, adapter, folder / "cache", cache, 2**30)
 
+    task = replace(task, config=config, open_cache=None if cache == "none" else open_cache)
+    params = map_leaves(np.asarray, task.model.init(jax.random.key(0)))
     folder.mkdir(parents=True, exist_ok=True)
     with Checkpoints(folder / "checkpoints", {}) as checkpoints:
-        done = fit(
-            task,
-            params,
-            checkpoints,
-            lambda step: Scalars(folder, step),
-            make_cache=None if cache == "none" else make,
-            show=False,
-        )
-    return flatten(done.params), done.progress
+        state = LoopState(task, params)
+        state.restore(checkpoints)
+        fit(task, state, checkpoints, Scalars(folder, state.done))
+    return flatten(state.params), state.progress
 
 
 def assert_same(left, right):
@@ -161,7 +160,7 @@ def test_a_cached_prefix_equals_one_that_runs(schedule, task, tmp_path):
     cached, progress = trained(task, tmp_path / "b", stages=schedule)
     for path in ran:
         np.testing.assert_allclose(cached[path], ran[path], atol=2e-5, err_msg=path)
-    assert progress.stages[-1]["boundary"] == 2
+    assert progress.stages[-1].boundary == 2
     bottom = {path: leaf for path, leaf in cached.items() if ".lora.0." in path and path.endswith("b")}
     assert bottom
     assert all(np.any(leaf) for leaf in bottom.values()) == (schedule != "top(1)"), "frozen means as it was"
@@ -181,7 +180,7 @@ def test_gradient_ratio_freezes_upward_and_keeps_the_top(task, tmp_path):
     _, progress = trained(
         replace(task, config=replace(task.config, epochs=5.0)), tmp_path / "a", stages="gradient_ratio"
     )
-    boundaries = [stage["boundary"] for stage in progress.stages]
+    boundaries = [stage.boundary for stage in progress.stages]
     assert boundaries == sorted(boundaries)
     assert boundaries[0] == 0
     assert boundaries[-1] <= 2
@@ -192,8 +191,8 @@ def test_gradient_ratio_judges_only_blocks_with_adapters(task, tmp_path):
     model = GraftModel(task.backbone.network, (Lora(rank=2, blocks="2:"),), Classification(), task.model.labels)
     above = replace(task, model=model, config=replace(task.config, epochs=5.0))
     _, progress = trained(above, tmp_path / "a", stages="gradient_ratio")
-    assert progress.stages[0]["boundary"] == 0
-    assert progress.stages[-1]["boundary"] == 2
+    assert progress.stages[0].boundary == 0
+    assert progress.stages[-1].boundary == 2
 
 
 @pytest.mark.parametrize("stages", ["geometric(0.5)", "top(1)", (Stage("", until_epoch=1), Stage("none"))])
@@ -202,7 +201,7 @@ def test_a_ladder_that_reads_below_a_boundary_is_not_fed_from_it(stages, task, t
     side = replace(task, model=ladder)
     plain, _ = trained(side, tmp_path / "a")
     staged, progress = trained(side, tmp_path / "b", stages=stages)
-    assert not any(stage["cached"] for stage in progress.stages)
+    assert not any(stage.cached for stage in progress.stages)
     if isinstance(stages, str):  # a side network is live to the end
         assert_same(plain, staged)
 
@@ -212,7 +211,7 @@ def test_what_a_stage_caches_does_not_depend_on_the_stage_before(storage, task, 
     """A run that is killed between two stages begins the second one without the states of the first."""
     stages = (Stage("", until_epoch=0.5), Stage("1:", until_epoch=1), Stage("2:"))
     params, progress = trained(task, tmp_path / "a", storage, stages=stages)
-    assert [stage["boundary"] for stage in progress.stages] == [0, 1, 2]
+    assert [stage.boundary for stage in progress.stages] == [0, 1, 2]
     adapter = unflatten(params)["adapter"]
     found = [
         Boundaries(task.model, task.backbone, adapter, folder, storage, 2**30)
@@ -258,12 +257,12 @@ def test_who_waited_for_another_writer_computes_nothing_again(task, tmp_path):
 def test_work_falls_from_stage_to_stage_and_nothing_compiles_inside_one(task, tmp_path):
     with jax.log_compiles(), compiles() as seen:
         _, progress = trained(task, tmp_path / "a", stages=(Stage("", until_epoch=1), Stage("2:")))
-    assert [s["boundary"] for s in progress.stages] == [0, 2]
+    assert [s.boundary for s in progress.stages] == [0, 2]
     buckets = len(np.unique(task.train.buckets))
     assert seen.count("step") == 2 * buckets, "one program for each (boundary, bucket)"
     sizes = [train_step(task.model, 8, 16, boundary=b, cached=b > 0).flops for b in range(4)]
     assert sizes == sorted(sizes, reverse=True)
-    assert progress.stages[1]["flops"] < progress.stages[0]["flops"]
+    assert progress.stages[1].flops < progress.stages[0].flops
 
 
 @contextlib.contextmanager
@@ -306,7 +305,7 @@ def test_cached_logits_equal_uncached_ones_bit_for_bit(minilm, tmp_path):
     np.testing.assert_array_equal(logits(minilm.params, params, cached), logits(minilm.params, params, batch))
 
     upgraded = Boundaries(model, minilm, params["adapter"], tmp_path / "other", "float32", 2**30)
-    assert upgraded.fill([examples], (4,), below=(store, 2)) == 4, "runs blocks 2 and 3 only"
+    assert upgraded.fill([examples], (4,), below=CachedPrefix(store, 2)) == 4, "runs blocks 2 and 3 only"
     np.testing.assert_array_equal(upgraded.padded(4, tokens[:2], 16), store.padded(4, tokens[:2], 16))
 
 
@@ -434,7 +433,7 @@ def test_a_damaged_description_costs_its_rows_and_nothing_else(content, config, 
 
 
 def test_notes_of_a_checkpoint_are_those_of_its_moment(tmp_path):
-    notes = vars(Progress(history=[{"step": 1}]))
+    notes = {"history": [{"step": 1}]}
     leaf = np.zeros(3, np.float32)
     state = {"step": np.int32(1), "live": {"head": leaf}, "optimizer": leaf}
     with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
@@ -445,12 +444,13 @@ def test_notes_of_a_checkpoint_are_those_of_its_moment(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"other": 1}, {"boundary": "x"}, {"best_score": None}, {"stages": [{}]}, {"stages": [5]}]
+    "change", [{"other": 1}, {"boundary": "x"}, {"best_score": "x"}, {"stages": [{}]}, {"stages": [5]}]
 )
 def test_notes_of_another_kind_are_refused(change):
-    assert progress_of(vars(Progress())) == Progress()
+    assert progress_of(encode(Progress())) == Progress()
+    assert progress_of({**encode(Progress()), "best_score": -math.inf}) == Progress(), "how a former version noted none"
     with pytest.raises(InputError, match=r"--resume: .* start in another --workdir"):
-        progress_of({**vars(Progress()), **change})
+        progress_of({**encode(Progress()), **change})
 
 
 @pytest.mark.parametrize("stages", ["top(7)", "geometric(1.5)"])

@@ -11,8 +11,8 @@ from adapters.artefact.manifest import identity
 from backbone.storage import load_backbone
 from tests.tiny import write_config
 from tests.trainers.test_main import call
-from trainers import variants
 from trainers.config.load import load_config
+from trainers.extras import variants
 from trainers.scoring.metrics import gather
 from trainers.train import train
 

@@ -15,17 +15,18 @@ from trainers.config.data import Data, data_root
 from trainers.config.experiment import TrainConfig, require_pair
 from trainers.config.extras import EarlyExits, OutOfScope
 from trainers.config.optimizer import Optimizer
-from trainers.config.plan import LadderRung, Plan, Stage
+from trainers.config.plan import ClimbStep, Plan
 from trainers.config.retrain import Bound, Column, Gate, Retrain, Schema
+from trainers.freezing.explicit import Stage
 
 __all__ = [
     "Bound",
+    "ClimbStep",
     "Column",
     "Curriculum",
     "Data",
     "EarlyExits",
     "Gate",
-    "LadderRung",
     "Optimizer",
     "OutOfScope",
     "Plan",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from backbone.errors import InputError
+from backbone.registered import variants
+from trainers.data.formats.format import AUTO, Format, named_format
 
 
 def data_root() -> str:
-    """Folder of the shared public data sets: `TOPGRAFT_DATA`, default `../shared/data`."""
+    """Returns the folder of the shared public data sets: `TOPGRAFT_DATA`, default `../shared/data`."""
     return os.environ.get("TOPGRAFT_DATA", str(Path("..") / "shared" / "data"))
 
 
@@ -26,36 +27,18 @@ class Data:
     """
 
     train: tuple[str, ...] = ()  # files, or one tfds: name
-    dev: tuple[str, ...] = ()  # empty: dev_fraction of train, by hash
-    test: tuple[str, ...] = ()  # empty: no test metrics
-    format: Literal[
-        "auto",
-        "csv",
-        "tsv",
-        "tsv_quoted",
-        "jsonl",
-        "parquet",
-        "label_text",
-        "parallel",
-        "bio",
-        "json_lists",
-        "image_folder",
-        "idx",
-    ] = "auto"
-    # auto: by suffix (.csv .tsv .jsonl .parquet .bio .conll); tsv takes quotes literally, tsv_quoted as CSV does;
-    # label_text: one row a line, "LABEL TEXT"; parallel: (texts file, labels file), a line each;
-    # bio: a word and its tag a line, an empty line between sentences; json_lists: FILE#LIST, a JSON object whose
-    # field LIST holds [text, label] lists; image_folder: a folder with a subfolder of images per class; idx:
-    # (images file, labels file) as MNIST's
+    dev: tuple[str, ...] = ()  # files of development rows; empty: dev_fraction of train, by hash
+    test: tuple[str, ...] = ()  # files of test rows; empty: no test metrics
+    format: str = AUTO  # tag of a format (one file each in trainers/data/formats, or your own); auto: by suffix
     text: str = "text"  # column of the text
     text_pair: str = ""  # column of the second text, for heads on pairs (head.pair); "" = none
     label: str = "label"  # column of the label (multi_label: a list, or text split at label_separator)
-    image: str = ""  # column of encoded images in Parquet or tfds:, instead of text
+    image: str = ""  # column of encoded images, instead of text; "" = none
     columns: tuple[str, ...] = ()  # names of the columns of a CSV or TSV without a header
-    encoding: str = "utf-8"  # of text formats; invalid bytes are an error that names the line
-    label_names: tuple[str, ...] = ()  # when the column holds 0..C-1: the names, in order
+    encoding: str = "utf-8"  # encoding of text files; invalid bytes are an error that names the line
+    label_names: tuple[str, ...] = ()  # names of the labels in order, where the column holds 0..C-1
     keep_labels: tuple[str, ...] = ()  # only rows with one of these labels are read; empty: all
-    label_separator: str = "|"  # between labels of a multi_label column of text
+    label_separator: str = "|"  # text between the labels of a multi_label column of text
     difficulty: str = ""  # column with a number, for curriculum.difficulty=column
     train_fraction: float = 1.0  # share of the train rows to use, chosen by hash
     dev_fraction: float = 0.1  # share of train held out for development, by hash; 0 = none
@@ -73,15 +56,29 @@ class Data:
             raise InputError("dev_fraction: together with gate_fraction must be at least 0 and below 1")
         if self.max_tokens < 3:
             raise InputError(f"max_tokens: must be at least 3 (two special tokens and a word), got {self.max_tokens}")
-        if self.format in ("parallel", "idx"):
+        self._check_format()
+
+    def _check_format(self) -> None:
+        """Raises InputError if the other fields do not fit the format."""
+        chosen = self.file_format
+        if chosen is not None and chosen.files:
             for name in ("train", "dev", "test"):
-                if len(getattr(self, name)) not in (0, 2):
-                    first = "texts" if self.format == "parallel" else "images"
-                    raise InputError(f"{name}: format {self.format} needs two files, {first} then labels")
-        if self.of_images and (self.difficulty or (self.image and self.format not in ("auto", "parquet"))):
-            raise InputError("image: a column of images is in Parquet or tfds:, and has no difficulty beside it")
+                if len(getattr(self, name)) not in (0, len(chosen.files)):
+                    raise InputError(
+                        f"{name}: format {self.format} needs {len(chosen.files)} files, {' then '.join(chosen.files)}"
+                    )
+        if self.image and chosen is not None and not chosen.image_column:
+            known = " or ".join(tag for tag, other in variants(Format).items() if other.image_column)
+            raise InputError(f"image: a column of images is in {known}; data.format={self.format} has none")
+        if self.of_images and self.difficulty:
+            raise InputError("difficulty: rows of images have no column of difficulty; leave it out")
+
+    @property
+    def file_format(self) -> Format | None:
+        """Returns the format of the files; None with `auto`, where each file's suffix decides."""
+        return None if self.format == AUTO else named_format(self.format, "format")
 
     @property
     def of_images(self) -> bool:
-        """Whether the rows are images."""
-        return bool(self.image) or self.format in ("image_folder", "idx")
+        """Returns whether the rows are images."""
+        return bool(self.image) or (self.file_format is not None and self.file_format.of_images)

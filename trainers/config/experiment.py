@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from adapters.heads.head import kinds_for
-from adapters.specs import Classification, Head, Ladder, Lora, MethodSpec, Probe
+from adapters.heads.head import Head, kinds_for
+from adapters.methods.method import Method
+from adapters.specs import Classification, Lora
 from adapters.target import Target
 from backbone.errors import InputError
 from trainers.config.curriculum import Curriculum
@@ -24,8 +25,8 @@ class TrainConfig:
     name: str = "graft"  # of the task; names the output folder
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
     data: Data = field(default_factory=Data)
-    adapter: MethodSpec = field(default_factory=Lora)
-    extra: tuple[MethodSpec, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
+    adapter: Method = field(default_factory=Lora)
+    extra: tuple[Method, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
     head: Head = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
     plan: Plan = field(default_factory=Plan)
@@ -59,7 +60,7 @@ class TrainConfig:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
-        alone = [spec.method for spec in self.methods if isinstance(spec, (Probe, Ladder))]
+        alone = [method.tag for method in self.methods if method.stands_alone]
         if self.extra and alone:
             raise InputError(f"extra: {alone[0]} reads hidden states and stands alone, as `adapter` without `extra`")
         if self.curriculum.difficulty == "column" and not self.data.difficulty:
@@ -74,8 +75,9 @@ class TrainConfig:
         if self.metric not in head.metrics:
             known = ", ".join(head.metrics)
             raise InputError(f"metric: {self.metric!r} is no metric of head.kind={head.kind}; one of {known}")
-        if self.data.format == "bio" and head.one_answer_per != "word":
-            raise InputError("data.format: bio holds tags of words; it needs head.kind=token_tagging")
+        files = self.data.file_format
+        if files is not None and files.labels_per == "word" and head.one_answer_per != "word":
+            raise InputError(f"data.format: {files.tag} holds tags of words; it needs head.kind=token_tagging")
         require_pair(self.data, head)
         if self.out_of_scope.false_alarms and not ("out_of_scope" in head.supports and head.pair == "none"):
             raise InputError(
@@ -87,10 +89,10 @@ class TrainConfig:
                 "exits.boundaries: an exit is a classifier of single inputs; it needs "
                 f"head.kind={kinds_for('early_exits')} and head.pair=none, got {head.kind} and {head.pair}"
             )
-        if head.pooling == "attention" and isinstance(self.adapter, Probe):
+        if head.pooling == "attention" and self.adapter.fitted:
             raise InputError(
-                "head.pooling: attention is learned by gradient, a probe is fitted to fixed features; use another "
-                "pooling, or another adapter.method"
+                f"head.pooling: attention is learned by gradient, a {self.adapter.tag} is fitted to fixed features; "
+                "use another pooling, or another adapter.method"
             )
         if head.one_answer_per != "row":
             for name, value, probing in (
@@ -104,7 +106,12 @@ class TrainConfig:
                     )
 
     @property
-    def methods(self) -> tuple[MethodSpec, ...]:
+    def climbs(self) -> bool:
+        """Returns whether a run climbs. A method that never differentiates the backbone is a step of its own."""
+        return self.plan.climbs and self.adapter.differentiates_backbone
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
         """Every method of the graft."""
         return (self.adapter, *self.extra)
 

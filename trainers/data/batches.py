@@ -1,14 +1,15 @@
-"""Examples in memory, and batches of them assembled ahead of the device.
+"""Examples in memory, and batches of them that are assembled ahead of the device.
 
-Each row runs in its own length bucket. A batch with fewer rows than its size is filled up with rows of
-weight zero, so that every batch of a bucket has one shape.
+Each row runs in the bucket of its length. A batch with fewer rows than its size is filled with rows of weight zero,
+so every batch of a bucket has one shape. Shape letters: `N` rows, `B` batch, `T` tokens, `D` width, `C` classes,
+`P` values of a patch.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NotRequired, SupportsIndex, TypedDict
 
@@ -18,41 +19,41 @@ import numpy as np
 from backbone.buckets import TokenRow, bucket_of, pad
 from trainers.data.order import Order
 
-States = Callable[[Sequence[TokenRow], int], dict[int, np.ndarray]]
+States = Callable[[Sequence[TokenRow], int], dict[int, np.ndarray]]  # (rows, bucket) to states by boundary
 
 
 class Batch(TypedDict):
     """Arrays of one micro-batch."""
 
-    ids: NotRequired[Any]  # int32 [B,T] (see `backbone.buckets.pad`), unless `states` are given
-    states: NotRequired[Any]  # float32 [B,T,D] by boundary, from the boundary cache
-    mask: Any  # bool [B,T]
-    labels: Any  # int32 [B], float32 [B,C]; float32 [B] of a regression; int32 [B,T] of tags
-    weights: Any  # float32 [B]: 1 for a row, 0 for filling
+    ids: NotRequired[Any]  # token ids int32 [B,T] (see `backbone.buckets.pad`), unless `states` are given
+    states: NotRequired[Any]  # states float32 [B,T,D] by boundary, from the boundary cache
+    mask: Any  # places that hold a token, bool [B,T]
+    labels: Any  # int32 [B]; float32 [B,C] for multi_label; float32 [B] for a regression; int32 [B,T] for tags
+    weights: Any  # weight of each row, float32 [B]: 1 for a row, 0 for filling
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised rows of one split."""
+    """Rows of one split as tokens, with their labels."""
 
-    rows: list[TokenRow]  # token ids, int32 [t] each, rows of pairs, or patches, uint8 [T,P]
-    labels: np.ndarray  # int32 [N], float32 [N,C]; float32 [N] of a regression; int32 [N,T] of tags
-    lengths: tuple[int, ...]  # of the backbone
+    rows: list[TokenRow]  # token ids int32 [t] of each row, or of a pair (see `buckets`), or patches uint8 [T,P]
+    labels: np.ndarray  # int32 [N]; float32 [N,C] for multi_label; float32 [N] for a regression; int32 [N,T] for tags
+    lengths: tuple[int, ...]  # lengths of the backbone's buckets
     fill: int = 0  # id of the padding token
-    difficulty: np.ndarray | None = None  # of each row, float [N], from a column of the data
+    difficulty: np.ndarray | None = None  # difficulty of each row from a column of the data, float [N]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @cached_property
     def buckets(self) -> np.ndarray:
-        """The bucket of each row, int [N]."""
+        """Returns the bucket of each row, int [N]."""
         return np.array([bucket_of(len(row), self.lengths) for row in self.rows], int)
 
     def gather(self, bucket: int, indices: np.ndarray, size: int, states: States | None = None) -> Batch:
-        """The rows `indices` as one batch of `size` rows padded to `bucket` tokens.
+        """Returns the rows `indices` as one batch of `size` rows padded to `bucket` tokens.
 
-        With `states`, a function of (rows of token ids, bucket), the batch holds those instead of ids.
+        With `states` the batch holds what it gives for the rows instead of their ids.
         """
         chosen = np.concatenate([indices, np.repeat(indices[:1], size - len(indices))])
         ids, mask = pad([self.rows[i] for i in chosen], bucket, self.fill)
@@ -66,8 +67,16 @@ class Examples:
         return {**batch, "states": states([self.rows[i] for i in chosen], bucket)}
 
 
+def part_of(examples: Examples, indices: np.ndarray) -> Examples:
+    """Returns the rows `indices` of a split."""
+    difficulty = None if examples.difficulty is None else examples.difficulty[indices]
+    return replace(
+        examples, rows=[examples.rows[i] for i in indices], labels=examples.labels[indices], difficulty=difficulty
+    )
+
+
 class _BatchSource:
-    """Random access to the batches of one epoch, for grain."""
+    """A source with random access to the batches of one epoch, for grain."""
 
     def __init__(self, examples: Examples, plan: Sequence[tuple[int, np.ndarray]], size: int, states: States | None):
         self._examples, self._plan, self._size, self._states = examples, plan, size, states
@@ -83,7 +92,7 @@ class _BatchSource:
 def batches(
     examples: Examples, order: Order, epoch: int, first: int, threads: int, states: States | None = None
 ) -> Iterator[Batch]:
-    """The batches of an epoch from number `first` on, on the device, assembled ahead by threads."""
+    """Yields the batches of an epoch from number `first` on, on the device; threads assemble them ahead."""
     import grain
 
     source = _BatchSource(examples, order.epoch(epoch), order.batch_size, states)

@@ -1,7 +1,7 @@
 """A real data set that every machine has: docstrings of the Python standard library.
 
-Task: name the top-level package a docstring belongs to, with the package's own name masked. The
-sources are parsed, never imported. Used by the quickstart and by tests.
+The task is to name the top-level package of a docstring in which the package's name is masked. The sources are
+parsed, never imported. The quickstart and the tests use it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 from backbone.errors import InputError
 from trainers.data.splits import normalise, unit_hash
 
-MIN_ROWS = 60  # of a package, for it to be a class
-MIN_WORDS = 3  # of a docstring
-MASK = "MODULE"
-_LEFT_OUT = {"site-packages", "test", "tests", "idle_test", "lib2to3", "turtledemo", "__pycache__", "ensurepip"}
+MIN_ROWS = 60  # docstrings that make a package a class
+MIN_WORDS = 3  # words that make a docstring a row
+MASK = "MODULE"  # word in place of the package's name
+_SKIPPED = {"site-packages", "test", "tests", "idle_test", "lib2to3", "turtledemo", "__pycache__", "ensurepip"}
 
 
 def _parse(source: bytes) -> ast.Module:
-    """`ast.parse`, tried again after CPython's "recursion depth mismatch" (gh-106905, mended in 3.13).
+    """Parses a module, and tries again after CPython's "recursion depth mismatch" (gh-106905, mended in 3.13).
 
-    It is raised when garbage collected during the parse logs an exception, since a traceback is
-    rendered with `ast.parse` too. The second try finds that garbage gone.
+    CPython raises it when garbage that is collected during the parse logs an exception: a traceback is rendered with
+    `ast.parse` too. At the second try that garbage is gone.
     """
     try:
         return ast.parse(source)
@@ -36,6 +36,7 @@ def _parse(source: bytes) -> ast.Module:
 
 
 def _docstrings(file: Path) -> Iterator[str]:
+    """Yields the docstrings of a file; none of a file that this Python cannot parse."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old escapes in old modules
@@ -50,18 +51,18 @@ def _docstrings(file: Path) -> Iterator[str]:
 
 
 def collect() -> list[tuple[str, str]]:
-    """(text, package) rows, duplicates dropped, packages with at least `MIN_ROWS`, sorted."""
+    """Returns (text, package) rows without duplicates, of packages with at least `MIN_ROWS` of them, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     packages: dict[str, list[str]] = {}
     seen: set[str] = set()
     for file in sorted(root.rglob("*.py")):
         parts = file.relative_to(root).parts
-        if _LEFT_OUT & set(parts):
+        if _SKIPPED & set(parts):
             continue
         package = parts[0].removesuffix(".py")
-        own_name = re.compile(rf"(?<![A-Za-z0-9]){re.escape(package)}(?![A-Za-z0-9])", re.IGNORECASE)
+        name_of_package = re.compile(rf"(?<![A-Za-z0-9]){re.escape(package)}(?![A-Za-z0-9])", re.IGNORECASE)
         for text in _docstrings(file):
-            masked = own_name.sub(MASK, text).strip()
+            masked = name_of_package.sub(MASK, text).strip()
             key = normalise(masked)
             if key not in seen and len(key.split()) >= MIN_WORDS:
                 seen.add(key)
@@ -70,9 +71,9 @@ def collect() -> list[tuple[str, str]]:
 
 
 def write_docstrings(folder: Path, test_fraction: float = 0.2) -> dict[str, int]:
-    """Writes `train.csv` and `test.csv` (columns text, label), split by hash; returns counts.
+    """Writes `train.csv` and `test.csv` (columns text, label), split by hash; returns the numbers of rows and classes.
 
-    Raises InputError where the standard library's sources are not installed.
+    Raises InputError if the standard library's sources are not installed.
     """
     rows = collect()
     if not rows:
@@ -89,7 +90,7 @@ def write_docstrings(folder: Path, test_fraction: float = 0.2) -> dict[str, int]
 
 
 def baselines(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> dict[str, float]:
-    """Accuracy on (text, label) rows of the most frequent label, and of TF-IDF with logistic regression."""
+    """Returns the accuracy on `test` of the most frequent label, and of TF-IDF with logistic regression."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -97,12 +98,12 @@ def baselines(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> dict
     except ImportError:
         raise InputError("baselines need scikit-learn: pip install 'topgraft[quickstart]'") from None
     labels = [label for _, label in train]
-    most = max(sorted(set(labels)), key=labels.count)
+    majority = max(sorted(set(labels)), key=labels.count)
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10, max_iter=200))
     model.fit([text for text, _ in train], labels)
     predicted = model.predict([text for text, _ in test])
     truth = [label for _, label in test]
     return {
-        "majority": sum(label == most for label in truth) / len(truth),
+        "majority": sum(label == majority for label in truth) / len(truth),
         "tfidf": sum(p == t for p, t in zip(predicted, truth, strict=True)) / len(truth),
     }

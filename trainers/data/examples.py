@@ -33,6 +33,7 @@ class TaskData:
     fingerprint: dict[str, str]  # fingerprint of each split's rows
     cut: dict[str, int]  # rows cut at max_tokens, by split
     head: Head  # head with the settings that the train rows decide
+    tables: dict[str, Table]  # prepared rows of each split, in the order of its examples
 
 
 def load_data(
@@ -63,7 +64,7 @@ def load_data(
             examples[name], cut[name] = tokenise(table, names, head, backbone, data.max_tokens)
             if cut[name]:
                 log.warning("%s: %d of %d rows were cut at %d tokens", name, cut[name], len(table), data.max_tokens)
-    return TaskData(examples, names, prepared.fingerprint, cut, head)
+    return TaskData(examples, names, prepared.fingerprint, cut, head, tables)
 
 
 def texts_of(table: Table, head: Head) -> list[Any]:

@@ -1,9 +1,8 @@
-"""Rows prepared once into ArrayRecord by a real TFDS builder, and read back by grain.
+"""Rows that a real TFDS builder writes once as ArrayRecord, and that grain reads back.
 
-A prepared folder is named by what was read, never by when or where: the bytes of the files, the
-settings that change how they are read, and this reader's version. Rows lie in a canonical order (by
-their hash), so the order of rows in a file does not change a run. The folder appears in one step, and
-is verified byte by byte when it is used again.
+The name of a prepared folder is made from the bytes of the files, the settings that change how they are read, and
+this reader's version; never from time or place. Rows lie in a canonical order (by their hash), so the order of rows
+in a file does not change a run. The folder appears in one step, and is verified byte by byte when it is used again.
 """
 
 from __future__ import annotations
@@ -24,16 +23,18 @@ from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.records import digest, encode
+from backbone.registered import own_file
 from trainers.config import Data
-from trainers.data.rows import TFDS, LabelledRow, Split, file_of, read_rows
+from trainers.data.rows import LabelledRow, Split, entries, read_rows
 from trainers.data.splits import fingerprint, kept, membership, row_hash
 
 log = logging.getLogger(__name__)
 
 READER_VERSION = 3  # raised by hand when the same files would give other rows
-SEAL = "prepared.json"
-CHUNK = 512  # rows read at once; one by one costs twice the time
-SPLITS = ("train", "dev", "gate", "test")
+SEAL = "prepared.json"  # file in a prepared folder that names the others with their hashes
+CHUNK = 512  # rows read at once; reading them one by one takes twice the time
+SPLITS = ("train", "dev", "gate", "test")  # splits of prepared rows
+SOURCES: tuple[Split, ...] = ("train", "dev", "test")  # splits that name files; gate rows are a share of train
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class PreparedRows:
     hit: bool  # it had been prepared before
 
     def table(self, split: str) -> Table:
-        """Reads a split through grain."""
+        """Reads a split with grain."""
         import grain
         import tensorflow_datasets as tfds
 
@@ -106,31 +107,33 @@ def prepare(data: Data, column: LabelColumn, *, cache: Path, progress: bool = Fa
 
 
 def source_key(data: Data, column: LabelColumn) -> str:
-    """Returns the name of what would be read: bytes of files, and how they are read. Equal keys give equal rows."""
+    """Returns a name for what would be read: the bytes of the files, and how they are read.
+
+    Equal keys give equal rows. The bytes of the code count too where a format or a label column is a user's own.
+    """
     reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
-    content = {}
-    for split in ("train", "dev", "test"):
-        content[split] = [_content(name, split, data) for name in getattr(data, split)]
-    key = {"reader": READER_VERSION, "reading": reading, "content": content}
-    return digest(key | column.key()).removeprefix("sha256:")[:32]
+    content: dict[str, list[str]] = {}
+    code: dict[str, str] = {}
+    for split in SOURCES:
+        content[split] = []
+        for group in entries(data, split):
+            content[split] += [group.format.identity(name, split) for name in group.names]
+            if file := own_file(type(group.format)):
+                code[group.format.tag] = _code_of(f"data.format: {group.format.tag}", Path(file))
+    if file := column.own_file():
+        code["label column"] = _code_of(f"head.kind: its label column {type(column).__name__}", Path(file))
+    key = {"reader": READER_VERSION, "reading": reading, "content": content, **column.key()}
+    return digest(key | ({"code": code} if code else {})).removeprefix("sha256:")[:32]
 
 
-def _content(name: str, split: str, data: Data) -> str:
-    if name.startswith(TFDS):
-        from trainers.data.rows import tfds_builder
-
-        builder, chosen = tfds_builder(name.removeprefix(TFDS), split)
-        sizes = {s: [info.num_examples, info.num_bytes] for s, info in builder.info.splits.items()}
-        return f"{builder.info.full_name}:{chosen}:{json.dumps(sizes, sort_keys=True)}"
-    path = file_of(name, data)
-    if data.format == "image_folder" and path.is_dir():
-        from trainers.data.image_files import folder_content
-
-        return folder_content(path)
-    if not path.is_file():
-        raise InputError(f"data.{split}: {name}: no such {'folder' if data.format == 'image_folder' else 'file'}")
-    part = f"#{name.partition('#')[2]}" if data.format == "json_lists" else ""
-    return path.suffix + part + sha256_file(path)
+def _code_of(variant: str, file: Path) -> str:
+    """Returns the hash of the file that defines a user's variant; raises InputError if no file does."""
+    if not file.is_file():
+        raise InputError(
+            f"{variant} is defined in {file}, which is no file; define it in one, so that rows are read again when "
+            "its code changes"
+        )
+    return sha256_file(file)
 
 
 def read_splits(data: Data, column: LabelColumn) -> dict[str, list[LabelledRow]]:
@@ -150,6 +153,7 @@ def read_splits(data: Data, column: LabelColumn) -> dict[str, list[LabelledRow]]
 
 
 def _write(splits: dict[str, list[LabelledRow]], folder: Path, progress: bool) -> None:
+    """Writes the rows and the seal into a new folder."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 

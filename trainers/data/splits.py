@@ -1,8 +1,8 @@
-"""Rows keep their place: train, development or gate is decided by a hash of the normalised text.
+"""The split of each row: a hash of its normalised text decides between train, development and gate.
 
-A row never moves when the data changes, and raising one fraction never moves rows of the other: gate
-rows are those whose hash lies below `gate_fraction`, development rows those in the top `dev_fraction`.
-Imports nothing but the standard library.
+A row never moves when the data change. Gate rows are those whose hash lies below `gate_fraction`, development rows
+those in the top `dev_fraction`, so raising one fraction never moves rows of the other. Imports nothing but the
+standard library.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ NUMERICS_VERSION = 1  # raised by hand when the same rows would train another mo
 
 
 def normalise(text: str) -> str:
-    """NFKC, casefolded, runs of white space as one space, stripped."""
+    """Returns the text in NFKC, casefolded and stripped, with runs of white space as one space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def unit_hash(text: str, salt: str) -> float:
-    """A number in [0, 1) from the normalised text; another salt gives an independent number."""
+    """Returns a number in [0, 1) from the normalised text; another salt gives an independent number."""
     digest = hashlib.sha256(f"{salt}\0{normalise(text)}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def membership(text: str, dev_fraction: float, gate_fraction: float) -> Literal["train", "dev", "gate"]:
-    """The split of a row of the train files."""
+    """Returns the split of a row of the train files."""
     place = unit_hash(text, "split")
     if place < gate_fraction:
         return "gate"
@@ -35,12 +35,12 @@ def membership(text: str, dev_fraction: float, gate_fraction: float) -> Literal[
 
 
 def kept(text: str, train_fraction: float) -> bool:
-    """Whether a train row is among the share that is used."""
+    """Returns whether a train row is in the share that is used."""
     return unit_hash(text, "share") < train_fraction
 
 
 def row_hash(text: str, labels: Iterable[str]) -> bytes:
-    """sha256 of the exact text and labels."""
+    """Returns the sha256 of the exact text and labels."""
     state = hashlib.sha256()
     for part in (text, *labels):
         data = part.encode(errors="surrogatepass")
@@ -49,7 +49,7 @@ def row_hash(text: str, labels: Iterable[str]) -> bytes:
 
 
 def fingerprint(hashes: Iterable[bytes]) -> str:
-    """`sha256:<hex>` of a multiset of row hashes, in any order."""
+    """Returns `sha256:<hex>` of a multiset of row hashes, in any order."""
     state = hashlib.sha256(f"rows {NUMERICS_VERSION}\n".encode())
     for item in sorted(hashes):
         state.update(item)

@@ -2,7 +2,7 @@
 
 A share of the train rows, chosen by hash, is put aside before anything is fitted: neither the adapter, nor early
 stopping, nor a rung's choice, nor the exits' heads see them, so that the full answer and the early ones are equally
-new to them and the promise of `trainers.extras.risk` holds as stated. (Development rows
+new to them and the promise of `trainers.scoring.risk` holds as stated. (Development rows
 would not do: they choose the epoch.)
 The heads are fitted to pooled states of the other train rows: where all exits lie at or below the lowest adapted block
 these come from the boundary cache, else from one forward pass of the trained graft.
@@ -10,10 +10,8 @@ these come from the boundary cache, else from one forward pass of the trained gr
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,38 +20,15 @@ from adapters.artefact.exits import Exits, confidence
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from adapters.specs import Classification, Probe
-from backbone.buckets import TokenRow
-from backbone.cache import row_key
 from backbone.errors import InputError
-from backbone.storage import Backbone
 from trainers.config import EarlyExits, TrainConfig
-from trainers.data.batches import Examples
-from trainers.data.examples import TaskData
-from trainers.extras.risk import Control, control, min_rows, p_value, taken
-from trainers.fitting.cached_states import ComputedRows
+from trainers.fitting.features import features
 from trainers.fitting.linear_head import fit_linear
-from trainers.fitting.warm_start import part_of
+from trainers.inputs import Inputs
+from trainers.runs.run import Run
+from trainers.scoring.risk import Control, control, p_value, taken
 
 log = logging.getLogger(__name__)
-
-Features = Callable[[GraftModel, Sequence[Examples]], list[np.ndarray]]  # of a model of the bare backbone
-
-
-def put_aside(config: TrainConfig, backbone: Backbone, data: TaskData) -> tuple[TaskData, Examples]:
-    """The data without the calibration rows, and those; raises InputError, before any training, where too few."""
-    asked, blocks, train = config.exits, backbone.spec.blocks, data.splits["train"]
-    if wrong := [b for b in asked.boundaries if not 0 < b < blocks]:
-        raise InputError(f"exits.boundaries: {wrong[0]} is not in 1..{blocks - 1}, below the last block")
-    aside = np.array([_place(row, config.seed) < asked.share for row in train.rows])
-    rows, least = int(aside.sum()), min_rows(asked.extra_error, 1 - asked.confidence)
-    if rows < least:
-        raise InputError(
-            f"exits.extra_error: {asked.extra_error:g} at confidence {asked.confidence:g} needs at least {least} "
-            f"calibration rows, and more where an exit errs; exits.share={asked.share:g} of the train rows are {rows}: "
-            "raise the share, add rows, or allow a larger error"
-        )
-    rest = part_of(train, np.flatnonzero(~aside))
-    return replace(data, splits={**data.splits, "train": rest}), part_of(train, np.flatnonzero(aside))
 
 
 def require_unseen(config: TrainConfig, parent: Mapping[str, Any]) -> None:
@@ -67,34 +42,28 @@ def require_unseen(config: TrainConfig, parent: Mapping[str, Any]) -> None:
         )
 
 
-def _place(row: TokenRow, seed: int) -> float:
-    """A number in [0, 1) from the tokens: equal rows stay on one side, and none moves when the data grow.
-
-    Another seed draws other rows, so that what is promised over draws can be seen over seeds.
-    """
-    return int.from_bytes(hashlib.sha256(b"exits %d " % seed + row_key(row)).digest()[:6], "big") / 2**48
-
-
-def fitted_exits(
-    config: TrainConfig, graft: Graft, train: Examples, aside: Examples, features: Features, tally: ComputedRows
-) -> Exits | None:
-    """The exits of a trained graft; None, with a warning that says why, where none may answer."""
-    asked, model = config.exits, graft.model
-    boundaries = tuple(b for b in asked.boundaries if b < max(model.taps))
+def exits_of(inputs: Inputs, run: Run, graft: Graft) -> Exits | None:
+    """Returns the exits of a trained graft; None, with a warning that says why, where none may answer."""
+    assert inputs.calibration is not None
+    settings, model, train, calibration = inputs.config.exits, graft.model, inputs.train, inputs.calibration
+    boundaries = tuple(b for b in settings.boundaries if b < max(model.taps))
     if not boundaries:
         log.warning("exits: the graft reads nothing above boundary %d: it has no exit", max(model.taps))
         return None
-    if max(boundaries) <= min(model.adapted_blocks, default=max(model.taps)):
-        bare = GraftModel(model.network, (Probe(boundaries=boundaries),), Classification(), model.labels)
-        x, held = features(bare, [train, aside])
-        full = graft.logits_of_rows(aside.rows)
-    else:
-        (_, x), (full, held) = (graft.logits_and_pooled(examples.rows, boundaries) for examples in (train, aside))
-        tally.rows += len(train)
-    tally.rows += len(aside)
-    kernels, biases = _heads(model, np.split(x, len(boundaries), axis=1), train.labels)
-    logits = np.einsum("ned,edc->nec", held.reshape(len(held), len(boundaries), -1), kernels) + biases
-    return calibrated(asked, boundaries, kernels, biases, logits, full, aside.labels)
+    with run.phase("exits"):
+        if max(boundaries) <= min(model.adapted_blocks, default=max(model.taps)):
+            bare = GraftModel(model.network, (Probe(boundaries=boundaries),), Classification(), model.labels)
+            x, calibration_x = features(inputs.config.plan, bare, inputs.backbone, {}, [train, calibration], run)
+            full = graft.logits_of_rows(calibration.rows)
+        else:
+            _, x = graft.logits_and_pooled(train.rows, boundaries)
+            full, calibration_x = graft.logits_and_pooled(calibration.rows, boundaries)
+            run.computed.rows += len(train)
+        run.computed.rows += len(calibration)
+        kernels, biases = _heads(model, np.split(x, len(boundaries), axis=1), train.labels)
+        by_exit = calibration_x.reshape(len(calibration_x), len(boundaries), -1)
+        logits = np.einsum("ned,edc->nec", by_exit, kernels) + biases
+        return calibrated(settings, boundaries, kernels, biases, logits, full, calibration.labels)
 
 
 def _heads(model: GraftModel, features: Sequence[np.ndarray], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,7 @@ from backbone.storage import Backbone
 from backbone.trees import Params, content_hash, flatten
 from trainers.data.batches import Examples
 from trainers.runs.logs import bar
+from trainers.runs.run import ComputedRows
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,6 @@ def prefix_id(model: GraftModel, adapter: Mapping[str, Any], boundary: int) -> s
     return content_hash(below, canonical_json([encode(spec) for spec in model.methods]))
 
 
-@dataclass
-class ComputedRows:
-    """Counts what a run computed instead of reading it."""
-
-    rows: int = 0  # forward passes of a row, whole or in part
-
-
 def _pooling(model: GraftModel) -> str:
     """What pooled rows are: how states are pooled, and how the sides of pairs encoded apart are joined.
 
@@ -82,6 +76,18 @@ def _pooling(model: GraftModel) -> str:
 def _tokens(row: TokenRow, states: np.ndarray) -> np.ndarray:
     """States [t,D] of a row's tokens, side after side, from padded ones [S,T,D]."""
     return np.concatenate([state[: len(side)] for side, state in zip(sides_of(row), states, strict=True)])
+
+
+@dataclass(frozen=True)
+class CachedPrefix:
+    """The stored states at one boundary: what the blocks above it read instead of running those below."""
+
+    store: Boundaries
+    boundary: int  # input of this block
+
+    def states(self, rows: Sequence[TokenRow], bucket: int) -> dict[int, np.ndarray]:
+        """Returns the states float32 [B,bucket,D] of `rows`, by boundary."""
+        return {self.boundary: self.store.padded(self.boundary, rows, bucket)}
 
 
 class Boundaries:
@@ -140,7 +146,7 @@ class Boundaries:
         boundaries: Sequence[int],
         *,
         pooled: bool = False,
-        below: tuple[Boundaries, int] | None = None,
+        below: CachedPrefix | None = None,
         show: bool = False,
     ) -> int:
         """Computes and stores what is missing, in one forward pass; returns the number of rows computed.
@@ -223,18 +229,15 @@ class Boundaries:
         bucket: int,
         size: int,
         fill: int,
-        below: tuple[Boundaries, int] | None,
+        below: CachedPrefix | None,
     ) -> dict[str, Any]:
         chosen = [rows[i] for i in (*indices, *[indices[-1]] * (size - len(indices)))]
         ids, mask = pad(chosen, bucket, fill)
         if below is None:
             return {"ids": ids, "mask": mask}
-        source, boundary = below
-        return {"mask": mask, "states": {boundary: source.padded(boundary, chosen, bucket)}}
+        return {"mask": mask, "states": below.states(chosen, bucket)}
 
-    def _verify_sample(
-        self, splits: Sequence[Examples], boundaries: Sequence[int], below: tuple[Boundaries, int] | None
-    ) -> None:
+    def _verify_sample(self, splits: Sequence[Examples], boundaries: Sequence[int], below: CachedPrefix | None) -> None:
         """Recomputes a few stored rows; a variant that does not reproduce them is discarded."""
         for boundary in boundaries:
             cache = self._cache(boundary)

@@ -1,403 +1,183 @@
-"""The training loop: stage, evaluate, checkpoint, batch, step, log.
+"""The training loop, of grafts and of backbones alike: batch, step, log, evaluate, checkpoint.
 
-The order matters. An epoch's end is evaluated before the checkpoint that follows it, so a resumed
-run never repeats an evaluation; a checkpoint holds the state after `step` steps, and the next batch
-is found from that number alone. A stage begins when the first batch after the last one's end is due:
-what froze moves from the live tree to the frozen one, moments of what stays live are carried over, and
-states at the new boundary are cached where the plan says so.
+The order matters. What ends at a pause (an epoch, so many steps) is evaluated before the checkpoint that follows, so
+that a resumed run never repeats an evaluation. A checkpoint holds the state after so many steps, and the next batch
+is found from that number alone. A stage begins when the first batch after the last one's end is due.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-from adapters.costs import train_step
-from adapters.graft import Graft
-from adapters.model import GraftModel
-from backbone.errors import InputError
-from backbone.storage import Backbone
-from backbone.trees import Params, flatten, map_leaves
+from backbone.trees import Params
 from metering.counts import Count
-from metering.window import Cost, together, window
-from trainers.config import TrainConfig
-from trainers.data.batches import Batch, Examples, States, batches
-from trainers.data.order import Order
-from trainers.fitting.cached_states import Boundaries
-from trainers.fitting.step import carry, first_state, join, make_optimizer, make_step, no_sums, partition
-from trainers.freezing.spans import Span, next_boundary, spans
-from trainers.runs.checkpoints import Checkpoints, State
+from metering.window import window
+from trainers.data.batches import States
+from trainers.fitting.cached_states import CachedPrefix
+from trainers.fitting.progress import Progress
+from trainers.fitting.state import LoopState, Step
+from trainers.freezing.schedule import Schedule, Span
+from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import Scalars, bar
-from trainers.scoring.metrics import gather
-
-log = logging.getLogger(__name__)
 
 
-class Counts(Protocol):
-    """What a loop counts whatever it trains."""
+class Clock:
+    """Says when a checkpoint is due, and when the time of this process is over."""
 
-    skipped: int  # micro-batches whose loss or gradient was not finite
+    def __init__(self, checkpoint_seconds: float, max_seconds: float):
+        self._every, self._most = checkpoint_seconds, max_seconds
+        self._begun = self._saved = time.monotonic()
 
+    def due(self) -> bool:
+        """Returns whether a checkpoint is due."""
+        return 0 < self._every <= time.monotonic() - self._saved
 
-@dataclass
-class Progress:
-    """What the loop decides by; saved with each checkpoint."""
+    def over(self) -> bool:
+        """Returns whether the run has to stop here, to be resumed."""
+        return 0 < self._most <= time.monotonic() - self._begun
 
-    best_score: float = -math.inf
-    best_step: int = 0
-    epochs_without_gain: int = 0
-    stopped: bool = False
-    skipped: int = 0
-    boundary: int = 0  # first live block of the stage that ran last
-    stage_until: int = 0  # micro-batches at which that stage ends
-    norms: list[float] = field(default_factory=list)  # of each live block's accumulated gradient (gradient_ratio)
-    stages: list[dict[str, Any]] = field(default_factory=list)  # end, boundary, steps and cost, of the open one too
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What the loop returns."""
-
-    params: Params  # {"adapter", "head"} on the host
-    steps: int  # micro-batches run, in all processes of the run
-    progress: Progress
-
-
-def progress_of(notes: dict[str, Any]) -> Progress:
-    """What a checkpoint noted; raises InputError where it is not what this version notes."""
-    fresh, cost = vars(Progress()), Cost("").asdict()
-    told = {"until", "boundary", "cached", "steps", *cost}
-    numbers = (int, float)
-    if notes.keys() == fresh.keys() and all(
-        isinstance(notes[name], numbers if isinstance(value, numbers) else type(value)) for name, value in fresh.items()
-    ):
-        stages = [stage for stage in notes["stages"] if isinstance(stage, dict) and stage.keys() == told]
-        if len(stages) == len(notes["stages"]) and all(
-            isinstance(stage["joules"], dict) and stage["joules"].keys() == cost["joules"].keys() for stage in stages
-        ):
-            return Progress(**notes)
-    raise InputError(
-        "--resume: the checkpoint's notes are damaged, or of another version of Topgraft; start in another --workdir"
-    )
-
-
-def rows_of_steps(config: TrainConfig, progress: Progress) -> int:
-    """Rows that went through the backbone in training steps, from ids rather than from a cache."""
-    return sum(stage["steps"] * config.batch_size for stage in progress.stages if not stage["cached"])
-
-
-@dataclass(frozen=True)
-class Task:
-    """Everything a loop is about, fixed before it starts."""
-
-    config: TrainConfig
-    model: GraftModel
-    backbone: Backbone
-    train: Examples
-    dev: Examples | None
-    difficulty: np.ndarray | None = None  # of each train row, for the curriculum
-
-    @cached_property
-    def order(self) -> Order:
-        config = self.config
-        return Order(
-            self.train.buckets, config.batch_size, config.seed, config.epochs, config.curriculum, self.difficulty
-        )
-
-    @property
-    def total_steps(self) -> int:
-        """Micro-batches of the whole run."""
-        return self.order.ends[-1]
-
-    @cached_property
-    def spans(self) -> tuple[Span, ...]:
-        """The stages of the run."""
-        blocks = self.backbone.spec.blocks
-        return spans(self.config.plan, blocks, self.order.ends, self.config.epochs, self.config.optimizer.accumulate)
-
-    def span_at(self, done: int) -> Span:
-        """The stage that runs the batch after `done` batches."""
-        return next((span for span in self.spans if done < span.until), self.spans[-1])
-
-    def optimizer(self) -> optax.GradientTransformation:
-        steps = -(-self.total_steps // self.config.optimizer.accumulate)
-        return make_optimizer(self.config.optimizer, steps)
-
-
-def score(task: Task, params: Params, examples: Examples) -> dict[str, float]:
-    """Metrics of `params` on a split."""
-    graft = Graft(task.model, params, task.backbone, task.config.data.max_tokens)
-    logits = graft.logits_of_rows(examples.rows)
-    return gather(task.model, logits, examples.labels).compute()
-
-
-def live_above(boundary: int) -> Callable[[str], bool]:
-    """Whether the leaf at a dotted path of the graft's tree is live when blocks from `boundary` on are."""
-
-    def is_live(path: str) -> bool:
-        part, *rest = path.split(".")
-        if part != "adapter" or len(rest) < 2 or not rest[1].isdigit():
-            return True  # the head, or a side network, which has no blocks of the backbone
-        return int(rest[1]) >= boundary
-
-    return is_live
-
-
-def reads_from(model: GraftModel, boundary: int) -> bool:
-    """Whether the states at `boundary` are all that the model needs of the blocks below: a ladder may need more."""
-    return min(model.taps) >= boundary
-
-
-class _Run:
-    """The state of a run between two batches."""
-
-    def __init__(self, task: Task, params: Params, make_cache: MakeCache | None):
-        config = task.config
-        self.task, self._make_cache = task, make_cache
-        self.optimizer = task.optimizer()
-        self.tracks = config.plan.schedule[0] == "gradient_ratio"
-        self.step = make_step(
-            task.model,
-            self.optimizer,
-            dtype=config.compute_dtype,
-            remat=config.remat,
-            seed=config.seed,
-            track=self.tracks,
-        )
-        self.progress = Progress(boundary=task.spans[0].boundary or 0)
-        self.best: Params = map_leaves(np.array, params)
-        self.states: States | None = None
-        self.cached: tuple[Boundaries, int] | None = None
-        self._work: dict[int, Count] = {}
-        self.split(params)
-
-    def split(self, params: Params) -> None:
-        """Live and frozen trees of the current boundary, with fresh moments."""
-        live, self.frozen = partition(params, live_above(self.progress.boundary))
-        self.state = jax.device_put(first_state(live, self.optimizer, self.tracks))
-        self.everything = jax.device_put({"backbone": self.task.backbone.params, "graft": self.frozen})
-
-    @property
-    def params(self) -> Params:
-        """The whole graft on the host."""
-        return map_leaves(np.asarray, join(jax.device_get(self.state["live"]), self.frozen))
-
-    def restore(self, checkpoints: Checkpoints) -> None:
-        """Goes on from the newest checkpoint, if there is one."""
-        if (notes := checkpoints.notes()) is None:
-            return
-        self.progress = progress_of(notes)
-        self.split(self.best)
-        self.state, self.best, self.frozen = checkpoints.restore(self.state, self.best, self.frozen)
-        self.everything = jax.device_put({"backbone": self.task.backbone.params, "graft": self.frozen})
-
-    def begin(self, span: Span, show: bool) -> None:
-        """Enters a stage: freezes and thaws, carries moments over, and fills the cache below it."""
-        boundary = span.boundary
-        if boundary is None:  # a stage that is resumed has been decided on
-            boundary = self.progress.boundary if self.progress.stage_until == span.until else self._decide()
-        self.progress.stage_until = span.until
-        if boundary != self.progress.boundary:
-            old, params = self.state, self.params
-            self.progress.boundary = boundary
-            self.split(params)
-            self.state = carry(old, self.state)
-        blocks = range(boundary, self.task.backbone.spec.blocks)
-        log.info("stage: blocks %s live", f"{blocks[0]}..{blocks[-1]}" if blocks else "none")
-        self._work = {}
-        self.states, self.cached = None, self._fill(boundary, show) if boundary else None
-        if self.cached is not None:
-            store, at = self.cached
-            self.states = lambda rows, bucket: {at: store.padded(at, rows, bucket)}
-
-    def _decide(self) -> int:
-        """The boundary that the gradients of the last two stages ask for; starts a new interval."""
-        sums = flatten(jax.device_get(self.state["gradient"])["adapter"])
-        blocks = self.task.backbone.spec.blocks
-        first = max(self.progress.boundary, min(self.task.model.adapted_blocks, default=blocks))
-        live = range(first, blocks)  # blocks below the lowest adapter have no gradient to judge by
-        norms = []
-        for block in live:
-            leaves = [leaf for path, leaf in sums.items() if path.split(".")[1] == str(block)]
-            norms.append(float(np.sqrt(sum(np.square(leaf).sum() for leaf in leaves))))
-        before = self.progress.norms[-len(norms) :]
-        self.progress.norms = norms
-        self.state["gradient"] = jax.tree.map(jnp.zeros_like, self.state["gradient"])
-        return next_boundary(before, norms, first) if norms and len(before) == len(norms) else self.progress.boundary
-
-    def _fill(self, boundary: int, show: bool) -> tuple[Boundaries, int] | None:
-        if self._make_cache is None or not reads_from(self.task.model, boundary):
-            return None
-        store = self._make_cache(self.frozen.get("adapter", {}))
-        if store is None:
-            return None
-        splits = [self.task.train, *([self.task.dev] if self.task.dev else [])]
-        # from rounded states the same run would get other bits when it is resumed, without them at hand
-        below = self.cached if self.cached and self.cached[1] < boundary and store.lossless else None
-        try:
-            count = store.fill(splits, (boundary,), below=below, show=show)
-        except MemoryError as error:
-            log.warning("%s, plan.cache_gib allows less: blocks below %d run in every step", error, boundary)
-            return None
-        log.info("boundary %d: %d rows computed, the rest was cached", boundary, count)
-        return store, boundary
-
-    def tell(self, span: Span, steps: int, cost: dict[str, Any]) -> None:
-        """Adds steps and their cost to what is told of the stage, of which an interrupted run may have run a part."""
-        stages, at = self.progress.stages, {"until": span.until, "boundary": self.progress.boundary}
-        before = stages.pop() if stages and stages[-1]["until"] == span.until else None
-        if before is not None:
-            steps, cost = steps + before["steps"], together(before, cost)
-        stages.append({**at, "cached": self.cached is not None, "steps": steps, **cost})
-
-    def work(self, bucket: int) -> Count:
-        """Counted work of one step in this bucket."""
-        if bucket not in self._work:
-            boundary, cached = self.progress.boundary, self.cached is not None
-            self._work[bucket] = train_step(
-                self.task.model, self.task.config.batch_size, bucket, boundary=boundary, cached=cached
-            )
-        return self._work[bucket]
-
-    def score(self) -> dict[str, float]:
-        """Metrics on the development rows."""
-        assert self.task.dev is not None
-        if self.cached is None:
-            return score(self.task, self.params, self.task.dev)
-        logits = self.cached[0].logits(self.params, self.task.dev, (self.cached[1],))
-        return gather(self.task.model, logits, self.task.dev.labels).compute()
-
-
-MakeCache = Callable[[Params], Boundaries | None]  # of the adapter leaves below a boundary
+    def saved(self) -> None:
+        """Begins the next interval."""
+        self._saved = time.monotonic()
 
 
 def fit(
-    task: Task,
-    params: Params,
+    task: Trainable,
+    state: LoopState,
     checkpoints: Checkpoints,
-    make_scalars: Callable[[int], Scalars],
+    scalars: Scalars,
     *,
-    make_cache: MakeCache | None = None,
     stop_if: Callable[[Progress], bool] = lambda progress: False,
-    show: bool,
-) -> Fitted:
-    """Trains `params` through the stages of the plan, to the end or to early stopping.
+    show: bool = False,
+) -> None:
+    """Runs `state` through the stages of `task`, to the end, to early stopping, or until its time is over.
 
-    `stop_if` is asked after each epoch's development score.
+    `stop_if` is asked after each evaluation.
     """
-    config, run = task.config, _Run(task, params, make_cache)
-    run.restore(checkpoints)
-    done, entered = int(run.state["step"]), None
-    scalars = make_scalars(done)
-    saved_at = time.monotonic()
-
-    def due() -> bool:
-        return 0 < config.checkpoint_seconds <= time.monotonic() - saved_at
-
-    with bar(task.total_steps, "train", "batch", show=show, initial=done) as shown:
-        while done < task.total_steps and not run.progress.stopped:
-            span, first = task.span_at(done), done
+    clock, over = Clock(task.checkpoint_seconds, task.max_seconds), False
+    with bar(task.total_steps, task.title, "batch", show=show, initial=state.done) as shown:
+        while state.done < task.total_steps and not state.progress.stopped and not over:
+            span, pause, first, work = task.span_at(state.done), task.pause_after(state.done), state.done, Count()
             with window("stage") as cost:
-                if span != entered:
-                    run.begin(span, show)
-                    entered = span
-                done, work = _leg(run, done, span, scalars, shown, stop_if, due)
+                state.enter(span, show)  # freezes, thaws, carries moments over, fills the cache
+                with jax.transfer_guard("disallow"):
+                    for batch in task.batches(state.done, min(span.until, pause), state.states):
+                        work += state.work(batch)
+                        state.arrays = state.step(state.arrays, state.fixed, batch)
+                        state.done += 1
+                        shown.update()
+                        if state.done == pause or state.done % task.log_every == 0:
+                            state.log(scalars, shown)
+                        over = clock.over()
+                        if over or clock.due():
+                            break
+                jax.block_until_ready(state.arrays)  # type: ignore[no-untyped-call]
+                if paused := state.done == pause:
+                    state.evaluate(scalars)
                 cost.add(flops=work.flops, bytes_moved=work.bytes)
-            own = {"flops": work.flops, "bytes_moved": work.bytes}  # as the price: without scores and filling
-            run.tell(span, done - first, cost.asdict() | own)
-            if done in task.order.ends or due():
-                checkpoints.save(done, run.state, run.best, run.frozen, vars(run.progress))
-                saved_at = time.monotonic()
+            state.record(span, state.done - first, cost, work)
+            if paused:
+                state.progress.stopped |= stop_if(state.progress)
+            if paused or over or clock.due():
+                checkpoints.save(state.done, state.arrays, state.best, state.frozen, state.notes())
+                clock.saved()
     checkpoints.wait()
     scalars.close()
-    chosen = run.best if config.select == "best" and task.dev is not None else run.params
-    return Fitted(map_leaves(np.asarray, chosen), done, run.progress)
 
 
-def _leg(
-    run: _Run,
-    done: int,
-    span: Span,
-    scalars: Scalars,
-    shown: Any,
-    stop_if: Callable[[Progress], bool],
-    due: Callable[[], bool],
-) -> tuple[int, Count]:
-    """Steps after `done` batches, to the end of the stage or the epoch or until a checkpoint is `due`.
+class Trainable(ABC):
+    """What a loop trains; fixed before it starts."""
 
-    Returns the batches done and the work of these steps, which are waited for.
-    """
-    task, log_every, work = run.task, run.task.config.log_every, Count()
-    with jax.transfer_guard("disallow"):
-        for batch in _stream(task, done, span.until, run.states):
-            work += run.work(batch["mask"].shape[1])
-            run.state = run.step(run.state, run.everything, batch)
-            done += 1
-            shown.update()
-            epoch_ends = done in task.order.ends
-            if epoch_ends or done % log_every == 0:
-                run.state = log_sums(scalars, done, run.state, run.progress, shown)
-            if epoch_ends:
-                _end_of_epoch(run, done, scalars)
-                with jax.transfer_guard("allow"):
-                    run.progress.stopped |= stop_if(run.progress)
-                break
-            if due():
-                break
-    jax.block_until_ready(run.state)  # type: ignore[no-untyped-call]
-    return done, work
+    title: ClassVar[str]  # what the progress bar says
+    held_out: ClassVar[str]  # split that evaluations score, as scalars name it
 
+    @property
+    def max_seconds(self) -> float:
+        """Returns the time of one process in seconds; 0 = no limit."""
+        return 0.0
 
-def _stream(task: Task, done: int, until: int, states: States | None) -> Iterator[Batch]:
-    """Batches number `done` to `until` of the run."""
-    while done < until:
-        epoch, first = task.order.place(done)
-        last = min(until, task.order.ends[epoch])
-        stream = batches(task.train, task.order, epoch, first, task.config.input_threads, states)
-        yield from islice(stream, last - done)
-        done = last
+    @property
+    def metric(self) -> str:
+        """Returns the score that chooses the best parameters; "" if none are kept."""
+        return ""
 
+    @property
+    def patience(self) -> int:
+        """Returns the evaluations without a better score after which the run stops; 0 = never."""
+        return 0
 
-def log_sums(scalars: Scalars, done: int, state: State, progress: Counts, shown: Any) -> State:
-    """Fetches and clears the sums; the only place where a loop waits for the device."""
-    sums = {name: float(value) for name, value in jax.device_get(state["sums"]).items()}
-    loss = sums["loss"] / sums["rows"] if sums["rows"] else math.nan
-    if sums["skipped"]:
-        progress.skipped += int(sums["skipped"])
-        log.warning("%d batches up to step %d were skipped: loss or gradient not finite", sums["skipped"], done)
-    shown.set_postfix(loss=f"{loss:.4f}", refresh=False)
-    finite = {} if math.isnan(loss) else {"train/loss": loss}
-    scalars.write(done, {**finite, "train/skipped": sums["skipped"]})
-    with jax.transfer_guard("allow"):
-        return {**state, "sums": no_sums()}
+    @property
+    @abstractmethod
+    def log_every(self) -> int:
+        """Returns the micro-batches between logged scalars."""
 
+    @property
+    @abstractmethod
+    def checkpoint_seconds(self) -> float:
+        """Returns the seconds between checkpoints; 0 = only where the loop pauses."""
 
-def _end_of_epoch(run: _Run, done: int, scalars: Scalars) -> None:
-    """Scores the development rows; keeps the best parameters so far."""
-    progress, config = run.progress, run.task.config
-    if run.task.dev is None:
-        return
-    with jax.transfer_guard("allow"):
-        metrics = run.score()
-    scalars.write(done, {f"dev/{name}": value for name, value in metrics.items()})
-    progress.history.append({"step": done, **metrics})
-    log.info("step %d: dev %s", done, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    if metrics[config.metric] > progress.best_score:
-        progress.best_score, progress.best_step = metrics[config.metric], done
-        progress.epochs_without_gain = 0
-        run.best = map_leaves(np.array, run.params)
-    else:
-        progress.epochs_without_gain += 1
-        progress.stopped = 0 < config.patience <= progress.epochs_without_gain
+    @property
+    @abstractmethod
+    def blocks(self) -> int:
+        """Returns the number of blocks L."""
+
+    @property
+    @abstractmethod
+    def total_steps(self) -> int:
+        """Returns the micro-batches of the whole run."""
+
+    @property
+    @abstractmethod
+    def schedule(self) -> Schedule:
+        """Returns the freezing schedule."""
+
+    @property
+    @abstractmethod
+    def spans(self) -> tuple[Span, ...]:
+        """Returns the stages of the run."""
+
+    def span_at(self, done: int) -> Span:
+        """Returns the stage that runs the batch after `done` batches."""
+        return next((span for span in self.spans if done < span.until), self.spans[-1])
+
+    @abstractmethod
+    def pause_after(self, done: int) -> int:
+        """Returns the next number of micro-batches after which the run is evaluated and saved."""
+
+    @abstractmethod
+    def batches(self, done: int, until: int, states: States | None) -> Iterator[Any]:
+        """Yields batches number `done` to `until`, on the device; with `states` from the boundary cache."""
+
+    @abstractmethod
+    def is_live(self, path: str, boundary: int) -> bool:
+        """Returns whether the leaf at a dotted path is trained while blocks from `boundary` on are live."""
+
+    @abstractmethod
+    def fixed(self, frozen: Params) -> Params:
+        """Returns what the step reads and does not train, on the device."""
+
+    @abstractmethod
+    def optimizer(self) -> optax.GradientTransformation:
+        """Returns the optimiser of the whole run."""
+
+    @abstractmethod
+    def make_step(self, optimizer: optax.GradientTransformation) -> Step:
+        """Returns the compiled step (arrays, fixed, batch) -> arrays."""
+
+    @abstractmethod
+    def count(self, batch: Any, boundary: int, cached: bool) -> Count:
+        """Returns the counted work of a step on `batch`."""
+
+    @abstractmethod
+    def evaluate(self, state: LoopState) -> Mapping[str, float] | None:
+        """Returns the scores on the held-out rows; None without any."""
+
+    def fill(self, state: LoopState, boundary: int, show: bool) -> CachedPrefix | None:
+        """Returns the cached states at a boundary, computed where they are missing; None without a cache."""
+        return None

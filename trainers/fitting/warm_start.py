@@ -9,7 +9,7 @@ is fitted anew to its features, which are read from the boundary cache: only new
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -18,14 +18,13 @@ import numpy as np
 from adapters.artefact.manifest import Manifest
 from adapters.artefact.read import read_graft
 from adapters.model import GraftModel
-from adapters.specs import Ladder
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
 from trainers.config import TrainConfig
-from trainers.data.batches import Examples
-from trainers.fitting.cached_states import Boundaries, ComputedRows
+from trainers.data.batches import Examples, part_of
 from trainers.fitting.linear_head import fitted_labels, pooled_features, shrunk_head, vector_model
+from trainers.runs.run import ComputedRows
 
 
 @dataclass(frozen=True)
@@ -96,26 +95,3 @@ def _fitted(
     tally.rows += len(chosen)
     features = pooled_features(model, backbone, adapter, chosen, lambda count: None)
     return shrunk_head(vector_model(model, "")[0], features, fitted_labels(model, chosen.labels))
-
-
-def part_of(examples: Examples, indices: np.ndarray) -> Examples:
-    """The rows `indices` of a split."""
-    difficulty = None if examples.difficulty is None else examples.difficulty[indices]
-    return replace(
-        examples, rows=[examples.rows[i] for i in indices], labels=examples.labels[indices], difficulty=difficulty
-    )
-
-
-def head_features(
-    model: GraftModel, splits: list[Examples], store: Boundaries | None, show: bool
-) -> list[np.ndarray] | None:
-    """The head's features [N,F] of each split from the cached pooled states; None where they cannot be kept."""
-    ladder = model.feature_part is not None and isinstance(model.feature_part[0], Ladder)
-    if store is None or ladder or model.head.pooling == "tokens":
-        return None
-    try:
-        store.fill(splits, (), pooled=True, show=show)
-    except MemoryError:
-        return None
-    taps = list(model.taps)
-    return [store.pooled(examples)[:, taps].reshape(len(examples), -1) for examples in splits]

@@ -1,144 +1,151 @@
-"""The ways to a graft's parameters: a probe, a head on an adapter that is there, steps through the plan's stages."""
+"""The ways to a graft's parameters: (inputs, run) to what was fitted.
+
+probe       a head that is fitted in closed form to features of the bare backbone
+new_head    the same, on the features of an adapter that exists
+steps       gradient steps through the stages of the plan
+climb       the cheapest of several that is good enough (`trainers.fitting.climb`)
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
 from adapters.model import GraftModel
-from backbone.home import boundaries_folder
-from backbone.storage import Backbone
 from backbone.trees import Params, map_leaves
-from metering.window import Cost, window
-from trainers.config import TrainConfig
+from metering.cost import CostRecord
 from trainers.data.batches import Examples
-from trainers.data.examples import TaskData
-from trainers.fitting.cached_states import Boundaries, ComputedRows
 from trainers.fitting.difficulty import difficulty_of
-from trainers.fitting.linear_head import (
-    SHRUNK,
-    FittedProbe,
-    fit_linear,
-    fitted_labels,
-    pooled_features,
-    shrunk_head,
-    vector_model,
-)
-from trainers.fitting.loop import Fitted, MakeCache, Progress, Task, fit, rows_of_steps
-from trainers.fitting.warm_start import Parent, grown, head_features
+from trainers.fitting.features import features, open_cache
+from trainers.fitting.linear_head import SHRUNK, FittedProbe, fit_linear, fitted_labels, shrunk_head, vector_model
+from trainers.fitting.loop import fit
+from trainers.fitting.progress import Progress, rows_of_steps
+from trainers.fitting.state import LoopState
+from trainers.fitting.task import GraftTask
+from trainers.fitting.warm_start import Parent, grown
+from trainers.inputs import Inputs
 from trainers.runs.checkpoints import FOLDER, Checkpoints
-from trainers.runs.logs import Scalars, bar
+from trainers.runs.logs import Scalars
+from trainers.runs.run import Run
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The ways to parameters; each returns them, and whether the run had been interrupted."""
+class ClimbRecord:
+    """One step that a climb tried."""
 
-    config: TrainConfig
-    workdir: Path
+    name: str  # probe, probe_all, top, all
+    score: float  # development score, of the config's metric
+    kept: bool  # better than what was kept before
+    cost: CostRecord
+    gain: float | None = None  # score less that of what was kept before; None for the first
+    noise: float | None = None  # spread of that gain; None for the first
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a way came to."""
+
     model: GraftModel
-    backbone: Backbone
-    data: TaskData
-    identity: Mapping[str, str]
-    costs: dict[str, Cost]
-    tally: ComputedRows
-    show: bool
-
-    @property
-    def _train(self) -> Examples:
-        return self.data.splits["train"]
-
-    @property
-    def _dev(self) -> Examples | None:
-        return self.data.splits.get("dev")
-
-    def _untrained(self) -> Params:
-        return map_leaves(np.asarray, self.model.init(jax.random.key(self.config.seed)))
-
-    def probe(self) -> tuple[Fitted, bool]:
-        """A head on the pooled states of the bare backbone."""
-        return self._head(self._untrained())
-
-    def head_only(self, parent: Parent) -> tuple[Fitted, bool]:
-        """A head on the features of the parent's adapter."""
-        return self._head({**self._untrained(), "adapter": parent.params.get("adapter", {})})
-
-    def _head(self, params: Params) -> tuple[Fitted, bool]:
-        with window("probe") as self.costs["probe"]:
-            params["head"] = {**params["head"], **self._probe(params, strong=False).head}
-        return Fitted(params, 0, Progress()), False
-
-    def bare_features(self, splits: Sequence[Examples]) -> list[np.ndarray]:
-        """Features [N,F] of the bare backbone, of the rows of each split."""
-        return self._features({}, list(splits), keep=True)
-
-    def steps(self, parent: Parent | None) -> tuple[Fitted, bool]:
-        """Gradient steps through the plan's stages, from the parent or from a probe."""
-        config, model, backbone = self.config, self.model, self.backbone
-        difficulty = difficulty_of(config, model, backbone, self._train, self._plain_features)
-        task = Task(config, model, backbone, self._train, self._dev, difficulty)
-        log.info("stages end at micro-batches %s", [span.until for span in task.spans])  # or the plan fits no run
-        with Checkpoints(self.workdir / FOLDER, self.identity) as checkpoints:
-            resumed = checkpoints.notes() is not None
-            with window("probe") as self.costs["probe"]:
-                params = self._untrained()
-                if parent is not None:
-                    params = grown(parent, model, config, backbone, self._train, self.tally)
-                elif config.head_start != "zero" and not resumed:
-                    params["head"] |= self._probe(params, strong=config.head_start == "shrunk_probe").head
-            with window("train") as self.costs["train"]:
-                fitted = fit(
-                    task,
-                    params,
-                    checkpoints,
-                    lambda step: Scalars(self.workdir, step),
-                    make_cache=cache_maker(config, model, backbone, self.tally),
-                    show=self.show,
-                )
-            self.tally.rows += rows_of_steps(config, fitted.progress)
-            return fitted, resumed
-
-    def _plain_features(self, plain: GraftModel) -> np.ndarray:
-        """Features [N,F] of the train rows by a model without adapters."""
-        return replace(self, model=plain).bare_features([self._train])[0]
-
-    def _probe(self, params: Params, *, strong: bool) -> FittedProbe:
-        """The head fitted to the features that the adapter gives; `strong` for one that training starts from."""
-        config, train, dev = self.config, self._train, self._dev
-        splits = [train, *([dev] if dev is not None and not strong else [])]
-        features = self._features(params["adapter"], splits, keep=not strong)
-        labels = fitted_labels(self.model, train.labels)
-        model, metric = vector_model(self.model, config.metric)
-        if strong:
-            return FittedProbe(shrunk_head(model, features[0], labels), SHRUNK, {})
-        held = (features[1], fitted_labels(self.model, dev.labels)) if dev is not None else None
-        fitted = fit_linear(model, features[0], labels, held, metric)
-        log.info("probe: l2 %g, development %s by l2 %s", fitted.strength, metric, fitted.scores)
-        return fitted
-
-    def _features(self, adapter: Params, splits: list[Examples], *, keep: bool) -> list[np.ndarray]:
-        """Features [N,F] of each split; with `keep` through the cache, for the next run on these rows."""
-        make = cache_maker(self.config, self.model, self.backbone, self.tally) if keep else None
-        if make and (found := head_features(self.model, splits, make(adapter), self.show)):
-            return found
-        total = sum(map(len, splits))
-        self.tally.rows += total
-        with bar(total, "features", "row", show=self.show) as shown:
-            return [pooled_features(self.model, self.backbone, adapter, split, shown.update) for split in splits]
+    params: Params  # {"adapter", "head"} on the host
+    steps: int = 0  # micro-batches run, in all processes of the run
+    progress: Progress = field(default_factory=Progress)
+    resumed: bool = False  # the run had been interrupted
+    climb: tuple[ClimbRecord, ...] = ()  # what a climb tried, in order
+    dev_logits: np.ndarray | None = None  # logits of the development rows, where they are known
 
 
-def cache_maker(
-    config: TrainConfig, model: GraftModel, backbone: Backbone, tally: ComputedRows | None = None
-) -> MakeCache | None:
-    """Opens the boundary cache below a stage, for the adapter that is frozen there; None where there is none."""
-    if config.plan.cache == "none":
-        return None
-    storage, most = config.plan.cache, int(config.plan.cache_gib * 2**30)
-    return lambda adapter: Boundaries(model, backbone, adapter, boundaries_folder(), storage, most, tally)
+def probe(inputs: Inputs, run: Run) -> Fitted:
+    """Fits a head to the pooled states of the bare backbone."""
+    model = inputs.model()
+    return _with_head(inputs, run, model, fresh_params(inputs, model))
+
+
+def new_head(inputs: Inputs, run: Run, parent: Parent) -> Fitted:
+    """Fits a head to the features of the parent's adapter."""
+    model = parent.model(inputs.backbone, inputs.config, inputs.data.labels)
+    params = {**fresh_params(inputs, model), "adapter": parent.params.get("adapter", {})}
+    return _with_head(inputs, run, model, params)
+
+
+def steps(inputs: Inputs, run: Run, parent: Parent | None = None) -> Fitted:
+    """Trains through the plan's stages, from the parent, from a fitted head, or from zero as `head_start` says."""
+    config, backbone = inputs.config, inputs.backbone
+    model = inputs.model() if parent is None else parent.model(backbone, config, inputs.data.labels)
+    task = graft_task(inputs, run, model)
+    log.info("stages end at micro-batches %s", [span.until for span in task.spans])  # or the plan fits no run
+    with Checkpoints(run.workdir / FOLDER, run.identity) as checkpoints:
+        resumed = checkpoints.notes() is not None
+        with run.phase("probe"):
+            params = fresh_params(inputs, model)
+            if parent is not None:
+                params = grown(parent, model, config, backbone, inputs.train, run.computed)
+            elif config.head_start == "shrunk_probe" and not resumed:
+                params["head"] |= small_head(inputs, run, model, params)
+            elif config.head_start == "probe" and not resumed:
+                params["head"] |= best_head(inputs, run, model, params, keep=True).head
+        with run.phase("train"):
+            state = LoopState(task, params)
+            state.restore(checkpoints)
+            fit(task, state, checkpoints, Scalars(run.workdir, state.done), show=run.show)
+    run.computed.rows += rows_of_steps(state.progress.stages, config.batch_size)
+    return Fitted(model, chosen_params(task, state), state.done, state.progress, resumed)
+
+
+def graft_task(inputs: Inputs, run: Run, model: GraftModel) -> GraftTask:
+    """Returns the task of the loop: rows, order and cache."""
+    config, backbone, train = inputs.config, inputs.backbone, inputs.train
+
+    def bare_features(plain: GraftModel) -> np.ndarray:
+        return features(config.plan, plain, backbone, {}, [train], run)[0]
+
+    difficulty = difficulty_of(config, model, backbone, train, bare_features)
+    return GraftTask(
+        config,
+        model,
+        backbone,
+        train,
+        inputs.dev,
+        difficulty,
+        lambda adapter: open_cache(config.plan, model, backbone, adapter, run),
+    )
+
+
+def chosen_params(task: GraftTask, state: LoopState) -> Params:
+    """Returns the parameters that the run keeps: those of the best evaluation, or the last."""
+    best = task.config.select == "best" and task.dev is not None
+    return map_leaves(np.asarray, state.best if best else state.params)
+
+
+def fresh_params(inputs: Inputs, model: GraftModel) -> Params:
+    """Returns the parameters before the first step, on the host."""
+    return map_leaves(np.asarray, model.init(jax.random.key(inputs.config.seed)))
+
+
+def _with_head(inputs: Inputs, run: Run, model: GraftModel, params: Params) -> Fitted:
+    with run.phase("probe"):
+        params["head"] = {**params["head"], **best_head(inputs, run, model, params, keep=True).head}
+    return Fitted(model, params)
+
+
+def small_head(inputs: Inputs, run: Run, model: GraftModel, params: Params) -> Params:
+    """Returns the head that adapters start from: fitted to the train rows, with small weights."""
+    x = features(inputs.config.plan, model, inputs.backbone, params["adapter"], [inputs.train], run, keep=False)[0]
+    vectors, _ = vector_model(model, inputs.config.metric)
+    return FittedProbe(shrunk_head(vectors, x, fitted_labels(model, inputs.train.labels)), SHRUNK, {}).head
+
+
+def best_head(inputs: Inputs, run: Run, model: GraftModel, params: Params, *, keep: bool) -> FittedProbe:
+    """Fits the head to the features that the adapter gives; its strength is chosen on the development rows."""
+    config, dev = inputs.config, inputs.dev
+    splits: list[Examples] = [inputs.train, *([dev] if dev is not None else [])]
+    x = features(config.plan, model, inputs.backbone, params["adapter"], splits, run, keep=keep)
+    vectors, metric = vector_model(model, config.metric)
+    held_out = (x[1], fitted_labels(model, dev.labels)) if dev is not None else None
+    result = fit_linear(vectors, x[0], fitted_labels(model, inputs.train.labels), held_out, metric)
+    log.info("probe: l2 %g, development %s by l2 %s", result.strength, metric, result.scores)
+    return result

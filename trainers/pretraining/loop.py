@@ -1,18 +1,17 @@
-"""The loop of `train-backbone`: batch, step, log, evaluate, checkpoint.
+"""A backbone as the loop trains it, and the scores of its held-out rows.
 
-The state after `step` micro-batches decides everything that follows: the next rows come from the seed
-and that number, masks and shifts from the same two, so a run that was killed goes on to the same bits.
+The state after so many micro-batches decides everything that follows: the next rows come from the seed and that
+number, masks and shifts from the same two, so a run that was killed goes on to the same bits.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,29 +21,22 @@ import optax
 from adapters.block_counts import block_backward, block_forward
 from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.trees import Params, map_leaves
+from backbone.trees import Params
 from metering.counts import Count
-from metering.window import Cost
-from trainers.fitting.loop import log_sums
-from trainers.fitting.step import first_state, join, make_optimizer, partition, step_of
+from trainers.data.batches import States
+from trainers.fitting.loop import Trainable, fit
+from trainers.fitting.state import LoopState, Step
+from trainers.fitting.step import join, make_optimizer, step_of
+from trainers.freezing.all import All
+from trainers.freezing.schedule import Schedule, Span
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.objectives import Batch, Objective
 from trainers.runs.checkpoints import Checkpoints
-from trainers.runs.logs import Scalars, bar
-
-log = logging.getLogger(__name__)
+from trainers.runs.logs import Scalars
 
 HELD_OUT_SEED = 0  # of the masks on held-out rows, whatever the run's own seed
 
 Scores = dict[str, float]  # "loss", and what else the objective measures
-
-
-@dataclass
-class BackboneProgress:
-    """What is saved with each checkpoint beside the state."""
-
-    skipped: int = 0
-    history: list[Scores] = field(default_factory=list)  # step and held-out scores
 
 
 @dataclass(frozen=True)
@@ -57,25 +49,72 @@ class FittedBackbone:
     skipped: int
 
 
-@dataclass(frozen=True)
-class BackboneTask:
-    """Everything a loop is about, fixed before it starts."""
+@dataclass(frozen=True, eq=False)
+class BackboneTask(Trainable):
+    """A backbone as the loop trains it: config, network and objective, and what follows from them."""
+
+    title: ClassVar[str] = "pretrain"
+    held_out: ClassVar[str] = "held_out"
 
     config: BackboneConfig
     network: Network
     objective: Objective
 
     @property
+    def log_every(self) -> int:
+        return self.config.log_every
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        return self.config.checkpoint_seconds
+
+    @property
+    def max_seconds(self) -> float:
+        return self.config.max_seconds
+
+    @property
+    def blocks(self) -> int:
+        return self.network.spec.blocks
+
+    @property
     def total_steps(self) -> int:
-        """Micro-batches of the whole run."""
         return self.config.steps * self.config.optimizer.accumulate
 
+    @property
+    def schedule(self) -> Schedule:
+        return All()
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return (Span(0, self.total_steps),)
+
+    def pause_after(self, done: int) -> int:
+        """Returns the next multiple of `evaluate_every`, or the end of the run."""
+        every = self.config.evaluate_every
+        return min(self.total_steps, (done // every + 1) * every)
+
     def rows(self, done: int) -> np.ndarray:
-        """The rows of micro-batch number `done`: every epoch in another order, its last rows left out."""
+        """Returns the rows of micro-batch number `done`. Every epoch has another order; its last rows are left out."""
         size, count = self.config.batch_size, self.objective.rows["train"]
         epoch, place = divmod(done, count // size)
         order = np.random.default_rng((self.config.seed, epoch)).permutation(count)
         return order[place * size : (place + 1) * size]
+
+    def batches(self, done: int, until: int, states: States | None) -> Iterator[Batch]:
+        for number in range(done, until):
+            yield jax.device_put(self.objective.batch("train", self.rows(number), self.config.batch_size))
+
+    def fixed(self, frozen: Params) -> Params:
+        return dict(jax.device_put(frozen))
+
+    def make_step(self, optimizer: optax.GradientTransformation) -> Step:
+        return step_of(self.loss, optimizer, seed=self.config.seed)
+
+    def count(self, batch: Batch, boundary: int, cached: bool) -> Count:
+        return self.work()
+
+    def evaluate(self, state: LoopState) -> Scores:
+        return held_out_scores(self, self.jitted_score, state.arrays["live"], state.fixed)
 
     @cached_property
     def loss(self) -> Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
@@ -97,8 +136,13 @@ class BackboneTask:
 
         return score_of
 
-    def is_live(self, path: str) -> bool:
-        """Whether the leaf at a dotted path of {"backbone", "head"} is trained."""
+    @cached_property
+    def jitted_score(self) -> Any:
+        """Returns `score`, compiled."""
+        return jax.jit(self.score)
+
+    def is_live(self, path: str, boundary: int = 0) -> bool:
+        """Returns whether the leaf at a dotted path of {"backbone", "head"} is trained."""
         part, _, rest = path.partition(".")
         return part == "head" or self.objective.is_used(rest)
 
@@ -128,59 +172,22 @@ def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params
 
 
 def fit_backbone(
-    task: BackboneTask,
-    params: Params,
-    checkpoints: Checkpoints,
-    make_scalars: Callable[[int], Scalars],
-    cost: Cost,
-    *,
-    show: bool,
+    task: BackboneTask, params: Params, checkpoints: Checkpoints, workdir: Path, *, show: bool
 ) -> FittedBackbone:
     """Trains {"backbone", "head"} to the last step, or until `max_seconds` are over.
 
     Raises InputError if the held-out loss at the end is not finite.
     """
-    config, total, progress = task.config, task.total_steps, BackboneProgress()
-    optimizer, work = task.optimizer(), task.work()
-    live, frozen = partition(params, task.is_live)
-    state = first_state(live, optimizer)
-    if (notes := checkpoints.notes()) is not None:
-        progress = BackboneProgress(**notes)
-        state, _, frozen = checkpoints.restore(state, {}, frozen)
-    state, frozen = jax.device_put((state, frozen))
-    step, score = step_of(task.loss, optimizer, seed=config.seed), jax.jit(task.score)
-    done = int(state["step"])
-    scalars, begun = make_scalars(done), time.monotonic()
-    saved_at, over = begun, False
-    with bar(total, "pretrain", "batch", show=show, initial=done) as shown, jax.transfer_guard("disallow"):
-        while done < total and not over:
-            batch = jax.device_put(task.objective.batch("train", task.rows(done), config.batch_size))
-            state = step(state, frozen, batch)
-            cost.add(flops=work.flops, bytes_moved=work.bytes)
-            done += 1
-            shown.update()
-            if done % config.log_every == 0 or done == total:
-                state = log_sums(scalars, done, state, progress, shown)
-            if done % config.evaluate_every == 0 or done == total:
-                scores = held_out_scores(task, score, state["live"], frozen)
-                progress.history.append({"step": done, **scores})
-                scalars.write(done, {f"held_out/{name}": x for name, x in scores.items() if math.isfinite(x)})
-                log.info("step %d: held-out %s", done, ", ".join(f"{name} {x:.4f}" for name, x in scores.items()))
-            now = time.monotonic()
-            over = bool(config.max_seconds) and now - begun >= config.max_seconds
-            due = bool(config.checkpoint_seconds) and now - saved_at >= config.checkpoint_seconds
-            if done == total or over or due:
-                checkpoints.save(done, state, {}, frozen, vars(progress))
-                saved_at = now
-    checkpoints.wait()
-    scalars.close()
-    known = progress.history and progress.history[-1]["step"] == done
-    scores = progress.history[-1] if known else held_out_scores(task, score, state["live"], frozen)
-    scores = {name: value for name, value in scores.items() if name != "step"}
-    skipped = progress.skipped + int(state["sums"]["skipped"])
+    state = LoopState(task, params)
+    state.restore(checkpoints)
+    fit(task, state, checkpoints, Scalars(workdir, state.done), show=show)
+    history = state.progress.history
+    known = bool(history) and history[-1]["step"] == state.done
+    scores = {name: value for name, value in (history[-1] if known else task.evaluate(state)).items() if name != "step"}
+    skipped = state.progress.skipped + int(state.arrays["sums"]["skipped"])
     if not math.isfinite(scores["loss"]):
         raise InputError(
-            f"the held-out loss is {scores['loss']} after {done} steps, {skipped} of them skipped as not finite: "
+            f"the held-out loss is {scores['loss']} after {state.done} steps, {skipped} of them skipped as not finite: "
             f"the run diverged; start another with a lower optimizer.learning_rate"
         )
-    return FittedBackbone(map_leaves(np.asarray, join(jax.device_get(state["live"]), frozen)), done, scores, skipped)
+    return FittedBackbone(state.params, state.done, scores, skipped)

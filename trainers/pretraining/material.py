@@ -12,12 +12,12 @@ from pathlib import Path
 
 from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.files import write_durable
+from backbone.files import BACKBONE_FILE, write_durable
 from backbone.home import resolve_backbone
 from backbone.images import ImagePreprocessing
 from backbone.preprocessing import TextPreprocessing
 from backbone.spec import EncoderSpec, ImageSpec
-from backbone.storage import BACKBONE_FILE, Backbone, Preprocessing, load_backbone
+from backbone.storage import Backbone, Preprocessing, load_backbone
 from trainers.pretraining.config import (
     BackboneConfig,
     MaskedTokens,

@@ -1,182 +1,114 @@
-"""The verb `plan`: what a run will cost, stage by stage, before anything is trained.
+"""What a run will cost, stage by stage, before anything is trained.
 
-Work is counted on paper (`adapters.costs`); time is predicted from the real compiled step, timed for a
-few steps in every (stage, bucket) on made-up rows of the right shape, times the number of batches that
-the run's own order has there. Likewise the passes that fill a cache and score development rows, as if nothing were
-cached yet. Not in it: reading and writing of cached states, checkpoints, and the head of a pass.
+Work is counted on paper (`adapters.costs`). Time is predicted from the real compiled step: it is timed for a few steps
+in every (stage, bucket) on made-up rows of the right shape, then multiplied by the batches that the run's own order
+has there. The passes that fill a cache and score development rows are timed likewise, as if nothing were cached yet.
+Not in it: reading and writing of cached states, checkpoints, and the head of a pass.
 
-`auto` is priced as every block live to the end, and a probe as steps on its head: more than they take, unless `auto`
-climbs to its last rung.
+A climb is priced as every block live to the end, a probe as steps on its head, and a stage whose boundary is open as
+every block live. That is more than they take, unless a climb goes to its last step.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
-
-import jax
 
 from adapters.costs import train_step
 from adapters.model import GraftModel
-from adapters.specs import Probe
 from backbone.buckets import tokens_of
 from backbone.cache import bytes_per_token, lossless, row_key
-from backbone.files import write_durable
-from backbone.home import resolve_backbone, use_compilation_cache
-from backbone.storage import load_backbone
+from backbone.home import use_compilation_cache
 from metering.counts import Count
-from metering.energy import modelled
+from metering.energy import Joules, modelled
+from metering.window import on_accelerator
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples
-from trainers.data.examples import TaskData, load_data
-from trainers.extras.early_exits import put_aside
-from trainers.extras.out_of_scope import bare_model
-from trainers.extras.variants import require_dev
-from trainers.fitting.climb import climbs, require_dev_rows
 from trainers.fitting.difficulty import difficulty_of
-from trainers.fitting.loop import Task, reads_from
-from trainers.freezing.spans import Span
-from trainers.inputs import graft_model
+from trainers.fitting.task import GraftTask, reads_from
+from trainers.freezing.schedule import Span
+from trainers.inputs import prepare
 from trainers.pricing.timing import NOTHING, Loaded, Timing, time_pass, time_step, total
 from trainers.runs.logs import bar
-from trainers.runs.workdir import PLAN
+from trainers.runs.run import Run
 
 
 @dataclass(frozen=True)
 class StagePrice:
-    """One stage. Times are predictions from timed steps, FLOPs and bytes are counted."""
+    """The price of one stage. Times are predictions from timed steps, FLOPs and bytes are counted."""
 
-    live: str  # blocks, "0..5"; "none" for the head only
-    boundary: int
+    live: str  # live blocks, "0..5"; "none" for the head only
+    boundary: int  # first live block
     steps: int  # micro-batches
-    padded_tokens: int
-    flops: float
-    bytes_moved: float
-    compile_seconds: float  # of every program; pricing has paid it on this machine, so it is in no sum
-    load_seconds: float  # what a run on this machine pays instead: tracing, and loading what is compiled
+    padded_tokens: int  # tokens of all steps, padding included
+    flops: float  # counted operations of the steps
+    bytes_moved: float  # counted bytes of the steps
+    compile_seconds: float  # compilation of every program; pricing has paid it on this machine, so no sum holds it
+    load_seconds: float  # tracing and loading of what is compiled, which a run on this machine pays instead
     cache_bytes: int  # states at the boundary, on disk
     fill_seconds: float  # the forward pass that fills them, from the boundary of the stage before
-    score_seconds: float  # of the development rows, after each epoch that ends in the stage
-    step_seconds: float
+    score_seconds: float  # scoring of the development rows, after each epoch that ends in the stage
+    step_seconds: float  # wall time of the steps
     seconds: float  # loading, filling, steps and scores
-    fill_cpu_seconds: float
-    cpu_seconds: float  # as seconds
-    joules: dict[str, Any]  # with low, high and quality
+    fill_cpu_seconds: float  # CPU time of the pass that fills
+    cpu_seconds: float  # CPU time of all that `seconds` holds
+    joules: Joules  # modelled from the CPU seconds
 
 
 @dataclass(frozen=True)
 class Price:
-    """What `plan` returns; `--json` prints it."""
+    """The price of a run; `plan --json` prints it."""
 
-    name: str
-    rows: int
-    epochs: float
+    name: str  # task
+    rows: int  # train rows
+    epochs: float  # passes over them
     stages: tuple[StagePrice, ...]
-    seconds: float  # stages, the out-of-scope score and the exits
-    cpu_seconds: float
-    joules: dict[str, Any]
-    out_of_scope_seconds: float  # the pass that fits the out-of-scope score; 0 where none is asked, or nothing is added
-    exits_seconds: float  # the passes that fit and calibrate early exits; 0 where there are none
-    passes_cpu_seconds: float  # of these two, without what loads their programs
-    full_tuning_seconds: float  # every weight live, by FLOPs at the measured rate of this plan
-    adapters_everywhere_seconds: float  # the same adapters in every block, all epochs
-
-    def table(self) -> str:
-        """For people."""
-        head = (
-            "live",
-            "steps",
-            "tokens",
-            "GFLOP",
-            "GB moved",
-            "cache MB",
-            "fill s",
-            "steps s",
-            "scores, loading s",
-            "seconds",
-            "joules",
-        )
-        lines = [head]
-        for s in self.stages:
-            joules = s.joules["value"]
-            lines.append(
-                (
-                    s.live,
-                    f"{s.steps}",
-                    f"{s.padded_tokens}",
-                    f"{s.flops / 1e9:.0f}",
-                    f"{s.bytes_moved / 1e9:.1f}",
-                    f"{s.cache_bytes / 1e6:.0f}",
-                    f"{s.fill_seconds:.1f}",
-                    f"{s.step_seconds:.1f}",
-                    f"{s.score_seconds + s.load_seconds:.1f}",
-                    f"{s.seconds:.1f}",
-                    "-" if joules is None else f"{joules:.0f} ({s.joules['quality']})",
-                )
-            )
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
-        text.append(f"this plan: {self.seconds:.0f} s, {self.cpu_seconds:.0f} CPU-s")
-        if self.out_of_scope_seconds:
-            text.append(f"of it the out-of-scope score: {self.out_of_scope_seconds:.1f} s (one pass, bare backbone)")
-        if self.exits_seconds:
-            text.append(f"of it the early exits: {self.exits_seconds:.1f} s")
-        compiled = sum(s.compile_seconds for s in self.stages)
-        text.append(f"beside it compilation, which this plan has paid for this machine: {compiled:.1f} s")
-        text.append(f"adapters in every block: {self.adapters_everywhere_seconds:.0f} s of steps (by counted work)")
-        text.append(f"full fine-tuning: {self.full_tuning_seconds:.0f} s of steps (by counted work)")
-        return "\n".join(text)
+    seconds: float  # wall time of the stages, the out-of-scope score and the exits
+    cpu_seconds: float  # CPU time of the same
+    joules: Joules  # modelled from the CPU seconds
+    out_of_scope_seconds: float  # pass that fits the out-of-scope score; 0 where the run needs none of its own
+    exits_seconds: float  # passes that fit and calibrate early exits; 0 where there are none
+    passes_cpu_seconds: float  # CPU time of these two, without loading their programs
+    full_tuning_seconds: float  # steps with every weight live, by FLOPs at the measured rate of this plan
+    adapters_everywhere_seconds: float  # steps with the same adapters in every block, all epochs
 
 
-def price(config: TrainConfig, workdir: Path | None = None, *, show: bool = False) -> Price:
-    """Predicts a run's cost; with `workdir` the prediction is stored for the run's report."""
+def price(config: TrainConfig, run: Run) -> Price:
+    """Predicts a run's cost. Raises InputError for whatever the run would be refused for, before anything is timed."""
     use_compilation_cache()
-    backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
-    data = load_data(config.data, config.head, backbone, show=show)
-    config = replace(config, head=data.head)
-    aside = None
-    if config.exits.boundaries:
-        data, aside = put_aside(config, backbone, data)
-    require_dev(config, data)
-    if climbs(config):
-        require_dev_rows(data.splits)
-    model = graft_model(config, backbone, data.labels)
-    train, dev = data.splits["train"], data.splits.get("dev")
-    task = Task(config, model, backbone, train, dev, difficulty_of(config, model, backbone, train))
+    inputs = prepare(config, run)
+    config, model = inputs.config, inputs.model()
+    difficulty = difficulty_of(config, model, inputs.backbone, inputs.train)
+    task = GraftTask(config, model, inputs.backbone, inputs.train, inputs.dev, difficulty)
     stages: list[StagePrice] = []
     timed = _Timed({}, set())
     before = Span(0, 0)
-    for span in task.spans:
+    for span in task.schedule.priced_as(task.shape):
         if span.until > before.until:
-            stages.append(_stage(task, before, span, timed, f"stage {len(stages) + 1}", show))
+            stages.append(_stage(task, before, span, timed, f"stage {len(stages) + 1}", run.show))
             before = span
-    exits = _exits_pass(task, aside) if aside is not None else NOTHING
-    found = _total(config, task, stages, _scope_pass(task, data), exits)
-    if workdir is not None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_durable(workdir / PLAN, json.dumps(asdict(found), indent=1).encode())
-    return found
+    exits = _exits_pass(task, inputs.calibration) if inputs.calibration is not None else NOTHING
+    scope = _scope_pass(task, inputs.bare) if inputs.bare is not None else NOTHING
+    return _total(config, task, stages, scope, exits)
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """What earlier stages have timed, and loaded; a later one need not."""
+    """What earlier stages have timed and loaded: later ones need not."""
 
-    steps: dict[tuple[int, bool, int], Timing]  # by boundary, whether it is cached, and bucket
-    passes: Loaded
+    steps: dict[tuple[int, bool, int], Timing]  # time of a step by boundary, whether it is cached, and bucket
+    passes: Loaded  # programs of forward passes that are loaded
 
-    def step(self, task: Task, boundary: int, bucket: int, cached: bool) -> Timing:
+    def step(self, task: GraftTask, boundary: int, bucket: int, cached: bool) -> Timing:
         key = (boundary, cached, bucket)
         if key in self.steps:
             return replace(self.steps[key], load_seconds=0.0, load_cpu_seconds=0.0)
         return self.steps.setdefault(key, time_step(task, boundary, bucket, cached))
 
 
-def _stage(task: Task, before: Span, span: Span, timed: _Timed, what: str, show: bool) -> StagePrice:
-    """One stage after another; it fills its cache from what that one left."""
+def _stage(task: GraftTask, before: Span, span: Span, timed: _Timed, what: str, show: bool) -> StagePrice:
+    """Prices a stage that follows `before`; it fills its cache from what that one left."""
     config, backbone, blocks = task.config, task.backbone, task.backbone.spec.blocks
     boundary, below = span.boundary or 0, before.boundary or 0
     batches, rows = _batches(task, before.until, span.until), _filled(task)
@@ -211,17 +143,17 @@ def _stage(task: Task, before: Span, span: Span, timed: _Timed, what: str, show:
         seconds=whole.seconds + whole.load_seconds,
         fill_cpu_seconds=fill.cpu_seconds,
         cpu_seconds=cpu,
-        joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
+        joules=modelled(cpu, on_accelerator()).rounded(),
     )
 
 
-def _filled(task: Task) -> list[Examples]:
-    """The rows whose states a cache keeps."""
+def _filled(task: GraftTask) -> list[Examples]:
+    """Returns the splits whose states a cache keeps."""
     return [examples for examples in (task.train, task.dev) if examples]
 
 
-def _stored_bytes(task: Task, splits: list[Examples]) -> int:
-    """Of the states of a boundary: each distinct row once; 0 without a cache."""
+def _stored_bytes(task: GraftTask, splits: list[Examples]) -> int:
+    """Returns the bytes of the states at a boundary, each distinct row once; 0 without a cache."""
     if task.config.plan.cache == "none":
         return 0
     lengths = {row_key(row): len(tokens_of(row)) for examples in splits for row in examples.rows}
@@ -229,20 +161,20 @@ def _stored_bytes(task: Task, splits: list[Examples]) -> int:
 
 
 def _buckets(*splits: Examples) -> Counter[int]:
-    """Rows in each bucket."""
+    """Counts the rows in each bucket."""
     return Counter(int(bucket) for examples in splits for bucket in examples.buckets)
 
 
-def _batches(task: Task, first: int, until: int) -> Counter[int]:
-    """Batches of each bucket in micro-batches first..until of the run."""
-    found: Counter[int] = Counter()
+def _batches(task: GraftTask, first: int, until: int) -> Counter[int]:
+    """Counts the batches of each bucket in micro-batches first..until of the run."""
+    counts: Counter[int] = Counter()
     done = first
     while done < until:
         epoch, start = task.order.place(done)
         last = min(until, task.order.ends[epoch])
-        found.update(bucket for bucket, _ in task.order.epoch(epoch)[start : start + last - done])
+        counts.update(bucket for bucket, _ in task.order.epoch(epoch)[start : start + last - done])
         done = last
-    return found
+    return counts
 
 
 def _progress(batches: Counter[int], what: str, show: bool) -> Any:
@@ -252,41 +184,37 @@ def _progress(batches: Counter[int], what: str, show: bool) -> Any:
             shown.update()
 
 
-def _scope_pass(task: Task, data: TaskData) -> Timing:
-    """What the out-of-scope score adds to the plan.
+def _first_pass_is_made(task: GraftTask) -> bool:
+    """Returns whether the run computes and stores the bare backbone's pooled states anyway."""
+    fits_probe = task.config.adapter.fitted or task.config.climbs
+    return task.config.plan.cache != "none" and fits_probe
 
-    A cache keeps the pooled states of every boundary, so a pass runs through all blocks, and a probe on the bare
-    backbone, or the climb of plan.stages=auto, which begins with one, has made it already.
+
+def _scope_pass(task: GraftTask, bare: GraftModel) -> Timing:
+    """Times what the out-of-scope score adds to the plan.
+
+    A cache keeps the pooled states of every boundary, so the pass runs through all blocks. A probe on the bare
+    backbone, or a climb, which begins with one, makes that pass anyway.
     """
-    config, backbone = task.config, task.backbone
-    if not config.out_of_scope.false_alarms:
+    if _first_pass_is_made(task):
         return NOTHING
-    bare = bare_model(config, backbone, data)
-    cached = config.plan.cache != "none"
-    if cached and (isinstance(config.adapter, Probe) or config.plan.schedule[0] == "auto"):
-        return NOTHING
-    stop = backbone.spec.blocks if cached else bare.taps[0]
-    return time_pass(bare, backbone, (0, stop), _buckets(*_filled(task)))
+    stop = task.blocks if task.config.plan.cache != "none" else bare.taps[0]
+    return time_pass(bare, task.backbone, (0, stop), _buckets(*_filled(task)))
 
 
-def _exits_pass(task: Task, aside: Examples) -> Timing:
-    """The graft's pass over the calibration rows; and over the train rows, where their states are in no cache."""
-    config, backbone = task.config, task.backbone
-    blocks = backbone.spec.blocks
-    bare = max(config.exits.boundaries) <= min(task.model.adapted_blocks, default=blocks)
-    made = (
-        bare
-        and config.plan.cache != "none"
-        and (isinstance(config.adapter, Probe) or config.plan.schedule[0] == "auto")
-    )
-    return time_pass(task.model, backbone, (0, blocks), _buckets(*((aside,) if made else (aside, task.train))))
+def _exits_pass(task: GraftTask, calibration: Examples) -> Timing:
+    """Times the graft's pass over the calibration rows, and over train rows whose states are in no cache."""
+    blocks = task.blocks
+    bare = max(task.config.exits.boundaries) <= min(task.model.adapted_blocks, default=blocks)
+    splits = (calibration,) if bare and _first_pass_is_made(task) else (calibration, task.train)
+    return time_pass(task.model, task.backbone, (0, blocks), _buckets(*splits))
 
 
-def _count(task: Task, boundary: int, bucket: int, cached: bool) -> Count:
+def _count(task: GraftTask, boundary: int, bucket: int, cached: bool) -> Count:
     return train_step(task.model, task.config.batch_size, bucket, boundary=boundary, cached=cached)
 
 
-def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Timing, exits: Timing) -> Price:
+def _total(config: TrainConfig, task: GraftTask, stages: list[StagePrice], scope: Timing, exits: Timing) -> Price:
     passes = total((scope, exits))
     seconds = sum(s.seconds for s in stages) + passes.seconds + passes.load_seconds
     cpu = sum(s.cpu_seconds for s in stages) + passes.cpu_seconds + passes.load_cpu_seconds
@@ -306,7 +234,7 @@ def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Tim
         stages=tuple(stages),
         seconds=seconds,
         cpu_seconds=cpu,
-        joules=modelled(cpu, jax.default_backend() != "cpu").asdict(),
+        joules=modelled(cpu, on_accelerator()).rounded(),
         out_of_scope_seconds=scope.seconds + scope.load_seconds,
         exits_seconds=exits.seconds + exits.load_seconds,
         passes_cpu_seconds=passes.cpu_seconds,
@@ -315,9 +243,6 @@ def _total(config: TrainConfig, task: Task, stages: list[StagePrice], scope: Tim
     )
 
 
-def _without_plan(config: TrainConfig, task: Task) -> GraftModel:
-    """The config's own methods, in every block that they name."""
+def _without_plan(config: TrainConfig, task: GraftTask) -> GraftModel:
+    """Returns the model with the config's own methods in every block that they name."""
     return GraftModel(task.backbone.network, config.methods, config.head, task.model.labels)
-
-
-__all__ = ["Price", "StagePrice", "price"]

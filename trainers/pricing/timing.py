@@ -17,24 +17,24 @@ from backbone.storage import Backbone
 from backbone.trees import map_leaves
 from metering.window import cpu_seconds
 from trainers.data.batches import Batch
-from trainers.fitting.loop import Task, live_above
 from trainers.fitting.step import first_state, make_step, partition
+from trainers.fitting.task import GraftTask, live_from
 
 TRIALS = 3  # timed calls, after one that compiles and one that loads
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one call, or of many."""
+    """Seconds of one call, or of many."""
 
-    compile_seconds: float  # wall, of the first call beyond that in a later process
-    load_seconds: float  # wall, of the first call in a later process beyond the others: traces, loads what is compiled
-    load_cpu_seconds: float
-    seconds: float  # wall
-    cpu_seconds: float
+    compile_seconds: float  # wall time of the first call beyond that of a first call in a later process
+    load_seconds: float  # wall time of a later process's first call beyond the next ones: tracing and loading
+    load_cpu_seconds: float  # CPU time of the same
+    seconds: float  # wall time of a call
+    cpu_seconds: float  # CPU time of a call
 
     def times(self, count: int) -> Timing:
-        """Of `count` such calls: programs are loaded once."""
+        """Returns the seconds of `count` such calls; programs are loaded once."""
         return replace(self, seconds=count * self.seconds, cpu_seconds=count * self.cpu_seconds)
 
 
@@ -42,18 +42,18 @@ NOTHING = Timing(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def total(timings: Iterable[Timing]) -> Timing:
-    """The sum of each field."""
-    found = [astuple(timing) for timing in timings]
-    return Timing(*map(sum, zip(*found, strict=True))) if found else NOTHING
+    """Returns the sum of each field."""
+    fields = [astuple(timing) for timing in timings]
+    return Timing(*map(sum, zip(*fields, strict=True))) if fields else NOTHING
 
 
-def time_step(task: Task, boundary: int, bucket: int, cached: bool) -> Timing:
-    """A training step on a full batch of a bucket, from states at the boundary where they are cached."""
+def time_step(task: GraftTask, boundary: int, bucket: int, cached: bool) -> Timing:
+    """Times a training step on a full batch of a bucket, from states at the boundary where they are cached."""
     config = task.config
     optimizer = task.optimizer()
     step = make_step(task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed)
     params = map_leaves(np.asarray, task.model.init(jax.random.key(config.seed)))
-    live, frozen = partition(params, live_above(boundary))
+    live, frozen = partition(params, live_from(boundary))
     state = jax.device_put(first_state(live, optimizer))
     everything = jax.device_put({"backbone": task.backbone.params, "graft": frozen})
     batch = jax.device_put(_made_up(task, boundary, bucket, cached))
@@ -66,27 +66,27 @@ def time_step(task: Task, boundary: int, bucket: int, cached: bool) -> Timing:
     return _timed(run)
 
 
-def _made_up(task: Task, boundary: int, bucket: int, cached: bool) -> Batch:
-    """A batch of the right shapes; what is in it does not change its time."""
+def _made_up(task: GraftTask, boundary: int, bucket: int, cached: bool) -> Batch:
+    """Returns a batch of the right shapes; its values do not change its time."""
     size, spec = task.config.batch_size, task.backbone.spec
     rows = np.flatnonzero(task.train.buckets == bucket)[:1]
-    batch = task.train.gather(bucket, rows, size)
-    batch = {**batch, "mask": np.ones_like(batch["mask"]), "weights": np.ones(size, np.float32)}
-    ids = batch.pop("ids")
+    real = task.train.gather(bucket, rows, size)
+    mask, weights = np.ones_like(real["mask"]), np.ones(size, np.float32)
+    batch = Batch(mask=mask, labels=real["labels"], weights=weights)
     if cached:
-        return {**batch, "states": {boundary: np.full((*batch["mask"].shape, spec.width), 0.1, np.float32)}}
-    return {**batch, "ids": np.ones_like(ids)}
+        return {**batch, "states": {boundary: np.full((*mask.shape, spec.width), 0.1, np.float32)}}
+    return {**batch, "ids": np.ones_like(real["ids"])}
 
 
-Loaded = set[tuple[int, int]]  # (bucket, first block of its kind) of the programs that a run has loaded by then
+Loaded = set[tuple[int, int]]  # (bucket, first block of its kind) of each program that a run has loaded
 
 
 def time_pass(
     model: GraftModel, backbone: Backbone, span: tuple[int, int], buckets: Counter[int], loaded: Loaded | None = None
 ) -> Timing:
-    """The forward pass of all rows between the two boundaries of `span`, from full batches of each bucket.
+    """Times the forward pass of all rows between the two boundaries of `span`, from full batches of each bucket.
 
-    Programs in `loaded` cost no loading; those that the pass loads are added to it.
+    Programs in `loaded` cost no loading; the pass adds its own to it.
     """
     loaded, timings = set() if loaded is None else loaded, []
     for bucket, rows in buckets.items():
@@ -99,7 +99,7 @@ def time_pass(
 
 
 def _time_batch(model: GraftModel, backbone: Backbone, span: tuple[int, int], bucket: int) -> Timing:
-    """A full batch of a forward pass, block by block; from made-up states where it does not begin at the bottom."""
+    """Times a full batch of a forward pass, block by block; above the bottom it begins from made-up states."""
     adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket) * model.sides
     (start, stop), mask = span, np.ones((size, bucket), bool)
     inputs: dict[str, Any] = {"mask": mask}
@@ -116,9 +116,9 @@ def _time_batch(model: GraftModel, backbone: Backbone, span: tuple[int, int], bu
 
 
 def _timed(run: Callable[[], None]) -> Timing:
-    """What the first call costs, in this process and in a later one, and the median seconds of the next ones.
+    """Times a first call in this process and in a later one, and takes the median of the next ones.
 
-    To stand for a later process, this one forgets all its programs: what it does afterwards loads them again.
+    To stand for a later process, this one forgets all its programs; calls after it load them again.
     """
     compiled, _ = _seconds(run)
     jax.clear_caches()  # type: ignore[no-untyped-call]
@@ -129,7 +129,7 @@ def _timed(run: Callable[[], None]) -> Timing:
 
 
 def _seconds(run: Callable[[], None]) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
+    """Returns the wall and CPU seconds of a call."""
     wall, cpu = time.perf_counter(), cpu_seconds()
     run()
     return time.perf_counter() - wall, cpu_seconds() - cpu

@@ -12,17 +12,17 @@ from adapters.effects import cohens_d
 from adapters.graft import Graft, load_graft
 from adapters.model import GraftModel
 from adapters.specs import Head, Probe
-from backbone.home import resolve_backbone, use_compilation_cache
-from backbone.storage import load_backbone
+from backbone.home import use_compilation_cache
 from metering.window import Cost, window
 from trainers.config import TrainConfig
-from trainers.data.batches import Examples
+from trainers.data.batches import Examples, part_of
 from trainers.data.examples import load_data
-from trainers.fitting.warm_start import part_of
-from trainers.fitting.ways import cache_maker
+from trainers.fitting.features import open_cache
+from trainers.inputs import only_rows, prepare
 from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, RowDrift, added
 from trainers.retrain.gate import Check, GateReport, PairedLogits, judge, latency, logits_in, majority_logits
 from trainers.retrain.rows import Rows
+from trainers.runs.run import Run
 
 MAX_EMBEDDED = 2000  # rows of a side whose embeddings are compared
 
@@ -53,10 +53,10 @@ def trial(
         return _no_evidence(
             "held-out rows", "no row is held out; set data.gate_fraction or data.dev_fraction", champion
         )
-    backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
-    own = load_graft(candidate.folder, backbone, dtype=config.compute_dtype)
-    data = load_data(config.data, config.head, backbone, labels=own.model.labels, splits=("train", split))
-    train, examples = data.splits["train"], data.splits[split]
+    labels = read_manifest(candidate.folder).labels
+    inputs = prepare(only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split))
+    own = load_graft(candidate.folder, inputs.backbone, dtype=config.compute_dtype)
+    train, examples = inputs.train, inputs.data.splits[split]
     other = _champion(champion, own, config)
     if other is not None and (reason := incomparable(own.model.head, other.model.head)):
         return _no_evidence("the champion", reason, champion)
@@ -125,8 +125,7 @@ def _embedding_drift(config: TrainConfig, own: Graft, train: Examples, before: R
     if min(counts) < MIN_ROWS:
         return RowDrift("embeddings", None, False, counts, f"needs {MIN_ROWS} rows on each side")
     plain = GraftModel(own.backbone.network, (Probe(),), config.head, own.model.labels)
-    make = cache_maker(config, plain, own.backbone)
-    store = make({}) if make else None
+    store = open_cache(config.plan, plain, own.backbone, {})
     sides = [part_of(train, np.flatnonzero(side)[:MAX_EMBEDDED]) for side in (~fresh, fresh)]
     if store is None or not all(store.has_pooled(side) for side in sides):
         return RowDrift("embeddings", None, False, counts, "their states are not in the boundary cache")

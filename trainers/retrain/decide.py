@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from adapters.artefact.manifest import Manifest
@@ -66,10 +67,10 @@ def decide(
     if len(parent.methods) > 1:
         return Decision("scratch", "the live version has several methods", config)
     attends = config.head.pooling == "attention"  # learnt by gradient: cached features are its beginning, the mean
-    if attends and isinstance(method, Probe):
+    if attends and method.fitted:
         return Decision("scratch", "the live version is a probe, which has no attention to start from", config)
     settled = replace(config, adapter=method, extra=(), plan=replace(config.plan, stages="all"))
-    if isinstance(method, Probe):
+    if method.fitted:
         return Decision("head", f"{share}; the live version is a probe, whose fit has one optimum", settled)
     if found.share <= policy.head_share and not found.labels_added and not attends:
         return Decision("head", f"{share}, at most retrain.head_share ({policy.head_share:g})", settled)
@@ -79,9 +80,8 @@ def decide(
 
 
 def warm_stages(plan: Plan) -> str | tuple[Stage, ...]:
-    """The stages of a warm start: the plan's own top blocks, else the top two."""
-    name, value = plan.schedule
-    return (Stage(f"-{int(value) if name == 'top' else TOP_BLOCKS}:"),)
+    """Returns the stages of a warm start: the plan's own top blocks, else the top two."""
+    return (Stage(f"-{plan.schedule.warm_blocks(TOP_BLOCKS)}:"),)
 
 
 def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimate | None:
@@ -101,18 +101,19 @@ def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimat
 def from_plan(decision: Decision, missing: float) -> PriceEstimate:
     """From the plan's timed steps; `missing` is the share of rows whose states no cache has."""
     from trainers.pricing.price import price
+    from trainers.runs.run import Run
 
     config = decision.config
-    if decision.action == "head" or isinstance(config.adapter, Probe):
+    if decision.action == "head" or config.adapter.fitted:
         config = replace(config, plan=replace(config.plan, stages=(Stage("none"),)), epochs=1.0)
-        if isinstance(config.adapter, Probe):  # of more boundaries: one pass gives them all, the rest is a larger head
+        if config.adapter.fitted:  # of more boundaries: one pass gives them all, the rest is a larger head
             config = replace(config, adapter=Probe())
-    elif config.plan.schedule[0] == "auto":
+    elif config.plan.climbs:
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
-    found = price(config)
-    over_rows = found.passes_cpu_seconds + sum(s.fill_cpu_seconds for s in found.stages)
-    seconds = found.cpu_seconds - (1 - missing) * over_rows
-    source = f"the plan: {', '.join(s.live for s in found.stages)} live, steps timed on this machine"
+    result = price(config, Run(Path()))
+    over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)
+    seconds = result.cpu_seconds - (1 - missing) * over_rows
+    source = f"the plan: {', '.join(stage.live for stage in result.stages)} live, steps timed on this machine"
     return PriceEstimate(round(seconds, 2), modelled(seconds).asdict(), source)
 
 

@@ -1,7 +1,7 @@
-"""What changed between the rows that the live version was made from and the rows there are now.
+"""The difference between the rows that the live version was made from and the rows as they are now.
 
-Drift is told as effect sizes, never as a test that fires on many rows and sleeps on few; below
-`MIN_ROWS` on either side nothing is said. It is advice: it decides nothing. Imports no jax.
+Drift is given as effect sizes. A significance test would fire on many rows and stay silent on few. With fewer than
+`MIN_ROWS` rows on either side there is no effect size. A diagnosis is advice and decides nothing. Imports no jax.
 """
 
 from __future__ import annotations
@@ -14,45 +14,44 @@ from adapters.effects import cohens_d, cohens_w, share_of
 from trainers.retrain.fingerprint import LEARNT_FROM
 from trainers.retrain.rows import Changes, Rows, SplitRows, changes
 
-MIN_ROWS = 100  # on each side, for an effect size
-# Cohen (1988): differences of means of 0.2, 0.5 and 0.8 standard deviations are small, medium and large
-NOTABLE = 0.5
+MIN_ROWS = 100  # rows on each side that an effect size needs
+NOTABLE = 0.5  # effect size from which drift is reported: medium, by Cohen (1988); 0.2 is small, 0.8 large
 
 
 @dataclass(frozen=True)
 class RowDrift:
-    """One effect size between the rows added and the rows that were there."""
+    """An effect size between the added rows and the former ones."""
 
-    what: str  # labels, lengths or embeddings
-    effect: float | None  # None: not measured
-    notable: bool
-    rows: tuple[int, int]  # before, added
+    what: str  # property that is compared: labels, lengths or embeddings
+    effect: float | None  # effect size; None: not measured
+    notable: bool  # the effect is at least NOTABLE
+    rows: tuple[int, int]  # number of former rows and of added ones
     reason: str = ""  # why it was not measured
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a retraining would be for."""
+    """Reasons for a retraining."""
 
-    changes: dict[str, Changes]  # by split
-    rows: dict[str, int]  # by split, now
-    labels_added: tuple[str, ...]
-    labels_removed: tuple[str, ...]
-    drift: tuple[RowDrift, ...]
+    changes: dict[str, Changes]  # changed rows of each split
+    rows: dict[str, int]  # number of rows of each split now
+    labels_added: tuple[str, ...]  # labels of the train rows that are new
+    labels_removed: tuple[str, ...]  # labels that no train row has any more
+    drift: tuple[RowDrift, ...]  # drift of the train rows
 
     @property
     def changed(self) -> int:
-        """Rows that differ, of those that decide what is trained."""
+        """Returns the number of rows that differ in the splits that decide what is trained."""
         return sum(self.changes[name].total for name in LEARNT_FROM if name in self.changes)
 
     @property
     def share(self) -> float:
-        """`changed` as a share of the rows there are."""
+        """Returns `changed` as a share of the present rows of those splits."""
         return self.changed / max(1, sum(self.rows.get(name, 0) for name in LEARNT_FROM))
 
 
 def diagnose(old: Rows, new: Rows) -> Diagnosis:
-    """Old rows against new ones; with no old rows every row is added."""
+    """Compares old rows with new ones; without old rows every row is added."""
     before, after = (set(rows["train"].label_counts) if "train" in rows else set() for rows in (old, new))
     drift = tuple(label_and_length_drift(old["train"], new["train"])) if "train" in old and "train" in new else ()
     return Diagnosis(
@@ -65,12 +64,15 @@ def diagnose(old: Rows, new: Rows) -> Diagnosis:
 
 
 def added(old: SplitRows, new: SplitRows) -> np.ndarray:
-    """Which rows of `new` have a text that `old` does not hold, bool [N]."""
+    """Returns which rows of `new` have a text that `old` does not hold, bool [N]."""
     return ~np.isin(new.texts, old.texts)
 
 
 def label_and_length_drift(old: SplitRows, new: SplitRows) -> list[RowDrift]:
-    """Label distribution (Cohen's w) and length (difference of mean log lengths in standard deviations)."""
+    """Measures how the added rows differ from the old ones in labels and in lengths.
+
+    Labels: Cohen's w of the two distributions. Lengths: the difference of mean log lengths in standard deviations.
+    """
     fresh = added(old, new)
     rows = len(old), int(fresh.sum())
     if min(rows) < MIN_ROWS:

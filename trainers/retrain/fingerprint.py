@@ -10,21 +10,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.heads.head import kinds_for
 from backbone.errors import InputError
+from backbone.files import BACKBONE_FILE
 from backbone.home import home
-from backbone.records import digest, encode
+from backbone.records import digest, encode_set
 from trainers.config import TrainConfig
+from trainers.config.former import former_values
 from trainers.data.prepare import read_splits, source_key
 from trainers.data.splits import NUMERICS_VERSION
 from trainers.retrain.rows import Rows, hashed
 
-# fields of a config that change how a run goes, never what is trained
-BACKBONE_FILE = "backbone.json"  # in a backbone folder; backbone.storage, which reads the rest, imports jax
+SCHEME = 2  # how `config`, `graft` and `gate` are hashed; 1 also hashed fields that have their defaults
 LEARNT_FROM = ("train", "dev")  # splits that decide what is trained
-ASIDE = ("name", "backbone", "retrain", "data", "target", "log_every", "checkpoint_seconds", "input_threads")
+# fields of a config that are no part of `Fingerprint.config`: they change how a run goes, or are hashed apart
+APART = ("name", "backbone", "retrain", "data", "target", "log_every", "checkpoint_seconds", "input_threads")
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Fingerprint:
     weights_id: str
     preprocessing_id: str
     numerics: int  # raised by hand
-    gate: str  # digest of what the candidate is asked for
+    gate: str  # digest of what a candidate must show
+    scheme: int = 1  # how the digests were made
 
     def same_training(self, other: Fingerprint) -> bool:
-        """Whether training would give the same graft again."""
-        return self._trained == other._trained
+        """Returns whether training would give the same graft again; both must be of one scheme."""
+        return self.scheme == other.scheme and self._trained == other._trained
 
     @property
     def _trained(self) -> tuple[Any, ...]:
@@ -62,14 +65,23 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Taken:
-    """A fingerprint, and the rows where they had to be read for it."""
+    """What a graft would be made from now, and the rows where they had to be read for it."""
 
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint  # in the scheme of this version
+    former: Fingerprint  # in scheme 1, to compare with what former versions stored
     rows: Rows | None
+
+    def in_scheme(self, scheme: int) -> Fingerprint:
+        """Returns the fingerprint to compare with one of `scheme`."""
+        return self.former if scheme == 1 else self.fingerprint
+
+    def gives(self, stored: Fingerprint) -> bool:
+        """Returns whether training would give again what was made from `stored`."""
+        return stored.same_training(self.in_scheme(stored.scheme))
 
 
 def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
-    """The fingerprint of a config as its data are now; `before` spares reading files whose bytes are the same.
+    """Takes the fingerprint of a config as its data are now; `before` spares reading files with the same bytes.
 
     Raises InputError for bad data, or a backbone that is not there.
     """
@@ -85,34 +97,65 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
     else:
         rows, prints = read(config)
     weights, preprocessing = backbone_ids(config.backbone)
-    values = encode(config)
-    if not config.out_of_scope.false_alarms:
-        del values["out_of_scope"]  # as if it had never been heard of: no reason to retrain
-    if not config.exits.boundaries:
-        del values["exits"]
-    if not config.validate:
-        del values["validate"]
+
+    def made(digests: _Digests, scheme: int) -> Fingerprint:
+        trained = (source, prints, digests.config, digests.graft, weights, preprocessing)
+        return Fingerprint(*trained, NUMERICS_VERSION, digests.gate, scheme)
+
+    now, former = _digests(config, weights, preprocessing), _former_digests(config, weights, preprocessing)
+    return Taken(made(now, SCHEME), made(former, 1), rows)
+
+
+class _Digests(NamedTuple):
+    config: str
+    graft: str
+    gate: str
+
+
+def _digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
+    """Returns the digests of a config. A field at its default is no part of them, so a new default changes no task."""
+    values: dict[str, Any] = {k: v for k, v in encode_set(config).items() if k not in _unused(config)}
+    ids = {"weights_id": weights, "preprocessing_id": preprocessing}
+    data, target = values.get("data", {}), values.get("target", {})
+    reading = {k: v for k, v in data.items() if k in ("max_tokens", "difficulty", "label_names")}
+    goal = {k: v for k, v in target.items() if k in ("min_score", "max_cpu_seconds")}  # these end a climb
+    shape = {name: values[name] for name in ("adapter", "head", "compute_dtype") if name in values}
+    judged = {"gate": values.get("retrain", {}).get("gate", {}), "target": target, "metric": values.get("metric", "")}
+    trained = {k: v for k, v in values.items() if k not in APART}
+    return _Digests(
+        config=digest(trained | {"data": reading, "target": goal}),
+        graft=digest(shape | ids | {"max_tokens": config.data.max_tokens}),
+        gate=digest(judged),
+    )
+
+
+def _unused(config: TrainConfig) -> tuple[str, ...]:
+    """Returns the sections that add nothing to the graft: as if they had never been heard of."""
+    used = {
+        "out_of_scope": bool(config.out_of_scope.false_alarms),
+        "exits": bool(config.exits.boundaries),
+        "validate": bool(config.validate),
+    }
+    return tuple(name for name, is_used in used.items() if not is_used)
+
+
+def _former_digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
+    """Returns the digests of scheme 1, which hashed every field of its time."""
+    values = former_values(config)
     reading = {k: v for k, v in values["data"].items() if k in ("max_tokens", "difficulty", "label_names")}
     ids = {"weights_id": weights, "preprocessing_id": preprocessing, "max_tokens": config.data.max_tokens}
-    goal = {"min_score": config.target.min_score, "max_cpu_seconds": config.target.max_cpu_seconds}  # end a climb
+    goal = {"min_score": config.target.min_score, "max_cpu_seconds": config.target.max_cpu_seconds}
     shape = {"adapter": values["adapter"], "head": values["head"], "compute_dtype": config.compute_dtype}
-    return Taken(
-        Fingerprint(
-            source=source,
-            rows=prints,
-            config=digest({k: v for k, v in values.items() if k not in ASIDE} | {"data": reading, "target": goal}),
-            graft=digest(shape | ids),
-            weights_id=weights,
-            preprocessing_id=preprocessing,
-            numerics=NUMERICS_VERSION,
-            gate=digest({"gate": values["retrain"]["gate"], "target": values["target"], "metric": config.metric}),
-        ),
-        rows,
+    trained = {k: v for k, v in values.items() if k not in (*APART, *_unused(config))}
+    return _Digests(
+        config=digest(trained | {"data": reading, "target": goal}),
+        graft=digest(shape | ids),
+        gate=digest({"gate": values["retrain"]["gate"], "target": values["target"], "metric": config.metric}),
     )
 
 
 def read(config: TrainConfig) -> tuple[Rows, dict[str, str]]:
-    """Every split's rows as hashes, and their fingerprints."""
+    """Reads every split's rows as hashes, and their fingerprints."""
     if not config.data.train:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
     return hashed(read_splits(config.data, config.head.column))

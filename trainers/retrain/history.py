@@ -9,7 +9,7 @@ from backbone.errors import InputError
 from backbone.records import decode
 from registry.database import Registry
 from registry.entries import MANUAL, ROLLBACK, Live, Run, Version
-from trainers.retrain.fingerprint import Fingerprint
+from trainers.retrain.fingerprint import Fingerprint, Taken
 
 LOOK_BACK = 200  # newest versions and runs that are looked through
 
@@ -52,24 +52,25 @@ def fingerprint_of(version: Version | None) -> Fingerprint | None:
         return None
 
 
-def candidate_of(registry: Registry, task: str, now: Fingerprint) -> Version | None:
+def candidate_of(registry: Registry, task: str, now: Taken) -> Version | None:
     """The newest version that was made from what there is now."""
     for version in registry.versions(task, LOOK_BACK):
         made_from = fingerprint_of(version)
-        if version.state == "published" and made_from is not None and made_from.same_training(now):
+        if version.state == "published" and made_from is not None and now.gives(made_from):
             return version
     return None
 
 
-def settled(registry: Registry, task: str, before: Known, now: Fingerprint) -> Settled | None:
+def settled(registry: Registry, task: str, before: Known, now: Taken) -> Settled | None:
     """Why there is nothing to do; None if there may be."""
-    if before.fingerprint is not None and before.fingerprint.same_training(now):
+    if before.fingerprint is not None and now.gives(before.fingerprint):
         return Settled("nothing changed since the live version was made", "")
     for run in before.runs:
-        same = run.detail.get("key") == now.key and run.outcome == "promoted"
+        like_it = now.in_scheme(run.detail.get("scheme", 1))
+        same = run.detail.get("key") == like_it.key and run.outcome == "promoted"
         if same and before.live is not None and run.detail.get("version") == before.live.version:
             return Settled("nothing changed since these rows gave the live version again", "")
-        judged = run.detail.get("key") == now.key and run.detail.get("gate") == now.gate
+        judged = run.detail.get("key") == like_it.key and run.detail.get("gate") == like_it.gate
         if judged and run.detail.get("generation") == before.generation and run.outcome in ("FAIL", "NO_EVIDENCE"):
             return Settled(f"nothing changed since the gate said {run.outcome}", run.outcome)
     candidate = candidate_of(registry, task, now)

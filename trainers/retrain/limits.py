@@ -9,7 +9,7 @@ import numpy as np
 from trainers.config import TrainConfig
 from trainers.retrain.decide import Decision, PriceEstimate, from_history, from_plan, unpriced
 from trainers.retrain.diagnose import Diagnosis, added
-from trainers.retrain.fingerprint import Fingerprint
+from trainers.retrain.fingerprint import Taken
 from trainers.retrain.history import Known
 from trainers.retrain.outcome import Options
 from trainers.retrain.rows import Rows
@@ -17,10 +17,11 @@ from trainers.retrain.rows import Rows
 DAY = 24 * 3600.0
 
 
-def by_policy(config: TrainConfig, before: Known, now: Fingerprint, found: Diagnosis, at: float | None) -> str:
+def by_policy(config: TrainConfig, before: Known, now: Taken, found: Diagnosis, at: float | None) -> str:
     """Why the policy forbids to train at the time `at` (default: this machine's); empty if it does not."""
     policy = config.retrain
-    known_rows = before.fingerprint is not None and before.fingerprint.config == now.config
+    stored = before.fingerprint
+    known_rows = stored is not None and stored.config == now.in_scheme(stored.scheme).config
     if known_rows and found.changed < policy.min_changed:
         return f"{found.changed} rows changed, retrain.min_changed is {policy.min_changed}"
     if policy.max_per_day:

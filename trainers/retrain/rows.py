@@ -1,7 +1,7 @@
-"""The rows of a data set as hashes: small enough to keep with every version, enough to tell what changed.
+"""The rows of a data set as hashes: small enough to keep with every version, enough to say which rows changed.
 
-Kept in the store beside the artefacts, named by the fingerprint of the rows, so that versions made from the
-same rows share one file. No text is kept.
+A file of them lies in the store beside the artefacts. It is named by the fingerprint of the rows, so versions made
+from the same rows share one file. It holds no text.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ SEPARATOR = "\x1f"  # between the labels of one row
 
 @dataclass(frozen=True)
 class SplitRows:
-    """One split, in canonical order."""
+    """Rows of one split, in canonical order."""
 
-    texts: np.ndarray  # uint64 [N], hash of each exact text
-    labels: np.ndarray  # int32 [N], place in `names`
-    names: tuple[str, ...]  # label sets that occur, joined by SEPARATOR
-    lengths: np.ndarray  # int32 [N], characters of each text
+    texts: np.ndarray  # hash of each exact text, uint64 [N]
+    labels: np.ndarray  # place of each row's label set in `names`, int32 [N]
+    names: tuple[str, ...]  # label sets that occur, each joined by SEPARATOR
+    lengths: np.ndarray  # length of each text in characters, int32 [N]
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def pairs(self) -> list[tuple[int, str]]:
-        """(text hash, label set) of each row."""
+        """Returns the text hash and the label set of each row."""
         return [
             (text, self.names[label]) for text, label in zip(self.texts.tolist(), self.labels.tolist(), strict=True)
         ]
 
     @property
     def label_counts(self) -> dict[str, int]:
-        """Rows of each single label."""
+        """Returns the number of rows of each single label."""
         counts: Counter[str] = Counter()
         for place, count in Counter(self.labels.tolist()).items():
             for label in filter(None, self.names[place].split(SEPARATOR)):
@@ -62,7 +62,7 @@ Rows = Mapping[str, SplitRows]  # by split
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs between two data sets, in rows."""
+    """A difference between two data sets, in rows."""
 
     added: int
     removed: int
@@ -70,16 +70,17 @@ class Changes:
 
     @property
     def total(self) -> int:
+        """Returns the number of rows that differ."""
         return self.added + self.removed + self.relabelled
 
 
 def text_hash(text: str) -> int:
-    """64 bits of the sha256 of the exact text."""
+    """Returns 64 bits of the sha256 of the exact text."""
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "little")
 
 
 def hashed(splits: Mapping[str, Iterable[LabelledRow]]) -> tuple[dict[str, SplitRows], dict[str, str]]:
-    """The rows as hashes, and the fingerprint of each split."""
+    """Returns the rows as hashes, and the fingerprint of each split."""
     rows, prints = {}, {}
     for name, split in splits.items():
         split = list(split)
@@ -97,7 +98,10 @@ def hashed(splits: Mapping[str, Iterable[LabelledRow]]) -> tuple[dict[str, Split
 
 
 def changes(old: SplitRows | None, new: SplitRows | None) -> Changes:
-    """Rows added, removed and relabelled. A row is its exact text; an edited text is one removed and one added."""
+    """Counts the rows that were added, removed and relabelled.
+
+    A row is its exact text, so an edited text counts as one row removed and one added.
+    """
     before: dict[int, Counter[str]] = defaultdict(Counter)
     after: dict[int, Counter[str]] = defaultdict(Counter)
     for counts, split in ((before, old), (after, new)):
@@ -105,19 +109,19 @@ def changes(old: SplitRows | None, new: SplitRows | None) -> Changes:
             counts[text][label] += 1
     added = removed = relabelled = 0
     for text in before.keys() | after.keys():
-        gone, come = (before[text] - after[text]).total(), (after[text] - before[text]).total()
-        both = min(gone, come)
-        added, removed, relabelled = added + come - both, removed + gone - both, relabelled + both
+        lost, gained = (before[text] - after[text]).total(), (after[text] - before[text]).total()
+        both = min(lost, gained)
+        added, removed, relabelled = added + gained - both, removed + lost - both, relabelled + both
     return Changes(added, removed, relabelled)
 
 
 def rows_file(store: Path, prints: Mapping[str, str]) -> Path:
-    """Where the rows with these fingerprints are kept."""
+    """Returns the file that keeps the rows with these fingerprints."""
     return store / f"{digest(dict(prints)).removeprefix('sha256:')[:32]}.rows.npz"
 
 
 def save_rows(store: Path, rows: Rows, prints: Mapping[str, str]) -> None:
-    """Keeps the rows in a store that exists; a file that is there already is left."""
+    """Writes the rows to a store that exists. A file that exists already is left as it is."""
     path = rows_file(store, prints)
     if path.exists():
         return
@@ -131,7 +135,10 @@ def save_rows(store: Path, rows: Rows, prints: Mapping[str, str]) -> None:
 
 
 def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows] | None:
-    """The rows with these fingerprints; None if they are not kept, or damaged: then every row counts as new."""
+    """Returns the rows with these fingerprints; None if their file is missing or damaged.
+
+    Without them every row counts as new.
+    """
     path = rows_file(store, prints)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -146,8 +153,8 @@ def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows] | 
             for name in prints
         }
     except FileNotFoundError:
-        log.warning("%s: missing; what changed since the live version cannot be told", path)
+        log.warning("%s: missing; what changed since the live version is unknown", path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        log.warning("%s: damaged (%s); what changed since the live version cannot be told", path, error)
+        log.warning("%s: damaged (%s); what changed since the live version is unknown", path, error)
         path.unlink(missing_ok=True)
     return None

@@ -1,39 +1,41 @@
-"""Data against the schema of a config; a violation names file, line, column and what was expected. Imports no jax."""
+"""The check of data against the schema of a config. Imports no jax.
+
+A violation names file, line and column, and what the schema asks for.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
-from trainers.data.rows import TFDS, read_rows, suffix_format
+from trainers.data.formats.format import ReadSettings, Record
+from trainers.data.prepare import SOURCES
+from trainers.data.rows import Split, entries, read_rows
 from trainers.retrain.rows import Rows
 
-Records = Iterator[tuple[str, Mapping[str, Any]]]  # where, and the columns there
 
-
-def check(schema: Schema, data: Data, rows: Rows, column: LabelColumn) -> None:
-    """Raises InputError at the first violation."""
-    for split in ("train", "dev", "test") if schema.columns else ():
-        for where, record in _records(data, split, column):
-            for expected in schema.columns:
-                _check_value(expected, record, where)
+def check(schema: Schema, data: Data, rows: Rows, labels: LabelColumn) -> None:
+    """Raises InputError at the first violation, first of the columns, then of the counts and labels of `rows`."""
+    for split in SOURCES if schema.columns else ():
+        if data.of_images and getattr(data, split):
+            raise InputError(f"retrain.schema.columns: data.{split} holds images, which have no columns to check")
+        for where, record in _records(data, split, labels):
+            for column in schema.columns:
+                _check_value(column, record, where)
     counts = rows["train"].label_counts if "train" in rows else {}
-    if schema.min_rows and (found := len(rows["train"]) if "train" in rows else 0) < schema.min_rows:
-        raise InputError(f"retrain.schema.min_rows: {schema.min_rows} train rows are asked for, the data hold {found}")
-    for split, held in rows.items():
-        for label in held.label_counts if schema.labels else ():
+    size = len(rows["train"]) if "train" in rows else 0
+    if size < schema.min_rows:
+        raise InputError(f"retrain.schema.min_rows: {schema.min_rows} train rows are asked for, the data hold {size}")
+    for name, split_rows in rows.items():
+        for label in split_rows.label_counts if schema.labels else ():
             if label not in schema.labels:
                 raise InputError(
-                    f"retrain.schema.labels: {split} holds the label {label!r}, which is not allowed; "
+                    f"retrain.schema.labels: {name} holds the label {label!r}, which is not allowed; "
                     f"{nearest(label, schema.labels)}"
                 )
     for label, count in counts.items():
@@ -45,6 +47,7 @@ def check(schema: Schema, data: Data, rows: Rows, column: LabelColumn) -> None:
 
 
 def _check_value(column: Column, record: Mapping[str, Any], where: str) -> None:
+    """Raises InputError unless the record's value is one that the schema allows in the column."""
     if column.name not in record:
         raise InputError(f"{where}: has no column {column.name!r} of the schema; {nearest(column.name, record)}")
     value = record[column.name]
@@ -63,7 +66,7 @@ def _check_value(column: Column, record: Mapping[str, Any], where: str) -> None:
 
 
 def _number(column: Column, value: Any, where: str) -> float:
-    """The value as a number of the column's kind."""
+    """Returns the value as a number of the column's kind; raises InputError if it is none."""
     try:
         number = math.nan if column.kind == "text" or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -73,40 +76,13 @@ def _number(column: Column, value: Any, where: str) -> float:
     return number
 
 
-def _records(data: Data, split: str, column: LabelColumn) -> Records:
-    """Every record of a split's files with all its columns."""
-    files: tuple[str, ...] = getattr(data, split)
-    if data.of_images and files:
-        raise InputError(f"retrain.schema.columns: data.{split} holds images, which have no columns to check")
-    for name in files:
-        kind = data.format if data.format != "auto" or name.startswith(TFDS) else suffix_format(Path(name), split)
-        if name.startswith(TFDS) or kind in ("label_text", "parallel", "json_lists"):
-            for row in read_rows(data, split, column):  # type: ignore[arg-type]
-                yield row.where, {data.text: row.text, data.label: data.label_separator.join(row.labels)}
-            return
-        yield from _columns(data, Path(name), kind)
-
-
-def _columns(data: Data, path: Path, kind: str) -> Records:
-    if kind == "parquet":
-        from pyarrow import parquet
-
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches():
-            for record in batch.to_pylist():
-                number += 1
-                yield f"{path}:row {number}", record
+def _records(data: Data, split: Split, labels: LabelColumn) -> Iterator[Record]:
+    """Yields every record of a split's files with all its columns; where they have none, the text and the labels."""
+    groups = list(entries(data, split))
+    if all(group.format.has_columns and group.format.entry == "file" for group in groups):
+        settings = ReadSettings(split, {}, data.columns, data.encoding)
+        for group in groups:
+            yield from group.format.records(group.names, settings)
         return
-    text = path.read_text(encoding=data.encoding).removeprefix("\ufeff")
-    if kind == "jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"{path}:{number}", json.loads(line)
-        return
-    quoting: Any = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
-    names, delimiter = list(data.columns) or None, "," if kind == "csv" else "\t"
-    reader: Any = csv.DictReader(io.StringIO(text, newline=""), names, delimiter=delimiter, quoting=quoting)
-    begins = 1 if data.columns else 2
-    for record in reader:
-        yield f"{path}:{begins}", record
-        begins = reader.line_num + 1
+    for row in read_rows(data, split, labels):
+        yield row.where, {data.text: row.text, data.label: data.label_separator.join(row.labels)}

@@ -22,7 +22,7 @@ from registry.store import Store
 from trainers.config import TrainConfig
 from trainers.retrain.decide import Decision, PriceEstimate, decide, unpriced
 from trainers.retrain.diagnose import Diagnosis, diagnose
-from trainers.retrain.fingerprint import Fingerprint, read
+from trainers.retrain.fingerprint import Fingerprint, Taken, read
 from trainers.retrain.history import Known, candidate_of, known
 from trainers.retrain.limits import by_policy, by_price, price
 from trainers.retrain.outcome import EXIT_STATUS, REFUSED, OnStep, Options, Outcome
@@ -58,8 +58,7 @@ class Work:
     options: Options
     on_step: OnStep
     before: Known
-    now: Fingerprint
-    read_rows: Rows | None
+    taken: Taken
     beat: Heartbeat | None
 
     def __post_init__(self) -> None:
@@ -87,7 +86,7 @@ class Work:
             self._finish("invalid", {"error": str(error)})
             raise
         self.on_step("decide")
-        ready = candidate_of(self.registry, self.task, self.now)
+        ready = candidate_of(self.registry, self.task, self.taken)
         decision = self.decide(found)
         predicted = unpriced()
         if ready is None:
@@ -111,12 +110,18 @@ class Work:
 
     def _start(self, **detail: Any) -> None:
         """Notes that this run began, and on what."""
-        of = {"key": self.now.key, "gate": self.now.gate, "generation": self.before.generation}
-        self.registry.start_run(self.task, self.run_id, self._owner, self._fence, of | detail)
+        now = {"key": self.now.key, "gate": self.now.gate, "scheme": self.now.scheme}
+        detail = {**now, "generation": self.before.generation, **detail}
+        self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
 
     def _finish(self, outcome: str, detail: dict[str, Any]) -> None:
         """Notes how it ended."""
         self.registry.finish_run(self.task, self.run_id, outcome, detail)
+
+    @property
+    def now(self) -> Fingerprint:
+        """Returns what the candidate is made from."""
+        return self.taken.fingerprint
 
     @property
     def _owner(self) -> str:
@@ -135,7 +140,7 @@ class Work:
     def diagnose(self) -> Diagnosis:
         """The schema, then what changed."""
         self.on_step("diagnose")
-        self.rows = self.read_rows if self.read_rows is not None else read(self.config)[0]
+        self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
         check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
         self.old = self._old_rows()
         return diagnose(self.old or {}, self.rows)
@@ -144,13 +149,14 @@ class Work:
         """Head, warm or scratch."""
         if self.before.live is not None:
             self.parent = self.store.verify(self.before.live.content_id)
-        fingerprint = self.before.fingerprint if self.old is not None else None
-        return decide(self.config, self.now, fingerprint, self.parent, found)
+        stored = self.before.fingerprint if self.old is not None else None
+        now = self.taken.in_scheme(stored.scheme) if stored is not None else self.now
+        return decide(self.config, now, stored, self.parent, found)
 
     def refusal(self, decision: Decision, found: Diagnosis) -> tuple[str, PriceEstimate]:
         """Why this is refused (empty if it is not), and what it would cost."""
         at = self.beat.lease.expires_at - self.beat.lease.seconds if self.beat else None
-        if reason := by_policy(self.config, self.before, self.now, found, at):
+        if reason := by_policy(self.config, self.before, self.taken, found, at):
             return reason, unpriced()
         predicted = price(decision, self.before, found, self.old, self.rows, self.options)
         return by_price(predicted, self.options.max_price), predicted

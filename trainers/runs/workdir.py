@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
+from backbone.records import decode
 
 CONFIG, RESULT = "config.json", "result.json"
 PLAN = "plan.json"  # what `plan` predicted for a run in this folder
@@ -20,13 +21,18 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def claimed(
-    workdir: Path, values: Mapping[str, Any], resume: bool, *, free: Collection[str] = ()
+    workdir: Path,
+    values: Mapping[str, Any],
+    resume: bool,
+    *,
+    free: Collection[str] = (),
+    fill: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Iterator[dict[str, Any] | None]:
     """Makes the folder, or checks that it holds the run of the config `values`; yields the stored result, if any.
 
-    No other process may claim it while the block runs. Fields in `free` may change when a run is resumed. Where bad
-    input ends the block before it has written anything, a new folder is given back. Raises InputError that
-    names what changed, or says that another process is at work there.
+    No other process may claim it while the block runs. Fields in `free` may change when a run is resumed; `fill`
+    gives a stored config the fields that are newer. If bad input ends the block before it has written anything, a
+    new folder becomes free again. Raises InputError that names what changed, or says that another process works there.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -40,7 +46,7 @@ def claimed(
             raise InputError(
                 f"{workdir}: another process is at work there; wait for its end, or name another --workdir"
             ) from None
-        result = _claim(workdir, values, resume, free)
+        result = _claim(workdir, values, resume, free, fill)
         try:
             yield result
         except InputError:
@@ -49,7 +55,13 @@ def claimed(
             raise
 
 
-def _claim(workdir: Path, values: Mapping[str, Any], resume: bool, free: Collection[str]) -> dict[str, Any] | None:
+def _claim(
+    workdir: Path,
+    values: Mapping[str, Any],
+    resume: bool,
+    free: Collection[str],
+    fill: Callable[[dict[str, Any]], dict[str, Any]],
+) -> dict[str, Any] | None:
     stored = workdir / CONFIG
     if not stored.exists():
         write_durable(stored, json.dumps(values, indent=1).encode())
@@ -57,6 +69,8 @@ def _claim(workdir: Path, values: Mapping[str, Any], resume: bool, free: Collect
     if not resume:
         raise InputError(f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder")
     before = _read(stored)
+    with contextlib.suppress(InputError):  # another version's fields: they are told below
+        before = fill(before)
     if names := changed({**before, **{name: values[name] for name in free}}, values):
         raise InputError(
             f"--resume: {names}: changed since {workdir} was started; restore it or name another --workdir"
@@ -75,11 +89,14 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
+FORMER_FIELDS = {"rungs": "climb"}  # fields of results that former versions wrote by another name
+
+
 def stored_result(kind: type[T], workdir: Path, values: Mapping[str, Any]) -> T:
-    """What `claimed` found, as the result's class; raises InputError where fields are not those of the class."""
+    """Returns the result that `claimed` has read, as its class; raises InputError where it is damaged."""
     try:
-        return kind(**values)
-    except TypeError as error:
+        return decode(kind, {FORMER_FIELDS.get(name, name): value for name, value in values.items()})
+    except InputError as error:
         raise InputError(f"{workdir / RESULT}: damaged ({error}); start in another --workdir") from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from trainers.config import LadderRung
+from trainers.config import ClimbStep
 from trainers.runs.logs import read_scalars
 from trainers.runs.workdir import PLAN
 
@@ -47,7 +47,7 @@ def write_report(
         f"<p class=note>{esc(result['content_id'])}</p>",
         "<h2>Scores</h2>",
         _scores(result["metrics"]),
-        *(["<h2>Climb</h2>", _climb(result["rungs"])] if result.get("rungs") else []),
+        *(["<h2>Climb</h2>", _climb(result["climb"])] if result.get("climb") else []),
         "<h2>Learning curves</h2>",
         _curves(workdir),
         "<h2>Freeze timeline</h2>",
@@ -88,21 +88,25 @@ def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return _table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
 
 
-def _climb(rungs: Sequence[Mapping[str, Any]]) -> str:
-    """What plan.stages=auto tried."""
+def _climb(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of what plan.stages=auto tried."""
     rows = [
-        (r["name"], r["score"], r.get("gain", ""), r.get("noise", ""), "kept" if r["kept"] else "not kept",
-         r["cost"]["wall_seconds"], r["cost"]["cpu_seconds"])
-        for r in rungs
+        (s["name"], s["score"], _known(s["gain"]), _known(s["noise"]), "kept" if s["kept"] else "not kept",
+         s["cost"]["wall_seconds"], s["cost"]["cpu_seconds"])
+        for s in steps
     ]  # fmt: skip
-    head = ("rung", "development score", "gain over what was kept", "noise", "", "wall s", "CPU s")
-    return _table(head, rows) + "<p class=note>The last rung that was kept is the graft.</p>"
+    head = ("step", "development score", "gain over what was kept", "noise", "", "wall s", "CPU s")
+    return _table(head, rows) + "<p class=note>The last step that was kept is the graft.</p>"
+
+
+def _known(value: float | None) -> float | str:
+    return "" if value is None else value
 
 
 def _curves(workdir: Path) -> str:
-    """Of the run, or of each rung of plan.stages=auto that was trained step by step, in a folder of its own."""
+    """Plots the run, or each step of plan.stages=auto that was trained by gradient, in a folder of its own."""
     drawn = []
-    for folder in (workdir, *(workdir / rung for rung in get_args(LadderRung))):
+    for folder in (workdir, *(workdir / step for step in get_args(ClimbStep))):
         scalars = read_scalars(folder / "metrics.jsonl")
         names = sorted({n for line in scalars for n in line if n in CURVES})
         values = {n: [(line["step"], line.get(n, math.nan)) for line in scalars] for n in names}

@@ -1,0 +1,286 @@
+"""What the former version stored is still opened: grafts, registries, boundary caches, config scripts and seeded runs.
+
+`tests/former` was written by that version, by `tests/former/make.py`, and no later version may change it. Each test
+works on a copy, with the copy as working directory, as its config scripts name files relative to it.
+
+A `content_id` hangs on the last bits of floating point, so on the processor and on the libraries. Where both are those
+that made the fixture, the seeded runs must give the same ids. Elsewhere their tensors must lie within `TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from safetensors.numpy import load_file
+
+import topgraft
+from tests.registry.postgres import Postgres, binaries, running
+
+try:
+    from trainers.config.load import load_config
+except ImportError:  # where the former version has it
+    from trainers.experiment import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+FORMER = ROOT / "tests" / "former"
+TOLERANCE = 1e-5
+FLAGS = "--xla_backend_optimization_level=0"  # as in conftest.py; the ids were made with them
+# several command lines in one process, which imports jax once; a line of [status, stdout] for each
+CHILD = """
+import contextlib, io, json, sys, topgraft
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = topgraft.main(words)
+    print(json.dumps([status, said.getvalue()]), flush=True)
+"""
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Reads what the former version recorded; nothing is there while the fixture is made for the first time."""
+    file = FORMER / name
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+MADE, EXPECTED = recorded("content_ids.json"), recorded("expected.json")
+
+
+def processor() -> str:
+    """Names the processor by model and instruction sets, which decide how compiled programs round."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    found = dict(map(str.strip, line.split(":", 1)) for line in reversed(lines) if ":" in line)
+    flags = hashlib.sha256(" ".join(sorted(found.get("flags", "").split())).encode()).hexdigest()[:16]
+    names = ("model name", "cpu family", "model", "stepping")
+    return f"{platform.machine()}, {', '.join(found.get(name, '') for name in names)}, instruction sets {flags}"
+
+
+def numerics() -> dict[str, str]:
+    """Names what decides the last bits of a run."""
+    libraries = ("jax", "jaxlib", "numpy", "scipy", "optax", "flax")
+    return {"processor": processor(), "flags": FLAGS} | {name: version(name) for name in libraries}
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Gives the variables of a command that has `home` for itself and shares compiled programs with all tests."""
+    home.mkdir(exist_ok=True)
+    programs = os.environ.get("TOPGRAFT_TEST_PROGRAMS")
+    if programs and not (home / "programs").exists():
+        (home / "programs").symlink_to(programs)
+    own = {"TOPGRAFT_HOME": str(home), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT)}
+    return os.environ | own | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def called(
+    place: Path, lines: Sequence[Sequence[str]], home: str = "home", *, child: str = CHILD
+) -> list[dict[str, Any]]:
+    """Runs command lines in `place`, in one process; gives the JSON object that each printed."""
+    command = [sys.executable, "-c", child, json.dumps([[*words, "--json"] for words in lines])]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=place, env=environment(place / home)
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(lines), done.stderr
+    for words, (status, said) in zip(lines, answers, strict=True):
+        assert status == 0, f"{words}: {said}\n{done.stderr}"
+    return [json.loads(said.splitlines()[-1]) for _, said in answers]
+
+
+def answers(graft: Any, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Gives what a graft answers, and some logits, as JSON; with early exits, also what answers early and where."""
+    found = []
+    for answer in graft.predict(texts):
+        told = {"labels": list(answer.labels), "probabilities": answer.probabilities, "value": answer.value}
+        entities = [[entity.type, entity.start, entity.end] for entity in answer.entities]
+        found.append(told | {"entities": entities, "out_of_scope": answer.out_of_scope})
+    found.append({"logits": graft.logits(texts[:2]).tolist()})
+    if graft.exits is not None:
+        logits, left_at = graft.early_logits_of_rows(graft.encode(texts))
+        found.append({"early": logits.tolist(), "left_at": left_at.tolist()})
+    return found
+
+
+def require_near(found: Any, wanted: Any) -> None:
+    """Requires equal structure, equal texts, and numbers within `TOLERANCE`."""
+    if isinstance(wanted, Mapping):
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            require_near(found[key], value)
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for a, b in zip(found, wanted, strict=True):
+            require_near(a, b)
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=TOLERANCE, abs=TOLERANCE)
+    else:
+        assert found == wanted
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes a copy of the fixture the working directory."""
+    copy = shutil.copytree(FORMER, tmp_path / "former")
+    monkeypatch.chdir(copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """Starts a PostgreSQL that holds the registry of the dump, in the database `grafts`."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running(folder) as started:
+        restored(started)
+        yield started
+
+
+def restored(server: Postgres) -> None:
+    """Reads the dump into a new database; lines that begin with a backslash are for psql."""
+    lines = FORMER.joinpath("registry.sql").read_text().splitlines()
+    host = f"host=127.0.0.1 port={server.port} user=topgraft"
+    with psycopg.connect(f"{host} dbname=postgres", autocommit=True) as admin:
+        admin.execute("create database grafts")
+    with psycopg.connect(f"{host} dbname=grafts", autocommit=True) as database:
+        database.execute("\n".join(line for line in lines if not line.startswith("\\")).encode())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def registry(request: pytest.FixtureRequest, place: Path) -> tuple[str, ...]:
+    """Gives the options that name the registry and its store."""
+    if request.param == "sqlite":
+        url = "sqlite:///registry.db"
+    else:
+        url = f"postgresql://topgraft@127.0.0.1:{request.getfixturevalue('server').port}/grafts"
+    return ("--registry", url, "--store", "store")
+
+
+def require_recorded(found: Any, wanted: Any, where: str) -> None:
+    """Requires every field that was recorded, with its value; a later version may know more fields."""
+    if isinstance(wanted, Mapping):
+        for name, value in wanted.items():
+            require_recorded(
+                found[name] if isinstance(found, Mapping) else getattr(found, name), value, f"{where}.{name}"
+            )
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), where
+        for number, value in enumerate(wanted):
+            require_recorded(found[number], value, f"{where}[{number}]")
+    else:
+        assert found == wanted, where
+
+
+def test_the_fixture_is_whole():
+    assert len(MADE["grafts"]) == 5
+    assert len(MADE["tasks"]) == len(MADE["runs"]) == 3
+    assert EXPECTED["grafts"].keys() == MADE["grafts"].keys()
+    assert {path.stem for path in (FORMER / "configs").glob("*.py")} == EXPECTED["configs"].keys()
+
+
+@pytest.mark.parametrize("name", EXPECTED.get("configs", ()))
+def test_a_config_script_loads(name, place):
+    require_recorded(load_config(f"configs/{name}.py"), EXPECTED["configs"][name], name)
+
+
+@pytest.mark.parametrize("name", MADE.get("grafts", ()))
+def test_a_graft_loads_and_answers_as_before(name, place):
+    graft = topgraft.load(f"grafts/{name}", "backbone")  # raises unless its canary gives the logits it came with
+    assert graft.manifest.content_id == MADE["grafts"][name]
+    require_near(answers(graft, EXPECTED["texts"]), EXPECTED["grafts"][name])
+
+
+def test_a_registry_opens_and_its_live_grafts_answer_as_before(registry, place):
+    tasks = MADE["tasks"]
+    listed, audit, *shown = called(
+        place,
+        [
+            ("registry", "list", *registry),
+            ("registry", "audit", *registry),
+            *(("registry", "show", task, *registry) for task in tasks),
+        ],
+    )
+    assert {row["task"]: (row["live"], row["content_id"]) for row in listed["rows"]} == {
+        task: (told["version"], told["content_id"]) for task, told in tasks.items()
+    }
+    assert EXPECTED["audit"] == audit
+    for task, told in zip(tasks, shown, strict=True):
+        assert told["content_id"] == tasks[task]["content_id"]
+        assert told["lineage"]["gate"]["verdict"] == "PASS"
+        graft = topgraft.load(told["folder"], "backbone")
+        assert graft.manifest.content_id == told["content_id"]
+        require_near(answers(graft, EXPECTED["texts"]), EXPECTED["tasks"][task])
+
+
+@pytest.mark.parametrize("task", MADE.get("tasks", ()))
+def test_an_unchanged_retrain_says_nothing(task, registry, place):
+    command = [sys.executable, "-m", "topgraft", "retrain", f"configs/{task}.py", *registry, "--json", "--quiet"]
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=place, env=environment(place / "home")
+    )
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - begun
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{task}: nothing to do in {spent:.2f} CPU seconds, {wall:.2f} seconds")
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert (outcome["action"], outcome["live"]) == ("nothing", MADE["tasks"][task]["version"])
+    assert spent < 5
+
+
+def test_cached_states_are_read_and_none_computed(place):
+    """On the rows that the former version ran on, in the home that it left: pooled states, and those at a boundary."""
+    line = ("train", "configs/climb.py", "--workdir", "made/climb", "--quiet")
+    verified, run = called(place, [("cache", "verify"), line])
+    assert verified["bytes"] == EXPECTED["cache_bytes"]
+    assert [rung["name"] for rung in run["rungs"]] == ["probe", "probe_all", "top"]
+    assert run["rows_computed"] == 0
+    content_id = MADE["tasks"]["climb"]["content_id"]
+    require_same_run("climb", run, content_id, FORMER / "store" / content_id.removeprefix("sha256:"))
+
+
+def test_seeded_runs_give_the_same_grafts(place):
+    """In a home without any cache."""
+    runs = called(place, [told["command"] for told in MADE["runs"].values()], "empty")
+    for name, found in zip(MADE["runs"], runs, strict=True):
+        require_same_run(name, found, MADE["runs"][name]["content_id"], FORMER / "grafts" / name)
+
+
+def require_same_run(name: str, found: dict[str, Any], content_id: str, former: Path) -> None:
+    """Requires the tensors of a run, and its `content_id` where everything that decides the last bits is the same."""
+    made, wanted = (load_file(graft / "graft.safetensors") for graft in (Path(found["graft"]), former))
+    assert made.keys() == wanted.keys()
+    for path, tensor in wanted.items():
+        np.testing.assert_allclose(made[path], tensor, rtol=TOLERANCE, atol=TOLERANCE, err_msg=f"{name}: {path}")
+    if numerics() == MADE["numerics"]:
+        assert found["content_id"] == content_id, name
+    else:
+        print(f"{name}: {numerics()} is not {MADE['numerics']}: compared by tensors alone")
+
+
+def test_new_rows_are_learnt_from_the_former_live_version(place):
+    """A head is fitted anew; the bare states of the rows that were there are not computed again."""
+    with Path("data/topics.csv").open("a") as file:
+        file.writelines(f"{text}\n" for text in EXPECTED["new_rows"])
+    options = ("--registry", "sqlite:///registry.db", "--store", "store", "--quiet")
+    outcomes = called(place, [("retrain", f"configs/{task}.py", *options) for task in ("climb", "topics")])
+    for found in outcomes:
+        version = MADE["tasks"][found["task"]]["version"] + 1
+        assert (found["action"], found["verdict"], found["live"]) == ("head", "PASS", version), found
+        assert 0 < found["changes"]["changed"] <= len(EXPECTED["new_rows"])
+    assert 0 < outcomes[0]["rows_computed"] <= outcomes[0]["changes"]["changed"]

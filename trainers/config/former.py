@@ -1,0 +1,28 @@
+"""A config as former versions wrote it, so that what they stored still means the same. Imports no jax.
+
+A field that is newer than the first version is left out while it has its default, and renamed fields get their first
+name. Fingerprints of the first scheme and identities of interrupted runs are made of this.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backbone.records import encode
+from trainers.config.experiment import TrainConfig
+
+NEWER_FIELDS = {"plan": ("climb",)}  # fields by section that the first version did not have; all may be left out
+RENAMED_IN_BOUNDS = {"max_drop": "most_lost"}  # fields of retrain.gate.bounds: present name, first name
+
+
+def former_values(config: TrainConfig) -> dict[str, Any]:
+    """Returns the JSON values of a config in the fields of the first version."""
+    values: dict[str, Any] = encode(config)
+    default = encode(TrainConfig())
+    for section, names in NEWER_FIELDS.items():
+        for name in names:
+            if values[section][name] == default[section][name]:
+                del values[section][name]
+    gate = values["retrain"]["gate"]
+    gate["bounds"] = [{RENAMED_IN_BOUNDS.get(k, k): v for k, v in bound.items()} for bound in gate["bounds"]]
+    return values

@@ -1,0 +1,152 @@
+"""What a data format states: the entries that it reads, the bytes that they are known by, and their records.
+
+    class Chat(Format, tag="chat"):
+        '''One row a line: the label, a colon and the text.'''
+
+        suffixes = (".chat",)
+        has_columns = False
+
+        def records(self, entries, settings):
+            for number, line in lines(settings.text_of(Path(entries[0]))):
+                label, _, text = line.partition(":")
+                yield f"{entries[0]}:{number}", {"text": text, "label": label}
+
+A format knows no config, no head and no label set: `trainers.data.rows` makes rows of its records. A format of your
+own is a class like this one in a config script, and `data.format` takes its tag. Nothing here imports jax, nor
+pyarrow, Pillow or tensorflow_datasets before a file that needs them is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from backbone.errors import InputError, nearest
+from backbone.files import sha256_file
+from backbone.registered import Registered, variant, variants
+
+AUTO = "auto"  # data.format that leaves the choice to each file's suffix
+
+Record = tuple[str, Mapping[str, Any]]  # file and line, for messages; and the raw value of each column or role
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How the entries of a split are read."""
+
+    split: str = "train"  # name of the split, for messages
+    columns: Mapping[str, str] = field(default_factory=dict)  # column of each role to be read; empty: every column
+    header: tuple[str, ...] = ()  # names of the columns of a file without a header
+    encoding: str = "utf-8"  # encoding of text files
+
+    def text_of(self, path: Path) -> str:
+        """Returns the text of a file; raises InputError naming the line of the first byte that is not valid."""
+        content = path.read_bytes()
+        try:
+            text = content.decode(self.encoding)
+        except LookupError:
+            raise InputError(f"data.encoding: {self.encoding!r} is unknown to Python") from None
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise InputError(
+                f"{path}:{line}: byte {error.start} is not valid {self.encoding}; "
+                f"convert the file, or set data.encoding (latin-1, cp1252, ...)"
+            ) from None
+        return text.removeprefix("\ufeff")
+
+    def require_columns(self, names: Iterable[str], where: str, remedy: str = "") -> None:
+        """Raises InputError unless `names` hold every column that is to be read.
+
+        A format that knows its columns before the first record calls it, so that the error names the file.
+        """
+        known = list(names)
+        for role, column in self.columns.items():
+            if column not in known:
+                raise InputError(
+                    f"{where}: has no column {column!r}; {nearest(column, known)}; set data.{role}{remedy}"
+                )
+
+
+class Format(Registered, by="format", folder="trainers.data.formats"):
+    """A way to store rows in files. It has no state; its properties are class variables."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()  # suffixes of files that are of this format with data.format=auto
+    prefix: ClassVar[str] = ""  # start of an entry that is of this format, whatever data.format says
+    entry: ClassVar[Literal["file", "folder", "name"]] = "file"  # what an entry of a split names
+    files: ClassVar[tuple[str, ...]] = ()  # what the files of a split hold, in order; empty: any number, all of rows
+    has_columns: ClassVar[bool] = True  # records have the file's columns; otherwise the roles text, image and label
+    of_images: ClassVar[bool] = False  # every row is an image
+    image_column: ClassVar[bool] = False  # a column may hold encoded images
+    labels_per: ClassVar[Literal["", "word"]] = ""  # word: only heads that answer for each word fit; "": any head
+
+    def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
+        """Yields every record of one entry, or of all of a split's where `files` says what they hold.
+
+        Records have the columns that `settings` name, and may have more; all of them if none is named. Without columns
+        they have the roles: text (or image) and label. Raises InputError with file and line at the first record that
+        cannot be understood; none is left out.
+        """
+        raise NotImplementedError
+
+    def path(self, entry: str) -> Path:
+        """Returns the file or folder that an entry names."""
+        return Path(entry)
+
+    def identity(self, entry: str, split: str) -> str:
+        """Returns what the content of an entry is known by; equal identities give equal records."""
+        path = self.path(entry)
+        return path.suffix + sha256_file(path)
+
+    def require_entry(self, entry: str, split: str) -> None:
+        """Raises InputError unless the file or folder exists."""
+        path = self.path(entry)
+        if (self.entry == "file" and not path.is_file()) or (self.entry == "folder" and not path.is_dir()):
+            raise InputError(f"data.{split}: {entry}: no such {self.entry}")
+
+
+def named_format(tag: str, where: str = "data.format") -> Format:
+    """Returns the format of a tag; raises InputError with the nearest names, or for one that entries choose."""
+    chosen = variant(Format, tag, where)()
+    if chosen.prefix:
+        raise InputError(
+            f"{where}: {tag} is chosen by an entry that begins with {chosen.prefix}; name {chosen.prefix}NAME in the "
+            f"split and leave data.format={AUTO}"
+        )
+    return chosen
+
+
+def format_of(entry: str, tag: str, split: str, *, image_column: bool = False) -> Format:
+    """Returns the format of an entry: by its prefix, by `tag`, or with `auto` by its suffix.
+
+    With `image_column` only formats with columns of images are looked at; if there is but one, any suffix will do.
+    """
+    chosen = None if tag == AUTO else named_format(tag)
+    known = [cls() for cls in variants(Format).values()]
+    by_prefix = [other for other in known if other.prefix and entry.startswith(other.prefix)]
+    if by_prefix and not (chosen and chosen.files):
+        return by_prefix[0]
+    if chosen is not None:
+        return chosen
+    known = [other for other in known if not other.prefix and (other.image_column or not image_column)]
+    fitting = [other for other in known if Path(entry).suffix.lower() in other.suffixes]
+    if not fitting and image_column and len(known) == 1:
+        fitting = known
+    if len(fitting) == 1:
+        return fitting[0]
+    if not Path(entry).exists():
+        raise InputError(f"data.{split}: {entry}: no such file")
+    if not fitting:
+        raise InputError(f"data.{split}: {entry}: format unknown from its suffix; set data.format")
+    tags = " and ".join(other.tag for other in fitting)
+    raise InputError(f"data.{split}: {entry}: the formats {tags} have this suffix; set data.format to one of them")
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yields the number and text of each line. Only newlines end one: texts hold other Unicode line breaks."""
+    parts = text.split("\n")
+    if parts and not parts[-1]:
+        parts.pop()
+    for number, line in enumerate(parts, 1):
+        yield number, line.removesuffix("\r")

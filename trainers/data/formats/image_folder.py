@@ -1,0 +1,46 @@
+"""Image files in folders: `FOLDER/CLASS/IMAGE`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from backbone.errors import InputError
+from backbone.files import sha256_file
+from backbone.records import digest
+from trainers.data.formats.format import Format, ReadSettings, Record
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # suffixes of image files
+
+
+class ImageFolder(Format, tag="image_folder"):
+    """A folder with a subfolder of images per class. Files and folders whose names begin with a dot are passed over."""
+
+    entry = "folder"
+    has_columns = False
+    of_images = True
+
+    def identity(self, entry: str, split: str) -> str:
+        """Returns a hash of every image, by its place in the folder."""
+        folder, field = self.path(entry), f"data.{split}"
+        return digest({str(path.relative_to(folder)): sha256_file(path) for path, _ in images_of(folder, field)})
+
+    def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
+        """Yields the bytes of each image and its class, in alphabetical order."""
+        for path, label in images_of(self.path(entries[0]), f"data.{settings.split}"):
+            yield str(path), {"image": path.read_bytes(), "label": label}
+
+
+def images_of(folder: Path, field: str) -> Iterator[tuple[Path, str]]:
+    """Yields each image and its class; raises InputError for a file without a class, or that is no image."""
+    for inside in sorted(folder.iterdir()):
+        if inside.name.startswith("."):
+            continue
+        if not inside.is_dir():
+            raise InputError(f"{field}: {inside}: is in no class; expected {folder}/CLASS/IMAGE, a folder per class")
+        for path in sorted(inside.iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.suffix.lower() not in IMAGES:
+                raise InputError(f"{field}: {path}: not an image by its suffix; known are {' '.join(IMAGES)}")
+            yield path, inside.name

@@ -1,0 +1,31 @@
+"""JSON Lines: an object a line, its fields are the columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from backbone.errors import InputError
+from trainers.data.formats.format import Format, ReadSettings, Record
+
+
+class Jsonl(Format, tag="jsonl"):
+    """A JSON object a line; empty lines are passed over."""
+
+    suffixes = (".jsonl", ".ndjson")
+
+    def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
+        """Yields the object of each line. Objects may differ in their fields."""
+        path = Path(entries[0])
+        for number, line in enumerate(settings.text_of(path).split("\n"), 1):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{where}: not JSON: {error}") from error
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
+            yield where, record

@@ -1,0 +1,34 @@
+"""Apache Parquet: typed columns, of text, lists, numbers or encoded images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from backbone.errors import InputError
+from trainers.data.formats.format import Format, ReadSettings, Record
+
+
+class Parquet(Format, tag="parquet"):
+    """Rows of a Parquet file. Only the columns that are needed are read from the disk."""
+
+    suffixes = (".parquet",)
+    image_column = True
+
+    def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
+        """Yields the rows of a file, numbered from 1."""
+        import pyarrow
+        from pyarrow import parquet
+
+        path = Path(entries[0])
+        try:
+            file = parquet.ParquetFile(path)
+            settings.require_columns(file.schema_arrow.names, str(path))
+            columns = list(dict.fromkeys(settings.columns.values())) or None
+            number = 0
+            for batch in file.iter_batches(columns=columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:row {number}", record
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{path}: not a readable Parquet file: {error}") from error

@@ -1,0 +1,176 @@
+"""A graft as the loop trains it: config, model and rows, and what follows from them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import ClassVar
+
+import jax
+import numpy as np
+import optax
+
+from adapters.costs import train_step
+from adapters.graft import Graft
+from adapters.model import GraftModel
+from backbone.storage import Backbone
+from backbone.trees import Params
+from metering.counts import Count
+from trainers.config import TrainConfig
+from trainers.data.batches import Batch, Examples, States, batches
+from trainers.data.order import Order
+from trainers.fitting.cached_states import Boundaries, CachedPrefix
+from trainers.fitting.loop import Trainable
+from trainers.fitting.state import LoopState, Step
+from trainers.fitting.step import make_optimizer, make_step
+from trainers.freezing.schedule import RunShape, Schedule, Span
+from trainers.scoring.metrics import gather
+
+log = logging.getLogger(__name__)
+
+OpenCache = Callable[[Params], Boundaries | None]  # from the adapter's leaves below a boundary
+
+
+@dataclass(frozen=True, eq=False)
+class GraftTask(Trainable):
+    """A graft that is trained by gradient steps."""
+
+    title: ClassVar[str] = "train"
+    held_out: ClassVar[str] = "dev"
+
+    config: TrainConfig
+    model: GraftModel
+    backbone: Backbone
+    train: Examples
+    dev: Examples | None
+    difficulty: np.ndarray | None = None  # difficulty of each train row, for the curriculum
+    open_cache: OpenCache | None = None  # None: blocks below the boundary run in every step
+
+    @property
+    def log_every(self) -> int:
+        return self.config.log_every
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        return self.config.checkpoint_seconds
+
+    @property
+    def metric(self) -> str:
+        return self.config.metric
+
+    @property
+    def patience(self) -> int:
+        return self.config.patience
+
+    @property
+    def blocks(self) -> int:
+        return self.backbone.spec.blocks
+
+    @cached_property
+    def order(self) -> Order:
+        """Returns which rows make up which batch."""
+        config = self.config
+        return Order(
+            self.train.buckets, config.batch_size, config.seed, config.epochs, config.curriculum, self.difficulty
+        )
+
+    @property
+    def total_steps(self) -> int:
+        return self.order.ends[-1]
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.config.plan.schedule
+
+    @property
+    def shape(self) -> RunShape:
+        """Returns what the schedule is laid over."""
+        return RunShape(self.blocks, self.order.ends, self.config.epochs, self.config.optimizer.accumulate)
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        return self.schedule.spans(self.shape)
+
+    def pause_after(self, done: int) -> int:
+        """Returns the end of the epoch that is under way."""
+        return next(end for end in self.order.ends if end > done)
+
+    def batches(self, done: int, until: int, states: States | None) -> Iterator[Batch]:
+        while done < until:
+            epoch, first = self.order.place(done)
+            last = min(until, self.order.ends[epoch])
+            stream = batches(self.train, self.order, epoch, first, self.config.input_threads, states)
+            yield from islice(stream, last - done)
+            done = last
+
+    def is_live(self, path: str, boundary: int) -> bool:
+        return live_from(boundary)(path)
+
+    def fixed(self, frozen: Params) -> Params:
+        return dict(jax.device_put({"backbone": self.backbone.params, "graft": frozen}))
+
+    def optimizer(self) -> optax.GradientTransformation:
+        steps = -(-self.total_steps // self.config.optimizer.accumulate)
+        return make_optimizer(self.config.optimizer, steps)
+
+    def make_step(self, optimizer: optax.GradientTransformation) -> Step:
+        config = self.config
+        return make_step(
+            self.model,
+            optimizer,
+            dtype=config.compute_dtype,
+            remat=config.remat,
+            seed=config.seed,
+            track=self.schedule.signal == "gradient",
+        )
+
+    def count(self, batch: Batch, boundary: int, cached: bool) -> Count:
+        bucket = batch["mask"].shape[1]
+        return train_step(self.model, self.config.batch_size, bucket, boundary=boundary, cached=cached)
+
+    def evaluate(self, state: LoopState) -> dict[str, float] | None:
+        if self.dev is None:
+            return None
+        if state.prefix is not None:
+            logits = state.prefix.store.logits(state.params, self.dev, (state.prefix.boundary,))
+        else:
+            graft = Graft(self.model, state.params, self.backbone, self.config.data.max_tokens)
+            logits = graft.logits_of_rows(self.dev.rows)
+        return gather(self.model, logits, self.dev.labels).compute()
+
+    def fill(self, state: LoopState, boundary: int, show: bool) -> CachedPrefix | None:
+        if self.open_cache is None or not reads_from(self.model, boundary):
+            return None
+        store = self.open_cache(state.frozen.get("adapter", {}))
+        if store is None:
+            return None
+        splits = [self.train, *([self.dev] if self.dev else [])]
+        # from rounded states the same run would get other bits when it is resumed, without them at hand
+        below = state.prefix if state.prefix and state.prefix.boundary < boundary and store.lossless else None
+        try:
+            count = store.fill(splits, (boundary,), below=below, show=show)
+        except MemoryError as error:
+            log.warning("%s, plan.cache_gib allows less: blocks below %d run in every step", error, boundary)
+            return None
+        log.info("boundary %d: %d rows computed, the rest was cached", boundary, count)
+        return CachedPrefix(store, boundary)
+
+
+def live_from(boundary: int) -> Callable[[str], bool]:
+    """Returns whether the leaf at a dotted path of the graft's tree is live while blocks from `boundary` on are."""
+
+    def is_live(path: str) -> bool:
+        part, *rest = path.split(".")
+        if part != "adapter" or len(rest) < 2 or not rest[1].isdigit():
+            return True  # the head, or a side network, which has no blocks of the backbone
+        return int(rest[1]) >= boundary
+
+    return is_live
+
+
+def reads_from(model: GraftModel, boundary: int) -> bool:
+    """Returns whether the states at `boundary` are all that the model needs of the blocks below it."""
+    return min(model.taps) >= boundary

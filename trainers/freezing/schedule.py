@@ -1,0 +1,114 @@
+"""What a freezing schedule is, and how one is spelled: `top(2)` is the schedule `top` with its first field 2.
+
+A stage is static: blocks from `boundary` on are live, those below run forward only or come from the cache.
+Boundary L means that only the head is live. Stages end on optimiser steps. A schedule says where stages end and
+which boundary each has; a dynamic one leaves a boundary open and decides when the stage begins. Imports no jax.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from backbone.errors import InputError
+from backbone.records import Raw, decode
+from backbone.registered import Registered, variant, variants
+
+_SPELLING = re.compile(r"(\w+)(?:\((.*)\))?")
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """The run that a schedule is laid over."""
+
+    blocks: int  # number of blocks L
+    epoch_ends: tuple[int, ...]  # micro-batches done at the end of each epoch; the last is the end of the run
+    epochs: float  # passes over the train rows; the last may be a part
+    accumulate: int  # micro-batches per optimiser step
+
+    @property
+    def total(self) -> int:
+        """Returns the number of micro-batches of the run."""
+        return self.epoch_ends[-1]
+
+    def rounded(self, step: float) -> int:
+        """Returns the micro-batches up to the end of the optimiser step that holds `step`, at most the run's."""
+        return min(self.total, math.ceil(step / self.accumulate - 1e-9) * self.accumulate)
+
+    def at_epoch(self, epoch: float) -> float:
+        """Returns the micro-batches up to `epoch`, which may be a fraction."""
+        whole = min(len(self.epoch_ends) - 1, int(epoch))
+        before = self.epoch_ends[whole - 1] if whole else 0
+        length = (self.epoch_ends[whole] - before) / min(1.0, self.epochs - whole)
+        return before + (epoch - whole) * length
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stage in micro-batches."""
+
+    boundary: int | None  # first live block; None: the schedule decides when the stage begins
+    until: int  # micro-batches done when the stage ends
+
+
+class Schedule(Registered, by="schedule", folder="trainers.freezing"):
+    """A freezing schedule. A variant overrides `spans`; the rest has defaults."""
+
+    spelled: ClassVar[bool] = True  # can be written as text in `plan.stages`
+    signal: ClassVar[Literal["", "gradient"]] = ""  # what the loop accumulates for `decide`
+
+    def spans(self, shape: RunShape) -> tuple[Span, ...]:
+        """Returns the stages of a run, in order, up to its end; raises InputError where the schedule fits no run."""
+        raise NotImplementedError
+
+    def first_adapted(self, blocks: int) -> int:
+        """Returns the lowest block that is ever live: blocks below it get no adapter."""
+        return 0
+
+    def decide(self, before: Sequence[float], after: Sequence[float], boundary: int) -> int:
+        """Returns the boundary of a stage that `spans` left open.
+
+        `before` and `after` hold the signal of the last two stages, one figure for each block from `boundary` on.
+        """
+        raise NotImplementedError
+
+    def priced_as(self, shape: RunShape) -> tuple[Span, ...]:
+        """Returns the stages that a price is made for: an open boundary counts as every block live."""
+        return tuple(Span(span.boundary or 0, span.until) for span in self.spans(shape))
+
+    def warm_blocks(self, default: int) -> int:
+        """Returns how many top blocks a warm start trains."""
+        return default
+
+
+def spellings() -> tuple[str, ...]:
+    """Returns how each schedule is written: `all`, `top(k)`, ..."""
+    return tuple(_spelling(tag, kind) for tag, kind in variants(Schedule).items() if kind.spelled)
+
+
+def _spelling(tag: str, kind: type[Schedule]) -> str:
+    names = ", ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+    return f"{tag}({names})" if names else tag
+
+
+def parse(text: str) -> Schedule:
+    """Returns the schedule that `text` spells; raises InputError that lists the known ones."""
+    match = _SPELLING.fullmatch(text)
+    try:
+        kind = variant(Schedule, match[1]) if match else None
+    except InputError:
+        kind = None
+    if match is None or kind is None or not kind.spelled:
+        raise InputError(f"{text!r} is none of {', '.join(spellings())}, auto; or a list")
+    values = [part.strip() for part in match[2].split(",")] if match[2] else []
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    if len(values) != len(fields):
+        raise InputError(f"{text!r} is none of {', '.join(spellings())}, auto; or a list")
+    try:
+        return decode(kind, {field.name: Raw(value) for field, value in zip(fields, values, strict=True)})
+    except InputError as error:
+        raise InputError(f"{text}: {error}") from None

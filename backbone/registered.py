@@ -17,10 +17,10 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-import runpy
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from backbone.errors import InputError, nearest
@@ -130,8 +130,21 @@ def run_named_variants() -> None:
     for name in filter(None, (part.strip() for part in os.environ.get(VARIANTS, "").split(","))):
         try:
             if name.endswith(".py"):
-                runpy.run_path(name)
+                run_script(name)
             else:
                 importlib.import_module(name)
         except Exception as error:  # whatever the user's code raises
             raise InputError(f"{VARIANTS}: {name}: {type(error).__name__}: {error}; mend it or leave it out") from error
+
+
+def run_script(file: str | Path) -> ModuleType:
+    """Runs a Python file as a module of its own, and returns it.
+
+    The module stays in `sys.modules`: annotations of its dataclasses are looked up there, long after it has run.
+    """
+    module = ModuleType(f"script {Path(file).resolve()}")
+    module.__file__ = str(file)
+    code = compile(Path(file).read_bytes(), str(file), "exec")
+    sys.modules[module.__name__] = module
+    exec(code, module.__dict__)
+    return module

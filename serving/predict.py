@@ -1,4 +1,4 @@
-"""The verb `predict`: a graft's answers for texts given on the command line or in a file, or for image files."""
+"""The verb `predict`: the answers of a graft for texts from the command line or a file, or for image files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from backbone.home import use_compilation_cache
 
 @dataclass(frozen=True)
 class Answers:
-    """What `predict` returns; `--json` prints it."""
+    """The result of `predict`; `--json` prints it.
 
-    graft: str
+    Each prediction has `text` (and `text_pair`) or `image`. A classification adds `labels` and the largest
+    `probabilities`, and `out_of_scope` if the graft has such a score; a regression adds `value`; a tagger adds `words`,
+    `tags` and `entities`.
+    """
+
+    graft: str  # folder
     content_id: str
-    predictions: list[dict[str, Any]]
-    # text (and text_pair) or image with labels and probabilities of the most probable ones; or with value, the
-    # number of a regression; or with words, tags and entities; out_of_scope where the graft has such a score
+    predictions: list[dict[str, Any]]  # one for each input
 
 
 def predict(
@@ -31,16 +34,14 @@ def predict(
     pairs: Sequence[str] = (),
     file: Sequence[str] | str = (),
     backbone: str | Path | None = None,
-    dtype: str = "float32",
-    top: int = 5,
+    dtype: str,
+    top: int,
 ) -> Answers:
-    """Predicts for `texts`, or for each line of each `file` ("-" is standard input).
+    """Predicts for `texts`, and for each line of each `file` ("-" is standard input).
 
-    On a backbone for images every `file` is an image.
-
-    For a graft on pairs, `pairs` are the second texts, and a line of `file` is both with a tab between.
-    `top` is how many probabilities are returned for each text. Raises InputError for a damaged graft, a
-    missing backbone, or a file that cannot be read.
+    On a backbone for images every `file` is an image. For a graft on pairs, `pairs` are the second texts, and a line of
+    `file` holds both with a tab between. At most `top` probabilities are returned for each text. Raises InputError for
+    a damaged graft, a missing backbone, or a file that cannot be read.
     """
     if top < 1:
         raise InputError(f"--top: must be at least 1, got {top}")
@@ -81,7 +82,7 @@ def _sides(line: str) -> tuple[str, str]:
 
 
 def read_lines(file: str) -> list[str]:
-    """One text a line, UTF-8; split at newlines only."""
+    """Reads one text from each line of a UTF-8 file, split at newlines only; raises InputError."""
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:

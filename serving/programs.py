@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.heads import pool
+from adapters.heads.pooling import pool
 from adapters.hooks import GraftHooks
 from backbone.errors import InputError
 from backbone.storage import Backbone

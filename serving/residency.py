@@ -22,7 +22,7 @@ import jax
 from adapters.artefact.exits import Exits
 from adapters.artefact.scope import Scope
 from adapters.graft import Graft
-from adapters.specs import HeadSpec
+from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
@@ -50,7 +50,7 @@ class LoadedGraft:
     group: int  # number of its bank
     slot_leaves: SlotLeaves
     labels: tuple[str, ...]
-    head: HeadSpec
+    head: Head
     max_tokens: int  # longest input; longer texts are cut
     methods: tuple[str, ...]
     scope: Scope | None = None  # its out-of-scope score

@@ -65,8 +65,13 @@ class ImagePreprocessing:
         return self.image.tokens
 
     @property
+    def vocabulary(self) -> int:
+        """Returns 0: an image has no token ids."""
+        return 0
+
+    @property
     def fill(self) -> int:
-        """Nothing is padded: every row has the same length."""
+        """Returns 0: nothing is padded, since every row has the same length."""
         return 0
 
     def encode(self, images: Sequence[Any], where: Sequence[str] = ()) -> list[np.ndarray]:

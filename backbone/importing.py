@@ -27,10 +27,11 @@ from safetensors import SafetensorError, safe_open
 
 from backbone.encoder import Network
 from backbone.errors import InputError, nearest
-from backbone.families import FAMILIES, Family
+from backbone.families import Family, find_family
 from backbone.files import sha256_file
 from backbone.images import ImagePreprocessing, from_published
 from backbone.preprocessing import TextPreprocessing
+from backbone.registered import VARIANTS, variants
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import BackboneRecord, Preprocessing, save_backbone
 from backbone.trees import Params, describe, flatten, unflatten
@@ -70,7 +71,7 @@ def import_backbone(source: str | Path, out: str | Path, *, replace: bool = Fals
             spec = dataclasses.replace(spec, image=preprocessing.image)
         else:
             preprocessing = _read_tokenizer(folder, spec)
-        provenance |= {"family": family.name} | files
+        provenance |= {"family": family.tag} | files
         record = save_backbone(out, spec, params, preprocessing, provenance, replace=replace)
     leaves = flatten(params)
     parameters = sum(leaf.size for leaf in leaves.values())
@@ -120,9 +121,7 @@ def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> t
             problems.append(f"{name} {describe(tensors[name])} of the file binds to no parameter")
     if problems:
         shown = "\n  ".join(problems[:30]) + (f"\n  ... {len(problems) - 30} more" if len(problems) > 30 else "")
-        raise InputError(
-            f"the weights do not fit a {family.name} of this config ({len(problems)} problems):\n  {shown}"
-        )
+        raise InputError(f"the weights do not fit a {family.tag} of this config ({len(problems)} problems):\n  {shown}")
     return unflatten(filled), tuple(sorted(ignored))
 
 
@@ -195,11 +194,12 @@ def _read_json(path: Path, kind: type = dict) -> Any:
 
 def _family(config: dict[str, Any], folder: Path) -> Family:
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if (family := find_family(str(name))) is None:
         raise InputError(
-            f"{folder / 'config.json'}: model_type: {name!r} is not supported; {nearest(str(name), FAMILIES)}"
+            f"{folder / 'config.json'}: model_type: {name!r} is not supported; "
+            f"{nearest(str(name), variants(Family))}; a family of your own needs {VARIANTS}"
         )
-    return FAMILIES[name]
+    return family
 
 
 def _read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

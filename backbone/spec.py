@@ -111,6 +111,11 @@ class EncoderSpec:
         if self.rotary_theta < 0 or (any(self.windows) and bool(self.rotary_theta) != bool(self.local_theta)):
             raise InputError("local_theta: blocks with a window need one exactly where rotary_theta is set")
 
+    @property
+    def reads(self) -> Literal["text", "images"]:
+        """Returns what an input is."""
+        return "images" if self.image else "text"
+
     def block_kind(self, block: int) -> BlockKind:
         """What is particular to a block."""
         window = self.windows[block] if self.windows else 0

@@ -23,10 +23,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from backbone.buckets import pad  # noqa: E402
-from backbone.families import FAMILIES  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
 from backbone.trees import flatten  # noqa: E402
-from tests.families import CONFIGS, TEXT, config_of, images, token_rows  # noqa: E402
+from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows  # noqa: E402
 from tests.tiny import SPEC, golden_params, preprocessing_of, rows  # noqa: E402
 
 LABELS = 5
@@ -157,7 +156,7 @@ def tiny_bert(labels: int = LABELS) -> transformers.BertForSequenceClassificatio
     )
     weights = {}
     for path, leaf in flatten(golden_params()).items():
-        names = FAMILIES["bert"].sources(path)
+        names = family_of("bert").sources(path)
         for name, part in zip(names, np.split(leaf, len(names), axis=-1), strict=True):
             weights[name] = torch.from_numpy((part.T if path.endswith("kernel") else part).copy())
     torch.manual_seed(0)

@@ -72,7 +72,7 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     def module(site: Site) -> str:
         theirs = family.site_module(site.block, site.name)
         if theirs is None:
-            raise InputError(f"{graft}: {site.full_name}: transformers' {family.name} has no layer of its own here")
+            raise InputError(f"{graft}: {site.full_name}: transformers' {family.tag} has no layer of its own here")
         return f"{family.task_prefix}.{theirs}" if whole else theirs
 
     tensors, fields = codec.write(model, loaded.params["adapter"][name], loaded.backbone, module)

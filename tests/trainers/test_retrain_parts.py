@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from adapters.artefact.manifest import Manifest, Training
 from adapters.effects import cohens_d, cohens_w
+from adapters.heads.columns import OneLabel
+from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
 from adapters.specs import Bias, Classification, Lora, Probe
 from backbone.encoder import Network
@@ -31,7 +33,7 @@ from trainers.retrain.decide import decide, from_history
 from trainers.retrain.diagnose import MIN_ROWS, Diagnosis, label_and_length_drift
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.fleet import retrain_all
-from trainers.retrain.gate import UNKNOWN, PairedLogits, judge, majority_logits
+from trainers.retrain.gate import PairedLogits, judge, majority_logits
 from trainers.retrain.outcome import Options
 from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
 from trainers.retrain.schema import check
@@ -159,15 +161,15 @@ def test_a_start_keeps_what_attention_learnt(tiny):
 @pytest.mark.parametrize("data", [Data(train=("x",), format="image_folder"), Data(train=("x", "y"), format="idx")])
 def test_a_schema_of_columns_needs_columns(data):
     with pytest.raises(InputError, match=r"schema\.columns: data\.train holds images, which have no columns"):
-        check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+        check(Schema(columns=(Column(),)), data, {}, OneLabel())
 
 
 def test_a_schema_reads_lists_in_one_json_file(tmp_path):
     (tmp_path / "lists.json").write_text('{"train": [["some text", "x"]]}')
     data = Data(train=(f"{tmp_path / 'lists.json'}#train",), format="json_lists")
-    check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+    check(Schema(columns=(Column(),)), data, {}, OneLabel())
     with pytest.raises(InputError, match="at least 100"):
-        check(Schema(columns=(Column(min=100),)), data, {}, multi_label=False)
+        check(Schema(columns=(Column(min=100),)), data, {}, OneLabel())
 
 
 def test_history_predicts_by_rows():
@@ -260,7 +262,7 @@ def test_the_first_version_has_a_rule():
     train = Examples([np.zeros(5, np.int32)] * 5, np.array([2, 2, 2, 0, 1], np.int32), (8,))
     constant = majority_logits(model, train, 300)
     assert set(constant.argmax(axis=-1)) == {2}
-    assert constant.min() == np.float32(UNKNOWN)
+    assert constant.min() == np.float32(UNLIKELY)
     beats = asked(Gate(), sides(TRUTH, [2] * 300, TRUTH), champion=None)
     assert (beats.verdict, beats.checks[0].found) == ("PASS", pytest.approx(2 / 3))
     assert asked(Gate(), sides([2] * 300, [2] * 300, TRUTH), champion=None).verdict == "FAIL"

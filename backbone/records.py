@@ -111,7 +111,10 @@ def hints(cls: type) -> dict[str, Any]:
         return typing.get_type_hints(cls)
     resolved: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        names = cls.registry.names[base.__dict__["tag"]] if "tag" in vars(base) else vars(sys.modules[base.__module__])
+        if "tag" in vars(base) or base.__module__ not in sys.modules:  # a base without a tag may share the script
+            names = cls.registry.names[vars(base).get("tag", cls.tag)]
+        else:
+            names = vars(sys.modules[base.__module__])
         resolved |= inspect.get_annotations(base, globals=names, eval_str=True)
     return resolved
 

@@ -28,6 +28,11 @@ from backbone.registered import Registered, variant
 T = TypeVar("T")
 
 TAGS = ("method", "kind", "family")
+FORMER_FIELDS = {  # present names of renamed fields; messages give them, nothing is read by a former name
+    "Bound.most_lost": "max_drop",
+    "Column.least": "min",
+    "Column.most": "max",
+}
 
 
 class Raw(str):
@@ -86,6 +91,11 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """`sha256:<hex>` of the canonical JSON of `value`."""
     return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def former_field(cls: str, name: str) -> str:
+    """Returns the present name of a field that the class `cls` had under another name; "" for any other field."""
+    return FORMER_FIELDS.get(f"{cls}.{name}", "")
 
 
 def tag_of(cls: type) -> tuple[str, str] | None:
@@ -154,7 +164,9 @@ def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
                 raise InputError(f"{prefix}{key}: expected {tag[1]!r}, got {str(item)!r}")
             continue
         if key not in names:
-            raise InputError(f"{prefix}{key}: no such field in {cls.__name__}; {nearest(key, names)}")
+            now = former_field(cls.__name__, key)
+            remedy = f"it is now {now}" if now else nearest(key, names)
+            raise InputError(f"{prefix}{key}: no such field in {cls.__name__}; {remedy}")
         arguments[key] = _decode(hints(cls)[key], item, f"{prefix}{key}")
     for name, field in names.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -12,7 +12,6 @@ asks for nothing in either direction: without it nothing is well under its bound
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from backbone.errors import InputError
+from backbone.options import check, option
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +32,30 @@ KEPT = 100  # switches kept for the page
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of the readings; None: no bound."""
+    """Bounds beyond which a cheaper submodel answers; None: no bound."""
 
-    p95: float | None = None  # seconds from request to response
-    max_queued: int | None = None  # rows
-    max_watts: float | None = None  # power of the processor packages, or the GPUs
-    max_celsius: float | None = None  # temperature of the hottest sensor
-    dwell: float = 30.0  # seconds between two switches, at least
+    p95: float | None = option(
+        None, "seconds of the 95th percentile of response times, beyond which a cheaper submodel answers", above=0
+    )
+    max_queued: int | None = option(
+        None, "rows in the queue, beyond which a cheaper submodel answers", min=1, former="most-queued"
+    )
+    max_watts: float | None = option(
+        None,
+        "watts of the processor packages or GPUs, beyond which a cheaper submodel answers",
+        above=0,
+        former="most-watts",
+    )
+    max_celsius: float | None = option(
+        None,
+        "degrees Celsius of the hottest sensor, beyond which a cheaper submodel answers",
+        above=0,
+        former="most-celsius",
+    )
+    dwell: float = option(30.0, "least seconds between two switches of the submodel", above=0)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"--{name.replace('_', '-')}: must be a positive number, got {value}")
+        check(self)
 
     @property
     def count(self) -> int:

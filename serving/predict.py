@@ -36,8 +36,8 @@ def predict(
     pairs: Sequence[str] = (),
     file: Sequence[str] | str = (),
     backbone: str | Path | None = None,
-    dtype: str = "float32",
-    top: int = 5,
+    dtype: str,
+    top: int,
 ) -> Answers:
     """Predicts for `texts`, and for each line of each `file` ("-" is standard input).
 

@@ -77,7 +77,7 @@ class Profile:
 
 
 def profile(
-    path: str | Path, *, backbone: str | Path | None = None, dtype: str = "float32", plot: str | Path | None = None
+    path: str | Path, *, backbone: str | Path | None = None, dtype: str, plot: str | Path | None = None
 ) -> Profile:
     """Profiles the graft at `path`; raises InputError if it does not load."""
     use_compilation_cache()

@@ -37,8 +37,6 @@ from serving.prefix_cache import PrefixCache
 from serving.programs import Programs
 from serving.residency import LoadedGraft, Residency, Seat, Served
 
-BATCH_SIZES = (1, 8, 32)  # rows
-
 
 class UnknownTask(InputError):
     """No graft is served under this name."""
@@ -72,7 +70,7 @@ class Runtime:
         envelope: Envelope,
         *,
         buckets: Sequence[int] | None = None,
-        batch_sizes: Sequence[int] = BATCH_SIZES,
+        batch_sizes: Sequence[int],
         max_wait: float = 0.002,
         max_waiting: int = 1024,
         host_bytes: int = 256 << 20,

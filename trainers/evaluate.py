@@ -39,8 +39,8 @@ def evaluate(
     backbone: str | Path | None = None,
     overrides: tuple[str, ...] = (),
     files: tuple[str, ...] = (),
-    dtype: str = "float32",
-    submodel: Literal["full", "exits"] = "full",
+    dtype: str,
+    submodel: Literal["full", "exits"],
     show: bool = False,
 ) -> Evaluation:
     """Scores the graft at `path` on the dev and test splits of its own config, or on `files` as test.

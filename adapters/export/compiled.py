@@ -73,7 +73,7 @@ def export_jax(
     *,
     backbone: str | Path | None = None,
     buckets: Sequence[int] = (),
-    batch: int = 8,
+    batch: int,
 ) -> Exported:
     """Writes the graft as a folder for `run.py`; raises InputError if its head or backbone cannot be exported.
 

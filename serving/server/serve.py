@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,77 +36,16 @@ from registry.database import open_registry
 from registry.store import Store
 from serving.bank import Envelope, Group
 from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue
-from serving.controller import Bounds, Controller
 from serving.follow import Follower
-from serving.runtime import BATCH_SIZES, Runtime
+from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.endpoint import all_endpoints
-from serving.server.limits import Limits, Tokens
+from serving.server.limits import Tokens
+from serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
 BUCKETS = (16, 32, 64, 128)  # lengths in tokens by default; the backbone's longest input is added
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to serve; the options of the verb."""
-
-    backbone: str  # folder or name
-    registry: str | None = None  # URL; with `store`
-    store: str | None = None  # folder of the registry's artefacts
-    grafts: str | None = None  # a folder of grafts, instead of a registry
-    host: str = "127.0.0.1"  # address to listen on
-    port: int = 8080  # 0: any free one
-    admin_port: int | None = None  # None: no admin routes
-    dtype: str = "float32"  # of the backbone
-    envelope: str | None = None  # JSON file; default: the narrowest around what is live, with LoRA of rank 16 beside
-    slots: int = 32  # of each group of the default envelope
-    labels: int = 128  # widest head of the default envelope
-    buckets: tuple[int, ...] = ()  # tokens
-    batch_sizes: tuple[int, ...] = BATCH_SIZES  # rows
-    max_wait_ms: float = 2.0  # that a row waits for others
-    max_waiting: int = 1024  # rows in the queue before 429
-    host_mb: int = 256  # verified grafts kept on the host
-    cache_mb: int = 0  # prefix states kept by input
-    poll_seconds: float = 2.0  # between looks at what is live
-    token_file: str | None = None  # bearer tokens, one a line
-    submodels: tuple[str, ...] = ("full",)  # that may answer, from the best to the cheapest
-    p95: float | None = None  # seconds of a response beyond which a cheaper submodel answers
-    max_queued: int | None = None  # rows in the queue beyond which one does
-    max_watts: float | None = None  # the same for power, where a counter can be read
-    max_celsius: float | None = None  # the same for the hottest sensor, where one can be read
-    dwell: float = 30.0  # seconds between two switches, at least
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        if (self.registry is None) == (self.grafts is None):
-            raise InputError("serve: give --registry URL with --store PATH, or --grafts DIR")
-        if self.registry is not None and self.store is None:
-            raise InputError("--store: the folder of the registry's artefacts is needed with --registry")
-        for name in ("slots", "labels", "max_waiting", "host_mb", "poll_seconds"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
-        for name in ("cache_mb", "max_wait_ms"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}: must be at least 0, got {getattr(self, name)}")
-        for name in ("port", "admin_port"):
-            if not 0 <= (getattr(self, name) or 0) < 2**16:
-                raise InputError(f"{name}: must lie in 0..65535, got {getattr(self, name)}")
-        self.controller()
-        if self.max_queued is not None and self.max_queued >= self.max_waiting:
-            raise InputError(
-                f"--max-queued: {self.max_queued} rows are never exceeded: --max-waiting is {self.max_waiting}"
-            )
-        if "bfloat16" in self.submodels and self.dtype != "float32":
-            raise InputError(f"--submodels: bfloat16 is a cheaper variant of float32, and --dtype is {self.dtype}")
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise InputError(f"batch_sizes: at least one, each at least 1, got {self.batch_sizes}")
-
-    def controller(self) -> Controller:
-        """Which of the submodels answers; raises InputError for bounds that cannot be."""
-        bounds = Bounds(self.p95, self.max_queued, self.max_watts, self.max_celsius, self.dwell)
-        return Controller(self.submodels, bounds)
 
 
 @dataclass(frozen=True)
@@ -165,8 +103,8 @@ def _require_free(host: str, port: int) -> None:
 def _require_readable(settings: Settings) -> None:
     """Raises InputError for a bound on a reading that this machine does not have."""
     for option, bound, source in (
-        ("--max-watts", settings.max_watts, meter(on_accelerator())),
-        ("--max-celsius", settings.max_celsius, thermometer(on_accelerator())),
+        ("--max-watts", settings.bounds.max_watts, meter(on_accelerator())),
+        ("--max-celsius", settings.bounds.max_celsius, thermometer(on_accelerator())),
     ):
         if bound is not None and source is None:
             raise InputError(f"{option}: cannot be read on this machine; bound --p95 or --max-queued instead")
@@ -307,11 +245,3 @@ def _admin(server: Server, settings: Settings) -> Iterator[None]:
     finally:
         admin.should_exit = True
         thread.join(10)
-
-
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """`16,32,64` as numbers; raises InputError naming the option."""
-    parts: Sequence[str] = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"{option}: expected whole numbers with commas between, got {text!r}")
-    return tuple(int(part) for part in parts)

@@ -122,6 +122,6 @@ def test_what_it_refuses(levels, bounds, told):
 
 def test_bounds_are_positive():
     for wrong in ({"p95": 0.0}, {"max_queued": -1}, {"dwell": float("nan")}):
-        with pytest.raises(InputError, match="must be a positive number"):
+        with pytest.raises(InputError, match=r"--(p95|max-queued|dwell): must be a"):
             Bounds(**wrong)
     assert Controller(("exits",), Bounds()).submodel == "exits", "one that is always used needs no bound"

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 import topgraft
+from backbone.options import filled
+from serving.commands import Serve
 from serving.server import monitoring
 from serving.server.endpoint import all_endpoints
 from serving.server.limits import Limits
@@ -49,5 +51,5 @@ def test_the_manifests_probe_routes_and_pass_options_that_exist():
     assert scaler["spec"]["scaleTargetRef"]["name"] == workload["metadata"]["name"]
     entry = json.loads(re.search(r"ENTRYPOINT (\[.*\])", (DEPLOY / "Containerfile").read_text())[1])
     assert entry[:2] == ["topgraft", "serve"]
-    for option in [word for word in [*entry, *container["args"]] if word.startswith("--")]:
-        assert option.removeprefix("--").replace("-", "_") in topgraft.SERVE_FIELDS, option
+    options = topgraft.parser().parse_args([*entry[1:], *container["args"]])
+    assert filled(Serve, options).registry

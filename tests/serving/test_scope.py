@@ -23,7 +23,8 @@ from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
-from serving.server.serve import Settings, default_envelope
+from serving.server.serve import default_envelope
+from serving.server.settings import Settings
 from tests.adapters.test_artifact import make
 from tests.tiny import WORDS, rows
 

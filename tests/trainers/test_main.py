@@ -362,10 +362,3 @@ def test_a_backbone_is_imported_from_the_command_line(tmp_path, capsys):
     status, _, err = call("import-backbone", "nothing", "--out", "other", capsys=capsys)
     assert status == 2
     assert "no such folder" in err
-
-
-def test_scripts_are_the_same_call():
-    for script in sorted((ROOT / "scripts").glob("*.py")):
-        if script.name != "quickstart.py":
-            done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
-            assert f"topgraft {script.stem.replace('_', '-')}" in done.stdout

@@ -167,7 +167,7 @@ def test_a_schema_reads_lists_in_one_json_file(tmp_path):
     data = Data(train=(f"{tmp_path / 'lists.json'}#train",), format="json_lists")
     check(Schema(columns=(Column(),)), data, {}, multi_label=False)
     with pytest.raises(InputError, match="at least 100"):
-        check(Schema(columns=(Column(least=100),)), data, {}, multi_label=False)
+        check(Schema(columns=(Column(min=100),)), data, {}, multi_label=False)
 
 
 def test_history_predicts_by_rows():
@@ -292,12 +292,12 @@ def test_budgets_and_what_was_not_measured():
         (lambda: Gate(confidence=1.0), "confidence"),
         (lambda: Gate(tolerance=-1), "tolerance"),
         (lambda: Bound(), "max_drop"),
-        (lambda: Column(least=2.0, most=1.0), "least"),
+        (lambda: Column(min=2.0, max=1.0), "min"),
         (lambda: Retrain(head_share=0.6, warm_share=0.5), "head_share"),
         (lambda: Retrain(warm_epochs=0), "warm_epochs"),
-        (lambda: Options(lease_seconds=0), "--lease: must be a positive number"),
-        (lambda: Options(max_price=float("nan")), "--max-price: must be at least 0"),
-        (lambda: retrain_all([], workers=0), "--workers: must be at least 1"),
+        (lambda: Options(lease_seconds=0), r"--lease: must be a finite number in \(0, inf\), got '0'"),
+        (lambda: Options(max_price=float("nan")), "--max-price: must be a finite number"),
+        (lambda: retrain_all([], executor="processes", workers=0), "--workers: must be at least 1"),
         (lambda: Target(max_latency_ms=-1), "max_latency_ms"),
     ],
 )

@@ -56,10 +56,10 @@ def _check_value(column: Column, record: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: {column.name}: is empty; the schema asks for {column.kind}")
     size = float(len(value)) if column.kind == "text" and isinstance(value, str) else _number(column, value, where)
     unit = " characters" if column.kind == "text" else ""
-    if column.least is not None and size < column.least:
-        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at least {column.least:g}")
-    if column.most is not None and size > column.most:
-        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at most {column.most:g}")
+    if column.min is not None and size < column.min:
+        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at least {column.min:g}")
+    if column.max is not None and size > column.max:
+        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at most {column.max:g}")
     if column.values and str(value) not in column.values:
         raise InputError(f"{where}: {column.name}: {str(value)!r} is not allowed; {nearest(str(value), column.values)}")
 

@@ -78,7 +78,7 @@ def test_a_schema_reads_the_columns_of_every_format(tag, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     data = Data(**WRITERS[tag](tmp_path, TEXTS))
-    text = Column("text", least=1, most=max(len(text) for text, _ in TEXTS))
+    text = Column("text", min=1, max=max(len(text) for text, _ in TEXTS))
     check(Schema(columns=(text, Column("label", values=("a", "b")))), data, {}, OneLabel())
     where = next(row.where for row in read_rows(data, "train", OneLabel()) if row.labels == ("b",))
     with pytest.raises(InputError, match=f"^{re.escape(where)}: label: 'b' is not allowed; known: a"):

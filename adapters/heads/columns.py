@@ -66,11 +66,12 @@ class LabelColumn:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        cls.file = sys._getframe(1).f_code.co_filename
+        file = sys._getframe(1).f_code.co_filename  # of the class statement
+        cls.file = str(Path(file).resolve()) if Path(file).is_file() else file
 
     def own_file(self) -> str:
         """Returns the file of a column that does not come with Topgraft; "" for one that does."""
-        return "" if Path(self.file).resolve().parent == Path(__file__).resolve().parent else self.file
+        return "" if Path(self.file).parent == Path(__file__).resolve().parent else self.file
 
     def key(self) -> dict[str, Any]:
         """Returns what the column adds to the key of prepared rows; the names are those of the first version."""

@@ -18,15 +18,39 @@ The rest has a default, which the method's docstring names. A head of one vector
 pooling, pairs of texts and dropout. Every head is linear in its features, one logit for each name of its column: a
 probe is fitted to it as it is, and a bank holds it.
 
-The smallest head of all parts, a count for each row (Poisson regression):
+A whole head, a count for each row (Poisson regression):
+
+    from dataclasses import dataclass
+
+    import numpy as np
+
+    from adapters.cells import as_number
+    from adapters.heads.columns import Number
+    from adapters.heads.head import RowHead
+    from backbone.errors import InputError
+    from backbone.lazy import jnp
+
+
+    class Counts(Number):
+        '''A number that is no less than zero.'''
+
+        reading = "count"
+
+        def parse(self, cell, data, where):
+            if as_number(cell, data.label, where) < 0:
+                raise InputError(f"{where}: {data.label}: {cell!r} is no count; it must be at least 0")
+            return super().parse(cell, data, where)
+
 
     @dataclass(frozen=True)
     class Count(RowHead, tag="count"):
+        '''A count per row: its mean is exp(dropout(pool(hidden)) W + b), Poisson log-likelihood.'''
+
         metrics = ("spearman", "pearson")
-        column = Number()
+        column = Counts()
         output = "value"
 
-        def loss(self, logits, labels):                      # minus log-likelihood, without the constant
+        def loss(self, logits, labels):  # without the term of the labels alone
             return jnp.exp(logits[:, 0]) - labels * logits[:, 0]
 
         def encode(self, labels, names, where, layout=None):
@@ -40,6 +64,7 @@ The smallest head of all parts, a count for each row (Poisson regression):
 
         def counts(self, labels, probabilities, decided, loss, names):
             from adapters.scores import Numbers
+
             return Numbers(labels, decided, float(loss.sum()))
 
 Shape letters: `B` or `N` rows, `T` tokens, `F` features, `C` names.

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer
 
 from adapters.heads.columns import Number, OneLabel, Tags
 from adapters.inputs import encode_inputs
-from adapters.specs import Classification, Probe, Regression, TokenTagging
+from adapters.specs import Classification, MultiLabel, Probe, Regression, TokenTagging
 from adapters.tagging import NO_TAG
 from backbone.buckets import Sides, pad, sides_of, tokens_of
 from backbone.cache import row_key
 from backbone.errors import InputError
 from tests.tiny import WORDS
-from trainers.config import Curriculum, Data, Plan, TrainConfig
+from trainers.config import Bound, Curriculum, Data, Gate, Plan, Retrain, TrainConfig
 from trainers.data.examples import load_data, tokenise
 from trainers.data.order import rarity_difficulty
 from trainers.data.prepare import Table, prepare
@@ -228,6 +228,14 @@ def test_rows_of_pairs_in_a_batch():
     [
         ({"head": Regression()}, "metric: 'accuracy' is no metric of head.kind=regression; one of pearson, spearman"),
         ({"metric": "entity_f1"}, "'entity_f1' is no metric of head.kind=classification"),
+        (
+            {"head": MultiLabel(), "retrain": Retrain(gate=Gate(metric="matthews"))},
+            "retrain.gate.metric: 'matthews' is no metric of head.kind=multi_label; one of accuracy, macro_f1",
+        ),
+        (
+            {"retrain": Retrain(gate=Gate(bounds=(Bound(metric="pearson", at_least=0.5),)))},
+            r"retrain.gate.bounds\[0\].metric: 'pearson' is no metric of head.kind=classification",
+        ),
         ({"head": Classification(pair="cross")}, "data.text_pair: head.pair=cross needs the column"),
         ({"data": Data(text_pair="b")}, "head.pair: data.text_pair=b needs cross, two_tower or cosine"),
         ({"data": Data(format="bio")}, "data.format: bio holds tags of words"),

@@ -70,11 +70,16 @@ class TrainConfig:
         self._check_head()
 
     def _check_head(self) -> None:
-        """What the head and the rest of the config must agree on."""
-        head = self.head
-        if self.metric not in head.metrics:
-            known = ", ".join(head.metrics)
-            raise InputError(f"metric: {self.metric!r} is no metric of head.kind={head.kind}; one of {known}")
+        """Raises InputError unless the head and the rest of the config agree."""
+        head, gate = self.head, self.retrain.gate
+        metrics = {"metric": self.metric}
+        if "retrain" in head.supports:
+            metrics["retrain.gate.metric"] = gate.metric
+            metrics |= {f"retrain.gate.bounds[{i}].metric": bound.metric for i, bound in enumerate(gate.bounds)}
+        for field_name, metric in metrics.items():
+            if metric not in head.metrics:
+                known = ", ".join(head.metrics)
+                raise InputError(f"{field_name}: {metric!r} is no metric of head.kind={head.kind}; one of {known}")
         files = self.data.file_format
         if files is not None and files.labels_per == "word" and head.one_answer_per != "word":
             raise InputError(f"data.format: {files.tag} holds tags of words; it needs head.kind=token_tagging")

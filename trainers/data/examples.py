@@ -90,7 +90,9 @@ def tokenise(
         encoded = encode_inputs(head, backbone, texts_of(table, head), max_tokens)
     labels = head.encode(table.labels, names, table.where, _layout(encoded, backbone.lengths))
     difficulty = np.array(table.difficulty) if table.difficulty else None
-    return Examples(encoded.rows, labels, backbone.lengths, preprocessing.fill, difficulty), encoded.cut
+    of_tokens = head.one_answer_per != "row"
+    examples = Examples(encoded.rows, labels, backbone.lengths, preprocessing.fill, difficulty, of_tokens)
+    return examples, encoded.cut
 
 
 def _layout(encoded: Encoded, lengths: Sequence[int]) -> Layout | None:

@@ -1,10 +1,10 @@
 """What one block of a backbone costs, counted on paper from its architecture.
 
 A block of width D and MLP width M on B rows of T tokens: 2 B T (4 D^2 + 2 D M) FLOPs in dense
-products (3 D M with a gated MLP) and 4 B T^2 D in attention's two; local attention is computed in full and
-masked. The gradient of activations costs a dense product as much
-again and attention twice as much; the gradient of a full weight as much as the forward product. Norms,
-activations and softmax are counted as a few operations per element.
+products (3 D M with a gated MLP) and 4 B T^2 D in attention's two. Local attention is computed in full and
+masked. The gradient of activations costs a dense product once more, and attention twice more. The gradient of
+a full weight costs as much as the forward product. Norms, activations and softmax are counted as a few
+operations per element.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def _rest(spec: EncoderSpec, batch: int, length: int) -> Count:
 
 
 def block_forward(spec: EncoderSpec, batch: int, length: int) -> Count:
-    """One plain block on `batch` rows of `length` tokens."""
+    """Returns the work of one plain block on `batch` rows of `length` tokens."""
     return _dense(spec, batch * length) + _attention(spec, batch, length) + _rest(spec, batch, length)
 
 
 def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool = False, lowest: bool = False) -> Count:
-    """Gradients through one block: of activations, and with `weights` of every kernel.
+    """Returns the work of gradients through one block: of activations, and with `weights` of every kernel.
 
-    `lowest`: nothing below is live, so query, key and value need no gradient of their input.
+    With `lowest` nothing below is live, so query, key and value need no gradient of their input.
     """
     tokens = batch * length
     count = _dense(spec, tokens) + 2 * _attention(spec, batch, length) + _rest(spec, batch, length)

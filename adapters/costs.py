@@ -8,39 +8,38 @@ from metering.counts import Count, product
 
 
 def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0, stop: int | None = None) -> Count:
-    """The adapters' own work in blocks `first` to `stop`-1, as each method counts it."""
+    """Returns the work of the adapters in blocks `first` to `stop`-1, as each method counts it."""
     total, stop = Count(), model.network.spec.blocks if stop is None else stop
     for method, settings in model.site_parts.values():
         for site, setting in settings.items():
             if first <= site.block < stop:
-                total += method.work(setting, site, batch, length)
+                total += method.cost(setting, site, batch, length)
     return total
 
 
 def features_forward(model: GraftModel, batch: int, length: int) -> Count:
-    """The work of a method that makes the head's features of states; none without one."""
-    if model.feature_part is None:
+    """Returns the work of the method that makes the head's features of hidden states; none without such a method."""
+    if model.feature_method is None:
         return Count()
-    spec, method = model.feature_part
-    return method.work(spec, model.network.spec, batch, length)
+    return model.feature_method.cost(model.network.spec, batch, length)
 
 
 def blocks_forward(model: GraftModel, rows: int, length: int, span: tuple[int, int], *, adapted: bool = True) -> Count:
-    """A forward pass of `rows` sequences between the two boundaries of `span`, with or without the adapters."""
+    """Returns the work of `rows` sequences between the two boundaries of `span`, with or without the adapters."""
     start, stop = span
     plain = (stop - start) * block_forward(model.network.spec, rows, length)
     return plain + adapter_forward(model, rows, length, start, stop) if adapted else plain
 
 
 def forward(model: GraftModel, batch: int, length: int, *, start: int = 0) -> Count:
-    """A forward pass from boundary `start` to logits."""
+    """Returns the work of a forward pass from boundary `start` to logits."""
     rows = batch * model.sides
     blocks = blocks_forward(model, rows, length, (start, model.network.spec.blocks))
     return blocks + features_forward(model, rows, length) + _head(model, batch, length)
 
 
 def _head(model: GraftModel, batch: int, length: int) -> Count:
-    """The head's product, at every token for tagging."""
+    """Returns the work of the head's product, which is computed at every token for tagging."""
     vectors = batch * length if model.head.pooling == "tokens" else batch
     return product(vectors, model.feature_width, len(model.labels))
 
@@ -48,9 +47,10 @@ def _head(model: GraftModel, batch: int, length: int) -> Count:
 def train_step(
     model: GraftModel, batch: int, length: int, *, boundary: int, cached: bool, everything: bool = False
 ) -> Count:
-    """One step with blocks from `boundary` on live, their prefix cached or run forward; `everything`: full tuning.
+    """Returns the work of one step with the blocks from `boundary` on live, and those below cached or run.
 
-    Gradients go back to the lowest live block that is adapted; a probe or ladder has none.
+    Gradients go back to the lowest live block that is adapted; a feature method needs none of the backbone.
+    `everything` counts full tuning: every block is live, with gradients of its weights.
     """
     spec, rows = model.network.spec, batch * model.sides
     first = boundary if everything else max(boundary, min(model.adapted_blocks, default=spec.blocks))

@@ -1,8 +1,8 @@
 """Compiled forward passes, and how rows are grouped for them.
 
-One program for a whole forward pass (`forward_program`, for serving and export), or one for each kind of
-block, called block by block: what passes over many rows once, where compiling six blocks would cost more
-than running them.
+There is one program for a whole forward pass (`forward_program`, for serving and export). There is also one for each
+kind of block, called block by block: for a single pass over many rows, compiling six blocks would cost more than
+running them.
 
 Rows run in their own bucket, in batches whose row count comes from a short fixed list, so that the
 number of programs stays small. A row's logits do not depend on which rows are beside it.
@@ -25,14 +25,14 @@ from adapters.specs import Classification
 from backbone.buckets import TokenRow, bucket_of, pad
 from metering.window import count_work
 
-# of a full batch: enough to keep the device busy, and no more than its last, partly filled batch can waste
+# tokens of a full batch: enough to keep the device busy, few enough that a partly filled last batch wastes little
 TOKENS_PER_BATCH = {"cpu": 512, "gpu": 16384, "tpu": 16384}
 SMALL_BATCHES = (1, 8)  # rows of the batches used when there are few
 
 
 @functools.lru_cache(maxsize=64)
 def forward_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
-    """jit of (backbone, graft, ids int32 [B,T], mask bool [B,T]), as `pad` gives them, -> logits float32 [B,C]."""
+    """Returns the jit of (backbone, graft, ids int32 [B,T], mask bool [B,T]) -> logits float32 [B,C]."""
 
     def forward(backbone: Any, params: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return model.logits(backbone, params, {"ids": ids, "mask": mask}, dtype=jnp.dtype(dtype))
@@ -42,7 +42,7 @@ def forward_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
 
 @functools.lru_cache(maxsize=256)
 def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
-    """jit of (weights of a block, its adapter leaves by method, hidden, mask) -> hidden, for blocks like `index`."""
+    """Returns the jit of (weights, adapter leaves by method, hidden, mask) -> hidden, for blocks like `index`."""
 
     def run(weights: Any, leaves: Any, hidden: jax.Array, mask: jax.Array) -> jax.Array:
         adapter = {name: {str(index): sites} for name, sites in leaves.items()}
@@ -55,7 +55,7 @@ def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
 
 @functools.lru_cache(maxsize=4096)
 def alike(model: GraftModel, index: int) -> int:
-    """The first block of the same kind in which the same methods act with the same settings: they share one program."""
+    """Returns the first block that shares a program with block `index`: same kind, same methods, same settings."""
 
     def acting(block: int) -> set[Any]:
         return {model.network.spec.block_kind(block)} | {
@@ -83,7 +83,7 @@ def _head_program(model: GraftModel) -> Callable[..., jax.Array]:
 
 @functools.lru_cache(maxsize=64)
 def pool_program(model: GraftModel) -> Callable[..., jax.Array]:
-    """jit of (backbone, states by boundary, mask) -> float32 [B,K,P]: each state pooled as the head does at first."""
+    """Returns the jit of (backbone, states by boundary, mask) -> pooled float32 [B,K,P], as a fresh head pools."""
     last = model.network.spec.blocks
 
     def pooled(backbone: Any, states: Any, mask: jax.Array) -> jax.Array:
@@ -97,15 +97,15 @@ def pool_program(model: GraftModel) -> Callable[..., jax.Array]:
 def states_at(
     model: GraftModel, backbone: Any, adapter: Any, inputs: Any, taps: Sequence[int], dtype: str
 ) -> dict[int, jax.Array]:
-    """The states [B,T,D] at `taps`, block by block: blocks alike share one compiled program.
+    """Returns the states [B,T,D] at `taps`, block by block; blocks alike share one compiled program.
 
-    `inputs` as in `GraftModel.features`; with `states` it starts from the highest given boundary. The work of the
-    blocks is counted in the window that is open.
+    `inputs` are those of `GraftModel.features`; with `states` it starts from the highest boundary among them. The work
+    of the blocks is counted in the open window (`metering.window`).
     """
-    given = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
-    start = max(given, default=0)
+    stored = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
+    start = max(stored, default=0)
     hidden = (
-        given[start] if given else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
+        stored[start] if stored else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
     )
     states = {start: hidden} if start in taps else {}
     span, (rows, length) = (start, max(taps)), inputs["mask"].shape
@@ -129,17 +129,16 @@ def _features_program(model: GraftModel) -> Callable[..., jax.Array]:
 
 
 def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, dtype: str) -> jax.Array:
-    """The head's features float32 [B,F], or [B,T,F] for tagging, block by block."""
+    """Returns the head's features float32 [B,F], or [B,T,F] for tagging, block by block."""
     states = states_at(model, backbone, adapter, inputs, model.taps, dtype)
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     return _features_program(model)(rest, adapter, states, inputs["mask"])
 
 
 def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str) -> jax.Array:
-    """Logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
-    given = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
-    missing = [tap for tap in model.taps if tap not in given]
-    states = dict(given)
+    """Returns logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
+    states = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
+    missing = [tap for tap in model.taps if tap not in states]
     if missing:
         below = {k: state for k, state in inputs.get("states", {}).items() if k <= min(missing)}
         partial = {**inputs, "states": below}
@@ -149,7 +148,7 @@ def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype:
 
 
 def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundary: int) -> jax.Array:
-    """Logits and, beside them, the bare backbone's pooled states at `boundary`: float32 [B,C+P].
+    """Returns logits and, beside them, the bare backbone's pooled states at `boundary`: float32 [B,C+P].
 
     Blocks below the lowest adapted one run once for both.
     """
@@ -165,7 +164,7 @@ def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype
 def with_exits(
     model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundaries: Sequence[int]
 ) -> jax.Array:
-    """Logits and, beside them, the mean of the graft's own states at each of `boundaries`: float32 [B,C+E D]."""
+    """Returns logits and, beside them, the mean of the graft's states at each of E `boundaries`: float32 [B,C+E D]."""
     taps = sorted({*model.taps, *boundaries})
     states = states_at(model, backbone, params.get("adapter", {}), inputs, taps, dtype)
     logits = logits_of(model, backbone, params, {**inputs, "states": {k: states[k] for k in model.taps}}, dtype)
@@ -176,15 +175,15 @@ def with_exits(
 
 
 def full_batch(bucket: int) -> int:
-    """Rows of a full batch in this bucket."""
+    """Returns the number of rows of a full batch in this bucket."""
     return max(SMALL_BATCHES[-1], TOKENS_PER_BATCH.get(jax.default_backend(), 16384) // bucket)
 
 
 def grouped(lengths: Sequence[int], buckets: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(bucket, rows of the batch, indices) covering every row once, short inputs first.
+    """Yields (bucket, rows of the batch, indices) that cover every row once, short inputs first.
 
-    One batch size for each bucket, so one program; the last batch of a bucket may have fewer indices
-    than rows, and the rest is filling.
+    Each bucket has one batch size, so one program. The last batch of a bucket may have fewer indices than rows;
+    the rest is filling.
     """
     bucket_of_row = np.array([bucket_of(length, buckets) for length in lengths], int)
     for bucket in np.unique(bucket_of_row):
@@ -202,11 +201,11 @@ def run_rows(
     on_rows: Callable[[int], object] = lambda count: None,
     keep: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """`program(ids, mask) -> [B, F]` over rows of any length, results in the order of the rows.
+    """Runs `program(ids, mask) -> [B, F]` over rows of any length; returns [N, F] in the order of the rows.
 
-    The next batch is dispatched before the last one is fetched. `on_rows` is told how many rows are done.
-    Results [B, T, F] of each token are padded with zeros to the longest bucket: [N, T, F]. With `keep`, what
-    it makes of (row number, result) is joined along the first axis instead.
+    The next batch is dispatched before the last one is fetched. `on_rows` gets the number of rows of each finished
+    batch. Results [B, T, F] of each token are padded with zeros to the longest bucket: [N, T, F]. With `keep`, the
+    arrays keep(row number, result) are joined along the first axis instead.
     """
     results: list[np.ndarray | None] = [None] * len(rows)
     waiting: tuple[jax.Array, np.ndarray] | None = None
@@ -225,9 +224,8 @@ def run_rows(
         waiting = (output, indices)
     if waiting:
         collect(waiting)
-    found = [r for r in results if r is not None]
+    complete = [r for r in results if r is not None]
     if keep is not None:
-        return np.concatenate(found)
-    longest = max(r.shape[0] for r in found)
-    short = [r if len(r) == longest else np.pad(r, [(0, longest - len(r)), *[(0, 0)] * (r.ndim - 1)]) for r in found]
-    return np.stack(short)
+        return np.concatenate(complete)
+    longest = max(len(r) for r in complete)
+    return np.stack([np.pad(r, [(0, longest - len(r)), *[(0, 0)] * (r.ndim - 1)]) for r in complete])

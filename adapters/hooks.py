@@ -1,4 +1,4 @@
-"""Binds site methods and their parameters to the hooks that `run_blocks` calls.
+"""Site methods and their parameters, bound to the hooks that `run_blocks` calls.
 
 At a linear site every method's `before` acts on the input in turn, then the product runs, then every
 `after` acts on the output. Query, key and value stay one product unless a method changes the input
@@ -24,26 +24,27 @@ from backbone.trees import Params
 class Acting:
     """One method at one site, with the leaves of that site."""
 
-    method: SiteMethod[Any]
-    setting: Any
-    leaves: Params
+    method: SiteMethod  # method that acts
+    setting: Any  # its setting at this site
+    leaves: Params  # its parameters at this site
 
 
 class GraftHooks:
     """The hooks of every block; made inside the trace from the adapter's parameters.
 
-    Only the parameters of blocks that are run must be there.
+    Only the parameters of blocks that are run are needed.
     """
 
     def __init__(
         self,
-        parts: Mapping[str, tuple[SiteMethod[Any], Mapping[Site, Any]]],
+        parts: Mapping[str, tuple[SiteMethod, Mapping[Site, Any]]],  # `GraftModel.site_parts`
         params: Params,
         slots: Array | None = None,
     ):
         self._parts, self._params, self._slots = parts, params, slots
 
     def block(self, index: int, rng: Array | None) -> BlockHooks:
+        """Returns the hooks of block `index`; `rng` is its key of dropout, or None."""
         acting: dict[str, list[Acting]] = {}
         for name, (method, settings) in self._parts.items():
             for site, setting in settings.items():
@@ -54,6 +55,8 @@ class GraftHooks:
 
 
 class _GraftedBlock(BlockHooks):
+    """One block's hooks: by site, the methods that act there in turn."""
+
     def __init__(self, acting: dict[str, list[Acting]], slots: Array | None, rng: Array | None):
         self._acting = acting
         keys = [None] * len(acting) if rng is None else list(jax.random.split(rng, len(acting)))

@@ -1,4 +1,4 @@
-"""Folds site methods into the backbone's weights where the algebra allows it.
+"""Site methods folded into the backbone's weights, where the algebra allows it.
 
 Serving one graft then costs exactly what the plain backbone costs.
 """
@@ -20,9 +20,9 @@ _JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.encoder.Att
 
 
 def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
-    """Backbone weights with every site method folded in, so that a plain forward pass gives the graft's.
+    """Returns backbone weights with every site method folded in: a plain forward pass then gives the graft's states.
 
-    Raises InputError naming the method when its algebra does not allow it (bottleneck, prefix, router).
+    Raises InputError naming the method whose algebra does not allow it (bottleneck, prefix, router).
     """
     merged = jax.tree.map(lambda leaf: leaf, backbone)
     for name, (method, settings) in model.site_parts.items():
@@ -43,7 +43,7 @@ def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
 
 
 def site_weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
-    """The dense layer of a linear site and the columns that are its own; an empty dict elsewhere."""
+    """Returns the dense layer that holds a linear site, and the site's columns in it; an empty dict elsewhere."""
     if site.name not in LINEAR:
         return {}, slice(None)
     if site.name in _JOINT:
@@ -53,7 +53,7 @@ def site_weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
 
 
 def node_at(block: Params, site: Site) -> dict[str, Array]:
-    """The parameters at a site's name."""
+    """Returns the parameters at a site's name."""
     node: Any = block
     for key in site.name.split("/"):
         node = node[key]

@@ -1,12 +1,12 @@
-"""Several LoRA grafts of one backbone as one, by fixed weights: the verb `combine`.
+"""The verb `combine`: several LoRA grafts of one backbone as one, by fixed weights.
 
 With D_i = s_i A_i B_i, the update of graft i at a site, and weights w_i:
 
     linear   A = sum sign(w_i) sqrt(|w_i| s_i) A_i, B = sum sqrt(|w_i| s_i) B_i: keeps the rank, has cross terms
     cat      A and B side by side: exactly sum w_i D_i, at the sum of the ranks
     svd      the best approximation of sum w_i D_i at a rank (Eckart & Young 1936)
-    ties     trim each D_i to its largest entries, elect a sign for each entry, average w_i D_i of those that agree
-             (Yadav et al. 2023, arXiv 2306.01708, algorithm 1), then as svd
+    ties     trim each D_i to its largest entries, elect a sign for each entry, average w_i D_i over the grafts that
+             agree with it (Yadav et al. 2023, arXiv 2306.01708, algorithm 1), then as svd
 
 `linear` is PEFT's add_weighted_adapter of that name; `ties` is its `ties_svd`. The head comes from one graft.
 """
@@ -24,31 +24,30 @@ import numpy as np
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.graft import Graft, dropped, load_graft
-from adapters.methods.lora import LoraSetting, lora_spec
+from adapters.methods.lora import Lora, LoraSetting
 from adapters.model import GraftModel
 from adapters.patterns import Site, sites_of
-from adapters.specs import Lora
 from backbone.errors import InputError
 from backbone.sites import LINEAR
 
 How: TypeAlias = Literal["linear", "cat", "svd", "ties"]
-Factors: TypeAlias = tuple[np.ndarray, np.ndarray]  # A [I,r], B [r,O], the scale in them
+Factors: TypeAlias = tuple[np.ndarray, np.ndarray]  # A [I,r] and B [r,O], with the scale multiplied in
 
 
 @dataclass(frozen=True)
 class Combined:
-    """What `combine` wrote."""
+    """The result of `combine`."""
 
-    path: str  # of the new graft
-    content_id: str
-    how: str
+    path: str  # folder of the new graft
+    content_id: str  # content_id of the new graft
+    how: str  # way of combining
     grafts: tuple[str, ...]  # content_id of each graft that was combined
-    weights: tuple[float, ...]  # of each
-    head_from: str  # content_id of the graft whose head and labels it has
-    labels: tuple[str, ...]
-    ranks: dict[str, int]  # by site
+    weights: tuple[float, ...]  # weight of each
+    head_from: str  # content_id of the graft that gave the head and the labels
+    labels: tuple[str, ...]  # names of the labels
+    ranks: dict[str, int]  # rank at each site
     error: float  # |combined - intended| / |intended| over all sites, Frobenius norms
-    dropped: tuple[str, ...]  # what a graft had and the new one has not
+    dropped: tuple[str, ...]  # parts of the grafts that the new one lacks
 
 
 def combine(
@@ -64,32 +63,32 @@ def combine(
 ) -> Combined:
     """Stores the combination of LoRA grafts as a new graft.
 
-    `weights` are one a graft, by default all 1/N. `rank` is that of svd and ties, by default the largest rank among
-    the grafts at a site; `density` is the share of entries that ties keeps. `head_from` is one of `grafts`, by
-    default the first. Raises InputError for grafts of other methods, or of different backbones.
+    `weights` has one number for each graft, by default all 1/N. `rank` is the rank of svd and ties, by default the
+    largest among the grafts at a site. `density` is the share of entries that ties keeps. `head_from` is one of
+    `grafts`, by default the first. Raises InputError for grafts of other methods, or of different backbones.
     """
     weights = _checked(grafts, weights, how, rank, density)
     loaded = [load_graft(grafts[0], backbone)]
     loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
     parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
-    named = Path(head_from) if head_from is not None else Path(grafts[0])
-    if named not in list(map(Path, grafts)):
-        raise InputError(f"--head-from: {named} is none of the combined grafts: {', '.join(map(str, grafts))}")
-    first = loaded[list(map(Path, grafts)).index(named)]
-    found: dict[Site, Factors] = {}
+    head_path = Path(head_from) if head_from is not None else Path(grafts[0])
+    if head_path not in list(map(Path, grafts)):
+        raise InputError(f"--head-from: {head_path} is none of the combined grafts: {', '.join(map(str, grafts))}")
+    first = loaded[list(map(Path, grafts)).index(head_path)]
+    factors: dict[Site, Factors] = {}
     missed = intended = 0.0
     for site in (site for site in sites_of(loaded[0].backbone.spec, LINEAR) if any(site in part for part in parts)):
         present = [(w, part[site]) for w, part in zip(weights, parts, strict=True) if site in part]
-        found[site], wanted = combined([f for _, f in present], [w for w, _ in present], how, rank, density)
-        missed += float(np.square(found[site][0] @ found[site][1] - wanted).sum())
-        intended += float(np.square(wanted).sum())
+        factors[site], update = combined([f for _, f in present], [w for w, _ in present], how, rank, density)
+        missed += float(np.square(factors[site][0] @ factors[site][1] - update).sum())
+        intended += float(np.square(update).sum())
     # a scale of one: alpha equals the rank
-    spec = lora_spec({s: (a.shape[1], float(a.shape[1])) for s, (a, _) in found.items()}, first.backbone.spec)
+    lora = Lora.with_ranks({s: (a.shape[1], float(a.shape[1])) for s, (a, _) in factors.items()}, first.backbone.spec)
     adapter: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    for site, (a, b) in found.items():
+    for site, (a, b) in factors.items():
         leaves = {"a": a.astype(np.float32), "b": b.astype(np.float32)}
         adapter.setdefault(str(site.block), {})[site.name] = leaves
-    model = GraftModel(first.backbone.network, (spec,), first.model.head, first.model.labels)
+    model = GraftModel(first.backbone.network, (lora,), first.model.head, first.model.labels)
     ids = tuple(graft.manifest.content_id for graft in loaded if graft.manifest)
     assert first.manifest is not None
     settings = {"combined": how, "grafts": list(ids), "weights": list(weights), "rank": rank, "density": density}
@@ -117,7 +116,7 @@ def combine(
         weights=tuple(weights),
         head_from=first.manifest.content_id,
         labels=model.labels,
-        ranks={site.full_name: a.shape[1] for site, (a, _) in found.items()},
+        ranks={site.full_name: a.shape[1] for site, (a, _) in factors.items()},
         error=math.sqrt(missed / intended) if intended else 0.0,
         dropped=dropped(loaded, "a combined graft"),
     )
@@ -126,7 +125,7 @@ def combine(
 def combined(
     updates: Sequence[Factors], weights: Sequence[float], how: How, rank: int, density: float
 ) -> tuple[Factors, np.ndarray]:
-    """Factors of the combination at one site, and the update [I,O] that was intended."""
+    """Returns the factors of the combination at one site, and the update [I,O] that was intended."""
     deltas = [w * a @ b for w, (a, b) in zip(weights, updates, strict=True)]
     total = np.sum(deltas, axis=0)
     if how == "cat":
@@ -145,7 +144,7 @@ def combined(
 
 
 def ties(deltas: Sequence[np.ndarray], weights: Sequence[float], density: float) -> np.ndarray:
-    """Algorithm 1 of TIES on one array of each task; the weights come in after the election, as in PEFT."""
+    """Runs algorithm 1 of TIES on one array of each task; the weights apply after the election, as in PEFT."""
     trimmed = []
     for delta in deltas:
         kept = int(density * delta.size)
@@ -160,7 +159,7 @@ def ties(deltas: Sequence[np.ndarray], weights: Sequence[float], density: float)
 
 
 def truncated(delta: np.ndarray, rank: int) -> Factors:
-    """The nearest product of rank `rank`, its singular values shared evenly by both factors."""
+    """Returns the nearest product of rank `rank`, its singular values shared evenly by both factors."""
     u, s, v = np.linalg.svd(delta, full_matrices=False)
     rank = min(rank, len(s))
     root = np.sqrt(s[:rank])
@@ -168,22 +167,24 @@ def truncated(delta: np.ndarray, rank: int) -> Factors:
 
 
 def _updates(path: str | Path, graft: Graft) -> dict[Site, Factors]:
-    """A with the scale's root in it, and B likewise, of each site, float64."""
-    if [type(spec) for spec in graft.model.methods] != [Lora]:
-        have = ", ".join(spec.method for spec in graft.model.methods) or "no method"
-        raise InputError(f"{path}: only grafts of one lora can be combined; this one has {have}")
-    settings: dict[Site, LoraSetting] = graft.model.site_parts["lora"][1]
-    found = {}
+    """Returns the factors (A, B) of each site's update A @ B in float64, each multiplied by sqrt(scale)."""
+    tags = [method.tag for method in graft.model.methods]
+    if tags != [Lora.tag]:
+        present = ", ".join(tags) or "no method"
+        raise InputError(f"{path}: only grafts of one lora can be combined; this one has {present}")
+    settings: dict[Site, LoraSetting] = graft.model.site_parts[Lora.tag][1]
+    factors = {}
     for site, setting in settings.items():
-        leaves = graft.params["adapter"]["lora"][str(site.block)][site.name]
+        leaves = graft.params["adapter"][Lora.tag][str(site.block)][site.name]
         a, b = (np.asarray(leaves[name], np.float64) * math.sqrt(setting.scale) for name in "ab")
-        found[site] = (a, b)
-    return found
+        factors[site] = (a, b)
+    return factors
 
 
 def _checked(
     grafts: Sequence[str | Path], weights: Sequence[float], how: How, rank: int, density: float
 ) -> tuple[float, ...]:
+    """Returns the weights; raises InputError for options that do not fit each other or the grafts."""
     if len(grafts) < 2:
         raise InputError("combine: at least two grafts are needed")
     if weights and len(weights) != len(grafts):

@@ -5,7 +5,8 @@
     logits = model.logits(backbone, params, {"ids": ids, "mask": mask})
 
 The parameters of a site method lie at `adapter.<method>.<block>.<site>`, those of a feature method
-at `adapter.<method>`. Which blocks are computed, and from which boundary, is the caller's choice.
+at `adapter.<method>`. The caller chooses which blocks are computed, and from which boundary. Shape letters: `B` batch,
+`T` tokens, `D` width of the backbone, `F` features, `C` labels.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ import jax.numpy as jnp
 
 from adapters.heads import head_of, join_sides, pool
 from adapters.hooks import GraftHooks
-from adapters.methods import METHODS, FeatureMethod, SiteMethod
-from adapters.methods.method import Array, select
+from adapters.methods.method import Array, FeatureMethod, Method, SiteMethod, feature_methods, select, site_methods
 from adapters.patterns import Site
-from adapters.specs import HeadSpec, MethodSpec
+from adapters.specs import HeadSpec
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params
@@ -33,17 +33,18 @@ from backbone.trees import Params
 class GraftModel:
     """The static half of a graft; hashable, holds no weights."""
 
-    network: Network
-    methods: tuple[MethodSpec, ...]
-    head: HeadSpec
-    labels: tuple[str, ...]  # names, in the order of the logits
+    network: Network  # the backbone without its weights
+    methods: tuple[Method, ...]  # methods of the adapter, in the order they act
+    head: HeadSpec  # settings of the head
+    labels: tuple[str, ...]  # names of the labels, in the order of the logits
 
     def __post_init__(self) -> None:
-        names = [spec.method for spec in self.methods]
+        names = [method.tag for method in self.methods]
         if len(set(names)) != len(names):
             raise InputError(f"adapter: each method may appear once in a graft, got {', '.join(names)}")
-        if len([m for m in self.methods if isinstance(METHODS[type(m)], FeatureMethod)]) > 1:
-            raise InputError(f"adapter: at most one of {', '.join(names)} may feed the head (probe, ladder)")
+        if len(features := feature_methods(self.methods)) > 1:
+            known = ", ".join(method.tag for method in features)
+            raise InputError(f"adapter: at most one of {known} may feed the head")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise InputError("labels: names must be distinct and at least one")
         if self.head.pooling == "pooler" and not self.network.spec.pooler:
@@ -52,7 +53,7 @@ class GraftModel:
         _ = self.site_parts, self.taps
 
     def _require_leaders(self) -> None:
-        """A method that reads the frozen kernel as if it were alone comes first at its sites."""
+        """Raises InputError where another method acts before one that reads the frozen kernel as if it were alone."""
         taken: dict[Site, str] = {}
         for name, (method, settings) in self.site_parts.items():
             for site in settings:
@@ -63,77 +64,61 @@ class GraftModel:
                 taken.setdefault(site, name)
 
     @cached_property
-    def site_parts(self) -> dict[str, tuple[SiteMethod[Any], dict[Site, Any]]]:
-        """Site methods by name, with the setting of each matched site."""
-        parts = {}
-        for spec in self.methods:
-            method = METHODS[type(spec)]
-            if isinstance(method, SiteMethod):
-                parts[spec.method] = (method, method.settings(spec, self.network.spec))
-        return parts
+    def site_parts(self) -> dict[str, tuple[SiteMethod, dict[Site, Any]]]:
+        """Returns the site methods by name, each with its setting at every matched site."""
+        return {method.tag: (method, method.settings(self.network.spec)) for method in site_methods(self.methods)}
 
     @cached_property
-    def feature_part(self) -> tuple[MethodSpec, FeatureMethod[Any]] | None:
-        """The method that feeds the head, if one does."""
-        for spec in self.methods:
-            method = METHODS[type(spec)]
-            if isinstance(method, FeatureMethod):
-                return spec, method
-        return None
+    def feature_method(self) -> FeatureMethod | None:
+        """Returns the method that makes the head's features, if one does."""
+        return next(iter(feature_methods(self.methods)), None)
 
     @cached_property
     def taps(self) -> tuple[int, ...]:
-        """Boundaries whose hidden states the head or a side network reads."""
-        if self.feature_part is None:
+        """Returns the boundaries whose hidden states the head or a feature method reads."""
+        if self.feature_method is None:
             return (self.network.spec.blocks,)
-        spec, method = self.feature_part
-        return method.taps(spec, self.network.spec)
+        return self.feature_method.taps(self.network.spec)
 
     @cached_property
     def adapted_blocks(self) -> tuple[int, ...]:
-        """Blocks in which a site method acts, ascending."""
+        """Returns the blocks in which a site method acts, ascending."""
         return tuple(sorted({site.block for _, settings in self.site_parts.values() for site in settings}))
 
     @property
     def sides(self) -> int:
-        """Rows of tokens that are encoded for an example: 2 for pairs encoded apart, else 1."""
+        """Returns how many rows of tokens are encoded for an example: 2 for pairs encoded apart, else 1."""
         return 2 if self.head.pair in ("two_tower", "cosine") else 1
 
     @property
     def pooled_width(self) -> int:
-        """Width of one boundary's states, pooled."""
+        """Returns the width of one boundary's states, pooled."""
         width = self.network.spec.width
         return {"two_tower": 4 * width, "cosine": 1}.get(self.head.pair, width)
 
     @cached_property
     def feature_width(self) -> int:
-        """Width F of the head's features."""
-        if self.feature_part is None:
+        """Returns the width F of the head's features."""
+        if self.feature_method is None:
             return self.pooled_width
-        spec, method = self.feature_part
-        return method.width(spec, self.network.spec) // self.network.spec.width * self.pooled_width
+        return self.feature_method.width(self.network.spec) // self.network.spec.width * self.pooled_width
 
     def init(self, rng: Array) -> Params:
-        """Fresh float32 parameters; site methods are the identity (prefix is not) and the head is zero."""
+        """Returns fresh float32 parameters; the head is zero, and adapters change nothing (except prefix)."""
         adapter: Params = {}
-        for number, spec in enumerate(self.methods):
+        for number, method in enumerate(self.methods):
             key = jax.random.fold_in(rng, number)
-            if spec.method in self.site_parts:
-                method, settings = self.site_parts[spec.method]
-                blocks: Params = {}
-                for order, (site, setting) in enumerate(settings.items()):
-                    leaves = method.init(spec, site, setting, jax.random.fold_in(key, order))
-                    blocks.setdefault(str(site.block), {})[site.name] = leaves
-                adapter[spec.method] = blocks
-            elif self.feature_part is not None:
-                adapter[spec.method] = self.feature_part[1].init(spec, self.network.spec, key)
+            if method.tag in self.site_parts:
+                adapter[method.tag] = _site_leaves(*self.site_parts[method.tag], key)
+            elif self.feature_method is not None:
+                adapter[method.tag] = self.feature_method.init(self.network.spec, key)
         head = head_of(self.head).init(self.feature_width, len(self.labels))
         if self.head.pooling == "attention":
             head["query"] = jnp.zeros((self.network.spec.width,))
         return {"adapter": adapter, "head": head}
 
     def abstract(self) -> Params:
-        """Shapes and dtypes of `init`."""
+        """Returns the shapes and dtypes of `init`."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     def features(
@@ -148,32 +133,31 @@ class GraftModel:
         remat: bool = False,
         head: Params | None = None,
     ) -> Array:
-        """The head's input [B,F], or [B,T,F] for tagging.
+        """Returns the head's input [B,F], or [B,T,F] for tagging.
 
-        `inputs` holds `mask` bool [B,T] and `ids` int32 [B,T], or instead of ids `states`: hidden states
-        [B,T,D] by boundary, as `run_blocks` would give them below (the boundary cache). Blocks run from
-        the highest of them that lies under everything still missing. Of pairs encoded apart, both sides lie
-        there one after the other: 2B rows for B examples. `head` holds the query of attention pooling;
-        without it that is the mean.
+        `inputs` holds `mask` bool [B,T] and `ids` int32 [B,T]. Instead of ids it may hold `states`: hidden states
+        [B,T,D] by boundary, as `run_blocks` would give them there (the boundary cache). Blocks run from the highest
+        of these boundaries that lies under everything still missing. Of pairs encoded apart, both sides follow
+        one another: 2B rows for B examples. `head` holds the query of attention pooling; without it the mean is taken.
         """
-        given = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
-        missing = [tap for tap in self.taps if tap not in given]
+        stored = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
+        missing = [tap for tap in self.taps if tap not in stored]
         if not missing:
-            chosen = {k: given[k] for k in self.taps}
-            return self.features_from_states(backbone, adapter, chosen, inputs["mask"], head, slots)
-        start = max((k for k in given if k <= min(missing)), default=0)
-        hidden = given[start] if start in given else self.network.embed(backbone, inputs, dtype)
-        each = slots if slots is None or self.sides == 1 else jnp.repeat(slots, self.sides)
-        hooks = GraftHooks(self.site_parts, adapter, each) if self.site_parts else None
+            tapped = {k: stored[k] for k in self.taps}
+            return self.features_from_states(backbone, adapter, tapped, inputs["mask"], head, slots)
+        start = max((k for k in stored if k <= min(missing)), default=0)
+        hidden = stored[start] if start in stored else self.network.embed(backbone, inputs, dtype)
+        row_slots = slots if slots is None or self.sides == 1 else jnp.repeat(slots, self.sides)
+        hooks = GraftHooks(self.site_parts, adapter, row_slots) if self.site_parts else None
         _, states = self.network.run_blocks(
             backbone, hidden, inputs["mask"], hooks, start=start, stop=max(missing), taps=missing, rng=rng, remat=remat
         )
-        return self.features_from_states(backbone, adapter, {**given, **states}, inputs["mask"], head, slots)
+        return self.features_from_states(backbone, adapter, {**stored, **states}, inputs["mask"], head, slots)
 
     def pooled(
         self, backbone: Params, hidden: Array, mask: Array, head: Params | None = None, slots: Array | None = None
     ) -> Array:
-        """Finished states [B,T,D] as the head reads them, sides joined: [B,P], or [B,T,D] for tagging."""
+        """Pools finished states [B,T,D] as the head reads them, sides joined: [B,P], or [B,T,D] for tagging."""
         query = None if head is None or "query" not in head else select(head["query"], slots)
         if query is not None and slots is not None:
             query = jnp.repeat(query, self.sides, axis=0)
@@ -189,9 +173,9 @@ class GraftModel:
         head: Params | None = None,
         slots: Array | None = None,
     ) -> Array:
-        """The head's input [B,F], or [B,T,F] for tagging, from the hidden states at `taps`, each [B,T,D].
+        """Returns the head's input [B,F], or [B,T,F] for tagging, from the hidden states at `taps`, each [B,T,D].
 
-        A side network runs row by row where `slots` choose its parameters.
+        A method with parameters runs row by row where `slots` choose them.
         """
         last = self.network.spec.blocks
         states = {k: self.network.finish(backbone, states[k]) if k == last else states[k] for k in self.taps}
@@ -199,25 +183,25 @@ class GraftModel:
         def pooled(hidden: Array) -> Array:
             return self.pooled(backbone, hidden, mask, head, slots)
 
-        if self.feature_part is None:
+        method = self.feature_method
+        if method is None:
             return pooled(states[last])
-        spec, method = self.feature_part
-        leaves = adapter.get(spec.method, {})
+        leaves = adapter.get(method.tag, {})
         if slots is None or not leaves:
-            return method.features(spec, self.network.spec, leaves, states, mask, pooled)
+            return method.features(self.network.spec, leaves, states, mask, pooled)
 
-        def row(leaves: Params, own: Params, states: Mapping[int, Array], mask: Array) -> Array:
+        def row(leaves: Params, query: Params, states: Mapping[int, Array], mask: Array) -> Array:
             def pooled(hidden: Array) -> Array:
-                return self.pooled(backbone, hidden, mask, own)
+                return self.pooled(backbone, hidden, mask, query)
 
-            return method.features(spec, self.network.spec, leaves, states, mask, pooled)[0]
+            return method.features(self.network.spec, leaves, states, mask, pooled)[0]
 
         def sides(rows: Array) -> Array:
             return rows.reshape(-1, self.sides, *rows.shape[1:])
 
-        own = {} if head is None or "query" not in head else {"query": head["query"][slots]}
+        queries = {} if head is None or "query" not in head else {"query": head["query"][slots]}
         chosen = jax.tree.map(lambda leaf: leaf[slots], leaves)
-        return jax.vmap(row)(chosen, own, jax.tree.map(sides, dict(states)), sides(mask))
+        return jax.vmap(row)(chosen, queries, jax.tree.map(sides, dict(states)), sides(mask))
 
     def logits(
         self,
@@ -230,7 +214,7 @@ class GraftModel:
         rng: Array | None = None,
         remat: bool = False,
     ) -> Array:
-        """Logits float32 [B,C], or [B,T,C] for tagging; `rng` switches dropout on."""
+        """Returns logits float32 [B,C], or [B,T,C] for tagging; `rng` switches dropout on."""
         block_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
         adapter, head = params.get("adapter", {}), params["head"]
         features = self.features(
@@ -239,6 +223,15 @@ class GraftModel:
         return head_of(self.head).logits(self.head, params["head"], features, slots, head_rng)
 
     def logits_from_states(self, backbone: Params, params: Params, states: Mapping[int, Array], mask: Array) -> Array:
-        """Logits float32 [B,C], or [B,T,C] for tagging, from the hidden states at `taps`, each [B,T,D]."""
+        """Returns logits float32 [B,C], or [B,T,C] for tagging, from the hidden states at `taps`, each [B,T,D]."""
         features = self.features_from_states(backbone, params.get("adapter", {}), states, mask, params["head"])
         return head_of(self.head).logits(self.head, params["head"], features, None, None)
+
+
+def _site_leaves(method: SiteMethod, settings: Mapping[Site, Any], key: Array) -> Params:
+    """Returns fresh leaves by block and site name; the order of the sites decides their random keys."""
+    blocks: Params = {}
+    for order, (site, setting) in enumerate(settings.items()):
+        leaves = method.init(site, setting, jax.random.fold_in(key, order))
+        blocks.setdefault(str(site.block), {})[site.name] = leaves
+    return blocks

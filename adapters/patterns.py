@@ -1,8 +1,7 @@
-"""Sites of an encoder, and glob patterns over their names that must each match something.
+"""Sites of an encoder, and glob patterns over their names that must each match something. Imports no jax.
 
-A site's name is `attention/query`, its full name `3/attention/query`. A pattern whose first segment
-is a block number or `*` and that has as many segments as a full name is matched against full names,
-any other against names. Matching is by segment: `*` does not cross a slash.
+A site's name is `attention/query`, its full name `3/attention/query`. A pattern with as many segments as a full name
+is matched against full names, any other against names. Matching is by segment: `*` does not cross a slash.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from adapters.specs import block_range
+from adapters.methods.settings import block_range
 from backbone.errors import InputError, nearest
 from backbone.sites import (
     ATTEND,
@@ -34,17 +33,18 @@ class Site:
     """One place in one block."""
 
     block: int  # block number
-    name: str  # e.g. attention/query
-    inputs: int  # width of what comes in
-    outputs: int  # width of what goes out
+    name: str  # name within the block, e.g. attention/query
+    inputs: int  # width of the input
+    outputs: int  # width of the output
 
     @property
     def full_name(self) -> str:
+        """Returns the name with the block number before it."""
         return f"{self.block}/{self.name}"
 
 
 def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:
-    """All sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`, `NORM`, or several) in the chosen blocks, in order.
+    """Returns all sites of a kind (`LINEAR`, `SUBLAYER`, `ATTEND`, `NORM`, or several) in the chosen blocks, in order.
 
     A block without an attention norm (ModernBERT's first) has no site there.
     """
@@ -61,38 +61,38 @@ def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> t
 
 
 def _matches(pattern: str, site: Site) -> bool:
-    wanted = pattern.split("/")
+    globs = pattern.split("/")
     for name in (site.name, site.full_name):
-        have = name.split("/")
-        if len(have) == len(wanted) and all(fnmatchcase(h, w) for h, w in zip(have, wanted, strict=True)):
+        segments = name.split("/")
+        if len(segments) == len(globs) and all(fnmatchcase(s, g) for s, g in zip(segments, globs, strict=True)):
             return True
     return False
 
 
 def match(patterns: Sequence[str], sites: Sequence[Site], field: str = "sites") -> dict[str, tuple[Site, ...]]:
-    """What each pattern matched; raises InputError naming `field` if one matched nothing."""
-    found = {pattern: tuple(site for site in sites if _matches(pattern, site)) for pattern in patterns}
-    for pattern, matched in found.items():
+    """Returns the sites that each pattern matched; raises InputError naming `field` if one matched nothing."""
+    groups = {pattern: tuple(site for site in sites if _matches(pattern, site)) for pattern in patterns}
+    for pattern, matched in groups.items():
         if not matched:
             names = {site.name for site in sites} | (
                 {site.full_name for site in sites} if pattern[:1].isdigit() else set()
             )
             raise InputError(f"{field}: the pattern {pattern!r} matches no site; {nearest(pattern, names)}")
-    return found
+    return groups
 
 
 def matched_sites(patterns: Sequence[str], sites: Sequence[Site], field: str = "sites") -> tuple[Site, ...]:
-    """The union of what the patterns matched, in order."""
-    found = {site for group in match(patterns, sites, field).values() for site in group}
-    return tuple(sorted(found, key=sites.index))
+    """Returns the sites that at least one pattern matched, in order."""
+    matched = {site for group in match(patterns, sites, field).values() for site in group}
+    return tuple(site for site in sites if site in matched)
 
 
-def covering(found: Collection[Site], encoder: EncoderSpec) -> tuple[tuple[str, ...], str]:
-    """The shortest patterns, and range of blocks, that match exactly `found`."""
-    blocks = sorted({site.block for site in found})
-    names = tuple(dict.fromkeys(site.name for site in found))
-    if blocks != list(range(blocks[0], blocks[-1] + 1)) or len(found) != len(blocks) * len(names):
-        return tuple(site.full_name for site in found), ""
+def covering(sites: Collection[Site], encoder: EncoderSpec) -> tuple[tuple[str, ...], str]:
+    """Returns the shortest patterns, and range of blocks, that match exactly `sites`."""
+    blocks = sorted({site.block for site in sites})
+    names = tuple(dict.fromkeys(site.name for site in sites))
+    if blocks != list(range(blocks[0], blocks[-1] + 1)) or len(sites) != len(blocks) * len(names):
+        return tuple(site.full_name for site in sites), ""
     return names, "" if len(blocks) == encoder.blocks else f"{blocks[0]}:{blocks[-1] + 1}"
 
 

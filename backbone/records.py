@@ -14,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
+import sys
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -101,8 +103,17 @@ def decode(kind: type[T], value: Any, where: str = "") -> T:
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """Resolved annotations of a dataclass."""
-    return typing.get_type_hints(cls)
+    """Returns the resolved annotations of a dataclass.
+
+    A variant may come from a script that has ended and left no module: its registry keeps the names of its file.
+    """
+    if not issubclass(cls, Registered):
+        return typing.get_type_hints(cls)
+    resolved: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names = cls.registry.names[base.__dict__["tag"]] if "tag" in vars(base) else vars(sys.modules[base.__module__])
+        resolved |= inspect.get_annotations(base, globals=names, eval_str=True)
+    return resolved
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

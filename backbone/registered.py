@@ -30,6 +30,14 @@ VARIANTS = "TOPGRAFT_VARIANTS"  # environment variable: modules or scripts that 
 B = TypeVar("B")
 
 
+class UnknownVariant(InputError):
+    """A tag that no variant has."""
+
+    def __init__(self, message: str, tag: str = ""):
+        super().__init__(message)
+        self.tag = tag
+
+
 @dataclass
 class Registry:
     """The variants of one base class."""
@@ -39,13 +47,14 @@ class Registry:
     loaded: bool = False  # the folder has been imported
     variants: dict[str, type] = field(default_factory=dict)  # class of each tag
     files: dict[str, str] = field(default_factory=dict)  # file that defines each tag
+    names: dict[str, dict[str, Any]] = field(default_factory=dict)  # names in that file, kept after a script has ended
 
 
 class Registered:
     """A base of variants (`by`, `folder`), a variant (`tag`), or something between them (neither)."""
 
     registry: ClassVar[Registry]
-    tag: ClassVar[str]
+    tag: ClassVar[str]  # name in records
 
     def __init_subclass__(
         cls, *, by: str | None = None, folder: str = "", tag: str | None = None, **arguments: Any
@@ -54,9 +63,16 @@ class Registered:
         if by is not None:
             cls.registry = Registry(by, folder)
         if tag is not None:
+            frame = sys._getframe(1)  # of the class statement
             cls.tag = tag
             setattr(cls, cls.registry.by, tag)
-            _register(cls, sys._getframe(1).f_code.co_filename)
+            _register(cls, _resolved(frame.f_code.co_filename))
+            cls.registry.names[tag] = frame.f_globals
+
+
+def _resolved(file: str) -> str:
+    """Returns the one name of a file, however the script was called; code without a file keeps its name (`<stdin>`)."""
+    return str(Path(file).resolve()) if Path(file).is_file() else file
 
 
 def _register(cls: Any, file: str) -> None:
@@ -85,9 +101,10 @@ def variant(base: type[B], tag: str, where: str = "") -> type[B]:
         known = variants(base)
     if tag not in known:
         by = base.registry.by  # type: ignore[attr-defined]
-        raise InputError(
+        raise UnknownVariant(
             f"{where or by}: {tag!r} is unknown; {nearest(tag, known)}; a variant of your own needs the script or "
-            f"module that defines it: import it first, or name it in {VARIANTS}"
+            f"module that defines it: import it first, or name it in {VARIANTS}",
+            tag,
         )
     return known[tag]
 

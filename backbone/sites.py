@@ -13,19 +13,17 @@ Four kinds, and one class of hooks for each block (shapes: B batch, T tokens, D 
              used, [D] or one for each row, [B,1,D]. Biases of dense layers need no hook of their own:
              a linear site adds to its output.
 
-The block never asks which method is there; `Plain` is what it calls when nothing is grafted.
+The block never asks which method is there; with nothing grafted it calls `PLAIN_HOOKS`. Importing this module imports
+no jax.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-import jax
-import jax.numpy as jnp
+from backbone.lazy import jax, jnp
 
-from backbone.products import matrix_product
-
-Array = jax.Array
+Array: TypeAlias = "jax.Array"
 
 QUERY, KEY, VALUE = "attention/query", "attention/key", "attention/value"
 ATTENTION_OUTPUT, MLP_UP, MLP_DOWN = "attention/output", "mlp/up", "mlp/down"
@@ -38,7 +36,12 @@ NORM = (ATTENTION_NORM, MLP_NORM)
 
 
 def product(x: Array, kernel: Array, bias: Array | None) -> Array:
-    """x W + b in the dtype of x, as one matrix product: XLA on CPU is slower with a batch axis."""
+    """Returns x W + b in the dtype of x, as one product of matrices.
+
+    XLA on CPU is slower with a batch axis.
+    """
+    from backbone.products import matrix_product
+
     y = matrix_product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
     y = y if bias is None else y + bias.astype(x.dtype)
     return y.reshape(*x.shape[:-1], -1)
@@ -51,7 +54,7 @@ class BlockHooks:
         return product(x, kernel, bias)
 
     def joint(self, names: tuple[str, ...], x: Array, kernel: Array, bias: Array | None) -> tuple[Array, ...]:
-        """`names` sites on one input; kernel [I, n O], bias [n O]."""
+        """Returns the outputs of several sites that read one input; kernel [I, n O], bias [n O]."""
         return tuple(jnp.split(product(x, kernel, bias), len(names), axis=-1))
 
     def sublayer(self, name: str, x: Array, y: Array) -> Array:

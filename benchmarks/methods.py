@@ -30,7 +30,7 @@ from adapters.specs import (
     Dora,
     Ladder,
     Lora,
-    MethodSpec,
+    Method,
     Norm,
     Prefix,
     Probe,
@@ -49,7 +49,7 @@ from trainers.fitting.step import first_state, make_optimizer, make_step
 
 LABELS = 10
 LORA = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}
-METHODS: dict[str, tuple[MethodSpec, dict[str, Any] | None]] = {
+METHODS: dict[str, tuple[Method, dict[str, Any] | None]] = {
     "lora": (Lora(), LORA),
     "dora": (Dora(), {**LORA, "use_dora": True}),
     "vera": (Vera(), {"peft_type": "VERA", "r": 256, "target_modules": ["query", "value"]}),
@@ -79,7 +79,7 @@ ADAPTERHUB: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(spec: MethodSpec, backbone: Backbone, options: argparse.Namespace) -> dict[str, Any]:
+def measure(spec: Method, backbone: Backbone, options: argparse.Namespace) -> dict[str, Any]:
     """Parameters, FLOPs and seconds of each step, in this process."""
     model = GraftModel(backbone.network, (spec,), Classification(), tuple(map(str, range(LABELS))))
     live = map_leaves(np.asarray, model.init(jax.random.key(0)))

@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.methods import METHODS, SiteMethod
-from adapters.methods.method import at_inference
+from adapters.methods.method import Method, at_inference
 from adapters.model import GraftModel
-from adapters.specs import Classification, HeadSpec, MethodSpec, MultiLabel, Pooling, Probe
+from adapters.specs import Classification, HeadSpec, MultiLabel, Pooling
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params, flatten, map_leaves
@@ -38,14 +37,14 @@ SERVED_HEADS = (Classification, MultiLabel)
 class Group:
     """Grafts that share a bank and a program."""
 
-    methods: tuple[MethodSpec, ...]  # of the widest graft it takes: rank, width, sites, blocks
+    methods: tuple[Method, ...]  # of the widest graft it takes: rank, width, sites, blocks
     pooling: Pooling = "mean"  # of its heads
     slots: int = 32  # grafts resident at a time
 
     def __post_init__(self) -> None:
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
-        object.__setattr__(self, "methods", tuple(at_inference(spec) for spec in self.methods))
+        object.__setattr__(self, "methods", tuple(at_inference(method) for method in self.methods))
 
     def title(self) -> str:
         """For people: `lora+ia3, mean`."""
@@ -105,17 +104,11 @@ class Envelope:
 
 
 def _joined(group: Group, new: Group, network: Network) -> Group | None:
-    kinds = [[type(spec) for spec in g.methods] for g in (group, new)]
+    kinds = [[method.tag for method in g.methods] for g in (group, new)]
     if kinds[0] != kinds[1] or group.pooling != new.pooling or _start(group, network) != _start(new, network):
         return None
-    wide = []
-    for first, second in zip(group.methods, new.methods, strict=True):
-        method = METHODS[type(first)]
-        if isinstance(method, SiteMethod):
-            wide.append(method.widest(first, second, network.spec))
-        else:
-            wide.append(first if first == second else None)
-    return None if None in wide else replace(group, methods=tuple(spec for spec in wide if spec is not None))
+    wide = [first.widest(second, network.spec) for first, second in zip(group.methods, new.methods, strict=True)]
+    return None if None in wide else replace(group, methods=tuple(method for method in wide if method is not None))
 
 
 def _start(group: Group, network: Network) -> int:
@@ -168,19 +161,19 @@ class Bank:
         if len(model.labels) > self.labels:
             raise InputError(f"{len(model.labels)} labels exceed the envelope's {self.labels}")
         self._check_features(model)
-        missing = [spec.method for spec in self.group.methods if spec.method not in {m.method for m in model.methods}]
-        for name in missing:
-            if not getattr(self.model.site_parts[name][0], "identity_at_start", True):
-                raise InputError(f"it has no {name}, which the group cannot switch off")
+        missing = [wide for wide in self.group.methods if wide.tag not in {m.tag for m in model.methods}]
+        for absent in missing:
+            if not absent.identity_at_start:
+                raise InputError(f"it has no {absent.tag}, which the group cannot switch off")
         leaves = map_leaves(np.array, self._blank)
-        order = [spec.method for spec in self.group.methods if spec.method not in missing]
+        order = [wide.tag for wide in self.group.methods if wide not in missing]
         if list(model.site_parts) != [name for name in order if name in self.model.site_parts]:
             raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
         for name, (method, settings) in model.site_parts.items():
             shared = self.model.site_parts[name][1]
             if outside := [site.full_name for site in settings if site not in shared]:
                 raise InputError(f"{name} adapts {', '.join(outside[:4])}, outside the group's sites")
-            if not getattr(method, "identity_at_start", True) and (rest := [s for s in shared if s not in settings]):
+            if not method.identity_at_start and (rest := [s for s in shared if s not in settings]):
                 raise InputError(f"{name} leaves out {rest[0].full_name}, which the group cannot switch off")
             for site, setting in settings.items():
                 own = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
@@ -189,7 +182,7 @@ class Bank:
                 except InputError as error:
                     raise InputError(f"{name} at {site.full_name}: {error}") from error
                 leaves["adapter"][name][str(site.block)][site.name] = fitted
-        if model.feature_part is not None and (name := model.feature_part[0].method) in leaves["adapter"]:
+        if model.feature_method is not None and (name := model.feature_method.tag) in leaves["adapter"]:
             leaves["adapter"][name] = map_leaves(np.asarray, params.get("adapter", {}).get(name, {}))
         extra = self.labels - len(model.labels)
         leaves["head"] = {
@@ -202,16 +195,8 @@ class Bank:
         return SlotLeaves(leaves, self.slot_bytes)
 
     def _check_features(self, model: GraftModel) -> None:
-        """The head must read the same states in the same way; a probe of the last boundary is plain pooling."""
-
-        def reads(model: GraftModel) -> Any:
-            plain = model.feature_part is None or (
-                isinstance(model.feature_part[0], Probe) and model.taps == (model.network.spec.blocks,)
-            )
-            return None if plain or model.feature_part is None else (type(model.feature_part[0]), model.taps)
-
-        own, shared = reads(model), reads(self.model)
-        if own != shared or (own is not None and own[0] is not Probe and not _same_feature(model, self.model)):
+        """Raises InputError unless the head reads the same states in the same way as the group's."""
+        if _features_key(model) != _features_key(self.model):
             raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
 
     def _check_shapes(self, leaves: Params) -> None:
@@ -232,10 +217,9 @@ class Bank:
         jax.block_until_ready(self.leaves)
 
 
-def _same_feature(one: GraftModel, other: GraftModel) -> bool:
-    assert one.feature_part is not None
-    assert other.feature_part is not None
-    return bool(at_inference(one.feature_part[0]) == at_inference(other.feature_part[0]))
+def _features_key(model: GraftModel) -> Any:
+    """Returns what the grafts of one bank must share to make the head's features; None for plain pooling."""
+    return None if model.feature_method is None else model.feature_method.bank_key(model.network.spec)
 
 
 def _write_slot(bank: Params, leaves: Params, slot: jax.Array) -> Params:
@@ -243,7 +227,7 @@ def _write_slot(bank: Params, leaves: Params, slot: jax.Array) -> Params:
     return jax.tree.map(lambda stacked, leaf: write(stacked, leaf, slot, 0), bank, leaves)
 
 
-def _names(methods: tuple[MethodSpec, ...]) -> str:
+def _names(methods: tuple[Method, ...]) -> str:
     return "+".join(spec.method for spec in methods) or "none"
 
 

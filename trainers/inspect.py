@@ -9,9 +9,9 @@ from typing import Any
 from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import MANIFEST, read_manifest
 from adapters.artefact.scope import read_scope
-from adapters.methods import METHODS, SiteMethod
+from adapters.methods.method import Method
 from adapters.model import GraftModel
-from adapters.specs import HeadSpec, MethodSpec, Regression
+from adapters.specs import HeadSpec, Regression
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
@@ -90,7 +90,7 @@ def _describe(
     path: str,
     facts: dict[str, Any],
     spec: EncoderSpec,
-    methods: tuple[MethodSpec, ...],
+    methods: tuple[Method, ...],
     head: HeadSpec,
     labels: tuple[str, ...],
 ) -> Inspection:
@@ -98,14 +98,11 @@ def _describe(
     model = GraftModel(network, methods, head, labels)
     weights = model.abstract()
     trainable, frozen = count(weights), count(network.abstract())
-    matched = {}
-    for method_spec in methods:
-        method = METHODS[type(method_spec)]
-        if isinstance(method, SiteMethod):
-            for pattern, sites in method.matched(method_spec, spec).items():
-                matched[f"{method_spec.method} {pattern}".strip()] = [site.full_name for site in sites]
-        else:
-            matched[method_spec.method] = [f"boundary {tap}" for tap in method.taps(method_spec, spec)]
+    matched = {
+        f"{method.tag} {pattern}".strip(): list(places)
+        for method in methods
+        for pattern, places in method.matched(spec).items()
+    }
     return Inspection(
         what=what,
         path=path,

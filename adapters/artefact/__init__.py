@@ -1,1 +1,1 @@
-"""The stored graft: manifest, tensors, canary, and what may lie beside them."""
+"""The stored graft: manifest, tensors, canary, and the optional parts beside them."""

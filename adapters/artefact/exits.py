@@ -1,9 +1,9 @@
-"""Early exits of a graft: linear heads at lower boundaries, and when they may answer. Imports no jax.
+"""Early exits of a graft: linear heads at lower boundaries, and the rule when they may answer. Imports no jax.
 
-An exit reads the mean of the graft's own hidden states at its boundary. Below the lowest adapted block those are the
-states of the bare backbone, which every graft shares; above it the adapted ones, which the full answer passes through
-anyway. A row is answered by the first exit whose largest probability reaches the threshold, one for all exits: it was
-calibrated for all of them together (`trainers.extras.risk`), so they are used together or not at all.
+An exit reads the mean of the graft's hidden states at its boundary. Up to the lowest adapted block these are the
+states of the bare backbone, which every graft shares. Above it they are the adapted states, which the full answer
+passes through anyway. The first exit whose largest probability reaches the threshold answers a row. All exits share
+one threshold, calibrated for all of them together (`trainers.extras.risk`): they are used together or not at all.
 Shape letters: `N` rows, `E` exits, `D` width, `C` labels.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from adapters.artefact.manifest import EXITS_FILE, Manifest
-from adapters.artefact.read import read_tensors
+from adapters.artefact.read import misfits, read_tensors
 from backbone.errors import InputError
 
 
@@ -25,28 +25,28 @@ from backbone.errors import InputError
 class Exits:
     """The heads below the full answer."""
 
-    boundaries: tuple[int, ...]  # blocks below each exit, ascending
-    kernels: np.ndarray  # float32 [E,D,C]
-    biases: np.ndarray  # float32 [E,C]
-    threshold: float  # least confidence of an early answer
-    extra_error: float  # most of the rows that are right in full and wrong early ...
-    confidence: float  # ... with this probability over draws of the calibration rows
-    rows: int  # calibrated on
-    losses: int  # of them, right in full and wrong early
-    left: tuple[float, ...]  # share of them that took each exit
+    boundaries: tuple[int, ...]  # boundary of each exit, ascending
+    kernels: np.ndarray  # weights of the exits' heads, float32 [E,D,C]
+    biases: np.ndarray  # biases of the exits' heads, float32 [E,C]
+    threshold: float  # smallest confidence of an early answer
+    extra_error: float  # bound on the share of rows that full depth answers correctly and an exit answers wrongly
+    confidence: float  # probability, over draws of the calibration rows, that the bound holds
+    rows: int  # number of calibration rows
+    losses: int  # calibration rows that full depth answers correctly and an exit answers wrongly
+    left: tuple[float, ...]  # share of the calibration rows that each exit answers
 
     def logits(self, number: int, pooled: np.ndarray) -> np.ndarray:
-        """Logits float32 [N,C] of exit `number` from pooled states [N,D]."""
+        """Returns logits float32 [N,C] of exit `number` from pooled states [N,D]."""
         return np.asarray(pooled @ self.kernels[number] + self.biases[number], np.float32)
 
     def confident(self, logits: np.ndarray) -> np.ndarray:
-        """Whether each row of logits [N,C] is answered here, bool [N]."""
+        """Returns whether the exit answers each row of logits [N,C], bool [N]."""
         return confidence(logits) >= self.threshold
 
     def answers(self, full: np.ndarray, pooled: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """Logits float32 [N,C] of what answers each row, and its boundary int [N]: an exit's, or `depth`.
+        """Returns the logits float32 [N,C] that answer each row, and their boundary int [N]: an exit's, or `depth`.
 
-        `full` [N,C] are the logits of the whole, `pooled` [N,E D] the states at the exits side by side.
+        `full` [N,C] are the logits of full depth, `pooled` [N,E D] the pooled states at the exits, side by side.
         """
         logits, place = full, np.full(len(full), depth)
         for number, features in reversed(list(enumerate(np.split(pooled, len(self.boundaries), axis=1)))):
@@ -56,7 +56,7 @@ class Exits:
         return logits, place
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """For a file."""
+        """Returns the arrays of `exits.safetensors`."""
         return {
             "boundaries": np.array(self.boundaries, np.int32),
             "kernels": np.ascontiguousarray(self.kernels),
@@ -67,7 +67,7 @@ class Exits:
         }
 
     def facts(self) -> dict[str, Any]:
-        """For people."""
+        """Returns the facts that `inspect` and `train --json` print."""
         return {
             "boundaries": list(self.boundaries),
             "threshold": round(self.threshold, 5),
@@ -80,13 +80,13 @@ class Exits:
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
-    """The largest probability float [N] of logits [N,C]."""
+    """Returns the largest probability float [N] of logits [N,C]."""
     shifted = logits.astype(float) - logits.max(axis=1, keepdims=True)
     return np.asarray(1 / np.exp(shifted).sum(axis=1))
 
 
 def read_exits(path: Path, manifest: Manifest, width: int, blocks: int) -> Exits | None:
-    """The exits of a graft folder, verified, for a backbone of this width and depth; None where it has none."""
+    """Returns a graft folder's verified exits, for a backbone of this width and depth; None if it has none."""
     if EXITS_FILE not in manifest.files:
         return None
     return _from_tensors(
@@ -94,9 +94,9 @@ def read_exits(path: Path, manifest: Manifest, width: int, blocks: int) -> Exits
     )
 
 
-def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, blocks: int, labels: int) -> Exits:
-    count = max(len(found.get("boundaries", ())), 1)
-    wanted = {
+def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path, width: int, blocks: int, labels: int) -> Exits:
+    count = max(len(tensors.get("boundaries", ())), 1)
+    expected = {
         "boundaries": ((count,), "int32"),
         "kernels": ((count, width, labels), "float32"),
         "biases": ((count, labels), "float32"),
@@ -104,17 +104,16 @@ def _from_tensors(found: Mapping[str, np.ndarray], file: Path, width: int, block
         "promise": ((3,), "float64"),
         "calibration": ((2,), "int64"),
     }
-    have = {name: (leaf.shape, leaf.dtype.name) for name, leaf in found.items()}
-    if wrong := sorted(name for name in {*wanted, *have} if wanted.get(name) != have.get(name)):
+    if wrong := misfits(tensors, expected):
         raise InputError(f"{file}: {', '.join(wrong)}: missing, unexpected or of another shape than the backbone's")
-    if not all(np.isfinite(leaf).all() for leaf in found.values()):
+    if not all(np.isfinite(leaf).all() for leaf in tensors.values()):
         raise InputError(f"{file}: values that are not finite")
-    boundaries = tuple(found["boundaries"].tolist())
-    threshold, extra_error, sure = found["promise"].tolist()
+    boundaries = tuple(tensors["boundaries"].tolist())
+    threshold, extra_error, sure = tensors["promise"].tolist()
     ascending = all(0 < low < high for low, high in zip((0, *boundaries), (*boundaries, blocks), strict=True) if low)
     if not (boundaries[0] > 0 and ascending and 0 <= threshold <= 1 and 0 < extra_error < 1 and 0 < sure < 1):
         raise InputError(f"{file}: boundaries, threshold, extra_error or confidence are out of their range")
-    rows, losses = found["calibration"].tolist()
-    left = tuple(found["left"].tolist())
-    kernels, biases = found["kernels"], found["biases"]
+    rows, losses = tensors["calibration"].tolist()
+    left = tuple(tensors["left"].tolist())
+    kernels, biases = tensors["kernels"], tensors["biases"]
     return Exits(boundaries, kernels, biases, threshold, extra_error, sure, rows, losses, left)

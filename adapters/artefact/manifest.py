@@ -1,38 +1,41 @@
-"""What `manifest.json` of a graft holds, as data. Imports no jax.
+"""The contents of a graft's `manifest.json`, as data. Imports no jax.
 
-The identity of a graft is its tensors, the fields of `identity` (methods, head, labels, the two backbone ids and the
-longest input) and, where there are some, its out-of-scope score and early exits. Metrics, costs, times and versions are
-told beside it, and do not change `content_id`: the same seed and data give the same id.
+The identity of a graft is its tensors and the fields of `identity`: methods, head, labels, the two backbone ids and the
+longest input. An out-of-scope score and early exits belong to it where a graft has them. Metrics, costs, times and
+versions do not change `content_id`: the same seed and data give the same id.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adapters.specs import HeadSpec, MethodSpec
+from adapters.methods.method import Method
+from adapters.specs import HeadSpec
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode
+from backbone.registered import VARIANTS, UnknownVariant
 
 SCHEMA = 1
 MANIFEST, TENSORS, CANARY = "manifest.json", "graft.safetensors", "canary.safetensors"
-SCOPE = "scope.safetensors"  # only where a graft has an out-of-scope score (`adapters.artefact.scope`)
-EXITS_FILE = "exits.safetensors"  # only where a graft has early exits (`adapters.artefact.exits`)
+SCOPE = "scope.safetensors"  # file that exists only where a graft has an out-of-scope score (`adapters.artefact.scope`)
+EXITS_FILE = "exits.safetensors"  # file that exists only where a graft has early exits (`adapters.artefact.exits`)
 OPTIONAL = (SCOPE, EXITS_FILE)
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a graft came to be; for people, gates and lineage."""
+    """The making of a graft, for reports, gates and lineage."""
 
     config: dict[str, Any]  # the resolved config
     seeds: dict[str, int]  # every seed by purpose
     data: dict[str, str]  # fingerprint of each split
-    metrics: dict[str, dict[str, float]]  # by split, by metric
+    metrics: dict[str, dict[str, float]]  # value by split, by metric
     costs: dict[str, Any]  # measurements, each with its quality
-    versions: dict[str, str]  # of libraries
+    versions: dict[str, str]  # versions of libraries
+    variants: dict[str, str] = field(default_factory=dict)  # name of the user's file that defines a variant, by tag
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,19 @@ class Manifest:
     """Everything about a graft but its arrays."""
 
     schema: int  # version of this layout
-    content_id: str  # of tensors and identity
-    name: str  # of the task
-    weights_id: str  # of the backbone it was grafted on
-    preprocessing_id: str  # of that backbone's tokenizer
-    methods: tuple[MethodSpec, ...]
-    head: HeadSpec
-    labels: tuple[str, ...]  # names, in the order of the logits
-    max_tokens: int  # longer inputs are cut
+    content_id: str  # sha256 of tensors and identity
+    name: str  # name of the task
+    weights_id: str  # weights of the backbone it was grafted on
+    preprocessing_id: str  # preprocessing of that backbone (tokenizer or image transform)
+    methods: tuple[Method, ...]  # methods of the adapter, in the order they act
+    head: HeadSpec  # settings of the head
+    labels: tuple[str, ...]  # names of the labels, in the order of the logits
+    max_tokens: int  # length at which longer inputs are cut
     tensors: dict[str, str]  # dtype and shape by path
     variants: tuple[str, ...]  # dtypes of the backbone it was validated on
-    tolerances: dict[str, float]  # of the canary's logits, by "dtype/platform"
+    tolerances: dict[str, float]  # largest differences of the canary's logits, by "dtype/platform"
     files: dict[str, str]  # sha256 by file name
-    training: Training
+    training: Training  # the making of the graft
     manifest_id: str = ""  # sha256 of all of the above
 
     def __post_init__(self) -> None:
@@ -61,29 +64,40 @@ class Manifest:
 
 
 def tensor_files(manifest: Manifest) -> tuple[str, ...]:
-    """The files that make up the graft, beside the manifest."""
+    """Returns the names of the files that make up the graft, beside the manifest."""
     return (TENSORS, CANARY, *(name for name in OPTIONAL if name in manifest.files))
 
 
 def identity(manifest: Manifest) -> str:
-    """The text that, with the tensors, decides `content_id`."""
+    """Returns the text that, with the tensors, decides `content_id`."""
     fields = ("schema", "weights_id", "preprocessing_id", "methods", "head", "labels", "max_tokens")
     parts: dict[str, Any] = {name: manifest.files[name] for name in OPTIONAL if name in manifest.files}
-    # what a run validated beside its own precision decides how the graft may be served
-    asked = manifest.training.config.get("validate") or ()
-    if validated := sorted(set(manifest.variants) & set(asked)):
+    # precisions that a run validated beside its own decide how the graft may be served
+    requested = manifest.training.config.get("validate") or ()
+    if validated := sorted(set(manifest.variants) & set(requested)):
         parts["variants"] = validated
     return canonical_json({name: encode(getattr(manifest, name)) for name in fields} | parts)
 
 
 def sealed(manifest: Manifest) -> Manifest:
-    """The manifest with its own hash filled in."""
-    return replace(manifest, manifest_id=digest(encode(replace(manifest, manifest_id=""))))
+    """Returns the manifest with its own hash filled in."""
+    return replace(manifest, manifest_id=digest(_values(replace(manifest, manifest_id=""))))
 
 
 def dumps(manifest: Manifest) -> bytes:
-    """The one spelling of a manifest: a changed byte anywhere is seen."""
-    return (json.dumps(encode(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Returns the one spelling of a manifest, so that a changed byte anywhere is noticed."""
+    return (json.dumps(_values(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _values(manifest: Manifest) -> dict[str, Any]:
+    """Returns the JSON values of a manifest, without `training.variants` while that is empty.
+
+    Manifests of older versions lack the field, and their hash must stay the same.
+    """
+    values: dict[str, Any] = encode(manifest)
+    if not manifest.training.variants:
+        del values["training"]["variants"]
+    return values
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -103,8 +117,22 @@ def read_manifest(path: Path) -> Manifest:
         raise InputError(f"{file}: schema {values['schema']}: this version of topgraft reads schema {SCHEMA}")
     try:
         manifest = decode(Manifest, values)
+    except UnknownVariant as error:
+        raise InputError(f"{file}: {_unknown(error, values)}") from error
     except InputError as error:
         raise InputError(f"{file}: {error}; the manifest was altered or is damaged") from error
     if sealed(manifest) != manifest or dumps(manifest) != content:
         raise InputError(f"{file}: does not match its own hash: altered after it was written")
     return manifest
+
+
+def _unknown(error: UnknownVariant, values: dict[str, Any]) -> str:
+    """Returns the message for an unknown tag, with the file that defined it where the graft was made."""
+    training = values.get("training")
+    files = training.get("variants") if isinstance(training, dict) else None
+    if not isinstance(files, dict) or error.tag not in files:
+        return str(error)
+    return (
+        f"{error.tag!r} is no variant of Topgraft: {files[error.tag]} defined it where the graft was made; import that "
+        f"file first, or name it in {VARIANTS}"
+    )

@@ -1,7 +1,8 @@
-"""Reads a graft folder and verifies every byte of it. Imports no jax: registry and services begin here."""
+"""Reading of a graft folder, with every byte verified. Imports no jax: the registry and services begin here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from backbone.trees import Params, content_hash, describe, unflatten
 
 
 def read_graft(path: str | Path) -> tuple[Manifest, Params, dict[str, np.ndarray]]:
-    """Manifest, parameters and canary of a graft folder, every byte verified; raises InputError.
+    """Returns manifest, parameters and canary of a graft folder, every byte verified; raises InputError.
 
-    What needs the backbone (shapes against the architecture, ids, canary) is `adapters.artefact.write.verify_on`.
+    The checks that need the backbone (ids, shapes against the architecture, canary) are in `adapters.artefact.write`:
+    `model_on` and `verify_on`.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -32,7 +34,7 @@ def read_graft(path: str | Path) -> tuple[Manifest, Params, dict[str, np.ndarray
 
 
 def read_tensors(path: Path, name: str, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The tensors of one file of a graft folder, if its bytes are those of the manifest; raises InputError."""
+    """Returns the tensors of one file of a graft folder; raises InputError if its bytes are not the manifest's."""
     file = path / name
     if not file.is_file():
         raise InputError(f"{file}: missing; the graft is incomplete")
@@ -42,3 +44,9 @@ def read_tensors(path: Path, name: str, manifest: Manifest) -> dict[str, np.ndar
         return dict(load_tensors(file.read_bytes()))
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{file}: not a safetensors file: {error}") from error
+
+
+def misfits(tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[tuple[int, ...], str]]) -> list[str]:
+    """Returns the names that are missing, unexpected, or of another shape or dtype than expected; sorted."""
+    present = {name: (leaf.shape, leaf.dtype.name) for name, leaf in tensors.items()}
+    return sorted(name for name in {*expected, *present} if expected.get(name) != present.get(name))

@@ -2,14 +2,14 @@
 
 A graft with an out-of-scope score has `scope.safetensors` too, one with early exits `exits.safetensors`.
 
-Tensors and JSON only. Writing happens beside the target and is renamed into place. Reading verifies
-every byte (`adapters.artefact.read`), the shapes against the backbone's architecture, both backbone ids, and runs
-the canary: a few synthetic inputs whose logits were recorded when the graft was made.
+It holds tensors and JSON only. A graft is written beside its target and renamed into place. Reading verifies
+every byte (`adapters.artefact.read`), both backbone ids, and the shapes against the backbone's architecture. It also
+runs the canary: a few synthetic inputs whose logits were recorded when the graft was made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from adapters.model import GraftModel
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
+from backbone.registered import Registered, own_file
 from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
 
@@ -74,9 +75,9 @@ def save_graft(
 ) -> Manifest:
     """Writes a graft folder in one step and returns its manifest.
 
-    `params` is the tree of `GraftModel.init`, float32; `variants` are dtypes, beside float32 and the backbone's, that
-    it was validated in. Raises InputError if `target` exists (unless
-    `replace_existing`), if a tensor does not fit the model, or if any value is not finite.
+    `params` is the tree of `GraftModel.init`, float32. `variants` are the dtypes in which it was validated, beside
+    float32 and the backbone's. Raises InputError if `target` exists (unless `replace_existing`), if a tensor does not
+    fit the model, or if any value is not finite.
     """
     target = Path(target)
     host = map_leaves(np.asarray, params)
@@ -112,21 +113,27 @@ def save_graft(
             variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name, *variants})),
             tolerances={key: value * scale for key, value in TOLERANCES.items()},
             files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
-            training=training,
+            training=replace(training, variants=own_files((*model.methods, model.head))),
         )
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
         (folder / MANIFEST).write_bytes(dumps(manifest))
     return manifest
 
 
+def own_files(values: Iterable[object]) -> dict[str, str]:
+    """Returns, by tag, the name of the file behind each variant that does not come with Topgraft."""
+    variants = [value for value in values if isinstance(value, Registered)]
+    return {value.tag: Path(file).name for value in variants if (file := own_file(type(value)))}
+
+
 def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
-    """The graft's model on `backbone`; raises InputError unless both ids are those it was trained on."""
+    """Returns the graft's model on `backbone`; raises InputError unless both ids are those it was trained on."""
     for field in ("weights_id", "preprocessing_id"):
-        found, wanted = getattr(backbone, field), getattr(manifest, field)
-        if found != wanted:
+        here, expected = getattr(backbone, field), getattr(manifest, field)
+        if here != expected:
             raise InputError(
-                f"{where}: grafted on another backbone: its {field} is {wanted[:19]}..., that of {backbone.path} is "
-                f"{found[:19]}...; load it with the backbone it was trained on"
+                f"{where}: grafted on another backbone: its {field} is {expected[:19]}..., that of {backbone.path} is "
+                f"{here[:19]}...; load it with the backbone it was trained on"
             )
     return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
 
@@ -141,10 +148,10 @@ def verify_on(
 ) -> None:
     """Checks every tensor against the architecture and the canary's logits; raises InputError."""
     require_same_structure(params, model.abstract(), where)
-    found = canary_logits(model, backbone, params, canary)
+    logits = canary_logits(model, backbone, params, canary)
     dtype = jnp.dtype(backbone.dtype).name
     allowed = tolerance_of(manifest, dtype, where)
-    worst = float(np.abs(found - canary["logits"]).max())
+    worst = float(np.abs(logits - canary["logits"]).max())
     if not worst <= allowed:
         raise InputError(
             f"{where}: the canary's logits differ by {worst:.3g}, more than {allowed:.3g} allowed for "
@@ -153,7 +160,7 @@ def verify_on(
 
 
 def tolerance_of(manifest: Manifest, dtype: str, where: str) -> float:
-    """Largest difference of a logit on this machine's platform; raises InputError where none is stated."""
+    """Returns the largest difference of a logit allowed on this platform; raises InputError where none is stated."""
     key = f"{dtype}/{_platform()}"
     if key not in manifest.tolerances:
         raise InputError(f"{where}: no canary tolerance for {key}; known: {', '.join(manifest.tolerances)}")
@@ -166,9 +173,9 @@ def _platform() -> str:
 
 
 def canary_inputs(preprocessing: Preprocessing, max_tokens: int) -> dict[str, np.ndarray]:
-    """Synthetic ids int32 [8,16] and mask bool [8,16] of every length from 3: never training text.
+    """Returns synthetic ids int32 [8,16] and mask bool [8,16] of lengths from 3 on: never training text.
 
-    For images, patches uint8 [8,T,P] of noise.
+    For images `ids` are patches uint8 [8,T,P] of noise.
     """
     limit = min(CANARY_BUCKET, max_tokens)
     draw = np.random.default_rng(0)
@@ -182,7 +189,7 @@ def canary_inputs(preprocessing: Preprocessing, max_tokens: int) -> dict[str, np
 
 
 def with_segments(ids: np.ndarray) -> np.ndarray:
-    """Ids int32 [B,T,2]: the first three tokens in segment 0, the others in segment 1."""
+    """Returns ids int32 [B,T,2]: the first three tokens in segment 0, the others in segment 1."""
     second = np.broadcast_to(np.arange(ids.shape[1]) >= 3, ids.shape)
     return np.stack([ids, second], axis=-1).astype(np.int32)
 
@@ -190,7 +197,7 @@ def with_segments(ids: np.ndarray) -> np.ndarray:
 def canary_logits(
     model: GraftModel, backbone: Backbone, params: Mapping[str, Any], canary: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Logits float32 of the canary's inputs: [8,C]; [4,C] where rows are sides of pairs; [8,16,C] for tagging."""
+    """Returns logits float32 [8,C] of the canary's inputs; [4,C] for pairs encoded apart, [8,16,C] for tagging."""
     # a program does not depend on the labels' names: grafts of one shape share it, and loading them compiles nothing
     alike = replace(model, labels=tuple(map(str, range(len(model.labels)))))
     program = forward_program(alike, jnp.dtype(backbone.dtype).name)

@@ -1,1 +1,1 @@
-"""Grafts for other software: PEFT folders, and folders that answer without Topgraft."""
+"""Grafts for other software: PEFT folders, and self-contained folders that run without Topgraft."""

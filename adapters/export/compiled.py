@@ -1,10 +1,10 @@
-"""A graft as one self-contained folder that needs none of Topgraft: `topgraft export GRAFT --format jax`.
+"""A graft as one self-contained folder that runs without Topgraft: `topgraft export GRAFT --format jax`.
 
     bucket16.jax ...   a `jax.export` function of (weights, ids int32 [B,T], mask bool [B,T]) for each length bucket,
                        lowered for CPU, CUDA and TPU
-    weights.npz        what the functions are given: backbone, graft and, where it has one, out-of-scope score
+    weights.npz        weights that the functions take: backbone, graft and, where it has one, out-of-scope score
     tokenizer.json     text to ids
-    manifest.json      labels, settings, sha256 of every file, and its own
+    manifest.json      labels, settings, sha256 of every file, and of the manifest itself
     run.py             `adapters/export/standalone.py`: loads, verifies, answers
 
 Each function is read back, compiled here and compared with the graft before the folder gets its name.
@@ -43,28 +43,28 @@ from backbone.trees import flatten, unflatten
 
 SCHEMA = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
-BUCKETS = (16, 32, 64)  # and the one of the graft's longest input
+BUCKETS = (16, 32, 64)  # lengths exported by default, beside the bucket of the graft's longest input
 HEADS = (Classification, MultiLabel, Regression)
 WEIGHTS, TOKENIZER, RUNNER, MANIFEST = "weights.npz", "tokenizer.json", "run.py", "manifest.json"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did; `--json` prints it."""
+    """The result of an export; `--json` prints it."""
 
     path: str  # folder written
-    manifest_id: str  # sha256 of its manifest: names the whole folder
-    content_id: str  # of the graft
+    manifest_id: str  # sha256 of its manifest, which names the whole folder
+    content_id: str  # content_id of the graft
     buckets: tuple[int, ...]  # lengths in tokens
     batch: int  # rows of a call
-    platforms: tuple[str, ...]
-    size_mb: float  # on disk, 10^6 bytes
-    memory_mb: float  # weights, inputs, outputs and temporaries of the longest bucket
-    memory_quality: str  # where memory_mb is from
-    max_memory_mb: float | None  # of the graft's target; none: no such limit
-    within_target: bool | None  # none: no such limit
-    largest_difference: float  # of an output, against the graft
-    dropped: tuple[str, ...] = ()  # what the graft had and the folder has not
+    platforms: tuple[str, ...]  # platforms the functions are lowered for
+    size_mb: float  # size on disk, 10^6 bytes
+    memory_mb: float  # weights, inputs, outputs and temporaries of the longest bucket, 10^6 bytes
+    memory_quality: str  # source of memory_mb
+    max_memory_mb: float | None  # limit in the graft's target; None: no limit
+    within_target: bool | None  # memory_mb keeps the limit; None: no limit
+    largest_difference: float  # largest difference of an output from the graft's
+    dropped: tuple[str, ...] = ()  # parts of the graft that the folder lacks
 
 
 def export_jax(
@@ -75,7 +75,7 @@ def export_jax(
     buckets: Sequence[int] = (),
     batch: int = 8,
 ) -> Exported:
-    """Writes the graft as a folder for `run.py`; raises InputError where its head or backbone cannot be exported.
+    """Writes the graft as a folder for `run.py`; raises InputError if its head or backbone cannot be exported.
 
     Texts longer than the longest bucket are cut there. `batch` is the number of rows of every call.
     """
@@ -122,7 +122,7 @@ def export_jax(
         (folder / MANIFEST).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         difference, memory = _check(loaded, manifest, folder, functions, batch, limit)
         size = sum(file.stat().st_size for file in folder.iterdir())
-    most = _target(manifest).max_memory_mb or None
+    limit_mb = _target(manifest).max_memory_mb or None
     return Exported(
         path=str(out),
         manifest_id=written["manifest_id"],
@@ -133,8 +133,8 @@ def export_jax(
         size_mb=size / 1e6,
         memory_mb=memory / 1e6,
         memory_quality=f"counted by the compiler for {jax.default_backend()}; the process itself not included",
-        max_memory_mb=most,
-        within_target=None if most is None else memory / 1e6 <= most,
+        max_memory_mb=limit_mb,
+        within_target=None if limit_mb is None else memory / 1e6 <= limit_mb,
         largest_difference=difference,
         dropped=lost,
     )
@@ -155,11 +155,11 @@ def _require_exportable(graft: Graft, where: str) -> None:
         )
 
 
-def _buckets(graft: Graft, asked: Sequence[int]) -> tuple[int, ...]:
-    """Ascending; raises InputError for a length that is no bucket of the backbone."""
+def _buckets(graft: Graft, requested: Sequence[int]) -> tuple[int, ...]:
+    """Returns the buckets to export, ascending; raises InputError for a length that is no bucket of the backbone."""
     lengths = graft.backbone.lengths
     longest = bucket_of(graft.max_tokens, lengths)
-    chosen = asked or [*(bucket for bucket in BUCKETS if bucket in lengths and bucket < longest), longest]
+    chosen = requested or [*(bucket for bucket in BUCKETS if bucket in lengths and bucket < longest), longest]
     for bucket in chosen:
         if bucket not in lengths:
             raise InputError(f"--buckets: {bucket} is none of this backbone's: {', '.join(map(str, lengths))}")
@@ -167,7 +167,7 @@ def _buckets(graft: Graft, asked: Sequence[int]) -> tuple[int, ...]:
 
 
 def _weights(graft: Graft) -> dict[str, Any]:
-    """What the function reads: of the backbone, the blocks below the highest boundary in use."""
+    """Returns the weights that the function reads; of the backbone, the blocks below the highest boundary in use."""
     top = max(*graft.model.taps, graft.scope.boundary if graft.scope else 0)
     backbone = {
         name: part
@@ -185,7 +185,7 @@ def _outputs(graft: Graft) -> list[str]:
 
 
 def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
-    """(weights by path, ids, mask) -> outputs by name."""
+    """Returns the function (weights by path, ids, mask) -> outputs by name."""
     model, head, scope = graft.model, graft.model.head, graft.scope
 
     def answer(leaves: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
@@ -194,15 +194,15 @@ def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
         logits = model.logits(backbone, weights["graft"], inputs)
         if isinstance(head, Regression):
             return {"logits": logits, "value": in_units(head, logits[:, 0])}  # type: ignore[arg-type, dict-item]
-        found = {"logits": logits, "probabilities": head_of(head).probabilities(logits)}
+        outputs = {"logits": logits, "probabilities": head_of(head).probabilities(logits)}
         if scope is not None:
             hidden = model.network.embed(backbone, inputs)
             hidden = model.network.run_blocks(backbone, hidden, mask, stop=scope.boundary)
             if scope.boundary == model.network.spec.blocks:
                 hidden = model.network.finish(backbone, hidden)
             features = model.pooled(backbone, hidden, mask)
-            found["out_of_scope"] = scope.scaled(differences(features, weights["scope"]))
-        return found
+            outputs["out_of_scope"] = scope.scaled(differences(features, weights["scope"]))
+        return outputs
 
     return answer
 
@@ -210,7 +210,7 @@ def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
 def _check(
     graft: Graft, manifest: Manifest, folder: Path, functions: dict[str, str], batch: int, limit: int
 ) -> tuple[float, int]:
-    """Largest difference from the graft, and bytes in memory; raises InputError where a function differs."""
+    """Returns the largest difference from the graft, and bytes in memory; raises InputError if a function differs."""
     with np.load(io.BytesIO((folder / WEIGHTS).read_bytes())) as file:
         weights = jax.device_put(dict(file))
     draw, worst, memory = np.random.default_rng(0), 0.0, 0
@@ -221,9 +221,8 @@ def _check(
         rows = [draw.integers(0, vocabulary, length, dtype=np.int32) for length in lengths]
         inputs = (weights, *pad(rows, bucket, fill))
         program = jax.jit(export.deserialize(bytearray((folder / name).read_bytes())).call).lower(*inputs).compile()
-        found = np.asarray(program(*inputs)["logits"])
-        wanted = graft.logits_of_rows(rows)
-        worst = max(worst, float(np.abs(found - wanted).max()))
+        logits = np.asarray(program(*inputs)["logits"])
+        worst = max(worst, float(np.abs(logits - graft.logits_of_rows(rows)).max()))
         allowed = tolerance_of(manifest, "float32", name)
         if not worst <= allowed:
             raise InputError(f"{name}: its logits differ from the graft's by {worst:.3g}, more than {allowed:.3g}")
@@ -234,5 +233,5 @@ def _check(
 
 
 def _target(manifest: Manifest) -> Target:
-    """The target of the config that the graft was trained with."""
+    """Returns the target of the config that the graft was trained with."""
     return decode(Target, dict(manifest.training.config.get("target", {})), "target")

@@ -1,6 +1,6 @@
-"""Answers of a graft that was exported with `topgraft export --format jax`, from this folder alone.
+"""The answers of a graft that was exported with `topgraft export --format jax`, from this folder alone.
 
-Needs jax, numpy and flatbuffers (which jax reads an exported function with) and, for texts, tokenizers; no Topgraft.
+It needs jax, numpy, flatbuffers (with which jax reads an exported function) and tokenizers, but no Topgraft.
 
     python run.py "a text" "another"            one JSON object a line
 """
@@ -21,7 +21,7 @@ from jax import export
 
 
 class Model:
-    """The exported graft; raises ValueError where a file is not the one that was written."""
+    """The exported graft; raises ValueError if a file is not the one that was written."""
 
     def __init__(self, folder: str | Path):
         self.manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
@@ -29,8 +29,8 @@ class Model:
         digests = {"manifest.json": (self.manifest["manifest_id"], spelled)}
         files = {name: (Path(folder) / name).read_bytes() for name in self.manifest["files"]}
         digests |= {name: (self.manifest["files"][name], content) for name, content in files.items()}
-        for name, (wanted, content) in digests.items():
-            if hashlib.sha256(content).hexdigest() != wanted:
+        for name, (expected, content) in digests.items():
+            if hashlib.sha256(content).hexdigest() != expected:
                 raise ValueError(f"{Path(folder) / name}: sha256 differs: truncated or altered; export the graft again")
         self.weights = jax.device_put(dict(np.load(io.BytesIO(files["weights.npz"]))))
         read = {int(b): export.deserialize(bytearray(files[f])) for b, f in self.manifest["functions"].items()}
@@ -38,6 +38,7 @@ class Model:
         self.tokenizer_json = files["tokenizer.json"].decode()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of each text, cut at the folder's `max_tokens`."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(self.tokenizer_json)
@@ -45,9 +46,9 @@ class Model:
         return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
 
     def outputs(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        """By name, float32 [N,...], of N lists of token ids; each row runs in the least bucket that holds it."""
+        """Returns outputs float32 [N,...] by name, of N lists of token ids; a row runs in its shortest bucket."""
         batch = self.manifest["batch"]
-        found: list[dict[str, np.ndarray]] = [{} for _ in rows]
+        results: list[dict[str, np.ndarray]] = [{} for _ in rows]
         places = [next(bucket for bucket in self.functions if len(row) <= bucket) for row in rows]
         for bucket, function in self.functions.items():
             chosen = [i for i, place in enumerate(places) if place == bucket]
@@ -58,17 +59,17 @@ class Model:
                     ids[place, : len(rows[i])], mask[place, : len(rows[i])] = rows[i], True
                 answers = jax.device_get(function(self.weights, ids, mask))
                 for place, i in enumerate(chosen[first : first + batch]):
-                    found[i] = {name: values[place] for name, values in answers.items()}
-        return {name: np.stack([row[name] for row in found]) for name in self.manifest["outputs"] if rows}
+                    results[i] = {name: values[place] for name, values in answers.items()}
+        return {name: np.stack([result[name] for result in results]) for name in self.manifest["outputs"] if rows}
 
     def predict(self, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """A dict of each text: labels, probabilities and out_of_scope, or the value of a regression."""
-        found, kind, names = self.outputs(self.encode(texts)), self.manifest["kind"], self.manifest["labels"]
+        """Yields a dict for each text: labels, probabilities and out_of_scope, or the value of a regression."""
+        outputs, kind, names = self.outputs(self.encode(texts)), self.manifest["kind"], self.manifest["labels"]
         for i in range(len(texts)):
             if kind == "regression":
-                yield {"value": float(found["value"][i])}
+                yield {"value": float(outputs["value"][i])}
                 continue
-            row, score = found["probabilities"][i], found["out_of_scope"][i] if "out_of_scope" in found else None
+            row, score = outputs["probabilities"][i], outputs["out_of_scope"][i] if "out_of_scope" in outputs else None
             chosen = np.flatnonzero(row >= self.manifest["threshold"]) if kind == "multi_label" else [row.argmax()]
             abstains = score is not None and self.manifest["abstain"] and score > 1
             answer: dict[str, Any] = {"labels": [] if abstains else [names[c] for c in chosen]}

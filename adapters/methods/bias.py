@@ -5,26 +5,31 @@ Source: BitFit, Ben Zaken et al. 2021 (arXiv 2106.10199), section 3.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod, select
-from adapters.patterns import Site, match, matched_sites, sites_of
-from adapters.specs import Bias
+from adapters.methods.settings import require_blocks, require_patterns
+from adapters.patterns import Site
+from backbone.lazy import jnp
 from backbone.sites import LINEAR, NORM
-from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
 
-class BiasMethod(SiteMethod[Bias]):
-    spec_type = Bias
+@dataclass(frozen=True)
+class Bias(SiteMethod, tag="bias"):
+    """Another bias for dense layers and norms (BitFit: Ben Zaken et al. 2021, arXiv 2106.10199)."""
 
-    def settings(self, spec: Bias, encoder: EncoderSpec) -> dict[Site, None]:
-        return dict.fromkeys(matched_sites(spec.sites, sites_of(encoder, (*LINEAR, *NORM), spec.blocks)))
+    kinds: ClassVar[tuple[str, ...]] = (*LINEAR, *NORM)
 
-    def matched(self, spec: Bias, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
-        return match(spec.sites, sites_of(encoder, (*LINEAR, *NORM), spec.blocks))
+    sites: tuple[str, ...] = ("attention/*", "mlp/*")  # patterns over linear and norm sites
+    blocks: str = ""  # range of blocks, slice notation
 
-    def init(self, spec: Bias, site: Site, setting: None, rng: Array) -> Params:
+    def __post_init__(self) -> None:
+        require_blocks(self.blocks)
+        require_patterns(sites=self.sites)
+
+    def init(self, site: Site, setting: None, rng: Array) -> Params:
         return {"delta": jnp.zeros((site.outputs,))}
 
     def after(self, setting: None, leaves: Params, x: Array, y: Array, kernel: Kernel, call: Call) -> Array:
@@ -35,3 +40,7 @@ class BiasMethod(SiteMethod[Bias]):
 
     def merge(self, setting: None, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array]:
         return kernel, bias + leaves["delta"]
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls()

@@ -1,4 +1,4 @@
-"""Bottleneck adapters: f(h) = act(h D + d) U + u at sublayer sites, U and u zero at the start.
+"""Bottleneck adapters f(h) = act(h D + d) U + u at sublayer sites; U and u start at zero.
 
 Houlsby et al. 2019 (arXiv 1902.00751): y + f(y) after attention and mlp. Pfeiffer et al. 2020 (arXiv
 2005.00247): after the mlp only. Parallel, He et al. 2021 (arXiv 2110.04366): y + s f(x) beside the mlp.
@@ -6,17 +6,16 @@ Houlsby et al. 2019 (arXiv 1902.00751): y + f(y) after attention and mlp. Pfeiff
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adapters.methods.method import Array, Call, SiteMethod, dropout, select
-from adapters.patterns import Site, matched_sites, sites_of
-from adapters.specs import Bottleneck
-from backbone.encoder import ACTIVATIONS, INIT_STD
+from adapters.methods.settings import require_blocks, require_fraction, require_positive
+from adapters.patterns import Site
 from backbone.errors import InputError
+from backbone.lazy import jax, jnp
 from backbone.sites import SUBLAYER
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
@@ -25,34 +24,61 @@ from metering.counts import Count, product
 PLACES = {"houlsby": ("attention", "mlp"), "pfeiffer": ("mlp",), "parallel": ("mlp",)}
 
 
-class BottleneckMethod(SiteMethod[Bottleneck]):
-    spec_type = Bottleneck
+@dataclass(frozen=True)
+class Bottleneck(SiteMethod, tag="bottleneck"):
+    """Small two-layer network f(h) = act(h D + d) U + u at sublayer sites, U zero at the start.
 
-    def settings(self, spec: Bottleneck, encoder: EncoderSpec) -> dict[Site, Bottleneck]:
-        everywhere = sites_of(encoder, SUBLAYER, spec.blocks)
-        return dict.fromkeys(matched_sites(PLACES[spec.placement], everywhere, "placement"), spec)
+    `houlsby`: y + f(y) after the attention and the mlp sublayer (Houlsby et al. 2019, arXiv
+    1902.00751, figure 2); `pfeiffer`: the same after the mlp only (Pfeiffer et al. 2020, arXiv
+    2005.00247); `parallel`: y + s f(x) beside the mlp (He et al. 2021, arXiv 2110.04366, table 1).
+    x is the sublayer's input, y its output before the residual sum and norm.
+    """
 
-    def init(self, spec: Bottleneck, site: Site, setting: Bottleneck, rng: Array) -> Params:
+    kinds: ClassVar[tuple[str, ...]] = SUBLAYER
+
+    width: int = 48  # hidden units
+    placement: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"  # sublayers, and after or beside them
+    activation: Literal["relu", "gelu", "silu"] = "relu"  # nonlinearity of the hidden units
+    scale: float = 1.0  # factor s, for parallel (the paper's best: 4)
+    dropout: float = 0.0  # probability on the hidden units, in training only
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        require_positive(width=self.width, scale=self.scale)
+        require_fraction(dropout=self.dropout)
+        require_blocks(self.blocks)
+
+    def groups(self, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
+        return {"": tuple(site for site in self.candidates(encoder) if site.name in PLACES[self.placement])}
+
+    def settings(self, encoder: EncoderSpec) -> dict[Site, Bottleneck]:
+        return dict.fromkeys(self.chosen(encoder), self)
+
+    def init(self, site: Site, setting: Bottleneck, rng: Array) -> Params:
+        from backbone.encoder import INIT_STD
+
         return {
-            "down": INIT_STD * jax.random.normal(rng, (site.inputs, spec.width)),
-            "down_bias": jnp.zeros((spec.width,)),
-            "up": jnp.zeros((spec.width, site.outputs)),
+            "down": INIT_STD * jax.random.normal(rng, (site.inputs, self.width)),
+            "down_bias": jnp.zeros((self.width,)),
+            "up": jnp.zeros((self.width, site.outputs)),
             "up_bias": jnp.zeros((site.outputs,)),
         }
 
     def sublayer(self, setting: Bottleneck, leaves: Params, x: Array, y: Array, call: Call) -> Array:
+        from backbone.encoder import ACTIVATIONS
+
         p = {name: select(leaf, call.slots).astype(y.dtype) for name, leaf in leaves.items()}
         h = x if setting.placement == "parallel" else y
         hidden = ACTIVATIONS[setting.activation](h @ p["down"] + p["down_bias"])
         f = dropout(hidden, setting.dropout, call.rng) @ p["up"] + p["up_bias"]
         return y + (setting.scale * f if setting.placement == "parallel" else f)
 
-    def work(self, setting: Bottleneck, site: Site, batch: int, length: int) -> Count:
+    def cost(self, setting: Bottleneck, site: Site, batch: int, length: int) -> Count:
         tokens = batch * length
         return product(tokens, site.inputs, setting.width) + product(tokens, setting.width, site.outputs)
 
     def bank_leaves(self, setting: Bottleneck, leaves: Params, shared: Bottleneck) -> Params:
-        """Hidden units of zeros up to the bank's width; the ratio of the scales goes into U and u."""
+        """Adds hidden units of zeros up to the bank's width; multiplies U and u by the scales' ratio."""
         for field in ("placement", "activation"):
             if getattr(setting, field) != getattr(shared, field):
                 raise InputError(f"{field} {getattr(setting, field)} is not the bank's {getattr(shared, field)}")
@@ -67,9 +93,13 @@ class BottleneckMethod(SiteMethod[Bottleneck]):
             "up_bias": leaves["up_bias"] * ratio,
         }
 
-    def widest(self, first: Bottleneck, second: Bottleneck, encoder: EncoderSpec) -> Bottleneck | None:
-        if (first.placement, first.activation) != (second.placement, second.activation):
+    def widest(self, other: Self, encoder: EncoderSpec) -> Self | None:
+        if (self.placement, self.activation) != (other.placement, other.activation):
             return None
-        lowest = min(site.block for spec in (first, second) for site in self.settings(spec, encoder))
-        blocks = first.blocks if first.blocks == second.blocks else f"{lowest}:"
-        return replace(first, width=max(first.width, second.width), dropout=0.0, blocks=blocks)
+        lowest = min(site.block for method in (self, other) for site in method.settings(encoder))
+        blocks = self.blocks if self.blocks == other.blocks else f"{lowest}:"
+        return replace(self, width=max(self.width, other.width), dropout=0.0, blocks=blocks)
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(width=5)

@@ -10,72 +10,86 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal, Self, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod, dropout, select
-from adapters.patterns import Site, covering, match, matched_sites, sites_of
-from adapters.specs import Lora, LoraOverride
+from adapters.methods.settings import require_blocks, require_fraction, require_patterns, require_positive
+from adapters.patterns import Site, covering, matched_sites
 from backbone.errors import InputError
-from backbone.sites import LINEAR
+from backbone.lazy import jax, jnp
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 from metering.counts import Count, product
+
+Scaling: TypeAlias = Literal["standard", "rank_stabilised"]
+
+
+@dataclass(frozen=True)
+class LoraOverride:
+    """Another rank or alpha for the sites that a pattern matches; the last match wins."""
+
+    sites: str  # glob pattern, see `adapters.patterns`
+    rank: int | None = None  # columns of A; None keeps the common rank
+    alpha: float | None = None  # numerator of the scale; None keeps the common alpha
+
+    def __post_init__(self) -> None:
+        if self.rank is None and self.alpha is None:
+            raise InputError(f"sites: the override for {self.sites!r} changes neither rank nor alpha")
+        if self.rank is not None:
+            require_positive(rank=self.rank)
+        if self.alpha is not None:
+            require_positive(alpha=self.alpha)
 
 
 @dataclass(frozen=True)
 class LoraSetting:
     """Rank and scale at one site."""
 
-    rank: int
-    scale: float  # s
-    dropout: float
+    rank: int  # columns of A
+    scale: float  # factor s
+    dropout: float  # probability on the input of A, in training only
 
 
-def lora_spec(
-    found: Mapping[Site, tuple[int, float]],
-    encoder: EncoderSpec,
-    *,
-    kind: type[Lora] = Lora,
-    scaling: Literal["standard", "rank_stabilised"] = "standard",
-    dropout: float = 0.0,
-) -> Lora:
-    """The shortest spec with exactly these sites, ranks and alphas."""
-    (rank, alpha), _ = Counter(found.values()).most_common(1)[0]
-    sites, blocks = covering(tuple(found), encoder)
-    overrides = tuple(
-        LoraOverride(site.full_name, rank=r if r != rank else None, alpha=a if a != alpha else None)
-        for site, (r, a) in found.items()
-        if (r, a) != (rank, alpha)
-    )
-    return kind(rank, alpha, sites, overrides, scaling, dropout, blocks)
+@dataclass(frozen=True)
+class Lora(SiteMethod, tag="lora"):
+    """Low-rank update of linear sites, y = x W + b + s (x A) B, s = alpha/rank or alpha/sqrt(rank).
 
+    Source: Hu et al. 2021 (arXiv 2106.09685), equation 3; rank-stabilised scale: Kalajdzievski
+    2023 (arXiv 2312.03732). B starts at zero: exactly the identity at step 0.
+    """
 
-class LoraMethod(SiteMethod[Lora]):
-    spec_type = Lora
+    has_magnitude: ClassVar[bool] = False  # a leaf `magnitude` beside A and B (DoRA)
 
-    def settings(self, spec: Lora, encoder: EncoderSpec) -> dict[Site, LoraSetting]:
-        everywhere = sites_of(encoder, LINEAR, spec.blocks)
-        chosen = matched_sites(spec.sites, everywhere)
-        rank = dict.fromkeys(chosen, spec.rank)
-        alpha = dict.fromkeys(chosen, spec.alpha)
-        for override in spec.overrides:
+    rank: int = 8  # columns of A
+    alpha: float = 16.0  # numerator of the scale
+    sites: tuple[str, ...] = ("attention/query", "attention/value")  # patterns over linear sites
+    overrides: tuple[LoraOverride, ...] = ()  # rank and alpha per pattern
+    scaling: Scaling = "standard"  # scale s: alpha/rank, or alpha/sqrt(rank)
+    dropout: float = 0.0  # probability on the input of A, in training only
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        require_positive(rank=self.rank, alpha=self.alpha)
+        require_fraction(dropout=self.dropout)
+        require_blocks(self.blocks)
+        require_patterns(sites=self.sites)
+
+    def settings(self, encoder: EncoderSpec) -> dict[Site, LoraSetting]:
+        chosen = self.chosen(encoder)
+        rank, alpha = dict.fromkeys(chosen, self.rank), dict.fromkeys(chosen, self.alpha)
+        for override in self.overrides:
             for site in matched_sites((override.sites,), chosen, "overrides"):
                 rank[site] = override.rank or rank[site]
                 alpha[site] = override.alpha or alpha[site]
-        root = spec.scaling == "rank_stabilised"
+        root = self.scaling == "rank_stabilised"
         return {
-            site: LoraSetting(rank[site], alpha[site] / (math.sqrt(rank[site]) if root else rank[site]), spec.dropout)
+            site: LoraSetting(rank[site], alpha[site] / (math.sqrt(rank[site]) if root else rank[site]), self.dropout)
             for site in chosen
         }
 
-    def matched(self, spec: Lora, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
-        return match(spec.sites, sites_of(encoder, LINEAR, spec.blocks))
-
-    def init(self, spec: Lora, site: Site, setting: LoraSetting, rng: Array) -> Params:
+    def init(self, site: Site, setting: LoraSetting, rng: Array) -> Params:
         bound = 1 / math.sqrt(site.inputs)
         a = jax.random.uniform(rng, (site.inputs, setting.rank), minval=-bound, maxval=bound)
         return {"a": a, "b": jnp.zeros((setting.rank, site.outputs))}
@@ -87,7 +101,7 @@ class LoraMethod(SiteMethod[Lora]):
             x = x.reshape(-1, x.shape[-1])
         return y + (setting.scale * (x @ a) @ b).reshape(y.shape)
 
-    def work(self, setting: LoraSetting, site: Site, batch: int, length: int) -> Count:
+    def cost(self, setting: LoraSetting, site: Site, batch: int, length: int) -> Count:
         tokens = batch * length
         return product(tokens, site.inputs, setting.rank) + product(tokens, setting.rank, site.outputs)
 
@@ -95,7 +109,7 @@ class LoraMethod(SiteMethod[Lora]):
         return kernel + setting.scale * leaves["a"] @ leaves["b"], bias
 
     def bank_leaves(self, setting: LoraSetting, leaves: Params, shared: LoraSetting) -> Params:
-        """Zero columns of A and rows of B up to the bank's rank; the ratio of the scales goes into B."""
+        """Adds zero columns of A and rows of B up to the bank's rank; multiplies B by the scales' ratio."""
         extra = shared.rank - setting.rank
         if extra < 0:
             raise InputError(f"rank {setting.rank} exceeds the bank's {shared.rank}")
@@ -103,12 +117,35 @@ class LoraMethod(SiteMethod[Lora]):
         b = np.pad(leaves["b"] * np.float32(setting.scale / shared.scale), ((0, extra), (0, 0)))
         return {**leaves, "a": a, "b": b}
 
-    def widest(self, first: Lora, second: Lora, encoder: EncoderSpec) -> Lora:
-        both = [self.settings(spec, encoder) for spec in (first, second)]
+    def widest(self, other: Self, encoder: EncoderSpec) -> Self:
+        both = [method.settings(encoder) for method in (self, other)]
         rank = max(setting.rank for settings in both for setting in settings.values())
-        if (first.sites, first.blocks) == (second.sites, second.blocks):
-            return replace(first, rank=rank, overrides=(), dropout=0.0)
+        if (self.sites, self.blocks) == (other.sites, other.blocks):
+            return replace(self, rank=rank, overrides=(), dropout=0.0)
         sites = sorted({site for settings in both for site in settings})
         return replace(
-            first, rank=rank, sites=tuple(site.full_name for site in sites), overrides=(), dropout=0.0, blocks=""
+            self, rank=rank, sites=tuple(site.full_name for site in sites), overrides=(), dropout=0.0, blocks=""
         )
+
+    @classmethod
+    def with_ranks(
+        cls,
+        ranks: Mapping[Site, tuple[int, float]],
+        encoder: EncoderSpec,
+        *,
+        scaling: Scaling = "standard",
+        dropout: float = 0.0,
+    ) -> Self:
+        """Returns the shortest settings with exactly these ranks and alphas by site."""
+        (rank, alpha), _ = Counter(ranks.values()).most_common(1)[0]
+        sites, blocks = covering(tuple(ranks), encoder)
+        overrides = tuple(
+            LoraOverride(site.full_name, rank=r if r != rank else None, alpha=a if a != alpha else None)
+            for site, (r, a) in ranks.items()
+            if (r, a) != (rank, alpha)
+        )
+        return cls(rank, alpha, sites, overrides, scaling, dropout, blocks)
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(rank=4)

@@ -1,31 +1,40 @@
-"""Norm tuning: scale g and bias b of the norms become g + dg and b + db, both zero at the start.
+"""Norm tuning: another scale g + dg and bias b + db of the norms; dg and db start at zero.
 
 Source: Zhao et al. 2023 (arXiv 2312.11420), section 2; PEFT calls it LN_TUNING.
 """
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from adapters.methods.method import Array, Call, SiteMethod, select
-from adapters.patterns import Site, match, matched_sites, sites_of
-from adapters.specs import Norm
+from adapters.methods.settings import require_blocks, require_patterns
+from adapters.patterns import Site
+from backbone.lazy import jnp
 from backbone.sites import NORM
-from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
 
-class NormMethod(SiteMethod[Norm]):
-    spec_type = Norm
+@dataclass(frozen=True)
+class Norm(SiteMethod, tag="norm"):
+    """Another scale and bias for norms (Zhao et al. 2023, arXiv 2312.11420)."""
 
-    def settings(self, spec: Norm, encoder: EncoderSpec) -> dict[Site, None]:
-        return dict.fromkeys(matched_sites(spec.sites, sites_of(encoder, NORM, spec.blocks)))
+    kinds: ClassVar[tuple[str, ...]] = NORM
 
-    def matched(self, spec: Norm, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
-        return match(spec.sites, sites_of(encoder, NORM, spec.blocks))
+    sites: tuple[str, ...] = ("attention/norm", "mlp/norm")  # patterns over norm sites
+    blocks: str = ""  # range of blocks, slice notation
 
-    def init(self, spec: Norm, site: Site, setting: None, rng: Array) -> Params:
+    def __post_init__(self) -> None:
+        require_blocks(self.blocks)
+        require_patterns(sites=self.sites)
+
+    def init(self, site: Site, setting: None, rng: Array) -> Params:
         return {"scale": jnp.zeros((site.outputs,)), "bias": jnp.zeros((site.outputs,))}
 
     def norm(self, setting: None, leaves: Params, scale: Array, bias: Array, call: Call) -> tuple[Array, Array]:
         return scale + select(leaves["scale"], call.slots), bias + select(leaves["bias"], call.slots)
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls()

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import jax.numpy as jnp
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 from adapters.methods.method import Array, FeatureMethod, Pool
-from adapters.specs import Probe
 from backbone.errors import InputError
+from backbone.lazy import jnp
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
 
-class ProbeMethod(FeatureMethod[Probe]):
-    spec_type = Probe
+@dataclass(frozen=True)
+class Probe(FeatureMethod, tag="probe"):
+    """No parameters in the backbone: the head reads pooled states of chosen boundaries.
 
-    def taps(self, spec: Probe, encoder: EncoderSpec) -> tuple[int, ...]:
+    Boundary k is the input of block k, boundary L the final output. The states are pooled as the
+    head says and concatenated in ascending order of their boundaries. Never differentiates the backbone.
+    """
+
+    fitted: ClassVar[bool] = True
+    reads_pooled: ClassVar[bool] = True
+
+    boundaries: tuple[int, ...] = (-1,)  # boundaries read, -1 the last; () = all of 0..L
+
+    def taps(self, encoder: EncoderSpec) -> tuple[int, ...]:
         count = encoder.blocks + 1
-        for boundary in spec.boundaries:
+        for boundary in self.boundaries:
             if not -count <= boundary < count:
                 raise InputError(f"boundaries: {boundary} is not in 0..{encoder.blocks} (or negative from the end)")
-        chosen = {boundary % count for boundary in spec.boundaries or range(count)}
+        chosen = {boundary % count for boundary in self.boundaries or range(count)}
         return tuple(sorted(chosen))
 
-    def width(self, spec: Probe, encoder: EncoderSpec) -> int:
-        return encoder.width * len(self.taps(spec, encoder))
+    def width(self, encoder: EncoderSpec) -> int:
+        return encoder.width * len(self.taps(encoder))
 
-    def init(self, spec: Probe, encoder: EncoderSpec, rng: Array) -> Params:
+    def init(self, encoder: EncoderSpec, rng: Array) -> Params:
         return {}
 
     def features(
-        self, spec: Probe, encoder: EncoderSpec, params: Params, states: Mapping[int, Array], mask: Array, pool: Pool
+        self, encoder: EncoderSpec, params: Params, states: Mapping[int, Array], mask: Array, pool: Pool
     ) -> Array:
         return jnp.concatenate([pool(states[tap]) for tap in sorted(states)], axis=-1)
+
+    def bank_key(self, encoder: EncoderSpec) -> Any:
+        taps = self.taps(encoder)
+        return None if taps == (encoder.blocks,) else (self.tag, taps)
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls()

@@ -1,30 +1,38 @@
-"""SSF: scale and shift, y g + s, after dense layers and norms; g one and s zero at the start.
+"""SSF: scale and shift y g + s after dense layers and norms; g starts at one, s at zero.
 
 Source: Lian et al. 2022 (arXiv 2210.08823), equation 3.
 """
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod, select
-from adapters.patterns import Site, match, matched_sites, sites_of
-from adapters.specs import SSF
+from adapters.methods.settings import require_blocks, require_patterns
+from adapters.patterns import Site
+from backbone.lazy import jnp
 from backbone.sites import LINEAR, NORM
-from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
 
-class SSFMethod(SiteMethod[SSF]):
-    spec_type = SSF
+@dataclass(frozen=True)
+class SSF(SiteMethod, tag="ssf"):
+    """Scale and shift of the outputs of dense layers and norms.
 
-    def settings(self, spec: SSF, encoder: EncoderSpec) -> dict[Site, None]:
-        return dict.fromkeys(matched_sites(spec.sites, sites_of(encoder, (*LINEAR, *NORM), spec.blocks)))
+    Source: Lian et al. 2022 (arXiv 2210.08823), equation 3. Scales start at one, shifts at zero.
+    """
 
-    def matched(self, spec: SSF, encoder: EncoderSpec) -> dict[str, tuple[Site, ...]]:
-        return match(spec.sites, sites_of(encoder, (*LINEAR, *NORM), spec.blocks))
+    kinds: ClassVar[tuple[str, ...]] = (*LINEAR, *NORM)
 
-    def init(self, spec: SSF, site: Site, setting: None, rng: Array) -> Params:
+    sites: tuple[str, ...] = ("attention/*", "mlp/*")  # patterns over linear and norm sites
+    blocks: str = ""  # range of blocks, slice notation
+
+    def __post_init__(self) -> None:
+        require_blocks(self.blocks)
+        require_patterns(sites=self.sites)
+
+    def init(self, site: Site, setting: None, rng: Array) -> Params:
         return {"scale": jnp.ones((site.outputs,)), "shift": jnp.zeros((site.outputs,))}
 
     def after(self, setting: None, leaves: Params, x: Array, y: Array, kernel: Kernel, call: Call) -> Array:
@@ -32,8 +40,12 @@ class SSFMethod(SiteMethod[SSF]):
         return y * scale + shift
 
     def norm(self, setting: None, leaves: Params, scale: Array, bias: Array, call: Call) -> tuple[Array, Array]:
-        own = select(leaves["scale"], call.slots)
-        return scale * own, bias * own + select(leaves["shift"], call.slots)
+        factor = select(leaves["scale"], call.slots)
+        return scale * factor, bias * factor + select(leaves["shift"], call.slots)
 
     def merge(self, setting: None, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array]:
         return kernel * leaves["scale"], bias * leaves["scale"] + leaves["shift"]
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls()

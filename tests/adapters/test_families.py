@@ -62,7 +62,7 @@ def test_identity_at_the_start_and_gradients_everywhere(name, encoder):
         return features, jax.grad(lambda p: jnp.square(model.logits(backbone, p, inputs)).sum())(params)
 
     features, _ = both(start)
-    if getattr(model.site_parts.get(METHODS[name].method, (None,))[0], "identity_at_start", True):
+    if METHODS[name].identity_at_start:
         np.testing.assert_allclose(features[:, -SPEC.width :], plain, atol=1e-5)
     _, gradient = both(moved)
     for path, leaf in flatten(gradient).items():

@@ -1,11 +1,13 @@
-"""One suite that every method inherits, and each method against its formula written by hand.
+"""One suite that every registered method inherits, and each method against its formula written by hand.
 
-A new method adds a row to `METHODS` and a formula; the suite then checks identity at the start,
-gradients, padding, a bank against single adapters, merging, and the work it counts.
+A new method is found by its registration: the suite runs its `example()` and the further `EXAMPLES` of its file in
+`tests/adapters/formulas`, which holds its formula. It checks identity at the start, gradients, padding, a bank against
+single adapters, merging, and the work that the method counts.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 import jax
@@ -16,64 +18,33 @@ import pytest
 from adapters.costs import adapter_forward
 from adapters.hooks import GraftHooks
 from adapters.merging import merge
-from adapters.methods.dora import DoraMethod
-from adapters.methods.method import Call, Kernel
+from adapters.methods.method import Call, Kernel, Method
 from adapters.methods.vera import draw_projections
 from adapters.model import GraftModel
-from adapters.specs import (
-    IA3,
-    SSF,
-    Bias,
-    Bottleneck,
-    Classification,
-    Dora,
-    Ladder,
-    Lora,
-    LoraOverride,
-    MultiLabel,
-    Norm,
-    Prefix,
-    Probe,
-    Regression,
-    Router,
-    TokenTagging,
-    Vera,
-)
+from adapters.specs import IA3, Bias, Classification, Dora, Ladder, Lora, MultiLabel, Probe, Regression, TokenTagging
 from backbone.buckets import pad
 from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.registered import load_folder, variants
 from backbone.trees import count, flatten, map_leaves, unflatten
 from tests import reference
 from tests.tiny import SPEC, random_params
 
-METHODS = {
-    "lora": Lora(rank=4),
-    "lora everywhere": Lora(rank=3, sites=("*/attention/*", "mlp/*"), scaling="rank_stabilised"),
-    "lora overrides": Lora(rank=4, overrides=(LoraOverride("attention/value", rank=2, alpha=7.0),), blocks="1:"),
-    "houlsby": Bottleneck(width=5, placement="houlsby"),
-    "pfeiffer": Bottleneck(width=5, placement="pfeiffer", activation="gelu"),
-    "parallel": Bottleneck(width=5, placement="parallel", scale=4.0),
-    "ia3": IA3(),
-    "ia3 attention": IA3(scale_outputs=("attention/query",), scale_inputs=("attention/output", "attention/value")),
-    "dora": Dora(rank=3),
-    "dora everywhere": Dora(rank=2, sites=("attention/*", "mlp/*"), scaling="rank_stabilised", blocks="2:"),
-    "vera": Vera(rank=16),
-    "vera of two widths": Vera(rank=8, sites=("attention/key", "mlp/*"), seed=7, blocks=":1"),
-    "ssf": SSF(),
-    "bias": Bias(),
-    "norm": Norm(),
-    "norm of some": Norm(sites=("0/attention/norm", "2/mlp/norm")),
-    "prefix": Prefix(length=3),
-    "router": Router(experts=3, top=2, rank=2),
-    "router to one": Router(experts=2, top=1, rank=2, sites=("attention/output", "mlp/up"), blocks="2:"),
-    "probe": Probe(),
-    "probe everywhere": Probe(boundaries=()),
-    "ladder": Ladder(reduction=4),
-    "ladder top": Ladder(reduction=2, blocks="1:"),
-}
-SITE = [name for name, spec in METHODS.items() if not isinstance(spec, (Probe, Ladder))]
-UNMERGEABLE = [name for name in SITE if isinstance(METHODS[name], (Bottleneck, Prefix, Router))]
-MERGEABLE = [name for name in SITE if name not in UNMERGEABLE]
+FORMULAS = {module.__name__.rsplit(".", 1)[-1]: module for module in load_folder("tests.adapters.formulas")}
+METHODS = {tag: method.example() for tag, method in variants(Method).items()}
+METHODS |= {name: method for module in FORMULAS.values() for name, method in getattr(module, "EXAMPLES", {}).items()}
+
+
+def says(name: str, flag: str) -> bool:
+    """Returns a flag of the method's file in tests/adapters/formulas; true unless the file denies it."""
+    return getattr(FORMULAS.get(METHODS[name].tag), flag, True)
+
+
+SITE = [name for name, method in METHODS.items() if method.acts_at_sites]
+FEATURE = [name for name in METHODS if name not in SITE]
+MERGEABLE = [name for name in SITE if says(name, "MERGEABLE")]
+UNMERGEABLE = [name for name in SITE if name not in MERGEABLE]
+WITH_DROPOUT = [name for name in SITE if hasattr(METHODS[name], "dropout")]
 LABELS = ("a", "b", "c")
 
 
@@ -106,10 +77,10 @@ def test_at_the_start_the_graft_is_exactly_the_plain_backbone(name, backbone, in
     plain = GraftModel(Network(SPEC), (), Classification(), LABELS).features(backbone, {}, inputs)
     params = model.init(jax.random.key(0))
     found = model.features(backbone, params["adapter"], inputs)
-    if all(method.identity_at_start for method, _ in model.site_parts.values()):
+    assert METHODS[name].identity_at_start == says(name, "IDENTITY_AT_START")
+    if METHODS[name].identity_at_start:
         np.testing.assert_array_equal(found[:, -SPEC.width :], plain)
     else:
-        assert isinstance(METHODS[name], Prefix), "every other method starts as the identity"
         assert np.abs(found - plain).max() > 1e-3
     changed = model.features(backbone, nonzero(model).get("adapter", {}), inputs)
     if count(params["adapter"]):
@@ -166,7 +137,7 @@ def test_merged_equals_unmerged(name, backbone, inputs):
 @pytest.mark.parametrize("name", UNMERGEABLE)
 def test_what_cannot_be_merged_says_so(name, backbone):
     model = model_of(name)
-    with pytest.raises(InputError, match=rf"{METHODS[name].method}: cannot be merged into the weights at [02]/"):
+    with pytest.raises(InputError, match=rf"{METHODS[name].tag}: cannot be merged into the weights at [02]/"):
         merge(model, backbone, nonzero(model)["adapter"])
 
 
@@ -198,9 +169,13 @@ def test_every_method_feeds_pairs_and_tags(name, backbone, inputs):
         assert np.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("spec", [Lora(dropout=0.5), Dora(dropout=0.5), Router(dropout=0.5), Bottleneck(dropout=0.5)])
-def test_dropout_acts_only_with_a_key(spec, backbone, inputs):
-    model = GraftModel(Network(SPEC), (spec,), Classification(), LABELS)
+def test_the_methods_with_dropout_are_those_that_state_it():
+    assert {METHODS[name].tag for name in WITH_DROPOUT} >= {"lora", "dora", "router", "bottleneck"}
+
+
+@pytest.mark.parametrize("name", WITH_DROPOUT)
+def test_dropout_acts_only_with_a_key(name, backbone, inputs):
+    model = GraftModel(Network(SPEC), (replace(METHODS[name], dropout=0.5),), Classification(), LABELS)
     params = nonzero(model)
     calm = model.logits(backbone, params, inputs)
     np.testing.assert_array_equal(calm, model.logits(backbone, params, inputs))
@@ -210,118 +185,85 @@ def test_dropout_acts_only_with_a_key(spec, backbone, inputs):
     assert np.abs(noisy[0] - calm).max() > 1e-4
 
 
-# ---- formulas by hand, in numpy -------------------------------------------------------------------
-
-
-def by_hand(spec, adapter, settings):
-    """Sites for `reference.block`, from the papers' equations."""
-    sites: dict[int, dict] = {}
-    for site in settings:
-        p = {k: np.asarray(v) for k, v in adapter[spec.method][str(site.block)][site.name].items()}
-        sites.setdefault(site.block, {})[site.name] = formula(spec, site, p)
-    return sites
-
-
-def formula(spec, site, p):
-    if isinstance(spec, Dora):
-        s = spec.alpha / (sqrt(spec.rank) if spec.scaling == "rank_stabilised" else spec.rank)
-
-        def dora(x, w, b):
-            v = w + s * p["a"] @ p["b"]
-            length = lambda matrix: np.sqrt((matrix**2).sum(0))  # noqa: E731
-            return x @ (p["magnitude"] * length(w) * v / length(v)) + b
-
-        return dora
-    if isinstance(spec, Vera):
-        widest = SPEC.mlp_width if "mlp/*" in spec.sites else SPEC.width
-        shared_a, shared_b = draw_projections(spec.rank, widest, widest, spec.seed)
-        shared_a, shared_b = shared_a[: site.inputs], shared_b[:, : site.outputs]
-        return lambda x, w, b: x @ w + b + ((x @ shared_a) * p["d"]) @ shared_b * p["b"]
-    if isinstance(spec, Norm):
-        return lambda s, b: (s + p["scale"], b + p["bias"])
-    if isinstance(spec, Bias):
-        if site.name.endswith("norm"):
-            return lambda s, b: (s, b + p["delta"])
-        return lambda x, w, b: x @ w + (b + p["delta"])
-    if isinstance(spec, SSF):
-        if site.name.endswith("norm"):
-            return lambda s, b: (s * p["scale"], b * p["scale"] + p["shift"])
-        return lambda x, w, b: (x @ w + b) * p["scale"] + p["shift"]
-    if isinstance(spec, Prefix):
-        return lambda k, v: (np.concatenate([p["key"], k]), np.concatenate([p["value"], v]))
-    if isinstance(spec, Router):
-
-        def routed(x, w, b):
-            chance = reference.softmax(x[0] @ p["gate"])
-            best = np.argsort(-chance)[: spec.top]
-            experts = [chance[e] * x @ p["a"][e] @ p["b"][e] for e in best]
-            return x @ w + b + spec.alpha / spec.rank * sum(experts)
-
-        return routed
-    if isinstance(spec, Lora):
-        override = next((o for o in spec.overrides if o.sites == site.name), None)
-        rank, alpha = (override.rank, override.alpha) if override else (spec.rank, spec.alpha)
-        assert p["a"].shape == (site.inputs, rank)
-        scale = alpha / (sqrt(rank) if spec.scaling == "rank_stabilised" else rank)
-        return lambda x, w, b: x @ w + b + scale * x @ p["a"] @ p["b"]
-    if isinstance(spec, IA3):
-        if site.name in spec.scale_outputs:
-            return lambda x, w, b: (x @ w + b) * p["scale"]
-        return lambda x, w, b: (x * p["scale"]) @ w + b
-    act = {"relu": lambda v: np.maximum(v, 0), "gelu": reference.gelu}[spec.activation]
-
-    def f(h):
-        return act(h @ p["down"] + p["down_bias"]) @ p["up"] + p["up_bias"]
-
-    return (lambda x, y: y + spec.scale * f(x)) if spec.placement == "parallel" else (lambda x, y: y + f(y))
-
-
 @pytest.mark.parametrize("name", SITE)
 def test_site_methods_equal_their_formula(name, backbone, inputs):
     model = model_of(name)
     adapter = nonzero(model)["adapter"]
-    ((_, settings),) = model.site_parts.values()
+    ((tag, (method, settings)),) = model.site_parts.items()
+    sites: dict[int, dict] = {}
+    for site in settings:
+        p = {k: np.asarray(v) for k, v in adapter[tag][str(site.block)][site.name].items()}
+        sites.setdefault(site.block, {})[site.name] = FORMULAS[tag].formula(method, site, p)
     network, host = Network(SPEC), map_leaves(np.asarray, backbone)
     hooks = GraftHooks(model.site_parts, adapter)
     hidden = network.run_blocks(backbone, network.embed(backbone, inputs), inputs["mask"], hooks)
-    sites = by_hand(METHODS[name], adapter, settings)
     for i in range(4):
         row = np.asarray(inputs["ids"][i])[np.asarray(inputs["mask"][i])]
         expected = reference.states(host, row, SPEC, sites)[-1]
         np.testing.assert_allclose(hidden[i, : len(row)], expected, atol=1e-4)
 
 
-def test_probe_features_are_pooled_states(backbone, inputs):
+@pytest.mark.parametrize("name", FEATURE)
+def test_feature_methods_equal_their_formula(name, backbone, inputs):
     host = map_leaves(np.asarray, backbone)
-    model = model_of("probe everywhere")
-    found = model.features(backbone, {"probe": {}}, inputs)
+    model = model_of(name)
+    method = model.feature_method
+    adapter = {method.tag: {}} | nonzero(model).get("adapter", {})
+    p = map_leaves(np.asarray, adapter[method.tag])
+    features = model.features(backbone, adapter, inputs)
     for i in range(4):
         row = np.asarray(inputs["ids"][i])[np.asarray(inputs["mask"][i])]
-        expected = np.concatenate([state.mean(0) for state in reference.states(host, row, SPEC)])
-        np.testing.assert_allclose(found[i], expected, atol=2e-5)
+        expected = FORMULAS[method.tag].formula(method, p, reference.states(host, row, SPEC), SPEC)
+        np.testing.assert_allclose(features[i], expected, atol=1e-4)
 
 
-def test_ladder_equals_its_formula(backbone, inputs):
-    host = map_leaves(np.asarray, backbone)
-    model = model_of("ladder top")
-    spec = METHODS["ladder top"]
-    adapter = nonzero(model)["adapter"]
-    p = map_leaves(np.asarray, adapter["ladder"])
-    from adapters.methods.ladder import side_encoder
+def test_every_method_has_an_example_and_a_formula():
+    assert variants(Method).keys() == FORMULAS.keys(), "tests/adapters/formulas holds one file for each method"
+    for tag, method in variants(Method).items():
+        assert type(method.example()) is method
+        assert METHODS[tag] == method.example()
 
-    side_spec = side_encoder(spec, SPEC)
-    assert (side_spec.width, side_spec.blocks) == (16, 2)
-    found = model.features(backbone, adapter, inputs)
-    for i in range(4):
-        row = np.asarray(inputs["ids"][i])[np.asarray(inputs["mask"][i])]
-        states = reference.states(host, row, SPEC)
-        side = 0.0
-        for rung, tap in enumerate((2, 3)):
-            gate = 1 / (1 + np.exp(-p["down"][str(tap)]["gate"]))
-            side = gate * states[tap] @ p["down"][str(tap)]["kernel"] + (1 - gate) * side
-            side = reference.block(p["blocks"][str(rung)], side, side_spec)
-        expected = (states[-1] + side @ p["up"]["kernel"]).mean(0)
-        np.testing.assert_allclose(found[i], expected, atol=1e-4)
+
+@pytest.mark.parametrize("name", FEATURE)
+def test_a_feature_method_states_what_it_reads(name):
+    method = METHODS[name]
+    assert not method.acts_at_sites
+    assert not method.differentiates_backbone
+    assert method.stands_alone
+    lowest = min(method.taps(SPEC))
+    assert [method.reads_below(SPEC, k) for k in range(4)] == [lowest < k for k in range(4)]
+
+
+@pytest.mark.parametrize("name", [name for name in FEATURE if METHODS[name].reads_pooled])
+def test_what_reads_pooled_states_reads_nothing_else(name, backbone, inputs):
+    """Then stored pooled states stand in for a forward pass."""
+    model = model_of(name)
+    params = nonzero(model)
+    plain = GraftModel(Network(SPEC), (Probe(boundaries=()),), Classification(), LABELS)
+    pooled = plain.features(backbone, {"probe": {}}, inputs).reshape(4, -1, SPEC.width)
+    features = model.features(backbone, params.get("adapter", {}), inputs)
+    np.testing.assert_array_equal(features, pooled[:, list(model.taps)].reshape(4, -1))
+
+
+def test_a_probe_is_fitted_and_a_ladder_is_trained():
+    assert (Probe.fitted, Probe.reads_pooled) == (True, True)
+    assert (Ladder.fitted, Ladder.reads_pooled) == (False, False)
+
+
+@pytest.mark.parametrize("name", SITE)
+def test_a_site_method_reads_states_at_one_boundary_only(name):
+    method = METHODS[name]
+    assert method.acts_at_sites
+    assert method.differentiates_backbone
+    assert not method.stands_alone
+    assert not method.fitted
+    assert not method.reads_pooled
+    assert not any(method.reads_below(SPEC, k) for k in range(4))
+
+
+def test_the_rungs_of_a_ladder_are_narrow_blocks():
+    side = METHODS["ladder top"].side_encoder(SPEC)
+    assert (side.width, side.blocks) == (16, 2)
 
 
 def test_query_key_and_value_stay_one_product_unless_an_input_changes(backbone, inputs):
@@ -358,7 +300,7 @@ def test_dora_starts_as_the_identity_in_a_compiled_program_and_survives_an_empty
     model = model_of("dora")
     method, settings = model.site_parts["dora"]
     site = next(iter(settings))
-    assert isinstance(method, DoraMethod)
+    assert method.has_magnitude
     leaves = model.init(jax.random.key(0))["adapter"]["dora"]["0"][site.name]
     qkv = backbone["blocks"]["0"]["attention"]["qkv"]
     kernel = Kernel(qkv["kernel"][:, :32].at[:, 5].set(0), qkv["bias"][:32])

@@ -31,9 +31,10 @@ def test_configs_and_specs_import_no_jax():
         "trainers.config, trainers.config.load, trainers.data.rows, trainers.data.splits, adapters.specs, "
         "backbone.records, backbone.registered, trainers.data.formats.format"
     )
-    heavy = ("jax", "flax", "torch", "tensorflow", "pyarrow", "PIL", "tensorflow_datasets")
+    heavy = ("jax", "flax", "optax", "torch", "tensorflow", "pyarrow", "PIL", "tensorflow_datasets")
     code = (
         f"import {modules}, sys; backbone.registered.variants(trainers.data.formats.format.Format); "
+        "trainers.config.load.load_config('trec6', ['adapter.method=ladder', 'adapter.reduction=4']); "
         f"sys.exit(any(m.split('.')[0] in {heavy} for m in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

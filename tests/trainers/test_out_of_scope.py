@@ -239,7 +239,7 @@ def test_a_damaged_score_is_refused(runs, tmp_path, tiny):
         ({"means": np.full((3, 32), np.nan, np.float32)}, "not finite"),
         ({"means": np.zeros((3, 31), np.float32)}, "means"),
         ({"code": np.zeros(1)}, "code"),
-        ({"reference.label_counts": np.zeros(3, np.int64)}, "counts must be of some rows"),
+        ({"reference.label_counts": np.zeros(3, np.int64)}, "counts must hold at least one row"),
         ({"reference.label_counts": np.ones(2, np.int64)}, "reference.label_counts"),
         ({"reference.score_edges": np.zeros(40)}, "reference.score_edges"),
         ({"reference.length_counts": np.ones(1, np.int32)}, "reference.length"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from adapters.specs import Classification, HeadSpec, Ladder, Lora, MethodSpec, MultiLabel, Probe, TokenTagging
+from adapters.methods.method import Method
+from adapters.specs import Classification, HeadSpec, Lora, MultiLabel, TokenTagging
 from adapters.target import Target
 from backbone.errors import InputError
 from trainers.config.curriculum import Curriculum
@@ -23,8 +24,8 @@ class TrainConfig:
     name: str = "graft"  # of the task; names the output folder
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
     data: Data = field(default_factory=Data)
-    adapter: MethodSpec = field(default_factory=Lora)
-    extra: tuple[MethodSpec, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
+    adapter: Method = field(default_factory=Lora)
+    extra: tuple[Method, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
     head: HeadSpec = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
     plan: Plan = field(default_factory=Plan)
@@ -60,7 +61,7 @@ class TrainConfig:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
-        alone = [spec.method for spec in self.methods if isinstance(spec, (Probe, Ladder))]
+        alone = [method.tag for method in self.methods if method.stands_alone]
         if self.extra and alone:
             raise InputError(f"extra: {alone[0]} reads hidden states and stands alone, as `adapter` without `extra`")
         if self.curriculum.difficulty == "column" and not self.data.difficulty:
@@ -91,10 +92,10 @@ class TrainConfig:
                 "exits.boundaries: an exit is a classifier of single inputs; it needs head.kind=classification and "
                 f"head.pair=none, got {head.kind} and {head.pair}"
             )
-        if head.pooling == "attention" and isinstance(self.adapter, Probe):
+        if head.pooling == "attention" and self.adapter.fitted:
             raise InputError(
-                "head.pooling: attention is learned by gradient, a probe is fitted to fixed features; use another "
-                "pooling, or another adapter.method"
+                f"head.pooling: attention is learned by gradient, a {self.adapter.tag} is fitted to fixed features; "
+                "use another pooling, or another adapter.method"
             )
         if isinstance(head, TokenTagging):
             needs = {"plan.stages": "auto", "curriculum.difficulty": "probe_loss"}
@@ -112,7 +113,7 @@ class TrainConfig:
         return self.plan.climbs and self.adapter.differentiates_backbone
 
     @property
-    def methods(self) -> tuple[MethodSpec, ...]:
+    def methods(self) -> tuple[Method, ...]:
         """Every method of the graft."""
         return (self.adapter, *self.extra)
 

@@ -56,7 +56,7 @@ def stored_features(
     model: GraftModel, splits: Sequence[Examples], store: Boundaries, show: bool
 ) -> list[np.ndarray] | None:
     """Returns the features [N,F] of each split from cached pooled states; None where these do not make them."""
-    if model.head.pooling == "tokens" or not (model.feature_part is None or model.feature_part[0].reads_pooled):
+    if model.head.pooling == "tokens" or not (model.feature_method is None or model.feature_method.reads_pooled):
         return None
     try:
         store.fill(splits, (), pooled=True, show=show)

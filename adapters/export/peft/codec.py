@@ -1,4 +1,4 @@
-"""What a codec is, and what all of them share: PEFT's tensors sorted by our sites."""
+"""The interface of a codec, and the part that all codecs share: PEFT's tensors sorted by our sites."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from adapters.methods.method import SiteMethod
 from adapters.model import GraftModel
 from adapters.patterns import Site, sites_of
-from adapters.specs import MethodSpec
 from backbone.errors import InputError, nearest
 from backbone.families import FAMILIES, Family
 from backbone.storage import Backbone
@@ -25,28 +25,31 @@ Fields = dict[str, Any]
 
 
 class Codec(Protocol):
-    """One `peft_type`."""
+    """The translation of one `peft_type`."""
 
-    title: str  # for messages
-    peft_type: str
-    spec_types: tuple[type[Any], ...]  # our methods that it holds
+    title: str  # name in messages
+    peft_type: str  # PEFT's name of the type
+    methods: tuple[str, ...]  # tags of our methods that it holds
+    # fields of PEFT's config that would change the computation in ways we lack, with the values that mean "not used"
     unused: dict[str, tuple[Any, ...]]
-    # fields of the config that change the computation in ways we do not have, with the values that mean "not used"
 
     def write(
         self, model: GraftModel, leaves: Params, backbone: Backbone, module: Callable[[Site], str]
     ) -> tuple[Tensors, Fields]:
-        """PEFT's tensors by full name, and the fields of its config that are particular to the type.
+        """Returns PEFT's tensors by full name, and the fields of its config that are particular to the type.
 
-        `leaves` are those of the graft's one method by block and site; `module` names a site as PEFT does.
+        `leaves` are the leaves of the graft's one method by block and site; `module` names a site as PEFT does.
         """
 
-    def read(self, source: Path, config: Fields, left: Tensors, backbone: Backbone) -> tuple[MethodSpec, Params]:
-        """Spec and leaves by block and site; takes what it uses out of `left`. Raises InputError."""
+    def read(self, source: Path, config: Fields, left: Tensors, backbone: Backbone) -> tuple[SiteMethod, Params]:
+        """Returns the method, and its leaves by block and site; removes the tensors it uses from `left`.
+
+        Raises InputError naming the field or tensor that does not fit.
+        """
 
 
 def family_of(backbone: Backbone) -> Family:
-    """Who knows the names of the backbone's layers; raises InputError for a backbone without a published family."""
+    """Returns the family that names the backbone's layers; raises InputError without a published family."""
     name = backbone.source.get("family", "")
     if name not in FAMILIES:
         raise InputError(
@@ -56,7 +59,7 @@ def family_of(backbone: Backbone) -> Family:
 
 
 def transposed(leaf: Any) -> np.ndarray:
-    """PyTorch's order of axes."""
+    """Returns a matrix in PyTorch's order of axes, float32."""
     return np.ascontiguousarray(np.asarray(leaf, np.float32).T)
 
 
@@ -68,15 +71,15 @@ def by_site(
     names: Sequence[str],
     misfit: Callable[[Site, Sequence[np.ndarray]], str],
 ) -> dict[Site, list[np.ndarray]]:
-    """The tensors called `names` of each site that has the first of them, taken out of `left`.
+    """Removes the tensors called `names` from `left` and returns them, for each site that has the first of them.
 
-    `misfit` says why tensors do not belong to a site, or "". Raises InputError naming every tensor that
+    `misfit` returns the reason why tensors do not belong to a site, or "". Raises InputError naming every tensor that
     belongs to no layer of the backbone, does not fit its layer or lacks its companion.
     """
     family = family_of(backbone)
     everywhere = sites_of(backbone.spec, kind)
     by_module = {module: site for site in everywhere if (module := family.site_module(site.block, site.name))}
-    found: dict[Site, list[np.ndarray]] = {}
+    sorted_out: dict[Site, list[np.ndarray]] = {}
     problems = []
     for key in list(left):
         match = re.fullmatch(rf"{re.escape(PREFIX)}(?:{family.task_prefix}\.)?(.+)\.{re.escape(names[0])}", key)
@@ -92,16 +95,16 @@ def by_site(
         elif reason := misfit(site, tensors := [left.pop(other) for other in keys]):
             problems.append(f"{key}: {reason}")
         else:
-            found[site] = tensors
-    if problems or not found:
+            sorted_out[site] = tensors
+    if problems or not sorted_out:
         shown = "\n  ".join(problems) or f"no tensor named ...{names[0]}"
         raise InputError(f"{source / WEIGHTS}: does not fit the backbone {backbone.path}:\n  {shown}")
-    return {site: found[site] for site in everywhere if site in found}
+    return {site: sorted_out[site] for site in everywhere if site in sorted_out}
 
 
-def nested(found: Mapping[Site, Params]) -> Params:
-    """Leaves by block and site name, as a graft keeps them."""
+def nested(by_place: Mapping[Site, Params]) -> Params:
+    """Returns leaves by block and site name, as a graft keeps them."""
     tree: Params = {}
-    for site, leaves in found.items():
+    for site, leaves in by_place.items():
         tree.setdefault(str(site.block), {})[site.name] = leaves
     return tree

@@ -1,4 +1,4 @@
-"""Export and import: what all codecs share around the tensors of their method."""
+"""Export and import of PEFT folders: everything around the tensors of the one method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from safetensors.numpy import save_file
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.export.peft.codec import CONFIG, WEIGHTS, Codec, family_of, transposed
-from adapters.export.peft.folder import CLASSIFIER, HEAD, OWN, head_of_folder, label_names, own_fields, read_config
+from adapters.export.peft.folder import (
+    CLASSIFIER,
+    EXTRA_FILE,
+    HEAD,
+    extra_fields,
+    head_of_folder,
+    label_names,
+    read_config,
+)
 from adapters.export.peft.ia3 import IA3Codec
 from adapters.export.peft.lora import LoraCodec
 from adapters.export.peft.norm import NormCodec
@@ -32,15 +40,15 @@ CODECS: dict[str, Codec] = {codec.peft_type: codec for codec in (LoraCodec(), IA
 
 @dataclass(frozen=True)
 class Exchange:
-    """What an export or import did."""
+    """The result of an export or import."""
 
     path: str  # folder written
-    content_id: str  # of the graft
-    method: str  # of the graft
-    sites: int  # at which it acts
-    task: str  # SEQ_CLS or FEATURE_EXTRACTION
-    labels: tuple[str, ...]
-    dropped: tuple[str, ...] = ()  # what the graft had and PEFT has no place for
+    content_id: str  # content_id of the graft
+    method: str  # tag of the graft's method
+    sites: int  # number of sites at which it acts
+    task: str  # PEFT's task type: SEQ_CLS or FEATURE_EXTRACTION
+    labels: tuple[str, ...]  # names of the labels
+    dropped: tuple[str, ...] = ()  # parts of the graft for which PEFT has no place
 
 
 def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | None = None) -> Exchange:
@@ -48,15 +56,17 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     loaded = load_graft(graft, backbone)
     model, manifest = loaded.model, loaded.manifest
     assert manifest is not None
-    kind = type(model.methods[0]) if len(model.methods) == 1 else None
-    codec = next((codec for codec in CODECS.values() if kind in codec.spec_types), None)
+    tag = model.methods[0].tag if len(model.methods) == 1 else None
+    codec = next((codec for codec in CODECS.values() if tag in codec.methods), None)
     if codec is None or not isinstance(model.head, Classification):
-        known = ", ".join(spec.method for codec in CODECS.values() for spec in codec.spec_types)
-        have = ", ".join([*(spec.method for spec in model.methods), model.head.kind])
-        raise InputError(f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {have}")
+        known = ", ".join(name for codec in CODECS.values() for name in codec.methods)
+        parts = ", ".join([*(method.tag for method in model.methods), model.head.kind])
+        raise InputError(
+            f"{graft}: PEFT export takes one of {known} with a classification head; this graft has {parts}"
+        )
     if model.sides > 1 or model.head.pooling == "attention":
         raise InputError(f"{graft}: PEFT has no head with pair={model.head.pair} and pooling={model.head.pooling}")
-    family, name = family_of(loaded.backbone), model.methods[0].method
+    family, name = family_of(loaded.backbone), model.methods[0].tag
     whole = model.head.pooling == family.task_pooling
 
     def module(site: Site) -> str:
@@ -82,14 +92,14 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
         "modules_to_save": ["classifier"] if whole else None,
         **fields,
     }
-    own = {"labels": list(model.labels), "head": encode(model.head)}
+    extra = {"labels": list(model.labels), "head": encode(model.head)}
     out = Path(out)
     with new_folder(out) as folder:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         if not whole:
             save_file(head, folder / HEAD, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
-        (folder / OWN).write_text(json.dumps(own, indent=2), encoding="utf-8")
+        (folder / EXTRA_FILE).write_text(json.dumps(extra, indent=2), encoding="utf-8")
     lost = dropped([loaded], "a PEFT folder")
     return Exchange(str(out), manifest.content_id, name, len(sites), str(config["task_type"]), model.labels, lost)
 
@@ -97,21 +107,21 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
 def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, labels: str | None = None) -> Exchange:
     """Writes a graft from a PEFT folder; raises InputError naming any field or tensor that does not fit.
 
-    `labels` are names, comma separated or a file with one a line; without them the folder's own, or
-    LABEL_0, LABEL_1, ...
+    `labels` are names, comma separated, or a file with one name a line. Without them the folder's names are taken,
+    or LABEL_0, LABEL_1, ...
     """
     source, out = Path(source), Path(out)
     config, codec = read_config(source, CODECS)
     left = read_safetensors(source / WEIGHTS)
     trunk = load_backbone(backbone)
-    spec, adapter = codec.read(source, config, left, trunk)
+    method, adapter = codec.read(source, config, left, trunk)
     head_spec, head = head_of_folder(source, left, codec.title, family_of(trunk))
-    names = label_names(labels, own_fields(source), head["kernel"].shape[1])
-    model = GraftModel(trunk.network, (spec,), head_spec, names)
+    names = label_names(labels, extra_fields(source), head["kernel"].shape[1])
+    model = GraftModel(trunk.network, (method,), head_spec, names)
     manifest = save_graft(
         out,
         model,
-        {"adapter": {spec.method: adapter}, "head": head},
+        {"adapter": {method.tag: adapter}, "head": head},
         trunk,
         name=source.resolve().name,
         max_tokens=min(128, trunk.preprocessing.max_tokens),
@@ -125,4 +135,4 @@ def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, la
         ),
     )
     sites = sum(len(places) for places in adapter.values())
-    return Exchange(str(out), manifest.content_id, spec.method, sites, str(config.get("task_type")), names)
+    return Exchange(str(out), manifest.content_id, method.tag, sites, str(config.get("task_type")), names)

@@ -1,4 +1,4 @@
-"""PEFT's folder besides the tensors of the method: the config, the head, the names of the labels."""
+"""A PEFT folder without the tensors of the method: its config, its head, the names of its labels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from backbone.records import decode
 from backbone.trees import Params
 
 HEAD = "topgraft_head.safetensors"
-OWN = "topgraft.json"  # what PEFT has no field for: names of the labels, settings of the head
+EXTRA_FILE = "topgraft.json"  # file with what PEFT has no field for: names of the labels, settings of the head
 CLASSIFIER = PREFIX + "classifier."
 
 
 def read_config(source: Path, codecs: Mapping[str, Codec]) -> tuple[Fields, Codec]:
-    """The config and the codec of its type; raises InputError for what no codec has."""
+    """Returns the config and the codec of its type; raises InputError for a type or field that no codec supports."""
     file = source / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -42,14 +42,14 @@ def read_config(source: Path, codecs: Mapping[str, Codec]) -> tuple[Fields, Code
 
 
 def head_of_folder(source: Path, left: Tensors, title: str, family: Family) -> tuple[Classification, Params]:
-    """The head from what the method left over; raises InputError if anything else is left."""
+    """Returns the head, made of the tensors that the method left over; raises InputError if others remain."""
     spec = Classification()
     if any(key.startswith(CLASSIFIER) for key in left):
         if not family.task_pooling:
             raise InputError(f"{source / WEIGHTS}: the classifier of transformers' {family.name} is no single layer")
         spec = Classification(pooling=family.task_pooling)
     if not any(key.startswith(CLASSIFIER) for key in left) and (source / HEAD).is_file():
-        spec = decode(Classification, own_fields(source).get("head", {}), f"{source / OWN}: head")
+        spec = decode(Classification, extra_fields(source).get("head", {}), f"{source / EXTRA_FILE}: head")
         left |= {CLASSIFIER + name: value for name, value in read_safetensors(source / HEAD).items()}
     weight, bias = left.pop(CLASSIFIER + "weight", None), left.pop(CLASSIFIER + "bias", None)
     if weight is None or bias is None:
@@ -64,27 +64,27 @@ def head_of_folder(source: Path, left: Tensors, title: str, family: Family) -> t
     return spec, {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
 
 
-def own_fields(source: Path) -> dict[str, Any]:
-    """What a folder that was exported here says besides PEFT's config; empty for others."""
-    if not (source / OWN).is_file():
+def extra_fields(source: Path) -> dict[str, Any]:
+    """Returns the fields that Topgraft wrote beside PEFT's config; empty for folders that others wrote."""
+    if not (source / EXTRA_FILE).is_file():
         return {}
     try:
-        fields = json.loads((source / OWN).read_text(encoding="utf-8"))
+        fields = json.loads((source / EXTRA_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{source / OWN}: not JSON: {error}") from error
+        raise InputError(f"{source / EXTRA_FILE}: not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise InputError(f"{source / OWN}: expected a JSON object, got {type(fields).__name__}")
+        raise InputError(f"{source / EXTRA_FILE}: expected a JSON object, got {type(fields).__name__}")
     return fields
 
 
-def label_names(given: str | None, own: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """The names given, or the folder's own, or LABEL_0, LABEL_1, ...; raises InputError for another number."""
-    if given is None:
-        names = list(own.get("labels", [])) or [f"LABEL_{i}" for i in range(count)]
-    elif os.path.isfile(given):  # noqa: PTH113 - Path.is_file raises for a list of names longer than a file name
-        names = _lines_of(Path(given))
+def label_names(requested: str | None, fields: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Returns the requested names, or the folder's, or LABEL_0, LABEL_1, ...; raises InputError for a wrong number."""
+    if requested is None:
+        names = list(fields.get("labels", [])) or [f"LABEL_{i}" for i in range(count)]
+    elif os.path.isfile(requested):  # noqa: PTH113 - Path.is_file raises for a list of names longer than a file name
+        names = _lines_of(Path(requested))
     else:
-        names = [name.strip() for name in given.split(",")]
+        names = [name.strip() for name in requested.split(",")]
     if len(names) != count:
         raise InputError(f"--labels: {len(names)} names for a head with {count} outputs")
     return tuple(names)

@@ -1,4 +1,4 @@
-"""LN_TUNING: whole scales and biases there, differences from the backbone's here."""
+"""PEFT's LN_TUNING: whole scales and biases there, differences from the backbone's here."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from adapters.export.peft.codec import PREFIX, Fields, Tensors, by_site, nested
 from adapters.merging import node_at
+from adapters.methods.norm import Norm
 from adapters.model import GraftModel
 from adapters.patterns import Site, covering
-from adapters.specs import MethodSpec, Norm
 from backbone.sites import NORM
 from backbone.storage import Backbone
 from backbone.trees import Params
@@ -27,26 +27,26 @@ class NormCodec:
 
     title = "LayerNorm tuning"
     peft_type = "LN_TUNING"
-    spec_types: tuple[type[Any], ...] = (Norm,)
+    methods: tuple[str, ...] = (Norm.tag,)
     unused = UNUSED
 
     def write(
         self, model: GraftModel, leaves: Params, backbone: Backbone, module: Callable[[Site], str]
     ) -> tuple[Tensors, Fields]:
         tensors: Tensors = {}
-        for site in model.site_parts["norm"][1]:
-            own = leaves[str(site.block)][site.name]
+        for site in model.site_parts[Norm.tag][1]:
+            differences = leaves[str(site.block)][site.name]
             for here, there in PAIRS.items():
-                whole = _backbones(backbone, site, here) + np.asarray(own[here], np.float32)
+                whole = _backbones(backbone, site, here) + np.asarray(differences[here], np.float32)
                 tensors[f"{PREFIX}{module(site)}.{there}"] = whole
         return tensors, {}
 
-    def read(self, source: Path, config: Fields, left: Tensors, backbone: Backbone) -> tuple[MethodSpec, Params]:
-        found = by_site(source, left, backbone, NORM, tuple(PAIRS.values()), _misfit)
-        sites, blocks = covering(tuple(found), backbone.spec)
+    def read(self, source: Path, config: Fields, left: Tensors, backbone: Backbone) -> tuple[Norm, Params]:
+        pairs = by_site(source, left, backbone, NORM, tuple(PAIRS.values()), _misfit)
+        sites, blocks = covering(tuple(pairs), backbone.spec)
         leaves = {
             site: {here: whole - _backbones(backbone, site, here) for here, whole in zip(PAIRS, tensors, strict=True)}
-            for site, tensors in found.items()
+            for site, tensors in pairs.items()
         }
         return Norm(sites, blocks), nested(leaves)
 

@@ -1,0 +1,158 @@
+"""A method of a user's own: one script defines it and trains with it; its grafts load where the script is named."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import topgraft
+from adapters.methods.method import Method
+from backbone.errors import InputError
+from backbone.records import encode
+from backbone.registered import VARIANTS
+from tests.tiny import WORDS, as_json, write_config
+from tests.trainers.test_main import call, run
+from trainers.config.load import load_config
+
+METHOD = '''
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from adapters.methods.lora import Lora
+from adapters.methods.settings import require_positive
+
+
+@dataclass(frozen=True)
+class ScaledLora(Lora, tag="scaled_lora"):
+    """LoRA whose update has a factor of its own."""
+
+    gain: float = 2.0  # factor on the scale
+    sign: Literal["plus", "minus"] = "plus"  # direction of the update
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_positive(gain=self.gain)
+
+    def settings(self, encoder):
+        gain = self.gain if self.sign == "plus" else -self.gain
+        plain = super().settings(encoder)
+        return {site: replace(setting, scale=gain * setting.scale) for site, setting in plain.items()}
+
+
+'''
+
+
+FEATURES = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapters.methods.method import FeatureMethod
+from backbone.lazy import jax, jnp
+
+
+@dataclass(frozen=True)
+class ScalarMix(FeatureMethod, tag="scalar_mix"):
+    """A learned mixture of the states at every boundary (Peters et al. 2018, equation 1)."""
+
+    scale: float = 1.0  # factor on the mixture
+
+    def taps(self, encoder):
+        return tuple(range(encoder.blocks + 1))
+
+    def width(self, encoder):
+        return encoder.width
+
+    def init(self, encoder, rng):
+        return {"weights": jnp.zeros((encoder.blocks + 1,))}
+
+    def features(self, encoder, params, states, mask, pool):
+        shares = jax.nn.softmax(params["weights"])
+        return pool(self.scale * sum(shares[boundary] * state for boundary, state in states.items()))
+
+
+'''
+
+
+@pytest.fixture
+def write_script(tmp_path, tiny_path):
+    """Writes a config script that defines a method and trains with it."""
+
+    def write(name: str, method: str, adapter: str):
+        path = write_config(tmp_path / name, tiny_path, tmp_path, adapter=adapter, epochs="1.0")
+        path.write_text(method + path.read_text())
+        return path
+
+    yield write
+    for tag in ("scaled_lora", "scalar_mix"):  # other tests of this process run over every registered method
+        Method.registry.variants.pop(tag, None)
+        Method.registry.files.pop(tag, None)
+
+
+@pytest.fixture
+def script(write_script):
+    return write_script("scaled.py", METHOD, "ScaledLora(rank=2)")
+
+
+def test_a_method_of_a_users_own_trains_and_loads_where_its_script_is_named(script, tmp_path, monkeypatch):
+    graft = tmp_path / "run" / "graft"
+    trained = as_json(run("train", script, "--workdir", tmp_path / "run", "--json", "--set", "adapter.gain=3").stdout)
+    values = trained["content_id"]
+
+    text = " ".join(WORDS[:4])
+    monkeypatch.setenv(VARIANTS, str(script))
+    assert as_json(run("predict", graft, "--text", text, "--json").stdout)
+    facts = as_json(run("inspect", graft, "--json").stdout)["facts"]
+    assert facts["content_id"] == values
+    assert facts["methods"][0]["method"] == "scaled_lora"
+    assert facts["methods"][0]["gain"] == 3.0
+
+    monkeypatch.delenv(VARIANTS)
+    refused = run("predict", graft, "--text", text, check=False)
+    assert refused.returncode == 2
+    expected = r"manifest\.json: 'scaled_lora' is no variant .*: scaled\.py defined it .*; import .*TOPGRAFT_VARIANTS"
+    assert re.search(expected, refused.stderr), refused.stderr
+    assert str(tmp_path / "scaled.py") not in refused.stderr, "a manifest names the file alone, not the maker's folders"
+
+
+def test_the_file_of_a_variant_is_no_part_of_a_grafts_identity(tiny, tmp_path):
+    """A graft of Topgraft's methods alone names no file, and its manifest is spelt as before the field existed."""
+    from dataclasses import replace
+
+    from adapters.artefact.manifest import dumps, identity, sealed
+    from tests.adapters.test_artifact import make
+
+    manifest, _, _ = make(tmp_path / "graft", tiny)
+    assert manifest.training.variants == {}
+    assert b'"variants": {' not in dumps(manifest)
+    told = replace(manifest, training=replace(manifest.training, variants={"mine": "mine.py"}))
+    assert identity(told) == identity(manifest)
+    assert sealed(told).manifest_id != manifest.manifest_id, "a changed file name is noticed"
+
+
+def test_the_same_script_by_another_path_is_the_same_file(script):
+    first, again = load_config(script), load_config(script.name)
+    assert first.adapter.method == "scaled_lora"
+    assert encode(first) == encode(again), "relative to the working folder"
+    script.with_name("copy.py").write_text(script.read_text())
+    with pytest.raises(InputError, match=r"method=scaled_lora: .*copy\.py defines it, but .*scaled\.py has that name"):
+        load_config(script.with_name("copy.py"))
+
+
+@pytest.mark.parametrize("stages", ["all", "geometric(0.5)"])
+def test_a_feature_method_of_a_users_own_is_trained_by_gradient(write_script, stages, tmp_path, capsys):
+    script = write_script("mix.py", FEATURES, "ScalarMix()")
+    status, _, err = call("train", script, "--set", f"plan.stages={stages}", "--workdir", "run", capsys=capsys)
+    assert status == 0, err
+    graft = topgraft.load(tmp_path / "run" / "graft")
+    assert graft.manifest.training.variants == {"scalar_mix": "mix.py"}
+    weights = np.asarray(graft.params["adapter"]["scalar_mix"]["weights"])
+    assert np.abs(weights).max() > 0, "the mixture was trained"
+    assert graft.manifest.training.metrics["test"]["accuracy"] > 0.8
+    status, _, err = call("train", script, "--set", 'extra=[{"method":"bias"}]', capsys=capsys)
+    assert status == 2
+    assert "scalar_mix reads hidden states and stands alone" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -67,3 +68,11 @@ def test_another_package_in_the_folder_of_ours_is_an_error(tmp_path):
     assert done.returncode == 1
     assert "is not Topgraft's" in done.stderr
     assert "Never install both" in done.stderr
+
+
+def test_every_package_is_installed():
+    """A folder that `pyproject.toml` does not list is missing from an installation, and only there."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    roots = ("backbone", "adapters", "trainers", "registry", "serving", "metering", "configs")
+    folders = {file.parent.relative_to(ROOT) for root in roots for file in (ROOT / root).rglob("*.py")}
+    assert listed == {".".join(folder.parts).replace("configs", "topgraft_configs") for folder in folders}

@@ -1,7 +1,7 @@
 """The head of masked language modelling, and the file that keeps the head of any objective.
 
-The head is a dense layer with the backbone's activation, a LayerNorm, then the token embedding as the decoder (tied)
-with a bias of its own (Devlin et al. 2018; transformers' `BertForMaskedLM`). A head is no part of a backbone. It lies
+The head is a dense layer with the backbone's activation, a LayerNorm and a decoder. The decoder is the token embedding
+(tied) with a new bias (Devlin et al. 2018; transformers' `BertForMaskedLM`). A head is no part of a backbone. It lies
 beside it in `head.safetensors` of a run, and names the weights it was trained with.
 
 Shapes: N positions, D width, V vocabulary.

@@ -34,7 +34,7 @@ KEY = "option"  # place of an Option in the metadata of a field
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares beside its name, type and default."""
+    """The declaration of a field beside its name, type and default."""
 
     help: str  # what the value is, for the help and for readers of the field
     name: str = ""  # name without dashes; "" takes that of the field

@@ -1,12 +1,12 @@
 """Frozen dataclasses to plain JSON and back, strictly.
 
-Specs and configs are frozen dataclasses. `encode` turns one into JSON values; `decode` builds one
-from JSON values and refuses unknown keys, missing keys and wrong types, naming the field by its
-dotted path. Variants of a registered base (`backbone.registered`) and members of a union of dataclasses are told
-apart by a tag: a class variable named in `TAGS` (`method = "lora"`), written first and read to choose the class.
+Specs and configs are frozen dataclasses. `encode` turns one into JSON values. `decode` builds one from JSON values and
+refuses unknown keys, missing keys and wrong types, naming the field by its dotted path. A tag tells variants of a
+registered base (`backbone.registered`) and members of a union of dataclasses apart: a class variable named in `TAGS`
+(`method = "lora"`), written first and read to choose the class.
 
-A `Raw` string comes from the command line (`--set a.b=c`) and is read as the type the field
-declares, so `--set data.label=1` gives the string "1" and `--set epochs=1` the number.
+A `Raw` string comes from the command line (`--set a.b=c`) and is read as the type that the field declares. So
+`--set data.label=1` gives the string "1", and `--set epochs=1` the number.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ FORMER_FIELDS = {  # present names of renamed fields; messages give them, nothin
 
 
 class Raw(str):
-    """Text typed by a person, to be read as the type of the field it is meant for."""
+    """Text from the command line, to be read as the type of its field."""
 
     __slots__ = ()
 
 
 def encode(value: Any) -> Any:
-    """JSON values (dict, list, str, int, float, bool, None) of a dataclass, tag first."""
+    """Returns the JSON values (dict, list, str, int, float, bool, None) of a dataclass, tag first."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tag = tag_of(type(value))
         head = {tag[0]: tag[1]} if tag else {}
@@ -84,12 +84,12 @@ def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of JSON values that is hashed: sorted keys, no spaces, no NaN."""
+    """Returns the one spelling of JSON values that is hashed: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """`sha256:<hex>` of the canonical JSON of `value`."""
+    """Returns `sha256:<hex>` of the canonical JSON of `value`."""
     return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
@@ -99,7 +99,7 @@ def former_field(cls: str, name: str) -> str:
 
 
 def tag_of(cls: type) -> tuple[str, str] | None:
-    """The (name, value) of the class variable that tells `cls` from its siblings, if any."""
+    """Returns the name and value of the class variable that tells `cls` from its siblings, if it has one."""
     for name in TAGS:
         if name in cls.__dict__ and name not in {f.name for f in dataclasses.fields(cls)}:
             return name, cls.__dict__[name]
@@ -107,7 +107,7 @@ def tag_of(cls: type) -> tuple[str, str] | None:
 
 
 def decode(kind: type[T], value: Any, where: str = "") -> T:
-    """Builds a `kind` (dataclass) from JSON values; raises InputError naming the dotted field."""
+    """Builds a `kind` (dataclass) from JSON values. Raises InputError naming the dotted field."""
     return typing.cast(T, _decode(kind, value, where))
 
 
@@ -121,7 +121,10 @@ def hints(cls: type) -> dict[str, Any]:
         return typing.get_type_hints(cls)
     resolved: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        names = cls.registry.names[base.__dict__["tag"]] if "tag" in vars(base) else vars(sys.modules[base.__module__])
+        if "tag" in vars(base) or base.__module__ not in sys.modules:  # a base without a tag may share the script
+            names = cls.registry.names[vars(base).get("tag", cls.tag)]
+        else:
+            names = vars(sys.modules[base.__module__])
         resolved |= inspect.get_annotations(base, globals=names, eval_str=True)
     return resolved
 

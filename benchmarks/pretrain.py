@@ -113,7 +113,6 @@ def probe(folder: Path) -> dict[str, Any]:
     """Accuracies on the test rows of TREC-6 by seed, trained and random, and the interval of the difference."""
     import jax
 
-    from adapters.heads import head_of
     from adapters.model import GraftModel
     from adapters.specs import Classification, Probe
     from backbone.home import use_compilation_cache
@@ -141,7 +140,7 @@ def probe(folder: Path) -> dict[str, Any]:
         train, test = (x[:, columns] for x in found)
         fitted = fit_linear(model, train[rows], splits[0].labels[rows], None, "accuracy").head
         logits = test @ fitted["kernel"] + fitted["bias"]
-        decided = head_of(head).decide(head, np.asarray(head_of(head).probabilities(logits)))
+        decided = head.decide(np.asarray(head.probabilities(logits)))
         return float((decided == splits[1].labels).mean())
 
     known, raw = features(trained), []

@@ -118,7 +118,7 @@ def rises(counter: Counter, load: Callable[[], object] | None = None, seconds: f
 
 @functools.cache
 def meter(accelerator: bool = False) -> Counter | None:
-    """Returns the counter to trust in this process: NVML if work runs on a GPU, else RAPL; None if it does not move."""
+    """Returns the counter to trust in this process: NVML if work runs on a GPU, else RAPL; None if it stands still."""
     candidate = nvml() if accelerator else rapl()
     return candidate if candidate and rises(candidate) else None
 

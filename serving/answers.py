@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from adapters.artefact.scope import Scope
-from adapters.predictions import Prediction, predictions
+from adapters.predictions import Prediction
 from serving.batching import Queued
 from serving.residency import LoadedGraft, Served
 
@@ -56,7 +56,7 @@ class Pending:
             score_rows([self])
         scores = None if self.score is None else np.array([self.score])
         abstain = scope is not None and scope.abstain
-        prediction = predictions(self.graft.head, labels, logits[None, : len(labels)], scores, abstain=abstain)[0]
+        (prediction,) = self.graft.head.answers(labels, logits[None, : len(labels)], scores=scores, abstain=abstain)
         return Answer(
             **vars(prediction),
             task=self.served.task,

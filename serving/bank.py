@@ -17,20 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapters.heads.head import Head, kinds_for
+from adapters.heads.pooling import Pooling
 from adapters.methods.method import Method, at_inference
 from adapters.model import GraftModel
-from adapters.specs import Classification, HeadSpec, MultiLabel, Pooling
+from adapters.specs import Classification
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params, flatten, map_leaves
-
-SERVED_HEADS = (Classification, MultiLabel)
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ def lowest_block(model: GraftModel) -> int:
     return min(model.adapted_blocks, default=model.network.spec.blocks)
 
 
-def _pooling(head: HeadSpec) -> Pooling:
+def _pooling(head: Head) -> Pooling:
     """Returns the pooling of a head that a bank can hold; raises InputError for any other."""
-    if not isinstance(head, SERVED_HEADS) or head.pair != "none":
+    if "bank" not in head.supports or head.pair != "none":
         raise InputError(
-            "head: a bank holds classification and multi_label heads of one text, this one is "
+            f"head: a bank holds {kinds_for('bank', ' and ')} heads of one text, this one is "
             f"{head.kind} with pair={head.pair}; `topgraft predict` answers for it"
         )
-    return head.pooling
+    return cast(Pooling, head.pooling)  # a bank holds no head of tokens
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Batcher:
         max_waiting: int = 1024,
         max_wait: float = 0.002,
     ):
-        """`run` returns for each row of a batch of one bucket its result or its own error.
+        """Starts the device thread. `run` returns the result or the error of each row of a batch of one bucket.
 
         A batch has at most `max_rows` rows, all queues at most `max_waiting`. A row waits at most `max_wait` seconds
         for others to join.

@@ -65,15 +65,18 @@ class RegistryCatalogue:
         self._registry, self._store = registry, store
 
     def change(self) -> object:
+        """Returns the number of promotions of all tasks."""
         return self._registry.change()
 
     def lives(self) -> dict[str, Entry]:
+        """Returns the live version of every task."""
         return {
             task: Entry(task, str(live.version), live.content_id, live.generation, {"previous": live.previous})
             for task, live in self._registry.lives().items()
         }
 
     def version(self, task: str, version: str) -> Entry:
+        """Returns one version of a task; raises InputError if there is none."""
         if not version.isdecimal():
             raise InputError(f"version: {version!r} is not the number of a version")
         record = self._registry.version(task, int(version))
@@ -81,6 +84,7 @@ class RegistryCatalogue:
         return Entry(task, version, record.content_id, lineage={**origin, **record.lineage})
 
     def path(self, entry: Entry) -> Path:
+        """Returns the graft folder; raises InputError for a symbolic link."""
         return plain_graft(self._store.path(entry.content_id))
 
 
@@ -106,10 +110,12 @@ class FolderCatalogue:
         return [p for p in sorted(self._folder.iterdir()) if _is_name(p.name) and (p / MANIFEST).is_file()]
 
     def change(self) -> object:
+        """Returns name, inode and time of every manifest."""
         stats = [(path.name, (path / MANIFEST).stat()) for path in self._grafts()]
         return tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
 
     def lives(self) -> dict[str, Entry]:
+        """Returns the live version of every task."""
         entries = {}
         for path in self._grafts():
             try:
@@ -123,6 +129,7 @@ class FolderCatalogue:
         return entries
 
     def version(self, task: str, version: str) -> Entry:
+        """Returns one version of a task; raises InputError if there is none."""
         entry = self.lives().get(task)
         if entry is None or entry.version != version:
             known = [] if entry is None else [entry.version]
@@ -130,4 +137,5 @@ class FolderCatalogue:
         return entry
 
     def path(self, entry: Entry) -> Path:
+        """Returns the graft folder; raises InputError for a symbolic link."""
         return plain_graft(self._folder / require_task(entry.task))

@@ -112,7 +112,7 @@ class Drift:
     """Windows of the latest rows, by task."""
 
     def __init__(self, max_tasks: int, window: int = WINDOW):
-        """A window has at most `window` rows. Beyond `max_tasks`, the task without traffic for longest is dropped."""
+        """Keeps at most `window` rows a window. Beyond `max_tasks`, the task without traffic for longest is dropped."""
         self._max_tasks, self._size = max_tasks, window
         self._windows: OrderedDict[str, _Window] = OrderedDict()
         self._lock = threading.Lock()

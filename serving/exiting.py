@@ -24,7 +24,7 @@ class EarlyBatch:
     """One batch on its way through the blocks; sets `submodel` of the rows that leave early."""
 
     def __init__(self, programs: Programs, rows: Sequence[Queued], index: np.ndarray, mask: np.ndarray):
-        """`rows` [N] belong to grafts with usable exits; `index` int [N] is the number of each row's input.
+        """Takes `rows` [N] of grafts with usable exits; `index` int [N] is the number of each row's input.
 
         `mask` bool [U,T] belongs to the inputs, filled to a batch size.
         """

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters.graft import load_graft
-from adapters.predictions import Prediction
-from adapters.specs import HeadSpec, Regression, TokenTagging
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache
 
@@ -65,9 +63,15 @@ def predict(
     elif pairs:
         raise InputError(f"--text-pair: {path} is no graft on pairs of texts")
     answers = zip(lines, graft.predict(lines), strict=True)
-    given_as = "image" if images else "text"
-    predictions = [_answer(graft.model.head, given_as, line, p, top) for line, p in answers]
+    predictions = [_question(line, images) | graft.model.head.facts(answer, top) for line, answer in answers]
     return Answers(str(path), graft.manifest.content_id, predictions)
+
+
+def _question(line: Any, images: bool) -> dict[str, str]:
+    """Returns what was asked, by name: a text, both texts of a pair, or an image's file."""
+    if isinstance(line, str):
+        return {"image" if images else "text": line}
+    return {"text": line[0], "text_pair": line[1]}
 
 
 def _sides(line: str) -> tuple[str, str]:
@@ -75,18 +79,6 @@ def _sides(line: str) -> tuple[str, str]:
     if not tab:
         raise InputError(f"{line!r}: this graft reads pairs: pass --text-pair, or a tab between both texts in --file")
     return first, second
-
-
-def _answer(head: HeadSpec, given_as: str, line: Any, found: Prediction, top: int) -> dict[str, Any]:
-    shown = {given_as: line} if isinstance(line, str) else {"text": line[0], "text_pair": line[1]}
-    if isinstance(head, Regression):
-        return {**shown, "value": found.value}
-    if isinstance(head, TokenTagging):
-        entities = [asdict(entity) for entity in found.entities]
-        return {**shown, "words": list(found.words), "tags": list(found.labels), "entities": entities}
-    scope = {} if found.out_of_scope is None else {"out_of_scope": found.out_of_scope}
-    probabilities = dict(list(found.probabilities.items())[:top])
-    return {**shown, "labels": list(found.labels), "probabilities": probabilities, **scope}
 
 
 def read_lines(file: str) -> list[str]:

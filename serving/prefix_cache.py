@@ -12,7 +12,7 @@ class PrefixCache:
     """Hidden states by prepared input within a byte budget; used by the device thread only."""
 
     def __init__(self, budget: int):
-        """`budget` in bytes; beyond it the states unused for longest are dropped."""
+        """Limits the cache to `budget` bytes; beyond it the states unused for longest are dropped."""
         self.budget, self.bytes = budget, 0
         self._states: OrderedDict[tuple[int, bytes], dict[int, np.ndarray]] = OrderedDict()
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.heads import pool
+from adapters.heads.pooling import pool
 from adapters.hooks import GraftHooks
 from backbone.errors import InputError
 from backbone.storage import Backbone
@@ -59,9 +59,10 @@ class Programs:
         scopes: Sequence[int] = (),
         exits: Sequence[int] = (),
     ):
-        """`scopes` are boundaries where scores are measured, `exits` boundaries where batches may be split.
+        """Compiles everything.
 
-        Raises InputError for exits that lie above the last block, or that a group cannot be split at.
+        Scores are measured at the boundaries `scopes`, and batches may be split at the boundaries `exits`. Raises
+        InputError for exits at or above the last boundary, or if a group cannot be split there.
         """
         self.backbone, self.banks = backbone, tuple(banks)
         self.buckets, self.sizes = tuple(sorted(buckets)), tuple(sorted(sizes))

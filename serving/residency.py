@@ -22,7 +22,7 @@ import jax
 from adapters.artefact.exits import Exits
 from adapters.artefact.scope import Scope
 from adapters.graft import Graft
-from adapters.specs import HeadSpec
+from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
@@ -50,7 +50,7 @@ class LoadedGraft:
     group: int  # number of its bank
     slot_leaves: SlotLeaves
     labels: tuple[str, ...]
-    head: HeadSpec
+    head: Head
     max_tokens: int  # longest input; longer texts are cut
     methods: tuple[str, ...]
     scope: Scope | None = None  # its out-of-scope score
@@ -85,7 +85,10 @@ class Residency:
         host_bytes: int,
         scopes: Sequence[int] = (),
     ):
-        """`call` runs a function on the device thread. `scopes` are the boundaries that scores may be measured at."""
+        """Starts the threads that load; `call` runs a function on the device thread.
+
+        `scopes` are the boundaries that out-of-scope scores may be measured at.
+        """
         self._banks, self._call, self.host_budget, self._scopes = banks, call, host_bytes, tuple(scopes)
         self._changed = threading.Condition()
         self._seats: dict[str, Seat] = {}
@@ -100,9 +103,9 @@ class Residency:
         self.failed: dict[str, str] = {}  # reason of the last load by content id, where it failed
 
     def acquire(self, served: Served, ready: Callable[[Seat | Exception], None]) -> None:
-        """Calls `ready` with a held seat: at once if the graft is resident, else when it has loaded, or with the error.
+        """Calls `ready` with a held seat, or with the error of the load.
 
-        Raises Closed after `close`.
+        That happens at once if the graft is resident, else when its load has ended. Raises Closed after `close`.
         """
         with self._changed:
             if self._closed:

@@ -57,7 +57,7 @@ class ScopeCost:
 class Submodels:
     """The cheaper submodels that can serve a graft."""
 
-    bfloat16: bool  # whether there are programs in bfloat16, and the graft was validated in it
+    bfloat16: bool  # there are programs in bfloat16, and the graft was validated in it
     exits: dict[str, Any] | None  # boundaries, threshold and certified extra error of its early exits; None: not usable
 
 

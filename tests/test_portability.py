@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -67,3 +68,12 @@ def test_another_package_in_the_folder_of_ours_is_an_error(tmp_path):
     assert done.returncode == 1
     assert "is not Topgraft's" in done.stderr
     assert "Never install both" in done.stderr
+
+
+def test_every_package_of_the_checkout_is_installed():
+    """Variants are found by their folders, so a folder that a wheel leaves out is a variant that nobody finds."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    roots = ("backbone", "adapters", "trainers", "registry", "serving", "metering")
+    folders = {file.parent for root in roots for file in (ROOT / root).rglob("*.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert packages == {name for name in listed if not name.startswith("topgraft_configs")}

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.heads import head_of
-from adapters.specs import Classification
 from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache
@@ -60,14 +58,14 @@ class LabelAudit:
 
 def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = False) -> LabelAudit:
     """Audits the rows of data.train; lists at most `max_suspects`, 0 = all. Raises InputError for other targets."""
-    if not isinstance(config.head, Classification):
+    if "audit" not in config.head.supports:
         raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
     use_compilation_cache()
     data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
     run = Run(Path(), show)
     inputs = prepare(only_rows(replace(config, data=data)), run)
     table, labels, names = inputs.data.tables["train"], inputs.train.labels, inputs.data.labels
-    probabilities = np.asarray(head_of(config.head).probabilities(held_out_logits(inputs, run)))
+    probabilities = np.asarray(config.head.probabilities(held_out_logits(inputs, run)))
     suspects = [
         Suspect(
             where=table.where[i],

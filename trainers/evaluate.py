@@ -17,7 +17,7 @@ from trainers.config import Data
 from trainers.config.load import override_part
 from trainers.data.examples import load_data
 from trainers.runs.logs import bar
-from trainers.scoring.metrics import Confusion, gather
+from trainers.scoring.metrics import gather
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def evaluate(
                 logits = graft.logits_of_rows(examples.rows, shown.update)
         counts = gather(graft.model, logits, examples.labels)
         metrics[name] = counts.compute()
-        if isinstance(counts, Confusion):
-            confusion[name] = counts.counts.tolist()
+        if counts.confusion is not None:
+            confusion[name] = counts.confusion
     assert graft.manifest is not None
     return Evaluation(
         graft=str(path),

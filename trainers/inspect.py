@@ -11,7 +11,7 @@ from adapters.artefact.manifest import MANIFEST, read_manifest
 from adapters.artefact.scope import read_scope
 from adapters.methods.method import Method
 from adapters.model import GraftModel
-from adapters.specs import HeadSpec, Regression
+from adapters.specs import Head
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
@@ -50,8 +50,7 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
         raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {BACKBONE_FILE})")
     config = load_config(path, overrides)
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
-    number = isinstance(config.head, Regression)
-    known = (config.data.label,) if number else config.data.label_names
+    known = config.head.column.known_names(config.data)
     labels = known or ("first", "second")
     facts = {"config": encode(config), "labels": known or "decided by the data; two are assumed here"}
     return _describe("config", path, facts, spec, config.methods, config.head, labels)
@@ -91,7 +90,7 @@ def _describe(
     facts: dict[str, Any],
     spec: EncoderSpec,
     methods: tuple[Method, ...],
-    head: HeadSpec,
+    head: Head,
     labels: tuple[str, ...],
 ) -> Inspection:
     network = Network(spec)

@@ -1,4 +1,4 @@
-"""What a family of published models has to say: a spec for its config, a source for each of our parameters.
+"""The base of families of published models: a spec for a config, a source for each of our parameters.
 
     class Roberta(BertLayout, tag="roberta"):       # backbone/families/roberta.py
         task_prefix = "roberta"
@@ -40,7 +40,7 @@ EXAMPLE_SIZES = {
 
 
 class Family(Registered, by="family", folder="backbone.families"):
-    """How one `model_type` of Hugging Face's layout maps to our network."""
+    """The mapping of one `model_type` of Hugging Face's layout to our network."""
 
     task_prefix: ClassVar[str]  # name of the backbone inside transformers' model of a task
     # pooling under which transformers' classifier is a single dense layer on our features; "": no pooling makes it so

@@ -1,6 +1,6 @@
 """RoBERTa and XLM-RoBERTa (`model_type: roberta`, `xlm-roberta`).
 
-BERT, but for positions: id p + 1 is the first token's, where p is the padding token's id, so the table
+BERT, but for positions: the first token has position id p + 1, where p is the padding token's id. The table therefore
 has p + 1 rows more than the longest input has tokens. Token types are one row that every token adds.
 
 Source: Liu et al. 2019 (arXiv 1907.11692); tensor names as in transformers' `RobertaModel`.

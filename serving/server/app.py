@@ -57,7 +57,7 @@ class Server:
         controller: Controller | None = None,
         endpoints: Sequence[Endpoint] | None = None,
     ):
-        """`endpoints` are those of every protocol by default; raises InputError if a user's file of them fails."""
+        """Takes the endpoints of every protocol by default; raises InputError if a user's file of them fails."""
         self.runtime, self.follower, self.limits, self.tokens = runtime, follower, limits, tokens
         self.controller = controller
         self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics, controller)

@@ -102,7 +102,7 @@ def _named(name: str, schema: Schema, schemas: dict[str, Schema]) -> dict[str, A
 
 
 def schema_of(kind: Any) -> Schema:
-    """Returns the JSON schema of a dataclass, or of the type of a field of one; raises TypeError for other types."""
+    """Returns the JSON schema of a dataclass, or of the type of a field; raises TypeError for other types."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return {}

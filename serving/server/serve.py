@@ -111,7 +111,10 @@ def _require_readable(settings: Settings) -> None:
 
 
 def warm(runtime: Runtime) -> None:
-    """Loads as many grafts as there are slots. One that does not load is logged; a request for it gets the reason."""
+    """Loads as many grafts as there are slots.
+
+    One that does not load is logged, and a request for it gets the reason.
+    """
     room = [bank.group.slots for bank in runtime.banks]
     for served in runtime.entries.values():
         if not any(room):

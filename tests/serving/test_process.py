@@ -31,58 +31,6 @@ from registry.store import Store
 from tests.adapters.test_artifact import make
 
 ROOT = Path(__file__).resolve().parents[2]
-LABELS_ONLY = '''"""`POST /labels/{task}` with a list of texts: their labels, without probabilities."""
-
-from __future__ import annotations
-
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from backbone.errors import InputError
-from serving.server.endpoint import Body, Protocol, Schema, TaskAnswers, inference
-from serving.server.limits import Limits
-from serving.server.openapi import texts
-from serving.server.reading import Question, strings, within
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The labels of one text."""
-
-    text: str
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LabelsOnly:
-    """The labels of each text."""
-
-    version: str
-    texts: tuple[Labelled, ...]
-
-
-def read(body: bytes, names: Mapping[str, str], limits: Limits) -> Question:
-    """Reads a list of texts."""
-    try:
-        content = json.loads(body)
-    except ValueError as error:
-        raise InputError(f"the body is not JSON: {error}") from error
-    return within(Question((names["task"],), strings(content, "body"), limits.seconds), limits)
-
-
-def respond(question: Question, tasks: Sequence[TaskAnswers]) -> LabelsOnly:
-    """Returns the labels."""
-    pairs = zip(question.texts, tasks[0].answers, strict=True)
-    labelled = tuple(Labelled(text, answer.labels) for text, answer in pairs)
-    return LabelsOnly(tasks[0].answers[0].version, labelled)
-
-
-class Labels(Protocol, tag="labels"):
-    """Labels without probabilities."""
-
-    endpoints = (inference("/labels/{task}", read, respond, body=Body("Texts", texts), reply=LabelsOnly),)
-'''
 PATIENCE = 240.0  # seconds: a busy machine starts slowly
 
 
@@ -131,8 +79,10 @@ def service(tiny, tiny_path, tmp_path_factory) -> Iterator[Service]:
         "--store", str(folder / "store"), "--backbone", str(tiny_path), "--port", "0", "--buckets", "48",
         "--batch-sizes", "8", "--poll-seconds", "0.2", "--slots", "2", "--labels", "4", "--json",
     ]  # fmt: skip
-    (folder / "labels_only.py").write_text(LABELS_ONLY)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TOPGRAFT_VARIANTS": "labels_only.py"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TOPGRAFT_VARIANTS": "labels.py"}
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/serving.md").read_text(), re.DOTALL | re.MULTILINE)
+    (own_endpoint,) = [block for block in blocks if "Protocol" in block]
+    (folder / "labels.py").write_text(own_endpoint)
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -187,25 +137,20 @@ def test_a_promotion_under_load_drops_and_mixes_nothing(service):
         assert answer["generation"] == int(answer["version"]), "the first promotion is generation 1"
 
 
-def test_an_endpoint_of_a_users_own_file(service):
-    """One file, named by TOPGRAFT_VARIANTS: its route answers, refuses, is counted and is documented."""
+def test_the_endpoint_of_the_guide(service):
+    """The file of docs/serving.md, named by TOPGRAFT_VARIANTS: it answers, refuses, is counted and documented."""
     texts = ["ban bas", "kol"]
     with httpx.Client(timeout=PATIENCE) as client:
-        response = client.post(f"{service.url}/labels/task", json=texts)
+        response = client.post(f"{service.url}/labels/task", json={"texts": texts})
         assert response.status_code == 200, response.text
-        wanted = service.versions[live(service)]
-        labels = [list(one.labels) for one in wanted.predict(texts)]
-        rows = [{"text": text, "labels": row} for text, row in zip(texts, labels, strict=True)]
-        assert response.json() == {"version": "4", "texts": rows}
-        for path, body, status in (
-            ("/labels/task", b"{", 400),
-            ("/labels/task", b"{}", 400),
-            ("/labels/x", b"[]", 404),
-        ):
-            assert client.post(f"{service.url}{path}", content=body).status_code == status
+        labels = [list(one.labels) for one in service.versions[live(service)].predict(texts)]
+        assert response.json() == {"version": "4", "labels": labels}
+        for task, body, status in (("task", b"{", 400), ("task", b"{}", 400), ("other", b"{}", 404)):
+            assert client.post(f"{service.url}/labels/{task}", content=body).status_code == status
         served = client.get(f"{service.url}/openapi.json").json()
         assert served["paths"]["/labels/{task}"]["post"]["responses"].keys() >= {"200", "404", "429", "504"}
-        assert served["components"]["schemas"]["Texts"]["maxItems"] == 256
+        assert served["components"]["schemas"]["Labels"]["properties"]["texts"]["maxItems"] == 256
+        assert served["components"]["schemas"]["LabelsOnly"]["required"] == ["labels", "version"]
         counted = 'topgraft_requests_total{status="400",task="task"} 2.0'
         assert counted in client.get(f"{service.url}/metrics").text
 

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 import topgraft
 from adapters.artefact.scope import Scope, reference_of, scope_of
-from adapters.heads import pool
+from adapters.heads.pooling import pool
 from adapters.specs import Classification, Lora, MultiLabel
 from backbone.buckets import pad
 from backbone.errors import InputError

@@ -378,24 +378,31 @@ def test_a_protocol_of_ones_own_in_one_file(server, tmp_path, monkeypatch, no_pr
     script = tmp_path / "count.py"
     script.write_text(
         "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
         "from backbone.errors import InputError\n"
-        "from serving.server.endpoint import Endpoint, Error, Protocol\n"
-        "from tests.serving.test_server import Count\n\n"
+        "from serving.server.endpoint import Endpoint, Error, Protocol\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Slots:\n"
+        "    slots: int\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Groups:\n"
+        "    groups: tuple[Slots, ...]\n\n"
         "async def count(server, request):\n"
         "    if request.path_params['group'] != '0':\n"
         "        raise InputError('group: there is one')\n"
-        "    return Count(server.runtime.banks[0].group.slots)\n\n"
+        "    return Groups(tuple(Slots(bank.group.slots) for bank in server.runtime.banks))\n\n"
         "class Counts(Protocol, tag='count'):\n"
-        "    endpoints = (Endpoint('/slots/{group}', count, {200: Count, 400: Error}),)\n"
+        "    endpoints = (Endpoint('/slots/{group}', count, {200: Groups, 400: Error}),)\n"
     )
     monkeypatch.setenv("TOPGRAFT_VARIANTS", str(script))
     with TestClient(Server(server.runtime, server.follower, LIMITS, Tokens(("t" * 16,))).app()) as client:
         assert client.get("/slots/0").status_code == 401
         headers = {"Authorization": f"Bearer {'t' * 16}"}
-        assert client.get("/slots/0", headers=headers).json() == {"slots": 2}
+        assert client.get("/slots/0", headers=headers).json() == {"groups": [{"slots": 2}]}
         assert client.get("/slots/1", headers=headers).json() == {"error": "group: there is one"}
         served = client.get("/openapi.json", headers=headers).json()
-    assert served["components"]["schemas"]["Count"]["required"] == ["slots"]
+    groups = served["components"]["schemas"]["Groups"]["properties"]["groups"]
+    assert groups["items"]["properties"] == {"slots": {"type": "integer"}}
     assert served["paths"]["/slots/{group}"]["get"]["responses"].keys() == {"200", "400", "401"}
 
     script.write_text(script.read_text().replace("/slots/{group}", "/tasks"))

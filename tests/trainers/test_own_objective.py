@@ -70,7 +70,7 @@ class ReplacedTokens(TextObjective, tag="replaced_tokens"):
 
 def get_config():
     return BackboneConfig(
-        name="own", objective=ReplacedTokens(), corpus=Corpus(files=("corpus.txt",), tokens=32, held_out_fraction=0.1),
+        name="own", objective=ReplacedTokens(), corpus=Corpus(tokens=32, held_out_fraction=0.1),
         tokenizer=WordPiece(vocabulary=120), network=NewBert(blocks=1, width=32, heads=2, mlp_width=64),
         optimizer=Optimizer(learning_rate=5e-3), steps=120, batch_size=16, evaluate_every=60,
     )
@@ -79,7 +79,10 @@ def get_config():
 HEADLESS = '''
 """Brings the mean states of two halves of a row together: no head, no mask."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Literal
 
 from backbone.lazy import jnp
 from metering.counts import Count
@@ -87,47 +90,58 @@ from trainers.pretraining.config import *
 from trainers.pretraining.objectives.objective import finished_states, weighted_mean
 
 
-@dataclass(frozen=True)
-class Halves(TextObjective, tag="halves"):
+class Headless(TextObjective):
     def init_head(self, material, rng):
         return {}
+
+    def head_cost(self, material, rows):
+        return Count()
+
+
+@dataclass(frozen=True)
+class Halves(Headless, tag="halves"):
+    norm: Literal["squared"] = "squared"  # distance of the two means
 
     def loss(self, material, params, batch, rng, *, dtype="float32", remat=False):
         states = finished_states(material.network, params["backbone"], batch["ids"], dtype=dtype, remat=remat)
         first, second = (half.mean(axis=1) for half in jnp.split(states.astype(jnp.float32), 2, axis=1))
         return weighted_mean(jnp.square(first - second).mean(axis=-1), batch["weights"])
 
-    def head_cost(self, material, rows):
-        return Count()
-
 
 def get_config():
     return BackboneConfig(
-        name="halves", objective=Halves(), corpus=Corpus(files=("corpus.txt",), tokens=32, held_out_fraction=0.1),
+        name="halves", objective=Halves(), corpus=Corpus(tokens=32, held_out_fraction=0.1),
         tokenizer=WordPiece(vocabulary=120), network=NewBert(blocks=1, width=32, heads=2, mlp_width=64),
         steps=2, batch_size=16,
     )
 '''
 
 
-@pytest.fixture(autouse=True)
-def scripts(tmp_path, monkeypatch):
-    """`own.py`, `halves.py` and `corpus.txt` in the working folder."""
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory) -> Path:
+    """Returns the folder of `own.py`, `halves.py` and `corpus.txt`; a tag belongs to one file."""
+    folder = tmp_path_factory.mktemp("objectives")
+    (folder / "corpus.txt").write_text("\n\n".join(paragraphs(400)), encoding="utf-8")
+    (folder / "own.py").write_text(REPLACED, encoding="utf-8")
+    (folder / "halves.py").write_text(HEADLESS, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(scripts, tmp_path, monkeypatch, capsys):
+    """Returns a function that runs the command on a script, in a folder of the test."""
     monkeypatch.chdir(tmp_path)
-    Path("corpus.txt").write_text("\n\n".join(paragraphs(400)), encoding="utf-8")
-    Path("own.py").write_text(REPLACED, encoding="utf-8")
-    Path("halves.py").write_text(HEADLESS, encoding="utf-8")
+
+    def run(script: str, workdir: str, *values: str, resume: bool = False) -> tuple[int, str, str]:
+        options = ["--json", *settings(f"corpus.files={scripts / 'corpus.txt'}", *values)]
+        options += ["--resume"] if resume else []
+        return call("train-backbone", scripts / script, "--workdir", workdir, *options, capsys=capsys)
+
+    return run
 
 
-def run(script: str, workdir: str, *values: str, capsys, resume: bool = False):
-    options = ["--resume"] if resume else []
-    return call(
-        "train-backbone", script, "--workdir", workdir, "--json", *settings(*values), *options, capsys=capsys
-    )  # fmt: skip
-
-
-def test_an_objective_of_ones_own_learns_stops_resumes_and_is_continued(capsys):
-    status, out, err = run("own.py", "whole", capsys=capsys)
+def test_an_objective_of_ones_own_learns_stops_resumes_and_is_continued(run, capsys):
+    status, out, err = run("own.py", "whole")
     assert status == 0, err
     result = as_json(out)
     assert result["held_out_accuracy"] > 0.8, "seven in ten tokens are original: more than the share of the larger side"
@@ -137,17 +151,17 @@ def test_an_objective_of_ones_own_learns_stops_resumes_and_is_continued(capsys):
     stored = json.loads(Path("whole/config.json").read_text())["objective"]
     assert stored == {"kind": "replaced_tokens", "fraction": 0.3, "drawn": "uniform"}
 
-    assert run("own.py", "parts", "max_seconds=0.001", capsys=capsys)[0] == 0
+    assert run("own.py", "parts", "max_seconds=0.001")[0] == 0
     assert not result_of(Path("parts"))["finished"]
-    status, out, err = run("own.py", "parts", resume=True, capsys=capsys)
+    status, out, err = run("own.py", "parts", resume=True)
     assert status == 0, err
     assert as_json(out)["weights_id"] == result["weights_id"]
 
     values = ("start=whole", "start_head=kept", "network=none", "tokenizer=none", "max_seconds=0.0001")
-    status, out, err = run("own.py", "on", *values, "optimizer.warmup_fraction=0.5", capsys=capsys)
+    status, out, err = run("own.py", "on", *values, "optimizer.warmup_fraction=0.5")
     assert status == 0, err
     assert as_json(out)["held_out_loss"] == result["held_out_loss"], "the first step of a warm-up has a rate of zero"
-    status, _, err = run("own.py", "mixed", *values, "objective=masked_tokens", capsys=capsys)
+    status, _, err = run("own.py", "mixed", *values, "objective=masked_tokens")
     assert (status, "tensors do not fit" in err) == (2, True), err
 
     status, out, err = call("export-backbone", "whole", "--format", "hf", "--out", "hf", "--json", capsys=capsys)
@@ -157,12 +171,12 @@ def test_an_objective_of_ones_own_learns_stops_resumes_and_is_continued(capsys):
     assert report["weights_id"] == read_record(Path("whole/backbone")).weights_id
 
 
-def test_an_objective_needs_no_head(capsys):
-    status, out, err = run("halves.py", "run", capsys=capsys)
+def test_an_objective_needs_no_head(run):
+    status, out, err = run("halves.py", "run")
     assert status == 0, err
     first = as_json(out)
     values = ("start=run", "start_head=kept", "network=none", "tokenizer=none")
-    status, out, err = run("halves.py", "more", *values, capsys=capsys)
+    status, out, err = run("halves.py", "more", *values)
     assert status == 0, err
     assert as_json(out)["held_out_loss"] < first["held_out_loss"]
 
@@ -177,7 +191,7 @@ def test_an_objective_needs_no_head(capsys):
         (("start=IMAGES", "network=none", "tokenizer=none"), "replaced_tokens needs a backbone that reads text"),
     ],
 )
-def test_it_is_checked_as_those_that_come_with_topgraft(values, message, capsys, tmp_path):
+def test_it_is_checked_as_those_that_come_with_topgraft(values, message, run, tmp_path):
     from backbone.encoder import Network
     from backbone.images import ImagePreprocessing
     from backbone.storage import save_backbone
@@ -187,5 +201,5 @@ def test_it_is_checked_as_those_that_come_with_topgraft(values, message, capsys,
         tmp_path / "vit", SPEC, Network(SPEC).init(0), ImagePreprocessing(IMAGE, resize=IMAGE.size), {"family": "vit"}
     )
     values = [value.replace("IMAGES", str(tmp_path / "vit")) for value in values]
-    status, _, err = run("own.py", "run", *values, capsys=capsys)
+    status, _, err = run("own.py", "run", *values)
     assert (status, message in err) == (2, True), err

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from adapters.artefact.manifest import Manifest, Training
 from adapters.effects import cohens_d, cohens_w
+from adapters.graft import Graft
+from adapters.heads.columns import OneLabel
+from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
-from adapters.specs import Bias, Classification, Lora, Probe
+from adapters.specs import Bias, Classification, Lora, Probe, TokenTagging
+from adapters.tagging import NO_TAG
 from backbone.encoder import Network
 from backbone.errors import InputError
 from metering.energy import Joules
@@ -31,7 +35,7 @@ from trainers.retrain.decide import decide, from_history
 from trainers.retrain.diagnose import MIN_ROWS, Diagnosis, label_and_length_drift
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.fleet import retrain_all
-from trainers.retrain.gate import UNKNOWN, PairedLogits, judge, majority_logits
+from trainers.retrain.gate import PairedLogits, judge, majority_logits
 from trainers.retrain.outcome import Options
 from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
 from trainers.retrain.schema import check
@@ -156,18 +160,40 @@ def test_a_start_keeps_what_attention_learnt(tiny):
     assert found["head"]["kernel"][:, 2].any()
 
 
+def test_a_start_of_a_tagger_fits_new_tags_to_words(tiny):
+    """Words, not rows, carry tags: the probe of the new one is fitted to the rows that hold it, word by word."""
+    old = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), TokenTagging(), ("B-x", "O"))
+    new = replace(old, labels=("B-x", "B-y", "O"))
+    words, labels = [], np.full((12, 8), NO_TAG, np.int32)
+    for i in range(12):
+        row = np.array([2, 10, 11, 12, 3], np.int32)
+        labels[i, 1:4] = 2
+        if i % 2:
+            row[2], labels[i, 2] = 40, 1  # token 40 is always B-y
+        words.append(row)
+    examples = Examples(words, labels, tiny.lengths)
+    parent = Parent(replace(manifest(old.methods[0]), head=TokenTagging(), labels=old.labels), nonzero(old))
+    tally = ComputedRows()
+    params = grown(parent, new, TrainConfig(head=TokenTagging(), metric="entity_f1"), tiny, examples, tally)
+    assert tally.rows == 12, "six rows that carry the new tag, and six others"
+    np.testing.assert_array_equal(params["head"]["kernel"][:, [0, 2]], parent.params["head"]["kernel"])
+    own = {**params, "head": {"kernel": params["head"]["kernel"][:, 1:2], "bias": params["head"]["bias"][1:2]}}
+    score = Graft(replace(new, labels=("B-y",)), own, tiny, 16).logits_of_rows(words)[..., 0]
+    assert score[labels == 1].min() > score[labels == 2].max(), "the fitted column tells B-y from other words"
+
+
 @pytest.mark.parametrize("data", [Data(train=("x",), format="image_folder"), Data(train=("x", "y"), format="idx")])
 def test_a_schema_of_columns_needs_columns(data):
     with pytest.raises(InputError, match=r"schema\.columns: data\.train holds images, which have no columns"):
-        check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+        check(Schema(columns=(Column(),)), data, {}, OneLabel())
 
 
 def test_a_schema_reads_lists_in_one_json_file(tmp_path):
     (tmp_path / "lists.json").write_text('{"train": [["some text", "x"]]}')
     data = Data(train=(f"{tmp_path / 'lists.json'}#train",), format="json_lists")
-    check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+    check(Schema(columns=(Column(),)), data, {}, OneLabel())
     with pytest.raises(InputError, match="at least 100"):
-        check(Schema(columns=(Column(min=100),)), data, {}, multi_label=False)
+        check(Schema(columns=(Column(min=100),)), data, {}, OneLabel())
 
 
 def test_history_predicts_by_rows():
@@ -260,7 +286,7 @@ def test_the_first_version_has_a_rule():
     train = Examples([np.zeros(5, np.int32)] * 5, np.array([2, 2, 2, 0, 1], np.int32), (8,))
     constant = majority_logits(model, train, 300)
     assert set(constant.argmax(axis=-1)) == {2}
-    assert constant.min() == np.float32(UNKNOWN)
+    assert constant.min() == np.float32(UNLIKELY)
     beats = asked(Gate(), sides(TRUTH, [2] * 300, TRUTH), champion=None)
     assert (beats.verdict, beats.checks[0].found) == ("PASS", pytest.approx(2 / 3))
     assert asked(Gate(), sides([2] * 300, [2] * 300, TRUTH), champion=None).verdict == "FAIL"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import topgraft
+from adapters.heads.columns import OneLabel, SeveralLabels
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.images import ImagePreprocessing, patches
@@ -228,11 +229,11 @@ def test_rows_are_chosen_by_label_in_text_too(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\na,0\nb,1\nc,2\nd,0\n")
     file = (str(tmp_path / "rows.csv"),)
     data = Data(train=file, test=file, label_names=("x", "y", "z"), keep_labels=("x", "z"))
-    assert [row.text for row in read_rows(data, "train", multi_label=False)] == ["a", "c", "d"]
+    assert [row.text for row in read_rows(data, "train", OneLabel())] == ["a", "c", "d"]
     with pytest.raises(InputError, match=r"data\.keep_labels: chooses rows by their one label"):
-        list(read_rows(data, "train", multi_label=True))
+        list(read_rows(data, "train", SeveralLabels()))
     few = Data(test=file, keep_labels=("0", "7"))
-    assert len(list(read_rows(few, "test", multi_label=False))) == 2, "a test file may lack a label"
+    assert len(list(read_rows(few, "test", OneLabel()))) == 2, "a test file may lack a label"
     none = Data(test=file, keep_labels=("7", "8"))
     with pytest.raises(InputError, match=r"no row of data\.test has the label '7'"):
-        list(read_rows(none, "test", multi_label=False))
+        list(read_rows(none, "test", OneLabel()))

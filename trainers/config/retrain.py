@@ -13,8 +13,6 @@ from typing import Literal
 
 from backbone.errors import InputError
 
-Metric = Literal["accuracy", "macro_f1", "matthews"]
-
 
 @dataclass(frozen=True)
 class Bound:
@@ -24,7 +22,7 @@ class Bound:
     held-out rows that the champion's data held. `*` in a pattern matches anything.
     """
 
-    metric: Metric = "accuracy"
+    metric: str = "accuracy"  # one of the head's metrics
     slices: str = "all rows"  # pattern over slice names; NO_EVIDENCE if it matches none
     at_least: float = 0.0  # lowest metric of the candidate; 0 = no such threshold
     max_drop: float | None = None  # greatest distance of the candidate below the champion; None = not compared
@@ -45,7 +43,7 @@ class Gate:
     never a pass.
     """
 
-    metric: Metric = "accuracy"  # metric by which candidate and champion are compared
+    metric: str = "accuracy"  # metric of the head by which candidate and champion are compared
     tolerance: float = 0.02  # greatest distance of the candidate below the champion, over all rows
     forgetting: float = 0.02  # the same distance over held-out rows that the champion's data held already
     bounds: tuple[Bound, ...] = ()  # further thresholds

@@ -31,9 +31,9 @@ from backbone.cache import (
     collect_garbage,
     compress,
     expand,
-    held,
     lossless,
     row_key,
+    stored_bytes,
 )
 from backbone.records import canonical_json, encode
 from backbone.storage import Backbone
@@ -205,7 +205,7 @@ class Boundaries:
         )
         keep = set().union(*(cache.segments(wanted) for cache in caches.values()))
         collect_garbage(self._root, self._most_bytes - missing, keep, verify=False)
-        if held(self._root) > self._most_bytes - missing:
+        if stored_bytes(self._root) > self._most_bytes - missing:
             collect_garbage(self._root, self._most_bytes - missing, verify=False)
 
     @property

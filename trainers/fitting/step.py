@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adapters.heads import head_of
 from adapters.model import GraftModel
 from backbone.trees import Params, flatten, unflatten
 from trainers.config import Optimizer
@@ -96,14 +95,13 @@ def make_step(
     `frozen` is {"backbone": ..., "graft": ...}. A batch may hold cached `states` instead of `ids`; each
     combination of boundary, bucket and live tree is one compiled program.
     """
-    head = head_of(model.head)
 
     def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = join(live, frozen["graft"])
         inputs = {name: value for name, value in batch.items() if name in ("ids", "states", "mask")}
         logits = model.logits(frozen["backbone"], params, inputs, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
         rows = batch["weights"].sum()
-        return (head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
+        return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
 
     return step_of(loss_of, optimizer, seed=seed, track=track)
 

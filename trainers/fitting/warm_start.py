@@ -18,13 +18,12 @@ import numpy as np
 from adapters.artefact.manifest import Manifest
 from adapters.artefact.read import read_graft
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples, part_of
-from trainers.fitting.linear_head import pooled_features, shrunk_head
+from trainers.fitting.linear_head import fitted_labels, pooled_features, shrunk_head, vector_model
 from trainers.runs.run import ComputedRows
 
 
@@ -88,13 +87,11 @@ def _fitted(
     seed: int,
     tally: ComputedRows,
 ) -> Params:
-    """A shrunk probe on the rows with new labels and as many others, drawn."""
-    if isinstance(model.head, MultiLabel):
-        carries = rows.labels[:, new].any(axis=1)
-    else:
-        carries = np.isin(rows.labels, new)
+    """Returns a shrunk probe on the rows with new labels and as many others, drawn."""
+    carries = model.head.column.carries(rows.labels, new)
     others = np.flatnonzero(~carries)
     drawn = np.random.default_rng(seed).permutation(others)[: int(carries.sum())]
     chosen = part_of(rows, np.sort(np.concatenate([np.flatnonzero(carries), drawn])))
     tally.rows += len(chosen)
-    return shrunk_head(model, pooled_features(model, backbone, adapter, chosen, lambda count: None), chosen.labels)
+    features = pooled_features(model, backbone, adapter, chosen, lambda count: None)
+    return shrunk_head(vector_model(model, "")[0], features, fitted_labels(model, chosen.labels))

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adapters.heads.columns import OneLabel
 from backbone.errors import InputError
 from backbone.home import home
 from backbone.images import ImagePreprocessing
 from backbone.records import digest
 from trainers.config import Data
-from trainers.data.prepare import Table, encode_labels, label_names, prepare
+from trainers.data.prepare import Table, prepare
 from trainers.pretraining.material import Split
+
+COLUMN = OneLabel()
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def read_labelled(data: Data, preprocessing: ImagePreprocessing, *, show: bool =
 
     `show` draws progress. Raises InputError for images or labels that are missing or bad.
     """
-    prepared = prepare(data, multi_label=False, cache=home() / "data", progress=show)
+    prepared = prepare(data, COLUMN, cache=home() / "data", progress=show)
     held_out = "test" if "test" in prepared.splits else "dev"
     if held_out not in prepared.splits:
         raise InputError("data.test: names no file, and data.dev_fraction leaves no row to score; set one of them")
@@ -41,7 +44,7 @@ def read_labelled(data: Data, preprocessing: ImagePreprocessing, *, show: bool =
         raise InputError("data.train: every row is held out; lower data.dev_fraction or data.gate_fraction")
     sources: dict[Split, str] = {"train": "train", "held_out": held_out}
     tables = {split: prepared.table(name) for split, name in sources.items()}
-    names = label_names(tables["train"], data, multi_label=False)
+    names = COLUMN.names(tables["train"].labels, data)
     splits = {split: _arrays(table, names, preprocessing) for split, table in tables.items()}
     identity = {split: prepared.fingerprint[name] for split, name in sources.items()}
     return LabelledImages(splits, names, digest(identity))
@@ -49,4 +52,4 @@ def read_labelled(data: Data, preprocessing: ImagePreprocessing, *, show: bool =
 
 def _arrays(table: Table, names: tuple[str, ...], preprocessing: ImagePreprocessing) -> dict[str, np.ndarray]:
     rows = np.stack(preprocessing.encode(table.images, table.where))
-    return {"ids": rows, "labels": encode_labels(table, names, multi_label=False)}
+    return {"ids": rows, "labels": COLUMN.encode(table.labels, names, table.where)}

@@ -1,7 +1,7 @@
 """A backbone as the loop trains it, and the scores of its held-out rows.
 
-The state after so many micro-batches decides everything that follows: the next rows come from the seed and that
-number, masks and shifts from the same two, so a run that was killed goes on to the same bits.
+The state after a number of micro-batches decides everything that follows. The next rows come from the seed and that
+number, and so do masks and shifts. A run that was killed therefore continues to the same bits.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from trainers.pretraining.material import Batch, Material
 from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import Scalars
 
-HELD_OUT_SEED = 0  # of the masks on held-out rows, whatever the run's own seed
+HELD_OUT_SEED = 0  # random seed of the masks on held-out rows, whatever the seed of the run
 
-Scores = dict[str, float]  # "loss", and what else the objective measures
+Scores = dict[str, float]  # held-out means by name, as `Objective.scores` lists them
 
 
 @dataclass(frozen=True)
 class FittedBackbone:
-    """What the loop returns."""
+    """A backbone as the loop leaves it."""
 
     params: Params  # {"backbone", "head"} on the host
     steps: int  # micro-batches run, in all processes of the run
-    held_out: Scores  # the loss in nats for each prediction
-    skipped: int
+    held_out: Scores  # scores of the held-out rows; "loss" in nats for each prediction
+    skipped: int  # micro-batches whose loss or gradient was not finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +148,14 @@ class BackboneTask(Trainable):
         return make_optimizer(self.config.optimizer, self.config.steps)
 
     def work(self) -> Count:
-        """Counted work of one micro-batch."""
+        """Returns the counted work of one micro-batch."""
         spec, rows, tokens = self.material.network.spec, self.config.batch_size, self.material.tokens
         block = block_forward(spec, rows, tokens) + block_backward(spec, rows, tokens, weights=True)
         return spec.blocks * block + 3 * self.config.objective.head_cost(self.material, rows)
 
 
 def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:
-    """Means over every held-out prediction; the masks are the same whenever it is asked."""
+    """Computes the means over every held-out prediction; the masks are the same each time."""
     size, predictions, totals = task.config.batch_size, 0.0, dict.fromkeys(task.config.objective.scores, 0.0)
     count = task.material.rows["held_out"]
     for number, first in enumerate(range(0, count, size)):

@@ -11,7 +11,7 @@ from adapters.artefact.manifest import read_manifest
 from adapters.effects import cohens_d
 from adapters.graft import Graft, load_graft
 from adapters.model import GraftModel
-from adapters.specs import HeadSpec, Probe
+from adapters.specs import Head, Probe
 from backbone.home import use_compilation_cache
 from metering.window import Cost, window
 from trainers.config import TrainConfig
@@ -84,7 +84,7 @@ def _no_evidence(name: str, reason: str, champion: Contestant | None) -> tuple[G
     return report, RowDrift("embeddings", None, False, (0, 0), reason)
 
 
-def incomparable(own: HeadSpec, other: HeadSpec) -> str:
+def incomparable(own: Head, other: Head) -> str:
     """Why two grafts cannot answer the same rows in the same terms; empty if they can."""
     by_hand = "; promote the candidate by hand (topgraft registry promote) if it is to replace it"
     if own.kind != other.kind:

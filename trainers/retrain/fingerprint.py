@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adapters.specs import Classification, MultiLabel
+from adapters.heads.head import kinds_for
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
 from backbone.home import home
@@ -85,12 +85,12 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
 
     Raises InputError for bad data, or a backbone that is not there.
     """
-    if not isinstance(config.head, (Classification, MultiLabel)):
+    if "retrain" not in config.head.supports:
         raise InputError(
             f"head.kind: {config.head.kind} cannot be retrained by a gate that compares labels; "
-            "train it with `topgraft train`, or use classification or multi_label"
+            f"train it with `topgraft train`, or use {kinds_for('retrain')}"
         )
-    source = source_key(config.data, isinstance(config.head, MultiLabel))
+    source = source_key(config.data, config.head.column)
     rows: Rows | None = None
     if before is not None and before.source == source:
         prints = before.rows
@@ -158,7 +158,7 @@ def read(config: TrainConfig) -> tuple[Rows, dict[str, str]]:
     """Reads every split's rows as hashes, and their fingerprints."""
     if not config.data.train:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
-    return hashed(read_splits(config.data, isinstance(config.head, MultiLabel)))
+    return hashed(read_splits(config.data, config.head.column))
 
 
 def backbone_ids(name: str) -> tuple[str, str]:

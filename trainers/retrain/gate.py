@@ -19,21 +19,19 @@ from typing import Any, Literal
 import numpy as np
 
 from adapters.graft import Graft
-from adapters.heads import head_of
+from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel
 from backbone.buckets import TokenRow
 from metering.window import Cost
 from trainers.config import Target
 from trainers.config.retrain import Gate
 from trainers.data.batches import Examples
 from trainers.scoring.examine import LENGTHS
-from trainers.scoring.metrics import Confusion, LabelCounts, gather
+from trainers.scoring.metrics import gather
 
 Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
 RESAMPLES = 500  # of the held-out rows
 TIMED = 20  # predictions of one text, for the latency
-UNKNOWN = -1e9  # logit of a label that a graft does not have
 
 
 @dataclass(frozen=True)
@@ -81,22 +79,19 @@ class PairedLogits:
 
     def scores(self, rows: np.ndarray, metric: str) -> list[float]:
         """A metric of the candidate, and of the champion if there is one, on the rows int [n]."""
-        labels, lost = self.examples.labels[rows], np.zeros(len(rows))
-        found = []
+        labels, loss = self.examples.labels[rows], np.zeros(len(rows))  # no metric of a gate is the loss
+        scores = []
         for probabilities, decided in self._decided:
-            if isinstance(self.model.head, MultiLabel):
-                counts: Confusion | LabelCounts = LabelCounts.of(labels, decided[rows], lost, probabilities[rows])
-            else:
-                counts = Confusion.of(labels, decided[rows], lost, len(self.model.labels))
-            found.append(float(counts.compute()[metric]))
-        return found
+            counts = self.model.head.counts(labels, probabilities[rows], decided[rows], loss, self.model.labels)
+            scores.append(float(counts.compute()[metric]))
+        return scores
 
     @cached_property
     def _decided(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Probabilities and decisions of the candidate, and of the champion if there is one."""
-        head = head_of(self.model.head)
+        head = self.model.head
         both = [np.asarray(head.probabilities(x)) for x in (self.candidate, self.champion) if x is not None]
-        return [(probabilities, head.decide(self.model.head, probabilities)) for probabilities in both]
+        return [(probabilities, head.decide(probabilities)) for probabilities in both]
 
     def difference(self, rows: np.ndarray, metric: str, confidence: float) -> tuple[float, tuple[float, float]]:
         """Candidate minus champion on the rows int [n], and the interval of a paired bootstrap (Efron 1979)."""
@@ -112,7 +107,7 @@ class PairedLogits:
 def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.ndarray:
     """A graft's logits [N,C] in another order of labels; those it does not have get a logit below all others."""
     own = graft.logits_of_rows(examples.rows)
-    out = np.full((len(examples), len(labels)), UNKNOWN, np.float32)
+    out = np.full((len(examples), len(labels)), UNLIKELY, np.float32)
     for i, name in enumerate(labels):
         if name in graft.model.labels:
             out[:, i] = own[:, graft.model.labels.index(name)]
@@ -120,14 +115,9 @@ def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.n
 
 
 def majority_logits(model: GraftModel, train: Examples, rows: int) -> np.ndarray:
-    """Logits [N,C] of always naming the most frequent label, or set of labels, of the train rows."""
-    if isinstance(model.head, MultiLabel):
-        sets, counts = np.unique(train.labels, axis=0, return_counts=True)
-        answer = np.where(sets[counts.argmax()] > 0.5, -UNKNOWN, UNKNOWN)
-    else:
-        answer = np.full(len(model.labels), UNKNOWN)
-        answer[np.bincount(train.labels).argmax()] = 0.0
-    return np.repeat(answer[None].astype(np.float32), rows, axis=0)
+    """Returns logits [N,C] of always naming the most frequent label, or set of labels, of the train rows."""
+    answer = model.head.column.majority(train.labels, len(model.labels))
+    return np.repeat(model.head.sure_logits(answer)[None], rows, axis=0)
 
 
 def slices_of(sides: PairedLogits, old: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -139,8 +129,7 @@ def slices_of(sides: PairedLogits, old: np.ndarray | None) -> dict[str, np.ndarr
     for low, high in pairwise((0, *LENGTHS, max(examples.lengths))):
         chosen[f"{low + 1} to {high} tokens"] = (examples.buckets > low) & (examples.buckets <= high)
     for i, name in enumerate(sides.model.labels):
-        multi = isinstance(sides.model.head, MultiLabel)
-        chosen[f"label {name}"] = examples.labels[:, i] > 0.5 if multi else examples.labels == i
+        chosen[f"label {name}"] = sides.model.head.column.carries(examples.labels, [i])
     return {name: np.flatnonzero(rows) for name, rows in chosen.items()}
 
 

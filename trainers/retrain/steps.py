@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.artefact.manifest import Manifest, read_manifest
-from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.home import home
 from backbone.records import digest, encode
@@ -142,8 +141,7 @@ class Work:
         """The schema, then what changed."""
         self.on_step("diagnose")
         self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
-        multi_label = isinstance(self.config.head, MultiLabel)
-        check(self.config.retrain.schema, self.config.data, self.rows, multi_label=multi_label)
+        check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
         self.old = self._old_rows()
         return diagnose(self.old or {}, self.rows)
 

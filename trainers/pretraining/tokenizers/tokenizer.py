@@ -12,7 +12,7 @@ from backbone.registered import Registered
 
 
 class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokenizers"):
-    """Where the tokenizer of a run comes from."""
+    """A way to come by the tokenizer of a run."""
 
     learned: ClassVar[bool] = False  # made from the corpus: the run keeps it, and none is made for a `start`
 

@@ -10,9 +10,8 @@ import scipy.stats
 import seqeval.metrics
 from sklearn.metrics import average_precision_score
 
-from adapters.heads import head_of
 from adapters.model import GraftModel
-from adapters.specs import Classification, MultiLabel, Regression, TokenTagging
+from adapters.specs import MultiLabel, Regression, TokenTagging
 from adapters.tagging import NO_TAG
 from backbone.encoder import Network
 from tests.tiny import SPEC
@@ -86,18 +85,3 @@ def test_average_precision_of_many_labels():
     wanted = average_precision_score(labels[:, :3], 1 / (1 + np.exp(-logits[:, :3].astype(float))), average="macro")
     assert found["average_precision"] == pytest.approx(wanted)
     assert merged(model, logits, labels) == pytest.approx(found)
-
-
-@pytest.mark.parametrize("head", [Classification(), MultiLabel(), Regression(), TokenTagging()], ids=lambda h: h.kind)
-def test_the_loss_on_the_host_is_that_of_training(head):
-    draw = np.random.default_rng(3)
-    shape = {"regression": (9, 1), "token_tagging": (9, 6, 5)}.get(head.kind, (9, 5))
-    logits = (5 * draw.normal(size=shape)).astype(np.float32)
-    labels = {
-        "regression": draw.normal(size=9).astype(np.float32),
-        "multi_label": draw.integers(0, 2, shape).astype(np.float32),
-        "token_tagging": np.where(draw.random((9, 6)) < 0.5, NO_TAG, draw.integers(0, 5, (9, 6))).astype(np.int32),
-    }.get(head.kind, draw.integers(0, 5, 9).astype(np.int32))
-    found = head_of(head).host_loss(logits, labels)
-    assert found.shape == (9,)
-    np.testing.assert_allclose(found, head_of(head).loss(logits, labels), rtol=1e-5, atol=1e-5)

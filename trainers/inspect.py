@@ -34,7 +34,7 @@ class Inspection:
     tensors: dict[str, str]  # dtype and shape by path
     trainable: int  # parameters of the graft
     backbone_parameters: int
-    trainable_percent: float  # of backbone and graft together
+    trainable_percent: float  # share of the parameters of backbone and graft together
 
 
 def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = None) -> Inspection:

@@ -46,7 +46,7 @@ class LabelFields(Protocol):
 class Layout:
     """Where the words of tokenised rows lie."""
 
-    places: Sequence[np.ndarray]  # of each row, int: first sub-word of each word, -1 beyond the cut
+    places: Sequence[np.ndarray]  # first sub-word of each word of each row, int; -1 beyond the cut
     tokens: int  # T, tokens of the longest row's bucket
 
 

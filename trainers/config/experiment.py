@@ -22,7 +22,7 @@ from trainers.config.retrain import Retrain
 class TrainConfig:
     """One training run: a graft from rows."""
 
-    name: str = "graft"  # of the task; names the output folder
+    name: str = "graft"  # name of the task, and of the output folder
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
     data: Data = field(default_factory=Data)
     adapter: Method = field(default_factory=Lora)
@@ -40,9 +40,9 @@ class TrainConfig:
     # what adapters start from: a fitted probe with small weights, the best one, or a zero head; auto: always the first
     epochs: float = 3.0  # passes over the train rows
     batch_size: int = 32  # rows per micro-batch
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of activations and products
     remat: bool = False  # recompute each block in the backward pass instead of storing it
-    seed: int = 0  # of initialisation, order and dropout
+    seed: int = 0  # random seed of initialisation, order and dropout
     select: Literal["best", "last"] = "best"  # parameters kept: best development epoch, or the last
     patience: int = 0  # epochs without a better development score before stopping; 0 = never
     metric: str = "accuracy"  # metric that decides best and patience; one of the head's
@@ -117,7 +117,7 @@ class TrainConfig:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """Every method of the graft."""
+        """Returns every method of the graft."""
         return (self.adapter, *self.extra)
 
 

@@ -134,8 +134,8 @@ def fit_linear(
     if dev is not None:
         dev_x, dev_y = (dev[0] - mean) / spread, dev[1]
     else:
-        held = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
-        fit_x, fit_y, dev_x, dev_y = x[~held], labels[~held], x[held], labels[held]
+        scored = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+        fit_x, fit_y, dev_x, dev_y = x[~scored], labels[~scored], x[scored], labels[scored]
     head = model.head
     params: Params = jax.tree.map(np.asarray, head.init(x.shape[1], len(model.labels)))
     x, labels = jax.device_put((x, labels))
@@ -173,7 +173,7 @@ def cross_fitted_logits(
     distinct = np.array([place[key] for key in keys]) if len(place) > 1 else np.arange(len(keys))
     fold = distinct % FOLDS
     for number in np.unique(fold):
-        inside, held = fold != number, fold == number
+        inside, outside = fold != number, fold == number
         head = fit_linear(model, features[inside], labels[inside], None, metric).head
-        logits[held] = features[held] @ head["kernel"] + head["bias"]
+        logits[outside] = features[outside] @ head["kernel"] + head["bias"]
     return logits

@@ -43,7 +43,7 @@ class Parent:
     params: Params
 
     def model(self, backbone: Backbone, config: TrainConfig, labels: tuple[str, ...]) -> GraftModel:
-        """The parent's methods with the labels of now; raises InputError where the parent does not fit."""
+        """Returns the parent's methods with the present labels; raises InputError where the parent does not fit."""
         for name in ("weights_id", "preprocessing_id"):
             if getattr(backbone, name) != getattr(self.manifest, name):
                 raise InputError(f"start: grafted on another backbone ({name} differs); train without it")
@@ -61,7 +61,7 @@ def read_parent(start: Start) -> Parent:
 def grown(
     parent: Parent, model: GraftModel, config: TrainConfig, backbone: Backbone, rows: Examples, tally: ComputedRows
 ) -> Params:
-    """The parent's parameters for the labels of `model`."""
+    """Returns the parent's parameters for the labels of `model`."""
     fresh = map_leaves(np.array, model.init(jax.random.key(config.seed)))
     same = {p: leaf for p, leaf in flatten(parent.params).items() if p.startswith("adapter.") or p == "head.query"}
     params = unflatten(flatten(fresh) | same)

@@ -1,8 +1,8 @@
 """Candidate against champion on the same held-out rows: PASS, FAIL or NO_EVIDENCE.
 
-The rows are those of `data.gate_fraction`, which nobody trains or chooses on; without them the development
-rows. Both sides answer the same rows, so differences are paired: the bootstrap draws rows, not scores.
-What was not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
+The rows are those of `data.gate_fraction`, on which nobody trains or chooses; without them the development rows.
+Both sides answer the same rows, so differences are paired: the bootstrap draws rows, not scores. A value that was
+not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from trainers.scoring.examine import LENGTHS
 from trainers.scoring.metrics import gather
 
 Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
-RESAMPLES = 500  # of the held-out rows
-TIMED = 20  # predictions of one text, for the latency
+RESAMPLES = 500  # draws of the held-out rows
+TIMED = 20  # predictions of one text that the latency is the median of
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,31 @@ class Check:
 
     name: str
     verdict: Verdict
-    found: float | None  # None: not measured
-    asked: float  # the threshold
-    rows: int  # held-out rows it rests on; 0 where it rests on none
+    found: float | None  # measured value; None: not measured
+    asked: float  # threshold
+    rows: int  # held-out rows behind it; 0 where it needs none
     reason: str = ""
-    interval: tuple[float, float] | None = None  # of a difference
+    interval: tuple[float, float] | None = None  # interval of a difference
 
 
 @dataclass(frozen=True)
 class GateReport:
-    """What the gate found."""
+    """The verdict of the gate, and the checks behind it."""
 
     verdict: Verdict
     split: str  # gate or dev
-    champion: int | None  # version; None: the majority label, or nothing
-    rows: dict[str, int]  # by slice
-    candidate: dict[str, float]  # metrics on all rows
-    champion_metrics: dict[str, float]
+    champion: int | None  # version of the other side; None: the majority label, or nothing
+    rows: dict[str, int]  # number of rows, by slice
+    candidate: dict[str, float]  # metrics of the candidate on all rows
+    champion_metrics: dict[str, float]  # metrics of the champion on all rows
     checks: tuple[Check, ...] = field(default=())
 
     def asdict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the report as JSON values."""
         return dict(json.loads(json.dumps(asdict(self))))
 
     def failures(self) -> str:
-        """What stood in the way, in words."""
+        """Returns the reasons of the checks that decided against a pass, in words."""
         return "; ".join(f"{c.name}: {c.reason}" for c in self.checks if c.verdict == self.verdict != "PASS")
 
 
@@ -78,7 +78,7 @@ class PairedLogits:
     champion: np.ndarray | None
 
     def scores(self, rows: np.ndarray, metric: str) -> list[float]:
-        """A metric of the candidate, and of the champion if there is one, on the rows int [n]."""
+        """Returns a metric of the candidate, and of the champion if there is one, on the rows int [n]."""
         labels, loss = self.examples.labels[rows], np.zeros(len(rows))  # no metric of a gate is the loss
         scores = []
         for probabilities, decided in self._decided:
@@ -88,29 +88,29 @@ class PairedLogits:
 
     @cached_property
     def _decided(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Probabilities and decisions of the candidate, and of the champion if there is one."""
+        """Returns probabilities and decisions of the candidate, and of the champion if there is one."""
         head = self.model.head
         both = [np.asarray(head.probabilities(x)) for x in (self.candidate, self.champion) if x is not None]
         return [(probabilities, head.decide(probabilities)) for probabilities in both]
 
     def difference(self, rows: np.ndarray, metric: str, confidence: float) -> tuple[float, tuple[float, float]]:
-        """Candidate minus champion on the rows int [n], and the interval of a paired bootstrap (Efron 1979)."""
+        """Returns candidate minus champion on the rows int [n], and its paired bootstrap's interval (Efron 1979)."""
         draw, values = np.random.default_rng(0), []
         for drawn in (rows, *(rows[draw.integers(0, len(rows), len(rows))] for _ in range(RESAMPLES))):
             candidate, champion = self.scores(drawn, metric)
             values.append(candidate - champion)
-        found, *values = values
+        difference, *values = values
         low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return found, (float(low), float(high))
+        return difference, (float(low), float(high))
 
 
 def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.ndarray:
-    """A graft's logits [N,C] in another order of labels; those it does not have get a logit below all others."""
-    own = graft.logits_of_rows(examples.rows)
+    """Returns a graft's logits [N,C] in another order of labels; a label it lacks gets one below all others."""
+    logits = graft.logits_of_rows(examples.rows)
     out = np.full((len(examples), len(labels)), UNLIKELY, np.float32)
     for i, name in enumerate(labels):
         if name in graft.model.labels:
-            out[:, i] = own[:, graft.model.labels.index(name)]
+            out[:, i] = logits[:, graft.model.labels.index(name)]
     return out
 
 
@@ -121,7 +121,7 @@ def majority_logits(model: GraftModel, train: Examples, rows: int) -> np.ndarray
 
 
 def slices_of(sides: PairedLogits, old: np.ndarray | None) -> dict[str, np.ndarray]:
-    """TokenRow numbers of each slice; `old` bool [N] says which rows the champion's data held."""
+    """Returns the row numbers of each slice; `old` bool [N] says which rows the champion's data held."""
     examples = sides.examples
     chosen: dict[str, np.ndarray] = {"all rows": np.ones(len(examples), bool)}
     if old is not None:
@@ -145,7 +145,7 @@ def judge(
     costs: Mapping[str, Cost | None],
     latency_ms: Callable[[], float],
 ) -> GateReport:
-    """Asks every question of the gate and of the target; `metric` is the one that `target.min_score` speaks of.
+    """Judges by every rule of the gate and of the target; `target.min_score` is a limit on `metric`.
 
     `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label.
     """
@@ -177,41 +177,45 @@ def judge(
     )
 
 
-def _few(gate: Gate, name: str, asked: float, rows: np.ndarray) -> Check | None:
+def _few(gate: Gate, name: str, threshold: float, rows: np.ndarray) -> Check | None:
+    """Returns the check of a slice with too few rows; None where there are enough."""
     if len(rows) >= gate.min_rows:
         return None
     reason = f"{len(rows)} held-out rows, gate.min_rows asks for {gate.min_rows}"
-    return Check(name, "NO_EVIDENCE", None, asked, len(rows), reason)
+    return Check(name, "NO_EVIDENCE", None, threshold, len(rows), reason)
 
 
 def _not_worse(gate: Gate, sides: PairedLogits, place: str, rows: np.ndarray, metric: str, tolerance: float) -> Check:
-    """Whether the candidate lies at most `tolerance` below the champion."""
+    """Checks that the candidate lies at most `tolerance` below the champion."""
     name = f"{metric} against the champion, {place}"
     if few := _few(gate, name, -tolerance, rows):
         return few
-    found, interval = sides.difference(rows, metric, gate.confidence)
-    told = f"difference {found:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), at least {-tolerance:+.4f} asked"
-    verdict: Verdict = "FAIL" if found < -tolerance else "PASS" if interval[0] >= -tolerance else "NO_EVIDENCE"
-    return Check(name, verdict, found, -tolerance, len(rows), told, interval)
+    difference, interval = sides.difference(rows, metric, gate.confidence)
+    reason = (
+        f"difference {difference:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), at least {-tolerance:+.4f} asked"
+    )
+    verdict: Verdict = "FAIL" if difference < -tolerance else "PASS" if interval[0] >= -tolerance else "NO_EVIDENCE"
+    return Check(name, verdict, difference, -tolerance, len(rows), reason, interval)
 
 
 def _beats(gate: Gate, sides: PairedLogits, rows: np.ndarray) -> Check:
-    """The rule of a first version: better than the majority label, beyond doubt."""
+    """Checks that a first version is better than the majority label, beyond doubt."""
     name = f"{gate.metric} against the majority label"
     if few := _few(gate, name, 0.0, rows):
         return few
-    found, interval = sides.difference(rows, gate.metric, gate.confidence)
-    told = f"gain {found:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), above 0 asked"
-    verdict: Verdict = "PASS" if interval[0] > 0 else "FAIL" if found <= 0 else "NO_EVIDENCE"
-    return Check(name, verdict, found, 0.0, len(rows), told, interval)
+    gain, interval = sides.difference(rows, gate.metric, gate.confidence)
+    reason = f"gain {gain:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), above 0 asked"
+    verdict: Verdict = "PASS" if interval[0] > 0 else "FAIL" if gain <= 0 else "NO_EVIDENCE"
+    return Check(name, verdict, gain, 0.0, len(rows), reason, interval)
 
 
-def _at_least(gate: Gate, sides: PairedLogits, name: str, rows: np.ndarray, metric: str, asked: float) -> Check:
-    if few := _few(gate, name, asked, rows):
+def _at_least(gate: Gate, sides: PairedLogits, name: str, rows: np.ndarray, metric: str, threshold: float) -> Check:
+    """Checks that the candidate's metric reaches a threshold."""
+    if few := _few(gate, name, threshold, rows):
         return few
-    found = sides.scores(rows, metric)[0]
-    told = f"{metric} {found:.4f}, at least {asked:g} asked"
-    return Check(name, "PASS" if found >= asked else "FAIL", found, asked, len(rows), told)
+    score = sides.scores(rows, metric)[0]
+    reason = f"{metric} {score:.4f}, at least {threshold:g} asked"
+    return Check(name, "PASS" if score >= threshold else "FAIL", score, threshold, len(rows), reason)
 
 
 def _bounds(gate: Gate, sides: PairedLogits, slices: Mapping[str, np.ndarray], *, compared: bool) -> Iterable[Check]:
@@ -247,20 +251,21 @@ def _budgets(target: Target, costs: Mapping[str, Cost | None], latency_ms: Calla
         yield _within("target.max_latency_ms", latency_ms(), target.max_latency_ms)
 
 
-def _within(name: str, found: float | None, asked: float) -> Check:
-    if found is None:
-        return Check(name, "NO_EVIDENCE", None, asked, 0, f"not measured here, at most {asked:g} asked")
-    told = f"{found:.4g}, at most {asked:g} asked"
-    return Check(name, "PASS" if found <= asked else "FAIL", found, asked, 0, told)
+def _within(name: str, value: float | None, limit: float) -> Check:
+    """Checks that a measured value lies within a limit."""
+    if value is None:
+        return Check(name, "NO_EVIDENCE", None, limit, 0, f"not measured here, at most {limit:g} asked")
+    reason = f"{value:.4g}, at most {limit:g} asked"
+    return Check(name, "PASS" if value <= limit else "FAIL", value, limit, 0, reason)
 
 
 def latency(graft: Graft, rows: Sequence[TokenRow]) -> float:
-    """Median milliseconds of one row's prediction, rows of the middle length, compiled before."""
+    """Returns the median milliseconds of one row's prediction: a row of middle length, compiled before."""
     row = sorted(rows, key=len)[len(rows) // 2]
     graft.logits_of_rows([row])
     spent = []
     for _ in range(TIMED):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         graft.logits_of_rows([row])
-        spent.append(1e3 * (time.perf_counter() - begun))
+        spent.append(1e3 * (time.perf_counter() - start))
     return float(np.median(spent))

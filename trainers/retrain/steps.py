@@ -42,10 +42,10 @@ ROUNDS = 3  # times that a candidate is judged again because somebody changed th
 class Trained:
     """A candidate, published or not."""
 
-    folder: Path
+    folder: Path  # folder of the graft
     cost: Any  # metering.window.Cost; None for a version that an earlier run trained
-    rows_computed: int
-    version: Version | None
+    rows_computed: int  # forward passes of a row that no cache had
+    version: Version | None  # None: not published yet
 
 
 @dataclass
@@ -66,56 +66,61 @@ class Work:
         self.parent: Manifest | None = None
 
     def dry(self) -> Outcome:
-        """What would be done, and what it would cost."""
-        found = self.diagnose()
-        decision = self.decide(found)
-        refusal, predicted = self.refusal(decision, found)
+        """Returns the action that a run would take, and its price."""
+        diagnosis = self.diagnose()
+        decision = self.decide(diagnosis)
+        refusal, predicted = self.refusal(decision, diagnosis)
         if refusal:
-            return self.refused(refusal, found, predicted)
-        told = asdict(predicted)
+            return self.refused(refusal, diagnosis, predicted)
         return Outcome(
-            self.task, decision.action, 0, decision.reason, changes=_told(found), predicted=told, **self._live()
+            self.task,
+            decision.action,
+            0,
+            decision.reason,
+            changes=_changes(diagnosis),
+            predicted=asdict(predicted),
+            **self._live(),
         )
 
     def whole(self) -> Outcome:
-        """All steps; every way out leaves a record of the run."""
+        """Runs all steps; every way out leaves a record of the run."""
         try:
-            found = self.diagnose()
+            diagnosis = self.diagnose()
         except InputError as error:
             self._start()
             self._finish("invalid", {"error": str(error)})
             raise
         self.on_step("decide")
         ready = candidate_of(self.registry, self.task, self.taken)
-        decision = self.decide(found)
+        decision = self.decide(diagnosis)
         predicted = unpriced()
         if ready is None:
-            refusal, predicted = self.refusal(decision, found)
+            refusal, predicted = self.refusal(decision, diagnosis)
             if refusal:
                 self._start()
                 self._finish("refused", {"reason": refusal})
-                return self.refused(refusal, found, predicted)
+                return self.refused(refusal, diagnosis, predicted)
         self._start(action="adopt" if ready else decision.action, trains=ready is None)
         try:
-            outcome = self.work(decision, found, predicted, ready)
+            outcome = self.work(decision, diagnosis, predicted, ready)
         except Exception as error:
             with contextlib.suppress(Exception):  # the note is a courtesy; the error is what counts
                 self._finish("error", {"error": f"{type(error).__name__}: {error}"})
             raise
         cpu = outcome.measured.get("cpu_seconds") if ready is None else None
-        told = {"version": outcome.version, "cpu_seconds": cpu, "train_rows": found.rows.get("train", 0)}
-        told |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": outcome.predicted}
-        self._finish("promoted" if outcome.promoted else outcome.verdict, told)
+        detail = {"version": outcome.version, "cpu_seconds": cpu, "train_rows": diagnosis.rows.get("train", 0)}
+        detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": outcome.predicted}
+        self._finish("promoted" if outcome.promoted else outcome.verdict, detail)
         return outcome
 
     def _start(self, **detail: Any) -> None:
-        """Notes that this run began, and on what."""
+        """Records that this run began, and what it is made from."""
         now = {"key": self.now.key, "gate": self.now.gate, "scheme": self.now.scheme}
         detail = {**now, "generation": self.before.generation, **detail}
         self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
 
     def _finish(self, outcome: str, detail: dict[str, Any]) -> None:
-        """Notes how it ended."""
+        """Records how the run ended."""
         self.registry.finish_run(self.task, self.run_id, outcome, detail)
 
     @property
@@ -138,35 +143,38 @@ class Work:
         return {"live": live.version if live else None, "generation": self.before.generation}
 
     def diagnose(self) -> Diagnosis:
-        """The schema, then what changed."""
+        """Checks the schema, then returns what changed."""
         self.on_step("diagnose")
         self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
         check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
         self.old = self._old_rows()
         return diagnose(self.old or {}, self.rows)
 
-    def decide(self, found: Diagnosis) -> Decision:
-        """Head, warm or scratch."""
+    def decide(self, diagnosis: Diagnosis) -> Decision:
+        """Chooses head, warm or scratch."""
         if self.before.live is not None:
             self.parent = self.store.verify(self.before.live.content_id)
         stored = self.before.fingerprint if self.old is not None else None
         now = self.taken.in_scheme(stored.scheme) if stored is not None else self.now
-        return decide(self.config, now, stored, self.parent, found)
+        return decide(self.config, now, stored, self.parent, diagnosis)
 
-    def refusal(self, decision: Decision, found: Diagnosis) -> tuple[str, PriceEstimate]:
-        """Why this is refused (empty if it is not), and what it would cost."""
+    def refusal(self, decision: Decision, diagnosis: Diagnosis) -> tuple[str, PriceEstimate]:
+        """Returns why the run is refused (empty if it is not), and its price."""
         at = self.beat.lease.expires_at - self.beat.lease.seconds if self.beat else None
-        if reason := by_policy(self.config, self.before, self.taken, found, at):
+        if reason := by_policy(self.config, self.before, self.taken, diagnosis, at):
             return reason, unpriced()
-        predicted = price(decision, self.before, found, self.old, self.rows, self.options)
+        predicted = price(decision, self.before, diagnosis, self.old, self.rows, self.options)
         return by_price(predicted, self.options.max_price), predicted
 
-    def refused(self, reason: str, found: Diagnosis, predicted: PriceEstimate) -> Outcome:
-        told = asdict(predicted)
-        return Outcome(self.task, "refused", REFUSED, reason, changes=_told(found), predicted=told, **self._live())
+    def refused(self, reason: str, diagnosis: Diagnosis, predicted: PriceEstimate) -> Outcome:
+        """Returns the outcome of a run that a policy or a price refuses."""
+        changes, costs = _changes(diagnosis), asdict(predicted)
+        return Outcome(self.task, "refused", REFUSED, reason, changes=changes, predicted=costs, **self._live())
 
-    def work(self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, ready: Version | None) -> Outcome:
-        """Train, gate, publish, promote."""
+    def work(
+        self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, ready: Version | None
+    ) -> Outcome:
+        """Trains, judges, publishes and promotes."""
         assert self.beat is not None
         with contextlib.ExitStack() as stack:
             if ready is not None:
@@ -177,7 +185,7 @@ class Work:
                 workdir = stack.enter_context(own_folder(home() / "retrain" / self.task, self._work_key(decision)))
                 self.on_step("train")
                 candidate = self.train(decision, workdir)
-            report, live = self.judge_and_promote(decision, found, predicted, candidate)
+            report, live = self.judge_and_promote(decision, diagnosis, predicted, candidate)
         assert candidate.version is not None
         promoted = live is not None and live.version == candidate.version.number
         here = {"live": live.version, "generation": live.generation} if live else self._live()
@@ -189,7 +197,7 @@ class Work:
             verdict=report.verdict,
             version=candidate.version.number,
             promoted=promoted,
-            changes=_told(found),
+            changes=_changes(diagnosis),
             predicted=asdict(predicted),
             measured=candidate.cost.asdict() if candidate.cost else {},
             rows_computed=candidate.rows_computed,
@@ -203,7 +211,7 @@ class Work:
         return digest([self.now.key, parent, encode(decision.config)]).removeprefix("sha256:")[:24]
 
     def train(self, decision: Decision, workdir: Path) -> Trained:
-        """The candidate, trained or gone on with."""
+        """Trains the candidate, from where an interrupted run left off."""
         from metering.window import window
         from trainers.fitting.warm_start import Start
         from trainers.train import train
@@ -224,9 +232,9 @@ class Work:
         return Trained(Path(result.graft), cost, result.rows_computed, None)
 
     def judge_and_promote(
-        self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, candidate: Trained
+        self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained
     ) -> tuple[GateReport, Live | None]:
-        """The gate's report, and what is live if that was switched; judged again if the champion changed meanwhile."""
+        """Returns the gate's report, and what is live if that was switched. A change of champion is judged again."""
         from trainers.retrain.compare import Contestant, trial
 
         assert self.beat is not None
@@ -245,10 +253,10 @@ class Work:
                 old,
                 candidate.cost,
             )
-            found = replace(found, drift=(*(d for d in found.drift if d.what != "embeddings"), drift))
+            diagnosis = replace(diagnosis, drift=(*(d for d in diagnosis.drift if d.what != "embeddings"), drift))
             self.on_step("publish")
             if candidate.version is None:
-                candidate.version = self.publish(decision, found, predicted, candidate, report)
+                candidate.version = self.publish(decision, diagnosis, predicted, candidate, report)
             self.on_step("promote")
             if report.verdict != "PASS" or not self.options.promote:
                 return report, None
@@ -272,14 +280,14 @@ class Work:
         raise AssertionError("unreachable")
 
     def _old_rows(self) -> Rows | None:
-        """Those that the live version was made from, where they are known."""
+        """Returns the rows that the live version was made from; None where they are not known."""
         prints = self.before.fingerprint.rows if self.before.fingerprint else None
         return load_rows(self.store.root, prints) if prints is not None else None
 
     def publish(
-        self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
+        self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
     ) -> Version:
-        """The candidate as a version, with everything it was made from."""
+        """Publishes the candidate as a version, with everything it was made from."""
         with self.registry.database.reading() as connection:
             self.registry.require_store(connection, self.store)  # an empty mount point is not made a store
         self.store.identity(create=True)
@@ -290,7 +298,7 @@ class Work:
             "fingerprint": encode(self.now),
             "action": decision.action,
             "reason": decision.reason,
-            "changes": _told(found),
+            "changes": _changes(diagnosis),
             "predicted": asdict(predicted),
             "measured": measured,
             "rows_computed": candidate.rows_computed,
@@ -311,6 +319,6 @@ class Work:
         return version
 
 
-def _told(found: Diagnosis) -> dict[str, Any]:
-    """A diagnosis for JSON."""
-    return {**dict(encode(found)), "changed": found.changed, "share": round(found.share, 6)}
+def _changes(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Returns a diagnosis as JSON values."""
+    return {**dict(encode(diagnosis)), "changed": diagnosis.changed, "share": round(diagnosis.share, 6)}

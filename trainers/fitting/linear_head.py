@@ -109,8 +109,8 @@ def _minimise(head: Head, params: Params, x: Any, labels: Any, l2: float, flat_b
 def shrunk_head(model: GraftModel, features: np.ndarray, labels: np.ndarray) -> Params:
     """Returns a head that points the right way with small weights.
 
-    Its loss is left for the adapter to learn from. A probe fitted tightly has small gradients on the very rows that
-    the adapter should learn from. On tweet_eval emotion, LoRA in the top two blocks reaches 77.2 % from the best
+    Its loss is left for the adapter to learn from. A tight probe has small gradients on the very rows that the adapter
+    should learn from. On tweet_eval emotion, LoRA in the top two blocks reaches 77.2 % from the best
     probe, 79.9 % from this.
     """
     return fit_linear(model, features, labels, None, "", (SHRUNK,)).head

@@ -19,8 +19,9 @@ from trainers.data.batches import Examples, part_of
 from trainers.data.examples import load_data
 from trainers.fitting.features import open_cache
 from trainers.inputs import only_rows, prepare
-from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, RowDrift, added
-from trainers.retrain.gate import Check, GateReport, PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, added
+from trainers.retrain.gate import PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.lineage import Check, GateReport, RowDrift
 from trainers.retrain.rows import Rows
 from trainers.runs.run import Run
 

@@ -14,15 +14,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from adapters.artefact.manifest import Manifest
 from adapters.specs import Probe
-from metering.energy import modelled
+from metering.energy import Joules, modelled
 from registry.entries import Run
 from trainers.config import Plan, Stage, TrainConfig
 from trainers.retrain.diagnose import Diagnosis
 from trainers.retrain.fingerprint import LEARNT_FROM, Fingerprint
+from trainers.retrain.lineage import PriceEstimate
 
 Action = Literal["head", "warm", "scratch"]
 TOP_BLOCKS = 2  # live blocks of a warm start
@@ -36,15 +37,6 @@ class Decision:
     action: Action
     reason: str
     config: TrainConfig  # config to train with
-
-
-@dataclass(frozen=True)
-class PriceEstimate:
-    """The predicted cost of a decision."""
-
-    cpu_seconds: float | None  # None: not predicted
-    joules: dict[str, Any]  # with low, high and quality
-    source: str  # where the figure comes from, or why there is none
 
 
 def decide(
@@ -96,7 +88,7 @@ def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimat
         return None
     seconds = statistics.median(rates) * rows
     source = f"{len(rates)} earlier runs of kind {action}, per row"
-    return PriceEstimate(round(seconds, 2), modelled(seconds).asdict(), source)
+    return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
 
 
 def from_plan(decision: Decision, missing: float) -> PriceEstimate:
@@ -115,11 +107,10 @@ def from_plan(decision: Decision, missing: float) -> PriceEstimate:
     over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)
     seconds = result.cpu_seconds - (1 - missing) * over_rows
     source = f"the plan: {', '.join(stage.live for stage in result.stages)} live, steps timed on this machine"
-    return PriceEstimate(round(seconds, 2), modelled(seconds).asdict(), source)
+    return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
 
 
 def unpriced() -> PriceEstimate:
     """Returns the estimate where nothing is known and nobody asks for a timing."""
     reason = "no earlier run of this kind; --max-price and --dry-run time the plan"
-    joules = {**modelled(0.0).asdict(), "quality": "unavailable", "value": None, "low": None, "high": None}
-    return PriceEstimate(None, {**joules, "source": reason}, reason)
+    return PriceEstimate(None, Joules("unavailable", None, source=reason), reason)

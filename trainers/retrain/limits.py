@@ -7,10 +7,11 @@ import time
 import numpy as np
 
 from trainers.config import TrainConfig
-from trainers.retrain.decide import Decision, PriceEstimate, from_history, from_plan, unpriced
+from trainers.retrain.decide import Decision, from_history, from_plan, unpriced
 from trainers.retrain.diagnose import Diagnosis, added
 from trainers.retrain.fingerprint import Taken
 from trainers.retrain.history import Known
+from trainers.retrain.lineage import PriceEstimate
 from trainers.retrain.outcome import Options
 from trainers.retrain.rows import Rows
 

@@ -1,10 +1,9 @@
 """Frozen dataclasses to plain JSON and back, strictly.
 
 Specs and configs are frozen dataclasses. `encode` turns one into JSON values. `decode` builds one from JSON values and
-refuses unknown keys, missing keys and wrong types, naming the field by its dotted path. A tag tells variants of a
-registered base (`backbone.registered`) and members of a union of dataclasses apart. It is a class variable named in
-`TAGS` (`method = "lora"`), written first and read to choose the class. A field may have another name in JSON
-(`stored_as`).
+refuses unknown keys, missing keys and wrong types, naming the field by its dotted path. A tag tells the variants
+of a registered base (`backbone.registered`) apart: a class variable named in `TAGS` (`method = "lora"`), written first
+and read to choose the class. A field may have another name in JSON (`stored_as`).
 
 A `Raw` string comes from the command line (`--set a.b=c`) and is read as the type that the field declares. So
 `--set data.label=1` gives the string "1", and `--set epochs=1` the number.
@@ -24,7 +23,7 @@ import typing
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from backbone.errors import InputError, nearest
-from backbone.registered import Registered, variant
+from backbone.registered import Registered, variant, variants
 
 T = TypeVar("T")
 
@@ -198,7 +197,7 @@ def _decode_registered(base: type[Registered], value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a table with {name}=..., got {value!r}")
     if name not in value:
-        raise InputError(f"{where}.{name}: missing; name one, for example the default")
+        raise InputError(f"{where}.{name}: missing; one of {', '.join(variants(base))}")
     return _decode_dataclass(variant(base, str(value[name]), f"{where}.{name}"), value, where)
 
 
@@ -209,20 +208,6 @@ def _decode_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
         members = tuple(m for m in members if m is not type(None))
     if len(members) == 1:
         return _decode(members[0], value, where)
-    tagged = {tag_of(m): m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m) and tag_of(m)}
-    if tagged and isinstance(value, dict):
-        name = next(iter(tagged))[0]  # type: ignore[index]
-        known = {tag[1]: member for tag, member in tagged.items() if tag}
-        if name not in value:
-            raise InputError(f"{where}.{name}: missing; one of {', '.join(sorted(known))}")
-        if value[name] not in known:
-            raise InputError(f"{where}.{name}: {str(value[name])!r} is unknown; {nearest(str(value[name]), known)}")
-        return _decode(known[value[name]], value, where)
-    if tagged and isinstance(value, (Raw, str)):
-        return _decode_union(members, {next(iter(tagged))[0]: str(value)}, where)  # type: ignore[index]
-    if tagged:
-        name, _ = next(iter(tagged))  # type: ignore[misc]
-        raise InputError(f"{where}: expected a table with {name}=..., got {value!r}")
     problems = []
     for member in members:
         try:

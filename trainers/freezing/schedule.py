@@ -12,11 +12,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from backbone.errors import InputError
 from backbone.records import Raw, decode
-from backbone.registered import Registered, variant, variants
+from backbone.registered import VARIANTS, Registered, UnknownVariant, variant, variants
 
 _SPELLING = re.compile(r"(\w+)(?:\((.*)\))?")
 
@@ -61,6 +61,11 @@ class Schedule(Registered, by="schedule", folder="trainers.freezing"):
     spelled: ClassVar[bool] = True  # can be written as text in `plan.stages`
     signal: ClassVar[Literal["", "gradient"]] = ""  # sums that the loop keeps for `decide`
 
+    @classmethod
+    def example(cls) -> Self:
+        """Returns settings that fit a backbone of three blocks, on which the test suite of all schedules runs."""
+        return cls()
+
     def spans(self, shape: RunShape) -> tuple[Span, ...]:
         """Returns the stages of a run, in order, up to its end; raises InputError where the schedule fits no run."""
         raise NotImplementedError
@@ -100,8 +105,11 @@ def parse(text: str) -> Schedule:
     match = _SPELLING.fullmatch(text)
     try:
         kind = variant(Schedule, match[1]) if match else None
-    except InputError:
-        kind = None
+    except UnknownVariant:
+        raise InputError(
+            f"{text!r} is none of {', '.join(spellings())}, auto; or a list; a schedule of your own needs the script "
+            f"or module that defines it: import it first, or name it in {VARIANTS}"
+        ) from None
     if match is None or kind is None or not kind.spelled:
         raise InputError(f"{text!r} is none of {', '.join(spellings())}, auto; or a list")
     values = [part.strip() for part in match[2].split(",")] if match[2] else []

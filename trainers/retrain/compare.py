@@ -1,4 +1,4 @@
-"""Candidate and champion brought to the same rows: loaded, asked, measured."""
+"""The trial of candidate and champion on the same rows: both are loaded, run and measured."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _no_evidence(name: str, reason: str, champion: Contestant | None) -> tuple[G
 
 
 def incomparable(candidate: Head, live: Head) -> str:
-    """Returns why two grafts cannot answer the same rows in the same terms; empty if they can."""
+    """Returns why two grafts cannot answer the same rows in the same terms; "" if they can."""
     by_hand = "; promote the candidate by hand (topgraft registry promote) if it is to replace it"
     if candidate.kind != live.kind:
         return f"the live version's head.kind is {live.kind}, the candidate's {candidate.kind}{by_hand}"

@@ -31,12 +31,12 @@ from trainers.scoring.metrics import gather
 
 Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
 RESAMPLES = 500  # draws of the held-out rows
-TIMED = 20  # predictions of one text that the latency is the median of
+TIMED = 20  # timed predictions of one text; the latency is their median
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question that the gate asked."""
+    """One check of the gate."""
 
     name: str
     verdict: Verdict

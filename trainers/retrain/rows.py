@@ -1,4 +1,4 @@
-"""The rows of a data set as hashes: small enough to keep with every version, enough to say which rows changed.
+"""The rows of a data set as hashes: small enough for every version, and enough to tell which rows changed.
 
 A file of them lies in the store beside the artefacts. It is named by the fingerprint of the rows, so versions made
 from the same rows share one file. It holds no text.

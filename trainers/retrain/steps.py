@@ -114,7 +114,7 @@ class Work:
         return outcome
 
     def _start(self, **detail: Any) -> None:
-        """Records that this run began, and what it is made from."""
+        """Records the start of this run, and its fingerprint."""
         now = {"key": self.now.key, "gate": self.now.gate, "scheme": self.now.scheme}
         detail = {**now, "generation": self.before.generation, **detail}
         self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
@@ -125,7 +125,7 @@ class Work:
 
     @property
     def now(self) -> Fingerprint:
-        """Returns what the candidate is made from."""
+        """Returns the fingerprint of the candidate."""
         return self.taken.fingerprint
 
     @property
@@ -143,7 +143,7 @@ class Work:
         return {"live": live.version if live else None, "generation": self.before.generation}
 
     def diagnose(self) -> Diagnosis:
-        """Checks the schema, then returns what changed."""
+        """Checks the schema, then returns the changes."""
         self.on_step("diagnose")
         self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
         check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
@@ -234,7 +234,10 @@ class Work:
     def judge_and_promote(
         self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained
     ) -> tuple[GateReport, Live | None]:
-        """Returns the gate's report, and what is live if that was switched. A change of champion is judged again."""
+        """Returns the gate's report, and the live version if that was switched.
+
+        If the champion changes meanwhile, the candidate is judged again.
+        """
         from trainers.retrain.compare import Contestant, trial
 
         assert self.beat is not None
@@ -287,7 +290,7 @@ class Work:
     def publish(
         self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
     ) -> Version:
-        """Publishes the candidate as a version, with everything it was made from."""
+        """Publishes the candidate as a version, with its lineage."""
         with self.registry.database.reading() as connection:
             self.registry.require_store(connection, self.store)  # an empty mount point is not made a store
         self.store.identity(create=True)

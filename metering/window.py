@@ -16,9 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -62,10 +61,6 @@ class Cost:
             watts=None if self.watts is None else round(self.watts, 2),
             joules=self.joules.rounded(),
         )
-
-    def asdict(self) -> dict[str, Any]:
-        """Returns `record` as JSON values."""
-        return asdict(self.record())
 
 
 def cpu_seconds() -> float:

@@ -2,7 +2,7 @@
 
     result = train(load_config("configs/trec6.py"), Path("runs/trec6"))
 
-Reads top to bottom: inputs, a way to the parameters, scores, what may lie beside the graft, the artefact, the report.
+Reads top to bottom: inputs, a way to the parameters, scores, extras beside the graft, the artefact, the report.
 A work folder holds `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `graft/` and
 `result.json`.
 """
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` did; `--json` prints it."""
+    """The result of `train`; `--json` prints it."""
 
     graft: str  # folder of the artefact
     content_id: str
@@ -103,14 +103,14 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def way_of(config: TrainConfig) -> Callable[[Inputs, Run], Fitted]:
-    """Returns how the parameters of a config are fitted, from nothing."""
+    """Returns the way that fits the parameters of a config from nothing."""
     if config.climbs:
         return climb
     return ways.probe if config.adapter.fitted else ways.steps
 
 
 def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) -> TrainResult:
-    """Scores what was fitted, adds what may lie beside it, and writes the artefact and the report."""
+    """Scores the fitted graft, adds its extras, and writes the artefact and the report."""
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     graft = Graft(fitted.model, fitted.params, backbone, config.data.max_tokens)
     scores = _scores(inputs, run, fitted)
@@ -161,7 +161,7 @@ def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
 
 
 def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None) -> TrainResult:
-    """Returns what `--json` prints."""
+    """Returns the result, which `--json` prints."""
     return TrainResult(
         graft=str(run.workdir / "graft"),
         content_id=manifest.content_id,
@@ -182,7 +182,7 @@ def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any
 
 
 def run_identity(inputs: Inputs, parent: Parent | None = None) -> dict[str, str]:
-    """Returns what a checkpoint must agree with to be resumed."""
+    """Returns the values that a checkpoint must share to be resumed."""
     start = {} if parent is None else {"start": parent.manifest.content_id}
     return {
         "config": digest(former_values(inputs.config)),

@@ -1,4 +1,4 @@
-"""What a head is: features to logits, the loss it is trained with, its decision, its answer. Imports no jax.
+"""The base of heads: features to logits, the loss it is trained with, its decision, its answer. Imports no jax.
 
 A head is one file: a frozen dataclass of its settings, with its code, registered by its tag (`--set head.kind=TAG`).
 It may lie in this folder or be a config script of a user. It states:
@@ -106,7 +106,7 @@ Support: TypeAlias = Literal[
 
 
 class Head(Registered, by="kind", folder="adapters.heads"):
-    """The base of all heads. A head is hashable, holds no weights, and is stored in a manifest by its tag."""
+    """The base of all heads. A head is hashable and holds no weights; a manifest stores it by its tag."""
 
     kind: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]

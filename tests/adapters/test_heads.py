@@ -1,14 +1,13 @@
 """One suite for every head of the registry, and formulas written by hand.
 
-A head is tested by its `example()` on the example cells of its column. A head that comes with Topgraft adds its
-formula to FORMULAS; a test fails until it does.
+A head is tested by its `example()` on the example cells of its column. A head that comes with Topgraft has its formula
+in a file of `tests/adapters/head_formulas`; a test fails until it does.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 from dataclasses import dataclass
 
 import jax
@@ -24,12 +23,12 @@ from adapters.heads.columns import Layout
 from adapters.heads.head import Head, kinds_for
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, MultiLabel, Regression, TokenTagging
-from adapters.tagging import NO_TAG, entities
+from adapters.tagging import entities
 from backbone.buckets import Sides, pad
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.records import decode, encode
-from backbone.registered import own_file, variants
+from backbone.registered import load_folder, own_file, variants
 from backbone.trees import flatten, map_leaves, unflatten
 from tests import reference
 from tests.tiny import SPEC, WORDS, random_params
@@ -38,6 +37,7 @@ from trainers.fitting.linear_head import fitted_labels, shrunk_head, vector_mode
 from trainers.scoring.metrics import gather
 
 KINDS = [kind for kind, cls in variants(Head).items() if not own_file(cls)]
+FORMULAS = {module.__name__.rsplit(".", 1)[-1]: module for module in load_folder("tests.adapters.head_formulas")}
 LABELS = ("a", "b", "c")
 TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
 SIZES = (3, 5, 2, 7)
@@ -226,43 +226,16 @@ def test_stored_loaded_and_asked(kind, tiny, tmp_path):
 # The formulas
 
 
-def cross_entropy(logits: np.ndarray, label: int) -> float:
-    return math.log(np.exp(logits.astype(float)).sum()) - float(logits[label])
-
-
-def classification(z: np.ndarray, y: int) -> tuple[float, list[float]]:
-    total = sum(math.exp(x) for x in z)
-    return cross_entropy(z, y), [math.exp(x) / total for x in z]
-
-
-def multi_label(z: np.ndarray, y: np.ndarray) -> tuple[float, list[float]]:
-    p = [1 / (1 + math.exp(-x)) for x in z]
-    return -sum(math.log(p_c if y_c else 1 - p_c) for p_c, y_c in zip(p, y, strict=True)), p
-
-
-def regression(z: np.ndarray, y: float) -> tuple[float, list[float]]:
-    return float((z[0] - y) ** 2), [float(z[0])]
-
-
-def token_tagging(z: np.ndarray, y: np.ndarray) -> tuple[float, list[list[float]]]:
-    words = [t for t in range(len(y)) if y[t] != NO_TAG]
-    return float(np.mean([cross_entropy(z[t], y[t]) for t in words])), [classification(row, 0)[1] for row in z]
-
-
-# loss and probabilities of one row, of its logits and its label
-FORMULAS = {f.__name__: f for f in (classification, multi_label, regression, token_tagging)}
-
-
 def test_every_head_has_a_formula():
-    assert FORMULAS.keys() == set(KINDS)
+    assert FORMULAS.keys() == set(KINDS), "tests/adapters/head_formulas holds one file for each head"
 
 
-@pytest.mark.parametrize("kind", FORMULAS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_probabilities_equal_their_formula(kind):
     task = task_of(kind)
     losses, probabilities = task.head.host_loss(task.logits, task.labels), task.head.probabilities(task.logits)
     for i, (logits, label) in enumerate(zip(task.logits, task.labels, strict=True)):
-        loss, expected = FORMULAS[kind](logits, label)
+        loss, expected = FORMULAS[kind].formula(logits, label)
         assert losses[i] == pytest.approx(loss, rel=1e-5, abs=1e-6)
         np.testing.assert_allclose(probabilities[i], expected, rtol=1e-5)
 

@@ -62,6 +62,8 @@ def rows_of(network: Network, family: str):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_hidden_states_equal_transformers(family):
+    file = GOLDENS / f"{family}.safetensors"
+    assert file.is_file(), f"make golden FAMILY={family} writes {file}"
     network, params, wanted = golden(family)
     rows = rows_of(network, family)
     found = run(network, params, rows, max(map(len, rows)) + (8 if family in TEXT else 0))
@@ -224,18 +226,26 @@ def test_options_that_are_not_supported_name_the_field(family, field, value):
 
 
 @pytest.mark.parametrize("family", TEXT)
-def test_prefixed_tensors_and_heads_of_tasks_are_known(family):
+def test_tensors_are_known_with_and_without_their_prefix(family):
     known = family_of(family)
-    name = known.sources("embeddings.token")[0]
-    assert known.tensor_name(f"{known.task_prefix}.{name}") == name
-    assert not known.is_ignored(name)
-    heads = {
-        "bert": "cls.bias",
-        "roberta": "lm_head.bias",
-        "distilbert": "vocab_transform.bias",
-        "modernbert": "decoder.bias",
-    }
-    assert known.is_ignored(heads.get(family, "lm_head.bias"))
+    for path in ("embeddings.token", "blocks.1.mlp.up.kernel"):
+        (name,) = known.sources(path)
+        assert known.tensor_name(f"{known.task_prefix}.{name}") == known.tensor_name(name) == name
+        assert not known.is_ignored(name)
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor"),
+    [
+        ("bert", "cls.bias"),
+        ("roberta", "lm_head.bias"),
+        ("xlm-roberta", "lm_head.bias"),
+        ("distilbert", "vocab_transform.bias"),
+        ("modernbert", "decoder.bias"),
+    ],
+)
+def test_a_head_of_pretraining_is_no_part_of_the_backbone(family, tensor):
+    assert family_of(family).is_ignored(tensor)
 
 
 @pytest.mark.parametrize("family", [name for name in CONFIGS if family_of(name).exportable])

@@ -1,5 +1,7 @@
 """Writes the golden files beside it with transformers and PEFT; run by `make goldens` in the peers environment.
 
+With names of families it writes the golden files of these alone: `make golden FAMILY=electra`.
+
 Sentences are docstrings of the Python standard library (PSF licence), kept in `sentences.json` so that
 the files do not move with the Python version. Hidden states are kept at the first and the last real
 token and as the mean, so that the files stay small; `tests/peers` compares whole tensors live.
@@ -71,7 +73,7 @@ def sentences() -> list[str]:
     """64 texts of 3 to about 120 tokens."""
     stored = HERE / "sentences.json"
     if not stored.exists():
-        from trainers.docstrings import collect
+        from trainers.data.docstrings import collect
 
         texts = sorted({" ".join(text.split()) for text, _ in collect()}, key=lambda t: (len(t), t))
         texts = [text for text in texts if len(text) < 600 and text.isascii()]
@@ -203,9 +205,11 @@ def write_tiny() -> None:
 
 
 @torch.inference_mode()
-def main() -> None:
-    for family in CONFIGS:
+def main(families: list[str]) -> None:
+    for family in families or CONFIGS:
         family_golden(family)
+    if families:
+        return
     write_tiny()
     inputs = encoded(sentences())
     hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state
@@ -225,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -104,12 +104,12 @@ def test_a_window_measures_time_and_work():
     assert 0.2 <= sleep.wall_seconds < outer.wall_seconds
     assert sleep.cpu_seconds < 0.1
     assert 0.05 <= busy.cpu_seconds <= outer.cpu_seconds
-    values = busy.asdict()
-    assert (values["flops"], values["bytes_moved"]) == (5, 7)
+    record = busy.record()
+    assert (record.flops, record.bytes_moved) == (5, 7)
     assert (outer.flops, outer.bytes_moved) == (5, 7), "what is counted inside is counted outside"
-    assert (sleep.asdict()["flops"], sleep.asdict()["bytes_moved"]) == (None, None), "nobody counted: not 0"
-    assert values["joules"]["quality"] in ("measured_counter", "modelled")
-    assert values["watts"] > 0
+    assert (sleep.record().flops, sleep.record().bytes_moved) == (None, None), "nobody counted: not 0"
+    assert record.joules.quality in ("measured_counter", "modelled")
+    assert (record.watts or 0) > 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory of a phase needs Linux")

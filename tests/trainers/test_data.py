@@ -21,8 +21,8 @@ from pyarrow import parquet
 
 from adapters.heads.columns import OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
-from backbone.registered import variants
-from tests.trainers.format_examples import IMAGES, TAGGED, TEXTS, WRITERS
+from backbone.registered import load_folder, variants
+from tests.trainers.format_writers import IMAGES, TAGGED, TEXTS
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
 from trainers.data.formats.format import Format
@@ -34,6 +34,7 @@ from trainers.retrain.schema import check
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = variants(Format)
+WRITERS = {module.__name__.rsplit(".", 1)[-1]: module.write for module in load_folder("tests.trainers.format_writers")}
 
 ONE, SEVERAL = OneLabel(), SeveralLabels()
 
@@ -47,7 +48,7 @@ def test_every_format_gives_the_same_rows(tag, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
-    assert tag in WRITERS, f"tests/trainers/format_examples.py has no writer for data.format={tag}"
+    assert tag in WRITERS, f"tests/trainers/format_writers/{tag}.py, which writes files of the format, is missing"
     chosen = FORMATS[tag]()
     if chosen.of_images:
         rows = list(read_rows(Data(**WRITERS[tag](tmp_path, IMAGES)), "train", OneLabel()))

@@ -19,7 +19,7 @@ from adapters.heads.columns import Number, OneLabel
 from backbone.errors import InputError
 from backbone.storage import load_backbone
 from tests.tiny_images import make_image_backbone, picture, write_folder
-from tests.trainers.format_examples import idx_bytes
+from tests.trainers.format_writers.idx import idx_bytes
 from trainers.config import Data
 from trainers.data.encoded_images import pnm
 from trainers.data.examples import load_data

@@ -17,7 +17,7 @@ from backbone.preprocessing import TextPreprocessing
 from backbone.trees import flatten
 from tests import reference
 from tests.tiny import SPEC, preprocessing_of, random_params, tokenizer_json
-from tests.trainers.backbone_runs import counted_as_compiled, first_params, paragraphs
+from tests.trainers.backbone_runs import first_params, paragraphs
 from trainers.fitting.step import first_state, partition, step_of
 from trainers.pretraining.config import BackboneConfig, Corpus, MaskedTokens, WordPiece
 from trainers.pretraining.corpus import Text, pack, read_text
@@ -158,10 +158,6 @@ def test_a_batch_that_is_not_finite_changes_nothing_and_the_step_lowers_everywhe
         np.testing.assert_array_equal(leaf, flatten(before)[path])
     state = step(state, frozen, batch)
     assert (state["sums"]["skipped"], state["step"]) == (1, 2)
-
-
-def test_counted_work_is_that_of_the_compiler(material):
-    counted_as_compiled(task_of(material, batch_size=8))
 
 
 def test_every_row_is_seen_once_in_an_epoch(material):

@@ -26,7 +26,6 @@ from tests.trainers.backbone_runs import (
     EVALUATED,
     STEPS,
     call,
-    counted_as_compiled,
     first_params,
     killed_and_resumed,
     result_of,
@@ -219,10 +218,6 @@ def test_scores_are_means_over_the_rows_that_count(task):
     loss = jax.jit(functools.partial(OBJECTIVE.loss, material))
     same, other = (loss(params, batch, jax.random.key(k))[0] for k in (1, 2))
     assert same == loss(params, batch, jax.random.key(1))[0] != other, "the key decides how images are moved"
-
-
-def test_counted_work_is_that_of_the_compiler(task):
-    counted_as_compiled(task)
 
 
 def test_rows_are_chosen_by_label_in_text_too(tmp_path):

@@ -1,4 +1,4 @@
-"""What a loop decides by, and what it records of each stage; saved with every checkpoint."""
+"""The figures that a loop decides by, and its record of each stage; saved with every checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metering.cost import CostRecord
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord(CostRecord):
-    """What one stage did and cost, in all processes of the run."""
+    """The work and cost of one stage, in all processes of the run."""
 
     until: int  # micro-batches at which the stage ends
     boundary: int  # first live block
@@ -29,7 +29,7 @@ class StageRecord(CostRecord):
 
 @dataclass
 class Progress:
-    """What decides how a run goes on."""
+    """The figures that decide how a run goes on."""
 
     best_score: float | None = None  # best held-out score so far
     best_step: int = 0  # micro-batch of that score

@@ -1,4 +1,4 @@
-"""The ways to a graft's parameters: (inputs, run) to what was fitted.
+"""The ways to a graft's parameters, each a function of (inputs, run).
 
 probe       a head that is fitted in closed form to features of the bare backbone
 new_head    the same, on the features of an adapter that exists
@@ -40,15 +40,15 @@ class ClimbRecord:
 
     name: str  # probe, probe_all, top, all
     score: float  # development score, of the config's metric
-    kept: bool  # better than what was kept before
+    kept: bool  # better than the step kept before
     cost: CostRecord
-    gain: float | None = None  # score less that of what was kept before; None for the first
+    gain: float | None = None  # score less that of the step kept before; None for the first
     noise: float | None = None  # spread of that gain; None for the first
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a way came to."""
+    """The result of a way."""
 
     model: GraftModel
     params: Params  # {"adapter", "head"} on the host

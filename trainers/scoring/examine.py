@@ -1,4 +1,4 @@
-"""How a graft does on a split: as a whole, by length and by label."""
+"""The scores of a graft on a split: as a whole, by length and by label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of what a backbone is trained for: a loss over batches of rows, and the head that it needs.
+"""The base of training objectives of a backbone: a loss over batches of rows, and the head that it needs.
 
 An objective is one file: a frozen dataclass whose fields are its settings, and these methods. Most derive from
 `TextObjective` (objectives/text.py) or `ImageObjective` (objectives/images.py), which read the rows.
@@ -17,7 +17,7 @@ Shapes: B rows, T tokens, D width.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from backbone.lazy import jnp
 from backbone.registered import Registered
@@ -41,6 +41,11 @@ class Objective(Registered, by="kind", folder="trainers.pretraining.objectives")
 
     reads: ClassVar[Literal["text", "images"]]  # also what its network, or its start, must read
     scores: ClassVar[tuple[str, ...]] = ("loss",)  # names of the held-out scores; "loss" is always one
+
+    @classmethod
+    def example(cls) -> Self:
+        """Returns settings on which the test suite of all objectives runs; the default ones."""
+        return cls()
 
     def check(self, config: BackboneConfig) -> None:
         """Raises InputError for a field that does not go with this objective, or one that it misses."""

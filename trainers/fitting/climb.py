@@ -41,11 +41,12 @@ from trainers.fitting.loop import fit
 from trainers.fitting.progress import Progress, rows_of_steps
 from trainers.fitting.state import LoopState
 from trainers.fitting.task import GraftTask
-from trainers.fitting.ways import ClimbRecord, Fitted, chosen_params
+from trainers.fitting.ways import Fitted, chosen_params
 from trainers.freezing.explicit import Stage
 from trainers.inputs import Inputs, climbed_blocks
 from trainers.runs.checkpoints import FOLDER, Checkpoints
 from trainers.runs.logs import Scalars
+from trainers.runs.result import ClimbRecord
 from trainers.runs.run import Run
 from trainers.scoring.metrics import gather
 

@@ -23,11 +23,12 @@ from metering.counts import Count
 from metering.window import Cost
 from trainers.data.batches import States
 from trainers.fitting.cached_states import CachedPrefix
-from trainers.fitting.progress import Progress, StageRecord, progress_of
+from trainers.fitting.progress import Progress, progress_of
 from trainers.fitting.step import carry, first_state, join, no_sums, partition
 from trainers.freezing.schedule import Span
 from trainers.runs.checkpoints import Checkpoints, State
 from trainers.runs.logs import Scalars
+from trainers.runs.result import StageRecord
 
 if TYPE_CHECKING:
     from trainers.fitting.loop import Trainable

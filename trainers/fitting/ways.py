@@ -16,7 +16,6 @@ import numpy as np
 
 from adapters.model import GraftModel
 from backbone.trees import Params, map_leaves
-from metering.cost import CostRecord
 from trainers.data.batches import Examples
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.features import features, open_cache
@@ -29,21 +28,10 @@ from trainers.fitting.warm_start import Parent, grown
 from trainers.inputs import Inputs
 from trainers.runs.checkpoints import FOLDER, Checkpoints
 from trainers.runs.logs import Scalars
+from trainers.runs.result import ClimbRecord
 from trainers.runs.run import Run
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ClimbRecord:
-    """One step that a climb tried."""
-
-    name: str  # probe, probe_all, top, all
-    score: float  # development score, of the config's metric
-    kept: bool  # better than the step kept before
-    cost: CostRecord
-    gain: float | None = None  # score less that of the step kept before; None for the first
-    noise: float | None = None  # spread of that gain; None for the first
 
 
 @dataclass(frozen=True)

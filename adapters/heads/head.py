@@ -80,6 +80,7 @@ import numpy as np
 
 from adapters.heads.columns import LabelColumn, Labels, Layout
 from adapters.heads.pooling import Pair, Pooling
+from adapters.methods.method import dropout, select
 from adapters.predictions import Prediction, labelled
 from backbone.errors import InputError
 from backbone.lazy import jnp, scipy
@@ -148,8 +149,6 @@ class Head(Registered, by="kind", folder="adapters.heads"):
 
     def logits(self, params: Params, features: Array, slots: Array | None, rng: Array | None) -> Array:
         """Returns logits float32 [B,C] of features [B,F], or [B,T,C] of [B,T,F]; `slots` int32 [B] of a bank."""
-        from adapters.methods.method import dropout, select
-
         features = dropout(features.astype(jnp.float32), self.dropout, rng)
         kernel, bias = select(params["kernel"], slots), select(params["bias"], slots)
         if slots is None:

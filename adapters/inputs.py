@@ -1,4 +1,4 @@
-"""From what a head is asked about - a text, a pair of texts, a sentence of words - to rows of token ids."""
+"""Texts, pairs of texts, or sentences of words, as a head is asked about them, to rows of token ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adapters.specs import HeadSpec, TokenTagging
+from adapters.specs import Head
 from backbone.buckets import Sides, TokenRow
 from backbone.errors import InputError
 from backbone.images import ImagePreprocessing
@@ -20,12 +20,12 @@ class Encoded:
     """Rows of token ids."""
 
     rows: list[TokenRow]
-    places: list[np.ndarray]  # tagging: first sub-word of each word, -1 beyond the cut; else empty
+    places: list[np.ndarray]  # first sub-word of each word, -1 beyond the cut; empty unless the head answers by word
     cut: int  # rows, or sides of a pair, longer than `max_tokens`
 
 
-def checked(head: HeadSpec, backbone: Backbone, texts: Sequence[Any]) -> list[Any]:
-    """`texts` as the head takes them: str, (str, str) or lists of words; raises InputError for anything else.
+def checked(head: Head, backbone: Backbone, texts: Sequence[Any]) -> list[Any]:
+    """Returns `texts` as the head takes them: str, (str, str) or lists of words; raises InputError for others.
 
     Images (files or encoded bytes) are checked when they are read.
     """
@@ -36,7 +36,7 @@ def checked(head: HeadSpec, backbone: Backbone, texts: Sequence[Any]) -> list[An
     return [_checked(head, text, f"texts[{i}]") for i, text in enumerate(texts)]
 
 
-def _checked(head: HeadSpec, text: Any, where: str) -> Any:
+def _checked(head: Head, text: Any, where: str) -> Any:
     if head.pair != "none":
         sides = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(side, str) for side in text)
         if not sides:
@@ -45,7 +45,7 @@ def _checked(head: HeadSpec, text: Any, where: str) -> Any:
             if not side.strip():
                 raise InputError(f"{where}[{number}]: this side of the pair is missing")
         return tuple(text)
-    if isinstance(head, TokenTagging):
+    if head.one_answer_per == "word":
         words = text.split() if isinstance(text, str) else text
         if not isinstance(words, (tuple, list)) or not all(isinstance(word, str) for word in words):
             raise InputError(f"{where}: expected a str or a list of words, got {_kind(text)}")
@@ -61,12 +61,12 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def encode_inputs(head: HeadSpec, backbone: Backbone, texts: Sequence[Any], max_tokens: int) -> Encoded:
-    """Rows of `texts` (as `checked` gives them), in the form that the head's model reads."""
+def encode_inputs(head: Head, backbone: Backbone, texts: Sequence[Any], max_tokens: int) -> Encoded:
+    """Returns rows of `texts`, which `checked` has passed, in the form that the head's model reads."""
     preprocessing = backbone.preprocessing
     if isinstance(preprocessing, ImagePreprocessing):
         return Encoded(list(preprocessing.encode(texts)), [], 0)
-    if isinstance(head, TokenTagging):
+    if head.one_answer_per == "word":
         rows, places, cut = preprocessing.encode_words(texts, max_tokens)
         return Encoded(list(rows), places, cut)
     if head.pair == "cross":

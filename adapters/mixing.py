@@ -17,12 +17,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
+from adapters.combination import Combination, How
 from adapters.graft import Graft, dropped, load_graft
 from adapters.methods.lora import Lora, LoraSetting
 from adapters.model import GraftModel
@@ -30,7 +31,6 @@ from adapters.patterns import Site, sites_of
 from backbone.errors import InputError
 from backbone.sites import LINEAR
 
-How: TypeAlias = Literal["linear", "cat", "svd", "ties"]
 Factors: TypeAlias = tuple[np.ndarray, np.ndarray]  # A [I,r] and B [r,O], with the scale multiplied in
 
 
@@ -53,21 +53,16 @@ class Combined:
 def combine(
     grafts: Sequence[str | Path],
     out: str | Path,
+    combination: Combination,
     *,
-    how: How = "cat",
-    weights: Sequence[float] = (),
-    rank: int = 0,
-    density: float = 0.2,
-    head_from: str | Path | None = None,
     backbone: str | Path | None = None,
 ) -> Combined:
     """Stores the combination of LoRA grafts as a new graft.
 
-    `weights` has one number for each graft, by default all 1/N. `rank` is the rank of svd and ties, by default the
-    largest among the grafts at a site. `density` is the share of entries that ties keeps. `head_from` is one of
-    `grafts`, by default the first. Raises InputError for grafts of other methods, or of different backbones.
+    Raises InputError for grafts of other methods, or of different backbones.
     """
-    weights = _checked(grafts, weights, how, rank, density)
+    how, rank, density, head_from = combination.how, combination.rank, combination.density, combination.head_from
+    weights = _weights(grafts, combination)
     loaded = [load_graft(grafts[0], backbone)]
     loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
     parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
@@ -181,22 +176,14 @@ def _updates(path: str | Path, graft: Graft) -> dict[Site, Factors]:
     return factors
 
 
-def _checked(
-    grafts: Sequence[str | Path], weights: Sequence[float], how: How, rank: int, density: float
-) -> tuple[float, ...]:
-    """Returns the weights; raises InputError for options that do not fit each other or the grafts."""
+def _weights(grafts: Sequence[str | Path], combination: Combination) -> tuple[float, ...]:
+    """Returns the weight of each graft; raises InputError for another number of weights than of grafts."""
     if len(grafts) < 2:
         raise InputError("combine: at least two grafts are needed")
-    if weights and len(weights) != len(grafts):
+    weights = combination.weights or (1 / len(grafts),) * len(grafts)
+    if len(weights) != len(grafts):
         raise InputError(f"--weights: {len(weights)} for {len(grafts)} grafts")
-    chosen = tuple(map(float, weights)) or (1 / len(grafts),) * len(grafts)
-    if not all(math.isfinite(w) and w for w in chosen):
-        raise InputError(f"--weights: finite and not zero, got {', '.join(map(str, chosen))}")
-    if rank < 0 or (rank and how not in ("svd", "ties")):
-        raise InputError(f"--rank: a positive number, for svd and ties only; got {rank} with {how}")
-    if not 0 < density <= 1:
-        raise InputError(f"--density: must lie in (0, 1], got {density}")
-    return chosen
+    return weights
 
 
 __all__ = ["Combined", "combine", "combined", "ties", "truncated"]

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adapters.heads import head_of, join_sides, pool
+from adapters.heads.pooling import join_sides, pool
 from adapters.hooks import GraftHooks
 from adapters.methods.method import Array, FeatureMethod, Method, SiteMethod, feature_methods, select, site_methods
 from adapters.patterns import Site
-from adapters.specs import HeadSpec
+from adapters.specs import Head
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params
@@ -35,7 +35,7 @@ class GraftModel:
 
     network: Network  # the backbone without its weights
     methods: tuple[Method, ...]  # methods of the adapter, in the order they act
-    head: HeadSpec  # settings of the head
+    head: Head  # settings of the head
     labels: tuple[str, ...]  # names of the labels, in the order of the logits
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class GraftModel:
                 adapter[method.tag] = _site_leaves(*self.site_parts[method.tag], key)
             elif self.feature_method is not None:
                 adapter[method.tag] = self.feature_method.init(self.network.spec, key)
-        head = head_of(self.head).init(self.feature_width, len(self.labels))
+        head = self.head.init(self.feature_width, len(self.labels))
         if self.head.pooling == "attention":
             head["query"] = jnp.zeros((self.network.spec.width,))
         return {"adapter": adapter, "head": head}
@@ -157,7 +157,7 @@ class GraftModel:
     def pooled(
         self, backbone: Params, hidden: Array, mask: Array, head: Params | None = None, slots: Array | None = None
     ) -> Array:
-        """Pools finished states [B,T,D] as the head reads them, sides joined: [B,P], or [B,T,D] for tagging."""
+        """Pools the finished states [B,T,D] as the head reads them, sides joined: [B,P], or [B,T,D] for tagging."""
         query = None if head is None or "query" not in head else select(head["query"], slots)
         if query is not None and slots is not None:
             query = jnp.repeat(query, self.sides, axis=0)
@@ -220,12 +220,12 @@ class GraftModel:
         features = self.features(
             backbone, adapter, inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat, head=head
         )
-        return head_of(self.head).logits(self.head, params["head"], features, slots, head_rng)
+        return self.head.logits(params["head"], features, slots, head_rng)
 
     def logits_from_states(self, backbone: Params, params: Params, states: Mapping[int, Array], mask: Array) -> Array:
         """Returns logits float32 [B,C], or [B,T,C] for tagging, from the hidden states at `taps`, each [B,T,D]."""
         features = self.features_from_states(backbone, params.get("adapter", {}), states, mask, params["head"])
-        return head_of(self.head).logits(self.head, params["head"], features, None, None)
+        return self.head.logits(params["head"], features, None, None)
 
 
 def _site_leaves(method: SiteMethod, settings: Mapping[Site, Any], key: Array) -> Params:

@@ -1,4 +1,4 @@
-"""What a graft answers: logits to labels and probabilities, on the host, where nothing is compiled.
+"""The answers of a graft, made on the host, where nothing is compiled. Imports no jax.
 
 Shape letters: `N` rows, `C` labels.
 """
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters.heads import head_of
-from adapters.specs import HeadSpec, MultiLabel, Regression
 from adapters.tagging import Entity
 
 
@@ -19,49 +17,39 @@ from adapters.tagging import Entity
 class Prediction:
     """The answer for one text, pair or sentence."""
 
-    # one for classification; any number for multi_label; a tag per word for tagging; none where a graft abstains
-    labels: tuple[str, ...]
-    probabilities: dict[str, float]  # of every label, most probable first; empty for regression and tagging
-    value: float | None = None  # regression: the number
-    words: tuple[str, ...] = ()  # tagging: what the tags are of
-    entities: tuple[Entity, ...] = ()  # tagging
-    out_of_scope: float | None = None  # how unlike the train rows; above 1 beyond the graft's threshold
+    labels: tuple[str, ...]  # one, any number, or a tag per word, as the head says; none where a graft abstains
+    probabilities: dict[str, float]  # probability of every label, most probable first; empty for numbers and tags
+    value: float | None = None  # number that is the answer, for heads of numbers
+    words: tuple[str, ...] = ()  # words that the tags belong to
+    entities: tuple[Entity, ...] = ()  # entities of a tagged sentence
+    out_of_scope: float | None = None  # difference from the train rows; above 1 beyond the graft's threshold
     abstained: bool = False  # out of scope, and the graft gives no label there
 
     @property
     def label(self) -> str:
-        """The one label of a classification."""
+        """Returns the one label of a classification; raises ValueError for any other number of labels."""
         if len(self.labels) != 1:
             raise ValueError(f"this prediction has {len(self.labels)} labels; read .labels")
         return self.labels[0]
 
 
-def predictions(
-    head: HeadSpec,
-    labels: tuple[str, ...],
-    logits: np.ndarray,
+def labelled(
+    names: tuple[str, ...],
+    probabilities: np.ndarray,
+    chosen: Sequence[Sequence[int]],
     scores: np.ndarray | None = None,
     *,
     abstain: bool = False,
 ) -> list[Prediction]:
-    """The answer for each row of logits float32 [N,C]; of every head but tagging, whose answers are by word.
+    """Returns the answers of rows with probabilities [N,C] and the numbers of the labels that are `chosen`.
 
-    `scores` float [N] are out-of-scope scores; where one lies above 1, a graft that is to `abstain` gives no label.
+    `scores` float [N] are out-of-scope scores; with `abstain` a row whose score lies above 1 gets no label.
     """
-    code = head_of(head)
-    probabilities = code.probabilities(logits)
-    decided = code.decide(head, probabilities)
-    if isinstance(head, Regression):
-        return [Prediction((), {}, value=float(number)) for number in decided]
     answers = []
     for i, row in enumerate(probabilities):
-        chosen: Sequence[int] = np.flatnonzero(decided[i]).tolist() if isinstance(head, MultiLabel) else [decided[i]]
         score = None if scores is None else float(scores[i])
         abstained = abstain and score is not None and score > 1
-        if abstained:
-            chosen = []
-        order = np.argsort(-row, kind="stable")
-        told = {labels[c]: float(row[c]) for c in order}
-        names = tuple(labels[c] for c in chosen)
-        answers.append(Prediction(names, told, out_of_scope=score, abstained=abstained))
+        labels = () if abstained else tuple(names[c] for c in chosen[i])
+        by_name = {names[c]: float(row[c]) for c in np.argsort(-row, kind="stable")}
+        answers.append(Prediction(labels, by_name, out_of_scope=score, abstained=abstained))
     return answers

@@ -1,7 +1,9 @@
 """Scaled dot-product attention behind one function (Vaswani et al. 2017, equation 1).
 
-The scores are normalised after the product with the values, (exp(s - max) V) / sum, which touches a
-[T, D/H] array instead of a [T, T] one; maximum, exponent and sum run in float32 whatever the inputs.
+The scores are normalised after the product with the values, (exp(s - max) V) / sum. The division then touches an
+array [T, D/H] instead of one [T, T]. Maximum, exponent and sum run in float32 whatever the inputs.
+
+Shapes: B rows, T tokens, S keys, H heads, D width.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ Array = jax.Array
 
 
 def attention(q: Array, k: Array, v: Array, mask: Array, heads: int, window: int = 0) -> Array:
-    """Attends from q [B,T,D] to k, v [B,S,D]; returns [B,T,D] in the dtype of q.
+    """Computes attention from q [B,T,D] to k, v [B,S,D]: [B,T,D] in the dtype of q.
 
-    `mask` bool [B, T'] is true on real tokens. Where S exceeds T', the first S - T' keys were
-    prepended by an adapter and are always visible. A row with no real token gives finite values.
-    `window` limits what a token sees to that many tokens on either side; 0 is no limit.
+    `mask` bool [B,T'] is true on real tokens. If S exceeds T', an adapter has prepended the first S - T' keys, which
+    are always visible. A row without a real token gives finite values. `window` is the number of tokens that a token
+    sees on either side; 0 is no limit.
     """
     batch, tokens, width = q.shape
     depth = width // heads
@@ -39,9 +41,9 @@ def attention(q: Array, k: Array, v: Array, mask: Array, heads: int, window: int
 
 
 def rotate(x: Array, heads: int, theta: float) -> Array:
-    """x [B,T,D] with each head's halves rotated by its position (Su et al. 2021, arXiv 2104.09864, equation 34).
+    """Rotates each head's pairs of x [B,T,D] by the token's position (Su et al. 2021, arXiv 2104.09864, equation 34).
 
-    The angle of token t and pair i is t / theta^(2i/depth); pairs are (i, i + depth/2) of each head.
+    The angle of token t and pair i is t / theta^(2i/depth). Pair i of a head are its dimensions i and i + depth/2.
     """
     batch, tokens, width = x.shape
     depth = width // heads

@@ -1,10 +1,10 @@
 """The fixed list of lengths that inputs are padded to.
 
-Every data set uses the same list, so that compiled programs, cached hidden states and results do not
-move when the data does. A row always runs in the same bucket: the shortest length that holds it.
+Every data set uses the same list. Compiled programs, cached hidden states and results therefore stay the same when
+the data changes. A row always runs in the same bucket: the shortest length that holds it.
 
-A row is token ids [t]; or [t,2], the segment of each token beside its id (a pair read as one); or `Sides`,
-two rows that are encoded apart and lie one after the other in a batch.
+A row has one of three forms. It is token ids [t], or [t,2], ids with the segment of each token (a pair read as one). Or
+it is `Sides`, two rows that are encoded apart and lie one after the other in a batch.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ TokenRow: TypeAlias = np.ndarray | Sides
 
 
 def sides_of(row: TokenRow) -> tuple[np.ndarray, ...]:
-    """The rows of tokens that are encoded for this one: itself, or both sides."""
+    """Returns the rows of tokens that are encoded for this one: itself, or both sides."""
     return (row.first, row.second) if isinstance(row, Sides) else (row,)
 
 
 def tokens_of(row: TokenRow) -> np.ndarray:
-    """All its token ids [t], without segments."""
+    """Returns all token ids [t] of a row, without segments."""
     return np.concatenate([side[:, 0] if side.ndim == 2 else side for side in sides_of(row)])
 
 
@@ -61,10 +61,10 @@ def bucket_of(length: int, lengths: Sequence[int]) -> int:
 
 
 def pad(rows: Sequence[TokenRow], bucket: int, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 [B, T] padded with `fill`, and mask bool [B, T] that is true on real tokens.
+    """Returns ids int32 [B,T] padded with `fill`, and a mask bool [B,T] that is true on real tokens.
 
-    Rows with segments give ids [B, T, 2] (padding in segment 0), rows of patches give pixels uint8
-    [B, T, P]; n `Sides` give 2 n rows, side by side.
+    Rows with segments give ids [B,T,2], with padding in segment 0. Rows of patches give pixels uint8 [B,T,P]. A number
+    n of `Sides` gives 2 n rows, side by side.
     """
     flat = [side for row in rows for side in sides_of(row)]
     ids = np.full((len(flat), bucket), fill, np.int32)

@@ -1,15 +1,18 @@
-"""Rows of hidden states on disk, keyed by content: what was computed once is read, never recomputed.
+"""Rows of hidden states on disk, keyed by content, so that each is computed once and read from then on.
 
-A `Variant` says exactly what its rows are; two variants never share one. Its folder holds immutable
-segments: `N.rows` (values, memory-mapped), `N.index` (which row lies where) and `N.json` (sizes and
-sha256, written last: a segment without it does not exist). N is a time in nanoseconds, so that no number
-is used twice even where older segments have been removed. One writer at a time, by a lock on
-`writer.lock`; readers, and whoever removes whole segments, need none: a row that `has` reports is mapped,
-and stays readable when its segment is removed. A writer that is killed leaves at most files without their
-`.json`, which the next writer removes.
+A `Variant` says exactly what its rows are; two variants never share one. Its folder holds immutable segments: `N.rows`
+(values, memory-mapped), `N.index` (which row lies where) and `N.json` (sizes and sha256, written last). A segment
+without its `.json` does not exist. N is a time in nanoseconds, so no number is used twice, even after older segments
+have been removed.
 
-Only real tokens are stored. float32 rows come back bit for bit; bfloat16 rounds to 8 bits of mantissa;
-int8 keeps one float32 scale per token (largest magnitude / 127).
+A lock on `writer.lock` admits one writer at a time. Reading and removing whole segments need no lock: a row that `has`
+reports is mapped, and stays readable when its segment is removed. A writer that is killed leaves at most files without
+their `.json`, which the next writer removes.
+
+Only real tokens are stored. float32 rows come back bit for bit; bfloat16 rounds to 8 bits of mantissa; int8 keeps one
+float32 scale per token (largest magnitude / 127).
+
+Shapes: t tokens of a row, D width, L blocks.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ from backbone.records import decode, digest, encode
 log = logging.getLogger(__name__)
 
 Storage = Literal["float32", "bfloat16", "int8"]
-SEGMENT_BYTES = 32 * 2**20  # of values; what a kill can cost
-MAPPED_FROM = 2**20  # bytes; smaller segments are read whole, since every map holds a file descriptor
+SEGMENT_BYTES = 32 * 2**20  # bytes of values in a segment: the largest loss by a kill
+MAPPED_FROM = 2**20  # bytes from which a segment is mapped; smaller ones are read, since a map holds a descriptor
 VARIANT_FILE = "variant.json"
 LAYOUT = 1  # raised by hand when files of the same variant would be read differently
 
@@ -46,23 +49,23 @@ _INDEX = np.dtype([("key", "S16"), ("start", "<i8"), ("tokens", "<i4"), ("bucket
 
 @dataclass(frozen=True)
 class Variant:
-    """What the rows of a folder are."""
+    """The meaning of the rows of a folder."""
 
-    weights_id: str  # of the backbone
-    boundary: int  # the state at the input of this block; blocks = the last state
+    weights_id: str  # identity of the backbone
+    boundary: int  # block whose input the states are; L = the last state
     prefix_id: str  # identity of the adapter below the boundary, or "none"
-    content: Literal["states", "pooled"]  # [t,D] per row, or [L+1,D]: pooled states of all boundaries
-    pooling: str  # of pooled rows; "" for states
+    content: Literal["states", "pooled"]  # states [t,D] of a row, or pooled states [L+1,D] of all boundaries
+    pooling: str  # pooling of pooled rows; "" for states
     width: int  # D
-    compute_dtype: str  # the states were computed in
-    storage: Storage  # and are kept in
-    backend: str  # cpu, gpu or tpu: their last bits differ
-    layout: int = LAYOUT
+    compute_dtype: str  # dtype in which the states were computed
+    storage: Storage  # dtype in which they are stored
+    backend: str  # cpu, gpu or tpu, whose last bits differ
+    layout: int = LAYOUT  # version of the files
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What the description of a segment says."""
+    """The description of a segment, in its `.json`."""
 
     rows: int
     tokens: int
@@ -71,8 +74,8 @@ class Segment:
     index_bytes: int
     index_sha256: str
 
-    def is_of(self, stem: Path, *, verify: bool) -> list[Path]:
-        """The files that are not what was written; only their sizes are looked at without `verify`."""
+    def damaged_files(self, stem: Path, *, verify: bool) -> list[Path]:
+        """Returns the files that differ from this description: in size, and with `verify` also in sha256."""
         damaged = []
         for suffix, size, sha256 in (
             (".rows", self.rows_bytes, self.rows_sha256),
@@ -84,13 +87,13 @@ class Segment:
         return damaged
 
 
-def _described(stem: Path) -> Segment:
-    """Raises FileNotFoundError for a segment that is gone, InputError for a description that is damaged."""
+def _read_segment(stem: Path) -> Segment:
+    """Reads a description. Raises FileNotFoundError for a segment that is gone, InputError for a damaged one."""
     return decode(Segment, _read_json(stem.with_suffix(".json")), str(stem))
 
 
 def row_key(row: TokenRow) -> bytes:
-    """16 bytes of the sha256 of a row: token ids, segments or the other side where it has them, or patches."""
+    """Returns 16 bytes of the sha256 of a row: its token ids, segments and other side, or its patches."""
     parts = sides_of(row)
     state = hashlib.sha256()
     if len(parts) > 1 or parts[0].ndim > 1:  # a plain row is its ids alone; no other row hashes the same bytes
@@ -102,7 +105,7 @@ def row_key(row: TokenRow) -> bytes:
 
 
 def bytes_per_token(width: int, storage: Storage) -> int:
-    """Bytes that one state takes on disk."""
+    """Returns the bytes that one state takes on disk."""
     return _record(width, storage).itemsize
 
 
@@ -113,12 +116,12 @@ def _record(width: int, storage: Storage) -> np.dtype[Any]:
 
 
 def lossless(storage: str, compute_dtype: str) -> bool:
-    """Whether states come back as they were computed."""
+    """Returns whether states come back as they were computed."""
     return storage in ("float32", compute_dtype)
 
 
 def compress(states: np.ndarray, storage: Storage) -> np.ndarray:
-    """States [t,D] as they are stored."""
+    """Returns states [t,D] in the form in which they are stored."""
     if storage == "int8":
         scale = np.abs(states).max(axis=-1).astype(np.float32) / 127
         packed = np.zeros(len(states), _record(states.shape[-1], storage))
@@ -129,7 +132,7 @@ def compress(states: np.ndarray, storage: Storage) -> np.ndarray:
 
 
 def expand(stored: np.ndarray, storage: Storage) -> np.ndarray:
-    """States float32 [t,D] from what is stored."""
+    """Returns states float32 [t,D] from their stored form."""
     if storage == "int8":
         return np.asarray(stored["values"] * stored["scale"][:, None], np.float32)
     return stored.astype(np.float32)
@@ -161,10 +164,10 @@ class RowCache:
         return len(self._places)
 
     def _take(self, number: int) -> None:
-        """Adds a segment of the folder to what is known; one that was removed meanwhile is passed over."""
+        """Adds a segment of the folder to the known places, unless it was removed in the meantime or is damaged."""
         stem = self._stem(number)
         try:
-            if damaged := _described(stem).is_of(stem, verify=False):
+            if damaged := _read_segment(stem).damaged_files(stem, verify=False):
                 log.warning("%s: not the size that was written; its rows are computed again", damaged[0])
             else:
                 self._know(number, np.fromfile(stem.with_suffix(".index"), _INDEX))
@@ -181,12 +184,12 @@ class RowCache:
         return self.folder / f"{number:06d}"
 
     def _forget(self, number: int) -> None:
-        """Takes a segment out of what is known."""
+        """Removes a segment from the known places."""
         self._places = {key: place for key, place in self._places.items() if place.segment != number}
         self._maps.pop(number, None)
 
     def _mapped(self, number: int) -> bool:
-        """Maps a segment, so that its rows can be read whoever removes it; False if it is gone."""
+        """Maps a segment, so that its rows stay readable if it is removed; returns False if it is gone."""
         if number in self._maps:
             return True
         file = self._stem(number).with_suffix(".rows")
@@ -205,22 +208,22 @@ class RowCache:
         self._maps[number] = rows if self.variant.storage == "int8" else rows.reshape(-1, self.variant.width)
 
     def has(self, key: bytes, bucket: int) -> bool:
-        """Whether the row is stored, computed in this bucket; from then on `read` gives it."""
+        """Returns whether the row is stored, computed in this bucket; from then on `read` gives it."""
         place = self._places.get(key)
         return place is not None and place.bucket == bucket and self._mapped(place.segment)
 
     def segments(self, keys: Iterable[bytes]) -> set[Path]:
-        """The segments that hold these rows, as `collect_garbage` is told to keep them."""
+        """Returns the segments that hold these rows, in the form of `keep` of `collect_garbage`."""
         places = (self._places.get(key) for key in keys)
         return {self._stem(place.segment) for place in places if place is not None}
 
     def check(self, keys: Iterable[bytes]) -> None:
-        """Hashes the segments of these rows, once in a process; a damaged one is removed."""
+        """Hashes the segments of these rows, once in a process, and removes damaged ones."""
         segments = {self._places[key].segment for key in keys if key in self._places} - self._checked
         for number in sorted(segments):
             stem = self._stem(number)
             try:
-                damaged = _described(stem).is_of(stem, verify=True) if self._mapped(number) else []
+                damaged = _read_segment(stem).damaged_files(stem, verify=True) if self._mapped(number) else []
             except FileNotFoundError:
                 log.info("%s: removed by another process; its rows are computed again", stem)
                 self._forget(number)
@@ -234,7 +237,7 @@ class RowCache:
         self._checked |= segments
 
     def read(self, key: bytes) -> np.ndarray:
-        """States float32 [t,D] of a row that is stored; KeyError for one that is not."""
+        """Returns states float32 [t,D] of a stored row. Raises KeyError for another."""
         place = self._places[key]
         if not self._mapped(place.segment):
             raise KeyError(key)
@@ -242,7 +245,7 @@ class RowCache:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[RowCache]:
-        """Holds the writer's lock; on leaving, what is pending is written even if the block failed."""
+        """Holds the writer's lock. At the end of the block, pending rows are written even if it failed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "writer.lock").open("w") as lock:
             try:
@@ -263,7 +266,7 @@ class RowCache:
                 self._flush()
 
     def add(self, key: bytes, bucket: int, states: np.ndarray) -> None:
-        """Stores a row; call inside `writing()`. A row that is there already is left."""
+        """Stores a row, unless it is stored already; call inside `writing()`."""
         if self.has(key, bucket) or (key, bucket) in self._pending:
             return
         stored = compress(states, self.variant.storage)
@@ -273,9 +276,9 @@ class RowCache:
             self._flush()
 
     def _flush(self) -> None:
-        """Writes what is pending as one segment: values and index first, the description last.
+        """Writes the pending rows as one segment: values and index first, the description last.
 
-        What cannot be written is dropped, and computed again; the OSError names the file.
+        Rows that cannot be written are dropped, to be computed again; the OSError names the file.
         """
         if not self._pending:
             return
@@ -291,13 +294,13 @@ class RowCache:
         write_durable(stem.with_suffix(".rows"), values)
         write_durable(stem.with_suffix(".index"), places)
         digests = (hashlib.sha256(content).hexdigest() for content in (values, places))
-        described = Segment(len(index), start, len(values), next(digests), len(places), next(digests))
+        segment = Segment(len(index), start, len(values), next(digests), len(places), next(digests))
         self._mapped(number)
-        write_durable(stem.with_suffix(".json"), json.dumps(encode(described)).encode())
+        write_durable(stem.with_suffix(".json"), json.dumps(encode(segment)).encode())
         self._know(number, index)
 
     def _clean(self) -> None:
-        """Removes what a killed writer left."""
+        """Removes the files that a killed writer left."""
         whole = {f"{number:06d}" for number in _segments(self.folder)}
         for path in self.folder.iterdir():
             left = path.suffix in (".rows", ".index") and path.stem not in whole
@@ -312,14 +315,14 @@ class RowCache:
 
 
 def _segments(folder: Path) -> list[int]:
-    """Numbers of the whole segments, oldest first."""
+    """Returns the numbers of the whole segments, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(int(p.stem) for p in folder.glob("*.json") if p.stem.isdecimal() and p.stem.isascii())
 
 
 def _read_json(path: Path) -> Any:
-    """Raises FileNotFoundError where there is none, InputError where it is damaged."""
+    """Reads a JSON file. Raises FileNotFoundError if there is none, InputError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -328,29 +331,29 @@ def _read_json(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class VariantStat:
-    """What `topgraft cache stat` and `verify` say of one variant."""
+    """One variant as `topgraft cache stat` and `verify` report it."""
 
     folder: str
-    variant: dict[str, Any]
+    variant: dict[str, Any]  # JSON of its `Variant`; {} if that is missing or damaged
     rows: int
     tokens: int
-    bytes: int
+    bytes: int  # bytes of every file in the folder
     segments: int
-    damaged: list[str]  # files whose bytes are not those written (verify only)
+    damaged: list[str]  # files that differ from their description; contents are read by verify only
 
 
 def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
-    """Every variant below `root`; with `verify` the bytes of every segment are hashed."""
-    found = []
+    """Returns every variant below `root`; with `verify` the bytes of every segment are hashed."""
+    stats = []
     for folder in sorted(path for path in root.glob("*/") if (path / VARIANT_FILE).exists() or _segments(path)):
         segments, damaged = [], []
         for number in _segments(folder):
             stem = folder / f"{number:06d}"
             try:
-                described = _described(stem)
-                damaged += described.is_of(stem, verify=verify)
-                segments.append(described)
-            except FileNotFoundError:  # removed by another process meanwhile
+                segment = _read_segment(stem)
+                damaged += segment.damaged_files(stem, verify=verify)
+                segments.append(segment)
+            except FileNotFoundError:  # removed by another process in the meantime
                 continue
             except InputError:
                 damaged.append(stem.with_suffix(".json"))
@@ -361,7 +364,7 @@ def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
         except InputError:
             variant = {}
             damaged.append(folder / VARIANT_FILE)
-        found.append(
+        stats.append(
             VariantStat(
                 folder=str(folder),
                 variant=variant,
@@ -372,19 +375,19 @@ def stat(root: Path, *, verify: bool = False) -> list[VariantStat]:
                 damaged=[str(file) for file in damaged if file.with_suffix(".json").exists()],
             )
         )
-    return found
+    return stats
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Returns the bytes of a file; 0 if there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def held(root: Path) -> int:
-    """Bytes of all whole segments below `root`."""
+def stored_bytes(root: Path) -> int:
+    """Returns the bytes of all whole segments below `root`."""
     return sum(_size(stem.with_suffix(".rows")) for stem in _stems(root))
 
 
@@ -395,8 +398,8 @@ def _stems(root: Path) -> list[Path]:
 def collect_garbage(root: Path, max_bytes: int, keep: Collection[Path] = (), *, verify: bool = True) -> list[str]:
     """Removes the oldest segments until `root` holds at most `max_bytes`; with `verify` damaged ones first.
 
-    Segments in `keep` (folder and number) are left. Returns the files' stems that were removed. What
-    another process is writing is left too, and what it reads stays readable there (see `RowCache.has`).
+    Segments in `keep` (folder and number) are left, and so are those that another process is writing. Segments that it
+    reads stay readable there (see `RowCache.has`). Returns the stems of the files that were removed.
     """
     removed = []
     for entry in stat(root, verify=True) if verify else ():
@@ -421,6 +424,6 @@ def collect_garbage(root: Path, max_bytes: int, keep: Collection[Path] = (), *, 
 
 
 def _remove_segment(stem: Path) -> None:
-    """The description first, so that a kill leaves no segment that looks whole."""
+    """Removes a segment, the description first, so that a kill leaves no segment that looks whole."""
     for suffix in (".json", ".index", ".rows"):
         stem.with_suffix(suffix).unlink(missing_ok=True)

@@ -5,9 +5,11 @@
     hidden = network.run_blocks(params, hidden, mask, hooks, start=0, stop=L)
     output = network.finish(params, hidden)                          # [B,T,D]
 
-Weights are nested dicts with string keys; a module is merged with them inside the trace. `start`,
-`stop` and `taps` cut the stack anywhere: boundary k is the input of block k. Only the parameters
-that a call touches must be present, so a suffix can run without its prefix's weights.
+Weights are nested dicts with string keys; a module is merged with them inside the trace. `start`, `stop` and `taps` cut
+the stack anywhere: boundary k is the input of block k. Only the parameters that a call touches must be present, so a
+suffix can run without its prefix's weights.
+
+Shapes: B rows, T tokens, D width, M hidden units of the mlp, P values of a patch, L blocks.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
 }
 
-INIT_STD = 0.02  # of kernels and embeddings (Devlin et al. 2018)
+INIT_STD = 0.02  # standard deviation of fresh kernels and embeddings (Devlin et al. 2018)
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> nnx.Param[Array]:
@@ -55,7 +57,7 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> nnx.Param[Array]:
 
 
 class Dense(nnx.Module):
-    """Kernel [I, O] and bias [O]; the product belongs to the site, not to this module."""
+    """A kernel [I, O] and a bias [O]; the product belongs to the site, not to this module."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.kernel = _normal(rngs, (inputs, outputs))
@@ -63,7 +65,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the last axis in float32, then scale and bias (Ba et al. 2016)."""
+    """A norm of the last axis in float32, with scale and bias (Ba et al. 2016)."""
 
     def __init__(self, width: int, epsilon: float):
         self.scale = nnx.Param(jnp.ones((width,)))
@@ -80,7 +82,7 @@ class LayerNorm(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Sum of token (or patch), position and segment embeddings, then a norm; each only where the spec has it."""
+    """The sum of token (or patch), position and segment embeddings, then a norm; each only where the spec has it."""
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         self.offset = spec.position_offset
@@ -109,7 +111,7 @@ class Embeddings(nnx.Module):
         return self.norm(hidden) if hasattr(self, "norm") else hidden
 
     def _patches(self, patches: Array, dtype: jnp.dtype) -> Array:
-        """Pixels uint8 [B,T,P] to [B,T,D]; what lies at the places of the special tokens is not read."""
+        """Embeds pixels uint8 [B,T,P] as [B,T,D]; values at the places of the special tokens are not read."""
         special = self.special[...].astype(dtype)
         values = normalised(patches[:, len(special) :], self.image).astype(dtype)
         hidden = PLAIN_HOOKS.linear("patch", values, self.patch.kernel[...], self.patch.bias[...])
@@ -117,13 +119,13 @@ class Embeddings(nnx.Module):
 
 
 def normalised(pixels: Array, image: ImageSpec) -> Array:
-    """Pixels uint8 [..., P], channels last, as float32 of the mean and deviation the backbone was trained on."""
+    """Scales pixels uint8 [..., P], channels last, to float32 of the mean and deviation that the backbone expects."""
     values = pixels.astype(jnp.float32).reshape(*pixels.shape[:-1], -1, image.channels) / 255
     return ((values - jnp.array(image.mean)) / jnp.array(image.std)).reshape(pixels.shape)
 
 
 class Attention(nnx.Module):
-    """Query, key and value kernels side by side in one array [D, 3D]; output kernel; norm before or after.
+    """The attention sublayer: query, key and value kernels in one array [D,3D], output kernel, norm before or after.
 
     Keys that an adapter prepends have no position: they join after the rotation.
     """
@@ -152,9 +154,9 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with an activation, gated or not; norm before or after.
+    """The mlp sublayer: two dense layers with an activation, gated or not; norm before or after.
 
-    A gated mlp has one kernel [D, 2M] below the activation: units, then gates (Shazeer 2020, arXiv 2002.05202).
+    A gated mlp has one kernel [D,2M] below the activation: units, then gates (Shazeer 2020, arXiv 2002.05202).
     """
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
@@ -199,7 +201,7 @@ class Finish(nnx.Module):
 
 
 class Pooler(nnx.Module):
-    """tanh of a dense layer on the first token."""
+    """A dense layer with tanh on the first token."""
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         self.dense = Dense(spec.width, spec.width, rngs=rngs)
@@ -211,12 +213,12 @@ class Pooler(nnx.Module):
 
 @functools.cache
 def _graph(module: Any, *described: Any) -> Any:
-    """The static half of a module: everything but its weights."""
+    """Returns the static half of a module: everything but its weights."""
     return nnx.split(nnx.eval_shape(lambda: module(*described, rngs=nnx.Rngs(0))))[0]
 
 
 def _merge(module: Any, params: Params, *described: Any) -> Any:
-    """The module that `described` (its spec, and a block's kind) makes, with these weights."""
+    """Returns the module of `described` (its spec, and a block's kind) with these weights."""
     return nnx.merge(_graph(module, *described), nnx.State(params))
 
 
@@ -227,7 +229,7 @@ class Network:
     spec: EncoderSpec
 
     def init(self, rng: int | Array) -> Params:
-        """Fresh float32 parameters from a seed or a key."""
+        """Returns fresh float32 parameters from a seed or a key."""
         spec, rngs = self.spec, nnx.Rngs(rng)
 
         def fresh(module: type[nnx.Module], *described: Any) -> Params:
@@ -242,14 +244,14 @@ class Network:
         return params
 
     def abstract(self) -> Params:
-        """The shapes and dtypes of `init`, without computing anything."""
+        """Returns the shapes and dtypes of `init`, without computing anything."""
         return jax.eval_shape(lambda: self.init(0))
 
     def embed(self, params: Params, inputs: Mapping[str, Array], dtype: Any = jnp.float32) -> Array:
-        """Hidden states [B,T,D] at boundary 0, in `dtype`.
+        """Computes hidden states [B,T,D] at boundary 0, in `dtype`.
 
-        `inputs`: `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T]; or `ids` [B,T,2] with both. Of
-        images, `ids` are the pixels uint8 [B,T,P] of each token's patch; scaling and normalising happen here.
+        `inputs` are `ids` int32 [B,T] and, for pairs, `segments` int32 [B,T]; or `ids` [B,T,2] with both. For images,
+        `ids` are the pixels uint8 [B,T,P] of each token's patch; scaling and normalising happen here.
         """
         embeddings = _merge(Embeddings, params["embeddings"], self.spec)
         ids, segments = inputs["ids"], inputs.get("segments")
@@ -272,9 +274,9 @@ class Network:
     ) -> Any:
         """Runs blocks start..stop-1 on `hidden` [B,T,D] with `mask` bool [B,T].
 
-        Returns the hidden states at boundary `stop`; with `taps`, a pair of those and a dict of the
-        states at the tapped boundaries (start <= tap <= stop). `rng` seeds dropout of the adapters;
-        without it there is none. `remat` recomputes each block in the backward pass.
+        Returns the hidden states at boundary `stop`. With `taps`, returns a pair: those states, and a dict of the
+        states at the tapped boundaries (start <= tap <= stop). `rng` seeds dropout of the adapters; without it there is
+        none. `remat` recomputes each block in the backward pass.
         """
         stop = self.spec.blocks if stop is None else stop
         if not 0 <= start <= stop <= self.spec.blocks:
@@ -296,9 +298,9 @@ class Network:
         return (hidden, states) if taps else hidden
 
     def finish(self, params: Params, hidden: Array) -> Array:
-        """Final norm; a post-norm encoder has none, so this is the identity."""
+        """Applies the final norm to hidden states; a post-norm encoder has none and returns them as they are."""
         return _merge(Finish, params["finish"], self.spec)(hidden) if self.spec.norm == "pre" else hidden
 
     def pooled_first(self, params: Params, hidden: Array) -> Array:
-        """The backbone's own pooler on finished states [B,T,D] -> [B,D]."""
+        """Applies the backbone's pooler to finished states [B,T,D]: [B,D]."""
         return _merge(Pooler, params["pooler"], self.spec)(hidden)

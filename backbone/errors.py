@@ -1,7 +1,7 @@
-"""The one error that means "the input or the configuration is at fault", and helpers to word it.
+"""The one error that means "the input or the configuration is at fault", and a helper to word it.
 
-The console command turns `InputError` into exit status 2; any other exception is a defect of the
-program (exit status 1). A message names the culprit, what was expected, and the remedy.
+The console command turns `InputError` into exit status 2. Any other exception is a defect of the program (exit
+status 1). A message names the culprit, the expectation and the remedy.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input, file or configuration: the caller can mend it."""
+    """A fault of input, file or configuration that the caller can mend."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Words for "did you mean": the names in `known` closest to `name`, or all of them if few."""
+    """Returns words for "did you mean": the closest names in `known`, or all of them if they are few."""
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
     if close:

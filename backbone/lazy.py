@@ -2,8 +2,8 @@
 
     from backbone.lazy import jax, jnp
 
-A file of a variant holds its settings beside its code. Configs import the settings, and a retraining that has
-nothing to do must not pay for jax. Use the names inside functions only: a use at the top of a file imports at once.
+A variant's file holds its settings beside its code. Configs import the settings, and a retraining that has nothing to
+do must not pay for jax. Use the names inside functions only: a use at the top of a file imports at once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """First weights with which the lowest block of a text encoder looks at each token's neighbours.
 
-Many heads of a trained BERT attend to the token before or after (Clark et al. 2019, section 3.1). Until fresh weights
-have found that, the loss of masked tokens stays at what a token tells of itself, which may be longer than a short run
-takes. Here positions begin as sinusoids (Vaswani et al. 2017, section 3.5), and the query and key kernels of the first
-block with a part that makes the score of a head highest at an offset of its own: -1, +1, -2, +2 and so on. Starting
-attention from what trained attention looks like is mimetic initialisation (Trockman and Kolter 2023). All of it is
+Many heads of a trained BERT attend to the token before or after (Clark et al. 2019, section 3.1). Fresh weights take a
+while to learn that, perhaps longer than a short run lasts. Until then the loss of masked tokens is that of a guess
+without neighbours. Here positions begin as sinusoids (Vaswani et al. 2017, section 3.5). The query and key kernels of
+the first block begin with a part that makes a head's score highest at one offset: -1, +1, -2, +2 and so on. Starting
+attention from the shape of trained attention is mimetic initialisation (Trockman and Kolter 2023). All of it is
 trained from there.
 
 Shapes: T positions, D width, H heads of d = D / H dimensions.
@@ -21,14 +21,14 @@ from backbone.encoder import INIT_STD
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
-SCORE = 7.0  # of a head at its offset, were half of what it reads positions; two fifths are, where there are segments
+SCORE = 7.0  # score of a head at its offset if half of its input were positions; with segments two fifths are
 
 
 def start_locally(spec: EncoderSpec, params: Params) -> Params:
-    """Fresh parameters of `spec` with positions [T,D] and the qkv kernel [D,3D] of block 0 replaced; float32.
+    """Returns fresh parameters with positions [T,D] and the qkv kernel [D,3D] of block 0 replaced; float32.
 
-    `spec` has absolute positions without an offset, a norm after the embeddings, and heads of two dimensions or more.
-    The sinusoids are about as large as the token embeddings that they are added to.
+    `spec` needs absolute positions without an offset, a norm after the embeddings, and heads of two dimensions or more.
+    The sinusoids are about as large as the token embeddings beside them.
     """
     frequencies = _frequencies(spec)
     angles = np.arange(spec.positions)[:, None] * frequencies
@@ -51,12 +51,13 @@ def start_locally(spec: EncoderSpec, params: Params) -> Params:
 
 
 def _frequencies(spec: EncoderSpec) -> np.ndarray:
-    """Of D / 2 waves, in radians per token.
+    """Returns the frequencies of D / 2 waves, in radians per token.
 
-    A head reads the first R = d / 2, one from each of R equal parts of 0 to pi, so that the sum of cos(w n) is small
-    except at n = 0. What tokens add to the score of a query and a key at the same place is weighted by that sum, too.
-    In the middle of its part each, the sum is 0 up to n = 2 R, and R again at n = 4 R; for longer rows each lies
-    anywhere in its part. The other waves grow long geometrically, as Vaswani et al. have them.
+    A head reads the first R = d / 2 of them, one from each of R equal parts of 0 to pi. The sum of cos(w n) over them
+    is then small except at n = 0. That sum also weights the share of the tokens in the score of a query and a key at
+    the same place. With each frequency in the middle of its part, the sum is 0 up to n = 2 R. It is R again at n = 4 R.
+    For longer rows each lies anywhere in its part. The other waves grow long geometrically, as in Vaswani et
+    al.
     """
     read = spec.width // spec.heads // 2
     parts, rest = np.arange(read), spec.width // 2 - read
@@ -66,12 +67,15 @@ def _frequencies(spec: EncoderSpec) -> np.ndarray:
 
 
 def _offset(head: int) -> int:
-    """-1, +1, -2, +2, ..."""
+    """Returns the offset of a head: -1, +1, -2, +2, ..."""
     return (head // 2 + 1) * (-1 if head % 2 == 0 else 1)
 
 
 def _looking_at(offset: int, frequencies: np.ndarray, width: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Kernels [D,d] of query and key whose product, on waves at t and u, is a sum of cos(w (t + offset - u))."""
+    """Returns kernels [D,d] of query and key.
+
+    Their product, on waves at t and u, is a sum of cos(w (t + offset - u)).
+    """
     half, count = len(frequencies), size // 2
     sine, cosine, out = np.arange(count), half + np.arange(count), np.arange(count)
     query, key = np.zeros((width, size)), np.zeros((width, size))

@@ -1,8 +1,8 @@
-"""The head of masked language modelling: hidden states to logits over the vocabulary.
+"""The head of masked language modelling, and the file that keeps the head of any objective.
 
-A dense layer with the backbone's activation and a LayerNorm, then the token embedding as the decoder
-(tied) with a bias of its own (Devlin et al. 2018; transformers' `BertForMaskedLM`). It is no part of a
-backbone: it lies beside it, in `head.safetensors` of a run, and names the weights it was trained with.
+The head is a dense layer with the backbone's activation, a LayerNorm and a decoder. The decoder is the token embedding
+(tied) with a new bias (Devlin et al. 2018; transformers' `BertForMaskedLM`). A head is no part of a backbone. It lies
+beside it in `head.safetensors` of a run, and names the weights it was trained with.
 
 Shapes: N positions, D width, V vocabulary.
 """
@@ -29,11 +29,12 @@ from backbone.trees import Params, flatten, require_same_structure, unflatten
 Array = jax.Array
 
 HEAD_FILE = "head.safetensors"
-ABOUT = "topgraft"  # its metadata: JSON of `labels`, a list, and `weights_id`
+ABOUT = "topgraft"  # key of the file's metadata: JSON of `labels`, a list, and `weights_id`
+LEAVES = ("decoder.bias", "dense.bias", "dense.kernel", "norm.bias", "norm.scale")  # paths in a masked head
 
 
 def init_head(spec: EncoderSpec, rng: Array) -> Params:
-    """A fresh head, float32."""
+    """Returns a fresh head, float32."""
     width = spec.width
     return {
         "dense": {
@@ -46,12 +47,12 @@ def init_head(spec: EncoderSpec, rng: Array) -> Params:
 
 
 def abstract_head(spec: EncoderSpec) -> Params:
-    """The shapes and dtypes of `init_head`."""
+    """Returns the shapes and dtypes of `init_head`."""
     return jax.eval_shape(lambda: init_head(spec, jax.random.key(0)))
 
 
 def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) -> Array:
-    """Logits float32 [N,V] from finished states [N,D] and the token embedding `table` [V,D]."""
+    """Computes logits float32 [N,V] from finished states [N,D] and the token embedding `table` [V,D]."""
     dense, norm = head["dense"], head["norm"]
     y = hidden @ dense["kernel"].astype(hidden.dtype) + dense["bias"].astype(hidden.dtype)
     y = ACTIVATIONS[spec.activation](y).astype(jnp.float32)
@@ -64,34 +65,33 @@ def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) ->
 
 def save_head(folder: Path, head: Params, weights_id: str, labels: Sequence[str] = ()) -> None:
     """Writes `head.safetensors` beside a backbone, in one step; `labels` name a classifier's outputs."""
-    tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten(head).items()}
+    tensors = {path: np.asarray(leaf, np.float32, order="C") for path, leaf in flatten(head).items()}
     about = json.dumps({"labels": list(labels), "weights_id": weights_id})
     write_durable(folder / HEAD_FILE, save(tensors, {ABOUT: about}))  # one key: safetensors writes several in any order
 
 
-def load_head(folder: Path, wanted: Params, weights_id: str, labels: Sequence[str] = ()) -> Params:
-    """The head beside the backbone `weights_id`, of the structure of `wanted` (arrays, or their shapes).
+def holds_masked_head(folder: Path) -> bool:
+    """Returns whether a run keeps a head, and its tensors are those of masked language modelling."""
+    if not (folder / HEAD_FILE).is_file():
+        return False
+    leaves, _ = _read_head(folder / HEAD_FILE)
+    return sorted(leaves) == list(LEAVES)
+
+
+def load_head(folder: Path, expected: Params, weights_id: str, labels: Sequence[str] = ()) -> Params:
+    """Reads the head beside the backbone `weights_id`; `expected` has its structure, in arrays or their shapes.
 
     Raises InputError if it is damaged, another backbone's, or has other labels.
     """
     path = folder / HEAD_FILE
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[ABOUT])
-            leaves: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; a run of train-backbone keeps its head there") from None
-    except KeyError:
-        raise InputError(f"{path}: does not say whose head it is; run train-backbone again") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file: {error}") from error
-    found = about["labels"]
-    if found != list(labels):
+    leaves, about = _read_head(path)
+    stored = about["labels"]
+    if stored != list(labels):
         raise InputError(
-            f"{path}: the outputs of the head are {', '.join(found) or 'tokens'}, the data's labels are "
+            f"{path}: the outputs of the head are {', '.join(stored) or 'tokens'}, the data's labels are "
             f"{', '.join(labels) or 'tokens'}; set start_head=fresh"
         )
-    require_same_structure(unflatten(leaves), wanted, str(path))
+    require_same_structure(unflatten(leaves), expected, str(path))
     owner = about["weights_id"]
     if owner != weights_id:
         raise InputError(
@@ -99,3 +99,17 @@ def load_head(folder: Path, wanted: Params, weights_id: str, labels: Sequence[st
             f"finish the run with --resume"
         )
     return unflatten(leaves)
+
+
+def _read_head(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the tensors and the metadata of a file. Raises InputError if it is missing or damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})[ABOUT])
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a run of train-backbone keeps its head there") from None
+    except KeyError:
+        raise InputError(f"{path}: does not say whose head it is; run train-backbone again") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: truncated or not a safetensors file: {error}") from error

@@ -1,4 +1,4 @@
-"""Orbax's v1 API in the few calls we use: what is large or resumable goes through it.
+"""Orbax's v1 API in the few calls that we use, for everything large or resumable.
 
 Orbax casts a stored dtype to the requested one without a word, so both are compared here.
 """
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for a read of a damaged checkpoint that failed beside the one whose error is reported.
+    """Returns False for a failed read of a damaged checkpoint beside the one whose error is reported.
 
-    Orbax leaves those as asyncio tasks that nobody asks. Each would print a traceback whenever it is collected, and
-    inside an `ast.parse` of CPython before 3.13 that raises SystemError (gh-106905).
+    Orbax leaves such reads as asyncio tasks whose result nobody fetches. Each would print a traceback whenever it is
+    collected. Inside an `ast.parse` of CPython before 3.13 that raises SystemError (gh-106905).
     """
     error = record.exc_info[1] if record.exc_info else None
     return "never retrieved" not in record.getMessage() or "tensorstore_spec" not in str(error)
@@ -46,19 +46,22 @@ def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def load_tree(path: Path, abstract: Mapping[str, Any], what: str) -> Params:
-    """Reads a tree as numpy arrays; raises InputError unless shapes and dtypes equal `abstract`'s."""
+    """Reads a tree as numpy arrays; `what` names it in messages.
+
+    Raises InputError unless shapes and dtypes equal those of `abstract`.
+    """
 
     def load() -> dict[str, Any]:
         stored = ocp.metadata(path.absolute()).metadata
         require_same_structure(unflatten(stored), abstract, what)
-        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in flatten(abstract).items()}
-        return dict(ocp.load(path.absolute(), wanted))
+        arrays = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in flatten(abstract).items()}
+        return dict(ocp.load(path.absolute(), arrays))
 
     return map_leaves(np.asarray, unflatten(reading(load, what)))
 
 
 def reading(read: Callable[[], T], what: str, remedy: str = "") -> T:
-    """What `read` returns; whatever it raises becomes an InputError about `what`."""
+    """Returns the value of `read`; whatever it raises becomes an InputError about `what`, with `remedy` at its end."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sharding info not provided")
@@ -71,5 +74,5 @@ def reading(read: Callable[[], T], what: str, remedy: str = "") -> T:
 
 
 def host(tree: Mapping[str, Any]) -> Params:
-    """A copy of the tree in host memory, fetched in one transfer."""
+    """Returns a copy of the tree in host memory, fetched in one transfer."""
     return map_leaves(np.asarray, jax.device_get(dict(tree)))

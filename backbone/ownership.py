@@ -1,7 +1,7 @@
 """Refuses to run when another distribution has overwritten one of our packages.
 
-AdapterHub's `adapters` installs into the folder of our `adapters`; whichever pip wrote last wins,
-silently, file by file. Every file we rely on is checked by one marker in the package's `__init__`.
+AdapterHub's `adapters` installs into the folder of our `adapters`. The files that pip wrote last win, silently. A
+marker in the package's `__init__` tells whose folder it is.
 """
 
 from __future__ import annotations

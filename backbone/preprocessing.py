@@ -1,7 +1,7 @@
 """Text to token ids, exactly as the backbone was trained to see it.
 
-A tokenizer is a `tokenizer.json` of the `tokenizers` library. Truncation and padding that the file
-may carry are switched off (all-MiniLM's pads everything to 128); ours are the only ones.
+A tokenizer is a `tokenizer.json` of the `tokenizers` library. Its own truncation and padding are switched off
+(all-MiniLM's file pads everything to 128), since ours are the only ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backbone.errors import InputError
 from backbone.records import digest
 
 NUMERICS_VERSION = 1  # raised by hand when the same text would give other ids
-STAND_IN = "?"  # for a word of which the tokenizer leaves nothing
+STAND_IN = "?"  # text in place of a word for which the tokenizer gives no token
 
 
 @functools.lru_cache(maxsize=16)
@@ -39,7 +39,7 @@ class TextPreprocessing:
 
     @classmethod
     def from_file_text(cls, text: str, max_tokens: int, where: str) -> TextPreprocessing:
-        """Reads a tokenizer.json; raises InputError naming `where` when it is not one."""
+        """Reads a tokenizer.json. Raises InputError naming `where` if it is not one."""
         try:
             content = json.loads(text)
             content["truncation"] = None
@@ -53,7 +53,7 @@ class TextPreprocessing:
 
     @cached_property
     def preprocessing_id(self) -> str:
-        """`sha256:<hex>` of everything that decides the ids of a text."""
+        """Returns `sha256:<hex>` of everything that decides the ids of a text."""
         return digest(
             {
                 "kind": "text",
@@ -66,15 +66,15 @@ class TextPreprocessing:
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids the tokenizer can produce."""
+        """Returns the number of token ids that the tokenizer can produce."""
         return max(_tokenizer(self.tokenizer_json, self.max_tokens).get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
-        """Token ids, int32 [t] each, special tokens included, cut at `max_tokens`."""
+        """Returns token ids, int32 [t] each, special tokens included, cut at `max_tokens`."""
         return self.encode_counting(texts, max_tokens)[0]
 
     def encode_counting(self, texts: Sequence[str], max_tokens: int | None = None) -> tuple[list[np.ndarray], int]:
-        """As `encode`, with the number of texts that were cut."""
+        """Returns the rows of `encode`, and the number of texts that were cut."""
         encodings = self._at(max_tokens).encode_batch_fast(list(texts))
         cut = sum(bool(e.overflowing) for e in encodings)
         return [np.asarray(e.ids, np.int32) for e in encodings], cut
@@ -82,9 +82,10 @@ class TextPreprocessing:
     def encode_pairs(
         self, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None, *, segments: bool = True
     ) -> tuple[list[np.ndarray], int]:
-        """Each pair as one row by the tokenizer's own template, cut from the longer side; and how many were cut.
+        """Returns each pair as one row by the tokenizer's template, and the number of pairs that were cut.
 
-        Rows are int32 [t,2], ids and segments; [t], ids alone, without `segments`, for a backbone that has none.
+        A pair is cut from its longer side. Rows are int32 [t,2], ids and segments. Without `segments`, for a backbone
+        that has none, they are ids alone, [t].
         """
         encodings = self._at(max_tokens).encode_batch_fast(list(pairs))
         cut = sum(bool(e.overflowing) for e in encodings)
@@ -95,29 +96,29 @@ class TextPreprocessing:
     def encode_words(
         self, sentences: Sequence[Sequence[str]], max_tokens: int | None = None
     ) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-        """Ids int32 [t] of words joined by spaces, the place of each word's first sub-word, and how many were cut.
+        """Encodes words joined by spaces: ids int32 [t], places int [W] of first sub-words, number of rows cut.
 
-        A place is -1 for a word beyond the cut. A word of which the tokenizer leaves nothing (control
-        characters) is read as "?", so that every word has a place.
+        A place is -1 for a word beyond the cut. A word for which the tokenizer gives no token (control characters) is
+        read as "?", so that every word has a place.
         """
         rows, places, cut = [], [], 0
         tokenizer = self._at(max_tokens)
         for words, encoding in zip(sentences, tokenizer.encode_batch([" ".join(s) for s in sentences]), strict=True):
-            found = _first_subwords(words, encoding)
-            lost = found < 0
+            first = _first_subwords(words, encoding)
+            lost = first < 0
             if encoding.overflowing:
-                lost[found.argmax() :] = False
+                lost[first.argmax() :] = False
             if lost.any():
                 words = [STAND_IN if gone else word for word, gone in zip(words, lost, strict=True)]
                 encoding = tokenizer.encode(" ".join(words))
-                found = _first_subwords(words, encoding)
+                first = _first_subwords(words, encoding)
             rows.append(np.asarray(encoding.ids, np.int32))
-            places.append(found)
+            places.append(first)
             cut += bool(encoding.overflowing)
         return rows, places, cut
 
     def _at(self, max_tokens: int | None) -> Tokenizer:
-        """The tokenizer that cuts at `max_tokens`."""
+        """Returns the tokenizer that cuts at `max_tokens`."""
         limit = self.max_tokens if max_tokens is None else max_tokens
         if not 3 <= limit <= self.max_tokens:
             raise InputError(f"max_tokens: {limit} must lie in 3..{self.max_tokens}, the longest this backbone takes")
@@ -125,7 +126,7 @@ class TextPreprocessing:
 
 
 def _first_subwords(words: Sequence[str], encoding: Encoding) -> np.ndarray:
-    """Place of the first token of each word, int [W], by the characters it covers; -1 where there is none."""
+    """Returns the place of each word's first token, int [W], by the characters that it covers; -1 without one."""
     ends = np.cumsum([len(word) + 1 for word in words])
     places = np.full(len(words), -1)
     for place, ((start, end), special) in enumerate(zip(encoding.offsets, encoding.special_tokens_mask, strict=True)):

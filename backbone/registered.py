@@ -7,9 +7,9 @@
     class Lora(Method, tag="lora"):
         '''A variant; `variants(Method)["lora"]` finds it, and records are decoded to it by method="lora".'''
 
-The modules of the folder are imported when a tag is first looked up. A user's config script may define a variant
-of its own: it is known once the script has run. Where something must be found without that script, the
-environment variable `TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides what runs.
+The modules of the folder are imported when a tag is first looked up. A user's config script may define its own
+variant, which is known once the script has run. For lookups without that script, the environment variable
+`TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides which code runs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-import runpy
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from backbone.errors import InputError, nearest
@@ -63,7 +63,7 @@ class Registered:
         if by is not None:
             cls.registry = Registry(by, folder)
         if tag is not None:
-            frame = sys._getframe(1)  # of the class statement
+            frame = sys._getframe(1)  # the frame of the class statement
             cls.tag = tag
             setattr(cls, cls.registry.by, tag)
             _register(cls, _resolved(frame.f_code.co_filename))
@@ -94,7 +94,7 @@ def variants(base: type[B]) -> dict[str, type[B]]:
 
 
 def variant(base: type[B], tag: str, where: str = "") -> type[B]:
-    """Returns the class of a tag; raises InputError with the nearest names for an unknown one."""
+    """Returns the class of a tag. Raises UnknownVariant with the nearest names for an unknown one."""
     known = variants(base)
     if tag not in known:
         run_named_variants()
@@ -130,8 +130,21 @@ def run_named_variants() -> None:
     for name in filter(None, (part.strip() for part in os.environ.get(VARIANTS, "").split(","))):
         try:
             if name.endswith(".py"):
-                runpy.run_path(name)
+                run_script(name)
             else:
                 importlib.import_module(name)
         except Exception as error:  # whatever the user's code raises
             raise InputError(f"{VARIANTS}: {name}: {type(error).__name__}: {error}; mend it or leave it out") from error
+
+
+def run_script(file: str | Path) -> ModuleType:
+    """Runs a Python file as a new module, and returns it.
+
+    The module stays in `sys.modules`, since annotations of its dataclasses are looked up there later.
+    """
+    module = ModuleType(f"script {Path(file).resolve()}")
+    module.__file__ = str(file)
+    code = compile(Path(file).read_bytes(), str(file), "exec")
+    sys.modules[module.__name__] = module
+    exec(code, module.__dict__)
+    return module

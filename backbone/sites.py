@@ -1,4 +1,4 @@
-"""Sites: the named places in a block where a method may act, and what acts there by default.
+"""Sites: the named places in a block where a method may act, and the default action there.
 
 Four kinds, and one class of hooks for each block (shapes: B batch, T tokens, D width):
 
@@ -48,7 +48,7 @@ def product(x: Array, kernel: Array, bias: Array | None) -> Array:
 
 
 class BlockHooks:
-    """What acts at the sites of one block. This base class is the plain block."""
+    """The actions at the sites of one block. This base class is the plain block."""
 
     def linear(self, name: str, x: Array, kernel: Array, bias: Array | None) -> Array:
         return product(x, kernel, bias)
@@ -71,6 +71,6 @@ PLAIN_HOOKS = BlockHooks()
 
 
 class Hooks(Protocol):
-    """What `run_blocks` asks for the hooks of block `index`; `rng` is that block's key or None."""
+    """A source of hooks for `run_blocks`: those of block `index`; `rng` is that block's key or None."""
 
     def block(self, index: int, rng: Any | None) -> BlockHooks: ...

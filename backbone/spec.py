@@ -17,9 +17,9 @@ class ImageSpec:
 
     size: int  # pixels a side
     patch: int  # pixels a side of a patch
-    mean: tuple[float, ...]  # of each channel, subtracted after scaling to 0..1
-    std: tuple[float, ...]  # of each channel, divided by
-    special: int = 1  # learned tokens in front: the class token, and DeiT's distillation token
+    mean: tuple[float, ...]  # each channel's value that is subtracted after scaling to 0..1
+    std: tuple[float, ...]  # each channel's value that is divided by
+    special: int = 1  # number of learned tokens in front: the class token, and DeiT's distillation token
 
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size < 1 or self.size % self.patch:
@@ -31,22 +31,22 @@ class ImageSpec:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (red, green, blue)."""
+        """Returns 1 (grey) or 3 (red, green, blue)."""
         return len(self.mean)
 
     @property
     def tokens(self) -> int:
-        """Tokens of every image, the special ones included."""
+        """Returns the tokens of every image, the special ones included."""
         return self.special + (self.size // self.patch) ** 2
 
     @property
     def patch_width(self) -> int:
-        """Values of one patch."""
+        """Returns the number of values of one patch."""
         return self.patch**2 * self.channels
 
 
 class BlockKind(NamedTuple):
-    """What blocks may differ in; blocks of one kind share compiled programs."""
+    """The ways in which blocks may differ; blocks of one kind share compiled programs."""
 
     window: int  # tokens visible on either side; 0 = all
     theta: float  # base of the rotary angles; 0 = none
@@ -61,26 +61,26 @@ class EncoderSpec:
     """
 
     blocks: int  # L
-    width: int  # D, of hidden states
-    heads: int  # H; D / H is the head's width
+    width: int  # D, the width of hidden states
+    heads: int  # H; a head has width D / H
     mlp_width: int  # hidden units of the mlp
     vocabulary: int  # V, token ids 0..V-1; 0 for images
     positions: int  # longest input in tokens
     segments: int = 2  # token types; 0 = none
     position_offset: int = 0  # position id of the first token
-    activation: Activation = "gelu"  # of the mlp; gelu is the exact one (erf)
+    activation: Activation = "gelu"  # function of the mlp; gelu is the exact one (erf)
     norm_epsilon: float = 1e-12  # added to the variance in LayerNorm
     pooler: bool = True  # a dense layer with tanh on the first token exists
-    norm: Literal["post", "pre"] = "post"  # after each residual sum, or before each sublayer and once at the end
+    norm: Literal["post", "pre"] = "post"  # after each residual sum; or before each sublayer and once at the end
     first_norm: bool = True  # block 0 has an attention norm (ModernBERT's has none)
     embedding_norm: bool = True  # embeddings are normalised
     mlp: Literal["dense", "gated"] = "dense"  # gated: up is [D,2M], activation(first half) * second half
     rotary_theta: float = 0.0  # base of rotary angles where every token is visible; 0 = learned positions
     local_theta: float = 0.0  # base of rotary angles in blocks with a window
-    windows: tuple[int, ...] = ()  # by block: tokens visible on either side, 0 = all; empty = all in every block
-    image: ImageSpec | None = None  # of an image encoder
+    windows: tuple[int, ...] = ()  # tokens visible on either side in each block, 0 = all; empty = all in every block
+    image: ImageSpec | None = None  # images and their patches; None for text
 
-    # Came after backbones had been stored: no part of an identity while they hold their defaults.
+    # Fields that are no part of an identity while they hold their defaults, since backbones were stored without them.
     LATER: ClassVar[tuple[str, ...]] = (
         "norm",
         "first_norm",
@@ -111,13 +111,18 @@ class EncoderSpec:
         if self.rotary_theta < 0 or (any(self.windows) and bool(self.rotary_theta) != bool(self.local_theta)):
             raise InputError("local_theta: blocks with a window need one exactly where rotary_theta is set")
 
+    @property
+    def reads(self) -> Literal["text", "images"]:
+        """Returns what an input is."""
+        return "images" if self.image else "text"
+
     def block_kind(self, block: int) -> BlockKind:
-        """What is particular to a block."""
+        """Returns the kind of a block."""
         window = self.windows[block] if self.windows else 0
         theta = self.local_theta if window else self.rotary_theta
         return BlockKind(window, theta, block > 0 or self.first_norm)
 
     def identity(self) -> dict[str, Any]:
-        """What `weights_id` hashes of the architecture."""
+        """Returns the part of the architecture that `weights_id` hashes."""
         default = {name: type(self).__dataclass_fields__[name].default for name in self.LATER}
         return {k: v for k, v in encode(self).items() if k not in default or getattr(self, k) != default[k]}

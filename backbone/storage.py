@@ -1,8 +1,7 @@
 """A backbone on disk: `backbone.json`, `tokenizer.json` (for images `preprocessing.json`) and `weights/` (Orbax).
 
-`backbone.json` names the architecture, both ids and where the weights came from. Loading computes
-both ids again from what it read and compares: a changed byte anywhere is an error, never a
-slightly different model.
+`backbone.json` names the architecture, both ids and the source of the weights. Loading computes both ids again from
+the bytes that it read and compares them. A changed byte anywhere is an error, never a slightly different model.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ Preprocessing: TypeAlias = TextPreprocessing | ImagePreprocessing
 
 @dataclass(frozen=True)
 class BackboneRecord:
-    """What `backbone.json` holds."""
+    """The content of `backbone.json`."""
 
     schema: int  # version of this layout
     spec: EncoderSpec  # architecture
-    weights_id: str  # of architecture and weights
-    preprocessing_id: str  # of the tokenizer and the longest input, or of how images are resized
+    weights_id: str  # identity of architecture and weights
+    preprocessing_id: str  # identity of the tokenizer and the longest input, or of how images are resized
     max_tokens: int  # longest input, special tokens included
-    source: dict[str, str]  # where the weights came from, for people
+    source: dict[str, str]  # source of the weights; `family` names their published layout
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -55,13 +54,13 @@ class BackboneRecord:
 class Backbone:
     """A loaded backbone: static network, weights as a plain dict, preprocessing, ids."""
 
-    path: Path
+    path: Path  # folder it was loaded from
     network: Network
-    params: Params  # on the default device
+    params: Params  # weights on the default device
     preprocessing: Preprocessing
     weights_id: str
-    dtype: Any  # of activations and products
-    source: dict[str, str]  # where the weights came from; `family` names their published layout
+    dtype: Any  # dtype of activations and products
+    source: dict[str, str]  # source of the weights; `family` names their published layout
 
     @property
     def spec(self) -> EncoderSpec:
@@ -77,14 +76,14 @@ class Backbone:
         return (longest,) if self.spec.image else lengths_up_to(longest)
 
     def made_up_ids(self, rows: int, tokens: int) -> np.ndarray:
-        """Ids int32 [B,T], or patches uint8 [B,T,P], of the right shape; for timing and pricing."""
+        """Returns ids int32 [B,T], or patches uint8 [B,T,P], of the right shape; for timing and pricing."""
         if self.spec.image:
             return np.ones((rows, tokens, self.spec.image.patch_width), np.uint8)
         return np.ones((rows, tokens), np.int32)
 
 
 def weights_id(spec: EncoderSpec, params: Mapping[str, Any]) -> str:
-    """`sha256:<hex>` of the architecture and every float32 weight."""
+    """Returns `sha256:<hex>` of the architecture and every float32 weight."""
     return content_hash(params, canonical_json(spec.identity()))
 
 
@@ -97,7 +96,7 @@ def save_backbone(
     *,
     replace: bool = False,
 ) -> BackboneRecord:
-    """Writes a backbone folder in one step; raises InputError if `target` exists and not `replace`."""
+    """Writes a backbone folder in one step. Raises InputError if `target` exists and `replace` is false."""
     params = map_leaves(lambda leaf: np.asarray(leaf, np.float32), params)
     require_same_structure(params, Network(spec).abstract(), "backbone weights")
     if isinstance(preprocessing, ImagePreprocessing):
@@ -127,7 +126,7 @@ def save_backbone(
 
 
 def read_record(path: Path) -> BackboneRecord:
-    """The description of a backbone folder, without its weights; raises InputError if it is none."""
+    """Reads the description of a backbone folder, without its weights. Raises InputError for another folder."""
     file = path / BACKBONE_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -144,26 +143,26 @@ def read_record(path: Path) -> BackboneRecord:
 def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
     """Loads and verifies a backbone folder.
 
-    `dtype` ("float32" or "bfloat16") is that of activations and products; in bfloat16 the weights
-    are held in bfloat16 too. Raises InputError when anything read differs from what was written.
+    `dtype` ("float32" or "bfloat16") is that of activations and products. In bfloat16 the weights are kept in bfloat16
+    too. Raises InputError if anything differs from what was written.
     """
     path = Path(path)
     record = read_record(path)
     preprocessing = _read_preprocessing(path, record)
     network = Network(record.spec)
     params = load_tree(path / "weights", network.abstract(), f"{path}: weights")
-    for name, found, expected in (
+    for name, computed, expected in (
         ("weights_id", weights_id(record.spec, params), record.weights_id),
         ("preprocessing_id", preprocessing.preprocessing_id, record.preprocessing_id),
     ):
-        if found != expected:
+        if computed != expected:
             raise InputError(
-                f"{path}: {name} is {found[:19]}..., {BACKBONE_FILE} says {expected[:19]}...: the folder was altered "
-                f"after it was written; import the backbone again"
+                f"{path}: {name} is {computed[:19]}..., {BACKBONE_FILE} says {expected[:19]}...: the folder was "
+                f"altered after it was written; import the backbone again"
             )
-    held = jnp.dtype(dtype)
-    device = map_leaves(lambda leaf: jax.device_put(leaf.astype(held)), params)
-    return Backbone(path, network, device, preprocessing, record.weights_id, held, record.source)
+    kept = jnp.dtype(dtype)
+    device = map_leaves(lambda leaf: jax.device_put(leaf.astype(kept)), params)
+    return Backbone(path, network, device, preprocessing, record.weights_id, kept, record.source)
 
 
 def _read_preprocessing(path: Path, record: BackboneRecord) -> Preprocessing:

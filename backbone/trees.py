@@ -1,7 +1,7 @@
 """Parameter trees: nested dicts with string keys, flattened to dotted paths and back.
 
-The one form in which weights travel: `{"blocks": {"0": {"mlp": {...}}}}` in memory, `blocks.0.mlp...`
-in files, hashes and messages. Keys hold no dot; site names keep their slash (`attention/query`).
+Weights have this one form everywhere: `{"blocks": {"0": {"mlp": {...}}}}` in memory, `blocks.0.mlp...` in files, hashes
+and messages. Keys hold no dot; site names keep their slash (`attention/query`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Params = dict[str, Any]
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves by dotted path, sorted by path. Empty dicts vanish."""
-    found: dict[str, Any] = {}
+    """Returns the leaves by dotted path, sorted by path. Empty dicts vanish."""
+    leaves: dict[str, Any] = {}
 
     def visit(node: Mapping[str, Any], prefix: str) -> None:
         for key, value in node.items():
@@ -28,14 +28,14 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(value, Mapping):
                 visit(value, f"{prefix}{key}.")
             else:
-                found[f"{prefix}{key}"] = value
+                leaves[f"{prefix}{key}"] = value
 
     visit(tree, "")
-    return dict(sorted(found.items()))
+    return dict(sorted(leaves.items()))
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
-    """The nested dict of `flatten`."""
+    """Returns the nested dict from which `flatten` made these leaves."""
     tree: Params = {}
     for path, leaf in leaves.items():
         *parents, last = path.split(".")
@@ -47,24 +47,24 @@ def unflatten(leaves: Mapping[str, Any]) -> Params:
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Mapping[str, Any]) -> Params:
-    """A tree of the same shape with `function` applied to each leaf."""
+    """Returns a tree of the same shape with `function` applied to each leaf."""
     return {k: map_leaves(function, v) if isinstance(v, Mapping) else function(v) for k, v in tree.items()}
 
 
 def count(tree: Mapping[str, Any]) -> int:
-    """Number of scalars in all leaves."""
+    """Returns the number of scalars in all leaves."""
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
 
 
 def describe(leaf: Any) -> str:
-    """`float32[384,8]`."""
+    """Returns dtype and shape of a leaf in words: `float32[384,8]`."""
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
 
 
 def content_hash(tree: Mapping[str, Any], identity: str) -> str:
-    """`sha256:<hex>` over the identity text and every leaf's path, dtype, shape and bytes, by path.
+    """Returns `sha256:<hex>` over the identity text and every leaf's path, dtype, shape and bytes, by path.
 
-    The leaves' bytes are little-endian, row-major; two trees share an id only if all of it is equal.
+    The leaves' bytes are little-endian, row-major. Two trees share an id only if all of it is equal.
     """
     state = hashlib.sha256(f"{len(identity)}:{identity}".encode())
     for path, leaf in flatten(tree).items():
@@ -76,9 +76,9 @@ def content_hash(tree: Mapping[str, Any], identity: str) -> str:
     return "sha256:" + state.hexdigest()
 
 
-def require_same_structure(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-    """Raises InputError listing every missing, extra, misshapen or mistyped leaf of `found`."""
-    have, want = flatten(found), flatten(expected)
+def require_same_structure(tree: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    """Raises InputError listing every missing, extra, misshapen or mistyped leaf of `tree`; `what` names the tree."""
+    have, want = flatten(tree), flatten(expected)
     problems = [f"missing {path} {describe(want[path])}" for path in want if path not in have]
     problems += [f"unexpected {path} ({nearest(path, want)})" for path in have if path not in want]
     for path in want.keys() & have.keys():

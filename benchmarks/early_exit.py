@@ -73,7 +73,7 @@ def trained(task: str, seed: int, options: argparse.Namespace, workdir: Path) ->
 def test_rows(graft: Graft, config: TrainConfig) -> tuple[Examples, Sequence[str]]:
     """The test rows, tokenised and as texts, in one order."""
     data = load_data(config.data, config.head, graft.backbone, labels=graft.model.labels, splits=("test",))
-    table = prepare(config.data, multi_label=False, cache=home() / "data").table("test")
+    table = prepare(config.data, config.head.column, cache=home() / "data").table("test")
     return data.splits["test"], table.texts
 
 

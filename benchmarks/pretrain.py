@@ -39,24 +39,23 @@ FRACTION = 0.15  # of a row's tokens is predicted (Devlin et al. 2018)
 
 def prepare(folder: Path, steps: int) -> dict[str, Any]:
     """Writes recipe.json and ids.npy: the packed corpus of `text_mlm`, its rows in a fixed order."""
-    from backbone.families.bert import BERT
+    from backbone.families.bert import Bert
     from backbone.records import encode
     from trainers.config.load import load_as
-    from trainers.pretraining.config import BackboneConfig, NewBert, WordPiece
-    from trainers.pretraining.corpus import pack, read_text, train_wordpiece
-    from trainers.pretraining.material import spec_of_bert
+    from trainers.pretraining.config import BackboneConfig
+    from trainers.pretraining.corpus import pack, read_text
 
     config = load_as(BackboneConfig, "text_mlm", (f"tokenizer.vocabulary={VOCABULARY}",))
-    assert isinstance(config.tokenizer, WordPiece)
-    assert isinstance(config.network, NewBert)
+    assert config.tokenizer is not None
+    assert config.network is not None
     text = read_text(config.corpus)
-    preprocessing = train_wordpiece(config.tokenizer, text.train, config.corpus.tokens)
-    sequences = pack(text, preprocessing, config.corpus.tokens)
-    spec = spec_of_bert(config.network, preprocessing.vocabulary, config.corpus.tokens)
+    preprocessing = config.tokenizer.tokenizer(text.train, config.corpus.tokens)
+    sequences = pack(text, preprocessing, config.corpus.tokens, needs_mask=True)
+    spec = config.network.spec(preprocessing)
     rows = np.random.default_rng(0).permutation(len(sequences.train))
     count = steps * ROWS
     np.save(folder / "ids.npy", sequences.train[np.resize(rows, count)])
-    bert = BERT.config(spec, masked=True)
+    bert = Bert().config(spec, masked=True)
     for name in ("architectures", "model_type", "hidden_dropout_prob", "attention_probs_dropout_prob"):
         bert.pop(name)
     recipe = {
@@ -73,6 +72,7 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
         "steps": steps,
     }
     (folder / "recipe.json").write_text(json.dumps(recipe))
+    (folder / "tokenizer.json").write_text(preprocessing.tokenizer_json, encoding="utf-8")
     return recipe
 
 
@@ -113,7 +113,6 @@ def probe(folder: Path) -> dict[str, Any]:
     """Accuracies on the test rows of TREC-6 by seed, trained and random, and the interval of the difference."""
     import jax
 
-    from adapters.heads import head_of
     from adapters.model import GraftModel
     from adapters.specs import Classification, Probe
     from backbone.home import use_compilation_cache
@@ -141,7 +140,7 @@ def probe(folder: Path) -> dict[str, Any]:
         train, test = (x[:, columns] for x in found)
         fitted = fit_linear(model, train[rows], splits[0].labels[rows], None, "accuracy").head
         logits = test @ fitted["kernel"] + fitted["bias"]
-        decided = head_of(head).decide(head, np.asarray(head_of(head).probabilities(logits)))
+        decided = head.decide(np.asarray(head.probabilities(logits)))
         return float((decided == splits[1].labels).mean())
 
     known, raw = features(trained), []

@@ -130,7 +130,7 @@ class Policy:
         place = ["--registry", f"sqlite:///{self.folder / 'registry.db'}", "--store", str(self.folder / "store")]
         result, seconds = self._call(["retrain", *place], SETTINGS[self.name])
         if result["promoted"]:
-            from registry.verbs import Place
+            from registry.place import Place
 
             registry = Place(place[1], place[3]).open()
             live = registry.live(result["task"])

@@ -33,7 +33,7 @@ from typing import Any
 from adapters.graft import load_graft
 from backbone.storage import load_backbone
 from benchmarks.results import ROOT, write
-from registry.verbs import Place
+from registry.place import Place
 from tests.registry.postgres import binaries, running
 from tests.tiny import make_tiny_backbone, rows, write_config, write_csv
 

@@ -1,1 +1,1 @@
-"""What anything costs: clocks, memory, and later joules, FLOP and byte counts. Knows no model."""
+"""Meters of cost: clocks, memory, joules, FLOP and byte counts, the ceilings of a machine. Knows no model."""

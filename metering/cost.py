@@ -1,4 +1,4 @@
-"""The cost of a finished phase as a record: what manifests, results and checkpoints keep."""
+"""The cost of a finished phase as a record, for manifests, results and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metering.energy import Joules, Quality
 
 @dataclass(frozen=True, kw_only=True)
 class CostRecord:
-    """What a phase cost. Times are the operating system's; joules carry their own quality."""
+    """The cost of a phase. Times are the operating system's; joules carry a quality of their own."""
 
     wall_seconds: float  # seconds of the clock
     cpu_seconds: float  # user and system time of the process, all threads

@@ -1,4 +1,4 @@
-"""FLOPs and bytes of dense algebra, counted on paper. Knows no model."""
+"""FLOPs and bytes of dense algebra, counted on paper."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Count:
 
 
 def product(rows: int, inputs: int, outputs: int, *, itemsize: int = 4, batch: int = 1) -> Count:
-    """[rows, inputs] x [inputs, outputs], `batch` times: 2 rows inputs outputs FLOPs each."""
+    """Adds up [rows, inputs] x [inputs, outputs], `batch` times: 2 rows inputs outputs FLOPs each."""
     moved = rows * inputs + inputs * outputs + rows * outputs
     return Count(2.0 * rows * inputs * outputs, float(moved * itemsize)) * batch
 
 
 def elementwise(elements: int, flops_each: float, *, itemsize: int = 4, arrays: int = 2) -> Count:
-    """A fused pass over `arrays` arrays of `elements` elements."""
+    """Counts a fused pass over `arrays` arrays of `elements` elements, with `flops_each` operations on each."""
     return Count(flops_each * elements, float(arrays * elements * itemsize))

@@ -1,8 +1,8 @@
 """Joules, with the quality of the figure: a counter that rises under load, else a model, else nothing.
 
-Sources in order: NVML's energy counters of the machine's GPUs, busy or not, RAPL's package counters, else CPU seconds
-times the watts of a busy core. Virtual machines often show RAPL files that never move, so a counter is
-trusted only after it has risen during a short busy loop.
+Sources in order: NVML's energy counters of the machine's GPUs, busy or not; RAPL's package counters; CPU seconds times
+the watts of a busy core. Virtual machines often show RAPL files that never move. A counter is therefore trusted only
+after it has risen during a short busy loop.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 Quality = Literal["measured_counter", "modelled", "unavailable"]
 
 POWERCAP = Path("/sys/class/powercap")
-TRIAL_SECONDS = 0.2
-# Watts of one busy core with its share of caches, memory and power supply: low is a many-core server
-# part (280 W over 128 threads), mid a small server or laptop, high a desktop part at full clock.
+TRIAL_SECONDS = 0.2  # length of the busy loop in which a counter must rise
+# Watts of one busy core with its share of caches, memory and power supply. Low is a many-core server part (280 W over
+# 128 threads), mid a small server or laptop, high a desktop part at full clock.
 WATTS_PER_CORE = {"low": 2.0, "mid": 6.0, "high": 15.0}
 
 
 @dataclass(frozen=True)
 class Joules:
-    """Energy of a phase."""
+    """The energy of a phase."""
 
     quality: Quality
-    value: float | None  # joules: counted, or the model's mid; None if unavailable
-    low: float | None = None  # of a model
-    high: float | None = None
-    source: str = ""  # the counter, the model's priors, or why there is none
+    value: float | None  # joules: counted, or the model's middle value; None if unavailable
+    low: float | None = None  # lower figure of a model, joules
+    high: float | None = None  # upper figure of a model, joules
+    source: str = ""  # the counter, the model's priors, or the reason why there is no figure
 
     def rounded(self) -> Joules:
         """Returns the same figures with three decimals."""
@@ -39,21 +39,17 @@ class Joules:
         value, low, high = (None if number is None else round(number, 3) for number in numbers)
         return Joules(self.quality, value, low, high, self.source)
 
-    def asdict(self) -> dict[str, Any]:
-        """Returns the rounded figures as JSON values."""
-        return asdict(self.rounded())
-
 
 @dataclass(frozen=True)
 class Counter:
     """A monotonic energy counter."""
 
     name: str
-    read: Callable[[], float]  # joules since some moment
+    read: Callable[[], float]  # returns the joules since some moment
 
 
 def rapl(root: Path = POWERCAP) -> Counter | None:
-    """The sum of RAPL's package domains below `root`, or None where none can be read."""
+    """Returns a counter of all RAPL package domains below `root`, or None if none can be read."""
     packages = []
     for folder in sorted(root.glob("intel-rapl:*")):
         try:
@@ -71,7 +67,7 @@ def rapl(root: Path = POWERCAP) -> Counter | None:
         total = 0.0
         for folder in packages:
             now = int((folder / "energy_uj").read_text()) / 1e6
-            if now < last[folder]:  # the counter went round
+            if now < last[folder]:  # the counter wrapped around
                 wraps[folder] += int((folder / "max_energy_range_uj").read_text()) / 1e6
             last[folder] = now
             total += now + wraps[folder]
@@ -81,7 +77,7 @@ def rapl(root: Path = POWERCAP) -> Counter | None:
 
 
 def gpus() -> list[Any]:
-    """NVML's handles of this machine's NVIDIA GPUs; none without `pynvml` or a driver."""
+    """Returns NVML's handles of this machine's NVIDIA GPUs; none without `pynvml` or a driver."""
     try:
         import pynvml
     except ImportError:
@@ -94,7 +90,7 @@ def gpus() -> list[Any]:
 
 
 def nvml() -> Counter | None:
-    """The sum of the energy counters of this machine's NVIDIA GPUs (Volta or newer), or None."""
+    """Returns a counter of all of this machine's NVIDIA GPUs (Volta or newer), or None if they have none."""
     if not (handles := gpus()):
         return None
     import pynvml
@@ -109,7 +105,7 @@ def nvml() -> Counter | None:
 
 
 def rises(counter: Counter, load: Callable[[], object] | None = None, seconds: float = TRIAL_SECONDS) -> bool:
-    """Whether the counter moves while the processor is busy; one that does not is no meter."""
+    """Returns whether the counter moves while the processor is busy; one that does not is no meter."""
     before, until, value = counter.read(), time.monotonic() + seconds, 1.0
     while time.monotonic() < until:
         value = value * 1.0000001 + 1e-9 if load is None else (load(), value)[1]
@@ -118,13 +114,13 @@ def rises(counter: Counter, load: Callable[[], object] | None = None, seconds: f
 
 @functools.cache
 def meter(accelerator: bool = False) -> Counter | None:
-    """The counter to trust in this process: NVML if work runs on a GPU, else RAPL; None if neither moves."""
+    """Returns the counter to trust in this process, NVML on a GPU, else RAPL; None if it stands still."""
     candidate = nvml() if accelerator else rapl()
     return candidate if candidate and rises(candidate) else None
 
 
 def modelled(cpu_seconds: float, accelerator: bool = False) -> Joules:
-    """Joules of a phase without a counter, from the CPU seconds it took."""
+    """Returns the joules of a phase without a counter, from the CPU seconds it took."""
     if accelerator:
         return Joules("unavailable", None, source="no NVML energy counter; CPU seconds say nothing of an accelerator")
     low, mid, high = (cpu_seconds * watts for watts in WATTS_PER_CORE.values())

@@ -1,4 +1,4 @@
-"""What this machine can do: peak rate of products and of memory traffic, measured in a second.
+"""The ceilings of this machine: peak rate of products and of memory traffic, measured in a second.
 
 A computation of intensity I FLOP per byte runs at most at min(peak, I x bandwidth) (Williams et al. 2009).
 """
@@ -13,25 +13,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-SIDE = 2048  # of the square product
-STREAM = 2**25  # elements of the stream: 128 MiB of float32, beyond any cache
-REPEATS = 5
+SIDE = 2048  # rows and columns of the square product
+STREAM = 2**25  # elements of the array that is streamed: 128 MiB of float32, beyond any cache
+REPEATS = 5  # runs of each, of which the fastest counts
 
 
 @dataclass(frozen=True)
 class Roofline:
     """Measured ceilings."""
 
-    flops: float  # FLOP/s of a large float32 product
-    bandwidth: float  # bytes/s, reading one array and writing another
+    flops: float  # rate of a large float32 product, FLOP/s
+    bandwidth: float  # rate of reading one array and writing another, bytes/s
 
     @property
     def ridge(self) -> float:
-        """Intensity, FLOP per byte, from which products are no longer limited by memory."""
+        """Returns the intensity, FLOP per byte, from which products are no longer limited by memory."""
         return self.flops / self.bandwidth
 
     def attainable(self, intensity: float) -> float:
-        """FLOP/s at this intensity."""
+        """Returns the largest rate at this intensity, FLOP/s."""
         return min(self.flops, intensity * self.bandwidth)
 
 
@@ -39,9 +39,9 @@ def _best(function: Callable[..., Any], *arguments: Any) -> float:
     jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
     seconds = []
     for _ in range(REPEATS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 

@@ -11,23 +11,26 @@ from metering.energy import gpus
 
 
 def nvml() -> Callable[[], float | None] | None:
-    """Degrees Celsius of the hottest of this machine's NVIDIA GPUs, or None."""
+    """Returns a reader of the hottest of this machine's NVIDIA GPUs, in degrees Celsius; None without a sensor."""
     if not (handles := gpus()):
         return None
     import pynvml
 
     def hottest() -> float | None:
         try:
-            found = [pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU) for handle in handles]
-        except pynvml.NVMLError:  # no sensor, or the driver is busy: nothing is known, this time
+            degrees = [pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU) for handle in handles]
+        except pynvml.NVMLError:  # no sensor, or the driver is busy at the moment
             return None
-        return float(max(found))
+        return float(max(degrees))
 
     return None if hottest() is None else hottest
 
 
 def sensors() -> Callable[[], float | None] | None:
-    """Degrees Celsius of the hottest sensor that the operating system shows, or None; virtual machines have none."""
+    """Returns a reader of the hottest sensor that the operating system shows, in degrees Celsius.
+
+    None without a sensor, as on virtual machines.
+    """
 
     def hottest() -> float | None:
         shown = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
@@ -38,5 +41,5 @@ def sensors() -> Callable[[], float | None] | None:
 
 @functools.cache
 def thermometer(accelerator: bool = False) -> Callable[[], float | None] | None:
-    """What reads the temperature of the device in use; None where nothing does."""
+    """Returns the reader of the device in use; None where it has no sensor."""
     return nvml() if accelerator else sensors()

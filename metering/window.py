@@ -1,12 +1,12 @@
-"""What a phase of a program cost: wall and CPU seconds, peak memory, FLOPs, bytes and joules.
+"""The cost of a phase of a program: wall and CPU seconds, peak memory, FLOPs, bytes and joules.
 
     with window("train") as cost:
         ...
         cost.add(flops=2e9)
     cost.wall_seconds, cost.joules.value
 
-Windows may nest; what is counted in one is counted in those around it. Work on an accelerator must be waited for
-before a window closes; that is the caller's part. A figure that cannot be had is null, never 0.
+Windows may nest: work counted in one is counted in those around it. The caller waits for work on an accelerator
+before a window closes. A figure that cannot be had is null, never 0.
 """
 
 from __future__ import annotations
@@ -16,29 +16,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from metering.cost import CostRecord
 from metering.counts import Count
-from metering.energy import Joules, meter, modelled
+from metering.energy import Counter, Joules, meter, modelled
 
 _PROC = Path("/proc/self")
 
 
 @dataclass
 class Cost:
-    """Filled in when the window closes."""
+    """The cost of a phase while it is counted; times and joules are filled in when its window closes."""
 
     name: str
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0  # user and system time of this process, all threads
-    peak_bytes: int | None = None  # most resident memory above the level after imports; None: not known here
-    flops: float | None = None  # analytic, as it was counted; None: nobody counted
-    bytes_moved: float | None = None  # analytic
+    peak_bytes: int | None = None  # largest resident memory above the level after imports; None: not known here
+    flops: float | None = None  # operations counted on paper; None: nobody counted
+    bytes_moved: float | None = None  # bytes counted on paper; None: nobody counted
     joules: Joules = field(default_factory=lambda: Joules("unavailable", None, source="the window is open"))
 
     def add(self, *, flops: float = 0.0, bytes_moved: float = 0.0) -> None:
@@ -48,7 +47,7 @@ class Cost:
 
     @property
     def watts(self) -> float | None:
-        """Average power, of the quality of the joules."""
+        """Returns the average power, of the quality of the joules; None if either is unknown."""
         return self.joules.value / self.wall_seconds if self.joules.value and self.wall_seconds else None
 
     def record(self) -> CostRecord:
@@ -63,24 +62,20 @@ class Cost:
             joules=self.joules.rounded(),
         )
 
-    def asdict(self) -> dict[str, Any]:
-        """Returns `record` as JSON values."""
-        return asdict(self.record())
-
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process since it started, all threads."""
+    """Returns the CPU seconds of this process since it started, all threads."""
     times = os.times()
     return times.user + times.system
 
 
 def wall_seconds() -> float:
-    """Seconds since this process started, interpreter and imports included."""
+    """Returns the seconds since this process started, interpreter and imports included."""
     return time.time() - psutil.Process().create_time()
 
 
 class _Peaks:
-    """Peak resident memory of nested phases, by resetting the kernel's high-water mark (Linux)."""
+    """The peak resident memory of nested phases, by resetting the kernel's high-water mark (Linux)."""
 
     def __init__(self) -> None:
         self._open: list[Cost] = []
@@ -117,7 +112,7 @@ class _Peaks:
 
     @property
     def innermost(self) -> Cost | None:
-        """The window that was opened last and is open."""
+        """Returns the window that was opened last among those that are open."""
         return self._open[-1] if self._open else None
 
 
@@ -125,21 +120,28 @@ _peaks = _Peaks()
 
 
 def count_work(count: Callable[[], Count]) -> None:
-    """Adds work to the innermost open window; where none is open, it is not counted."""
+    """Adds work to the innermost open window; without one, `count` is not called."""
     if (cost := _peaks.innermost) is not None:
         work = count()
         cost.add(flops=work.flops, bytes_moved=work.bytes)
 
 
 def on_accelerator() -> bool:
-    """Whether jax runs on a GPU or TPU here; False where jax is not in use."""
+    """Returns whether jax runs on a GPU or TPU here; False where jax is not in use."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.default_backend() != "cpu"
 
 
+def _counted(counter: Counter, joules: float, seconds: float) -> Joules:
+    """Returns what a counter rose by; nothing is known where it did not rise, since its steps are longer."""
+    if joules > 0:
+        return Joules("measured_counter", joules, source=counter.name)
+    return Joules("unavailable", None, source=f"{counter.name} did not rise in {seconds:.3g} s")
+
+
 @contextmanager
 def window(name: str) -> Iterator[Cost]:
-    """Measures the block."""
+    """Measures the block; the cost that it yields is complete when the block ends."""
     cost, accelerator = Cost(name), on_accelerator()
     counter = meter(accelerator)
     _peaks.enter(cost)
@@ -151,7 +153,7 @@ def window(name: str) -> Iterator[Cost]:
         cost.wall_seconds = time.perf_counter() - wall
         cost.cpu_seconds = cpu_seconds() - cpu
         if counter:
-            cost.joules = Joules("measured_counter", counter.read() - joules, source=counter.name)
+            cost.joules = _counted(counter, counter.read() - joules, cost.wall_seconds)
         else:
             cost.joules = modelled(cost.cpu_seconds, accelerator)
         _peaks.leave(cost)

@@ -1,1 +1,1 @@
-"""Which version of what exists, what is live, what it was made from."""
+"""The versions of every task: which exist, which one is live, and what each was made from."""

@@ -1,123 +1,142 @@
-"""The command line of the verb `registry`: its actions, their options, and the call that each makes.
+"""The command line of the verb `registry`: one class for each action.
 
-The parser is built for every verb, so what the actions need (SQLAlchemy) is imported when one is called.
+The parser is built for every verb, so an action imports what it needs (SQLAlchemy) when it is called.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
 
-from backbone.options import Parser, said, whole
+from backbone.options import argument, option, required
+from backbone.verbs import OfGraft, Verb
+from registry.place import Place
 
-if TYPE_CHECKING:
-    from registry.verbs import Place
-
-
-def _place(options: argparse.Namespace) -> Place:
-    from registry.verbs import Place
-
-    return Place(options.registry, options.store)
+HELP = "Lists, compares, promotes and removes the versions of every task."
 
 
-def _publish(options: argparse.Namespace) -> Any:
-    from registry.verbs import publish
+@dataclass(frozen=True, kw_only=True)
+class Action(Verb):
+    """An action on a registry and its store."""
 
-    return publish(_place(options), options.graft, options.task, options.parent)
-
-
-def _list(options: argparse.Namespace) -> Any:
-    from registry.verbs import listing
-
-    found = listing(_place(options), options.task, limit=options.limit, before=options.before)
-    return found if options.json else found.table()
+    place: Place = field(default_factory=Place)
 
 
-def _show(options: argparse.Namespace) -> Any:
-    from registry.verbs import show
+@dataclass(frozen=True, kw_only=True)
+class OfTask:
+    """The task that an action is about."""
 
-    return show(_place(options), options.task, options.version)
-
-
-def _diff(options: argparse.Namespace) -> Any:
-    from registry.verbs import diff
-
-    return diff(_place(options), options.task, options.version, options.other)
+    task: str = argument("name of the task")
 
 
-def _promote(options: argparse.Namespace) -> Any:
-    from registry.verbs import promote
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """The log's entry about a change of the live version."""
 
-    told = {"reason": options.reason, "actor": options.actor}
-    return promote(_place(options), options.task, options.version, expected=options.expect, **told)
-
-
-def _rollback(options: argparse.Namespace) -> Any:
-    from registry.verbs import rollback
-
-    return rollback(_place(options), options.task, reason=options.reason, actor=options.actor)
+    reason: str = required("reason, for the log", nonblank=True)
+    actor: str = option("", "who acts, for the log (default: user@machine)")
 
 
-def _audit(options: argparse.Namespace) -> Any:
-    from registry.verbs import audit
+@dataclass(frozen=True, kw_only=True)
+class Publish(OfGraft, Action, verb="registry publish"):
+    task: str = option("", "task that gets a new version (default: the name in the graft)")
+    parent: int | None = option(None, "number of the version that the graft was made from", min=1)
 
-    return audit(_place(options))
+    def call(self) -> object:
+        """Makes a graft the next version of a task."""
+        from registry.verbs import publish
 
-
-def _gc(options: argparse.Namespace) -> Any:
-    from registry.verbs import gc
-
-    return gc(_place(options), keep=options.keep, dry_run=options.dry_run)
-
-
-def _export(options: argparse.Namespace) -> Any:
-    from registry.verbs import export
-
-    return export(_place(options), options.out)
+        return publish(self.place, self.graft, self.task, self.parent)
 
 
-def add_actions(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """The actions of the verb and their options; `common` holds those that every verb has."""
-    place = Parser(add_help=False)
-    place.add_argument("--registry", default="", help="URL (default: sqlite, in TOPGRAFT_HOME/registry.db)")
-    place.add_argument("--store", default="", help="folder of the artefacts (default: TOPGRAFT_HOME/store)")
-    told = Parser(add_help=False)
-    told.add_argument("--reason", type=said, required=True, help="why, for the log")
-    told.add_argument("--actor", default="", help="who, for the log (default: user@machine)")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+@dataclass(frozen=True, kw_only=True)
+class List(Action, verb="registry list"):
+    task: str = argument("task whose versions are listed (default: the tasks themselves)", "")
+    limit: int = option(50, "versions in a page", min=1)
+    before: int | None = option(None, "only versions below this number, for the next page", min=1)
 
-    def action(name: str, call: Callable[[argparse.Namespace], Any], text: str, *parents: Any) -> Any:
-        sub = actions.add_parser(name, help=text, description=text, parents=[common, place, *parents])
-        sub.set_defaults(call=call)
-        return sub
+    def call(self) -> object:
+        """Lists tasks with their live versions, or the versions of one task."""
+        from registry.verbs import listing
 
-    sub = action("publish", _publish, "make a graft the next version of a task")
-    sub.add_argument("graft", help="graft folder")
-    sub.add_argument("--task", default="", help="name of the task (default: the name in the graft)")
-    sub.add_argument("--parent", type=whole(1), help="number of the version it was made from")
-    sub = action("list", _list, "tasks and what is live, or the versions of a task")
-    sub.add_argument("task", nargs="?", default="", help="name of the task")
-    sub.add_argument("--limit", type=whole(1), default=50, help="versions in a page")
-    sub.add_argument("--before", type=whole(1), help="only versions below this number: the next page")
-    sub = action("show", _show, "all that is known of a version")
-    sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=whole(1), nargs="?", help="its number (default: the live one)")
-    sub = action("diff", _diff, "what differs between two versions")
-    sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=whole(1), help="number of a version")
-    sub.add_argument("other", type=whole(1), nargs="?", help="number of another (default: the live one)")
-    sub = action("promote", _promote, "make a version live, by hand", told)
-    sub.add_argument("task", help="name of the task")
-    sub.add_argument("version", type=whole(1), help="its number")
-    sub.add_argument(
-        "--expect", type=whole(0), help="refuse if the task is not at this generation (default: the present)"
+        return listing(self.place, self.task, limit=self.limit, before=self.before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(OfTask, Action, verb="registry show"):
+    version: int | None = argument("number of the version to show (default: the live one)", None, min=1)
+
+    def call(self) -> object:
+        """Shows everything that is known of a version."""
+        from registry.verbs import show
+
+        return show(self.place, self.task, self.version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff(OfTask, Action, verb="registry diff"):
+    version: int = argument("number of a version", min=1)
+    other: int | None = argument("number of the version beside it (default: the live one)", None, min=1)
+
+    def call(self) -> object:
+        """Compares two versions."""
+        from registry.verbs import diff
+
+        return diff(self.place, self.task, self.version, self.other)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote(OfTask, Logged, Action, verb="registry promote"):
+    version: int = argument("number of the version to make live", min=1)
+    expect: int | None = option(
+        None, "refuse if the task is at another generation than this (default: the present one)", min=0
     )
-    sub = action("rollback", _rollback, "make the version before live again", told)
-    sub.add_argument("task", help="name of the task")
-    action("audit", _audit, "read every artefact, compare live pointers with the log")
-    sub = action("gc", _gc, "remove the artefacts of old versions")
-    sub.add_argument("--keep", type=whole(0), default=10, help="newest versions of a task that stay")
-    sub.add_argument("--dry-run", action="store_true", help="only say what would go")
-    sub = action("export", _export, "write the whole registry as JSON lines")
-    sub.add_argument("--out", required=True, help="the file")
+
+    def call(self) -> object:
+        """Makes a version live by hand."""
+        from registry.verbs import promote
+
+        return promote(self.place, self.task, self.version, expected=self.expect, reason=self.reason, actor=self.actor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback(OfTask, Logged, Action, verb="registry rollback"):
+    def call(self) -> object:
+        """Makes the version before the live one live again."""
+        from registry.verbs import rollback
+
+        return rollback(self.place, self.task, reason=self.reason, actor=self.actor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Action, verb="registry audit"):
+    def call(self) -> object:
+        """Reads every artefact, and compares live versions with the log."""
+        from registry.verbs import audit
+
+        return audit(self.place)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gc(Action, verb="registry gc"):
+    keep: int = option(10, "newest versions of each task that stay", min=0)
+    dry_run: bool = option(False, "only say which artefacts would be removed")
+
+    def call(self) -> object:
+        """Removes the artefacts of old versions."""
+        from registry.verbs import gc
+
+        return gc(self.place, keep=self.keep, dry_run=self.dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Action, verb="registry export"):
+    out: str = required("file to write")
+
+    def call(self) -> object:
+        """Writes the whole registry as JSON lines."""
+        from registry.verbs import export
+
+        return export(self.place, self.out)
+
+
+ACTIONS: tuple[type[Verb], ...] = (Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Export)

@@ -1,12 +1,12 @@
-"""The registry: which versions a task has, which one is live, and how it came to be so.
+"""The registry: the versions of each task, the live one, and the log of its changes.
 
     registry = open_registry("sqlite:///registry.db")
     version = registry.publish("banking77", "runs/banking77/graft", Store("store"))
     registry.promote("banking77", version.number, expected_generation=0, actor="me", reason="first", verdict="MANUAL")
 
-Every change is one transaction that first compares what its caller believes (the generation, the fence) with
-what is so. Nothing is ever half done: a process killed anywhere leaves the state before or the state after.
-A registry is safe to share between threads; a forked process opens its own.
+Every change is one transaction. It first compares the caller's expectation (the generation, the fence) with the
+database. A process that is killed anywhere leaves the state before the change or the state after it. A registry is safe
+to share between threads; a forked process opens its own.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from registry.entries import (
 )
 from registry.store import Store
 
-STORE = "store"  # the lock of those who add artefacts and those who remove them
+STORE = "store"  # lock of processes that add or remove artefacts
 
 
 def open_registry(url: str, *, create: bool = True) -> Registry:
-    """Opens `sqlite:///PATH` or `postgresql://USER@HOST/NAME`; with `create`, makes what is not there.
+    """Opens `sqlite:///PATH` or `postgresql://USER@HOST/NAME`; `create` makes a missing database.
 
-    Raises InputError for a URL that cannot be used, a file on a network file system or another schema;
-    Unavailable when the database does not answer.
+    Raises InputError for an unusable URL, a file on a network file system or another schema, and Unavailable if the
+    database does not answer.
     """
     return Registry(connect(url, create=create))
 
 
 class Registry:
-    """An open registry. Its methods raise Unavailable when the database does not answer."""
+    """An open registry. Its methods raise Unavailable if the database does not answer."""
 
     def __init__(self, database: Database):
         self.database = database
@@ -62,56 +62,56 @@ class Registry:
     # Reading
 
     def live(self, task: str) -> Live | None:
-        """What answers for a task now."""
+        """Returns the live version of a task; None if nothing is live."""
         with self.database.reading() as connection:
             return _live(connection, task)
 
     def lives(self) -> dict[str, Live]:
-        """The live version of every task that has one, all from one instant."""
+        """Returns the live version of every task that has one, all from one instant."""
         with self.database.reading() as connection:
             rows = connection.execute(select(tables.live).order_by(tables.live.c.task))
             return {row.task: Live(**row._mapping) for row in rows}
 
     def change(self) -> int:
-        """A number that rises with every promotion of any task; cheap to poll."""
+        """Returns a number that rises with every promotion of any task; it is cheap to poll."""
         with self.database.reading() as connection:
             return int(connection.execute(select(func.coalesce(func.sum(tables.live.c.generation), 0))).scalar_one())
 
     def tasks(self) -> list[str]:
-        """Names of the tasks that have versions."""
+        """Returns the names of the tasks that have versions."""
         with self.database.reading() as connection:
             return _tasks(connection)
 
     def version(self, task: str, number: int) -> Version:
-        """One version; raises InputError if there is none of that number."""
+        """Returns one version; raises InputError if there is none of that number."""
         with self.database.reading() as connection:
             return _version(connection, task, number)
 
     def versions(self, task: str, limit: int = 50, before: int | None = None) -> list[Version]:
-        """The newest versions of a task first; `before` is the last number of the page above."""
-        wanted = tables.versions.c.task == task
+        """Returns `limit` versions of a task, newest first; `before` is the last number of the page above."""
+        matches = tables.versions.c.task == task
         if before is not None:
-            wanted &= tables.versions.c.number < before
-        page = select(tables.versions).where(wanted).order_by(tables.versions.c.number.desc()).limit(limit)
+            matches &= tables.versions.c.number < before
+        page = select(tables.versions).where(matches).order_by(tables.versions.c.number.desc()).limit(limit)
         with self.database.reading() as connection:
             return [Version(**row._mapping) for row in connection.execute(page)]
 
     def promotions(self, task: str) -> list[Promotion]:
-        """The log of a task, oldest first."""
+        """Returns the log of a task, oldest entry first."""
         log = select(tables.promotions).where(tables.promotions.c.task == task)
         with self.database.reading() as connection:
             rows = connection.execute(log.order_by(tables.promotions.c.generation))
             return [Promotion(**row._mapping) for row in rows]
 
     def runs(self, task: str, limit: int = 50) -> list[Run]:
-        """The newest runs of a task first."""
-        found = select(tables.runs).where(tables.runs.c.task == task)
+        """Returns `limit` runs of a task, newest first."""
+        runs = select(tables.runs).where(tables.runs.c.task == task)
         with self.database.reading() as connection:
-            rows = connection.execute(found.order_by(tables.runs.c.started_at.desc()).limit(limit))
+            rows = connection.execute(runs.order_by(tables.runs.c.started_at.desc()).limit(limit))
             return [Run(**row._mapping) for row in rows]
 
     def measurements(self, task: str, version: int) -> list[Measurement]:
-        """What was measured of a version, in the order it was told."""
+        """Returns the measurements of a version, oldest first."""
         of = (tables.measurements.c.task == task) & (tables.measurements.c.version == version)
         columns = [column for column in tables.measurements.c if column.name != "id"]
         with self.database.reading() as connection:
@@ -132,9 +132,9 @@ class Registry:
     ) -> Version:
         """Puts a graft folder into the store and makes it the task's next version.
 
-        The same content again gives the version that is there. `metrics` default to those of the manifest.
-        Raises InputError for a damaged graft or another store than this registry's, Conflict if the lease
-        with the token `fence` was lost.
+        Content that is a version already gives that version. `metrics` default to those of the manifest. Raises
+        InputError for a damaged graft or another store than this registry's, and Conflict if the lease with the token
+        `fence` was lost.
         """
         require_task(task)
         origin = _plain(lineage or {}, "lineage")
@@ -142,7 +142,7 @@ class Registry:
             self.require_store(connection, store)
         content_id, path = store.add(artefact)
         manifest = read_manifest(store.path(content_id))
-        told = _plain(manifest.training.metrics if metrics is None else metrics, "metrics")
+        scores = _plain(manifest.training.metrics if metrics is None else metrics, "metrics")
         with self.database.writing(task, STORE) as connection:
             now = self._now(connection, task, fence)
             self.require_store(connection, store, claim=True)
@@ -165,11 +165,11 @@ class Registry:
                 path=path,
                 parent=parent,
                 created_at=now,
-                metrics=told,
+                metrics=scores,
                 lineage=origin,
                 state="published",
             )
-            _know_backbone(connection, manifest.weights_id, manifest.preprocessing_id, now)
+            _store_backbone(connection, manifest.weights_id, manifest.preprocessing_id, now)
             connection.execute(tables.versions.insert().values(**vars(version)))
         return version
 
@@ -182,24 +182,24 @@ class Registry:
         quality: str,
         detail: dict[str, Any] | None = None,
     ) -> None:
-        """Notes a measurement of a version; `value` is None when it could not be measured."""
+        """Stores a measurement of a version; `value` is None if it could not be measured."""
         if (value is None) != (quality == "unavailable"):
             raise InputError(f"{name}: {value} and quality {quality!r}: a value is None exactly when unavailable")
         values = {"task": task, "version": version, "name": name, "value": value, "quality": quality}
         with self.database.writing(task) as connection:
             _version(connection, task, version)
             now = self.database.time(connection)
-            told = _plain(detail or {}, "detail")
-            connection.execute(tables.measurements.insert().values(**values, detail=told, at=now))
+            circumstances = _plain(detail or {}, "detail")
+            connection.execute(tables.measurements.insert().values(**values, detail=circumstances, at=now))
 
     def require_store(self, connection: Connection, store: Store, *, claim: bool = False) -> None:
-        """Raises InputError unless `store` is the first that this registry saw; with `claim` that may be this one."""
+        """Raises InputError unless `store` is the store of this registry; `claim` makes the first one its store."""
         known = connection.execute(select(tables.schema.c.store_id)).scalar_one()
         if known is None and claim:
             connection.execute(tables.schema.update().values(store_id=store.identity()))
-        elif known is not None and known != (found := store.identity()):
+        elif known is not None and known != (other := store.identity()):
             raise InputError(
-                f"store: {store.root} is not the store of this registry ({found[:8]}..., expected {known[:8]}...): "
+                f"store: {store.root} is not the store of this registry ({other[:8]}..., expected {known[:8]}...): "
                 "another folder, or one that is not mounted"
             )
 
@@ -219,8 +219,8 @@ class Registry:
     ) -> Live:
         """Makes a version the live one and writes it into the log, in one transaction.
 
-        Raises Conflict if the task is no longer at `expected_generation` (0: nothing live yet), or if the
-        lease with the token `fence` was lost. Promoting what is live already changes nothing.
+        Raises Conflict if the task is no longer at `expected_generation` (0: nothing live yet), or if the lease with
+        the token `fence` was lost. Promoting the live version changes nothing.
         """
         report = None if gate is None else _plain(gate, "gate")
         with self.database.writing(task) as connection:
@@ -229,14 +229,14 @@ class Registry:
             version = _version(connection, task, number)
             if live is not None and live.version == number:
                 return live
-            told = {"actor": actor, "reason": reason, "verdict": verdict, "gate": report, "at": now}
-            return _switch(connection, live, version, live.version if live else None, told)
+            entry = {"actor": actor, "reason": reason, "verdict": verdict, "gate": report, "at": now}
+            return _switch(connection, live, version, live.version if live else None, entry)
 
     def rollback(self, task: str, *, actor: str, reason: str, expected_generation: int | None = None) -> Live:
-        """Makes the version live again that was so before the present one: a new entry of the log.
+        """Makes the version before the live one live again, as a new entry of the log.
 
-        A second rollback goes further back, never forward to a version that was rolled back. Raises
-        InputError when there is nothing before.
+        A second rollback goes further back, never forward to a version that was rolled back. Raises InputError if
+        there is no version before.
         """
         with self.database.writing(task) as connection:
             live = _live(connection, task)
@@ -246,26 +246,26 @@ class Registry:
                 raise InputError(f"{task}: nothing was live before; promote a version instead")
             version = _version(connection, task, live.previous)
             now = self.database.time(connection)
-            told = {"actor": actor, "reason": reason, "verdict": ROLLBACK, "gate": None, "at": now}
+            entry = {"actor": actor, "reason": reason, "verdict": ROLLBACK, "gate": None, "at": now}
             log = select(tables.promotions.c.to_version, tables.promotions.c.verdict)
             entries = connection.execute(
                 log.where(tables.promotions.c.task == task).order_by(tables.promotions.c.generation)
             )
             before = before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])
-            return _switch(connection, live, version, before, told)
+            return _switch(connection, live, version, before, entry)
 
     # Leases and runs
 
     def acquire(self, task: str, owner: str, seconds: float) -> Lease:
-        """The lease of a task for `seconds`; raises LeaseHeld while another owner has it."""
+        """Takes the lease of a task for `seconds`; raises LeaseHeld while another owner has it."""
         return leasing.acquire(self.database, task, owner, seconds)
 
     def renew(self, lease: Lease) -> Lease:
-        """The lease with its full duration ahead again; raises Conflict if it was lost."""
+        """Returns the lease with its full duration ahead again; raises Conflict if it was lost."""
         return leasing.renew(self.database, lease)
 
     def release(self, lease: Lease) -> None:
-        """Gives the lease back; nothing happens if it was lost."""
+        """Gives the lease back; does nothing if it was lost."""
         leasing.release(self.database, lease)
 
     def check_fence(self, lease: Lease) -> None:
@@ -276,7 +276,7 @@ class Registry:
     def start_run(
         self, task: str, run_id: str, owner: str, fence: int | None = None, detail: dict[str, Any] | None = None
     ) -> Run:
-        """Notes that a run began; raises InputError if the id is taken."""
+        """Stores the start of a run; raises InputError if the id is taken."""
         require_task(task)
         with self.database.writing(task) as connection:
             now = self._now(connection, task, fence)
@@ -289,20 +289,20 @@ class Registry:
     def finish_run(
         self, task: str, run_id: str, outcome: str, detail: dict[str, Any] | None = None, fence: int | None = None
     ) -> Run:
-        """Notes how a run ended; `detail` is added to that of its start."""
-        told = _plain(detail or {}, "detail")
+        """Stores the end of a run; `detail` is added to that of its start."""
+        added = _plain(detail or {}, "detail")
         with self.database.writing(task) as connection:
             now = self._now(connection, task, fence)
             this = (tables.runs.c.task == task) & (tables.runs.c.run_id == run_id)
             row = connection.execute(select(tables.runs).where(this)).first()
             if row is None:
                 raise InputError(f"{task}: no run {run_id}")
-            ended = {"finished_at": now, "outcome": outcome, "detail": row.detail | told}
+            ended = {"finished_at": now, "outcome": outcome, "detail": row.detail | added}
             connection.execute(tables.runs.update().where(this).values(**ended))
             return Run(**(dict(row._mapping) | ended))
 
     def _now(self, connection: Connection, task: str, fence: int | None) -> float:
-        """The time; where a fence is named, it is checked first."""
+        """Returns the time; raises Conflict if the lease with the token `fence` was lost."""
         if fence is None:
             return self.database.time(connection)
         return leasing.require_fence(self.database, connection, task, fence)
@@ -332,24 +332,25 @@ def _version(connection: Connection, task: str, number: int) -> Version:
 
 
 def _require_generation(connection: Connection, task: str, expected: int) -> Live | None:
+    """Returns what is live; raises Conflict if the task is at another generation."""
     live = _live(connection, task)
-    found = live.generation if live else 0
-    if found == expected:
+    present = live.generation if live else 0
+    if present == expected:
         return live
-    last = select(tables.promotions).where(tables.promotions.c.task == task, tables.promotions.c.generation == found)
+    last = select(tables.promotions).where(tables.promotions.c.task == task, tables.promotions.c.generation == present)
     entry = connection.execute(last).first()
     now = f"version {entry.to_version} by {entry.actor} ({entry.reason})" if entry else "nothing is live"
     raise Conflict(
-        f"{task}: expected generation {expected}, found {found}: {now}; nothing was changed",
+        f"{task}: expected generation {expected}, found {present}: {now}; nothing was changed",
         expected=expected,
-        found=found,
+        present=present,
     )
 
 
 def _switch(
-    connection: Connection, live: Live | None, version: Version, previous: int | None, told: dict[str, Any]
+    connection: Connection, live: Live | None, version: Version, previous: int | None, entry: dict[str, Any]
 ) -> Live:
-    """The live pointer and the log, together."""
+    """Moves the live pointer to `version` and writes `entry` into the log."""
     if version.state != "published":
         raise InputError(f"{version.task}: the artefact of version {version.number} was collected; publish it again")
     now_live = Live(
@@ -369,14 +370,17 @@ def _switch(
             generation=now_live.generation,
             from_version=live.version if live else None,
             to_version=version.number,
-            **told,
+            **entry,
         )
     )
     return now_live
 
 
 def before_in(log: Iterable[tuple[int, str]]) -> int | None:
-    """Where a rollback goes after these (version, verdict): the log is a stack, a rollback takes one off."""
+    """Returns the version to which a rollback goes after a log of (version, verdict).
+
+    The log is read as a stack from which a rollback takes the last version.
+    """
     stack: list[int] = []
     for number, verdict in log:
         if verdict == ROLLBACK:
@@ -386,7 +390,8 @@ def before_in(log: Iterable[tuple[int, str]]) -> int | None:
     return stack[-2] if len(stack) > 1 else None
 
 
-def _know_backbone(connection: Connection, weights_id: str, preprocessing_id: str, now: float) -> None:
+def _store_backbone(connection: Connection, weights_id: str, preprocessing_id: str, now: float) -> None:
+    """Stores a backbone when it is first seen."""
     this = select(tables.backbones).where(tables.backbones.c.weights_id == weights_id)
     if connection.execute(this).first() is None:
         values = {"weights_id": weights_id, "preprocessing_id": preprocessing_id, "first_seen": now}
@@ -394,6 +399,7 @@ def _know_backbone(connection: Connection, weights_id: str, preprocessing_id: st
 
 
 def _plain(value: dict[str, Any], what: str) -> dict[str, Any]:
+    """Returns the value; raises InputError naming `what` unless it is plain JSON."""
     try:
         canonical_json(value)
     except (TypeError, ValueError) as error:

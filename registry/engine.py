@@ -1,9 +1,9 @@
 """One way to read and one way to write, on SQLite and on PostgreSQL.
 
-`reading()` is a transaction that sees one state. `writing(lock, ...)` is a transaction that has the named
-locks to itself until it ends: advisory locks of the transaction on PostgreSQL, the whole file on SQLite
-(BEGIN IMMEDIATE); so nothing changes between its first look and its commit. A dead client's transaction is
-rolled back by the database, that of a stopped one by PostgreSQL after `PATIENCE` seconds.
+`reading()` is a transaction that sees one state. `writing(lock, ...)` is a transaction that has the named locks to
+itself until it ends: advisory locks of the transaction on PostgreSQL, the whole file on SQLite (BEGIN IMMEDIATE). So
+nothing changes between its first read and its commit. The database rolls back the transaction of a dead client;
+PostgreSQL rolls back that of a stopped client after `PATIENCE` seconds.
 
 Time is the database's: all clients of one registry read the same clock.
 """
@@ -28,7 +28,7 @@ from registry.entries import Unavailable
 from registry.tables import SCHEMA, metadata, schema
 
 PATIENCE = 30  # seconds that a writer waits for another
-# file systems on which SQLite's locks or its shared memory are not to be relied on
+# file systems on which SQLite's locks or its shared memory are unreliable
 NETWORK = ("nfs", "cifs", "smb", "fuse.", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs", "beegfs")
 
 
@@ -49,40 +49,45 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only looks; raises Unavailable when the database does not answer."""
+        """Opens a transaction that only reads; raises Unavailable if the database does not answer."""
         options = {"isolation_level": "REPEATABLE READ"} if self._postgresql else {}
-        with self._told(), self.engine.connect().execution_options(**options) as connection, connection.begin():
+        with self._translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def writing(self, *locks: str) -> Iterator[Connection]:
-        """A transaction that has `locks` to itself, committed when the block ends well; raises Unavailable."""
-        with self._told(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        """Opens a transaction that has `locks` to itself; raises Unavailable if the database does not answer.
+
+        It is committed when the block ends without an error.
+        """
+        options = {"writes": True}
+        with self._translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             if self._postgresql:
                 for lock in locks:
                     connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:lock, 7))"), {"lock": lock})
             yield connection
 
     def time(self, connection: Connection) -> float:
-        """Now, by the database's clock."""
+        """Returns the time by the database's clock."""
         return float(connection.execute(self._now).scalar_one())
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
+        """Turns errors of the driver in the block into Unavailable."""
         try:
             yield
         except (IntegrityError, ProgrammingError):
-            raise  # a defect of ours
+            raise  # a defect of this program
         except DBAPIError as error:
             raise Unavailable(f"{self.where}: {str(error.orig).strip()}") from error
 
 
 def connect(url: str, *, create: bool = True) -> Database:
-    """Opens the database, with `create` makes what is missing, and checks the schema's version.
+    """Opens the database, makes missing tables if `create`, and checks the schema's version.
 
-    Raises InputError for a URL that cannot be used, Unavailable when nothing answers there.
+    Raises InputError for an unusable URL, and Unavailable if nothing answers there.
     """
-    where = _understood(url)
+    where = _read_url(url)
     sqlite = where.get_backend_name() == "sqlite"
     database = Database(_sqlite(where, create=create) if sqlite else _postgresql(where))
     try:
@@ -96,9 +101,9 @@ def connect(url: str, *, create: bool = True) -> Database:
                 if connection.execute(select(schema.c.version)).first() is None:
                     connection.execute(schema.insert().values(version=SCHEMA))
         with database.reading() as connection:
-            found = connection.execute(select(schema.c.version)).scalar_one()
-        if found != SCHEMA:
-            raise InputError(f"{database.where}: schema {found}: this version of topgraft reads schema {SCHEMA}")
+            version = connection.execute(select(schema.c.version)).scalar_one()
+        if version != SCHEMA:
+            raise InputError(f"{database.where}: schema {version}: this version of topgraft reads schema {SCHEMA}")
     except BaseException:
         database.engine.dispose()
         raise
@@ -109,7 +114,8 @@ def _absent(where: str) -> str:
     return f"registry: none at {where}; `topgraft registry publish` and `topgraft retrain` make one"
 
 
-def _understood(url: str) -> URL:
+def _read_url(url: str) -> URL:
+    """Returns a URL with its driver; raises InputError unless it names SQLite with a file, or PostgreSQL."""
     try:
         where = make_url(url)
     except ArgumentError:
@@ -124,7 +130,7 @@ def _understood(url: str) -> URL:
 
 
 def _sqlite(where: URL, *, create: bool) -> Engine:
-    """An engine on a file in WAL mode. A file that vanished or was exchanged while open is noticed."""
+    """Returns an engine on a file in WAL mode; it notices a file that vanished or was exchanged while open."""
     path = Path(str(where.database)).absolute()
     require_local(path)
     if not create and not path.exists():
@@ -162,10 +168,10 @@ def _sqlite(where: URL, *, create: bool) -> Engine:
 
 
 def _prepare(path: Path) -> None:
-    """The file, in WAL mode; raises InputError if it is something else, Unavailable if it cannot be.
+    """Makes the file a database in WAL mode; raises InputError if it is something else, Unavailable if it cannot.
 
-    Only SQLite ever opens it: to close a file drops every lock that this process has on it, so that another
-    process would take a registry that is open here for closed, and remove the log that it is writing to.
+    Only SQLite may open it. Closing a file drops every lock that this process has on it. Another process would then
+    take a registry that is open here for closed, and remove the log that it is writing to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +190,7 @@ def _prepare(path: Path) -> None:
 def _into_wal_mode(connection: sqlite3.Connection) -> None:
     deadline = time.monotonic() + PATIENCE
     while connection.execute("pragma journal_mode").fetchone() != ("wal",):
-        # SQLite answers "locked" at once, without its time-out, to a change of mode beside other clients
+        # beside other clients SQLite answers a change of mode with "locked" at once, without its time-out
         try:
             connection.execute("pragma journal_mode = wal")
         except sqlite3.OperationalError:
@@ -194,21 +200,22 @@ def _into_wal_mode(connection: sqlite3.Connection) -> None:
 
 
 def _file(path: Path) -> tuple[int, int] | None:
+    """Returns the device and inode of a file; None if it is absent."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stat.st_dev, stat.st_ino
 
 
 def require_local(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
-    """Raises InputError if `path` lies on a network file system; where none are listed, nothing is known."""
+    """Raises InputError if `path` lies on a network file system, as far as the system lists its mounts."""
     kind, longest = "", -1
     for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if mounts.is_file() else ():
-        _, point, found, *_ = line.split(" ")
+        _, point, file_system, *_ = line.split(" ")
         point = point.replace("\\040", " ")
         if path.resolve().is_relative_to(point) and len(point) >= longest:
-            kind, longest = found, len(point)
+            kind, longest = file_system, len(point)
     if kind.startswith(NETWORK):
         raise InputError(
             f"registry: {path} lies on a network file system ({kind}), where SQLite loses writes; "

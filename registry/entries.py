@@ -1,8 +1,8 @@
-"""What the registry tells, as data: versions, what is live, promotions, runs, leases. Imports no database.
+"""The entries of a registry as data: versions, what is live, promotions, runs, leases. Imports no database.
 
-Times are seconds since 1970 by the clock of the database. A task's *generation* counts its promotions:
-0 before the first, then one more with each. A *fence* is the token of a lease: it rises with every
-owner of the task, so that a writer who lost its lease is known by its number.
+Times are seconds since 1970 by the clock of the database. A task's *generation* counts its promotions: it is 0 before
+the first. A *fence* is the token of a lease. It rises with every owner of the task, so that a writer that has lost its
+lease is recognised by its number.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class RegistryError(Exception):
-    """The registry did not do what was asked; `exit_status` is that of the console command."""
+    """A request that the registry did not carry out."""
 
-    exit_status: ClassVar[int] = 1
+    exit_status: ClassVar[int] = 1  # exit status of the console command
 
 
 class Unavailable(RegistryError):
-    """Database or store cannot be reached or written now; nothing was changed, the same call may work later."""
+    """A database or store that cannot be read or written now. Nothing was changed; the same call may work later."""
 
 
 class Conflict(RegistryError):
-    """Somebody else was faster: what was expected is no longer so, and nothing was changed."""
+    """A change that somebody else made first. The expected state is gone, and nothing was changed."""
 
     exit_status = 75
 
-    def __init__(self, message: str, *, expected: int, found: int):
+    def __init__(self, message: str, *, expected: int, present: int):
         super().__init__(message)
-        self.expected = expected  # generation or fence the caller knew
-        self.found = found  # and the one in the database
+        self.expected = expected  # generation or fence that the caller knew
+        self.present = present  # generation or fence in the database
 
 
 class LeaseHeld(RegistryError):
-    """Another run has the task; it ends, or its lease expires."""
+    """A task that another run has, until it ends or its lease expires."""
 
     exit_status = 75
 
@@ -52,7 +52,7 @@ class LeaseHeld(RegistryError):
 
 
 def require_task(task: str) -> str:
-    """The name again; raises InputError unless it can be a column's value, a file's name and a URL's part."""
+    """Returns the name; raises InputError unless it fits in a column, a file name and a URL."""
     if not _NAME.fullmatch(task):
         raise InputError(f"task: {task!r} is no name: letters, digits, '.', '_' and '-', at most 100, a letter first")
     return task
@@ -62,77 +62,77 @@ def require_task(task: str) -> str:
 class Version:
     """A graft that was published."""
 
-    task: str  # whose it is
-    number: int  # 1, 2, ... per task
-    content_id: str  # of the artefact
-    weights_id: str  # of the backbone it was grafted on
-    path: str  # of the artefact, relative to the store
-    parent: int | None  # the version it was made from
+    task: str
+    number: int  # 1, 2, ... for each task
+    content_id: str  # content id of the artefact
+    weights_id: str  # backbone on which it was grafted
+    path: str  # folder of the artefact, relative to the store
+    parent: int | None  # number of the version that it was made from
     created_at: float  # time of publication
-    metrics: dict[str, Any]  # by split, by metric
-    lineage: dict[str, Any]  # what it was made from and what that cost
-    state: State  # collected: the artefact was removed by gc
+    metrics: dict[str, Any]  # scores by split, then by metric
+    lineage: dict[str, Any]  # data, config and cost of its making
+    state: State  # collected: gc removed the artefact
 
 
 @dataclass(frozen=True)
 class Live:
-    """The one version of a task that services answer with."""
+    """The one version of a task that services use."""
 
-    task: str  # whose it is
-    version: int  # its number
-    content_id: str  # of its artefact
+    task: str
+    version: int  # number of the version
+    content_id: str  # content id of its artefact
     generation: int  # promotions of the task so far
-    previous: int | None  # the version that a rollback makes live
+    previous: int | None  # number of the version that a rollback makes live
 
 
 @dataclass(frozen=True)
 class Promotion:
     """One entry of the log: at this generation the live version changed."""
 
-    task: str  # whose live version changed
+    task: str
     generation: int  # 1, 2, ... without gaps
-    from_version: int | None  # live before; None at the first
-    to_version: int  # live after
-    actor: str  # who asked
-    reason: str  # in words
-    verdict: str  # of the gate, or MANUAL or ROLLBACK
-    gate: dict[str, Any] | None  # the gate's report
-    at: float  # time
+    from_version: int | None  # number of the version live before; None at the first promotion
+    to_version: int  # number of the version live after
+    actor: str  # person or program that acted
+    reason: str  # reason in words
+    verdict: str  # verdict of the gate, or MANUAL or ROLLBACK
+    gate: dict[str, Any] | None  # report of the gate
+    at: float  # time of the promotion
 
 
 @dataclass(frozen=True)
 class Lease:
     """The right to write for a task, until it expires or is released."""
 
-    task: str  # for which task
-    owner: str  # who has it
-    token: int  # the fence: higher than that of every earlier owner
-    expires_at: float  # by the database's clock
-    seconds: float  # how long it lasts from each renewal
+    task: str
+    owner: str  # run that has the lease
+    token: int  # fence, higher than that of every earlier owner
+    expires_at: float  # time of expiry
+    seconds: float  # duration from each renewal
 
 
 @dataclass(frozen=True)
 class Run:
     """One attempt to retrain a task."""
 
-    task: str  # which task
-    run_id: str  # unique in the registry
-    owner: str  # who ran it
+    task: str
+    run_id: str  # id, unique in the registry
+    owner: str  # machine and process
     fence: int | None  # token of its lease
-    started_at: float  # time
-    finished_at: float | None  # None: running, or dead
-    outcome: str | None  # in a word
-    detail: dict[str, Any]  # what it decided and why
+    started_at: float  # time of the start
+    finished_at: float | None  # time of the end; None: running, or dead
+    outcome: str | None  # outcome in a word
+    detail: dict[str, Any]  # decisions and their reasons
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One measured quantity of a version."""
 
-    task: str  # of which task
-    version: int  # of which version
-    name: str  # of what, with its unit
-    value: float | None  # None: not measured
-    quality: str  # measured_counter, modelled, unavailable, ...
-    detail: dict[str, Any]  # where and how
-    at: float  # time
+    task: str
+    version: int  # number of the version
+    name: str  # quantity, with its unit
+    value: float | None  # measured value; None: not measured
+    quality: str  # quality of the value: measured_counter, modelled, unavailable, ...
+    detail: dict[str, Any]  # place and method of the measurement
+    at: float  # time of the measurement

@@ -1,8 +1,8 @@
-"""Looking after a registry: is everything there and whole, what can go, and all of it as text.
+"""Looking after a registry: audit, removal of old artefacts, export as text.
 
-`collect` removes artefacts in two steps that a kill may separate: first the version is marked, under the lock
-of its task; then its folder is taken away, under the lock that publishers hold, unless a version needs it
-again. What a killed process left half done the next `collect` finishes.
+`collect` removes an artefact in two steps that a kill may separate. First the version is marked, under the lock of its
+task. Then its folder is removed, under the lock that publishers hold, unless a version needs it again. The next
+`collect` finishes what a killed process left half done.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from registry import leases, tables
 from registry.database import STORE, Registry, before_in
 from registry.store import Store
 
-FORGOTTEN = 24 * 3600.0  # seconds after which a copy that no version names is nobody's
+FORGOTTEN = 24 * 3600.0  # seconds after which a copy that no version names may be removed
 
 
 @dataclass(frozen=True)
 class StoreAudit:
-    """What `audit` looked at."""
+    """Counts of what `audit` checked."""
 
     tasks: int
-    versions: int  # whose artefact was read, every byte
+    versions: int  # versions whose artefact was read, every byte
     collected: int  # versions without artefact
     promotions: int
     orphans: list[str]  # artefacts that no version names; gc removes them after a day
 
 
 def audit(registry: Registry, store: Store) -> StoreAudit:
-    """Reads every artefact and compares live pointers with the log; raises InputError that lists what is wrong."""
+    """Reads every artefact and compares live pointers with the log; raises InputError that lists the problems."""
     with registry.database.reading() as connection:
         versions = connection.execute(select(tables.versions).order_by(*tables.versions.primary_key)).all()
         log = connection.execute(select(tables.promotions).order_by(*tables.promotions.primary_key)).all()
@@ -65,6 +65,7 @@ def audit(registry: Registry, store: Store) -> StoreAudit:
 
 
 def _history_problems(task: str, log: list[Any], live: Any, known: dict[int, Any]) -> list[str]:
+    """Returns what is wrong with a task's log and live pointer; `known` are its versions by number."""
     problems = []
     if [entry.generation for entry in log] != list(range(1, len(log) + 1)):
         problems.append(f"{task}: the log has gaps")
@@ -91,20 +92,20 @@ def _history_problems(task: str, log: list[Any], live: Any, known: dict[int, Any
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` removed, or would."""
+    """The versions that `collect` removed, or would remove."""
 
     dry_run: bool
-    versions: dict[str, list[int]]  # by task
-    leased: list[str]  # tasks left alone: a run is at work
-    removed: list[str]  # folders of the store
-    bytes: int  # that they held
+    versions: dict[str, list[int]]  # numbers of the collected versions, by task
+    leased: list[str]  # tasks left alone because a run is at work
+    removed: list[str]  # folders of the store that were removed
+    bytes: int  # size of these folders
 
 
-def collect(registry: Registry, store: Store, *, keep: int = 10, dry_run: bool = False) -> Collected:
+def collect(registry: Registry, store: Store, *, keep: int, dry_run: bool = False) -> Collected:
     """Removes the artefacts of old versions, and copies that were never finished.
 
-    Of each task stay: what is live, what a rollback makes live, what was live last, and the `keep` newest
-    versions. A leased task is left alone. Versions stay in the registry, marked as collected.
+    Of each task these stay: the live version, the one that a rollback makes live, the one that was live before, and
+    the `keep` newest. A leased task is left alone. Versions stay in the registry, marked as collected.
     """
     if keep < 0:
         raise InputError(f"keep: must not be negative, got {keep}")
@@ -114,11 +115,11 @@ def collect(registry: Registry, store: Store, *, keep: int = 10, dry_run: bool =
     with registry.database.reading() as connection:
         registry.require_store(connection, store)
     chosen: dict[str, list[int]] = {}
-    leased = []
+    at_work = []
     for task in tasks:
         with registry.database.writing(task) as connection:
-            if task in leases.held(connection, registry.database.time(connection)):
-                leased.append(task)
+            if task in leases.leased(connection, registry.database.time(connection)):
+                at_work.append(task)
                 continue
             numbers = _disposable(connection, task, keep)
             if numbers:
@@ -139,11 +140,11 @@ def collect(registry: Registry, store: Store, *, keep: int = 10, dry_run: bool =
                 gone = folder.with_name(f".{folder.name.lstrip('.')}.gone")
                 folder.rename(gone)
             shutil.rmtree(gone)
-    return Collected(dry_run, chosen, leased, removed, freed)
+    return Collected(dry_run, chosen, at_work, removed, freed)
 
 
 def _disposable(connection: Connection, task: str, keep: int) -> list[int]:
-    """Published versions of a task that nothing protects, oldest first."""
+    """Returns the published versions of a task that nothing protects, oldest first."""
     mine = tables.versions.c.task == task
     newest = select(tables.versions.c.number).where(mine).order_by(tables.versions.c.number.desc()).limit(keep)
     kept = set(connection.execute(newest).scalars())
@@ -152,8 +153,8 @@ def _disposable(connection: Connection, task: str, keep: int) -> list[int]:
     before = connection.execute(select(tables.live.c.previous).where(tables.live.c.task == task)).scalar_one_or_none()
     if entry is not None:
         kept |= {entry.from_version, entry.to_version, before}
-    there = select(tables.versions.c.number).where(mine, tables.versions.c.state == "published")
-    return [n for n in connection.execute(there.order_by(tables.versions.c.number)).scalars() if n not in kept]
+    published = select(tables.versions.c.number).where(mine, tables.versions.c.state == "published")
+    return [n for n in connection.execute(published.order_by(tables.versions.c.number)).scalars() if n not in kept]
 
 
 def _artefacts(store: Store) -> list[Path]:
@@ -161,7 +162,7 @@ def _artefacts(store: Store) -> list[Path]:
 
 
 def _candidates(store: Store) -> list[Path]:
-    """Folders that may go: artefacts, what an earlier collection left, and copies unfinished for a day."""
+    """Returns folders that may be removed: artefacts, leftovers of a collection, copies unfinished for a day."""
     old = time.time() - FORGOTTEN
     hidden = [path for path in store.root.iterdir() if path.name.startswith(".")]
     left = [path for path in hidden if path.is_dir() and (path.suffix == ".gone" or path.stat().st_mtime < old)]
@@ -169,7 +170,7 @@ def _candidates(store: Store) -> list[Path]:
 
 
 def _needed(connection: Connection, folder: Path, going: dict[str, list[int]]) -> bool:
-    """Whether a version names the folder that is not `going`, or a publisher is about to."""
+    """Returns True if a version outside `going` uses the folder, or a publisher may be about to use it."""
     if folder.name.startswith("."):
         return False
     rows = connection.execute(select(tables.versions).where(tables.versions.c.path == folder.name)).all()
@@ -179,7 +180,7 @@ def _needed(connection: Connection, folder: Path, going: dict[str, list[int]]) -
 
 
 def export(registry: Registry, out: Path) -> dict[str, int]:
-    """Writes every row of every table as one JSON line, all from one instant; returns the lines by table."""
+    """Writes the rows of all tables, from one instant, as JSON lines; returns the number of lines by table."""
     counts = {}
     lines = []
     with registry.database.reading() as connection:

@@ -1,13 +1,13 @@
 """The right to write for one task: a lease that expires, and a fence that outlives it.
 
-Expiry says when another run may try; it rests on a clock. Safety does not: each owner gets a token higher than
-that of every owner before, and a write that names a token is refused in its own transaction unless that token
-is the task's last and its lease is neither expired nor released. A lease that expired is lost for good, even
-when nobody took it: an owner that was stopped for too long always learns of it.
+Expiry says when another run may try, and depends on a clock. Safety does not: each owner gets a token higher than that
+of every owner before. A write that names a token is checked in its own transaction. It is refused unless the token is
+the task's last and its lease is neither expired nor released. An expired lease is lost for good, even if nobody took
+it: an owner that was stopped for too long always learns of it.
 
-The clock is the database's. When it jumps forward a run may be taken for dead: it loses its work, the live
-version is untouched. When it jumps backward a lease would last for the length of the jump; one that seems to
-last longer than its own duration is cut to that duration by whoever asks for it next.
+The clock is the database's. When it jumps forward, a live run may seem dead: it loses its work, and the live version is
+untouched. When it jumps backward, a lease would last for the length of the jump. The next run that requests such a
+lease cuts it to its own duration.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def acquire(database: Database, task: str, owner: str, seconds: float) -> Lease:
-    """The lease of a task that nobody holds; raises LeaseHeld."""
+    """Takes the lease of a task; raises LeaseHeld if another owner has it."""
     require_task(task)
     if not owner or not seconds > 0:
         raise InputError(f"lease: needs an owner and a positive duration, got {owner!r} and {seconds}")
@@ -50,7 +50,7 @@ def acquire(database: Database, task: str, owner: str, seconds: float) -> Lease:
 
 
 def renew(database: Database, lease: Lease) -> Lease:
-    """The lease with its full duration ahead; raises Conflict if it was lost."""
+    """Returns the lease with its full duration ahead; raises Conflict if it was lost."""
     with database.writing(lease.task) as connection:
         now = require_fence(database, connection, lease.task, lease.token)
         renewed = Lease(lease.task, lease.owner, lease.token, now + lease.seconds, lease.seconds)
@@ -59,34 +59,34 @@ def renew(database: Database, lease: Lease) -> Lease:
 
 
 def release(database: Database, lease: Lease) -> None:
-    """Lets the task go; nothing happens if the lease was lost already."""
+    """Gives the lease back; does nothing if it was lost already."""
     with database.writing(lease.task) as connection:
         mine = (leases.c.task == lease.task) & (leases.c.token == lease.token)
         connection.execute(leases.update().where(mine).values(owner=None))
 
 
 def require_fence(database: Database, connection: Connection, task: str, token: int) -> float:
-    """Now, if `token` is that of the task's present lease; raises Conflict otherwise."""
+    """Returns the time if `token` belongs to the task's present lease; raises Conflict otherwise."""
     now = database.time(connection)
     row = _row(connection, task)
     if row is None or row.token != token:
-        found = row.token if row is not None else 0
+        last = row.token if row is not None else 0
         owner = f" of {row.owner}" if row is not None and row.owner else ""
         raise Conflict(
-            f"{task}: the lease was lost: its fence is {token}, the last one is {found}{owner}; nothing was written",
+            f"{task}: the lease was lost: its fence is {token}, the last one is {last}{owner}; nothing was written",
             expected=token,
-            found=found,
+            present=last,
         )
     if row.owner is None or row.expires_at <= now:
         ended = "was released" if row.owner is None else f"expired {now - row.expires_at:.1f} s ago"
         raise Conflict(
-            f"{task}: the lease with fence {token} {ended}; nothing was written", expected=token, found=token
+            f"{task}: the lease with fence {token} {ended}; nothing was written", expected=token, present=token
         )
     return now
 
 
-def held(connection: Connection, now: float) -> set[str]:
-    """Tasks with a lease."""
+def leased(connection: Connection, now: float) -> set[str]:
+    """Returns the tasks that have a lease now."""
     present = leases.c.owner.is_not(None) & (leases.c.expires_at > now)
     return set(connection.execute(select(leases.c.task).where(present)).scalars())
 
@@ -104,27 +104,27 @@ def _write(connection: Connection, lease: Lease, *, exists: bool) -> None:
 
 
 class Heartbeat:
-    """Renews a lease from a thread, three times in its duration, until it is stopped or the lease is lost.
+    """A thread that renews a lease three times in its duration, until it is stopped or the lease is lost.
 
-    A database that does not answer is asked again until the duration has passed by this process's own
-    clock since the last renewal began; then the lease counts as lost.
+    While the database does not answer, the thread tries again until the duration has passed since the last renewal, by
+    this process's own clock. Then the lease counts as lost.
     """
 
     def __init__(self, registry: Registry, lease: Lease):
-        self.lease = lease  # as last renewed
+        self.lease = lease  # lease as last renewed
         self.lost = threading.Event()  # set when somebody else may own the task
-        self.reason = ""  # why it was lost
+        self.reason = ""  # reason of the loss
         self._registry, self._ended = registry, threading.Event()
         self._until = time.monotonic() + lease.seconds
         self._thread = threading.Thread(target=self._run, name=f"lease of {lease.task}", daemon=True)
 
     def require(self) -> None:
-        """Raises Conflict if the lease was lost: the place to stop before another expensive step."""
+        """Raises Conflict if the lease was lost; call it before another expensive step."""
         if self.lost.is_set() or time.monotonic() > self._until:
             raise Conflict(
                 self.reason or f"{self.lease.task}: the lease ran out before it could be renewed",
                 expected=self.lease.token,
-                found=self.lease.token,
+                present=self.lease.token,
             )
 
     def _run(self) -> None:
@@ -148,7 +148,7 @@ class Heartbeat:
 
 @contextlib.contextmanager
 def heartbeat(registry: Registry, lease: Lease) -> Iterator[Heartbeat]:
-    """Keeps a lease alive while the block runs; `.lost` is set and `.require()` raises once it is lost."""
+    """Renews a lease while the block runs; once it is lost, `.lost` is set and `.require()` raises."""
     beating = Heartbeat(registry, lease)
     beating._thread.start()
     try:

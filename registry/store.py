@@ -1,9 +1,9 @@
-"""Artefacts in a folder, named by their content: complete and verified, or not there.
+"""Artefacts in a folder, named by their content: each is complete and verified, or absent.
 
-    STORE/store.json        which store this is: an empty mount point is not mistaken for it
+    STORE/store.json        id of the store, so that an empty mount point is not mistaken for it
     STORE/<content hash>/   a graft folder, never changed after it was renamed into place
 
-What is here only *can* be a version; the registry's database says what is one.
+An artefact here is not yet a version; the registry's database says which ones are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCHEMA = 1
 
 
 class Store:
-    """A folder of artefacts; it is made on first use."""
+    """A folder of artefacts, made on first use."""
 
     def __init__(self, path: str | Path):
         self.root = Path(path)
@@ -34,8 +34,8 @@ class Store:
     def add(self, graft: str | Path) -> tuple[str, str]:
         """Copies a graft folder into the store; returns its content_id and its path relative to the store.
 
-        The copy is verified, every byte, before it gets its name; what is there already is verified and left.
-        Raises InputError for a graft that is damaged, Unavailable when it cannot be written (and then nothing is).
+        Every byte of the copy is verified before it gets its name. An artefact that is present already is verified and
+        left as it is. Raises InputError for a damaged graft, and Unavailable if it cannot be written; then nothing is.
         """
         graft = Path(graft)
         manifest = read_graft(graft)[0]
@@ -58,14 +58,14 @@ class Store:
         return content_id, target.name
 
     def path(self, content_id: str) -> Path:
-        """The folder of an artefact, whether or not it is there."""
+        """Returns the folder of an artefact, present or not."""
         kind, _, name = content_id.partition(":")
         if kind != "sha256" or len(name) != 64 or set(name) - set("0123456789abcdef"):
             raise InputError(f"store: {content_id!r} is no content_id; expected sha256:<64 hex digits>")
         return self.root / name
 
     def verify(self, content_id: str) -> Manifest:
-        """The manifest of an artefact, after every byte of it was read.
+        """Reads every byte of an artefact and returns its manifest.
 
         Raises InputError if it is missing, altered, or another graft than its name says.
         """
@@ -81,7 +81,7 @@ class Store:
         return manifest
 
     def identity(self, *, create: bool = False) -> str:
-        """The name this store was given when it was made; raises Unavailable if none is here."""
+        """Returns the id that this store got when it was made; raises Unavailable if there is no store."""
         label = self.root / LABEL
         with self.reached():
             if create and not label.exists():
@@ -92,7 +92,7 @@ class Store:
         return str(values["store_id"])
 
     def _label(self, label: Path) -> None:
-        """Makes an empty folder a store; of several processes that try, one decides the name."""
+        """Makes an empty folder a store; if several processes try, one of them decides the id."""
         self.root.mkdir(parents=True, exist_ok=True)
         if any(not path.name.startswith(".") and path != label for path in self.root.iterdir()):
             raise InputError(f"store: {self.root} is a folder of something else; choose an empty one")
@@ -104,7 +104,7 @@ class Store:
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
-        """Raises Unavailable for what the file system refuses in the block: no folder, no room, no answer."""
+        """Turns errors of the file system in the block (no folder, no space, no answer) into Unavailable."""
         try:
             yield
         except OSError as error:

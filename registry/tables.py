@@ -1,4 +1,4 @@
-"""The tables, the same on SQLite and PostgreSQL. `SCHEMA` is raised with every change of them."""
+"""The tables, which are the same on SQLite and PostgreSQL. `SCHEMA` rises with every change of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ schema = Table(
     "schema",
     metadata,
     Column("version", Integer, primary_key=True),
-    Column("store_id", String),  # of the one store that holds this registry's artefacts
+    Column("store_id", String),  # id of the one store that holds this registry's artefacts
 )
 backbones = Table(
     "backbones",
@@ -76,7 +76,7 @@ leases = Table(
     "leases",
     metadata,
     Column("task", String, primary_key=True),
-    Column("owner", String),  # null: released; the row stays, for the token
+    Column("owner", String),  # null: released; the row stays because of its token
     Column("token", BigInteger, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("seconds", Double, nullable=False),

@@ -1,10 +1,10 @@
-"""The verb `registry`: what a person asks of it and what it answers. Imports no jax."""
+"""The actions of the verb `registry`, and what each of them returns. Imports no jax."""
 
 from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,69 +12,66 @@ from typing import Any
 
 from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError, nearest
-from backbone.home import home
 from backbone.records import encode
 from registry import housekeeping
-from registry.database import Registry, open_registry
-from registry.entries import MANUAL, Live, Version, require_task
+from registry.database import Registry
+from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, require_task
 from registry.housekeeping import Collected, StoreAudit
+from registry.place import Place
 from registry.store import Store
 
 
-def default_url() -> str:
-    """The registry of this machine: a file in the home."""
-    return f"sqlite:///{home().absolute() / 'registry.db'}"
-
-
-def default_store() -> Path:
-    """The store of this machine: a folder in the home."""
-    return home() / "store"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which registry and which store, as the command line says."""
-
-    registry: str = ""  # URL; "" is that of this machine
-    store: str = ""  # folder; "" is that of this machine
-
-    def open(self, *, create: bool = False) -> Registry:
-        """The registry; raises InputError if there is none, unless `create`."""
-        return open_registry(self.registry or default_url(), create=create)
-
-    def artefacts(self) -> Store:
-        """The store."""
-        return Store(self.store or default_store())
-
-
 def whoami() -> str:
-    """Who acts, where nobody is named: user@machine."""
+    """Returns the actor where nobody is named: user@machine."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def publish(place: Place, graft: str, task: str = "", parent: int | None = None) -> Version:
-    """Makes a graft folder the next version of a task; of the task its manifest names, by default."""
+    """Makes a graft folder the next version of a task, by default of the task that its manifest names."""
     name = task or require_task(read_manifest(Path(graft)).name)
     return place.open(create=True).publish(name, graft, place.artefacts(), parent=parent)
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task and its live version."""
+
+    task: str
+    live: int | None  # number of the live version
+    generation: int  # promotions so far
+    previous: int | None  # number of the version that a rollback makes live
+    content_id: str | None  # content id of the live version
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A version of a task."""
+
+    version: int  # number of the version
+    state: str  # live, published or collected
+    created_at: str  # time of publication, ISO 8601 in UTC
+    parent: int | None  # number of the version that it was made from
+    content_id: str
 
 
 @dataclass(frozen=True)
 class Listing:
     """Tasks with what is live, or the versions of one task, newest first."""
 
-    rows: list[dict[str, Any]]
+    rows: Sequence[TaskRow | VersionRow]
 
     def table(self) -> str:
-        """For people: a line each."""
+        """Returns a line for each row, in columns."""
         if not self.rows:
             return "nothing is published yet"
-        cells = [[str(key) for key in self.rows[0]], *([_short(v) for v in row.values()] for row in self.rows)]
+        records = [asdict(row) for row in self.rows]
+        cells = [list(records[0]), *([_short(value) for value in record.values()] for record in records)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
-def listing(place: Place, task: str = "", *, limit: int = 50, before: int | None = None) -> Listing:
-    """All tasks, or a page of a task's versions; raises InputError for a page of none."""
+def listing(place: Place, task: str = "", *, limit: int, before: int | None = None) -> Listing:
+    """Returns all tasks, or a page of `limit` versions of one task; raises InputError for an empty page."""
     if limit < 1:
         raise InputError(f"--limit: must be at least 1, got {limit}")
     registry = place.open()
@@ -85,52 +82,113 @@ def listing(place: Place, task: str = "", *, limit: int = 50, before: int | None
     return Listing([_version_row(version, live) for version in registry.versions(task, limit, before)])
 
 
-def _task_row(task: str, live: Live | None) -> dict[str, Any]:
+def _task_row(task: str, live: Live | None) -> TaskRow:
     if live is None:
-        return {"task": task, "live": None, "generation": 0, "previous": None, "content_id": None}
-    told = {"generation": live.generation, "previous": live.previous, "content_id": live.content_id}
-    return {"task": task, "live": live.version, **told}
+        return TaskRow(task, live=None, generation=0, previous=None, content_id=None)
+    return TaskRow(task, live.version, live.generation, live.previous, live.content_id)
 
 
-def _version_row(version: Version, live: Live | None) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "state": "live" if live and live.version == version.number else version.state,
-        "created_at": _when(version.created_at),
-        "parent": version.parent,
-        "content_id": version.content_id,
-    }
+def _version_row(version: Version, live: Live | None) -> VersionRow:
+    return VersionRow(
+        version=version.number,
+        state="live" if live and live.version == version.number else version.state,
+        created_at=_when(version.created_at),
+        parent=version.parent,
+        content_id=version.content_id,
+    )
 
 
-def show(place: Place, task: str, number: int | None = None) -> dict[str, Any]:
-    """All that is known of a version, by default of the one that is live."""
+@dataclass(frozen=True)
+class MeasurementRow:
+    """A `Measurement` with its time in words."""
+
+    task: str
+    version: int
+    name: str
+    value: float | None
+    quality: str
+    detail: dict[str, Any]
+    at: str  # time, ISO 8601 in UTC
+
+
+@dataclass(frozen=True)
+class PromotionRow:
+    """A `Promotion` with its time in words."""
+
+    task: str
+    generation: int
+    from_version: int | None
+    to_version: int
+    actor: str
+    reason: str
+    verdict: str
+    gate: dict[str, Any] | None
+    at: str  # time, ISO 8601 in UTC
+
+
+@dataclass(frozen=True)
+class VersionReport:
+    """Everything that the registry knows of a version."""
+
+    task: str
+    number: int
+    content_id: str
+    weights_id: str
+    path: str  # folder of the artefact, relative to the store
+    parent: int | None  # number of the version that it was made from
+    created_at: str  # time of publication, ISO 8601 in UTC
+    metrics: dict[str, Any]
+    lineage: dict[str, Any]
+    state: State
+    folder: str  # folder of the artefact
+    live: bool  # this version is the live one
+    generation: int  # promotions of the task so far
+    measurements: list[MeasurementRow]
+    promotions: list[PromotionRow]  # those from or to this version
+
+
+def show(place: Place, task: str, number: int | None = None) -> VersionReport:
+    """Returns everything that is known of a version, by default of the live one."""
     registry = place.open()
     live = registry.live(_known(registry, task))
     version = registry.version(task, _number(task, number, live))
-    touching = (e for e in registry.promotions(task) if version.number in (e.from_version, e.to_version))
-    return {
-        **asdict(version),
-        "created_at": _when(version.created_at),
-        "folder": str(place.artefacts().path(version.content_id)),
-        "live": live is not None and live.version == version.number,
-        "generation": live.generation if live else 0,
-        "measurements": [asdict(m) | {"at": _when(m.at)} for m in registry.measurements(task, version.number)],
-        "promotions": [asdict(entry) | {"at": _when(entry.at)} for entry in touching],
-    }
+    return VersionReport(
+        **vars(version) | {"created_at": _when(version.created_at)},
+        folder=str(place.artefacts().path(version.content_id)),
+        live=live is not None and live.version == version.number,
+        generation=live.generation if live else 0,
+        measurements=[_measurement_row(entry) for entry in registry.measurements(task, version.number)],
+        promotions=[
+            _promotion_row(entry)
+            for entry in registry.promotions(task)
+            if version.number in (entry.from_version, entry.to_version)
+        ],
+    )
+
+
+def _measurement_row(entry: Measurement) -> MeasurementRow:
+    return MeasurementRow(**vars(entry) | {"at": _when(entry.at)})
+
+
+def _promotion_row(entry: Promotion) -> PromotionRow:
+    return PromotionRow(**vars(entry) | {"at": _when(entry.at)})
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between two versions: dotted names with both values."""
+    """The differences between two versions: dotted names with both values."""
 
     task: str
     one: int  # number of the first version
-    other: int  # and of the second
-    differs: dict[str, list[Any]]  # [value of one, value of other]; null where it has none
+    other: int  # number of the second version
+    differs: dict[str, list[Any]]  # [value of the first, value of the second]; null where a version has none
 
 
 def diff(place: Place, task: str, one: int, other: int | None = None) -> Difference:
-    """Compares identity, config, labels, metrics and lineage of a version with another, by default the live one."""
+    """Compares a version with another, by default the live one.
+
+    Identity, config, labels, metrics and lineage are compared.
+    """
     registry, store = place.open(), place.artefacts()
     pair = [registry.version(_known(registry, task), one)]
     pair.append(registry.version(task, _number(task, other, registry.live(task))))
@@ -141,9 +199,9 @@ def diff(place: Place, task: str, one: int, other: int | None = None) -> Differe
 
 
 def promote(place: Place, task: str, number: int, *, reason: str, actor: str = "", expected: int | None = None) -> Live:
-    """Makes a version live by hand, after its artefact was read, every byte.
+    """Makes a version live by hand, after reading every byte of its artefact.
 
-    `expected` is the generation the decision was made on; by default the present one.
+    `expected` is the generation on which the decision was made; by default it is the present one.
     """
     registry = place.open()
     live = registry.live(_known(registry, task))
@@ -155,7 +213,7 @@ def promote(place: Place, task: str, number: int, *, reason: str, actor: str = "
 
 
 def rollback(place: Place, task: str, *, reason: str, actor: str = "") -> Live:
-    """Makes the version before the live one live again, after its artefact was read, every byte."""
+    """Makes the version before the live one live again, after reading every byte of its artefact."""
     registry = place.open()
     live = registry.live(_known(registry, task))
     if live is not None and live.previous is not None:
@@ -165,21 +223,30 @@ def rollback(place: Place, task: str, *, reason: str, actor: str = "") -> Live:
 
 
 def audit(place: Place) -> StoreAudit:
-    """Whether everything is there, whole and consistent; raises InputError that lists what is not."""
+    """Checks that everything is present, whole and consistent; raises InputError that lists the problems."""
     return housekeeping.audit(place.open(), place.artefacts())
 
 
-def gc(place: Place, *, keep: int = 10, dry_run: bool = False) -> Collected:
+def gc(place: Place, *, keep: int, dry_run: bool = False) -> Collected:
     """Removes the artefacts of old versions; see `registry.housekeeping.collect`."""
     return housekeeping.collect(place.open(), place.artefacts(), keep=keep, dry_run=dry_run)
 
 
-def export(place: Place, out: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RegistryExport:
+    """The result of `registry export`."""
+
+    file: str
+    lines: dict[str, int]  # lines of each table
+
+
+def export(place: Place, out: str) -> RegistryExport:
     """Writes the whole registry as JSON lines."""
-    return {"file": out, "lines": housekeeping.export(place.open(), Path(out))}
+    return RegistryExport(out, housekeeping.export(place.open(), Path(out)))
 
 
 def _known(registry: Registry, task: str) -> str:
+    """Returns the task; raises InputError with the nearest names if it has no versions."""
     tasks = registry.tasks()
     if task not in tasks:
         raise InputError(f"task: {task!r} has no versions; {nearest(task, tasks)}")
@@ -187,29 +254,40 @@ def _known(registry: Registry, task: str) -> str:
 
 
 def _number(task: str, number: int | None, live: Live | None) -> int:
+    """Returns the number of a version, by default of the live one; raises InputError if nothing is live."""
     if number is None and live is None:
         raise InputError(f"{task}: nothing is live; name a version")
     return live.version if number is None and live else number or 0
 
 
 def _facts(version: Version, store: Store) -> dict[str, Any]:
-    told = {"content_id": version.content_id, "weights_id": version.weights_id, "parent": version.parent}
-    facts = _dotted(told | {"metrics": version.metrics, "lineage": version.lineage, "state": version.state})
-    return facts | (_dotted(_of_manifest(store.verify(version.content_id))) if version.state == "published" else {})
+    """Returns what `diff` compares, by dotted name."""
+    facts = {
+        "content_id": version.content_id,
+        "weights_id": version.weights_id,
+        "parent": version.parent,
+        "metrics": version.metrics,
+        "lineage": version.lineage,
+        "state": version.state,
+    }
+    if version.state == "published":
+        facts |= _of_manifest(store.verify(version.content_id))
+    return _dotted(facts)
 
 
 def _of_manifest(manifest: Manifest) -> dict[str, Any]:
-    known = encode(manifest)
+    values = encode(manifest)
     fields = ("methods", "head", "labels", "max_tokens", "variants")
-    training = {name: known["training"][name] for name in ("config", "seeds", "data", "versions")}
-    return {name: known[name] for name in fields} | training
+    training = {name: values["training"][name] for name in ("config", "seeds", "data", "versions")}
+    return {name: values[name] for name in fields} | training
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Flattens nested tables: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _when(at: float) -> str:
@@ -217,5 +295,6 @@ def _when(at: float) -> str:
 
 
 def _short(value: Any) -> str:
+    """Returns a cell of a table; a content id is cut."""
     text = "-" if value is None else str(value)
     return text[:19] + "..." if text.startswith("sha256:") else text

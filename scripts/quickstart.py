@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # in place of scripts/, whose inspect.py would shadow Python's
+sys.path[0] = str(ROOT)  # in place of scripts/
 
 FOLDER = ROOT / ".quickstart"
 QUESTIONS = (
@@ -67,7 +67,8 @@ def main() -> None:
     print(f"stored in {result.graft}, id {result.content_id[:19]}..., {result.trainable:,} parameters")
 
     say("4. load it again, verified, and evaluate")
-    accuracy = evaluate(result.graft, files=(str(FOLDER / "test.csv"),), show=True).metrics["test"]["accuracy"]
+    on_test = evaluate(result.graft, files=(str(FOLDER / "test.csv"),), dtype="float32", submodel="full", show=True)
+    accuracy = on_test.metrics["test"]["accuracy"]
     beside = baselines(read(FOLDER / "train.csv"), read(FOLDER / "test.csv"))
     print(
         f"accuracy on test rows: majority {beside['majority']:.1%}, TF-IDF {beside['tfidf']:.1%}, graft {accuracy:.1%}"

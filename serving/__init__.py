@@ -1,4 +1,4 @@
-"""Trunk and grafts at work: loading a graft and answering with it.
+"""Trunk and grafts at work: a runtime for many grafts, and the server on top of it.
 
 Importing this package imports no jax; its modules do.
 """

@@ -2,43 +2,43 @@
 
     envelope = Envelope((Group((Lora(rank=16),), slots=32),))
     bank = Bank(backbone.network, envelope.groups[0], envelope.labels)
-    bank.write(3, bank.fit(graft))                       # never recompiles, costs the same for every slot
+    bank.write(3, bank.fit(model, params).leaves)        # never recompiles, costs the same for every slot
     logits = bank.model.logits(backbone.params, bank.leaves, inputs, slots=slots)   # slots int32 [B]
 
-The envelope is declared at start and fixes every shape. A group is one bank and one program: grafts of
-one combination of methods and one pooling, up to the widest that the group's methods describe. A graft
-that is narrower is padded until it computes the same: zero columns of a LoRA (its scale folded into its
-leaves, so that ranks and alphas share the program), identity leaves at sites it does not adapt, zero
-columns of its head, whose kind only matters to the host. Slot 0 is no adapter and belongs to nobody.
-A write replaces every leaf of the slot: nothing of a former occupant survives.
+The envelope is declared at start and fixes every shape. A group is one bank and one program. It holds grafts of one
+combination of methods and one pooling, up to the widest that the group's methods describe. A narrower graft is padded
+so that it computes the same: zero columns of a LoRA, identity leaves at sites that it does not adapt, zero columns of
+its head. The scale of a LoRA is folded into its leaves, so that ranks and alphas share the program. The kind of a head
+matters on the host only. Slot 0 is no adapter and belongs to nobody. A write replaces every leaf of the slot, so that
+nothing of a former graft survives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapters.heads.head import Head, kinds_for
+from adapters.heads.pooling import Pooling
 from adapters.methods.method import Method, at_inference
 from adapters.model import GraftModel
-from adapters.specs import Classification, HeadSpec, MultiLabel, Pooling
+from adapters.specs import Classification
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params, flatten, map_leaves
-
-SERVED_HEADS = (Classification, MultiLabel)
 
 
 @dataclass(frozen=True)
 class Group:
     """Grafts that share a bank and a program."""
 
-    methods: tuple[Method, ...]  # of the widest graft it takes: rank, width, sites, blocks
-    pooling: Pooling = "mean"  # of its heads
+    methods: tuple[Method, ...]  # methods of the widest graft it takes: rank, width, sites, blocks
+    pooling: Pooling = "mean"  # pooling of its heads
     slots: int = 32  # grafts resident at a time
 
     def __post_init__(self) -> None:
@@ -47,18 +47,18 @@ class Group:
         object.__setattr__(self, "methods", tuple(at_inference(method) for method in self.methods))
 
     def title(self) -> str:
-        """For people: `lora+ia3, mean`."""
+        """Returns a title for messages: `lora+ia3, mean`."""
         return f"{'+'.join(spec.method for spec in self.methods) or 'head only'}, {self.pooling}"
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """What a runtime can hold, declared at start; a graft outside is refused."""
+    """Limits of the grafts that a runtime can hold, declared at start; a graft outside is refused."""
 
-    groups: tuple[Group, ...]  # a graft joins the first that takes it
-    labels: int = 128  # widest head
-    scopes: tuple[int, ...] = (-1,)  # boundaries that out-of-scope scores may be measured at; -1 the last
-    exits: tuple[int, ...] = ()  # boundaries at which a batch may be split; a graft whose exits lie elsewhere uses none
+    groups: tuple[Group, ...]  # banks; a graft joins the first that takes it
+    labels: int = 128  # labels of the widest head
+    scopes: tuple[int, ...] = (-1,)  # boundaries that out-of-scope scores may be measured at; -1: the last
+    exits: tuple[int, ...] = ()  # boundaries at which a batch may be split; a graft with exits elsewhere uses none
 
     def __post_init__(self) -> None:
         if list(self.exits) != sorted(set(self.exits)) or min(self.exits, default=1) < 1:
@@ -69,7 +69,7 @@ class Envelope:
             raise InputError(f"labels: must be at least 1, got {self.labels}")
 
     def scope_boundaries(self, blocks: int) -> tuple[int, ...]:
-        """`scopes` of a backbone of so many blocks, counted from 0; raises InputError for one that is not there."""
+        """Returns `scopes` counted from 0, for a backbone of so many blocks; raises InputError for one it has not."""
         if wrong := [scope for scope in self.scopes if not -blocks - 1 <= scope <= blocks]:
             raise InputError(f"scopes: {wrong[0]} is not in 0..{blocks} (or negative from the end)")
         return tuple(sorted({scope % (blocks + 1) for scope in self.scopes}))
@@ -84,10 +84,10 @@ class Envelope:
         scopes: Iterable[int] = (-1,),
         exits: Iterable[int] = (),
     ) -> Envelope:
-        """The narrowest envelope that holds these grafts.
+        """Returns the narrowest envelope that holds these grafts.
 
-        Grafts are joined in one group where their methods allow it and their lowest adapted block is the
-        same, so that a shallow one keeps its long shared prefix.
+        Grafts share a group where their methods allow it and their lowest adapted block is the same. A graft in the top
+        blocks so keeps its long shared prefix.
         """
         groups: list[Group] = []
         for model in models:
@@ -116,18 +116,18 @@ def _start(group: Group, network: Network) -> int:
 
 
 def lowest_block(model: GraftModel) -> int:
-    """The boundary below which the model is the plain backbone."""
+    """Returns the boundary below which the model is the plain backbone."""
     return min(model.adapted_blocks, default=model.network.spec.blocks)
 
 
-def _pooling(head: HeadSpec) -> Pooling:
-    """The pooling of a head that a bank can hold; raises InputError for any other."""
-    if not isinstance(head, SERVED_HEADS) or head.pair != "none":
+def _pooling(head: Head) -> Pooling:
+    """Returns the pooling of a head that a bank can hold; raises InputError for any other."""
+    if "bank" not in head.supports or head.pair != "none":
         raise InputError(
-            "head: a bank holds classification and multi_label heads of one text, this one is "
+            f"head: a bank holds {kinds_for('bank', ' and ')} heads of one text, this one is "
             f"{head.kind} with pair={head.pair}; `topgraft predict` answers for it"
         )
-    return head.pooling
+    return cast(Pooling, head.pooling)  # a bank holds no head of tokens
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class SlotLeaves:
     """A graft in the shapes of a slot, on the host."""
 
     leaves: Params = field(repr=False)  # float32, without the slot axis
-    bytes: int
+    bytes: int  # bytes of the leaves
 
 
 class Bank:
-    """The slots of one group. `write` is to be called by the thread that owns the device."""
+    """The slots of one group; only the device thread may call `write`."""
 
     def __init__(self, network: Network, group: Group, labels: int):
         self.group, self.labels = group, labels
@@ -155,7 +155,7 @@ class Bank:
         self._update = jax.jit(_write_slot, donate_argnums=0).lower(self.leaves, abstract, number).compile()
 
     def fit(self, model: GraftModel, params: Params) -> SlotLeaves:
-        """`params` of `model` as a slot holds them; raises InputError naming the limit that does not."""
+        """Pads the `params` of `model` to the shapes of a slot; raises InputError naming the limit that is exceeded."""
         if (pooling := _pooling(model.head)) != self.group.pooling:
             raise InputError(f"pooling {pooling} is not the group's {self.group.pooling}")
         if len(model.labels) > self.labels:
@@ -176,12 +176,12 @@ class Bank:
             if not method.identity_at_start and (rest := [s for s in shared if s not in settings]):
                 raise InputError(f"{name} leaves out {rest[0].full_name}, which the group cannot switch off")
             for site, setting in settings.items():
-                own = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
+                of_site = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
                 try:
-                    fitted = method.bank_leaves(setting, own, shared[site])
+                    padded = method.bank_leaves(setting, of_site, shared[site])
                 except InputError as error:
                     raise InputError(f"{name} at {site.full_name}: {error}") from error
-                leaves["adapter"][name][str(site.block)][site.name] = fitted
+                leaves["adapter"][name][str(site.block)][site.name] = padded
         if model.feature_method is not None and (name := model.feature_method.tag) in leaves["adapter"]:
             leaves["adapter"][name] = map_leaves(np.asarray, params.get("adapter", {}).get(name, {}))
         extra = self.labels - len(model.labels)
@@ -200,20 +200,20 @@ class Bank:
             raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
 
     def _check_shapes(self, leaves: Params) -> None:
-        found, wanted = flatten(leaves), flatten(self._blank)
-        for path in found.keys() | wanted.keys():
-            have, want = (tree[path].shape if path in tree else "absent" for tree in (found, wanted))
-            if have != want:
-                raise InputError(f"{path} is {have}, the group's is {want}")
+        padded, blank = flatten(leaves), flatten(self._blank)
+        for path in padded.keys() | blank.keys():
+            shape, expected = (tree[path].shape if path in tree else "absent" for tree in (padded, blank))
+            if shape != expected:
+                raise InputError(f"{path} is {shape}, the group's is {expected}")
 
     def write(self, slot: int, leaves: Params) -> None:
-        """Replaces the whole slot; the old bank's memory is given to the new one."""
+        """Replaces the whole slot; the new bank takes the memory of the old one. Raises ValueError for slot 0."""
         if not 1 <= slot <= self.group.slots:
             raise ValueError(f"slot {slot} is not in 1..{self.group.slots}")
         self.leaves = self._update(self.leaves, leaves, np.int32(slot))
 
     def settle(self) -> None:
-        """Returns once what was written is there."""
+        """Waits until every write has finished."""
         jax.block_until_ready(self.leaves)
 
 
@@ -232,7 +232,10 @@ def _names(methods: tuple[Method, ...]) -> str:
 
 
 def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: str) -> tuple[int, SlotLeaves]:
-    """The number of the first group that takes the graft, and its leaves there; raises InputError with every reason."""
+    """Returns the number of the first group that takes the graft, and its leaves there.
+
+    Raises InputError with the reason of every group.
+    """
     try:
         _pooling(model.head)
     except InputError as error:
@@ -243,7 +246,7 @@ def place_in(banks: Iterable[Bank], model: GraftModel, params: Params, where: st
             return number, bank.fit(model, params)
         except InputError as error:
             reasons.append(f"group {number} ({bank.group.title()}): {error}")
-    told = "\n  ".join(reasons)
+    listed = "\n  ".join(reasons)
     raise InputError(
-        f"{where}: outside the envelope declared at start; widen it (--envelope) and start again:\n  {told}"
+        f"{where}: outside the envelope declared at start; widen it (--envelope) and start again:\n  {listed}"
     )

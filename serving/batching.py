@@ -1,9 +1,9 @@
-"""Continuous batching: one thread owns the device, everything else hands it rows and waits on futures.
+"""Continuous batching: one thread owns the device; all others hand it rows and wait for futures.
 
-Rows queue by length bucket. A bucket is due when it fills a batch or when its oldest row has waited
-`max_wait`; of those due, the one whose head is oldest runs. While a batch runs the next one gathers, so that
-load makes batches full by itself. Rows of different grafts and groups share a batch. A row that was
-cancelled or is past its deadline is dropped before it costs anything.
+Rows queue by length bucket. A bucket is due when it fills a batch, or when its oldest row has waited `max_wait`. Of the
+buckets that are due, the one with the oldest row runs. While a batch runs the next one gathers, so load makes batches
+full by itself. Rows of different grafts and groups share a batch. A row that was cancelled, or whose deadline passed,
+is dropped before it costs anything.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy as np
 
 from adapters.artefact.exits import Exits
 
-NO_GROUP = -1  # group of rows that use no graft
+NO_GROUP = -1  # group of rows without a graft
 
 
 class Overloaded(Exception):
-    """The queue is full; try again after `retry_after` seconds."""
+    """The queue is full; a caller may try again after `retry_after` seconds."""
 
     def __init__(self, waiting: int, retry_after: float):
         super().__init__(f"{waiting} rows are waiting; try again in {retry_after:.1f} s")
@@ -40,22 +40,23 @@ class Closed(Exception):
     """The runtime no longer takes rows."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Queued:
     """One input for one graft."""
 
-    bucket: int
+    bucket: int  # padded length, tokens
     ids: np.ndarray  # int32 [t], at most `bucket` tokens
     group: int  # number of the graft's bank, or NO_GROUP
-    slot: int
-    deadline: float | None = None  # on the monotonic clock
-    # of logits [C], with a scope the pooled state [D] after them; of features [D] of NO_GROUP
+    slot: int  # slot of the graft in its bank
+    deadline: float | None = None  # time of the monotonic clock after which the row is dropped
+    # resolves to logits [C], followed by the pooled state [D] if the graft has an out-of-scope score; for rows of
+    # NO_GROUP, to features [D]
     future: Future[np.ndarray] = field(default_factory=Future)
-    arrived: float = field(default_factory=time.monotonic)
-    scope: int | None = None  # boundary of the bare backbone whose pooled state is wanted as well
-    exits: Exits | None = None  # the graft's, where they may be used
-    bfloat16: bool = False  # whether the graft was validated in bfloat16
-    notes: dict[str, str] = field(default_factory=dict)  # what a batch says beside the result: submodel
+    arrived: float = field(default_factory=time.monotonic)  # time of the monotonic clock
+    scope: int | None = None  # boundary of the bare backbone whose pooled state the out-of-scope score needs
+    exits: Exits | None = None  # early exits of the graft that may answer
+    bfloat16: bool = False  # the graft was validated in bfloat16
+    submodel: str = "full"  # submodel that answered; set by the device thread before the future resolves
 
 
 def fail(future: Future[Any], error: BaseException) -> None:
@@ -75,37 +76,38 @@ class Batcher:
         max_waiting: int = 1024,
         max_wait: float = 0.002,
     ):
-        """`run` answers each row of a batch of one bucket with its result or its own error.
+        """Starts the device thread. `run` returns the result or the error of each row of a batch of one bucket.
 
-        `max_rows` a batch, `max_waiting` rows in all queues, `max_wait` seconds for others to join.
+        A batch has at most `max_rows` rows, all queues at most `max_waiting`. A row waits at most `max_wait` seconds
+        for others to join.
         """
-        self._run, self._most_rows, self._most_waiting, self._max_wait = run, max_rows, max_waiting, max_wait
+        self._run, self._max_rows, self._max_waiting, self._max_wait = run, max_rows, max_waiting, max_wait
         self._changed = threading.Condition()
         self._queues: dict[int, deque[Queued]] = {}
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._reserved = 0  # rows promised a place while their graft loads
-        self._waiting = 0
-        self._row_seconds = 0.0  # recent device time of a row
+        self._reserved = 0  # rows that were promised a place and whose graft loads
+        self._waiting = 0  # rows in the queues
+        self._row_seconds = 0.0  # recent device time of a row, seconds
         self._closing = self._ended = False
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._thread = threading.Thread(target=self._run_until_closed, name="device", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Rows queued or promised a place."""
+        """Returns how many rows are queued or were promised a place."""
         return self._waiting + self._reserved
 
     def reserve(self, rows: int) -> None:
-        """Promises a place to `rows` rows, all or none; raises Overloaded or Closed."""
+        """Promises places to `rows` rows, to all or none; raises Overloaded or Closed."""
         with self._changed:
             if self._closing:
                 raise Closed("shutting down")
-            if self.waiting + rows > self._most_waiting:
+            if self.waiting + rows > self._max_waiting:
                 raise Overloaded(self.waiting, max(0.1, self.waiting * self._row_seconds))
             self._reserved += rows
 
     def forget(self, rows: int = 1) -> None:
-        """Gives back places that were promised."""
+        """Gives back promised places."""
         with self._changed:
             self._reserved -= rows
             self._changed.notify_all()
@@ -119,7 +121,7 @@ class Batcher:
             self._changed.notify_all()
 
     def call(self, function: Callable[[], Any]) -> Future[Any]:
-        """Runs `function` on the device thread between two batches; raises Closed when that has ended."""
+        """Runs `function` on the device thread between two batches; raises Closed if that thread has ended."""
         future: Future[Any] = Future()
         with self._changed:
             if self._ended:
@@ -129,31 +131,33 @@ class Batcher:
         return future
 
     def close(self, timeout: float | None = None) -> None:
-        """Takes no more rows, answers those that wait, ends the thread."""
+        """Refuses new rows, answers those that wait, and ends the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
 
     def _due(self, now: float) -> list[Queued] | None:
-        """The rows of the next batch if one is due."""
+        """Returns the rows of the next batch if one is due."""
         due = [
             queue
             for queue in self._queues.values()
-            if queue and (len(queue) >= self._most_rows or self._closing or queue[0].arrived + self._max_wait <= now)
+            if queue and (len(queue) >= self._max_rows or self._closing or queue[0].arrived + self._max_wait <= now)
         ]
         if not due:
             return None
         queue = min(due, key=lambda q: q[0].arrived)
-        rows = [queue.popleft() for _ in range(min(len(queue), self._most_rows))]
+        rows = [queue.popleft() for _ in range(min(len(queue), self._max_rows))]
         self._waiting -= len(rows)
         return rows
 
     def _pause(self, now: float) -> float | None:
+        """Returns the seconds until a bucket is due by time; None if no row waits."""
         heads = [queue[0].arrived for queue in self._queues.values() if queue]
         return max(0.0, min(heads) + self._max_wait - now) if heads else None
 
-    def _work(self) -> None:
+    def _run_until_closed(self) -> None:
+        """Runs calls and batches; ends once the batcher is closing and no row is left or promised."""
         while True:
             call, rows = None, None
             with self._changed:
@@ -169,17 +173,17 @@ class Batcher:
                         return
                     self._changed.wait(self._pause(now))
             if call:
-                self._answer_call(*call)
+                self._run_call(*call)
             if rows:
-                self._answer_rows(rows)
+                self._run_rows(rows)
 
-    def _answer_call(self, function: Callable[[], Any], future: Future[Any]) -> None:
+    def _run_call(self, function: Callable[[], Any], future: Future[Any]) -> None:
         try:
             future.set_result(function())
-        except Exception as error:  # noqa: BLE001 - belongs to whoever waits for the call
+        except Exception as error:  # noqa: BLE001 - the waiting caller gets it
             future.set_exception(error)
 
-    def _answer_rows(self, rows: list[Queued]) -> None:
+    def _run_rows(self, rows: list[Queued]) -> None:
         now, live = time.monotonic(), []
         for row in rows:
             if not row.future.set_running_or_notify_cancel():
@@ -192,7 +196,7 @@ class Batcher:
             return
         try:
             results = self._run(live)
-        except Exception as error:  # noqa: BLE001 - the batch failed as a whole: each row learns why
+        except Exception as error:  # noqa: BLE001 - the whole batch failed: each row gets the error
             results = [error] * len(live)
         each = (time.monotonic() - now) / len(live)
         self._row_seconds = each if not self._row_seconds else 0.9 * self._row_seconds + 0.1 * each

@@ -1,7 +1,7 @@
-"""What is live, as the server sees it: a registry with its store, or a plain folder of grafts.
+"""The catalogue of live versions: a registry with its store, or a plain folder of grafts.
 
-The server never takes a path from a client. A client names a task; the catalogue says which version that is
-and where its artefact lies.
+The server never takes a path from a client. A client names a task; the catalogue says which version that is and where
+its artefact lies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from registry.database import Registry
 from registry.entries import require_task
 from registry.store import Store
 
-DAMAGED = "damaged"  # version of a graft whose manifest cannot be read
+DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
 
 
 @dataclass(frozen=True)
@@ -26,32 +26,32 @@ class Entry:
     task: str
     version: str
     content_id: str
-    generation: int = 0  # promotions of the task so far; 0 where nobody counts them
-    lineage: dict[str, Any] = field(default_factory=dict)  # what it was made from, for people
+    generation: int = 0  # promotions of the task so far; 0 if nobody counts them
+    lineage: dict[str, Any] = field(default_factory=dict)  # origin of the version, for people: data, metrics, parent
 
 
 class Catalogue(Protocol):
-    """Where the server learns what to serve. Any method may raise when the source does not answer."""
+    """A source of live versions. Any method may raise when the source does not answer."""
 
     def change(self) -> object:
-        """A value that differs whenever something else is live; cheap to poll."""
+        """Returns a value that differs whenever other versions are live; cheap to poll."""
         ...
 
     def lives(self) -> dict[str, Entry]:
-        """The live version of every task."""
+        """Returns the live version of every task."""
         ...
 
     def version(self, task: str, version: str) -> Entry:
-        """One version of a task; raises InputError if there is none."""
+        """Returns one version of a task; raises InputError if there is none."""
         ...
 
     def path(self, entry: Entry) -> Path:
-        """The graft folder; raises InputError if it is not a folder of three plain files."""
+        """Returns the graft folder; raises InputError if it or a file in it is a symbolic link."""
         ...
 
 
 def plain_graft(path: Path) -> Path:
-    """`path` again; raises InputError if it or a file of it is a link: an artefact points nowhere else."""
+    """Returns `path`; raises InputError if it or a file of it is a link: an artefact points nowhere else."""
     for part in (path, *(path / name for name in (MANIFEST, TENSORS, CANARY, *OPTIONAL))):
         if part.is_symlink():
             raise InputError(f"{part}: a symbolic link; a graft is a folder of plain files")
@@ -59,28 +59,32 @@ def plain_graft(path: Path) -> Path:
 
 
 class RegistryCatalogue:
-    """The live versions of a registry, their artefacts from its store."""
+    """The live versions of a registry; their artefacts are in its store."""
 
     def __init__(self, registry: Registry, store: Store):
         self._registry, self._store = registry, store
 
     def change(self) -> object:
+        """Returns the number of promotions of all tasks."""
         return self._registry.change()
 
     def lives(self) -> dict[str, Entry]:
+        """Returns the live version of every task."""
         return {
             task: Entry(task, str(live.version), live.content_id, live.generation, {"previous": live.previous})
             for task, live in self._registry.lives().items()
         }
 
     def version(self, task: str, version: str) -> Entry:
+        """Returns one version of a task; raises InputError if there is none."""
         if not version.isdecimal():
             raise InputError(f"version: {version!r} is not the number of a version")
-        found = self._registry.version(task, int(version))
-        lineage = {"parent": found.parent, "created_at": found.created_at, "metrics": found.metrics, **found.lineage}
-        return Entry(task, version, found.content_id, lineage=lineage)
+        record = self._registry.version(task, int(version))
+        origin = {"parent": record.parent, "created_at": record.created_at, "metrics": record.metrics}
+        return Entry(task, version, record.content_id, lineage={**origin, **record.lineage})
 
     def path(self, entry: Entry) -> Path:
+        """Returns the graft folder; raises InputError for a symbolic link."""
         return plain_graft(self._store.path(entry.content_id))
 
 
@@ -92,9 +96,9 @@ def _is_name(name: str) -> bool:
 
 
 class FolderCatalogue:
-    """A folder whose subfolders are grafts, each served under its folder's name; the version is its content.
+    """A folder of grafts: each subfolder is served under its name, and its version is its content.
 
-    Replacing a graft folder in one rename is a promotion. Names that are no task's are passed over.
+    Replacing a subfolder by a rename is a promotion. A subfolder with a name that no task may have is ignored.
     """
 
     def __init__(self, folder: str | Path):
@@ -106,23 +110,26 @@ class FolderCatalogue:
         return [p for p in sorted(self._folder.iterdir()) if _is_name(p.name) and (p / MANIFEST).is_file()]
 
     def change(self) -> object:
+        """Returns name, inode and time of every manifest."""
         stats = [(path.name, (path / MANIFEST).stat()) for path in self._grafts()]
         return tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
 
     def lives(self) -> dict[str, Entry]:
-        found = {}
+        """Returns the live version of every task."""
+        entries = {}
         for path in self._grafts():
             try:
                 manifest = read_manifest(path)
-            except InputError as error:  # served as what it is: asking for it says why it does not load
-                found[path.name] = Entry(path.name, DAMAGED, f"{DAMAGED}:{path.name}", lineage={"error": str(error)})
+            except InputError as error:  # kept as an entry: a request for it gets the reason
+                entries[path.name] = Entry(path.name, DAMAGED, f"{DAMAGED}:{path.name}", lineage={"error": str(error)})
                 continue
             version = manifest.content_id.removeprefix("sha256:")[:12]
             lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}
-            found[path.name] = Entry(path.name, version, manifest.content_id, lineage=lineage)
-        return found
+            entries[path.name] = Entry(path.name, version, manifest.content_id, lineage=lineage)
+        return entries
 
     def version(self, task: str, version: str) -> Entry:
+        """Returns one version of a task; raises InputError if there is none."""
         entry = self.lives().get(task)
         if entry is None or entry.version != version:
             known = [] if entry is None else [entry.version]
@@ -130,4 +137,5 @@ class FolderCatalogue:
         return entry
 
     def path(self, entry: Entry) -> Path:
+        """Returns the graft folder; raises InputError for a symbolic link."""
         return plain_graft(self._folder / require_task(entry.task))

@@ -1,84 +1,93 @@
-"""Which submodel answers: full where there is room, cheaper ones under load. Pure but for the clock; imports no jax.
+"""The controller that chooses the submodel: full where there is room, cheaper ones under load. Imports no jax.
 
     controller = Controller(("full", "exits"), Bounds(p95=0.2, max_queued=256))
     controller.update(Reading(p95=0.31, queued=40))        # a Switch, or None
 
-Levels lie in the order they are given in, each cheaper than the one before. One reading beyond its bound asks for one
-level down; only when every reading is well under its bound (the relief) does it go one level up: hysteresis.
-Between two switches lie at least `dwell` seconds, so that each can show what it does before the next. A reading that
-is missing asks for nothing, in either direction: without it nothing is well under its bound.
+Levels are in the order of their cost, the most expensive first. One reading beyond its bound asks for one level down.
+Only when every reading is well under its bound (the relief) does the controller go one level up: hysteresis. Between
+two switches lie at least `dwell` seconds, so that each can show its effect before the next. A reading that is missing
+asks for nothing in either direction: without it nothing is well under its bound.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from backbone.errors import InputError
+from backbone.options import check, option
 
 log = logging.getLogger(__name__)
 
 Submodel = Literal["full", "bfloat16", "exits"]
 SUBMODELS: tuple[Submodel, ...] = get_args(Submodel)
 RELIEF = 0.7  # share of the bound below which a reading asks for the better submodel again
-COOLER = 5.0  # degrees below the bound, for a temperature: its zero means nothing
-KEPT = 100  # switches remembered
+COOLER = 5.0  # degrees below the bound for the relief of a temperature: its zero means nothing
+KEPT = 100  # switches kept for the page
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is too much; None: no bound."""
+    """Bounds beyond which a cheaper submodel answers; None: no bound."""
 
-    p95: float | None = None  # seconds from request to response
-    max_queued: int | None = None  # rows
-    max_watts: float | None = None  # of the processor packages, or the GPUs
-    max_celsius: float | None = None  # of the hottest sensor
-    dwell: float = 30.0  # seconds between two switches, at least
+    p95: float | None = option(
+        None, "seconds of the 95th percentile of response times, beyond which a cheaper submodel answers", above=0
+    )
+    max_queued: int | None = option(
+        None, "rows in the queue, beyond which a cheaper submodel answers", min=1, former="most-queued"
+    )
+    max_watts: float | None = option(
+        None,
+        "watts of the processor packages or GPUs, beyond which a cheaper submodel answers",
+        above=0,
+        former="most-watts",
+    )
+    max_celsius: float | None = option(
+        None,
+        "degrees Celsius of the hottest sensor, beyond which a cheaper submodel answers",
+        above=0,
+        former="most-celsius",
+    )
+    dwell: float = option(30.0, "least seconds between two switches of the submodel", above=0)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"--{name.replace('_', '-')}: must be a positive number, got {value}")
+        check(self)
 
     @property
     def count(self) -> int:
-        """How many readings are bounded."""
+        """Returns how many readings are bounded."""
         return sum(value is not None for name, value in asdict(self).items() if name != "dwell")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How things are; None: unknown, or nothing happened."""
+    """Readings of a moment; None: unknown, or nothing happened."""
 
-    p95: float | None = None  # seconds, of the latest responses
+    p95: float | None = None  # 95th percentile of the latest responses, seconds
     queued: int | None = None  # rows
-    watts: float | None = None
-    celsius: float | None = None
+    watts: float | None = None  # power
+    celsius: float | None = None  # temperature
 
 
 @dataclass(frozen=True)
 class Switch:
     """One change of the submodel."""
 
-    at: float  # seconds of the clock
-    before: str
-    after: str
-    why: str
-
-    def asdict(self) -> dict[str, Any]:
-        return asdict(self) | {"at": round(self.at, 1)}
+    at: float  # time of the clock, seconds, to 0.1
+    before: str  # submodel before
+    after: str  # submodel after
+    why: str  # reading that asked for it
 
 
 class Controller:
     """The level in use, and the switches so far."""
 
     def __init__(self, levels: Sequence[str], bounds: Bounds, clock: Callable[[], float] = time.time):
-        """Starts at the first level; raises InputError for levels that decide nothing or bounds that do nothing."""
+        """Starts at the first level; raises InputError for levels without a bound, and for bounds without levels."""
         if unknown := [level for level in levels if level not in SUBMODELS]:
             raise InputError(f"--submodels: {unknown[0]!r} is none of {', '.join(SUBMODELS)}")
         if not levels or len(set(levels)) != len(levels):
@@ -89,16 +98,16 @@ class Controller:
             raise InputError("--submodels: a bound needs a cheaper one to go to, for example --submodels full,exits")
         self.levels, self.bounds, self._clock = tuple(levels), bounds, clock
         self.switches: deque[Switch] = deque(maxlen=KEPT)
-        self.count = 0  # of all switches
+        self.count = 0  # switches since the start
         self._level, self._since = 0, clock()
 
     @property
     def submodel(self) -> str:
-        """What is in use."""
+        """Returns the submodel in use."""
         return self.levels[self._level]
 
     def update(self, reading: Reading) -> Switch | None:
-        """Decides by a reading; the switch, if there is one."""
+        """Decides by a reading; returns the switch if there is one."""
         now = self._clock()
         over = self._over(reading)
         if now - self._since < self.bounds.dwell:
@@ -110,19 +119,18 @@ class Controller:
         return None
 
     def _pairs(self, reading: Reading) -> list[tuple[str, float, float, float]]:
-        """Name, value, bound and relief of what is read and bounded."""
-        bounds = self.bounds
-        found = []
+        """Returns name, value, bound and relief of each reading that is known and bounded."""
+        bounds, pairs = self.bounds, []
         for name, value, bound in (
             ("p95 seconds", reading.p95, bounds.p95),
             ("queued rows", reading.queued, bounds.max_queued),
             ("watts", reading.watts, bounds.max_watts),
         ):
             if value is not None and bound is not None:
-                found.append((name, float(value), float(bound), RELIEF * bound))
+                pairs.append((name, float(value), float(bound), RELIEF * bound))
         if reading.celsius is not None and bounds.max_celsius is not None:
-            found.append(("celsius", reading.celsius, bounds.max_celsius, bounds.max_celsius - COOLER))
-        return found
+            pairs.append(("celsius", reading.celsius, bounds.max_celsius, bounds.max_celsius - COOLER))
+        return pairs
 
     def _over(self, reading: Reading) -> list[str]:
         return [
@@ -134,7 +142,7 @@ class Controller:
         return len(pairs) == self.bounds.count and all(value <= relief for _, value, _, relief in pairs)
 
     def _go(self, level: int, now: float, why: str) -> Switch:
-        switch = Switch(now, self.submodel, self.levels[level], why)
+        switch = Switch(round(now, 1), self.submodel, self.levels[level], why)
         self._level, self._since = level, now
         self.switches.append(switch)
         self.count += 1

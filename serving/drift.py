@@ -4,7 +4,7 @@ A graft with an out-of-scope score stores statistics of its development rows (`a
 The traffic of a task is counted in the same bins, over its last `WINDOW / 2` to `WINDOW` rows. There are two counts;
 the older one is dropped when the newer one has seen half a window. A new version starts with empty counts.
 
-A figure is None until there are rows enough: while the noise of its effect size exceeds `MAX_NOISE`. Safe to use from
+A figure is None while there are too few rows: while the noise of its effect size exceeds `MAX_NOISE`. Safe to use from
 any thread. Memory is a few counts for each task, for at most `max_tasks` tasks. Imports no jax.
 """
 
@@ -13,42 +13,43 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from adapters.artefact.scope import Reference, Scope
 from adapters.effects import binomial_interval, stability_index, stability_noise
+from backbone.records import stored_as
 
 WINDOW = 10_000  # rows
-MAX_NOISE = 0.05  # standard deviation of an effect size without drift: half of what is called notable
-MIN_ROWS = 100  # for a share out of scope
+MAX_NOISE = 0.05  # standard deviation of an effect size without drift; 0.1 is called notable
+MIN_ROWS = 100  # rows for a share out of scope
 
 
 @dataclass(frozen=True)
 class Share:
-    """Rows above the score's threshold."""
+    """Share of rows above the score's threshold."""
 
-    found: float  # of the window's rows
-    low: float  # 99 % interval
-    high: float
-    calibrated: float  # most of the rows in scope that should lie there
+    value: float = field(metadata=stored_as("found"))  # share of the window's rows
+    low: float  # lower end of its 99 % interval
+    high: float  # upper end
+    calibrated: float  # largest share of rows in scope that should lie there
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """How the traffic of one task differs from its graft's development rows; None is not enough rows to say."""
+    """The traffic of one task against its graft's development rows; None: too few rows."""
 
-    rows: int  # in the window
+    rows: int  # rows in the window
     lengths: float | None  # population stability index of lengths in tokens
-    labels: float | None  # of the most probable labels
-    scores: float | None  # of the out-of-scope scores
+    labels: float | None  # population stability index of the most probable labels
+    scores: float | None  # population stability index of the out-of-scope scores
     out_of_scope: Share | None
 
     def effects(self) -> dict[str, float]:
-        """The effect sizes that there are, by kind."""
-        found = {"lengths": self.lengths, "labels": self.labels, "scores": self.scores}
-        return {kind: value for kind, value in found.items() if value is not None}
+        """Returns the known effect sizes by kind."""
+        effects = {"lengths": self.lengths, "labels": self.labels, "scores": self.scores}
+        return {kind: value for kind, value in effects.items() if value is not None}
 
 
 class BinCounts:
@@ -61,6 +62,7 @@ class BinCounts:
         self.counts = [np.zeros(len(part), np.int64) for part in sizes]
 
     def add(self, lengths: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Counts rows: lengths in tokens [N], scores [N], numbers of the most probable labels [N]."""
         self.rows += len(scores)
         self.beyond += int((scores > 1).sum())
         if (reference := self._reference) is None:
@@ -74,19 +76,21 @@ class BinCounts:
             np.add.at(count, place, 1)
 
 
-class _Task:
-    """The window of one version."""
+class _Window:
+    """The latest rows of one version of a task."""
 
     def __init__(self, content_id: str, scope: Scope):
         self.content_id, self.scope = content_id, scope
         self.older, self.newer = BinCounts(scope.reference), BinCounts(scope.reference)
 
-    def add(self, window: int, lengths: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+    def add(self, size: int, lengths: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Counts rows; drops the older counts once the newer have half of `size` rows."""
         self.newer.add(lengths, scores, labels)
-        if 2 * self.newer.rows >= window:
+        if 2 * self.newer.rows >= size:
             self.older, self.newer = self.newer, BinCounts(self.scope.reference)
 
     def report(self) -> DriftReport:
+        """Compares the counts with those of the development rows."""
         rows, beyond = self.older.rows + self.newer.rows, self.older.beyond + self.newer.beyond
         share = None
         if rows >= MIN_ROWS:
@@ -106,12 +110,12 @@ def _effect(before: np.ndarray, after: np.ndarray) -> float | None:
 
 
 class Drift:
-    """Windows by task."""
+    """Windows of the latest rows, by task."""
 
     def __init__(self, max_tasks: int, window: int = WINDOW):
-        """`window` rows of a task at most; of more than `max_tasks` tasks, those asked longest ago are forgotten."""
-        self._most_tasks, self._window = max_tasks, window
-        self._tasks: OrderedDict[str, _Task] = OrderedDict()
+        """Keeps at most `window` rows a window. Beyond `max_tasks`, the task without traffic for longest is dropped."""
+        self._max_tasks, self._size = max_tasks, window
+        self._windows: OrderedDict[str, _Window] = OrderedDict()
         self._lock = threading.Lock()
 
     def observe(
@@ -125,16 +129,15 @@ class Drift:
     ) -> None:
         """Counts rows that `content_id` answered: tokens, out-of-scope scores, numbers of the most probable labels."""
         with self._lock:
-            found = self._tasks.get(task)
-            if found is None or found.content_id != content_id:
-                found = self._tasks[task] = _Task(content_id, scope)
-            self._tasks.move_to_end(task)
-            if len(self._tasks) > self._most_tasks:
-                self._tasks.popitem(last=False)
-            found.add(self._window, np.asarray(lengths), np.asarray(scores, float), np.asarray(labels, int))
+            window = self._windows.get(task)
+            if window is None or window.content_id != content_id:
+                window = self._windows[task] = _Window(content_id, scope)
+            self._windows.move_to_end(task)
+            if len(self._windows) > self._max_tasks:
+                self._windows.popitem(last=False)
+            window.add(self._size, np.asarray(lengths), np.asarray(scores, float), np.asarray(labels, int))
 
     def reports(self, live: Mapping[str, str]) -> dict[str, DriftReport]:
-        """By task, of the versions that are live (content ids by task), were asked and have a score."""
+        """Returns the reports of live versions that have a score and traffic; `live` has content ids by task."""
         with self._lock:
-            own = {task: found for task, found in self._tasks.items() if found.content_id == live.get(task)}
-            return {task: found.report() for task, found in own.items()}
+            return {t: window.report() for t, window in self._windows.items() if window.content_id == live.get(t)}

@@ -1,7 +1,7 @@
-"""Follows a catalogue: what is promoted there is served here within one polling interval.
+"""The follower of a catalogue: a version that is promoted there is served here within one polling interval.
 
-A new version is read, verified and seated before it takes its task's place; until then, and for good if
-it is refused, the former one answers. If the catalogue does not answer, what is live stays live.
+A new version is read, verified and seated before it takes its task's place. Until then the former version answers; it
+stays if the new one is refused. If the catalogue does not answer, the live versions stay live.
 """
 
 from __future__ import annotations
@@ -21,33 +21,36 @@ log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Keeps a runtime at what a catalogue says is live; `poll` is one step, `start` a thread of them."""
+    """Keeps a runtime at the live versions of a catalogue; `poll` is one step, `start` a thread of them."""
 
     def __init__(self, runtime: Runtime, catalogue: Catalogue, *, seconds: float = 2.0):
         self._runtime, self._catalogue, self._seconds = runtime, catalogue, seconds
         self._seen: object = None
         self._stop = threading.Event()
         self._polling = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="follow", daemon=True)
-        self.refused: dict[str, str] = {}  # task: why its live version is not the one served
-        self.unreachable: str | None = None  # why the catalogue did not answer last
-        self.polled = 0.0  # monotonic time of the last answer
-        self.entries: dict[str, Entry] = {}  # what is live there, by task
+        self._thread = threading.Thread(target=self._poll_until_stopped, name="follow", daemon=True)
+        self.refused: dict[str, str] = {}  # reason why the live version is not served, by task
+        self.unreachable: str | None = None  # reason why the catalogue did not answer last
+        self.polled = 0.0  # monotonic time of the catalogue's last answer, seconds
+        self.entries: dict[str, Entry] = {}  # live versions of the catalogue, by task
 
     def served(self, entry: Entry) -> Served:
-        """An entry, as the runtime loads it."""
+        """Returns an entry as the runtime loads it."""
         load = loader(self._catalogue, entry, self._runtime.backbone)
         return Served(entry.task, entry.version, entry.content_id, load, entry.generation)
 
     def version(self, task: str, version: str) -> Served:
-        """A version by number, live or not; raises InputError if there is none."""
+        """Returns a version by its number, live or not; raises InputError if there is none."""
         live = self._runtime.entries.get(task)
         if live is not None and live.version == version:
             return live
         return self.served(self._catalogue.version(task, version))
 
     def poll(self) -> bool:
-        """Brings the runtime to what is live; whether anything changed. Never raises: it says why in its fields."""
+        """Brings the runtime to the live versions, and returns whether anything changed.
+
+        Never raises: `refused` and `unreachable` hold the reasons.
+        """
         with self._polling:
             return self._poll()
 
@@ -60,7 +63,7 @@ class Follower:
             lives = self._catalogue.lives()
         except Exception as error:  # noqa: BLE001 - whatever a database or disk raises: keep serving
             if self.unreachable is None:
-                log.warning("the catalogue does not answer, what is live stays live: %s", error)
+                log.warning("the catalogue does not answer, live versions stay live: %s", error)
             self.unreachable = str(error)
             return False
         self._answered()
@@ -79,6 +82,7 @@ class Follower:
         self.unreachable, self.polled = None, time.monotonic()
 
     def _adopt(self, task: str, entry: Entry) -> bool:
+        """Serves a live version if it loads; returns whether it is new."""
         former = self._runtime.entries.get(task)
         new = self.served(entry)
         if former == new:
@@ -87,9 +91,9 @@ class Follower:
         try:
             if former is not None:  # a first version is loaded when first asked for
                 self._runtime.warm(new)
-        except Exception as error:  # noqa: BLE001 - a bad artefact: the former version goes on answering
+        except Exception as error:  # noqa: BLE001 - a bad artefact: the former version keeps answering
             if task not in self.refused:
-                log.error("%s version %s was refused, %s goes on: %s", task, new.version, former, error)
+                log.error("%s version %s was refused, %s stays live: %s", task, new.version, former, error)
             self.refused[task] = str(error)
             return False
         self._runtime.offer(new)
@@ -102,15 +106,16 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends the thread, if it was started."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
-    def _work(self) -> None:
+    def _poll_until_stopped(self) -> None:
         while not self._stop.wait(self._seconds):
             self.poll()
 
 
 def loader(catalogue: Catalogue, entry: Entry, backbone: Backbone) -> Callable[[], Graft]:
-    """Reads and verifies the entry's artefact when called."""
+    """Returns a function that reads and verifies the entry's artefact."""
     return lambda: load_graft(catalogue.path(entry), backbone)

@@ -1,29 +1,30 @@
-"""The verb `predict`: a graft's answers for texts given on the command line or in a file, or for image files."""
+"""The verb `predict`: the answers of a graft for texts or image files."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters.graft import load_graft
-from adapters.predictions import Prediction
-from adapters.specs import HeadSpec, Regression, TokenTagging
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What `predict` returns; `--json` prints it."""
+    """The result of `predict`; `--json` prints it.
 
-    graft: str
+    Each prediction has `text` (and `text_pair`) or `image`. A classification adds `labels` and the largest
+    `probabilities`, and `out_of_scope` if the graft has such a score; a regression adds `value`; a tagger adds `words`,
+    `tags` and `entities`.
+    """
+
+    graft: str  # folder
     content_id: str
-    predictions: list[dict[str, Any]]
-    # text (and text_pair) or image with labels and probabilities of the most probable ones; or with value, the
-    # number of a regression; or with words, tags and entities; out_of_scope where the graft has such a score
+    predictions: list[dict[str, Any]]  # one for each input
 
 
 def predict(
@@ -33,16 +34,14 @@ def predict(
     pairs: Sequence[str] = (),
     file: Sequence[str] | str = (),
     backbone: str | Path | None = None,
-    dtype: str = "float32",
-    top: int = 5,
+    dtype: str,
+    top: int,
 ) -> Answers:
-    """Predicts for `texts`, or for each line of each `file` ("-" is standard input).
+    """Predicts for `texts`, and for each line of each `file` ("-" is standard input).
 
-    On a backbone for images every `file` is an image.
-
-    For a graft on pairs, `pairs` are the second texts, and a line of `file` is both with a tab between.
-    `top` is how many probabilities are returned for each text. Raises InputError for a damaged graft, a
-    missing backbone, or a file that cannot be read.
+    On a backbone for images every `file` is an image. For a graft on pairs, `pairs` are the second texts, and a line of
+    `file` holds both with a tab between. At most `top` probabilities are returned for each text. Raises InputError for
+    a damaged graft, a missing backbone, or a file that cannot be read.
     """
     if top < 1:
         raise InputError(f"--top: must be at least 1, got {top}")
@@ -64,9 +63,15 @@ def predict(
     elif pairs:
         raise InputError(f"--text-pair: {path} is no graft on pairs of texts")
     answers = zip(lines, graft.predict(lines), strict=True)
-    given_as = "image" if images else "text"
-    predictions = [_answer(graft.model.head, given_as, line, p, top) for line, p in answers]
+    predictions = [_question(line, images) | graft.model.head.facts(answer, top) for line, answer in answers]
     return Answers(str(path), graft.manifest.content_id, predictions)
+
+
+def _question(line: Any, images: bool) -> dict[str, str]:
+    """Returns what was asked, by name: a text, both texts of a pair, or an image's file."""
+    if isinstance(line, str):
+        return {"image" if images else "text": line}
+    return {"text": line[0], "text_pair": line[1]}
 
 
 def _sides(line: str) -> tuple[str, str]:
@@ -76,20 +81,8 @@ def _sides(line: str) -> tuple[str, str]:
     return first, second
 
 
-def _answer(head: HeadSpec, given_as: str, line: Any, found: Prediction, top: int) -> dict[str, Any]:
-    shown = {given_as: line} if isinstance(line, str) else {"text": line[0], "text_pair": line[1]}
-    if isinstance(head, Regression):
-        return {**shown, "value": found.value}
-    if isinstance(head, TokenTagging):
-        entities = [asdict(entity) for entity in found.entities]
-        return {**shown, "words": list(found.words), "tags": list(found.labels), "entities": entities}
-    scope = {} if found.out_of_scope is None else {"out_of_scope": found.out_of_scope}
-    probabilities = dict(list(found.probabilities.items())[:top])
-    return {**shown, "labels": list(found.labels), "probabilities": probabilities, **scope}
-
-
 def read_lines(file: str) -> list[str]:
-    """One text a line, UTF-8; split at newlines only."""
+    """Reads one text from each line of a UTF-8 file, split at newlines only; raises InputError."""
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:

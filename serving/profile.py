@@ -1,4 +1,4 @@
-"""The verb `profile`: what one prediction of a graft costs, counted and measured, against this machine's roofline."""
+"""The verb `profile`: the cost of one prediction of a graft, counted and measured, against this machine's roofline."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from backbone.trees import count
 from metering.roofline import Roofline, measure
 from metering.window import window
 
-BATCHES = (1, 8, 32)
-LENGTHS = (16, 64, 128)
-PASSES = 30  # timed at each shape, or as many as fit in SECONDS
-SECONDS = 2.0
+BATCHES = (1, 8, 32)  # rows
+LENGTHS = (16, 64, 128)  # tokens
+PASSES = 30  # passes timed at each shape, or as many as fit in SECONDS
+SECONDS = 2.0  # seconds of timing at each shape
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One batch shape."""
+    """The cost of one batch shape."""
 
-    batch: int
-    tokens: int
-    flops: float  # of one pass
-    bytes_moved: float
+    batch: int  # rows
+    tokens: int  # tokens of a row
+    flops: float  # FLOP of one pass
+    bytes_moved: float  # bytes of one pass
     intensity: float  # FLOP per byte
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    rows_per_second: float
-    gflops: float  # achieved, 10^9 FLOP/s
-    attainable_gflops: float  # by the roofline
+    p50_ms: float  # median of a pass, milliseconds
+    p95_ms: float  # 95th percentile
+    p99_ms: float  # 99th percentile
+    rows_per_second: float  # rows at the median
+    gflops: float  # achieved rate, 10^9 FLOP/s
+    attainable_gflops: float  # rate of the roofline at this intensity, 10^9 FLOP/s
     joules_per_row: float | None
-    joules_quality: str
+    joules_quality: str  # quality of the joules: measured_counter, modelled or unavailable
     peak_bytes: int | None  # resident memory above the level after imports
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What `profile` returns; `--json` prints it."""
+    """The result of `profile`; `--json` prints it."""
 
-    graft: str
-    parameters: int  # of the graft
+    graft: str  # folder
+    parameters: int  # parameters of the graft
     backbone_parameters: int
-    graft_bytes: int  # on disk
-    block_flops: float  # one block, one row of LENGTHS[1] tokens
+    graft_bytes: int  # bytes on disk
+    block_flops: float  # FLOP of one block for one row of LENGTHS[1] tokens
     block_parameters: int
-    roofline_gflops: float
-    roofline_gb_per_second: float
+    roofline_gflops: float  # peak rate, 10^9 FLOP/s
+    roofline_gb_per_second: float  # bandwidth of the memory
     shapes: tuple[Shape, ...]
-    plot: str | None  # SVG file, if asked for
+    plot: str | None  # SVG file, if one was requested
 
     def table(self) -> str:
-        """For people."""
+        """Returns the profile as a table for people."""
         lines = [
             f"graft: {self.parameters:,} parameters, {self.graft_bytes / 1e6:.2f} MB on disk; "
             f"backbone: {self.backbone_parameters:,} parameters",
@@ -77,7 +77,7 @@ class Profile:
 
 
 def profile(
-    path: str | Path, *, backbone: str | Path | None = None, dtype: str = "float32", plot: str | Path | None = None
+    path: str | Path, *, backbone: str | Path | None = None, dtype: str, plot: str | Path | None = None
 ) -> Profile:
     """Profiles the graft at `path`; raises InputError if it does not load."""
     use_compilation_cache()
@@ -115,24 +115,24 @@ def _shape(graft: Graft, machine: Roofline, batch: int, tokens: int) -> Shape:
     seconds: list[float] = []
     with window("profile") as cost:
         while len(seconds) < PASSES and (sum(seconds) < SECONDS or len(seconds) < 3):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             run()
-            seconds.append(time.perf_counter() - begun)
-    work = forward(graft.model, batch, tokens)
+            seconds.append(time.perf_counter() - start)
+    counted = forward(graft.model, batch, tokens)
     p50, p95, p99 = (float(np.percentile(seconds, q)) for q in (50, 95, 99))
     joules = cost.joules.value
     return Shape(
         batch=batch,
         tokens=tokens,
-        flops=work.flops,
-        bytes_moved=work.bytes,
-        intensity=work.flops / work.bytes,
+        flops=counted.flops,
+        bytes_moved=counted.bytes,
+        intensity=counted.flops / counted.bytes,
         p50_ms=1e3 * p50,
         p95_ms=1e3 * p95,
         p99_ms=1e3 * p99,
         rows_per_second=batch / p50,
-        gflops=work.flops / p50 / 1e9,
-        attainable_gflops=machine.attainable(work.flops / work.bytes) / 1e9,
+        gflops=counted.flops / p50 / 1e9,
+        attainable_gflops=machine.attainable(counted.flops / counted.bytes) / 1e9,
         joules_per_row=None if joules is None else joules / len(seconds) / batch,
         joules_quality=cost.joules.quality,
         peak_bytes=cost.peak_bytes,
@@ -140,7 +140,7 @@ def _shape(graft: Graft, machine: Roofline, batch: int, tokens: int) -> Shape:
 
 
 def roofline_svg(machine: Roofline, shapes: tuple[Shape, ...]) -> str:
-    """Achieved FLOP/s against intensity under the measured ceilings; both axes logarithmic."""
+    """Draws achieved FLOP/s against intensity under the measured ceilings; both axes are logarithmic."""
     width, height, margin = 640, 360, 48
     low, high = 1.0, max(1e3, 2 * max(s.intensity for s in shapes))
     floor, top = machine.flops / 1e3, machine.flops * 2

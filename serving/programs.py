@@ -1,16 +1,19 @@
-"""Every compiled program of a runtime, made before it is ready; none is ever compiled later.
+"""The compiled programs of a runtime, all of them made before it is ready.
 
-A batch of rows runs in three steps. `prefix`: the plain backbone on the distinct inputs [U,T], cut at the
-boundaries where groups begin, only as far as the batch needs. `gather`: states of the inputs to states of
-the rows [B,T,D]. `suffix`: the adapted blocks and the heads of one group [B,C]; or `plain`, the pooled
-output of the backbone, for rows that use no graft and hence no bank. `pooled`, beside them: states of the
-bare backbone as out-of-scope scores read them [U,D].
+A batch of rows runs in three steps:
 
-Where batches may be split for early exits, the prefix stops at those boundaries too, and a group has its suffix a
+    prefix   the plain backbone on the distinct inputs [U,T], as far as the batch needs, cut where groups begin
+    gather   states of the inputs to states of the rows [B,T,D]
+    suffix   the adapted blocks and the heads of one group [B,C]
+
+Rows without a graft use `plain` instead of a suffix: the pooled output of the backbone, with no bank. `pooled` gives
+the states of the bare backbone that out-of-scope scores read [U,D].
+
+If batches may be split for early exits, the prefix stops at those boundaries too. A group then has its suffix a
 second time in pieces: `segment` up to each of them, with the pooled states [B,D] there, and `rest`.
 
-Programs are compiled ahead of time for the fixed buckets and batch sizes: a shape outside them is an
-error, never a compilation.
+Programs are compiled ahead of time for the fixed buckets and batch sizes: a shape outside them is an error, never a
+compilation.
 """
 
 from __future__ import annotations
@@ -24,19 +27,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.heads import pool
+from adapters.heads.pooling import pool
 from adapters.hooks import GraftHooks
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from serving.bank import Bank
 
-PLAIN_POOLING = ("mean", True)  # what the program `plain` pools
-CALL_ROWS = 2  # what one more call costs, in rows: to choose between a padded batch and several smaller ones
+PLAIN_POOLING = ("mean", True)  # pooling of the program `plain`, after the last norm
+CALL_ROWS = 2  # cost of one more call, in rows: to choose between a padded batch and several smaller ones
 
 
 @functools.cache
 def cover(rows: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The batch sizes that hold `rows` rows at the least cost, largest first."""
+    """Returns the batch sizes that hold `rows` rows at the least cost, largest first."""
     if rows <= 0:
         return ()
     options = [(size, *cover(rows - size, sizes)) for size in sizes]
@@ -45,7 +48,7 @@ def cover(rows: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Programs:
-    """Compiled steps by (bucket, batch size); construction compiles everything."""
+    """Compiled steps for each bucket and batch size; the constructor compiles everything."""
 
     def __init__(
         self,
@@ -56,12 +59,17 @@ class Programs:
         scopes: Sequence[int] = (),
         exits: Sequence[int] = (),
     ):
+        """Compiles everything.
+
+        Scores are measured at the boundaries `scopes`, and batches may be split at the boundaries `exits`. Raises
+        InputError for exits at or above the last boundary, or if a group cannot be split there.
+        """
         self.backbone, self.banks = backbone, tuple(banks)
         self.buckets, self.sizes = tuple(sorted(buckets)), tuple(sorted(sizes))
         self.dtype = jnp.dtype(backbone.dtype)
         last = backbone.spec.blocks
         self.needs = [tuple(sorted({b.start, *(t for t in b.model.taps if t < b.start)})) for b in self.banks]
-        self.scopes = tuple(scopes)  # boundaries where out-of-scope scores are measured
+        self.scopes = tuple(scopes)
         if exits and not max(exits) < last:
             raise InputError(f"exits: boundary {max(exits)} is not below the last of {last} blocks")
         self.exits = tuple(sorted(exits))
@@ -126,7 +134,7 @@ class Programs:
         return {bank.group.pooling for bank in self.banks}
 
     def _pooling(self, pooling: str, boundary: int) -> tuple[str, bool]:
-        """The program of a score: its pooling, and whether the backbone's last norm comes first."""
+        """Returns the kind of a score's program: its pooling, and whether the backbone's last norm comes first."""
         # attention starts as the mean, and the bare backbone knows no query
         return ("mean" if pooling == "attention" else pooling, boundary == self.backbone.spec.blocks)
 
@@ -146,71 +154,74 @@ class Programs:
         return pool("mean", self.backbone.network, {}, state, mask).astype(jnp.float32)
 
     def size_for(self, rows: int) -> int:
-        """The smallest batch that holds so many rows."""
+        """Returns the smallest batch size that holds so many rows."""
         return next(size for size in self.sizes if size >= rows)
 
     def embed(self, ids: np.ndarray) -> jax.Array:
-        """States [U,T,D] at boundary 0."""
+        """Returns states [U,T,D] at boundary 0."""
         size, bucket = ids.shape
         return self._compiled["embed", bucket, size](self.backbone.params, ids)
 
     def block(self, start: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
-        """States [U,T,D] at the stop after `start`, by the bare backbone."""
+        """Runs the bare backbone from `start` to the next stop, and returns the states [U,T,D] there."""
         size, bucket = mask.shape
         return self._compiled["blocks", start, bucket, size](self.backbone.params, state, mask)
 
     def pool(self, state: jax.Array, mask: np.ndarray) -> jax.Array:
-        """The mean over tokens float32 [U,D]."""
+        """Returns the mean over tokens float32 [U,D]."""
         size, bucket = mask.shape
         return self._compiled["pool", bucket, size](state, mask)
 
     def segment(
         self, group: int, start: int, state: jax.Array, mask: np.ndarray, slots: np.ndarray
     ) -> tuple[jax.Array, jax.Array]:
-        """States [B,T,D] of a group's rows at its split after `start`, and their mean over tokens float32 [B,D]."""
+        """Runs a group's rows from `start` to its next split.
+
+        Returns the states [B,T,D] there, and their mean over tokens float32 [B,D].
+        """
         size, bucket = mask.shape
         run = self._compiled["segment", group, start, bucket, size]
         return run(self.backbone.params, self.banks[group].leaves, state, mask, slots)
 
     def rest(self, group: int, state: jax.Array, mask: np.ndarray, slots: np.ndarray) -> jax.Array:
-        """As `suffix`, from the states at the group's last split."""
+        """Returns logits as `suffix` does, from the states at the group's last split."""
         size, bucket = mask.shape
         run = self._compiled["rest", group, bucket, size]
         return run(self.backbone.params, self.banks[group].leaves, {self.splits[group][-1]: state}, mask, slots)
 
-    def prefix(self, ids: np.ndarray, mask: np.ndarray, wanted: Sequence[int]) -> dict[int, jax.Array]:
-        """States [U,T,D] at the `wanted` boundaries (each one of `stops`), computed once."""
+    def prefix(self, ids: np.ndarray, mask: np.ndarray, boundaries: Sequence[int]) -> dict[int, jax.Array]:
+        """Returns states [U,T,D] at the boundaries, each of which is one of `stops`, computed once."""
         size, bucket = ids.shape
         hidden = self._compiled["embed", bucket, size](self.backbone.params, ids)
         states = {0: hidden}
         for start, stop in itertools.pairwise(self.stops):
-            if start >= max(wanted):
+            if start >= max(boundaries):
                 break
             hidden = self._compiled["blocks", start, bucket, size](self.backbone.params, hidden, mask)
             states[stop] = hidden
-        return {boundary: states[boundary] for boundary in wanted}
+        return {boundary: states[boundary] for boundary in boundaries}
 
     def gather(self, states: dict[int, jax.Array], index: np.ndarray) -> dict[int, jax.Array]:
-        """The states of rows [B,T,D] from those of inputs [U,T,D]; `index` int32 [B]."""
-        found = {}
+        """Returns the states of rows [B,T,D] from those of inputs [U,T,D]; `index` int32 [B] is each row's input."""
+        gathered = {}
         for boundary, state in states.items():
             size, bucket, _ = state.shape
-            found[boundary] = self._compiled["gather", bucket, size, len(index)](state, index)
-        return found
+            gathered[boundary] = self._compiled["gather", bucket, size, len(index)](state, index)
+        return gathered
 
     def suffix(self, group: int, states: dict[int, jax.Array], mask: np.ndarray, slots: np.ndarray) -> jax.Array:
-        """Logits float32 [B,C] of rows of one group, C the envelope's labels; `slots` int32 [B]."""
+        """Returns logits float32 [B,C] of rows of one group, C the envelope's labels; `slots` int32 [B]."""
         size, bucket = mask.shape
         run = self._compiled["suffix", group, bucket, size]
         return run(self.backbone.params, self.banks[group].leaves, states, mask, slots)
 
     def plain(self, state: jax.Array, mask: np.ndarray) -> jax.Array:
-        """Mean-pooled output float32 [U,D] of the plain backbone."""
+        """Returns the mean-pooled output float32 [U,D] of the plain backbone."""
         size, bucket = mask.shape
         return self._compiled["plain", bucket, size](self.backbone.params, state, mask)
 
     def pooled(self, group: int, boundary: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
-        """States [U,T,D] at a scope's boundary, pooled as the group's heads do: float32 [U,D]."""
+        """Pools states [U,T,D] at a scope's boundary as the group's heads do: float32 [U,D]."""
         kind = self._pooling(self.banks[group].group.pooling, boundary)
         if kind == PLAIN_POOLING:
             return self.plain(state, mask)
@@ -219,7 +230,7 @@ class Programs:
 
     @property
     def count(self) -> int:
-        """Compiled programs, the banks' writes included."""
+        """Returns the number of compiled programs, the banks' writes included."""
         return len(self._compiled) + len(self.banks)
 
 

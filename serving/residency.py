@@ -1,9 +1,9 @@
-"""Which grafts are in which slots: loads off the hot path, one at a time for each graft, least recent out.
+"""Grafts in slots: each loads off the hot path; the seat unused for longest makes room.
 
-Three places, each with its own budget: slots of the banks on the device, fitted copies on the host
-(bytes), and the source (registry, folder). A row holds its graft's seat from submission to answer; only a
-seat that nobody holds is given to another graft, so a row is always answered by the version it was
-promised, whatever is promoted or evicted meanwhile.
+A graft can be in three places, each with its own budget: slots of the banks on the device, verified copies on the host
+(bytes), and the source (registry, folder). A row holds its graft's seat from submission to answer. Only a seat that
+no row holds is given to another graft. So a row is always answered by the version it was bound to, whatever is promoted
+or evicted meanwhile.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import jax
 from adapters.artefact.exits import Exits
 from adapters.artefact.scope import Scope
 from adapters.graft import Graft
-from adapters.specs import HeadSpec
+from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
 
 log = logging.getLogger(__name__)
 
-LOADERS = 4  # threads that read, verify and fit
+LOADERS = 4  # threads that read grafts, verify them and shape them for a slot
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,30 @@ class Served:
 
     task: str
     version: str
-    content_id: str  # of the graft; equal content shares a slot
-    load: Callable[[], Graft] = field(repr=False, compare=False)  # reads and verifies; raises InputError
-    generation: int = 0  # of the promotion that made it live
+    content_id: str  # content of the graft; equal content shares a slot
+    load: Callable[[], Graft] = field(repr=False, compare=False)  # reads and verifies the graft; raises InputError
+    generation: int = 0  # promotions of the task when it became live; 0 if nobody counts them
 
 
 @dataclass(frozen=True)
 class LoadedGraft:
-    """A verified graft, fitted, on the host."""
+    """A verified graft on the host, in the shapes of a slot."""
 
-    group: int
-    fitted: SlotLeaves
+    group: int  # number of its bank
+    slot_leaves: SlotLeaves
     labels: tuple[str, ...]
-    head: HeadSpec
-    max_tokens: int
+    head: Head
+    max_tokens: int  # longest input; longer texts are cut
     methods: tuple[str, ...]
-    scope: Scope | None = None  # of its out-of-scope score
-    exits: Exits | None = None  # that may be used
+    scope: Scope | None = None  # its out-of-scope score
+    exits: Exits | None = None  # early exits that may answer in this precision
     bfloat16: bool = False  # it was validated in bfloat16, and may be served in it
 
     @property
     def bytes(self) -> int:
-        """On the host."""
-        kept = self.fitted.bytes + (self.scope.bytes if self.scope else 0)
-        return kept + (0 if self.exits is None else self.exits.kernels.nbytes)
+        """Returns its bytes on the host."""
+        size = self.slot_leaves.bytes + (self.scope.bytes if self.scope else 0)
+        return size + (0 if self.exits is None else self.exits.kernels.nbytes)
 
 
 @dataclass
@@ -69,14 +69,14 @@ class Seat:
     """A graft in a slot."""
 
     content_id: str
-    prepared: LoadedGraft
+    graft: LoadedGraft
     slot: int
     holders: int = 0  # rows that rely on it
-    used: float = 0.0  # monotonic time of the last release
+    used: float = 0.0  # monotonic time of the last release, seconds
 
 
 class Residency:
-    """Seats by content; `call` runs a function on the device thread."""
+    """Seats by content."""
 
     def __init__(
         self,
@@ -85,7 +85,10 @@ class Residency:
         host_bytes: int,
         scopes: Sequence[int] = (),
     ):
-        """`scopes`: the boundaries that a graft's out-of-scope score may be measured at."""
+        """Starts the threads that load; `call` runs a function on the device thread.
+
+        `scopes` are the boundaries that out-of-scope scores may be measured at.
+        """
         self._banks, self._call, self.host_budget, self._scopes = banks, call, host_bytes, tuple(scopes)
         self._changed = threading.Condition()
         self._seats: dict[str, Seat] = {}
@@ -94,15 +97,15 @@ class Residency:
         self._host: OrderedDict[str, LoadedGraft] = OrderedDict()
         self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
         self._closed = False
-        self.loads: Counter[str] = Counter()  # by cause: source, host
-        self.evictions: Counter[str] = Counter()  # by cause: slots, bytes, removed
+        self.loads: Counter[str] = Counter()  # loads by cause: source, host
+        self.evictions: Counter[str] = Counter()  # evictions by cause: slots, bytes, removed
         self.longest_write = 0.0  # seconds that a load kept the device thread
-        self.failed: dict[str, str] = {}  # reason by content id, of loads that failed last
+        self.failed: dict[str, str] = {}  # reason of the last load by content id, where it failed
 
     def acquire(self, served: Served, ready: Callable[[Seat | Exception], None]) -> None:
-        """Calls `ready` with a held seat, at once if the graft is resident, else when it has loaded or failed.
+        """Calls `ready` with a held seat, or with the error of the load.
 
-        Raises Closed after `close`.
+        That happens at once if the graft is resident, else when its load has ended. Raises Closed after `close`.
         """
         with self._changed:
             if self._closed:
@@ -121,7 +124,7 @@ class Residency:
             self._pool.submit(self._load, served)
 
     def release(self, seat: Seat) -> None:
-        """Gives a held seat back."""
+        """Releases a held seat."""
         with self._changed:
             seat.holders -= 1
             seat.used = time.monotonic()
@@ -129,61 +132,62 @@ class Residency:
                 self._changed.notify_all()
 
     def prepare(self, served: Served) -> LoadedGraft:
-        """Reads, verifies and fits on the calling thread, without taking a slot; raises InputError."""
+        """Returns the verified graft, from the host or the source, without taking a slot; raises InputError.
+
+        Reading and verifying happen on the calling thread.
+        """
         with self._changed:
-            found = self._host.get(served.content_id)
-            if found is not None:
+            graft = self._host.get(served.content_id)
+            if graft is not None:
                 self._host.move_to_end(served.content_id)
                 self.loads["host"] += 1
-                return found
+                return graft
+        graft = self._read(served)
+        with self._changed:
+            self.loads["source"] += 1
+            self._host[served.content_id] = graft
+            while self.host_bytes > self.host_budget and len(self._host) > 1:
+                self._host.popitem(last=False)
+                self.evictions["bytes"] += 1
+        return graft
+
+    def _read(self, served: Served) -> LoadedGraft:
+        where = f"{served.task} version {served.version}"
         graft = served.load()
         if graft.manifest is not None and graft.manifest.content_id != served.content_id:
             raise InputError(
-                f"{served.task} version {served.version}: the artefact is {graft.manifest.content_id[:19]}..., "
+                f"{where}: the artefact is {graft.manifest.content_id[:19]}..., "
                 f"the catalogue says {served.content_id[:19]}..."
             )
         if graft.scope is not None and graft.scope.boundary not in self._scopes:
             raise InputError(
-                f"{served.task} version {served.version}: its out-of-scope score is measured at boundary "
+                f"{where}: its out-of-scope score is measured at boundary "
                 f"{graft.scope.boundary}, the envelope declared at start has {self._scopes}; widen its scopes "
                 "(--envelope) and start again"
             )
-        group, fitted = place_in(self._banks, graft.model, graft.params, f"{served.task} version {served.version}")
-        methods = tuple(spec.method for spec in graft.model.methods)
+        group, slot_leaves = place_in(self._banks, graft.model, graft.params, where)
         # an out-of-scope score is measured on the whole pass in full precision, and an early answer could not abstain
         cheaper = graft.scope is None
         # exits were calibrated in the precision of their run
-        told = graft.manifest.training.config if graft.manifest else {}
-        exact = told.get("compute_dtype", graft.backbone.dtype.name) == graft.backbone.dtype.name
-        if graft.exits is not None and not exact:
-            log.warning(
-                "%s version %s: its exits were calibrated in %s: not used in %s",
-                served.task,
-                served.version,
-                told["compute_dtype"],
-                graft.backbone.dtype.name,
-            )
-        prepared = LoadedGraft(
+        precision = graft.backbone.dtype.name
+        config = graft.manifest.training.config if graft.manifest else {}
+        calibrated_in = config.get("compute_dtype", precision)
+        if graft.exits is not None and calibrated_in != precision:
+            log.warning("%s: its exits were calibrated in %s: not used in %s", where, calibrated_in, precision)
+        return LoadedGraft(
             group,
-            fitted,
+            slot_leaves,
             graft.model.labels,
             graft.model.head,
             graft.max_tokens,
-            methods,
+            methods=tuple(spec.method for spec in graft.model.methods),
             scope=graft.scope,
-            exits=graft.exits if cheaper and exact else None,
+            exits=graft.exits if cheaper and calibrated_in == precision else None,
             bfloat16=cheaper and graft.manifest is not None and "bfloat16" in graft.manifest.variants,
         )
-        with self._changed:
-            self.loads["source"] += 1
-            self._host[served.content_id] = prepared
-            while self.host_bytes > self.host_budget and len(self._host) > 1:
-                self._host.popitem(last=False)
-                self.evictions["bytes"] += 1
-        return prepared
 
     def drop(self, content_id: str) -> None:
-        """Frees the slot and the host copy of a graft that is no longer served, once nobody holds it."""
+        """Frees the host copy of a graft that is no longer served, and its slot if no row holds it."""
         with self._changed:
             self._host.pop(content_id, None)
             seat = self._seats.get(content_id)
@@ -191,19 +195,21 @@ class Residency:
                 self._vacate(seat, "removed")
 
     def resident(self, content_id: str) -> bool:
+        """Returns whether the graft is in a slot."""
         return content_id in self._seats
 
     @property
     def host_bytes(self) -> int:
-        """Bytes of the host copies."""
-        return sum(prepared.bytes for prepared in self._host.values())
+        """Returns the bytes of the host copies."""
+        return sum(graft.bytes for graft in self._host.values())
 
     @property
     def slots_used(self) -> list[int]:
-        """Taken slots of each bank."""
+        """Returns how many slots of each bank are taken."""
         return [bank.group.slots - len(free) for bank, free in zip(self._banks, self._free, strict=True)]
 
     def close(self) -> None:
+        """Refuses new loads, and waits for those under way."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -214,45 +220,46 @@ class Residency:
         try:
             outcome = self._seat(served, self.prepare(served))
             self.failed.pop(served.content_id, None)
-        except Exception as error:  # noqa: BLE001 - whatever a bad graft raises goes to those who asked for it
+        except Exception as error:  # noqa: BLE001 - whatever a bad graft raises goes to the rows that wait for it
             log.warning("%s version %s was not loaded: %s", served.task, served.version, error)
             self.failed[served.content_id] = str(error)
             outcome = error
         with self._changed:
             waiting = self._loading.pop(served.content_id)
             if isinstance(outcome, Seat):
-                outcome.holders += len(waiting) - 1  # one is held since it was seated
+                outcome.holders += len(waiting) - 1  # `_seat` counted one of them
         for ready in waiting:
             ready(outcome)
 
-    def _seat(self, served: Served, prepared: LoadedGraft) -> Seat:
-        slot = self._take_slot(prepared.group)
-        bank = self._banks[prepared.group]
-        leaves = jax.device_put(prepared.fitted.leaves)
+    def _seat(self, served: Served, graft: LoadedGraft) -> Seat:
+        """Writes the graft into a slot, and returns its seat, held once."""
+        slot = self._take_slot(graft.group)
+        bank = self._banks[graft.group]
+        leaves = jax.device_put(graft.slot_leaves.leaves)
 
         def write() -> float:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             bank.write(slot, leaves)
-            bank.settle()  # the next batch waits for it anyhow: count it as what it is, a stall
-            return time.perf_counter() - begun
+            bank.settle()  # the next batch waits for the write anyhow, so its time counts as a stall
+            return time.perf_counter() - start
 
         try:
             self.longest_write = max(self.longest_write, self._call(write).result())
         except BaseException:
             with self._changed:
-                self._free[prepared.group].append(slot)
+                self._free[graft.group].append(slot)
                 self._changed.notify_all()
             raise
-        seat = Seat(served.content_id, prepared, slot, holders=1, used=time.monotonic())
+        seat = Seat(served.content_id, graft, slot, holders=1, used=time.monotonic())
         with self._changed:
             self._seats[served.content_id] = seat
         return seat
 
     def _take_slot(self, group: int) -> int:
-        """A free slot, or that of the seat unused for longest; waits while rows hold all of them."""
+        """Returns a free slot, or that of the seat unused for longest; waits while rows hold all of them."""
         with self._changed:
             while not self._free[group]:
-                idle = [s for s in self._seats.values() if s.prepared.group == group and not s.holders]
+                idle = [s for s in self._seats.values() if s.graft.group == group and not s.holders]
                 if idle:
                     self._vacate(min(idle, key=lambda s: s.used), "slots")
                 elif self._closed:
@@ -263,6 +270,6 @@ class Residency:
 
     def _vacate(self, seat: Seat, cause: str) -> None:
         del self._seats[seat.content_id]
-        self._free[seat.prepared.group].append(seat.slot)
+        self._free[seat.graft.group].append(seat.slot)
         self.evictions[cause] += 1
         self._changed.notify_all()

@@ -70,9 +70,10 @@ def test_another_package_in_the_folder_of_ours_is_an_error(tmp_path):
     assert "Never install both" in done.stderr
 
 
-def test_every_package_is_installed():
-    """A folder that `pyproject.toml` does not list is missing from an installation, and only there."""
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    roots = ("backbone", "adapters", "trainers", "registry", "serving", "metering", "configs")
-    folders = {file.parent.relative_to(ROOT) for root in roots for file in (ROOT / root).rglob("*.py")}
-    assert listed == {".".join(folder.parts).replace("configs", "topgraft_configs") for folder in folders}
+def test_every_package_of_the_checkout_is_installed():
+    """Variants are found by their folders, so a folder that a wheel leaves out is a variant that nobody finds."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    roots = ("backbone", "adapters", "trainers", "registry", "serving", "metering")
+    folders = {file.parent for root in roots for file in (ROOT / root).rglob("*.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert packages == {name for name in listed if not name.startswith("topgraft_configs")}

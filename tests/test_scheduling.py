@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 import topgraft
+from backbone.options import filled
+from trainers.commands import Retrain
 from trainers.retrain.fleet import WORST_FIRST
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "scheduling.md").read_text(encoding="utf-8")
@@ -22,9 +24,9 @@ def block(kind: str) -> str:
 
 
 def parsed(words: list[str]):
-    """The arguments as the command reads them."""
+    """The options as the command reads them."""
     assert words[:2] == ["topgraft", "retrain"]
-    return topgraft._parser().parse_args(words[1:])
+    return filled(Retrain, topgraft.parser().parse_args(words[1:]))
 
 
 def test_every_exit_status_is_told_in_the_order_of_their_weight():
@@ -50,7 +52,7 @@ def test_kubernetes():
     spec = job["spec"]["jobTemplate"]["spec"]
     pod = spec["template"]["spec"]
     container = pod["containers"][0]
-    assert parsed([*container["command"], *container["args"]]).wait == 600
+    assert parsed([*container["command"], *container["args"]]).options.wait_seconds == 600
     assert pod["restartPolicy"] == "Never", "podFailurePolicy asks for it"
     codes = spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
     assert sorted([*codes, 0, 1, 75]) == sorted(WORST_FIRST)

@@ -1,10 +1,10 @@
 """The verb `audit-labels`: rows whose label is probably wrong, and rows that are there twice.
 
-All rows of data.train are audited, those that a run holds out for development too. A probe on the cached pooled
-states is fitted five times, each time without a fifth of the rows, and asked about the rows it has not seen; copies
-of a row are left out together. A row is suspect when the label that the probe gives it instead is
-more probable than rows of that label are given on average (confident learning, Northcutt et al. 2021,
-section 3.1); suspects are listed from the least probable label on.
+All rows of data.train are audited, also those that a run holds out for development. A probe on the cached pooled
+states is fitted five times, each time without a fifth of the rows, and predicts those. Copies of a row are left out
+together. A row is suspect if the probe finds another label more probable than it finds it on average in the rows that
+carry it (confident learning, Northcutt et al. 2021, section 3.1). Suspects are listed from the
+least probable label on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.heads import head_of
-from adapters.specs import Classification
 from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import use_compilation_cache
@@ -44,8 +42,8 @@ class Suspect:
 class Duplicates:
     """Rows with one normalised text."""
 
-    where: list[str]  # file and line of each
-    labels: list[str]  # label of each
+    where: list[str]  # file and line of each row
+    labels: list[str]  # label of each row
     conflict: bool  # the labels differ
 
 
@@ -60,14 +58,14 @@ class LabelAudit:
 
 def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = False) -> LabelAudit:
     """Audits the rows of data.train; lists at most `max_suspects`, 0 = all. Raises InputError for other targets."""
-    if not isinstance(config.head, Classification):
+    if "audit" not in config.head.supports:
         raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
     use_compilation_cache()
     data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
     run = Run(Path(), show)
     inputs = prepare(only_rows(replace(config, data=data)), run)
     table, labels, names = inputs.data.tables["train"], inputs.train.labels, inputs.data.labels
-    probabilities = np.asarray(head_of(config.head).probabilities(held_out_logits(inputs, run)))
+    probabilities = np.asarray(config.head.probabilities(held_out_logits(inputs, run)))
     suspects = [
         Suspect(
             where=table.where[i],

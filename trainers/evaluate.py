@@ -17,20 +17,20 @@ from trainers.config import Data
 from trainers.config.load import override_part
 from trainers.data.examples import load_data
 from trainers.runs.logs import bar
-from trainers.scoring.metrics import Confusion, gather
+from trainers.scoring.metrics import gather
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a graft on the splits that were asked for."""
+    """Metrics of a graft on the requested splits; `--json` prints them."""
 
-    graft: str
+    graft: str  # folder of the graft
     content_id: str
-    metrics: dict[str, dict[str, float]]  # by split, by metric
-    rows: dict[str, int]  # by split
-    confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted; classification only
+    metrics: dict[str, dict[str, float]]  # score by split and metric
+    rows: dict[str, int]  # number of rows by split
+    confusion: dict[str, list[list[int]]]  # counts by split; rows true, columns predicted; classification only
     labels: tuple[str, ...]
-    answered: dict[str, dict[str, int]]  # by split, rows answered at each boundary; of the submodel `exits` only
+    answered: dict[str, dict[str, int]]  # rows answered at each boundary, by split; only for `exits`
 
 
 def evaluate(
@@ -39,8 +39,8 @@ def evaluate(
     backbone: str | Path | None = None,
     overrides: tuple[str, ...] = (),
     files: tuple[str, ...] = (),
-    dtype: str = "float32",
-    submodel: Literal["full", "exits"] = "full",
+    dtype: str,
+    submodel: Literal["full", "exits"],
     show: bool = False,
 ) -> Evaluation:
     """Scores the graft at `path` on the dev and test splits of its own config, or on `files` as test.
@@ -68,8 +68,8 @@ def evaluate(
                 logits = graft.logits_of_rows(examples.rows, shown.update)
         counts = gather(graft.model, logits, examples.labels)
         metrics[name] = counts.compute()
-        if isinstance(counts, Confusion):
-            confusion[name] = counts.counts.tolist()
+        if counts.confusion is not None:
+            confusion[name] = counts.confusion
     assert graft.manifest is not None
     return Evaluation(
         graft=str(path),

@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a config would graft, or what a stored graft or backbone holds."""
+"""The verb `inspect`: a description of a config, a stored graft or a backbone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapters.artefact.manifest import MANIFEST, read_manifest
 from adapters.artefact.scope import read_scope
 from adapters.methods.method import Method
 from adapters.model import GraftModel
-from adapters.specs import HeadSpec, Regression
+from adapters.specs import Head
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
@@ -25,16 +25,16 @@ from trainers.config.load import load_config
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` returns; `--json` prints it."""
+    """The result of `inspect`; `--json` prints it."""
 
-    what: str  # graft, config or backbone
+    what: str  # kind of the thing: graft, config or backbone
     path: str
     facts: dict[str, Any]  # ids, labels, metrics, ...
     matched: dict[str, list[str]]  # sites by "method pattern"
     tensors: dict[str, str]  # dtype and shape by path
     trainable: int  # parameters of the graft
     backbone_parameters: int
-    trainable_percent: float  # of backbone and graft together
+    trainable_percent: float  # share of the parameters of backbone and graft together
 
 
 def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = None) -> Inspection:
@@ -50,8 +50,7 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
         raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {BACKBONE_FILE})")
     config = load_config(path, overrides)
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
-    number = isinstance(config.head, Regression)
-    known = (config.data.label,) if number else config.data.label_names
+    known = config.head.column.known_names(config.data)
     labels = known or ("first", "second")
     facts = {"config": encode(config), "labels": known or "decided by the data; two are assumed here"}
     return _describe("config", path, facts, spec, config.methods, config.head, labels)
@@ -91,7 +90,7 @@ def _describe(
     facts: dict[str, Any],
     spec: EncoderSpec,
     methods: tuple[Method, ...],
-    head: HeadSpec,
+    head: Head,
     labels: tuple[str, ...],
 ) -> Inspection:
     network = Network(spec)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.methods.method import Method
-from adapters.specs import HeadSpec
+from adapters.specs import Head
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode
 from backbone.registered import VARIANTS, UnknownVariant
@@ -48,7 +48,7 @@ class Manifest:
     weights_id: str  # weights of the backbone it was grafted on
     preprocessing_id: str  # preprocessing of that backbone (tokenizer or image transform)
     methods: tuple[Method, ...]  # methods of the adapter, in the order they act
-    head: HeadSpec  # settings of the head
+    head: Head  # settings of the head
     labels: tuple[str, ...]  # names of the labels, in the order of the logits
     max_tokens: int  # length at which longer inputs are cut
     tensors: dict[str, str]  # dtype and shape by path

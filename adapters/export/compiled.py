@@ -31,8 +31,7 @@ from adapters.artefact.manifest import Manifest
 from adapters.artefact.scope import differences
 from adapters.artefact.write import tolerance_of
 from adapters.graft import SCORE, Graft, dropped, load_graft
-from adapters.heads import head_of, in_units
-from adapters.specs import Classification, MultiLabel, Regression
+from adapters.heads.head import kinds_for
 from adapters.target import Target
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError
@@ -44,7 +43,6 @@ from backbone.trees import flatten, unflatten
 SCHEMA = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
 BUCKETS = (16, 32, 64)  # lengths exported by default, beside the bucket of the graft's longest input
-HEADS = (Classification, MultiLabel, Regression)
 WEIGHTS, TOKENIZER, RUNNER, MANIFEST = "weights.npz", "tokenizer.json", "run.py", "manifest.json"
 
 
@@ -73,7 +71,7 @@ def export_jax(
     *,
     backbone: str | Path | None = None,
     buckets: Sequence[int] = (),
-    batch: int = 8,
+    batch: int,
 ) -> Exported:
     """Writes the graft as a folder for `run.py`; raises InputError if its head or backbone cannot be exported.
 
@@ -106,7 +104,7 @@ def export_jax(
             "name": manifest.name,
             "kind": loaded.model.head.kind,
             "labels": list(loaded.model.labels),
-            "threshold": getattr(loaded.model.head, "threshold", None),
+            "threshold": loaded.model.head.threshold_of_labels,
             "abstain": loaded.scope is not None and loaded.scope.abstain,
             "max_tokens": limit,
             "fill": loaded.backbone.preprocessing.fill,
@@ -148,10 +146,10 @@ def _require_exportable(graft: Graft, where: str) -> None:
     head = graft.model.head
     if isinstance(graft.backbone.preprocessing, ImagePreprocessing):
         raise InputError(f"{where}: a backbone for images: its runner would need an image library; only texts export")
-    if not isinstance(head, HEADS) or head.pair != "none":
-        known = ", ".join(spec.kind for spec in HEADS)
+    if "export" not in head.supports or head.pair != "none":
         raise InputError(
-            f"{where}: its head is {head.kind} with pair={head.pair}; one of {known} on single texts can be exported"
+            f"{where}: its head is {head.kind} with pair={head.pair}; one of {kinds_for('export', ', ')} on single "
+            "texts can be exported"
         )
 
 
@@ -180,8 +178,7 @@ def _weights(graft: Graft) -> dict[str, Any]:
 
 
 def _outputs(graft: Graft) -> list[str]:
-    head = ["logits", "value"] if isinstance(graft.model.head, Regression) else ["logits", "probabilities"]
-    return [*head, *(["out_of_scope"] if graft.scope else [])]
+    return ["logits", graft.model.head.output, *(["out_of_scope"] if graft.scope else [])]
 
 
 def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
@@ -192,9 +189,7 @@ def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
         weights = unflatten(leaves)
         backbone, inputs = {"blocks": {}, **weights["backbone"]}, {"ids": ids, "mask": mask}
         logits = model.logits(backbone, weights["graft"], inputs)
-        if isinstance(head, Regression):
-            return {"logits": logits, "value": in_units(head, logits[:, 0])}  # type: ignore[arg-type, dict-item]
-        outputs = {"logits": logits, "probabilities": head_of(head).probabilities(logits)}
+        outputs = {"logits": logits, head.output: head.exported(logits)}
         if scope is not None:
             hidden = model.network.embed(backbone, inputs)
             hidden = model.network.run_blocks(backbone, hidden, mask, stop=scope.boundary)

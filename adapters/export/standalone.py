@@ -64,13 +64,14 @@ class Model:
 
     def predict(self, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yields a dict for each text: labels, probabilities and out_of_scope, or the value of a regression."""
-        outputs, kind, names = self.outputs(self.encode(texts)), self.manifest["kind"], self.manifest["labels"]
+        outputs, names = self.outputs(self.encode(texts)), self.manifest["labels"]
+        threshold = self.manifest["threshold"]  # of any number of labels; null where the most probable one is given
         for i in range(len(texts)):
-            if kind == "regression":
+            if "value" in outputs:
                 yield {"value": float(outputs["value"][i])}
                 continue
             row, score = outputs["probabilities"][i], outputs["out_of_scope"][i] if "out_of_scope" in outputs else None
-            chosen = np.flatnonzero(row >= self.manifest["threshold"]) if kind == "multi_label" else [row.argmax()]
+            chosen = [row.argmax()] if threshold is None else np.flatnonzero(row >= threshold)
             abstains = score is not None and self.manifest["abstain"] and score > 1
             answer: dict[str, Any] = {"labels": [] if abstains else [names[c] for c in chosen]}
             answer["probabilities"] = {names[c]: float(row[c]) for c in np.argsort(-row, kind="stable")}

@@ -6,21 +6,21 @@ Source: Devlin et al. 2018 (arXiv 1810.04805); tensor names as in transformers' 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from backbone.families.family import ACTIVATIONS, Fields, Layout
+from backbone.families.family import ACTIVATIONS, EXAMPLE_SIZES, EXAMPLE_VOCABULARY, Family, Fields
 from backbone.spec import EncoderSpec
 
 
-class BertLayout(Layout):
-    """What BERT and RoBERTa have in common."""
+class BertLayout(Family):
+    """The part that BERT and RoBERTa have in common."""
 
     renames = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
     ignored = r"embeddings\.position_ids$|cls\."
     block = "encoder.layer.{}."
-    names = {  # noqa: RUF012
+    names: ClassVar[Mapping[str, str]] = {
         "embeddings.token": "embeddings.word_embeddings.weight",
         "embeddings.position": "embeddings.position_embeddings.weight",
         "embeddings.segment": "embeddings.token_type_embeddings.weight",
@@ -35,7 +35,7 @@ class BertLayout(Layout):
     qkv = ("attention.self.query", "attention.self.key", "attention.self.value")
 
     def position_offset(self, fields: Fields) -> int:
-        """Position id of the first token."""
+        """Returns the position id of the first token."""
         return 0
 
     def spec(self, config: Mapping[str, Any], tensors: Collection[str]) -> EncoderSpec:
@@ -65,17 +65,21 @@ class BertLayout(Layout):
         )
 
 
-class Bert(BertLayout):
-    """See `backbone.families.family.Family` and `Exportable`."""
+class Bert(BertLayout, tag="bert"):
+    """BERT with a head of masked language modelling under `cls.predictions`."""
 
-    name = "bert"
     task_prefix = "bert"
     task_pooling = "pooler"
+    exportable = True
+
+    @classmethod
+    def example_config(cls) -> dict[str, Any]:
+        return {"vocab_size": EXAMPLE_VOCABULARY, "max_position_embeddings": 32, **EXAMPLE_SIZES}
 
     def config(self, spec: EncoderSpec, *, masked: bool) -> dict[str, Any]:
         return {
             "architectures": ["BertForMaskedLM" if masked else "BertModel"],
-            "model_type": self.name,
+            "model_type": self.tag,
             "hidden_size": spec.width,
             "num_hidden_layers": spec.blocks,
             "num_attention_heads": spec.heads,
@@ -104,6 +108,3 @@ class Bert(BertLayout):
             "cls.predictions.transform.LayerNorm.bias": np.asarray(head["norm"]["bias"]),
             "cls.predictions.bias": np.asarray(head["decoder"]["bias"]),
         }
-
-
-BERT = Bert()

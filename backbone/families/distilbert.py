@@ -6,20 +6,19 @@ Source: Sanh et al. 2019 (arXiv 1910.01108); tensor names as in transformers' `D
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from backbone.families.family import ACTIVATIONS, Fields, Layout
+from backbone.families.family import ACTIVATIONS, EXAMPLE_VOCABULARY, Family, Fields
 from backbone.spec import EncoderSpec
 
 
-class DistilBert(Layout):
-    """See `backbone.families.family.Family`."""
+class DistilBert(Family, tag="distilbert"):
+    """DistilBERT; its configs have names of their own for the sizes."""
 
-    name = "distilbert"
     task_prefix = "distilbert"
     ignored = r"embeddings\.position_ids$|vocab_|pre_classifier\.|classifier\.|qa_outputs\."
     block = "transformer.layer.{}."
-    names = {  # noqa: RUF012
+    names: ClassVar[Mapping[str, str]] = {
         "embeddings.token": "embeddings.word_embeddings.weight",
         "embeddings.position": "embeddings.position_embeddings.weight",
         "embeddings.norm": "embeddings.LayerNorm",
@@ -30,6 +29,11 @@ class DistilBert(Layout):
         "mlp.norm": "output_layer_norm",
     }
     qkv = ("attention.q_lin", "attention.k_lin", "attention.v_lin")
+
+    @classmethod
+    def example_config(cls) -> dict[str, Any]:
+        sizes = {"n_layers": 2, "dim": 32, "n_heads": 4, "hidden_dim": 48}
+        return {"vocab_size": EXAMPLE_VOCABULARY, "max_position_embeddings": 32, **sizes}
 
     def spec(self, config: Mapping[str, Any], tensors: Collection[str]) -> EncoderSpec:
         fields = Fields(config)
@@ -45,6 +49,3 @@ class DistilBert(Layout):
             activation=fields.choice("activation", ACTIVATIONS, "gelu"),
             pooler=False,
         )
-
-
-DISTILBERT = DistilBert()

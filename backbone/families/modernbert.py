@@ -1,7 +1,7 @@
 """ModernBERT (`model_type: modernbert`): pre-norm, gated mlp, rotary positions, local attention in most blocks.
 
 Block 0 has no attention norm, since the embeddings were normalised just before. There are no biases.
-`local_attention` counts both sides and the token itself sees `local_attention // 2` on either.
+`local_attention` counts both sides: a token sees `local_attention // 2` others on either side.
 
 Source: Warner et al. 2024 (arXiv 2412.13663); tensor names as in transformers' `ModernBertModel`.
 """
@@ -9,23 +9,22 @@ Source: Warner et al. 2024 (arXiv 2412.13663); tensor names as in transformers' 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from backbone.errors import InputError
-from backbone.families.family import ACTIVATIONS, Fields, Layout
+from backbone.families.family import ACTIVATIONS, EXAMPLE_SIZES, EXAMPLE_VOCABULARY, Family, Fields
 from backbone.spec import EncoderSpec
 
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 
 
-class ModernBert(Layout):
-    """See `backbone.families.family.Family`."""
+class ModernBert(Family, tag="modernbert"):
+    """ModernBERT; our biases have no source there and become zeros."""
 
-    name = "modernbert"
     task_prefix = "model"
     ignored = r"head\.|decoder\.|classifier\."
     block = "layers.{}."
-    names = {  # noqa: RUF012
+    names: ClassVar[Mapping[str, str]] = {
         "embeddings.token": "embeddings.tok_embeddings.weight",
         "embeddings.norm": "embeddings.norm",
         "attention.norm": "attn_norm",
@@ -36,6 +35,21 @@ class ModernBert(Layout):
         "finish.norm": "final_norm",
     }
     qkv = ("attn.Wqkv",)
+
+    @classmethod
+    def example_config(cls) -> dict[str, Any]:
+        return {
+            "vocab_size": EXAMPLE_VOCABULARY,
+            "max_position_embeddings": 32,
+            "local_attention": 8,
+            "layer_types": [_FULL, _LOCAL],
+            "rope_parameters": {
+                _FULL: {"rope_type": "default", "rope_theta": 160000.0},
+                _LOCAL: {"rope_type": "default", "rope_theta": 100.0},
+            },
+            "pad_token_id": 0,
+            **EXAMPLE_SIZES,
+        }
 
     def sources(self, path: str) -> tuple[str, ...]:
         return () if path.endswith(".bias") else super().sources(path)
@@ -70,7 +84,7 @@ class ModernBert(Layout):
 
 
 def _local_blocks(config: Mapping[str, Any], fields: Fields, blocks: int) -> list[bool]:
-    """Which blocks see a window only; older configs give a period instead of `layer_types`."""
+    """Returns for each block whether it sees a window only; older configs give a period instead of `layer_types`."""
     kinds = config.get("layer_types")
     if kinds is None:
         every = fields.integer("global_attn_every_n_layers", 3)
@@ -83,7 +97,7 @@ def _local_blocks(config: Mapping[str, Any], fields: Fields, blocks: int) -> lis
 
 
 def _theta(config: Mapping[str, Any], fields: Fields, kind: str, older: str, default: float) -> float:
-    """The rotary base of a kind of block, from `rope_parameters` or an older config's own field."""
+    """Returns the rotary base of a kind of block, from `rope_parameters` or from the field `older` of older configs."""
     fields.require(rope_scaling=None)
     stated = (config.get("rope_parameters") or {}).get(kind) or {}
     if stated.get("rope_type", "default") != "default":
@@ -93,6 +107,3 @@ def _theta(config: Mapping[str, Any], fields: Fields, kind: str, older: str, def
     if config.get(older) is None and "rope_theta" not in stated:
         return default
     return Fields({older: stated.get("rope_theta", config.get(older))}).number(older)
-
-
-MODERNBERT = ModernBert()

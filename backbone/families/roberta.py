@@ -1,6 +1,6 @@
 """RoBERTa and XLM-RoBERTa (`model_type: roberta`, `xlm-roberta`).
 
-BERT, but for positions: id p + 1 is the first token's, where p is the padding token's id, so the table
+BERT, but for positions: the first token has position id p + 1, where p is the padding token's id. The table therefore
 has p + 1 rows more than the longest input has tokens. Token types are one row that every token adds.
 
 Source: Liu et al. 2019 (arXiv 1907.11692); tensor names as in transformers' `RobertaModel`.
@@ -8,22 +8,36 @@ Source: Liu et al. 2019 (arXiv 1907.11692); tensor names as in transformers' `Ro
 
 from __future__ import annotations
 
+from typing import Any
+
 from backbone.families.bert import BertLayout
-from backbone.families.family import Fields
+from backbone.families.family import EXAMPLE_SIZES, EXAMPLE_VOCABULARY, Fields
 
 
-class Roberta(BertLayout):
-    """See `backbone.families.family.Family`."""
+class Roberta(BertLayout, tag="roberta"):
+    """RoBERTa. Its classifier is two dense layers, so no pooling of ours makes it one."""
 
     task_prefix = "roberta"
-    task_pooling = ""  # its classifier is two dense layers
     ignored = r"embeddings\.position_ids$|lm_head\.|classifier\."
 
-    def __init__(self, name: str):
-        self.name = name
+    @classmethod
+    def example_config(cls) -> dict[str, Any]:
+        return {
+            "vocab_size": EXAMPLE_VOCABULARY,
+            "max_position_embeddings": 34,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+            "layer_norm_eps": 1e-5,
+            **EXAMPLE_SIZES,
+        }
 
     def position_offset(self, fields: Fields) -> int:
         return fields.integer("pad_token_id", 1) + 1
 
 
-ROBERTA, XLM_ROBERTA = Roberta("roberta"), Roberta("xlm-roberta")
+class XlmRoberta(Roberta, tag="xlm-roberta"):
+    """XLM-RoBERTa: RoBERTa's tensors under the same names, another vocabulary."""
+
+    @classmethod
+    def example_config(cls) -> dict[str, Any]:
+        return super().example_config() | {"max_position_embeddings": 36, "pad_token_id": 3}

@@ -7,22 +7,24 @@ the files of transformers' `ViTModel` and `DeiTModel`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from backbone.errors import InputError
-from backbone.families.family import ACTIVATIONS, Fields, Layout
+from backbone.families.family import ACTIVATIONS, EXAMPLE_SIZES, Family, Fields
 from backbone.spec import EncoderSpec, ImageSpec
 
 
-class Vit(Layout):
-    """See `backbone.families.family.Family`."""
+class Vit(Family, tag="vit"):
+    """ViT; the pixels' mean and deviation come from the preprocessing file, not from the config."""
 
+    task_prefix = "vit"
     task_pooling = "first"
+    special: ClassVar[tuple[str, ...]] = ("embeddings.cls_token",)  # learned tokens in front of the patches
     ignored = r"embeddings\.mask_token$|(cls_|distillation_)?classifier\.|decoder\."
     block = "encoder.layer.{}."
-    names = {  # noqa: RUF012
+    names: ClassVar[Mapping[str, str]] = {
         "embeddings.position": "embeddings.position_embeddings",
         "embeddings.patch": "embeddings.patch_embeddings.projection",
         "attention.norm": "layernorm_before",
@@ -35,11 +37,12 @@ class Vit(Layout):
     }
     qkv = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
 
-    def __init__(self, name: str, *special: str):
-        self.name, self.task_prefix, self._special = name, name, special
+    @classmethod
+    def example_config(cls) -> dict[str, Any]:
+        return {**EXAMPLE_SIZES, "image_size": 16, "patch_size": 8, "num_channels": 3}
 
     def sources(self, path: str) -> tuple[str, ...]:
-        return self._special if path == "embeddings.special" else super().sources(path)
+        return self.special if path == "embeddings.special" else super().sources(path)
 
     def convert(self, path: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         if path in ("embeddings.special", "embeddings.position"):
@@ -62,7 +65,7 @@ class Vit(Layout):
             patch=fields.integer("patch_size", 16),
             mean=(0.5,) * channels,
             std=(0.5,) * channels,
-            special=len(self._special),
+            special=len(self.special),
         )
         return EncoderSpec(
             blocks=fields.integer("num_hidden_layers"),
@@ -81,5 +84,12 @@ class Vit(Layout):
         )
 
 
-VIT = Vit("vit", "embeddings.cls_token")
-DEIT = Vit("deit", "embeddings.cls_token", "embeddings.distillation_token")
+class Deit(Vit, tag="deit"):
+    """DeiT: ViT with a second learned token, for distillation."""
+
+    task_prefix = "deit"
+    special = (*Vit.special, "embeddings.distillation_token")
+
+    @classmethod
+    def example_config(cls) -> dict[str, Any]:
+        return super().example_config() | {"num_channels": 1}

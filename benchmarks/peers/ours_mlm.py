@@ -23,9 +23,9 @@ from backbone.trees import count
 from trainers.config.load import load_as, versions
 from trainers.fitting.step import first_state, no_sums, partition, step_of
 from trainers.pretraining.config import BackboneConfig
-from trainers.pretraining.corpus import Sequences
 from trainers.pretraining.loop import BackboneTask
-from trainers.pretraining.objectives import MaskedTokenObjective
+from trainers.pretraining.material import Material
+from trainers.pretraining.tokenizers.tokenizer import read_tokenizer
 
 
 class Recipe:
@@ -35,13 +35,22 @@ class Recipe:
         use_compilation_cache()
         recipe = json.loads((folder / "recipe.json").read_text())
         ids = np.load(folder / "ids.npy")
-        own = {name: recipe[name] for name in ("steps", "batch_size")} | {"objective.fraction": recipe["fraction"]}
-        overrides = (*(f"{name}={value}" for name, value in own.items()), f"compute_dtype={dtype}")
+        fields = {name: recipe[name] for name in ("steps", "batch_size")} | {"objective.fraction": recipe["fraction"]}
+        overrides = (*(f"{name}={value}" for name, value in fields.items()), f"compute_dtype={dtype}")
         config = load_as(BackboneConfig, "text_mlm", overrides)
         network = Network(decode(EncoderSpec, recipe["spec"]))
-        sequences = Sequences(ids, ids[:1], ids.size, recipe["mask_id"], tuple(recipe["special"]))
-        self.task = BackboneTask(config, network, MaskedTokenObjective(config.objective, network, sequences))
-        params = {"backbone": network.init(0), "head": self.task.objective.init(jax.random.key(0))}
+        material = Material(
+            network=network,
+            preprocessing=read_tokenizer(folder / "tokenizer.json", ids.shape[1]),
+            family="bert",
+            fingerprint={},
+            splits={"train": {"ids": ids}, "held_out": {"ids": ids[:1]}},
+            special=tuple(recipe["special"]),
+            mask_id=recipe["mask_id"],
+        )
+        self.task = BackboneTask(config, material)
+        head = config.objective.init_head(material, jax.random.key(0))
+        params = {"backbone": network.init(0), "head": head}
         self.parameters = count(params)
         live, frozen = partition(params, self.task.is_live)
         optimizer = self.task.optimizer()
@@ -53,14 +62,14 @@ class Recipe:
         size = self.task.config.batch_size
         wall, cpu = time.perf_counter(), time.process_time()
         for number in range(first, last):
-            batch = self.task.objective.batch("train", np.arange(number * size, (number + 1) * size), size)
+            batch = self.task.material.batch("train", np.arange(number * size, (number + 1) * size), size)
             self.state = self.step(self.state, self.frozen, jax.device_put(batch))
         sums = {name: float(value) for name, value in jax.device_get(self.state["sums"]).items()}
         self.state = {**self.state, "sums": no_sums()}
         return {
             "seconds": time.perf_counter() - wall,
             "cpu_seconds": time.process_time() - cpu,
-            "tokens": (last - first) * size * self.task.objective.tokens,
+            "tokens": (last - first) * size * self.task.material.tokens,
             "loss": sums["loss"] / max(sums["rows"], 1),
         }
 

@@ -1,1 +1,1 @@
-"""`topgraft serve`: the runtime behind HTTP, following a registry or a folder."""
+"""The verb `serve`: the runtime behind HTTP, following a registry or a folder."""

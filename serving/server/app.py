@@ -1,7 +1,7 @@
-"""The routes: a Starlette application over a runtime and its follower.
+"""The server: Starlette applications for both ports over a runtime and its follower, built from the endpoints.
 
-Work happens on the device thread; a handler hands rows over and waits for futures. A client that goes away, or
-whose time is up, cancels its rows before they cost anything.
+Work happens on the device thread; a handler hands rows over and waits for futures. When a client goes away, or its
+time is up, its rows are cancelled before they cost anything.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,23 +21,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backbone.errors import InputError
-from backbone.records import encode
-from serving.answers import Answer, NotFinite, Pending, score_rows
+from serving.answers import NotFinite, Pending, score_rows
 from serving.batching import Closed, DeadlineExceeded, Overloaded
 from serving.controller import Controller, Reading
 from serving.follow import Follower
-from serving.residency import Served
+from serving.residency import LoadedGraft, Served
 from serving.runtime import Runtime, UnknownTask
+from serving.server.endpoint import Endpoint, Error, Port, TaskAnswers, all_endpoints, json_of
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
-from serving.server.openapi import document
-from serving.server.protocol import Question, infer_response, predict_response, read_infer, read_predict
+from serving.server.reading import Question
 
 log = logging.getLogger(__name__)
 
-PAGE = Path(__file__).parent / "page.html"
-OPEN = ("/", "/v2/health/live", "/v2/health/ready")  # asked without a token: probes, and the page that has no data
-SAMPLE_SECONDS = 2.0
+SAMPLE_SECONDS = 2.0  # seconds between two readings of the controller
 
 
 class Refused(Exception):
@@ -50,7 +46,7 @@ class Gone(Exception):
 
 
 class Server:
-    """The handlers. `ready` is set once programs are compiled and the first grafts are in."""
+    """The state that handlers share, and the steps that several of them take."""
 
     def __init__(
         self,
@@ -59,45 +55,31 @@ class Server:
         limits: Limits,
         tokens: Tokens,
         controller: Controller | None = None,
+        endpoints: Sequence[Endpoint] | None = None,
     ):
+        """Takes the endpoints of every protocol by default; raises InputError if a user's file of them fails."""
         self.runtime, self.follower, self.limits, self.tokens = runtime, follower, limits, tokens
         self.controller = controller
         self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics, controller)
-        self.ready = False
+        self.ready = False  # set once programs are compiled and the first grafts are in their slots
+        self._endpoints = tuple(all_endpoints() if endpoints is None else endpoints)
+
+    def endpoints_of(self, port: Port) -> list[Endpoint]:
+        """Returns the endpoints of a port."""
+        return [endpoint for endpoint in self._endpoints if endpoint.port == port]
 
     def app(self) -> Starlette:
-        """The application for the public port."""
-        routes = [
-            Route("/", self.page),
-            Route("/v2", self.about),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.is_ready),
-            Route("/v2/models/{task}", self.model),
-            Route("/v2/models/{task}/ready", self.model_ready),
-            Route("/v2/models/{task}/infer", self.infer, methods=["POST"]),
-            Route("/v2/models/{task}/versions/{version}", self.model),
-            Route("/v2/models/{task}/versions/{version}/ready", self.model_ready),
-            Route("/v2/models/{task}/versions/{version}/infer", self.infer, methods=["POST"]),
-            Route("/predict", self.predict, methods=["POST"]),
-            Route("/tasks", self.tasks),
-            Route("/metrics", self.prometheus),
-            Route("/stats", self.stats),
-            Route("/openapi.json", self.openapi),
-        ]
+        """Returns the application of the public port; while it runs, the controller gets its readings."""
         return Starlette(
-            routes=[_guarded(route, self) for route in routes],
+            routes=[_route(endpoint, self) for endpoint in self.endpoints_of("public")],
             exception_handlers={HTTPException: _http_error, Exception: _defect},
             lifespan=self._lifespan,
         )
 
     def admin(self) -> Starlette:
-        """The application for the admin port: poll the catalogue now, load a task, look inside."""
-        routes = [
-            Route("/admin/poll", self.admin_poll, methods=["POST"]),
-            Route("/admin/load/{task}", self.admin_load, methods=["POST"]),
-            Route("/admin/state", self.admin_state),
-        ]
-        return Starlette(routes=[_guarded(route, self) for route in routes], exception_handlers={Exception: _defect})
+        """Returns the application of the admin port."""
+        routes = [_route(endpoint, self) for endpoint in self.endpoints_of("admin")]
+        return Starlette(routes=routes, exception_handlers={Exception: _defect})
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -116,144 +98,77 @@ class Server:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def control(self, reading: Reading) -> None:
-        """Lets the controller, where there is one, choose the submodel by a reading."""
+        """Lets the controller, if there is one, choose the submodel by a reading."""
         if self.controller is not None:
             self.controller.update(reading)
             self.runtime.submodel = self.controller.submodel
 
-    # What is there
+    # Steps of handlers
 
-    async def page(self, request: Request) -> Response:
-        return Response(PAGE.read_bytes(), media_type="text/html; charset=utf-8")
+    async def served(self, request: Request) -> Served:
+        """Returns the version that the path names, the live one by default; raises UnknownTask."""
+        task, version = request.path_params["task"], request.path_params.get("version")
+        request.state.tasks = (task,)
+        live = self.runtime.find(task)
+        if version is None or version == live.version:
+            return live
+        try:
+            return await run_in_threadpool(self.follower.version, task, version)
+        except InputError as error:
+            raise UnknownTask(str(error)) from error
 
-    async def about(self, request: Request) -> Response:
-        from importlib.metadata import version
+    async def loaded(self, served: Served) -> LoadedGraft:
+        """Returns the graft, verified and on the host; raises Refused."""
+        try:
+            return await run_in_threadpool(self.runtime.residency.prepare, served)
+        except (InputError, OSError) as error:
+            raise Refused(str(error)) from error
 
-        backbone, programs = self.runtime.backbone, self.runtime.programs
-        return JSONResponse(
-            {
-                "name": "topgraft",
-                "version": version("topgraft"),
-                "extensions": ["predict"],
-                "backbone": {"weights_id": backbone.weights_id, "preprocessing_id": backbone.preprocessing_id},
-                "envelope": encode(self.runtime.envelope),
-                "buckets": list(programs.buckets),
-                "batch_sizes": list(programs.sizes),
-                "limits": encode(self.limits),
-            }
-        )
+    async def body(self, request: Request) -> bytes:
+        """Returns the body; raises HTTPException beyond the limits of size (413) and time (408)."""
+        content = bytearray()
 
-    async def live(self, request: Request) -> Response:
-        return JSONResponse({"live": True})
+        async def read() -> None:
+            async for chunk in request.stream():
+                content.extend(chunk)
+                if len(content) > self.limits.body_bytes:
+                    raise HTTPException(413, f"the body exceeds {self.limits.body_bytes} bytes")
 
-    async def is_ready(self, request: Request) -> Response:
-        return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
+        try:
+            await asyncio.wait_for(read(), self.limits.body_seconds)
+        except TimeoutError:
+            raise HTTPException(
+                408, f"the body did not arrive within {self.limits.body_seconds:g} s", {"Connection": "close"}
+            ) from None
+        return bytes(content)
 
-    async def tasks(self, request: Request) -> Response:
-        entries = self.follower.entries
-        live = {task: served.content_id for task, served in self.runtime.entries.items()}
-        drift = self.metrics.drift.reports(live)
-        found = []
-        for task, served in sorted(self.runtime.entries.items()):
-            entry = entries.get(task)
-            found.append(
-                {
-                    "task": task,
-                    "version": served.version,
-                    "content_id": served.content_id,
-                    "generation": served.generation,
-                    "resident": self.runtime.residency.resident(served.content_id),
-                    "lineage": entry.lineage if entry else {},
-                    "drift": encode(drift[task]) if task in drift else None,
-                    "refused": self.follower.refused.get(task) or self.runtime.residency.failed.get(served.content_id),
-                }
-            )
-        return JSONResponse({"tasks": found})
+    async def answers(self, request: Request, question: Question, versions: Sequence[Served]) -> list[TaskAnswers]:
+        """Submits every text to each version, and returns the answers, one TaskAnswers for each version.
 
-    async def prometheus(self, request: Request) -> Response:
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    async def stats(self, request: Request) -> Response:
-        return JSONResponse(self.metrics.stats())
-
-    async def openapi(self, request: Request) -> Response:
-        return JSONResponse(document(self.limits, bool(self.tokens.known)))
-
-    async def model(self, request: Request) -> Response:
-        served = await self._served(request)
-        prepared = await self._loaded(served)
-        group = self.runtime.banks[prepared.group].group
-        scoped = [
-            {"name": "out_of_scope_score", "datatype": "FP32", "shape": [-1]},
-            {"name": "abstained", "datatype": "BOOL", "shape": [-1]},
-        ]
-        return JSONResponse(
-            {
-                "name": served.task,
-                "versions": [served.version],
-                "platform": "topgraft_jax",
-                "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
-                "outputs": [
-                    {"name": "labels", "datatype": "BYTES", "shape": [-1]},
-                    {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(prepared.labels)]},
-                    *(scoped if prepared.scope else []),
-                ],
-                "parameters": {
-                    "labels": list(prepared.labels),
-                    "head": prepared.head.kind,
-                    "methods": list(prepared.methods),
-                    "group": f"{prepared.group}: {group.title()}",
-                    "content_id": served.content_id,
-                    "generation": served.generation,
-                    "max_tokens": prepared.max_tokens,
-                    "out_of_scope": self.runtime.price_of_scope(prepared),
-                    "submodels": self.runtime.submodels_of(prepared),
-                },
-            }
-        )
-
-    async def model_ready(self, request: Request) -> Response:
-        served = await self._served(request)
-        await self._loaded(served)
-        return JSONResponse({"name": served.task, "ready": True})
-
-    # Answers
-
-    async def infer(self, request: Request) -> Response:
-        served = await self._served(request)
-        question = read_infer(await self._body(request), served.task, self.limits)
-        pending = await self._answers(request, question, [served])
-        assert pending[0].prepared is not None
-        return JSONResponse(infer_response(question, await self._read(pending), pending[0].prepared))
-
-    async def predict(self, request: Request) -> Response:
-        question = read_predict(await self._body(request), self.limits)
-        request.state.tasks = question.tasks
-        pending = await self._answers(request, question, [self.runtime.find(task) for task in question.tasks])
-        return JSONResponse(predict_response(question, await self._read(pending)))
-
-    async def _read(self, pending: Sequence[Pending]) -> list[Answer]:
-        """Answers of finished rows; those with an out-of-scope score are scored off the event loop, and counted."""
-        if any(one.prepared is not None and one.prepared.scope is not None for one in pending):
-            await run_in_threadpool(score_rows, pending)
-        answers = [one.answer(0) for one in pending]
-        self.metrics.observe(pending, answers)
-        return answers
-
-    async def _answers(self, request: Request, question: Question, served: Sequence[Served]) -> list[Pending]:
-        """The finished rows, task by task; every version is chosen once for the whole request."""
-        rows = [(one, text) for one in served for text in question.texts]
-        begun = time.monotonic()
+        Raises Refused, Gone, DeadlineExceeded, and what `Runtime.submit` and the rows raise.
+        """
+        rows = [(served, text) for served in versions for text in question.texts]
+        start = time.monotonic()
         pending = await run_in_threadpool(self.runtime.submit, rows, timeout=question.seconds)
         try:
-            await self._finished(request, pending, question.seconds - (time.monotonic() - begun))
+            await self._finished(request, pending, question.seconds - (time.monotonic() - start))
         finally:
-            for one in pending:
-                one.future.cancel()
-        return pending
+            for row in pending:
+                row.future.cancel()
+        if any(row.graft is not None and row.graft.scope is not None for row in pending):
+            await run_in_threadpool(score_rows, pending)  # off the event loop
+        answers = [row.answer(0) for row in pending]
+        self.metrics.observe(pending, answers)
+        count, results = len(question.texts), []
+        for first in range(0, len(answers), count):
+            graft = pending[first].graft
+            assert graft is not None
+            results.append(TaskAnswers(graft, tuple(answers[first : first + count])))
+        return results
 
     async def _finished(self, request: Request, pending: Sequence[Pending], seconds: float) -> None:
-        rows = asyncio.gather(*(asyncio.wrap_future(one.future) for one in pending))
+        """Returns once every row has its result; raises Refused, Gone, DeadlineExceeded or what a row raised."""
+        rows = asyncio.gather(*(asyncio.wrap_future(row.future) for row in pending))
         gone = asyncio.create_task(_disconnected(request))
         try:
             either: set[asyncio.Future[Any]] = {rows, gone}
@@ -261,7 +176,7 @@ class Server:
             if rows.done():
                 try:
                     rows.result()
-                except (InputError, OSError) as error:  # of its load: the text was checked before
+                except (InputError, OSError) as error:  # the load failed: the text was checked before
                     raise Refused(str(error)) from error
             elif gone.done():
                 raise Gone
@@ -273,129 +188,66 @@ class Server:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await rows
 
-    async def _served(self, request: Request) -> Served:
-        task, version = request.path_params["task"], request.path_params.get("version")
-        request.state.tasks = (task,)
-        live = self.runtime.find(task)
-        if version is None or version == live.version:
-            return live
-        try:
-            return await run_in_threadpool(self.follower.version, task, version)
-        except InputError as error:
-            raise UnknownTask(str(error)) from error
-
-    async def _loaded(self, served: Served) -> Any:
-        try:
-            return await run_in_threadpool(self.runtime.residency.prepare, served)
-        except (InputError, OSError) as error:
-            raise Refused(str(error)) from error
-
-    async def _body(self, request: Request) -> bytes:
-        """The body, within the limits of size and time."""
-        found = bytearray()
-
-        async def read() -> None:
-            async for chunk in request.stream():
-                found.extend(chunk)
-                if len(found) > self.limits.body_bytes:
-                    raise HTTPException(413, f"the body exceeds {self.limits.body_bytes} bytes")
-
-        try:
-            await asyncio.wait_for(read(), self.limits.body_seconds)
-        except TimeoutError:
-            raise HTTPException(
-                408, f"the body did not arrive within {self.limits.body_seconds:g} s", {"Connection": "close"}
-            ) from None
-        return bytes(found)
-
-    # Administration
-
-    async def admin_poll(self, request: Request) -> Response:
-        changed = await run_in_threadpool(self.follower.poll)
-        return JSONResponse(
-            {"changed": changed, "unreachable": self.follower.unreachable, "refused": self.follower.refused}
-        )
-
-    async def admin_load(self, request: Request) -> Response:
-        served = await self._served(request)
-        try:
-            await run_in_threadpool(self.runtime.warm, served)
-        except (InputError, OSError) as error:
-            raise Refused(str(error)) from error
-        return JSONResponse({"task": served.task, "version": served.version, "resident": True})
-
-    async def admin_state(self, request: Request) -> Response:
-        residency = self.runtime.residency
-        return JSONResponse(
-            {
-                "slots_used": residency.slots_used,
-                "host_bytes": residency.host_bytes,
-                "loads": dict(residency.loads),
-                "evictions": dict(residency.evictions),
-                "failed": dict(residency.failed),
-                "programs": self.runtime.programs.count,
-            }
-        )
-
 
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _problem(status: int, error: BaseException | str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": str(error)}, status, headers)
+def _route(endpoint: Endpoint, server: Server) -> Route:
+    """Returns the route of an endpoint: checks tokens, turns errors into JSON, counts responses."""
 
-
-def _guarded(route: Route, server: Server) -> Route:
-    """The route with tokens checked, errors told as JSON, and the response counted."""
-    handler: Callable[[Request], Awaitable[Response]] = route.endpoint
-
-    async def guarded(request: Request) -> Response:
-        begun = time.perf_counter()
-        if route.path not in OPEN and not server.tokens.admits(request.headers.get("authorization", "")):
-            return _problem(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
-        if request.method != "POST":
-            return await _told(handler, request)
+    async def handle(request: Request) -> Response:
+        start = time.perf_counter()
+        if not endpoint.open and not server.tokens.admits(request.headers.get("authorization", "")):
+            return _refusal(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+        if endpoint.method != "POST":
+            return await _response(endpoint, server, request)
         server.metrics.in_progress += 1
         try:
-            response = await _told(handler, request)
+            response = await _response(endpoint, server, request)
         finally:
             server.metrics.in_progress -= 1
-        if not route.path.startswith("/admin"):
+        if endpoint.port == "public":
             tasks = getattr(request.state, "tasks", ())
-            server.metrics.answered(tasks, response.status_code, time.perf_counter() - begun)
+            server.metrics.answered(tasks, response.status_code, time.perf_counter() - start)
         return response
 
-    return Route(route.path, guarded, methods=sorted(route.methods or {"GET"}), name=route.name)
+    return Route(endpoint.path, handle, methods=[endpoint.method])
 
 
-async def _told(handler: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+async def _response(endpoint: Endpoint, server: Server, request: Request) -> Response:
+    """Returns the response of an endpoint, or the status and the message of the error that it raised."""
     try:
-        return await handler(request)
+        result = await endpoint.handle(server, request)
+        return result if isinstance(result, Response) else JSONResponse(json_of(result))
     except Overloaded as error:
-        return _problem(429, error, {"Retry-After": str(max(1, round(error.retry_after)))})
+        return _refusal(429, error, {"Retry-After": str(max(1, round(error.retry_after)))})
     except UnknownTask as error:
-        return _problem(404, error)
+        return _refusal(404, error)
     except InputError as error:
-        return _problem(400, error)
+        return _refusal(400, error)
     except DeadlineExceeded as error:
-        return _problem(504, error)
+        return _refusal(504, error)
     except (Closed, Refused) as error:
-        return _problem(503, error, {"Retry-After": "5"})
+        return _refusal(503, error, {"Retry-After": "5"})
     except NotFinite as error:
-        return _problem(500, error)
+        return _refusal(500, error)
     except Gone:
-        return _problem(499, "the client went away")
+        return _refusal(499, "the client went away")
     except HTTPException as error:
         return _http_error(request, error)
 
 
+def _refusal(status: int, error: BaseException | str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(json_of(Error(str(error))), status, headers)
+
+
 def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _problem(error.status_code, error.detail, dict(error.headers or {}))
+    return _refusal(error.status_code, error.detail, dict(error.headers or {}))
 
 
 def _defect(_: Request, error: Exception) -> Response:
     log.error("a request failed", exc_info=error)
-    return _problem(500, f"internal error: {type(error).__name__}")
+    return _refusal(500, f"internal error: {type(error).__name__}")

@@ -1,4 +1,4 @@
-"""What a server accepts, and who may ask."""
+"""Limits of a request, and the bearer tokens of those who may send one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from backbone.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond these a request is refused before it costs anything."""
+    """Limits beyond which a request is refused before it costs anything."""
 
-    body_bytes: int = 1 << 20  # of a request
+    body_bytes: int = 1 << 20  # largest body of a request
     inputs: int = 256  # texts of a request
     tasks: int = 32  # tasks of a request
-    characters: int = 20_000  # of a text
-    body_seconds: float = 10.0  # for a body to arrive
-    seconds: float = 10.0  # for an answer; a request may ask for less
-    tasks_in_metrics: int = 200  # label values of a metric; what is beyond counts as `other`
+    characters: int = 20_000  # characters of a text
+    body_seconds: float = 10.0  # seconds for a body to arrive
+    seconds: float = 10.0  # seconds for an answer; a request may ask for fewer
+    tasks_in_metrics: int = 200  # tasks with label values of their own in a metric; the others count as `other`
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -29,13 +29,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Bearer tokens; none means that everybody may ask."""
+    """Bearer tokens; with none of them, everybody may send requests."""
 
     known: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, file: str | Path | None) -> Tokens:
-        """One token a line of at least 16 characters; raises InputError."""
+        """Reads one token of at least 16 characters from each line; raises InputError."""
         if file is None:
             return cls()
         try:
@@ -47,7 +47,7 @@ class Tokens:
         return cls(tuple(lines))
 
     def admits(self, header: str) -> bool:
-        """Whether an Authorization header holds a known token; every known one is compared in full."""
+        """Returns whether an Authorization header holds a known token. Compares every known one in full."""
         scheme, _, given = header.partition(" ")
         matches = [hmac.compare_digest(given.strip().encode(), token.encode()) for token in self.known]
         return not self.known or (scheme.lower() == "bearer" and any(matches))

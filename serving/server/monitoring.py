@@ -1,7 +1,7 @@
-"""What a server counts: for Prometheus (`/metrics`) and for the page (`/stats`).
+"""The counters of a server: for Prometheus (`/metrics`), the page (`/stats`) and the controller.
 
-Label values are bounded: tasks that are served, up to a limit. Energy and CPU time carry their quality; a
-figure that cannot be had is absent from `/metrics` and null in `/stats`, never 0.
+Label values are bounded: tasks that are served, up to a limit. Energy and CPU time carry their quality. A figure that
+cannot be had is absent from `/metrics` and null in `/stats`, never 0.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,22 +20,65 @@ from metering.energy import Joules, meter, modelled
 from metering.thermal import thermometer
 from metering.window import cpu_seconds, on_accelerator
 from serving.answers import Answer, Pending
-from serving.controller import SUBMODELS, Controller, Reading
+from serving.controller import SUBMODELS, Controller, Reading, Switch
 from serving.drift import Drift
 from serving.follow import Follower
 from serving.runtime import Runtime
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
-HISTORY = 600  # samples kept for the page
-RECENT = 2048  # latencies kept for its percentiles
+HISTORY = 600  # points kept for the page
+RECENT = 2048  # latencies kept for percentiles
+
+
+@dataclass(frozen=True)
+class Point:
+    """The time between two samples; None: nothing happened, or nothing could be read."""
+
+    at: float  # Unix time, seconds
+    requests_per_second: float
+    p50_ms: float | None  # median of the responses, milliseconds
+    p95_ms: float | None  # 95th percentile
+    cpu_seconds_per_request: float | None
+    joules_per_request: float | None
+    queue: int  # rows that wait
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The state of the server and its latest history."""
+
+    since: float  # Unix time of the start, seconds
+    requests: int  # responses since the start
+    batch_fill: float | None  # share of the computed rows that were no filling
+    joules_quality: str  # measured_counter, modelled or unavailable
+    joules_source: str
+    submodel: str  # submodel in use
+    submodels: dict[str, int]  # rows by the submodel that answered
+    switches: tuple[Switch, ...]
+    in_progress: int  # requests received and not answered
+    queue: int  # rows that wait
+    refused: dict[str, str]  # reason by task, where the live version is not served
+    unreachable: str | None  # reason why the catalogue did not answer last
+    history: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Totals at one moment."""
+
+    time: float  # monotonic, seconds
+    answers: int = 0
+    timed: int = 0
+    cpu: float = 0.0  # seconds
+    joules: float = 0.0
 
 
 class Metrics:
-    """Counters of the server and a view of its runtime."""
+    """Counters of the server, and a view of its runtime."""
 
     def __init__(self, runtime: Runtime, follower: Follower, max_tasks: int, controller: Controller | None = None):
         self._controller = controller
-        self._runtime, self._follower, self._most_tasks = runtime, follower, max_tasks
+        self._runtime, self._follower, self._max_tasks = runtime, follower, max_tasks
         self._registry = CollectorRegistry()
         self._seconds = Histogram(
             "topgraft_request_seconds", "From request to response", ["task"], buckets=BUCKETS, registry=self._registry
@@ -44,72 +88,72 @@ class Metrics:
         self.drift = Drift(max_tasks)
         self._named: set[str] = set()
         self._recent: deque[float] = deque(maxlen=RECENT)
-        self._answers = self._timed = 0  # responses, and those that waited for a batch
-        self.in_progress = 0  # requests received and not answered
-        self._cpu, self._begun = cpu_seconds(), time.time()
+        self._answers = self._timed = 0  # responses, and those among them that waited for a batch
+        self.in_progress = 0  # POST requests received and not answered
+        self._cpu, self._since = cpu_seconds(), time.time()
         counter = meter(on_accelerator())
         self._counter, self._joules = counter, counter.read() if counter else 0.0
         self._thermometer = thermometer(on_accelerator())
-        self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
-        self._last = (time.monotonic(), 0, 0, 0.0, 0.0)
+        self._history: deque[Point] = deque(maxlen=HISTORY)
+        self._last = _Totals(time.monotonic())
 
     def label(self, task: str | None) -> str:
-        """The task as a label value: `other` unless it is served and within the limit."""
+        """Returns the task as a label value: `other` unless it is served and within the limit."""
         if task is None or task not in self._runtime.entries:
             return "other"
-        if task not in self._named and len(self._named) >= self._most_tasks:
+        if task not in self._named and len(self._named) >= self._max_tasks:
             return "other"
         self._named.add(task)
         return task
 
     def answered(self, tasks: tuple[str, ...], status: int, seconds: float) -> None:
-        """ServingCounts one response."""
+        """Counts one response."""
         for task in {self.label(task) for task in tasks} or {"other"}:
             self._requests.labels(task, str(status)).inc()
             if status == 200:
                 self._seconds.labels(task).observe(seconds)
         self._answers += 1
-        if status in (200, 504):  # refusals are quick, and say nothing of how long an answer takes
+        if status in (200, 504):  # refusals are quick: their time is not that of an answer
             self._timed += 1
             self._recent.append(seconds)
 
     def observe(self, pending: Sequence[Pending], answers: Sequence[Answer]) -> None:
-        """Counts the rows of grafts with an out-of-scope score towards drift, those of the live versions."""
+        """Counts rows towards drift: those of live versions with an out-of-scope score."""
         live = self._runtime.entries
         by_task: dict[str, list[tuple[Pending, Answer]]] = {}
-        for one, answer in zip(pending, answers, strict=True):
-            now = live.get(one.served.task)
-            if answer.out_of_scope is not None and now is not None and now.content_id == one.served.content_id:
-                by_task.setdefault(one.served.task, []).append((one, answer))
-        for task, own in by_task.items():
-            prepared = own[0][0].prepared
-            assert prepared is not None
-            assert prepared.scope is not None
+        for row, answer in zip(pending, answers, strict=True):
+            now = live.get(row.served.task)
+            if answer.out_of_scope is not None and now is not None and now.content_id == row.served.content_id:
+                by_task.setdefault(row.served.task, []).append((row, answer))
+        for task, answered in by_task.items():
+            first = answered[0][0]
+            assert first.graft is not None
+            assert first.graft.scope is not None
             self.drift.observe(
                 task,
-                own[0][0].served.content_id,
-                prepared.scope,
-                [one.tokens for one, _ in own],
-                [answer.out_of_scope or 0.0 for _, answer in own],
-                [prepared.labels.index(next(iter(answer.probabilities))) for _, answer in own],
+                first.served.content_id,
+                first.graft.scope,
+                [row.tokens for row, _ in answered],
+                [answer.out_of_scope or 0.0 for _, answer in answered],
+                [first.graft.labels.index(next(iter(answer.probabilities))) for _, answer in answered],
             )
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """Returns every metric in Prometheus' exposition format."""
         return generate_latest(self._registry)
 
     def cpu(self) -> float:
-        """CPU seconds of this process since the server was ready."""
+        """Returns the CPU seconds of this process since these counters were made."""
         return cpu_seconds() - self._cpu
 
     def joules(self) -> Joules:
-        """Energy since the server was ready."""
+        """Returns the energy since these counters were made."""
         if self._counter:
             return Joules("measured_counter", self._counter.read() - self._joules, source=self._counter.name)
         return modelled(self.cpu(), on_accelerator())
 
     def collect(self) -> Iterator[Metric]:
-        """The state of the runtime at this moment (prometheus_client's collector protocol)."""
+        """Yields the state of the runtime at this moment (prometheus_client's collector protocol)."""
         runtime, counts = self._runtime, self._runtime.counts
 
         def gauge(name: str, text: str, value: float) -> Metric:
@@ -133,7 +177,8 @@ class Metrics:
             ("device_seconds", "Time of the device thread in batches", counts.device_seconds),
         ):
             yield CounterMetricFamily(f"topgraft_{name}", text, value=value)
-        yield labelled(CounterMetricFamily, "answers", "Rows by what answered", "submodel", dict(runtime.answered_by))
+        answered: dict[str, float] = dict(runtime.answered_by)
+        yield labelled(CounterMetricFamily, "answers", "Rows by the submodel that answered", "submodel", answered)
         in_use: dict[str, float] = {name: float(name == runtime.submodel) for name in SUBMODELS}
         yield labelled(GaugeMetricFamily, "submodel", "1 for the submodel in use", "submodel", in_use)
         switches = self._controller.count if self._controller else 0
@@ -142,10 +187,10 @@ class Metrics:
         used = {str(number): float(count) for number, count in enumerate(residency.slots_used)}
         yield labelled(GaugeMetricFamily, "slots_used", "Slots taken", "group", used)
         slots = {str(number): float(bank.group.slots) for number, bank in enumerate(banks)}
-        yield labelled(GaugeMetricFamily, "slots", "Slots there are", "group", slots)
+        yield labelled(GaugeMetricFamily, "slots", "Slots of the bank", "group", slots)
         yield gauge("bank_bytes", "Device memory of the banks", sum(b.slot_bytes * (b.group.slots + 1) for b in banks))
         yield gauge("host_bytes", "Verified grafts kept on the host", residency.host_bytes)
-        yield gauge("host_bytes_budget", "Most of them", residency.host_budget)
+        yield gauge("host_bytes_budget", "Budget of the verified grafts on the host", residency.host_budget)
         yield labelled(CounterMetricFamily, "loads", "Grafts loaded", "cause", dict(residency.loads))
         yield labelled(CounterMetricFamily, "evictions", "Grafts evicted", "cause", dict(residency.evictions))
         yield gauge("longest_write_seconds", "Longest stall of the device thread by a load", residency.longest_write)
@@ -163,7 +208,7 @@ class Metrics:
             yield labelled(GaugeMetricFamily, "joules_per_request", "Mean since the start", "quality", each)
 
     def _drifts(self) -> Iterator[Metric]:
-        """Effect sizes and shares out of scope, of tasks that are served and within the limit of label values."""
+        """Yields effect sizes and shares out of scope, of tasks with a label value of their own."""
         effects = GaugeMetricFamily(
             "topgraft_drift", "Stability index of traffic against development rows", labels=["task", "kind"]
         )
@@ -182,47 +227,50 @@ class Metrics:
         yield shares
 
     def sample(self) -> Reading:
-        """Adds a point to the history of the page; what a controller decides by, of the time since the last."""
-        now, joules = time.monotonic(), self.joules()
-        then, answers, timed, cpu, energy = self._last
-        spent, new, waited = max(now - then, 1e-9), self._answers - answers, self._timed - timed
+        """Adds a point to the history, and returns the reading of the time since the last one."""
+        joules, last = self.joules().value, self._last
+        now = _Totals(time.monotonic(), self._answers, self._timed, self.cpu(), joules or 0.0)
+        self._last = now
+        seconds = max(now.time - last.time, 1e-9)
+        new, waited = now.answers - last.answers, now.timed - last.timed
         recent = list(self._recent)[-min(waited, RECENT) :] if waited else []
-        value = joules.value
+        p50, p95 = (float(np.percentile(recent, q)) if recent else None for q in (50, 95))
+        energy = None if joules is None else joules - last.joules
         self._history.append(
-            {
-                "at": round(time.time(), 1),
-                "requests_per_second": round(new / spent, 2),
-                "p50_ms": round(1e3 * float(np.percentile(recent, 50)), 2) if recent else None,
-                "p95_ms": round(1e3 * float(np.percentile(recent, 95)), 2) if recent else None,
-                "cpu_seconds_per_request": round((self.cpu() - cpu) / new, 5) if new else None,
-                "joules_per_request": round((value - energy) / new, 4) if new and value is not None else None,
-                "queue": self._runtime.waiting,
-            }
+            Point(
+                at=round(time.time(), 1),
+                requests_per_second=round(new / seconds, 2),
+                p50_ms=None if p50 is None else round(1e3 * p50, 2),
+                p95_ms=None if p95 is None else round(1e3 * p95, 2),
+                cpu_seconds_per_request=round((now.cpu - last.cpu) / new, 5) if new else None,
+                joules_per_request=None if energy is None or not new else round(energy / new, 4),
+                queue=self._runtime.waiting,
+            )
         )
-        self._last = (now, self._answers, self._timed, self.cpu(), value or 0.0)
-        idle = 0.0 if not self.in_progress else None  # nobody waits; or those who do have no answer yet
+        # without a response either nobody waits, or those who do have no answer yet
+        idle = 0.0 if not self.in_progress else None
         return Reading(
-            p95=float(np.percentile(recent, 95)) if recent else idle,
+            p95=idle if p95 is None else p95,
             queued=self._runtime.waiting,
-            watts=(value - energy) / spent if self._counter and value is not None else None,
+            watts=energy / seconds if self._counter and energy is not None else None,
             celsius=self._thermometer() if self._thermometer else None,
         )
 
-    def stats(self) -> dict[str, Any]:
-        """For the page."""
+    def stats(self) -> Stats:
+        """Returns the state and the history for the page."""
         joules, counts = self.joules(), self._runtime.counts
-        return {
-            "since": self._begun,
-            "requests": self._answers,
-            "batch_fill": round(counts.rows / counts.padded_rows, 3) if counts.padded_rows else None,
-            "joules_quality": joules.quality,
-            "joules_source": joules.source,
-            "submodel": self._runtime.submodel,
-            "submodels": dict(self._runtime.answered_by),
-            "switches": [switch.asdict() for switch in self._controller.switches] if self._controller else [],
-            "in_progress": self.in_progress,
-            "queue": self._runtime.waiting,
-            "refused": dict(self._follower.refused),
-            "unreachable": self._follower.unreachable,
-            "history": list(self._history),
-        }
+        return Stats(
+            since=self._since,
+            requests=self._answers,
+            batch_fill=round(counts.rows / counts.padded_rows, 3) if counts.padded_rows else None,
+            joules_quality=joules.quality,
+            joules_source=joules.source,
+            submodel=self._runtime.submodel,
+            submodels=dict(self._runtime.answered_by),
+            switches=tuple(self._controller.switches) if self._controller else (),
+            in_progress=self.in_progress,
+            queue=self._runtime.waiting,
+            refused=dict(self._follower.refused),
+            unreachable=self._follower.unreachable,
+            history=tuple(self._history),
+        )

@@ -1,140 +1,162 @@
-"""The OpenAPI document of the server, written by hand."""
+"""The OpenAPI 3.1 document of a port, built from its endpoints.
+
+Schemas of answers are derived from their dataclasses. Schemas of requests come from the protocols, since the limits of
+the server are part of them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, Literal, Union, get_args, get_origin
 
+from backbone.errors import InputError
+from backbone.records import hints, key_of, tag_of
+from backbone.registered import Registered
+from serving.server.endpoint import Content, Endpoint, Error, Schema
 from serving.server.limits import Limits
-from serving.server.protocol import OUTPUTS
 
-_TEXT = {"type": "string"}
-_NUMBER = {"type": "number"}
-_WHOLE = {"type": "integer"}
-_TOLD = {
-    "400": "malformed, or beyond a limit",
-    "404": "no such task or version",
-    "408": "the body did not arrive in time",
-    "413": "the body is too large",
-    "429": "overloaded; see Retry-After",
-    "500": "the graft produced a value that is not a number",
-    "503": "shutting down, or the graft does not load",
-    "504": "the deadline passed",
+TEXT: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "number"}
+WHOLE: Schema = {"type": "integer"}
+FREE: Schema = {"type": "object"}
+TIMEOUT_MS: Schema = {
+    "type": "number",
+    "exclusiveMinimum": 0,
+    "description": "milliseconds until the answer is worth nothing",
 }
 
+SCALARS: dict[Any, Schema] = {
+    str: TEXT,
+    float: NUMBER,
+    int: WHOLE,
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+}
+REFUSALS = {
+    400: "malformed, or beyond a limit",
+    401: "a bearer token is needed",
+    404: "no such task or version",
+    408: "the body did not arrive in time",
+    413: "the body is too large",
+    429: "overloaded; see Retry-After",
+    500: "the graft produced a value that is not a number",
+    503: "shutting down, or the graft does not load",
+    504: "the deadline passed",
+}
+NAMES = {"task": "name of a task", "version": "version of the task, as the registry numbers it"}  # names in paths
 
-def document(limits: Limits, tokens: bool) -> dict[str, Any]:
-    """OpenAPI 3.1 of the public port."""
-    paths: dict[str, Any] = {
-        "/": {"get": {"responses": {"200": _content("the page", _TEXT, "text/html")}}},
-        "/v2": {"get": {"responses": _found("Server")}},
-        "/v2/health/live": {"get": {"responses": _found("Live")}},
-        "/v2/health/ready": {"get": {"responses": _found("Ready") | {"503": _content("not yet", _ref("Ready"))}}},
-        "/tasks": {"get": {"responses": _found("Tasks")}},
-        "/metrics": {"get": {"responses": {"200": _content("counters", _TEXT, "text/plain")}}},
-        "/stats": {"get": {"responses": _found("Stats")}},
-        "/openapi.json": {"get": {"responses": _found("Document")}},
-        "/predict": {"post": _operation("Predict", "Predicted")},
-    }
-    task = _parameter("task", "name of a task")
-    version = _parameter("version", "version of the task, as the registry numbers it")
-    missing = {status: _content(_TOLD[status], _ref("Error")) for status in ("404", "503")}
-    for place, parameters in (("{task}", [task]), ("{task}/versions/{version}", [task, version])):
-        model = f"/v2/models/{place}"
-        paths[model] = {"parameters": parameters, "get": {"responses": _found("Model") | missing}}
-        paths[f"{model}/ready"] = {"parameters": parameters, "get": {"responses": _found("ModelReady") | missing}}
-        paths[f"{model}/infer"] = {"parameters": parameters, "post": _operation("Infer", "Inferred")}
-    description: dict[str, Any] = {
+
+def document(endpoints: Iterable[Endpoint], limits: Limits, tokens: bool) -> dict[str, Any]:
+    """Returns the document of these endpoints; `tokens`: the server asks for a bearer token.
+
+    Raises InputError if two different schemas have the same name.
+    """
+    schemas: dict[str, Schema] = {}
+    paths: dict[str, Any] = {}
+    for endpoint in endpoints:
+        path = paths.setdefault(endpoint.path, {})
+        if names := re.findall(r"{(\w+)}", endpoint.path):
+            path["parameters"] = [_parameter(name) for name in names]
+        path[endpoint.method.lower()] = _operation(endpoint, limits, tokens, schemas)
+    security = {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}} if tokens else {}
+    return {
         "openapi": "3.1.0",
         "info": {"title": "Topgraft", "version": "1", "description": "Open Inference Protocol v2, and /predict."},
         "paths": paths,
-        "components": {"schemas": _schemas(limits)},
+        "components": {"schemas": schemas, **security},
+        **({"security": [{"bearer": []}]} if tokens else {}),
     }
-    if tokens:
-        description["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        description["security"] = [{"bearer": []}]
-        for methods in paths.values():
-            for name in methods.keys() - {"parameters"}:
-                methods[name]["responses"]["401"] = _content("a bearer token is needed", _ref("Error"))
-    return description
 
 
-def _ref(schema: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{schema}"}
+def _parameter(name: str) -> dict[str, Any]:
+    schema = TEXT | {"minLength": 1}
+    return {"name": name, "in": "path", "required": True, "description": NAMES.get(name, name), "schema": schema}
 
 
-def _content(text: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
-    return {"description": text, "content": {media: {"schema": schema}}}
+def _operation(endpoint: Endpoint, limits: Limits, tokens: bool, schemas: dict[str, Schema]) -> dict[str, Any]:
+    replies = dict(endpoint.replies) | ({401: Error} if tokens and not endpoint.open else {})
+    operation: dict[str, Any] = {"responses": {}}
+    for status, reply in sorted(replies.items()):
+        if isinstance(reply, Content):
+            content = {reply.media: {"schema": reply.schema}}
+            description = reply.description
+        else:
+            content = _named(reply.__name__, schema_of(reply), schemas)
+            description = REFUSALS[status] if reply is Error else (reply.__doc__ or "").partition("\n")[0]
+        operation["responses"][str(status)] = {"description": description, "content": content}
+    if endpoint.body is not None:
+        content = _named(endpoint.body.name, endpoint.body.schema(limits), schemas)
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
 
 
-def _found(schema: str) -> dict[str, Any]:
-    return {"200": _content("as asked", _ref(schema))}
+def _named(name: str, schema: Schema, schemas: dict[str, Schema]) -> dict[str, Any]:
+    """Adds a schema to those of the document, and returns the content that refers to it."""
+    if schemas.setdefault(name, schema) != schema:
+        raise InputError(f"{name}: two endpoints name different JSON so; rename the dataclass, or the body, of one")
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
 
-def _operation(body: str, answer: str) -> dict[str, Any]:
-    errors = {status: _content(text, _ref("Error")) for status, text in _TOLD.items()}
-    request = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
-    return {"requestBody": request, "responses": _found(answer) | errors}
+def schema_of(kind: Any) -> Schema:
+    """Returns the JSON schema of a dataclass, or of the type of a field; raises TypeError for other types."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return {}
+    if kind in SCALARS:
+        return SCALARS[kind]
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (tuple, list):
+        return array(schema_of(arguments[0]))
+    if origin is dict:
+        return {"type": "object", "additionalProperties": schema_of(arguments[1])}
+    if origin in (Union, types.UnionType):
+        return _either([schema_of(one) for one in arguments])
+    if isinstance(kind, type) and issubclass(kind, Registered):
+        return FREE
+    if dataclasses.is_dataclass(kind):
+        return FREE if tag_of(typing.cast(type, kind)) else _fields(typing.cast(type, kind))
+    raise TypeError(f"{kind}: no JSON schema is known for this type; use a dataclass, or a type of JSON")
 
 
-def _parameter(name: str, text: str) -> dict[str, Any]:
-    schema = {"type": "string", "minLength": 1}
-    return {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
+def _either(schemas: list[Schema]) -> Schema:
+    different = [schema for number, schema in enumerate(schemas) if schema not in schemas[:number]]
+    if len(different) == 1:
+        return different[0]
+    if all(schema.keys() == {"type"} for schema in different):
+        return {"type": [schema["type"] for schema in different]}
+    return {"anyOf": different}
 
 
-def _object(required: dict[str, Any], optional: dict[str, Any] | None = None, *, closed: bool = True) -> dict[str, Any]:
+def _fields(cls: type) -> Schema:
+    required: dict[str, Schema] = {}
+    optional: dict[str, Schema] = {}
+    for field in dataclasses.fields(cls):
+        description = {k: v for k, v in field.metadata.items() if k == "description"}
+        kind = hints(cls)[field.name]
+        if field.metadata.get("optional"):
+            present = [schema_of(one) for one in get_args(kind) if one is not type(None)]
+            optional[key_of(field)] = _either(present) | description
+        else:
+            required[key_of(field)] = schema_of(kind) | description
+    return record(required, optional)
+
+
+def record(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    """Returns the schema of an object with these fields and no others."""
     properties = required | (optional or {})
-    return {
-        "type": "object",
-        "required": sorted(required),
-        "properties": properties,
-        **({"additionalProperties": False} if closed else {}),
-    }
+    return {"type": "object", "required": sorted(required), "properties": properties, "additionalProperties": False}
 
 
-def _list(items: dict[str, Any], **limits: Any) -> dict[str, Any]:
+def array(items: Schema, **limits: Any) -> Schema:
+    """Returns the schema of a list; `limits` are minItems, maxItems, uniqueItems."""
     return {"type": "array", "items": items, **limits}
 
 
-def _schemas(limits: Limits) -> dict[str, Any]:
-    free = {"type": "object"}
-    texts = _list({"type": "string", "maxLength": limits.characters}, minItems=1, maxItems=limits.inputs)
-    timeout = {"type": "number", "exclusiveMinimum": 0, "description": "milliseconds until it is worth nothing"}
-    shape = _list(_WHOLE, minItems=1, maxItems=1)
-    given = {"name": {"const": "text"}, "datatype": {"const": "BYTES"}, "shape": shape, "data": texts}
-    wanted = _object({"name": {"enum": list(OUTPUTS)}}, {"parameters": free})
-    infer = {
-        "id": _TEXT,
-        "outputs": _list(wanted, minItems=1),
-        "parameters": _object({}, {"timeout_ms": timeout}),
-    }
-    origin = {"content_id": _TEXT, "generation": _WHOLE, "submodel": _TEXT}
-    score = {"type": ["number", "null"], "description": "above 1: out of scope; null: the graft has no such score"}
-    prediction = {
-        "labels": _list(_TEXT),
-        "probabilities": {"type": "object", "additionalProperties": _NUMBER},
-        "submodel": _TEXT,
-        "out_of_scope_score": score,
-        "abstained": {"type": "boolean", "description": "out of scope, and the graft gives no label there"},
-    }
-    answer = _object({**origin, "version": _TEXT, "predictions": _list(_object(prediction))})
-    tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": {"type": "array"}})
-    served = {"task": _TEXT, "version": _TEXT, "content_id": _TEXT, "generation": _WHOLE}
-    model = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT, "parameters": free}
-    told = _object({**origin, "submodels": _list(_TEXT)})
-    inferred = {"model_name": _TEXT, "model_version": _TEXT, "parameters": told, "outputs": _list(tensor)}
-    tasks = _list(_TEXT, minItems=1, maxItems=limits.tasks, uniqueItems=True)
-    return {
-        "Error": _object({"error": _TEXT}),
-        "Live": _object({"live": {"type": "boolean"}}),
-        "Ready": _object({"ready": {"type": "boolean"}}),
-        "ModelReady": _object({"name": _TEXT, "ready": {"type": "boolean"}}),
-        "Server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}, closed=False),
-        "Stats": free,
-        "Document": free,
-        "Tasks": _object({"tasks": _list(_object(served, closed=False))}),
-        "Model": _object({**model, "inputs": _list(tensor), "outputs": _list(tensor)}),
-        "Predict": _object({"tasks": tasks, "inputs": texts}, {"timeout_ms": timeout}),
-        "Predicted": _object({"answers": {"type": "object", "additionalProperties": answer}}),
-        "Infer": _object({"inputs": _list(_object(given, {"parameters": free}), minItems=1, maxItems=1)}, infer),
-        "Inferred": _object(inferred, {"id": _TEXT}),
-    }
+def texts(limits: Limits) -> Schema:
+    """Returns the schema of the texts of a request."""
+    return array(TEXT | {"maxLength": limits.characters}, minItems=1, maxItems=limits.inputs)

@@ -21,41 +21,14 @@ import topgraft
 from adapters.artefact.manifest import Training, read_manifest
 from adapters.artefact.write import save_graft
 from adapters.model import GraftModel
-from adapters.specs import (
-    IA3,
-    SSF,
-    Bias,
-    Bottleneck,
-    Classification,
-    Dora,
-    Ladder,
-    Lora,
-    MultiLabel,
-    Norm,
-    Prefix,
-    Probe,
-    Router,
-    Vera,
-)
+from adapters.specs import Classification, Lora, Method, MultiLabel, Probe
 from backbone.errors import InputError
+from backbone.registered import variants
 from backbone.trees import flatten, unflatten
 from tests.tiny import make_tiny_backbone, rows
 
 LABELS = ("first", "second", "third")
-SPECS = [
-    Lora(rank=2),
-    Dora(rank=2),
-    Vera(rank=4),
-    Bottleneck(width=3),
-    IA3(),
-    SSF(),
-    Bias(),
-    Norm(),
-    Prefix(length=2),
-    Router(rank=2),
-    Probe(boundaries=()),
-    Ladder(reduction=4),
-]
+SPECS = [method.example() for method in variants(Method).values()]
 EMPTY = Training(config={}, seeds={"seed": 0}, data={}, metrics={}, costs={}, versions={})
 
 
@@ -78,7 +51,7 @@ def graft(tiny, tmp_path) -> Path:
     return tmp_path / "graft"
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.tag)
 def test_what_is_loaded_is_what_was_saved(tiny, tmp_path, spec):
     head = MultiLabel() if isinstance(spec, (Lora, Probe)) else Classification()
     manifest, model, params = make(tmp_path / "g", tiny, spec, head)

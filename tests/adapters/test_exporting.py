@@ -161,7 +161,7 @@ print(json.dumps(refused))
 def test_heads_that_cannot_be_exported_are_named(tiny, tmp_path, head):
     make(tmp_path / "graft", tiny, head=head)
     with pytest.raises(InputError, match=f"its head is {head.kind} with pair={head.pair}"):
-        export_jax(tmp_path / "graft", tmp_path / "edge", backbone=tiny.path)
+        export_jax(tmp_path / "graft", tmp_path / "edge", backbone=tiny.path, batch=8)
     assert not (tmp_path / "edge").exists()
 
 
@@ -172,4 +172,4 @@ def test_a_backbone_for_images_is_refused(tmp_path):
     backbone = load_backbone(make_image_backbone(tmp_path / "images"))
     make(tmp_path / "graft", backbone)
     with pytest.raises(InputError, match="backbone for images"):
-        export_jax(tmp_path / "graft", tmp_path / "edge", backbone=backbone.path)
+        export_jax(tmp_path / "graft", tmp_path / "edge", backbone=backbone.path, batch=8)

@@ -14,11 +14,10 @@ from adapters.patterns import sites_of
 from adapters.specs import Classification
 from backbone.buckets import pad
 from backbone.encoder import Network
-from backbone.families import FAMILIES
 from backbone.sites import LINEAR, NORM
 from backbone.trees import flatten
 from tests.adapters.test_methods import LABELS, MERGEABLE, METHODS, nonzero
-from tests.families import config_of, token_rows
+from tests.families import config_of, family_of, token_rows
 from tests.tiny import random_params
 
 CHOSEN = (
@@ -35,7 +34,7 @@ CHOSEN = (
     "probe",
     "ladder",
 )
-SPEC = FAMILIES["modernbert"].spec(config_of("modernbert"), set())
+SPEC = family_of("modernbert").spec(config_of("modernbert"), set())
 
 
 def bare() -> GraftModel:

@@ -1,32 +1,48 @@
-"""Heads, poolings, pairs and tags against formulas written by hand; what a head is asked, and what it answers."""
+"""One suite for every head of the registry, and formulas written by hand.
+
+A head is tested by its `example()` on the example cells of its column. A head that comes with Topgraft has its formula
+in a file of `tests/adapters/head_formulas`; a test fails until it does.
+"""
 
 from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seqeval.metrics.sequence_labeling import get_entities
 
 from adapters.artefact.manifest import Training
 from adapters.artefact.read import read_graft
 from adapters.artefact.write import save_graft
-from adapters.costs import forward
 from adapters.graft import Graft, load_graft
-from adapters.heads import head_of
+from adapters.heads.columns import Layout
+from adapters.heads.head import Head, kinds_for
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, MultiLabel, Regression, TokenTagging
-from adapters.tagging import NO_TAG, entities, fault, spans
+from adapters.tagging import entities
 from backbone.buckets import Sides, pad
 from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.records import decode, encode
+from backbone.registered import load_folder, own_file, variants
 from backbone.trees import flatten, map_leaves, unflatten
 from tests import reference
 from tests.tiny import SPEC, WORDS, random_params
+from trainers.config import Data
+from trainers.fitting.linear_head import fitted_labels, shrunk_head, vector_model
+from trainers.scoring.metrics import gather
 
+KINDS = [kind for kind, cls in variants(Head).items() if not own_file(cls)]
+FORMULAS = {module.__name__.rsplit(".", 1)[-1]: module for module in load_folder("tests.adapters.head_formulas")}
 LABELS = ("a", "b", "c")
 TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
 SIZES = (3, 5, 2, 7)
+DATA = Data()
+NOTHING = Training(config={}, seeds={}, data={}, metrics={}, costs={}, versions={})
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +51,37 @@ def backbone():
 
 
 @pytest.fixture(scope="module")
-def sides():
+def rows():
     draw = np.random.default_rng(3)
     return [draw.integers(5, SPEC.vocabulary, n).astype(np.int32) for n in SIZES]
 
 
-def model_of(head, *methods, labels=LABELS) -> GraftModel:
-    return GraftModel(Network(SPEC), methods, head, labels)
+@dataclass(frozen=True)
+class Task:
+    """The example of a head, with rows: encoded labels and logits."""
+
+    head: Head
+    names: tuple[str, ...]
+    labels: np.ndarray
+    logits: np.ndarray
+
+    def model(self, *methods) -> GraftModel:
+        return GraftModel(Network(SPEC), methods, self.head, self.names)
+
+
+def task_of(kind: str, repeat: int = 12, seed: int = 0) -> Task:
+    """The example cells of the head's column, several times over, with logits drawn at random."""
+    head = variants(Head)[kind].example()
+    column, cells = head.column, [cell for _ in range(repeat) for cell in head.column.cells]
+    parsed = [column.parse(cell, DATA, "cells:1") for cell in cells]
+    names = column.names(parsed, DATA)
+    head = head.with_statistics_of(parsed)
+    layout = None
+    if column.labels_per == "word":
+        layout = Layout([np.arange(1, 2 * len(labels) + 1, 2) for labels in parsed], tokens=8)
+    labels = head.encode(parsed, names, ["cells:1"] * len(cells), layout)
+    axes = (len(cells), len(names)) if head.one_answer_per == "row" else (len(cells), 8, len(names))
+    return Task(head, names, labels, np.random.default_rng(seed).normal(size=axes).astype(np.float32))
 
 
 def nonzero(model: GraftModel, seed: int = 0):
@@ -55,127 +95,198 @@ def inputs_of(rows):
     return {"ids": jnp.asarray(ids), "mask": jnp.asarray(mask)}
 
 
-def last_state(backbone, row):
-    return reference.states(map_leaves(np.asarray, backbone), row, SPEC)[-1]
+# The suite
 
 
-def test_attention_pooling_equals_its_formula_and_begins_as_the_mean(backbone, sides):
-    model = model_of(Classification(pooling="attention"))
-    inputs = inputs_of(sides)
-    params = nonzero(model)
-    query = np.asarray(params["head"]["query"])
-    found = model.features(backbone, {}, inputs, head=params["head"])
-    start = model.features(backbone, {}, inputs, head=model.init(jax.random.key(0))["head"])
-    mean = model.features(backbone, {}, inputs)
-    np.testing.assert_allclose(start, mean, atol=1e-6)
-    assert np.abs(found - mean).max() > 1e-3
-    for i, row in enumerate(sides):
-        state = last_state(backbone, row)
-        shares = np.exp(state @ query / np.sqrt(SPEC.width))
-        np.testing.assert_allclose(found[i], shares / shares.sum() @ state, atol=2e-5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_survives_its_json_and_is_told_by_its_tag(kind):
+    head = variants(Head)[kind].example()
+    values = encode(head)
+    assert next(iter(values.items())) == ("kind", kind)
+    assert decode(Head, json.loads(json.dumps(values))) == head
+    assert hash(decode(Head, values)) == hash(head), "a compiled program is kept by its head"
+    with pytest.raises(InputError, match="dropout: must be at least 0 and below 1"):
+        decode(Head, values | {"dropout": 1.0})
+    assert head.column.labels_per == ("word" if head.one_answer_per == "word" else "row")
 
 
-@pytest.mark.parametrize("pair", ["two_tower", "cosine"])
-def test_pairs_encoded_apart_equal_their_formula(pair, backbone, sides):
-    model = model_of(Classification(pair=pair))
-    rows = [Sides(sides[0], sides[1]), Sides(sides[3], sides[2])]
-    found = model.features(backbone, {}, inputs_of(rows))
-    for i, row in enumerate(rows):
-        u, v = (last_state(backbone, side).mean(0) for side in (row.first, row.second))
-        wanted = np.concatenate([u, v, np.abs(u - v), u * v])
-        if pair == "cosine":
-            wanted = np.array([u @ v / np.linalg.norm(u) / np.linalg.norm(v)])
-        np.testing.assert_allclose(found[i], wanted, atol=5e-5)
-    assert found.shape == (2, model.feature_width)
-    assert forward(model, 2, 8).flops > 1.9 * forward(model_of(Classification()), 2, 8).flops
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_are_counted_and_merged_in_any_order(kind):
+    task = task_of(kind)
+    counts = gather(task.model(), task.logits, task.labels)
+    metrics = counts.compute()
+    assert {*task.head.metrics, "loss"} <= metrics.keys()
+    parts = [
+        gather(task.model(), task.logits[part], task.labels[part])
+        for part in np.array_split(np.arange(len(task.labels)), 3)
+    ]
+    merged = functools.reduce(lambda a, b: a.merge(b), reversed(parts)).compute()
+    assert merged == pytest.approx(metrics, rel=1e-6, abs=1e-6)
+    assert metrics["loss"] == pytest.approx(float(np.mean(task.head.loss(task.logits, task.labels))), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "head", [Classification(pooling="attention", pair="two_tower"), Regression(), TokenTagging()], ids=lambda h: h.kind
-)
-def test_a_bank_equals_each_graft_alone(head, backbone, sides):
-    model = model_of(head, Lora(rank=2, blocks="2:"), labels=("a",) if isinstance(head, Regression) else LABELS)
-    rows = sides if model.sides == 1 else [Sides(sides[i], sides[-i - 1]) for i in range(4)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_on_the_host_is_that_of_training(kind):
+    task = task_of(kind, seed=1)
+    logits = 5 * task.logits
+    losses = task.head.host_loss(logits, task.labels)
+    assert losses.shape == (len(task.labels),)
+    np.testing.assert_allclose(losses, jax.jit(task.head.loss)(logits, task.labels), rtol=1e-5, atol=1e-5)
+    assert losses.std() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probabilities_are_the_same_on_the_host_and_in_a_program(kind):
+    task = task_of(kind)
+    logits = np.concatenate([task.logits, 200 * np.sign(task.logits)])
+    probabilities = task.head.probabilities(logits)
+    assert (type(probabilities), probabilities.dtype) == (np.ndarray, np.float32)
+    np.testing.assert_allclose(jax.jit(task.head.probabilities)(logits), probabilities, atol=1e-6)
+    assert np.isfinite(probabilities).all()
+    decided = np.asarray(task.head.decide(probabilities), float)
+    exported = np.asarray(jax.jit(task.head.exported)(logits))
+    np.testing.assert_allclose(exported, decided if task.head.output == "value" else probabilities, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bank_equals_each_graft_alone(kind, backbone, rows):
+    model = task_of(kind).model(Lora(rank=2, blocks="2:"))
     inputs = inputs_of(rows)
     slots = [model.init(jax.random.key(0)), nonzero(model, 1), nonzero(model, 2)]
     bank = jax.tree.map(lambda *leaves: jnp.stack(leaves), *slots)
-    found = model.logits(backbone, bank, inputs, slots=jnp.array([2, 0, 1, 2]))
+    logits = model.logits(backbone, bank, inputs, slots=jnp.array([2, 0, 1, 2]))
     alone = [model.logits(backbone, slot, inputs) for slot in slots]
+    assert not np.any(alone[0]), "a fresh head answers with zeros"
     for row, slot in enumerate((2, 0, 1, 2)):
-        np.testing.assert_allclose(found[row], alone[slot][row], atol=3e-5)
+        np.testing.assert_allclose(logits[row], alone[slot][row], atol=3e-5)
+    assert np.abs(alone[1] - alone[2]).max() > 1e-3
 
 
-def test_a_pair_read_as_one_row_has_segments(backbone, sides):
-    """The state of a token differs by its segment's embedding, as the paper adds it."""
-    row = np.stack([sides[3], np.arange(7) >= 4], axis=1).astype(np.int32)
-    found = Network(SPEC).embed(backbone, inputs_of([row]))[0, :7]
-    e = map_leaves(np.asarray, backbone["embeddings"])
-    x = e["token"][sides[3]] + e["position"][:7] + e["segment"][row[:, 1]]
-    wanted = reference.norm(x, e["norm"]["scale"], e["norm"]["bias"], SPEC.norm_epsilon)
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert np.abs(found - Network(SPEC).embed(backbone, inputs_of([sides[3]]))[0, :7]).max() > 1e-3
-
-
-def test_tags_are_read_from_every_state(backbone, sides):
-    model = model_of(TokenTagging(), labels=TAGS)
-    params = nonzero(model)
-    logits = model.logits(backbone, params, inputs_of(sides))
-    assert logits.shape == (4, 8, 5)
-    kernel, bias = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
-    labels = np.full((4, 8), NO_TAG, np.int32)
-    wanted = []
-    for i, row in enumerate(sides):
-        own = last_state(backbone, row) @ kernel + bias
-        np.testing.assert_allclose(logits[i, : len(row)], own, atol=5e-5)
-        labels[i, 1 : len(row) : 2] = i
-        scaled = own - np.log(np.exp(own).sum(-1, keepdims=True))
-        wanted.append(-np.mean([scaled[t, i] for t in range(1, len(row), 2)]))
-    np.testing.assert_allclose(head_of(model.head).loss(logits, labels), wanted, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [Classification(pooling="attention"), Regression(pair="cosine"), MultiLabel(pair="two_tower"), TokenTagging()],
-    ids=lambda h: h.kind,
-)
-def test_gradients_reach_every_leaf(head, backbone, sides):
-    model = model_of(head, Lora(rank=2, blocks="2:"))
-    inputs = inputs_of(sides)
-    gradient = jax.grad(lambda p: jnp.square(model.logits(backbone, p, inputs)).sum())(nonzero(model))
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_the_loss_reach_every_leaf(kind, backbone, rows):
+    task = task_of(kind)
+    model, inputs, labels = task.model(Lora(rank=2, blocks="2:")), inputs_of(rows), task.labels[: len(rows)]
+    gradient = jax.grad(lambda p: task.head.loss(model.logits(backbone, p, inputs), labels).sum())(nonzero(model))
     for path, leaf in flatten(gradient).items():
         assert np.abs(leaf).max() > 0, f"{path} has no gradient"
         assert np.isfinite(leaf).all()
 
 
-def test_spans_are_those_of_seqeval_whatever_the_tags():
-    draw = np.random.default_rng(0)
-    for _ in range(300):
-        tags = [str(t) for t in draw.choice(["O", "B-x", "I-x", "B-y", "I-y", "I-z-1", "B-z-1"], draw.integers(0, 9))]
-        assert spans(tags) == [(kind, start, end + 1) for kind, start, end in get_entities(tags)], tags
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_probe_of_its_vectors_learns_what_they_betray(kind):
+    """Features that are the labels themselves: the loss falls far below that of no weights."""
+    task = task_of(kind)
+    model, _ = vector_model(task.model(), task.head.metrics[0])
+    labels = fitted_labels(task.model(), task.labels)
+    vectors = np.eye(labels.max() + 1)[labels] if labels.dtype == np.int32 else labels.reshape(len(labels), -1)
+    head = shrunk_head(model, vectors.astype(np.float32), labels)
+    losses = [model.head.host_loss(vectors @ head["kernel"] * scale + head["bias"] * scale, labels) for scale in (0, 1)]
+    assert losses[1].mean() < 0.7 * losses[0].mean()
 
 
-def test_what_is_no_bio_tag():
-    assert not fault("O", "I-x")
-    assert not fault("B-x", "I-y")
-    assert not fault("I-x", "B-x")
-    assert "opens with 'B-x'" in fault("I-x", "B-y")
-    assert "opens with 'B-x'" in fault("I-x", "O")
-    for tag in ("x", "B", "B-", "E-x", ""):
-        assert "is no BIO tag" in fault(tag, "O")
-    assert entities(["to", "new", "york"], ["O", "B-city", "I-city"])[0].text == "new york"
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_head_supports_it_can(kind):
+    task = task_of(kind)
+    head, column, classes = task.head, task.head.column, len(task.names)
+    numbers = list(range(classes))
+    assert column.carries(task.labels, numbers).any()
+    assert not column.carries(task.labels, []).any()
+    if "out_of_scope" in head.supports:
+        shares = column.shares(task.labels, classes)
+        assert shares.shape == (len(task.labels), classes + 1)
+        np.testing.assert_allclose(shares.sum(axis=1), 1)
+        for number in numbers:
+            np.testing.assert_array_equal(shares[:, number] > 0, column.carries(task.labels, [number]))
+    if "retrain" in head.supports:
+        answer = column.majority(task.labels, classes)
+        decided = head.decide(head.probabilities(head.sure_logits(answer)[None]))
+        np.testing.assert_array_equal(head.chosen(decided)[0], np.flatnonzero(answer))
+    if "bank" in head.supports:
+        assert set(task.model().abstract()["head"]) == {"kernel", "bias"}
+    assert ("pairs" in head.supports) == ("pair" in encode(head))
 
 
-HEADS = {
+@pytest.mark.parametrize("kind", KINDS)
+def test_stored_loaded_and_asked(kind, tiny, tmp_path):
+    task = task_of(kind)
+    model = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), task.head, task.names)
+    params = map_leaves(np.asarray, nonzero(model))
+    save_graft(tmp_path / "graft", model, params, tiny, name="x", max_tokens=16, training=NOTHING)
+    graft = load_graft(tmp_path / "graft", tiny)
+    assert (graft.model.head, graft.model.labels) == (task.head, task.names)
+    texts = [" ".join(WORDS[:3]), " ".join((WORDS[:3] + WORDS[30:40]) * 2)]
+    answers = graft.predict(texts)
+    assert answers == Graft(model, params, tiny, 16).predict(texts)
+    assert answers[0] != answers[1]
+    facts = json.loads(json.dumps([task.head.facts(answer, top=2) for answer in answers]))
+    assert facts[0] != facts[1]
+    assert len(facts[0].get("probabilities", {})) <= 2
+
+
+# The formulas
+
+
+def test_every_head_has_a_formula():
+    assert FORMULAS.keys() == set(KINDS), "tests/adapters/head_formulas holds one file for each head"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_probabilities_equal_their_formula(kind):
+    task = task_of(kind)
+    losses, probabilities = task.head.host_loss(task.logits, task.labels), task.head.probabilities(task.logits)
+    for i, (logits, label) in enumerate(zip(task.logits, task.labels, strict=True)):
+        loss, expected = FORMULAS[kind].formula(logits, label)
+        assert losses[i] == pytest.approx(loss, rel=1e-5, abs=1e-6)
+        np.testing.assert_allclose(probabilities[i], expected, rtol=1e-5)
+
+
+def test_tags_are_read_from_every_state(backbone, rows):
+    model = GraftModel(Network(SPEC), (), TokenTagging(), TAGS)
+    params = nonzero(model)
+    logits = model.logits(backbone, params, inputs_of(rows))
+    assert logits.shape == (4, 8, 5)
+    kernel, bias = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
+    for i, row in enumerate(rows):
+        state = reference.states(map_leaves(np.asarray, backbone), row, SPEC)[-1]
+        np.testing.assert_allclose(logits[i, : len(row)], state @ kernel + bias, atol=5e-5)
+
+
+# Poolings and pairs together with heads
+
+
+def test_a_bank_of_pairs_pooled_by_attention_equals_each_graft_alone(backbone, rows):
+    head = Classification(pooling="attention", pair="two_tower")
+    model = GraftModel(Network(SPEC), (Lora(rank=2, blocks="2:"),), head, LABELS)
+    inputs = inputs_of([Sides(rows[i], rows[-i - 1]) for i in range(4)])
+    slots = [nonzero(model, seed) for seed in range(3)]
+    bank = jax.tree.map(lambda *leaves: jnp.stack(leaves), *slots)
+    logits = model.logits(backbone, bank, inputs, slots=jnp.array([2, 0, 1, 2]))
+    for row, slot in enumerate((2, 0, 1, 2)):
+        np.testing.assert_allclose(logits[row], model.logits(backbone, slots[slot], inputs)[row], atol=3e-5)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [Classification(pooling="attention"), Regression(pair="cosine"), MultiLabel(pair="two_tower")],
+    ids=lambda head: head.kind,
+)
+def test_gradients_reach_queries_and_sides(head, backbone, rows):
+    model = GraftModel(Network(SPEC), (Lora(rank=2, blocks="2:"),), head, LABELS)
+    inputs = inputs_of(rows)
+    gradient = jax.grad(lambda p: jnp.square(model.logits(backbone, p, inputs)).sum())(nonzero(model))
+    for path, leaf in flatten(gradient).items():
+        assert np.abs(leaf).max() > 0, f"{path} has no gradient"
+
+
+PAIRS = {
     "regression": (Regression(pair="cross", center=3.0, spread=2.0), ("score",)),
     "two towers": (MultiLabel(pooling="attention", pair="two_tower"), LABELS),
-    "tagging": (TokenTagging(), TAGS),
 }
-NOTHING = Training(config={}, seeds={}, data={}, metrics={}, costs={}, versions={})
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_stored_loaded_and_asked(name, tiny, tmp_path):
-    head, labels = HEADS[name]
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_stored_loaded_and_asked(name, tiny, tmp_path):
+    head, labels = PAIRS[name]
     model = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), head, labels)
     params = map_leaves(np.asarray, nonzero(model))
     save_graft(tmp_path / "graft", model, params, tiny, name="x", max_tokens=16, training=NOTHING)
@@ -183,41 +294,44 @@ def test_stored_loaded_and_asked(name, tiny, tmp_path):
     assert (graft.model.head, graft.model.labels) == (head, labels)
     canary = read_graft(tmp_path / "graft")[2]
     assert canary["ids"].shape == ((8, 16, 2) if name == "regression" else (8, 16))
-
-    before = Graft(model, params, tiny, 16)
-    words = WORDS[:3] + WORDS[30:40]
-    texts = {
-        "regression": [("ban ben", "bin"), ("bin", "ban ben")],
-        "two towers": [("ban ben", "bin"), ("bin", "ban ben")],
-        "tagging": [" ".join(words[:3]), words * 2],
-    }[name]
+    texts, before = [("ban ben", "bin"), ("bin", "ban ben")], Graft(model, params, tiny, 16)
     answers = graft.predict(texts)
     assert answers == before.predict(texts)
     if name == "regression":
         logits = before.logits(texts)
         assert [a.value for a in answers] == pytest.approx([3 + 2 * float(x) for x in logits[:, 0]], abs=1e-5)
         assert abs(answers[0].value - answers[1].value) > 1e-4, "the order of a pair's sides matters"
-    elif name == "two towers":
-        assert set(answers[0].probabilities) == set(LABELS)
     else:
-        assert [len(a.labels) for a in answers] == [3, 26]
-        assert answers[1].labels[14:] == ("O",) * 12, "beyond 16 tokens, two of them special"
-        assert answers[0].entities == entities(words[:3], answers[0].labels)
+        assert set(answers[0].probabilities) == set(LABELS)
+
+
+def test_words_beyond_the_cut_are_outside(tiny):
+    model = GraftModel(tiny.network, (), TokenTagging(), TAGS)
+    words = WORDS[:3] + WORDS[30:40]
+    answers = Graft(model, map_leaves(np.asarray, nonzero(model)), tiny, 16).predict([" ".join(words[:3]), words * 2])
+    assert [len(a.labels) for a in answers] == [3, 26]
+    assert answers[1].labels[14:] == ("O",) * 12, "beyond 16 tokens, two of them special"
+    assert answers[0].entities == entities(words[:3], answers[0].labels)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("head", "text", "message"),
     [
-        ("regression", "ban", r"texts\[0\]: expected a pair of texts, \(str, str\), got str"),
-        ("regression", ("ban", " "), r"texts\[0\]\[1\]: this side of the pair is missing"),
-        ("regression", ("ban",), "expected a pair"),
-        ("tagging", ["ban", "b n"], "'b n' is no word"),
-        ("tagging", 3, "expected a str or a list of words, got int"),
+        (Regression(pair="cross"), "ban", r"texts\[0\]: expected a pair of texts, \(str, str\), got str"),
+        (Regression(pair="cross"), ("ban", " "), r"texts\[0\]\[1\]: this side of the pair is missing"),
+        (Regression(pair="cross"), ("ban",), "expected a pair"),
+        (TokenTagging(), ["ban", "b n"], "'b n' is no word"),
+        (TokenTagging(), 3, "expected a str or a list of words, got int"),
     ],
 )
-def test_questions_that_fit_no_head(name, text, message, tiny):
-    head, labels = HEADS[name]
-    model = GraftModel(tiny.network, (), head, labels)
+def test_questions_that_fit_no_head(head, text, message, tiny):
+    model = GraftModel(tiny.network, (), head, TAGS)
     graft = Graft(model, map_leaves(np.asarray, nonzero(model)), tiny, 16)
     with pytest.raises(InputError, match=message):
         graft.predict([text])
+
+
+def test_kinds_for_messages():
+    assert kinds_for("retrain") == "classification or multi_label"
+    assert kinds_for("export", ", ") == "classification, multi_label, regression"
+    assert kinds_for("peft") == "classification"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import topgraft
+from adapters.combination import Combination
 from adapters.mixing import combine
 from adapters.specs import IA3, Lora, LoraOverride
 from backbone.errors import InputError
@@ -56,8 +57,7 @@ def test_cat_is_the_weighted_sum_with_the_head_of_the_named_graft(grafts, tiny, 
     done = combine(
         [grafts / "one", grafts / "two"],
         tmp_path / "cat",
-        weights=WEIGHTS,
-        head_from=grafts / "two",
+        Combination(weights=WEIGHTS, head_from=str(grafts / "two")),
         backbone=tiny.path,
     )
     found, wanted = updates(tmp_path / "cat", tiny), whole(grafts, tiny)
@@ -74,7 +74,7 @@ def test_cat_is_the_weighted_sum_with_the_head_of_the_named_graft(grafts, tiny, 
 @pytest.mark.parametrize("rank", [0, 2, 32])
 def test_svd_is_the_nearest_update_of_its_rank(rank, grafts, tiny, tmp_path):
     paths = [grafts / "one", grafts / "two"]
-    done = combine(paths, tmp_path / "svd", how="svd", weights=WEIGHTS, rank=rank, backbone=tiny.path)
+    done = combine(paths, tmp_path / "svd", Combination(how="svd", weights=WEIGHTS, rank=rank), backbone=tiny.path)
     found, wanted = updates(tmp_path / "svd", tiny), whole(grafts, tiny)
     lost = size = 0.0
     for site, delta in wanted.items():
@@ -87,7 +87,8 @@ def test_svd_is_the_nearest_update_of_its_rank(rank, grafts, tiny, tmp_path):
 
 def test_linear_adds_the_factors(grafts, tiny, tmp_path):
     one, two = factors(grafts / "one", tiny), factors(grafts / "two", tiny)
-    done = combine([grafts / "one", grafts / "two"], tmp_path / "l", how="linear", weights=WEIGHTS, backbone=tiny.path)
+    linear = Combination(how="linear", weights=WEIGHTS)
+    done = combine([grafts / "one", grafts / "two"], tmp_path / "l", linear, backbone=tiny.path)
     found = updates(tmp_path / "l", tiny)
     for site, (s, a, b) in one.items():
         left, right = sqrt(0.7 * s) * a, sqrt(0.7 * s) * b
@@ -97,7 +98,7 @@ def test_linear_adds_the_factors(grafts, tiny, tmp_path):
         np.testing.assert_allclose(found[site], left @ right, atol=1e-5)
     assert done.error > 0.1, "the cross terms"
     with pytest.raises(InputError, match=r"--how linear: the grafts have ranks \[2, 3\]"):
-        combine([grafts / "one", grafts / "three"], tmp_path / "m", how="linear", backbone=tiny.path)
+        combine([grafts / "one", grafts / "three"], tmp_path / "m", Combination(how="linear"), backbone=tiny.path)
 
 
 def test_ties_entry_by_entry(grafts, tiny, tmp_path):
@@ -105,10 +106,7 @@ def test_ties_entry_by_entry(grafts, tiny, tmp_path):
     done = combine(
         [grafts / "one", grafts / "two", grafts / "three"],
         tmp_path / "ties",
-        how="ties",
-        weights=(1.0, 0.5, 2.0),
-        rank=32,
-        density=0.3,
+        Combination(how="ties", weights=(1.0, 0.5, 2.0), rank=32, density=0.3),
         backbone=tiny.path,
     )
     parts = [updates(grafts / name, tiny) for name in ("one", "two", "three")]
@@ -138,8 +136,9 @@ def test_the_verb_and_what_it_refuses(grafts, tiny, tmp_path, capsys):
     for arguments, message in (
         ((one,), "at least two grafts are needed"),
         ((one, two, "--weights", "1"), "--weights: 1 for 2 grafts"),
-        ((one, two, "--weights", "1,x"), "--weights: '1,x' is not a list of numbers"),
-        ((one, two, "--weights", "1,nan"), "--weights: finite and not zero"),
+        ((one, two, "--weights", "1,x"), "--weights: must be a finite number, got 'x'"),
+        ((one, two, "--weights", "1,nan"), "--weights: must be a finite number, got 'nan'"),
+        ((one, two, "--weights", "1,0"), "--weights: none may be zero, got 1.0, 0.0"),
         ((one, two, "--rank", "3"), "--rank: a positive number, for svd and ties only"),
         ((one, two, "--how", "ties", "--density", "0"), "--density: must lie in (0, 1]"),
         ((one, two, "--head-from", "elsewhere"), "--head-from: elsewhere is none of the combined grafts"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -10,22 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from backbone.attention import attention, rotate
 from backbone.buckets import pad
 from backbone.encoder import Network, normalised
 from backbone.errors import InputError
-from backbone.families import FAMILIES
+from backbone.families import Family
 from backbone.images import patches
-from backbone.importing import bind
+from backbone.importing import bind, import_backbone
 from backbone.spec import EncoderSpec, ImageSpec
-from backbone.storage import weights_id
+from backbone.storage import load_backbone, weights_id
 from backbone.trees import flatten, unflatten
 from tests import reference
-from tests.families import CONFIGS, TEXT, config_of, images, token_rows
-from tests.tiny import SPEC
+from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows
+from tests.tiny import SPEC, tokenizer_json
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "families"
+ROOT = Path(__file__).resolve().parents[2]
+GOLDENS = ROOT / "tests" / "goldens" / "families"
 
 
 def golden(family: str):
@@ -34,7 +38,7 @@ def golden(family: str):
         config = json.loads(file.metadata()["config"])
         tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
     states = [tensors.pop(f"states.{i}") for i in range(sum(name.startswith("states.") for name in tensors))]
-    known = FAMILIES[family]
+    known = family_of(family)
     spec = known.spec(config, {known.tensor_name(name) for name in tensors})
     params, _ = bind(known, spec, tensors)
     return Network(spec), jax.device_put(params), states
@@ -58,6 +62,8 @@ def rows_of(network: Network, family: str):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_hidden_states_equal_transformers(family):
+    file = GOLDENS / f"{family}.safetensors"
+    assert file.is_file(), f"make golden FAMILY={family} writes {file}"
     network, params, wanted = golden(family)
     rows = rows_of(network, family)
     found = run(network, params, rows, max(map(len, rows)) + (8 if family in TEXT else 0))
@@ -186,7 +192,7 @@ def test_older_modernbert_configs_say_the_same():
     new = config_of("modernbert")
     old = {k: v for k, v in new.items() if k not in ("layer_types", "rope_parameters")}
     old |= {"global_attn_every_n_layers": 2, "global_rope_theta": 160000.0, "local_rope_theta": 100.0}
-    spec = FAMILIES["modernbert"].spec
+    spec = family_of("modernbert").spec
     assert spec(old, set()) == spec(new, set())
     without = spec({k: v for k, v in old.items() if k != "local_rope_theta"}, set())
     assert without.local_theta == 160000.0, "published configs leave it null where both are the same"
@@ -216,22 +222,92 @@ def test_older_modernbert_configs_say_the_same():
 )
 def test_options_that_are_not_supported_name_the_field(family, field, value):
     with pytest.raises(InputError, match=rf"config\.json: {field}"):
-        FAMILIES[family].spec(config_of(family) | {field: value}, set())
+        family_of(family).spec(config_of(family) | {field: value}, set())
 
 
 @pytest.mark.parametrize("family", TEXT)
-def test_prefixed_tensors_and_heads_of_tasks_are_known(family):
-    known = FAMILIES[family]
-    name = known.sources("embeddings.token")[0]
-    assert known.tensor_name(f"{known.task_prefix}.{name}") == name
-    assert not known.is_ignored(name)
-    heads = {
-        "bert": "cls.bias",
-        "roberta": "lm_head.bias",
-        "distilbert": "vocab_transform.bias",
-        "modernbert": "decoder.bias",
-    }
-    assert known.is_ignored(heads.get(family, "lm_head.bias"))
+def test_tensors_are_known_with_and_without_their_prefix(family):
+    known = family_of(family)
+    for path in ("embeddings.token", "blocks.1.mlp.up.kernel"):
+        (name,) = known.sources(path)
+        assert known.tensor_name(f"{known.task_prefix}.{name}") == known.tensor_name(name) == name
+        assert not known.is_ignored(name)
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor"),
+    [
+        ("bert", "cls.bias"),
+        ("roberta", "lm_head.bias"),
+        ("xlm-roberta", "lm_head.bias"),
+        ("distilbert", "vocab_transform.bias"),
+        ("modernbert", "decoder.bias"),
+    ],
+)
+def test_a_head_of_pretraining_is_no_part_of_the_backbone(family, tensor):
+    assert family_of(family).is_ignored(tensor)
+
+
+@pytest.mark.parametrize("family", [name for name in CONFIGS if family_of(name).exportable])
+def test_a_family_that_exports_gives_back_what_it_read(family):
+    known = family_of(family)
+    network, params, _ = golden(family)
+    config = known.config(network.spec, masked=False)
+    assert config["model_type"] == family
+    released: dict[str, np.ndarray] = {}
+    for path, leaf in flatten(params).items():
+        released |= known.release(path, np.asarray(leaf))
+    assert known.spec(config, set(released)) == network.spec
+    again, ignored = bind(known, network.spec, released)
+    assert not ignored
+    for path, leaf in flatten(again).items():
+        np.testing.assert_array_equal(leaf, flatten(params)[path], err_msg=path)
+
+
+OWN = """
+from backbone.families.roberta import Roberta
+
+
+class Camembert(Roberta, tag="camembert"):
+    '''RoBERTa's tensors under a name of their own.'''
+
+    task_prefix = "camembert"
+"""
+
+
+def test_a_family_in_a_file_of_ones_own_is_imported_once_the_file_is_named(tmp_path, monkeypatch):
+    source = tmp_path / "hf"
+    source.mkdir()
+    with safe_open(GOLDENS / "roberta.safetensors", framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("states.")}  # noqa: SIM118
+    words = np.resize(tensors["embeddings.word_embeddings.weight"], (SPEC.vocabulary, 32))
+    tensors["embeddings.word_embeddings.weight"] = words
+    save_file({f"camembert.{name}": tensor for name, tensor in tensors.items()}, source / "model.safetensors")
+    config = config_of("roberta") | {"model_type": "camembert", "vocab_size": SPEC.vocabulary}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "tokenizer.json").write_text(tokenizer_json())
+    with pytest.raises(InputError, match=r"model_type: 'camembert' is not supported.* needs TOPGRAFT_VARIANTS"):
+        import_backbone(source, tmp_path / "out")
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.setenv("TOPGRAFT_VARIANTS", str(tmp_path / "own.py"))
+    import_backbone(source, tmp_path / "out")
+    loaded = load_backbone(tmp_path / "out")
+    assert loaded.source["family"] == "camembert"
+    np.testing.assert_array_equal(loaded.params["embeddings"]["token"], words.astype(np.float32))
+    del Family.registry.variants["camembert"], Family.registry.files["camembert"]
+
+
+def test_a_family_without_an_example_is_no_member_of_the_suites():
+    class Bare(Family):
+        """Says nothing of itself."""
+
+    with pytest.raises(NotImplementedError, match="Bare: an example_config is missing"):
+        Bare.example_config()
+
+
+def test_families_import_no_jax():
+    code = "import sys; from tests.families import CONFIGS; sys.exit('jax' in sys.modules or not CONFIGS)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_ids_of_backbones_that_were_stored_before_other_families_came_are_unchanged():

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from backbone.errors import InputError
-from backbone.families.bert import BERT
+from backbone.families.bert import Bert
 from backbone.files import sha256_file
 from backbone.importing import MINILM_SHA256, import_backbone, minilm_folder
 from backbone.storage import load_backbone
@@ -35,7 +35,7 @@ def tensors_of(params) -> dict[str, np.ndarray]:
     """The file that transformers would write for these parameters."""
     found = {}
     for path, leaf in flatten(params).items():
-        names = BERT.sources(path)
+        names = Bert().sources(path)
         parts = np.split(leaf, len(names), axis=-1)
         for name, part in zip(names, parts, strict=True):
             found[name] = np.ascontiguousarray(part.T if path.endswith(".kernel") else part)

@@ -99,6 +99,19 @@ def test_an_environment_variable_names_scripts_that_define_variants(tmp_path, mo
         variant(Shape, "dot")
 
 
+def test_annotations_of_a_script_are_known_after_it_has_run(tmp_path, monkeypatch):
+    """Under `from __future__ import annotations` a type is text, evaluated in its module when a field is decoded."""
+    script = tmp_path / "later.py"
+    script.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import Literal\n"
+        "from tests.backbone.test_registered import Shape\n\n"
+        "@dataclass(frozen=True)\nclass Ring(Shape, tag='ring'):\n    side: Literal['in', 'out'] = 'in'\n"
+    )
+    monkeypatch.setenv("TOPGRAFT_VARIANTS", str(script))
+    assert decode(Shape, {"kind": "ring", "side": "out"}).side == "out"
+    del Shape.registry.variants["ring"], Shape.registry.files["ring"]
+
+
 def test_a_lazy_module_is_imported_by_the_first_look():
     code = (
         "import sys; from backbone.lazy import jnp; assert 'jax' not in sys.modules; "

@@ -1,5 +1,7 @@
 """Writes the golden files beside it with transformers and PEFT; run by `make goldens` in the peers environment.
 
+With names of families it writes the golden files of these alone: `make golden FAMILY=electra`.
+
 Sentences are docstrings of the Python standard library (PSF licence), kept in `sentences.json` so that
 the files do not move with the Python version. Hidden states are kept at the first and the last real
 token and as the mean, so that the files stay small; `tests/peers` compares whole tensors live.
@@ -23,10 +25,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from backbone.buckets import pad  # noqa: E402
-from backbone.families import FAMILIES  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
 from backbone.trees import flatten  # noqa: E402
-from tests.families import CONFIGS, TEXT, config_of, images, token_rows  # noqa: E402
+from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows  # noqa: E402
 from tests.tiny import SPEC, golden_params, preprocessing_of, rows  # noqa: E402
 
 LABELS = 5
@@ -72,7 +73,7 @@ def sentences() -> list[str]:
     """64 texts of 3 to about 120 tokens."""
     stored = HERE / "sentences.json"
     if not stored.exists():
-        from trainers.docstrings import collect
+        from trainers.data.docstrings import collect
 
         texts = sorted({" ".join(text.split()) for text, _ in collect()}, key=lambda t: (len(t), t))
         texts = [text for text in texts if len(text) < 600 and text.isascii()]
@@ -157,7 +158,7 @@ def tiny_bert(labels: int = LABELS) -> transformers.BertForSequenceClassificatio
     )
     weights = {}
     for path, leaf in flatten(golden_params()).items():
-        names = FAMILIES["bert"].sources(path)
+        names = family_of("bert").sources(path)
         for name, part in zip(names, np.split(leaf, len(names), axis=-1), strict=True):
             weights[name] = torch.from_numpy((part.T if path.endswith("kernel") else part).copy())
     torch.manual_seed(0)
@@ -204,9 +205,11 @@ def write_tiny() -> None:
 
 
 @torch.inference_mode()
-def main() -> None:
-    for family in CONFIGS:
+def main(families: list[str]) -> None:
+    for family in families or CONFIGS:
         family_golden(family)
+    if families:
+        return
     write_tiny()
     inputs = encoded(sentences())
     hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state
@@ -226,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 import topgraft  # noqa: E402
+from adapters.combination import Combination  # noqa: E402
 from adapters.export.peft import export_peft, import_peft  # noqa: E402
 from adapters.mixing import combine  # noqa: E402
 from adapters.specs import IA3, Classification, Dora, Lora, LoraOverride, Norm, Vera  # noqa: E402
@@ -152,7 +153,7 @@ def test_combined_adapters_equal_pefts(how, theirs, golden_tiny, tmp_path):
         else:
             model.load_adapter(folder, adapter_name=str(number))
     paths, weights = [tmp_path / "0", tmp_path / "1"], [0.7, 0.4]
-    combine(paths, tmp_path / "both", how=how, weights=weights, density=0.3, backbone=golden_tiny.path)
+    combine(paths, tmp_path / "both", Combination(how=how, weights=weights, density=0.3), backbone=golden_tiny.path)
     density = {"density": 0.3} if how == "ties" else {}
     model.add_weighted_adapter(["0", "1"], weights, "both", combination_type=theirs, **density)
     graft = topgraft.load(tmp_path / "both", golden_tiny)

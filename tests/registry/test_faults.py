@@ -151,11 +151,11 @@ def test_gc_spares_what_is_live_was_live_or_is_leased(published, store, grafts, 
         path.mkdir()
     os.utime(debris[0], (0, 0))
     os.utime(debris[2], times=(p := debris[3].stat().st_mtime - FORGOTTEN - 60, p))
-    assert sorted(collect(published, store).removed) == sorted(path.name for path in debris[:3])
+    assert sorted(collect(published, store, keep=10).removed) == sorted(path.name for path in debris[:3])
     elsewhere = Store(tmp_path / "elsewhere")
     elsewhere.add(grafts[0])
     with pytest.raises(InputError, match="not mounted"):
-        collect(published, elsewhere)
+        collect(published, elsewhere, keep=10)
 
 
 def test_a_sqlite_file_that_vanishes_or_is_exchanged(tmp_path, store, grafts):

@@ -90,8 +90,8 @@ def test_a_holder_that_stops_or_dies_loses_the_task(registry, url, grafts, tmp_p
 
 def test_looking_something_up_imports_no_jax(url, registry):
     code = (
-        "import sys; from registry.database import open_registry; from registry import verbs\n"
-        "r = open_registry(sys.argv[1]); r.live('task'); r.lives(); r.change(); verbs.Place(sys.argv[1]).open()\n"
+        "import sys; from registry.database import open_registry; from registry import place\n"
+        "r = open_registry(sys.argv[1]); r.live('task'); r.lives(); r.change(); place.Place(sys.argv[1]).open()\n"
         "print([m for m in sys.modules if m.partition('.')[0] in ('jax', 'flax', 'jaxlib')])"
     )
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True, cwd=Path(ROOT))

@@ -86,7 +86,7 @@ def test_promotion_compares_switches_and_logs(published):
     assert published.change() > before
     with pytest.raises(Conflict, match=r"expected generation 0, found 1: version 2 by tests \(because\)") as told:
         published.promote("task", 3, expected_generation=0, **TOLD)
-    assert (told.value.expected, told.value.found) == (0, 1)
+    assert (told.value.expected, told.value.present) == (0, 1)
     assert published.live("task") == live
     after = published.promote("task", 3, expected_generation=1, **TOLD)
     assert (after.version, after.generation, after.previous) == (3, 2, 2)
@@ -196,7 +196,7 @@ def test_a_stale_fence_writes_nothing(published, store, grafts):
     ):
         with pytest.raises(Conflict) as told:
             write()
-        assert (told.value.expected, told.value.found) == (stale.token, fresh.token)
+        assert (told.value.expected, told.value.present) == (stale.token, fresh.token)
     assert published.live("task").version == 1
     assert len(published.versions("task")) == 4
     assert [run.outcome for run in published.runs("task")] == [None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backbone.errors import InputError
+from backbone.records import encode
 from serving.controller import Bounds, Controller, Reading
 
 
@@ -99,7 +100,7 @@ def test_what_is_not_bounded_decides_nothing():
 def test_every_switch_is_logged(caplog):
     _, controller = run(("full", "exits"), Bounds(p95=0.1, dwell=1), [(2, Reading(p95=0.2)), (2, Reading(p95=0.2))])
     assert caplog.messages == ["submodel: full to exits: p95 seconds 0.2 above 0.1"]
-    assert controller.switches[0].asdict() == {
+    assert encode(controller.switches[0]) == {
         "at": 1002.0, "before": "full", "after": "exits", "why": "p95 seconds 0.2 above 0.1",
     }  # fmt: skip
 
@@ -121,6 +122,6 @@ def test_what_it_refuses(levels, bounds, told):
 
 def test_bounds_are_positive():
     for wrong in ({"p95": 0.0}, {"max_queued": -1}, {"dwell": float("nan")}):
-        with pytest.raises(InputError, match="must be a positive number"):
+        with pytest.raises(InputError, match=r"--(p95|max-queued|dwell): must be a"):
             Bounds(**wrong)
     assert Controller(("exits",), Bounds()).submodel == "exits", "one that is always used needs no bound"

@@ -10,12 +10,17 @@ import pytest
 import yaml
 
 import topgraft
-from serving.server import monitoring as metrics
+from backbone.options import filled
+from serving.commands import Serve
+from serving.server import monitoring
+from serving.server.endpoint import all_endpoints
 from serving.server.limits import Limits
 from serving.server.openapi import document
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy"
-EXPORTED = {f"topgraft_{name}" for name in re.findall(r'"(?:topgraft_)?([a-z_]+)"', Path(metrics.__file__).read_text())}
+EXPORTED = {
+    f"topgraft_{name}" for name in re.findall(r'"(?:topgraft_)?([a-z_]+)"', Path(monitoring.__file__).read_text())
+}
 
 
 @pytest.mark.parametrize("file", ["alerts.yaml", "grafana.json", "kubernetes.yaml"])
@@ -39,12 +44,12 @@ def test_the_dashboard_and_the_alerts():
 def test_the_manifests_probe_routes_and_pass_options_that_exist():
     workload, service, scaler = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     (container,) = workload["spec"]["template"]["spec"]["containers"]
-    routes = document(Limits(), False)["paths"]
+    routes = document(all_endpoints(), Limits(), tokens=False)["paths"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"] in routes
     assert service["spec"]["selector"] == workload["spec"]["selector"]["matchLabels"]
     assert scaler["spec"]["scaleTargetRef"]["name"] == workload["metadata"]["name"]
     entry = json.loads(re.search(r"ENTRYPOINT (\[.*\])", (DEPLOY / "Containerfile").read_text())[1])
     assert entry[:2] == ["topgraft", "serve"]
-    for option in [word for word in [*entry, *container["args"]] if word.startswith("--")]:
-        assert option.removeprefix("--").replace("-", "_") in topgraft.SERVE_FIELDS, option
+    options = topgraft.parser().parse_args([*entry[1:], *container["args"]])
+    assert filled(Serve, options).registry

@@ -79,7 +79,10 @@ def service(tiny, tiny_path, tmp_path_factory) -> Iterator[Service]:
         "--store", str(folder / "store"), "--backbone", str(tiny_path), "--port", "0", "--buckets", "48",
         "--batch-sizes", "8", "--poll-seconds", "0.2", "--slots", "2", "--labels", "4", "--json",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TOPGRAFT_VARIANTS": "labels.py"}
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/serving.md").read_text(), re.DOTALL | re.MULTILINE)
+    (own_endpoint,) = [block for block in blocks if "Protocol" in block]
+    (folder / "labels.py").write_text(own_endpoint)
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -132,6 +135,28 @@ def test_a_promotion_under_load_drops_and_mixes_nothing(service):
         assert answer["predictions"][0]["labels"] == [wanted.label]
         assert answer["predictions"][0]["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-4)
         assert answer["generation"] == int(answer["version"]), "the first promotion is generation 1"
+
+
+def test_the_endpoint_of_the_guide(service):
+    """The file of docs/serving.md, named by TOPGRAFT_VARIANTS: it answers, refuses, is counted and documented."""
+    texts = ["ban bas", "kol"]
+    with httpx.Client(timeout=PATIENCE) as client:
+        response = client.post(f"{service.url}/labels/task", json={"texts": texts})
+        assert response.status_code == 200, response.text
+        labels = [list(one.labels) for one in service.versions[live(service)].predict(texts)]
+        assert response.json() == {"version": "4", "labels": labels}
+        for task, body, status in (("task", b"{", 400), ("task", b"{}", 400), ("other", b"{}", 404)):
+            assert client.post(f"{service.url}/labels/{task}", content=body).status_code == status
+        served = client.get(f"{service.url}/openapi.json").json()
+        assert served["paths"]["/labels/{task}"]["post"]["responses"].keys() >= {"200", "404", "429", "504"}
+        assert served["components"]["schemas"]["Labels"]["properties"]["texts"]["maxItems"] == 256
+        assert served["components"]["schemas"]["LabelsOnly"]["required"] == ["labels", "version"]
+        counted = 'topgraft_requests_total{status="400",task="task"} 2.0'
+        assert counted in client.get(f"{service.url}/metrics").text
+
+
+def live(service: Service) -> str:
+    return service.registry.live("task").content_id
 
 
 def test_an_older_version_by_its_number(service):
@@ -187,9 +212,7 @@ def test_the_page_answers_in_a_browser(service, tmp_path):
     ]  # fmt: skip
     shown = subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE, text=True).stdout
     assert re.search(r"<td[^>]*>task</td><td[^>]*>4</td><td>4</td><td>yes</td>", shown), shown
-    (wanted,) = [
-        one for content, one in service.versions.items() if content == service.registry.live("task").content_id
-    ]
+    wanted = service.versions[live(service)]
     assert f"task, version 4, full submodel: {wanted.predict(['ban bas'])[0].label}" in shown
     assert "submodel in use: full" in shown
     assert shown.count("<polyline") == 6

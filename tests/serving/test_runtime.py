@@ -381,4 +381,4 @@ def test_a_batch_that_raises_fails_its_rows_and_no_others():
 
 def test_a_runtime_refuses_buckets_it_cannot_have(tiny):
     with pytest.raises(InputError, match="buckets"):
-        Runtime(tiny, Envelope((Group(()),)), buckets=(8, 128))
+        Runtime(tiny, Envelope((Group(()),)), buckets=(8, 128), batch_sizes=(8,))

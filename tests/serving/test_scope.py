@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 import topgraft
 from adapters.artefact.scope import Scope, reference_of, scope_of
-from adapters.heads import pool
+from adapters.heads.pooling import pool
 from adapters.specs import Classification, Lora, MultiLabel
 from backbone.buckets import pad
 from backbone.errors import InputError
@@ -23,7 +23,8 @@ from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
-from serving.server.serve import Settings, default_envelope
+from serving.server.serve import default_envelope
+from serving.server.settings import Settings
 from tests.adapters.test_artifact import make
 from tests.tiny import WORDS, rows
 
@@ -43,7 +44,7 @@ def bare(tiny, texts, boundary: int, pooling: str) -> np.ndarray:
 
 
 def scope(tiny, boundary: int, pooling: str = "mean", abstain: bool = False) -> Scope:
-    """SlotLeaves to forty texts, calibrated on the other twenty; with a reference."""
+    """A score fitted to forty texts and calibrated on the other twenty; with a reference."""
     features = bare(tiny, TEXTS, boundary, pooling)
     one = scope_of(features[:40], np.ones((40, 1)), features[40:], boundary, 0.1, abstain)
     lengths = np.array([len(ids) for ids in tiny.preprocessing.encode(TEXTS[40:], 48)])

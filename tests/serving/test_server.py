@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,12 @@ from serving.catalogue import FolderCatalogue
 from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
+from serving.server.endpoint import Endpoint, Protocol, all_endpoints
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
-from serving.server.serve import Settings, numbers, serve, warm
+from serving.server.openapi import document, schema_of
+from serving.server.serve import serve, warm
+from serving.server.settings import Settings
 from tests.adapters.test_artifact import make
 from tests.tiny import make_tiny_backbone
 
@@ -200,9 +204,9 @@ def test_counters_and_their_bounds(server, client):
     assert [narrow.label(task) for task in ("alpha", "beta", "alpha", None)] == ["alpha", "other", "alpha", "other"]
     narrow.answered(("alpha",), 200, 0.25)
     narrow.sample()
-    (point,) = narrow.stats()["history"]
-    assert point["p50_ms"] == 250
-    assert narrow.stats()["joules_quality"] in ("measured_counter", "modelled", "unavailable")
+    (point,) = narrow.stats().history
+    assert point.p50_ms == 250
+    assert narrow.stats().joules_quality in ("measured_counter", "modelled", "unavailable")
 
 
 def test_tokens(server, tmp_path):
@@ -323,11 +327,109 @@ def test_grafts_of_another_backbone_or_outside_the_envelope(server, client, fold
     server.follower.poll()
 
 
-def test_the_served_document_is_kept(server):
+@pytest.mark.parametrize("port", ["public", "admin"])
+def test_every_route_is_documented_and_every_documented_path_is_a_route(server, port):
+    """A route that does not come from an endpoint, or a path that no route answers, fails here."""
+    app, address = (server.app(), "/openapi.json") if port == "public" else (server.admin(), "/admin/openapi.json")
+    routes = {(route.path, method.lower()) for route in app.routes for method in route.methods - {"HEAD"}}
+    with TestClient(app) as client:
+        served = client.get(address).json()
+    documented = {(path, name) for path, item in served["paths"].items() for name in item.keys() - {"parameters"}}
+    assert documented == routes
+    schemas = served["components"]["schemas"]
+    for path, name in documented:
+        operation = served["paths"][path][name]
+        for reply in operation["responses"].values():
+            ((media, content),) = reply["content"].items()
+            reference = content["schema"].get("$ref", "").rpartition("/")[2]
+            assert reference in schemas or (not reference and "type" in content["schema"]), (path, media)
+        named = [parameter["name"] for parameter in served["paths"][path].get("parameters", [])]
+        assert named == re.findall(r"{(\w+)}", path)
+
+
+def test_an_endpoint_needs_a_schema(server):
+    async def handle(server, request):
+        raise NotImplementedError
+
+    with pytest.raises(TypeError, match="replies"):
+        Endpoint("/undocumented", handle)
+    assert schema_of(Envelope)["properties"]["groups"]["items"]["properties"]["methods"]["items"] == {"type": "object"}
+    with pytest.raises(TypeError, match=r"bytes.*no JSON schema"):
+        schema_of(dict[str, tuple[bytes, ...]])
+
+
+@dataclass(frozen=True)
+class Count:
+    """The number of slots."""
+
+    slots: int
+
+
+@pytest.fixture
+def no_protocol_stays(monkeypatch):
+    """Forgets the protocols that a test defines."""
+    all_endpoints()  # those of the folder are known
+    for name in ("variants", "files"):
+        monkeypatch.setattr(Protocol.registry, name, dict(getattr(Protocol.registry, name)))
+
+
+def test_a_protocol_of_ones_own_in_one_file(server, tmp_path, monkeypatch, no_protocol_stays):
+    """The handler's errors, the token and the document are those of every route."""
+    script = tmp_path / "count.py"
+    script.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from backbone.errors import InputError\n"
+        "from serving.server.endpoint import Endpoint, Error, Protocol\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Slots:\n"
+        "    slots: int\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Groups:\n"
+        "    groups: tuple[Slots, ...]\n\n"
+        "async def count(server, request):\n"
+        "    if request.path_params['group'] != '0':\n"
+        "        raise InputError('group: there is one')\n"
+        "    return Groups(tuple(Slots(bank.group.slots) for bank in server.runtime.banks))\n\n"
+        "class Counts(Protocol, tag='count'):\n"
+        "    endpoints = (Endpoint('/slots/{group}', count, {200: Groups, 400: Error}),)\n"
+    )
+    monkeypatch.setenv("TOPGRAFT_VARIANTS", str(script))
+    with TestClient(Server(server.runtime, server.follower, LIMITS, Tokens(("t" * 16,))).app()) as client:
+        assert client.get("/slots/0").status_code == 401
+        headers = {"Authorization": f"Bearer {'t' * 16}"}
+        assert client.get("/slots/0", headers=headers).json() == {"groups": [{"slots": 2}]}
+        assert client.get("/slots/1", headers=headers).json() == {"error": "group: there is one"}
+        served = client.get("/openapi.json", headers=headers).json()
+    groups = served["components"]["schemas"]["Groups"]["properties"]["groups"]
+    assert groups["items"]["properties"] == {"slots": {"type": "integer"}}
+    assert served["paths"]["/slots/{group}"]["get"]["responses"].keys() == {"200", "400", "401"}
+
+    script.write_text(script.read_text().replace("/slots/{group}", "/tasks"))
+    with pytest.raises(InputError, match=r"GET /tasks: a route of .*count.py and of .*status.py"):
+        all_endpoints()
+    script.write_text("1/0\n")
+    with pytest.raises(InputError, match=r"TOPGRAFT_VARIANTS: .*count.py: ZeroDivisionError"):
+        serve(Settings(backbone="b", grafts=".", port=0))
+
+
+def test_two_schemas_of_one_name_are_refused():
+    async def handle(server, request):
+        raise NotImplementedError
+
+    other = type("Count", (), {"__annotations__": {"rows": int}, "__module__": __name__})
+    endpoints = [Endpoint(path, handle, {200: cls}) for path, cls in (("/a", Count), ("/b", dataclass(other)))]
+    with pytest.raises(InputError, match="Count: two endpoints name different JSON so"):
+        document(endpoints, LIMITS, tokens=False)
+
+
+@pytest.mark.parametrize("port", ["public", "admin"])
+def test_the_served_document_is_kept(server, port):
     """schemathesis makes requests from the document, right and wrong, and checks every response against it."""
     wide = Server(server.runtime, server.follower, Limits(), Tokens())
     wide.ready = True
-    schema, paths = schemathesis.openapi.from_asgi("/openapi.json", wide.app()), []
+    app, address = (wide.app(), "/openapi.json") if port == "public" else (wide.admin(), "/admin/openapi.json")
+    schema, paths = schemathesis.openapi.from_asgi(address, app), []
     for result in schema.get_all_operations():
         operation = result.ok()
         paths.append(operation.path)
@@ -340,7 +442,7 @@ def test_the_served_document_is_kept(server):
             case.call_and_validate(excluded_checks=[positive_data_acceptance] if inferring else [])
 
         check()
-    assert {"/predict", "/v2/models/{task}/infer", "/metrics"} <= set(paths)
+    assert set(paths) == {endpoint.path for endpoint in wide.endpoints_of(port)} - {address}
 
 
 def test_settings_that_make_no_sense():
@@ -348,11 +450,11 @@ def test_settings_that_make_no_sense():
         ({}, "--registry URL with --store PATH, or --grafts DIR"),
         ({"registry": "sqlite:///r.db"}, "--store"),
         ({"grafts": ".", "slots": 0}, "slots"),
-        ({"grafts": ".", "cache_mb": -1}, "cache_mb: must be at least 0"),
-        ({"grafts": ".", "max_wait_ms": float("nan")}, "max_wait_ms: must be at least 0"),
-        ({"grafts": ".", "port": 65536}, "port: must lie in 0..65535"),
-        ({"grafts": ".", "batch_sizes": (0, 8)}, "batch_sizes: at least one"),
-        ({"grafts": ".", "batch_sizes": ()}, "batch_sizes: at least one"),
+        ({"grafts": ".", "cache_mb": -1}, "--cache-mb: must be a whole number, at least 0"),
+        ({"grafts": ".", "max_wait_ms": float("nan")}, "--max-wait-ms: must be a finite number in"),
+        ({"grafts": ".", "port": 65536}, "--port: must be a whole number, 0 to 65535"),
+        ({"grafts": ".", "batch_sizes": (0, 8)}, "--batch-sizes: must be a whole number, at least 1"),
+        ({"grafts": ".", "batch_sizes": ()}, "--batch-sizes: at least one"),
     ):
         with pytest.raises(InputError, match=said):
             Settings(backbone="b", **options)
@@ -360,8 +462,5 @@ def test_settings_that_make_no_sense():
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
             serve(Settings(backbone="b", grafts=".", port=port))
-    assert numbers("1, 8", "--batch-sizes") == (1, 8)
-    with pytest.raises(InputError, match="--buckets"):
-        numbers("1,x", "--buckets")
     with pytest.raises(InputError, match="inputs"):
         Limits(inputs=0)

@@ -20,7 +20,8 @@ from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
-from serving.server.serve import Settings, default_envelope, warm
+from serving.server.serve import default_envelope, warm
+from serving.server.settings import Settings
 from tests.adapters.test_artifact import EMPTY
 from tests.serving.test_exits import with_exits
 from tests.serving.test_runtime import TEXTS, graft
@@ -45,7 +46,8 @@ def folder(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny, tiny_path, folder):
-    settings = Settings(backbone=str(tiny_path), grafts=str(folder), submodels=LEVELS, p95=0.5, dwell=1e-9)
+    bounds = Bounds(p95=0.5, dwell=1e-9)
+    settings = Settings(backbone=str(tiny_path), grafts=str(folder), submodels=LEVELS, bounds=bounds)
     catalogue = FolderCatalogue(folder)
     envelope = default_envelope(settings, tiny, catalogue)
     assert envelope.exits == (1, 2)
@@ -151,7 +153,7 @@ def test_refusals_are_no_relief_and_neither_is_silence(server):
         (("--submodels", "full,int4", "--p95", "1"), "'int4' is none of full, bfloat16, exits"),
         (("--submodels", "full,exits"), "what decides between them"),
         (("--p95", "0.2"), "a cheaper one to go to"),
-        (("--submodels", "full,exits", "--p95", "-1"), "--p95: must be a positive number"),
+        (("--submodels", "full,exits", "--p95", "-1"), "--p95: must be a finite number in (0, inf)"),
         (("--submodels", "full,exits", "--max-queued", "1024"), "--max-queued: 1024 rows are never exceeded"),
         (("--submodels", "full,bfloat16", "--p95", "1", "--dtype", "bfloat16"), "cheaper variant of float32"),
     ],
@@ -165,9 +167,8 @@ def test_a_bound_on_what_cannot_be_read_is_refused(folder, tiny_path, monkeypatc
     from serving.server import serve as module
 
     monkeypatch.setattr(module, "thermometer", lambda accelerator: None)  # as on most virtual machines
-    settings = Settings(
-        backbone=str(tiny_path), grafts=str(folder), port=0, submodels=("full", "exits"), max_celsius=80.0
-    )
+    bounds = Bounds(max_celsius=80.0)
+    settings = Settings(backbone=str(tiny_path), grafts=str(folder), port=0, submodels=("full", "exits"), bounds=bounds)
     with pytest.raises(InputError, match="--max-celsius: cannot be read on this machine"):
         module.serve(settings)
 

@@ -20,7 +20,6 @@ from backbone.storage import load_backbone
 from tests.tiny import WORDS, as_json
 from trainers.fitting.step import partition
 from trainers.pretraining.loop import BackboneTask
-from trainers.pretraining.objectives import Objective
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 240
@@ -101,10 +100,15 @@ def killed_and_resumed(place: Path, run: Path, whole: Path, capsys) -> None:
     assert lines == others, "nothing is logged twice, nothing is left out"
 
 
-def counted_as_compiled(task: BackboneTask, objective: Objective) -> None:
+def first_params(task: BackboneTask) -> dict[str, Any]:
+    """Fresh {"backbone", "head"}."""
+    material, rng = task.material, jax.random.key(0)
+    return {"backbone": material.network.init(0), "head": task.config.objective.init_head(material, rng)}
+
+
+def counted_as_compiled(task: BackboneTask) -> None:
     """The work of a step, counted on paper, is that of the compiler."""
-    params = {"backbone": objective.network.init(0), "head": objective.init(jax.random.key(0))}
-    live, frozen = partition(params, task.is_live)
-    batch = objective.batch("train", task.rows(0), 8)
+    live, frozen = partition(first_params(task), task.is_live)
+    batch = task.material.batch("train", task.rows(0), 8)
     lowered = jax.jit(jax.value_and_grad(task.loss, has_aux=True)).lower(live, frozen, batch, jax.random.key(0))
     assert task.work().flops == pytest.approx(lowered.cost_analysis()["flops"], rel=0.25)

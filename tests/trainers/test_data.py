@@ -19,24 +19,28 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from adapters.heads.columns import OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
-from backbone.registered import variants
-from tests.trainers.format_examples import IMAGES, TAGGED, TEXTS, WRITERS
+from backbone.registered import load_folder, variants
+from tests.trainers.format_writers import IMAGES, TAGGED, TEXTS
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
 from trainers.data.formats.format import Format
 from trainers.data.formats.tfds import tfds_label
-from trainers.data.prepare import encode_labels, label_names, prepare
+from trainers.data.prepare import prepare
 from trainers.data.rows import read_rows
 from trainers.data.splits import fingerprint, kept, membership, normalise, row_hash, unit_hash
 from trainers.retrain.schema import check
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = variants(Format)
+WRITERS = {module.__name__.rsplit(".", 1)[-1]: module.write for module in load_folder("tests.trainers.format_writers")}
+
+ONE, SEVERAL = OneLabel(), SeveralLabels()
 
 
-def read(multi_label: bool = False, split: str = "train", **fields) -> list[tuple[str, tuple[str, ...]]]:
-    return [(r.text, r.labels) for r in read_rows(Data(**fields), split, multi_label=multi_label)]
+def read(column=ONE, split: str = "train", **fields) -> list[tuple[str, tuple[str, ...]]]:
+    return [(r.text, r.labels) for r in read_rows(Data(**fields), split, column)]
 
 
 @pytest.mark.parametrize("tag", FORMATS)
@@ -44,15 +48,15 @@ def test_every_format_gives_the_same_rows(tag, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
-    assert tag in WRITERS, f"tests/trainers/format_examples.py has no writer for data.format={tag}"
+    assert tag in WRITERS, f"tests/trainers/format_writers/{tag}.py, which writes files of the format, is missing"
     chosen = FORMATS[tag]()
     if chosen.of_images:
-        rows = list(read_rows(Data(**WRITERS[tag](tmp_path, IMAGES)), "train", multi_label=False))
+        rows = list(read_rows(Data(**WRITERS[tag](tmp_path, IMAGES)), "train", OneLabel()))
         assert [row.labels for row in rows] == [(label,) for _, label in IMAGES]
         for row, (pixels, _) in zip(rows, IMAGES, strict=True):
             np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), pixels)
     elif chosen.labels_per == "word":
-        rows = read_rows(Data(**WRITERS[tag](tmp_path, TAGGED)), "train", multi_label=False, kind="tags")
+        rows = read_rows(Data(**WRITERS[tag](tmp_path, TAGGED)), "train", Tags())
         assert [(row.text, row.labels) for row in rows] == TAGGED
     else:
         expected = [(text, (label,)) for text, label in TEXTS]
@@ -75,11 +79,11 @@ def test_a_schema_reads_the_columns_of_every_format(tag, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     data = Data(**WRITERS[tag](tmp_path, TEXTS))
-    text = Column("text", least=1, most=max(len(text) for text, _ in TEXTS))
-    check(Schema(columns=(text, Column("label", values=("a", "b")))), data, {}, multi_label=False)
-    where = next(row.where for row in read_rows(data, "train", multi_label=False) if row.labels == ("b",))
+    text = Column("text", min=1, max=max(len(text) for text, _ in TEXTS))
+    check(Schema(columns=(text, Column("label", values=("a", "b")))), data, {}, OneLabel())
+    where = next(row.where for row in read_rows(data, "train", OneLabel()) if row.labels == ("b",))
     with pytest.raises(InputError, match=f"^{re.escape(where)}: label: 'b' is not allowed; known: a"):
-        check(Schema(columns=(text, Column("label", values=("a",)))), data, {}, multi_label=False)
+        check(Schema(columns=(text, Column("label", values=("a",)))), data, {}, OneLabel())
 
 
 def test_the_first_of_two_columns_of_a_name_is_read(tmp_path):
@@ -120,7 +124,7 @@ def test_parallel_files(tmp_path):
     files = (str(tmp_path / "t"), str(tmp_path / "l"))
     assert read(train=files, format="parallel") == [("one\u2028line", ("0",)), ("two", ("1",))]
     data = Data(test=files, format="parallel")
-    assert prepare(data, multi_label=False, cache=tmp_path / "c").splits == ("test",), "rows to be scored alone"
+    assert prepare(data, OneLabel(), cache=tmp_path / "c").splits == ("test",), "rows to be scored alone"
     (tmp_path / "l").write_text("0\n")
     with pytest.raises(InputError, match=r"has 2 lines, .* has 1"):
         read(train=files, format="parallel")
@@ -128,9 +132,13 @@ def test_parallel_files(tmp_path):
 
 def test_multi_label_columns(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\nx,a|b\ny,\nz,b\n")
-    assert [labels for _, labels in read(True, train=(str(tmp_path / "rows.csv"),))] == [("a", "b"), (), ("b",)]
+    assert [labels for _, labels in read(SEVERAL, train=(str(tmp_path / "rows.csv"),))] == [
+        ("a", "b"),
+        (),
+        ("b",),
+    ]
     (tmp_path / "rows.jsonl").write_text('{"text": "x", "label": ["a", "b"]}\n{"text": "y", "label": []}\n')
-    assert [labels for _, labels in read(True, train=(str(tmp_path / "rows.jsonl"),))] == [("a", "b"), ()]
+    assert [labels for _, labels in read(SEVERAL, train=(str(tmp_path / "rows.jsonl"),))] == [("a", "b"), ()]
     with pytest.raises(InputError, match=r"rows.jsonl:1: label: a list of labels needs head.kind=multi_label"):
         read(train=(str(tmp_path / "rows.jsonl"),))
 
@@ -166,9 +174,10 @@ def tfds_name(tmp_path_factory) -> str:
 
 def test_any_tfds_name(tfds_name, tmp_path):
     code = (
-        "from pathlib import Path\nfrom trainers.config import Data\nfrom trainers.data.prepare import prepare\n"
+        "from pathlib import Path\nfrom adapters.heads.columns import OneLabel\nfrom trainers.config import Data\n"
+        "from trainers.data.prepare import prepare\n"
         "data = Data(train='tfds:tiny_news', test='tfds:tiny_news:test', dev_fraction=0.2)\n"
-        "made = prepare(data, multi_label=False, cache=Path('cache'))\n"
+        "made = prepare(data, OneLabel(), cache=Path('cache'))\n"
         "rows = [t for s in ('train', 'dev', 'test') for t in zip(made.table(s).texts, made.table(s).labels)]\n"
         "import json; print(json.dumps(rows))\n"
     )
@@ -279,8 +288,8 @@ def test_prepared_once_and_again_when_bytes_change(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text(table(50))
     data = Data(train=(str(path),), dev_fraction=0.2, gate_fraction=0.1)
-    first = prepare(data, multi_label=False, cache=tmp_path / "cache")
-    again = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    first = prepare(data, OneLabel(), cache=tmp_path / "cache")
+    again = prepare(data, OneLabel(), cache=tmp_path / "cache")
     assert not first.hit
     assert again.hit
     assert again.folder == first.folder
@@ -291,7 +300,7 @@ def test_prepared_once_and_again_when_bytes_change(tmp_path):
     line = int(where.rpartition(":")[2])
     assert path.read_text().splitlines()[line - 1].startswith(first.table("train").texts[0])
     path.write_text(table(51))
-    assert not prepare(data, multi_label=False, cache=tmp_path / "cache").hit
+    assert not prepare(data, OneLabel(), cache=tmp_path / "cache").hit
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
@@ -300,27 +309,27 @@ def test_the_order_of_rows_in_the_file_is_forgotten(tmp_path):
     tables = []
     for name, body in (("a", lines[1:]), ("b", lines[:0:-1])):
         (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *body]))
-        made = prepare(Data(train=(str(tmp_path / f"{name}.csv"),)), multi_label=False, cache=tmp_path / "cache")
+        made = prepare(Data(train=(str(tmp_path / f"{name}.csv"),)), OneLabel(), cache=tmp_path / "cache")
         tables.append((made.table("train").texts, made.fingerprint))
     assert tables[0] == tables[1]
 
 
 def test_more_rows_than_a_chunk_come_back_whole(tmp_path):
     (tmp_path / "train.csv").write_text(table(1100))
-    made = prepare(Data(train=(str(tmp_path / "train.csv"),), dev_fraction=0), multi_label=False, cache=tmp_path / "c")
+    made = prepare(Data(train=(str(tmp_path / "train.csv"),), dev_fraction=0), OneLabel(), cache=tmp_path / "c")
     assert sorted(made.table("train").texts) == sorted(f"row number {i}" for i in range(1100))
 
 
 def test_a_damaged_preparation_is_made_again(tmp_path, caplog):
     (tmp_path / "train.csv").write_text(table(50))
     data = Data(train=(str(tmp_path / "train.csv"),))
-    made = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    made = prepare(data, OneLabel(), cache=tmp_path / "cache")
     texts = made.table("train").texts
     record = max((made.folder / "rows").iterdir(), key=lambda p: p.stat().st_size)
     content = bytearray(record.read_bytes())
     content[len(content) // 2] ^= 1
     record.write_bytes(content)
-    again = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    again = prepare(data, OneLabel(), cache=tmp_path / "cache")
     assert not again.hit
     assert "altered or incomplete" in caplog.text
     assert again.table("train").texts == texts
@@ -328,9 +337,9 @@ def test_a_damaged_preparation_is_made_again(tmp_path, caplog):
 
 PREPARE = (
     "import sys; from pathlib import Path; from trainers.config import Data\n"
-    "from trainers.data.prepare import prepare\n"
+    "from adapters.heads.columns import OneLabel; from trainers.data.prepare import prepare\n"
     "print('ready', flush=True)\n"
-    "prepare(Data(train=(sys.argv[1],)), multi_label=False, cache=Path(sys.argv[2]))\n"
+    "prepare(Data(train=(sys.argv[1],)), OneLabel(), cache=Path(sys.argv[2]))\n"
 )
 
 
@@ -348,7 +357,7 @@ def test_killed_while_preparing_leaves_nothing_that_looks_whole(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not [p for p in cache.iterdir() if (p / "prepared.json").exists()]
-    made = prepare(Data(train=(str(path),), dev_fraction=0), multi_label=False, cache=cache)
+    made = prepare(Data(train=(str(path),), dev_fraction=0), OneLabel(), cache=cache)
     assert len(made.table("train")) == 20_000
 
 
@@ -357,7 +366,7 @@ def test_two_at_once_prepare_the_same(tmp_path):
     data = Data(train=(str(tmp_path / "train.csv"),))
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(prepare(data, multi_label=False, cache=tmp_path / "cache")))
+        threading.Thread(target=lambda: found.append(prepare(data, OneLabel(), cache=tmp_path / "cache")))
         for _ in range(2)
     ]
     for thread in threads:
@@ -371,13 +380,14 @@ def test_two_at_once_prepare_the_same(tmp_path):
 def test_labels(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\nx,b|a\ny,\nz,b\n")
     data = Data(train=(str(tmp_path / "train.csv"),), dev_fraction=0)
-    rows = prepare(data, multi_label=True, cache=tmp_path / "cache").table("train")
-    names = label_names(rows, data, True)
+    rows = prepare(data, SeveralLabels(), cache=tmp_path / "cache").table("train")
+    names = SeveralLabels().names(rows.labels, data)
     assert names == ("a", "b")
-    hot = {text: values.tolist() for text, values in zip(rows.texts, encode_labels(rows, names, True), strict=True)}
+    encoded = SeveralLabels().encode(rows.labels, names, rows.where)
+    hot = {text: values.tolist() for text, values in zip(rows.texts, encoded, strict=True)}
     assert hot == {"x": [1, 1], "y": [0, 0], "z": [0, 1]}
     with pytest.raises(InputError, match=r"train.csv:[24]: the label 'b' was never seen in training; known: a, c"):
-        encode_labels(rows, ("a", "c"), True)
+        SeveralLabels().encode(rows.labels, ("a", "c"), rows.where)
 
 
 def test_the_shared_sets_hold_what_their_readme_says(shared_data, monkeypatch):
@@ -389,7 +399,7 @@ def test_the_shared_sets_hold_what_their_readme_says(shared_data, monkeypatch):
     for name in ("banking77", "emotion", "sst2", "trec6"):
         data = load_config(name).data
         splits = [s for s in ("train", "dev", "test") if getattr(data, s)]
-        rows = {s: list(read_rows(data, s, multi_label=False)) for s in splits}
+        rows = {s: list(read_rows(data, s, OneLabel())) for s in splits}
         counts[name] = [len(rows[s]) for s in splits] + [len({r.labels for r in rows["train"]})]
     assert counts == {
         "banking77": [10003, 3080, 77],

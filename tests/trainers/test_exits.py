@@ -292,10 +292,11 @@ def test_exits_that_are_off_are_no_reason_to_retrain(runs):
 
 
 def test_what_is_made_from_a_graft_has_none_and_says_so(runs, tiny_path, caplog):
+    from adapters.combination import Combination
     from adapters.export.peft import export_peft
     from adapters.mixing import combine
 
-    mixed = combine([runs["lora"], runs["lora"]], "mixed", how="linear", backbone=tiny_path)
+    mixed = combine([runs["lora"], runs["lora"]], "mixed", Combination(how="linear"), backbone=tiny_path)
     assert topgraft.load(mixed.path, tiny_path).exits is None
     assert caplog.text.count("no place in a combined graft") == 2
     assert mixed.dropped == export_peft(runs["lora"], "peft", backbone=tiny_path).dropped == ("early exits",)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.heads.columns import Number, OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
 from backbone.registered import variants
 from tests.tiny import as_json, rows
@@ -25,6 +26,7 @@ FILES = {
     "rows.tsv": b"label\ttext\na\thello\n",
     "rows.jsonl": b'{"text": "x", "label": 1}\n',
     "rows.parquet": b"PAR1 any bytes PAR1",
+    "numbers.csv": b"text,label\nx,3\ny,-1.5\n",
     "TREC": b"0 What is a caf\xe9 ?\n",
     "texts": b"one\ntwo\n",
     "labels": b"0\n1\n",
@@ -39,51 +41,47 @@ FILES = {
 
 
 @pytest.mark.parametrize(
-    ("key", "multi_label", "kind", "fields"),
+    ("key", "column", "fields"),
     [
         (
             "f05faf8452bc47acc1dbe1db14b9952b",
-            True,
-            "label",
+            SeveralLabels(),
             {"train": "rows.csv", "test": ("rows.csv",), "label_names": ("a", "b")},
         ),
         (
             "dfb3b35fb1606b9ec9086a2f2b2a005f",
-            False,
-            "label",
+            OneLabel(),
             {"train": "rows.tsv", "format": "tsv_quoted", "difficulty": "x", "text_pair": "label"},
         ),
         (
             "a60060efbac90a34a68543de1465bb89",
-            False,
-            "label",
+            OneLabel(),
             {"train": ("rows.csv", "rows.jsonl"), "dev": "rows.tsv"},
         ),
-        ("d02acf88879564adc09c0904029172ac", False, "label", {"train": "rows.parquet", "image": "img"}),
+        ("d02acf88879564adc09c0904029172ac", OneLabel(), {"train": "rows.parquet", "image": "img"}),
         (
             "4957283b3fe8aafaebc9962657032744",
-            False,
-            "label",
+            OneLabel(),
             {"train": "TREC", "format": "label_text", "encoding": "latin-1", "max_tokens": 64},
         ),
-        ("5319bbd188ae254709b828b5783e539d", False, "label", {"train": ("texts", "labels"), "format": "parallel"}),
+        ("5319bbd188ae254709b828b5783e539d", OneLabel(), {"train": ("texts", "labels"), "format": "parallel"}),
         (
             "9abb0c4ca932e7a2460f52651d4d6ef8",
-            False,
-            "label",
+            OneLabel(),
             {"train": "lists.json#train", "dev": "lists.json#val", "format": "json_lists"},
         ),
-        ("8ebb1a1242f08be623886f695ea81f29", False, "tags", {"train": "s.bio"}),
-        ("8258a0e0da6e1084f114b52e59cad1ab", False, "label", {"train": ("images", "numbers"), "format": "idx"}),
-        ("7b3f4a6529450957bc0c07d7150f0610", False, "label", {"train": "pictures", "format": "image_folder"}),
+        ("9d0e73c186d5595d5c9ad17cefed5f9f", Number(), {"train": "numbers.csv"}),
+        ("8ebb1a1242f08be623886f695ea81f29", Tags(), {"train": "s.bio"}),
+        ("8258a0e0da6e1084f114b52e59cad1ab", OneLabel(), {"train": ("images", "numbers"), "format": "idx"}),
+        ("7b3f4a6529450957bc0c07d7150f0610", OneLabel(), {"train": "pictures", "format": "image_folder"}),
     ],
 )
-def test_rows_prepared_by_a_former_version_keep_their_names(key, multi_label, kind, fields, tmp_path):
+def test_rows_prepared_by_a_former_version_keep_their_names(key, column, fields, tmp_path):
     """The keys are those of commit 0ad4644, computed there; content decides, so they hold in any folder."""
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    assert source_key(Data(**fields), multi_label, kind) == key
+    assert source_key(Data(**fields), column) == key
 
 
 def test_an_auto_entry_is_of_the_format_that_its_prefix_or_suffix_names(tmp_path):
@@ -111,8 +109,8 @@ def test_two_formats_of_one_suffix_have_to_be_named(tmp_path):
     try:
         message = r"data\.train: rows\.csv: the formats csv and other_csv have this suffix; set data\.format"
         with pytest.raises(InputError, match=message):
-            list(read_rows(Data(train="rows.csv"), "train", multi_label=False))
-        assert len(list(read_rows(Data(train="rows.csv", format="csv"), "train", multi_label=False))) == 1
+            list(read_rows(Data(train="rows.csv"), "train", OneLabel()))
+        assert len(list(read_rows(Data(train="rows.csv", format="csv"), "train", OneLabel()))) == 1
     finally:
         del Format.registry.variants["other_csv"], Format.registry.files["other_csv"]
 
@@ -145,7 +143,7 @@ def test_text_among_images_is_refused():
     with pytest.raises(
         InputError, match=r"data\.train: tfds:glue: format tfds holds text, but data\.format=image_folder"
     ):
-        list(read_rows(data, "train", multi_label=False))
+        list(read_rows(data, "train", OneLabel()))
 
 
 CHAT = '''"""A format of one's own, and a config that trains on it."""
@@ -227,13 +225,13 @@ def test_a_change_of_a_formats_own_code_has_its_rows_read_again(tmp_path):
             script.write_text(body)
             exec(compile(body, str(script), "exec"), {"__name__": "formats"})
             data = Data(train="train.chat", format="chat")
-            keys.append(source_key(data, False))
-            texts.append([row.text for row in read_rows(data, "train", multi_label=False)])
+            keys.append(source_key(data, OneLabel()))
+            texts.append([row.text for row in read_rows(data, "train", OneLabel())])
         assert texts == [["x", "y"], ["x", "y"], ["X", "Y"]]
         assert keys[0] == keys[1] != keys[2]
         exec(compile(code.replace('"chat"', '"typed"'), "<stdin>", "exec"), {"__name__": "typed"})
         with pytest.raises(InputError, match=r"data\.format: typed is defined in <stdin>, which is no file"):
-            source_key(Data(train="train.chat", format="typed"), False)
+            source_key(Data(train="train.chat", format="typed"), OneLabel())
     finally:
         for tag in ("chat", "typed"):
             Format.registry.variants.pop(tag, None)
@@ -260,9 +258,9 @@ def test_a_record_that_lacks_what_its_format_promises(tmp_path):
     try:
         message = r"rows\.half:1: a record of format half holds text; it must hold text, label"
         with pytest.raises(InputError, match=message):
-            list(read_rows(Data(train="rows.half", format="half"), "train", multi_label=False))
+            list(read_rows(Data(train="rows.half", format="half"), "train", OneLabel()))
         with pytest.raises(InputError, match=r"rows\.half:1: has no field 'label'; nearest: lable; set data\.label"):
-            list(read_rows(Data(train="rows.half", format="half_columns"), "train", multi_label=False))
+            list(read_rows(Data(train="rows.half", format="half_columns"), "train", OneLabel()))
     finally:
         for tag in ("half", "half_columns"):
             del Format.registry.variants[tag], Format.registry.files[tag]

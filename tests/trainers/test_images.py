@@ -15,10 +15,11 @@ from pyarrow import parquet
 from safetensors.numpy import load_file
 
 import topgraft
+from adapters.heads.columns import Number, OneLabel
 from backbone.errors import InputError
 from backbone.storage import load_backbone
 from tests.tiny_images import make_image_backbone, picture, write_folder
-from tests.trainers.format_examples import idx_bytes
+from tests.trainers.format_writers.idx import idx_bytes
 from trainers.config import Data
 from trainers.data.encoded_images import pnm
 from trainers.data.examples import load_data
@@ -83,8 +84,8 @@ def test_the_boundary_cache_gives_the_same_graft(place, tmp_path, capsys):
 
 def test_rows_are_prepared_once_and_keep_their_bytes(place, tmp_path):
     data = Data(train=(str(place / "train"),), format="image_folder")
-    first = prepare(data, multi_label=False, cache=tmp_path / "cache")
-    again = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    first = prepare(data, OneLabel(), cache=tmp_path / "cache")
+    again = prepare(data, OneLabel(), cache=tmp_path / "cache")
     assert (first.hit, again.hit) == (False, True)
     table = again.table("train")
     for content, label, where in zip(table.images, table.labels, table.where, strict=True):
@@ -98,17 +99,17 @@ def test_a_corrupt_image_names_its_file(place, tmp_path):
     bad = folder / "green" / "1.png"
     bad.write_bytes(bad.read_bytes()[:50])
     with pytest.raises(InputError, match=r"green/1\.png: not a readable image"):
-        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", multi_label=False))
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
     bad.unlink()
     (folder / "green" / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=r"notes\.txt: not an image by its suffix"):
-        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", multi_label=False))
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
     (folder / "green" / "notes.txt").unlink()
     (folder / "loose.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"loose\.png: is in no class"):
-        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", multi_label=False))
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
     with pytest.raises(InputError, match="no such folder"):
-        list(read_rows(Data(train=(str(tmp_path / "none"),), format="image_folder"), "train", multi_label=False))
+        list(read_rows(Data(train=(str(tmp_path / "none"),), format="image_folder"), "train", OneLabel()))
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
@@ -118,23 +119,23 @@ def test_idx_files(tmp_path, pack):
     files = (str(tmp_path / "images"), str(tmp_path / "labels"))
     Path(files[0]).write_bytes(pack(idx_bytes(pixels)))
     Path(files[1]).write_bytes(pack(idx_bytes(labels)))
-    rows = list(read_rows(Data(train=files, format="idx"), "train", multi_label=False))
+    rows = list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     assert [row.labels for row in rows] == [("7",), ("1",), ("7",), ("0",), ("3",)]
     for row, picture_ in zip(rows, pixels, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), picture_)
-    numbers = list(read_rows(Data(train=files, format="idx"), "train", multi_label=False, kind="number"))
+    numbers = list(read_rows(Data(train=files, format="idx"), "train", Number()))
     assert [row.labels for row in numbers] == [(repr(float(label)),) for label in labels]
     Path(files[1]).write_bytes(pack(idx_bytes(labels[:4])))
     with pytest.raises(InputError, match=r"5 images, .* 4 labels"):
-        list(read_rows(Data(train=files, format="idx"), "train", multi_label=False))
+        list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     Path(files[0]).write_bytes(pack(idx_bytes(pixels)[:-1]))
     with pytest.raises(InputError, match=r"images: .* bytes do not hold 5x6x4 values"):
-        list(read_rows(Data(train=files, format="idx"), "train", multi_label=False))
+        list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     Path(files[0]).write_bytes(pack(idx_bytes(pixels)[:9]))
     with pytest.raises(InputError, match=r"9 bytes do not hold .* truncated"):
-        list(read_rows(Data(train=files, format="idx"), "train", multi_label=False))
+        list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     with pytest.raises(InputError, match="labels: not an IDX file of bytes with 3 axes"):
-        list(read_rows(Data(train=files[::-1], format="idx"), "train", multi_label=False))
+        list(read_rows(Data(train=files[::-1], format="idx"), "train", OneLabel()))
     with pytest.raises(InputError, match="2 files, images then labels"):
         Data(train=files[:1], format="idx")
 
@@ -152,14 +153,14 @@ def test_parquet_with_encoded_images(place, tmp_path):
     file = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table({"img": values, "label": [i % 3 for i in range(12)]}), file)
     data = Data(train=(str(file),), image="img", label_names=("red", "green", "blue"), dev_fraction=0.0)
-    rows = list(read_rows(data, "train", multi_label=False))
+    rows = list(read_rows(data, "train", OneLabel()))
     assert [row.image for row in rows] == contents
     assert rows[4].labels == ("green",)
     parquet.write_table(pyarrow.table({"img": [*contents[:2], b"no image"], "label": [0, 1, 2]}), file)
     with pytest.raises(InputError, match=r"rows\.parquet:row 3: not a readable image"):
-        list(read_rows(data, "train", multi_label=False))
+        list(read_rows(data, "train", OneLabel()))
     with pytest.raises(InputError, match=r"has no column 'image'.*set data\.image"):
-        list(read_rows(Data(train=(str(file),), image="image"), "train", multi_label=False))
+        list(read_rows(Data(train=(str(file),), image="image"), "train", OneLabel()))
 
 
 def test_images_of_tfds(tmp_path, monkeypatch):
@@ -192,7 +193,7 @@ def test_images_of_tfds(tmp_path, monkeypatch):
     tfds.disable_progress_bar()
     Pictures(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
-    rows = list(read_rows(Data(train=("tfds:pictures",), image="image"), "train", multi_label=False))
+    rows = list(read_rows(Data(train=("tfds:pictures",), image="image"), "train", OneLabel()))
     assert [row.labels for row in rows] == [("cat",), ("dog",), ("cat",)]
     for row, expected in zip(rows, pixels, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), expected[..., 0])

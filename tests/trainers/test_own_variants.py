@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import topgraft
+from adapters.methods.lora import Lora
 from adapters.methods.method import Method
 from backbone.errors import InputError
 from backbone.records import encode
@@ -156,3 +157,35 @@ def test_a_feature_method_of_a_users_own_is_trained_by_gradient(write_script, st
     status, _, err = call("train", script, "--set", 'extra=[{"method":"bias"}]', capsys=capsys)
     assert status == 2
     assert "scalar_mix reads hidden states and stands alone" in err
+
+
+@pytest.mark.parametrize("part", ["method", "kind"])
+def test_an_unknown_method_or_head_names_the_file_that_defined_it_if_it_is_known(part, tiny, tmp_path):
+    import json
+
+    from adapters.artefact.manifest import read_manifest
+    from tests.adapters.test_artifact import make
+
+    make(tmp_path / "graft", tiny)
+    file = tmp_path / "graft" / "manifest.json"
+    values = json.loads(file.read_text())
+    (values["methods"][0] if part == "method" else values["head"])[part] = "mine"
+    file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=rf"{part}: 'mine' is unknown; .*TOPGRAFT_VARIANTS"):
+        read_manifest(tmp_path / "graft")
+    values["training"]["variants"] = {"mine": "mine.py"}
+    file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"'mine' is no variant of Topgraft: mine\.py defined it"):
+        read_manifest(tmp_path / "graft")
+
+
+def test_the_file_of_a_users_own_head_is_noted_too(tmp_path):
+    from adapters.artefact.write import own_files
+
+    space: dict = {}
+    script = tmp_path / "mine.py"
+    script.write_text("from adapters.specs import Classification\nclass Mine(Classification, tag='mine'): pass\n")
+    exec(compile(script.read_text(), str(script), "exec"), space)
+    head = space["Mine"]()
+    assert own_files((Lora(), head)) == {"mine": "mine.py"}
+    del head.registry.variants["mine"], head.registry.files["mine"]

@@ -11,15 +11,16 @@ import pytest
 from pyarrow import parquet
 from tokenizers import Tokenizer
 
+from adapters.heads.columns import Number, OneLabel, Tags
 from adapters.inputs import encode_inputs
-from adapters.specs import Classification, Probe, Regression, TokenTagging
+from adapters.specs import Classification, MultiLabel, Probe, Regression, TokenTagging
 from adapters.tagging import NO_TAG
 from backbone.buckets import Sides, pad, sides_of, tokens_of
 from backbone.cache import row_key
 from backbone.errors import InputError
 from tests.tiny import WORDS
-from trainers.config import Curriculum, Data, Plan, TrainConfig
-from trainers.data.examples import load_data, standardised, tokenise
+from trainers.config import Bound, Curriculum, Data, Gate, Plan, Retrain, TrainConfig
+from trainers.data.examples import load_data, tokenise
 from trainers.data.order import rarity_difficulty
 from trainers.data.prepare import Table, prepare
 from trainers.data.rows import read_rows
@@ -42,7 +43,7 @@ def write(kind, folder, rows, names=("left", "right", "label")):
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_format_gives_the_same_pairs(kind, tmp_path):
     data = Data(train=(write(kind, tmp_path, PAIRS),), text="left", text_pair="right")
-    rows = list(read_rows(data, "train", multi_label=False))
+    rows = list(read_rows(data, "train", OneLabel()))
     assert [(r.text, r.pair, *r.labels) for r in rows] == PAIRS
     assert rows[0].content == "a man sleeps\0he is awake"
 
@@ -60,7 +61,7 @@ def test_every_format_gives_the_same_pairs(kind, tmp_path):
 def test_a_pair_with_a_missing_side(kind, row, message, tmp_path):
     data = Data(train=(write(kind, tmp_path, [*PAIRS, row]),), text="left", text_pair="right")
     with pytest.raises(InputError, match=message):
-        list(read_rows(data, "train", multi_label=False))
+        list(read_rows(data, "train", OneLabel()))
 
 
 @pytest.mark.parametrize("value", ["", "nan", "inf", "four", 10**400, None])
@@ -68,11 +69,11 @@ def test_a_target_that_is_no_number(value, tmp_path):
     rows = [("a", "b", 1), ("c", "d", value)]
     path = write("jsonl", tmp_path, rows)
     with pytest.raises(InputError, match=r"rows.jsonl:2: label: .* is not a number"):
-        list(read_rows(Data(train=(path,), text="left"), "train", multi_label=False, kind="number"))
+        list(read_rows(Data(train=(path,), text="left"), "train", Number()))
     if isinstance(value, str):
         path = write("csv", tmp_path, rows)
         with pytest.raises(InputError, match=r"rows.csv:3: label: .* is not a number"):
-            list(read_rows(Data(train=(path,), text="left"), "train", multi_label=False, kind="number"))
+            list(read_rows(Data(train=(path,), text="left"), "train", Number()))
 
 
 BIO = "-DOCSTART- -X- O\n\nto TO O\nnew NNP B-city\nyork NNP I-city\n\n\nhello UH O\n"
@@ -92,7 +93,7 @@ def test_every_format_gives_the_same_tags(tmp_path):
         Data(train=(write("parquet", tmp_path, numbers, ("text", "label")),), label_names=("O", "B-city", "I-city")),
     ]
     for data in sources:
-        rows = read_rows(data, "train", multi_label=False, kind="tags")
+        rows = read_rows(data, "train", Tags())
         assert [(r.text, r.labels) for r in rows] == wanted, data
 
 
@@ -115,12 +116,12 @@ def test_every_format_gives_the_same_tags(tmp_path):
 def test_tags_that_are_wrong(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
-        list(read_rows(Data(train=(str(tmp_path / name),)), "train", multi_label=False, kind="tags"))
+        list(read_rows(Data(train=(str(tmp_path / name),)), "train", Tags()))
 
 
 def test_a_no_break_space_is_part_of_its_word(tmp_path):
     (tmp_path / "rows.bio").write_text("10\u00a0000\t B-number\r\n", encoding="utf-8")
-    (row,) = read_rows(Data(train=(str(tmp_path / "rows.bio"),)), "train", multi_label=False, kind="tags")
+    (row,) = read_rows(Data(train=(str(tmp_path / "rows.bio"),)), "train", Tags())
     assert (row.text, row.labels) == ("10\u00a0000", ("B-number",))
 
 
@@ -128,22 +129,22 @@ def test_lists_in_one_json_file(tmp_path):
     path = tmp_path / "all.json"
     path.write_text(json.dumps({"train": [["a b", "x"], ["c", "y"]], "val": [["d", "x"]], "about": 1}))
     data = Data(train=(f"{path}#train",), test=(f"{path}#val",), format="json_lists", dev_fraction=0)
-    assert [(r.text, r.labels) for r in read_rows(data, "train", multi_label=False)] == [("a b", ("x",)), ("c", ("y",))]
-    prepared = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    assert [(r.text, r.labels) for r in read_rows(data, "train", OneLabel())] == [("a b", ("x",)), ("c", ("y",))]
+    prepared = prepare(data, OneLabel(), cache=tmp_path / "cache")
     assert (prepared.table("train").texts, prepared.table("test").texts) in (
         (["a b", "c"], ["d"]),
         (["c", "a b"], ["d"]),
     )
     with pytest.raises(InputError, match=r"has no list 'vale'.*val"):
-        list(read_rows(Data(train=(f"{path}#vale",), format="json_lists"), "train", multi_label=False))
+        list(read_rows(Data(train=(f"{path}#vale",), format="json_lists"), "train", OneLabel()))
     with pytest.raises(InputError, match=r"data.text_pair: files of format json_lists have no columns"):
-        list(read_rows(Data(train=(f"{path}#val",), format="json_lists", text_pair="x"), "train", multi_label=False))
+        list(read_rows(Data(train=(f"{path}#val",), format="json_lists", text_pair="x"), "train", OneLabel()))
 
 
 def test_pairs_keep_their_place_by_both_sides(tmp_path):
     rows = [(f"left {i % 40}", f"right {i}", i / 7) for i in range(200)]
     data = Data(train=(write("csv", tmp_path, rows),), text="left", text_pair="right", dev_fraction=0.3)
-    prepared = prepare(data, multi_label=False, cache=tmp_path / "cache", kind="number")
+    prepared = prepare(data, Number(), cache=tmp_path / "cache")
     places = {text: split for split in prepared.splits for text in prepared.table(split).texts}
     assert len(places) == 200
     assert 30 < sum(split == "dev" for split in places.values()) < 90
@@ -151,21 +152,21 @@ def test_pairs_keep_their_place_by_both_sides(tmp_path):
         assert membership(text, 0.3, 0.0) == split
     lefts = [{t.split("\0")[0] for t in prepared.table(split).texts} for split in ("train", "dev")]
     assert lefts[0] & lefts[1], "the left side alone decides nothing"
-    other = prepare(data, multi_label=False, cache=tmp_path / "cache")
+    other = prepare(data, OneLabel(), cache=tmp_path / "cache")
     assert other.folder != prepared.folder, "labels and numbers are prepared apart"
     assert float(prepared.table("dev").labels[0][0]) == float(other.table("dev").labels[0][0])
 
 
 def test_targets_are_standardised_by_the_train_rows(tiny):
     table = Table(["ban", "ben", "bin"], [("1.0",), ("3.0",), ("8.0",)], ["f:1", "f:2", "f:3"], [])
-    head = standardised(Regression(), table)
+    head = Regression().with_statistics_of(table.labels)
     assert (head.center, head.spread) == pytest.approx((4.0, np.std([1, 3, 8])))
-    labels = tokenise(table, ("y",), False, tiny, 16, head)[0].labels
+    labels = tokenise(table, ("y",), head, tiny, 16)[0].labels
     assert (labels.mean(), labels.std()) == pytest.approx((0, 1), abs=1e-6)
-    assert standardised(Regression(center=0.0, spread=1.0), table) == Regression(center=0.0, spread=1.0)
-    same = Table(["a", "b"], [("2.0",)] * 2, ["f:1", "f:2"], [])
+    named = Regression(center=0.0, spread=1.0)
+    assert named.with_statistics_of(table.labels) == named.with_statistics_of(None) == named
     with pytest.raises(InputError, match="every train row has the same target, 2"):
-        standardised(Regression(), same)
+        Regression().with_statistics_of([("2.0",)] * 2)
 
 
 def test_pairs_are_read_by_the_tokenizers_own_template(tiny):
@@ -195,10 +196,10 @@ def test_first_subwords_of_words(tiny):
     assert places[2].tolist() == [1, 2, 3, 4, 5, 6, *[-1] * 14]
     assert cut == 1
     table = Table([" ".join(s) for s in sentences], [("O", "B-x"), ("O",) * 3, ("B-x",) * 20], ["f:1"] * 3, [])
-    examples, _ = tokenise(table, ("B-x", "O"), False, tiny, 8, TokenTagging())
+    examples, _ = tokenise(table, ("B-x", "O"), TokenTagging(), tiny, 8)
     assert examples.labels.tolist()[0] == [NO_TAG, 1, NO_TAG, NO_TAG, 0, NO_TAG, NO_TAG, NO_TAG]
     with pytest.raises(InputError, match=r"f:1: the tag 'O' was never seen"):
-        tokenise(table, ("B-x",), False, tiny, 8, TokenTagging())
+        tokenise(table, ("B-x",), TokenTagging(), tiny, 8)
 
 
 def test_the_key_of_a_row_names_all_of_it():
@@ -227,6 +228,14 @@ def test_rows_of_pairs_in_a_batch():
     [
         ({"head": Regression()}, "metric: 'accuracy' is no metric of head.kind=regression; one of pearson, spearman"),
         ({"metric": "entity_f1"}, "'entity_f1' is no metric of head.kind=classification"),
+        (
+            {"head": MultiLabel(), "retrain": Retrain(gate=Gate(metric="matthews"))},
+            "retrain.gate.metric: 'matthews' is no metric of head.kind=multi_label; one of accuracy, macro_f1",
+        ),
+        (
+            {"retrain": Retrain(gate=Gate(bounds=(Bound(metric="pearson", at_least=0.5),)))},
+            r"retrain.gate.bounds\[0\].metric: 'pearson' is no metric of head.kind=classification",
+        ),
         ({"head": Classification(pair="cross")}, "data.text_pair: head.pair=cross needs the column"),
         ({"data": Data(text_pair="b")}, "head.pair: data.text_pair=b needs cross, two_tower or cosine"),
         ({"data": Data(format="bio")}, "data.format: bio holds tags of words"),

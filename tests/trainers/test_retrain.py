@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,9 @@ import topgraft
 from adapters.artefact.read import read_graft
 from adapters.graft import load_graft
 from backbone.home import home
+from backbone.records import encode
 from backbone.storage import Backbone
+from registry import place as places
 from registry.database import Registry, open_registry
 from registry.entries import LeaseHeld
 from registry.store import Store
@@ -26,8 +27,7 @@ from tests.tiny import as_json, rows, write_config, write_csv
 from trainers.config.load import load_config
 from trainers.data.splits import membership
 from trainers.retrain.fingerprint import take
-from trainers.retrain.fleet import Job
-from trainers.retrain.outcome import Options
+from trainers.retrain.outcome import Job, Options
 
 ROOT = Path(__file__).resolve().parents[2]
 DEV = 0.4
@@ -36,14 +36,14 @@ SETTINGS = (f"data.dev_fraction={DEV}", "retrain.gate.tolerance=0.5", "retrain.g
 TABLE = rows(240, seed=1)
 CHILD = """
 import json, os, sys
-from dataclasses import asdict
-from backbone.records import decode
-from trainers.retrain.fleet import Job, attempt
+from backbone.records import decode, encode
+from trainers.retrain.fleet import attempt
+from trainers.retrain.outcome import Job
 job, at, what = decode(Job, json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 def on_step(step):
     if step == at:
         os.kill(os.getpid(), what)
-print(json.dumps(asdict(attempt(job, on_step))))
+print(json.dumps(encode(attempt(job, on_step))))
 """
 
 
@@ -74,11 +74,12 @@ class Place:
     def job(self, lease: float = 4.0) -> Job:
         """What `run` does, for a process or for `attempt`; waits for the lease of a run that died."""
         options = Options(lease_seconds=lease, wait_seconds=60.0)
-        return Job(str(self.config), SETTINGS, self.url, str(self.store), options)
+        place = places.Place(self.url, str(self.store))
+        return Job(config=str(self.config), overrides=SETTINGS, place=place, options=options)
 
     def child(self, at: str, what: int, lease: float = 4.0) -> subprocess.Popen:
         """A process that sends itself the signal `what` before the step `at`."""
-        command = [sys.executable, "-c", CHILD, json.dumps(asdict(self.job(lease))), at, str(int(what))]
+        command = [sys.executable, "-c", CHILD, json.dumps(encode(self.job(lease))), at, str(int(what))]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -268,7 +269,7 @@ def test_prices_and_policies_refuse(place):
         ("retrain.schema.min_rows=1000", "1000 train rows are asked for, the data hold"),
         ("retrain.schema.min_rows_per_label=100", "100 train rows of a label are asked for, 'class0' has"),
         ('retrain.schema.columns=[{"name": "txet"}]', "train.csv:2: has no column 'txet' of the schema; nearest: text"),
-        ('retrain.schema.columns=[{"name": "text", "most": 30.0}]', "characters, the schema asks for at most 30"),
+        ('retrain.schema.columns=[{"name": "text", "max": 30.0}]', "characters, the schema asks for at most 30"),
         ('retrain.schema.columns=[{"name": "label", "kind": "integer"}]', "is not what the schema asks for: integer"),
         ("data.label=lable", "has no column 'lable'"),
         ("retrain.gate.min_rows=1", "retrain.gate.min_rows: must be at least 2"),

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from adapters.artefact.manifest import Manifest, Training
 from adapters.effects import cohens_d, cohens_w
+from adapters.graft import Graft
+from adapters.heads.columns import OneLabel
+from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
-from adapters.specs import Bias, Classification, Lora, Probe
+from adapters.specs import Bias, Classification, Lora, Probe, TokenTagging
+from adapters.tagging import NO_TAG
 from backbone.encoder import Network
 from backbone.errors import InputError
 from metering.energy import Joules
@@ -31,9 +35,10 @@ from trainers.retrain.decide import decide, from_history
 from trainers.retrain.diagnose import MIN_ROWS, Diagnosis, label_and_length_drift
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.fleet import retrain_all
-from trainers.retrain.gate import UNKNOWN, PairedLogits, judge, majority_logits
+from trainers.retrain.gate import PairedLogits, judge, majority_logits
+from trainers.retrain.lineage import Changes
 from trainers.retrain.outcome import Options
-from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
+from trainers.retrain.rows import changes, hashed, load_rows, rows_file, save_rows
 from trainers.retrain.schema import check
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz")), max_size=12)
@@ -156,18 +161,40 @@ def test_a_start_keeps_what_attention_learnt(tiny):
     assert found["head"]["kernel"][:, 2].any()
 
 
+def test_a_start_of_a_tagger_fits_new_tags_to_words(tiny):
+    """Words, not rows, carry tags: the probe of the new one is fitted to the rows that hold it, word by word."""
+    old = GraftModel(tiny.network, (Lora(rank=2, blocks="2:"),), TokenTagging(), ("B-x", "O"))
+    new = replace(old, labels=("B-x", "B-y", "O"))
+    words, labels = [], np.full((12, 8), NO_TAG, np.int32)
+    for i in range(12):
+        row = np.array([2, 10, 11, 12, 3], np.int32)
+        labels[i, 1:4] = 2
+        if i % 2:
+            row[2], labels[i, 2] = 40, 1  # token 40 is always B-y
+        words.append(row)
+    examples = Examples(words, labels, tiny.lengths)
+    parent = Parent(replace(manifest(old.methods[0]), head=TokenTagging(), labels=old.labels), nonzero(old))
+    tally = ComputedRows()
+    params = grown(parent, new, TrainConfig(head=TokenTagging(), metric="entity_f1"), tiny, examples, tally)
+    assert tally.rows == 12, "six rows that carry the new tag, and six others"
+    np.testing.assert_array_equal(params["head"]["kernel"][:, [0, 2]], parent.params["head"]["kernel"])
+    own = {**params, "head": {"kernel": params["head"]["kernel"][:, 1:2], "bias": params["head"]["bias"][1:2]}}
+    score = Graft(replace(new, labels=("B-y",)), own, tiny, 16).logits_of_rows(words)[..., 0]
+    assert score[labels == 1].min() > score[labels == 2].max(), "the fitted column tells B-y from other words"
+
+
 @pytest.mark.parametrize("data", [Data(train=("x",), format="image_folder"), Data(train=("x", "y"), format="idx")])
 def test_a_schema_of_columns_needs_columns(data):
     with pytest.raises(InputError, match=r"schema\.columns: data\.train holds images, which have no columns"):
-        check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+        check(Schema(columns=(Column(),)), data, {}, OneLabel())
 
 
 def test_a_schema_reads_lists_in_one_json_file(tmp_path):
     (tmp_path / "lists.json").write_text('{"train": [["some text", "x"]]}')
     data = Data(train=(f"{tmp_path / 'lists.json'}#train",), format="json_lists")
-    check(Schema(columns=(Column(),)), data, {}, multi_label=False)
+    check(Schema(columns=(Column(),)), data, {}, OneLabel())
     with pytest.raises(InputError, match="at least 100"):
-        check(Schema(columns=(Column(least=100),)), data, {}, multi_label=False)
+        check(Schema(columns=(Column(min=100),)), data, {}, OneLabel())
 
 
 def test_history_predicts_by_rows():
@@ -218,7 +245,7 @@ def test_the_gate_against_a_champion():
     report = asked(gate, sides(WORSE, TRUTH, TRUTH))
     assert report.verdict == "FAIL"
     check = report.checks[0]
-    assert check.found == pytest.approx(-0.1)
+    assert check.value == pytest.approx(-0.1)
     # 30 of 300 paired losses: standard error sqrt(0.1 * 0.9 / 300) = 0.0173; 90 % lies within 1.645 of them
     assert check.interval is not None
     assert check.interval[0] == pytest.approx(-0.1 - 1.645 * 0.0173, abs=0.008)
@@ -260,9 +287,9 @@ def test_the_first_version_has_a_rule():
     train = Examples([np.zeros(5, np.int32)] * 5, np.array([2, 2, 2, 0, 1], np.int32), (8,))
     constant = majority_logits(model, train, 300)
     assert set(constant.argmax(axis=-1)) == {2}
-    assert constant.min() == np.float32(UNKNOWN)
+    assert constant.min() == np.float32(UNLIKELY)
     beats = asked(Gate(), sides(TRUTH, [2] * 300, TRUTH), champion=None)
-    assert (beats.verdict, beats.checks[0].found) == ("PASS", pytest.approx(2 / 3))
+    assert (beats.verdict, beats.checks[0].value) == ("PASS", pytest.approx(2 / 3))
     assert asked(Gate(), sides([2] * 300, [2] * 300, TRUTH), champion=None).verdict == "FAIL"
     bare = Gate(first="bounds")
     assert asked(bare, sides(TRUTH, None, TRUTH), champion=None).verdict == "NO_EVIDENCE", "nothing was asked"
@@ -292,12 +319,12 @@ def test_budgets_and_what_was_not_measured():
         (lambda: Gate(confidence=1.0), "confidence"),
         (lambda: Gate(tolerance=-1), "tolerance"),
         (lambda: Bound(), "max_drop"),
-        (lambda: Column(least=2.0, most=1.0), "least"),
+        (lambda: Column(min=2.0, max=1.0), "min"),
         (lambda: Retrain(head_share=0.6, warm_share=0.5), "head_share"),
         (lambda: Retrain(warm_epochs=0), "warm_epochs"),
-        (lambda: Options(lease_seconds=0), "--lease: must be a positive number"),
-        (lambda: Options(max_price=float("nan")), "--max-price: must be at least 0"),
-        (lambda: retrain_all([], workers=0), "--workers: must be at least 1"),
+        (lambda: Options(lease_seconds=0), r"--lease: must be a finite number in \(0, inf\), got '0'"),
+        (lambda: Options(max_price=float("nan")), "--max-price: must be a finite number"),
+        (lambda: retrain_all([], executor="processes", workers=0), "--workers: must be at least 1"),
         (lambda: Target(max_latency_ms=-1), "max_latency_ms"),
     ],
 )

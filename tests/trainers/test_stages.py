@@ -21,7 +21,7 @@ import backbone.cache as cache_module
 from adapters.costs import train_step
 from adapters.model import GraftModel
 from adapters.specs import Bottleneck, Classification, Ladder, Lora
-from backbone.cache import held
+from backbone.cache import stored_bytes
 from backbone.errors import InputError
 from backbone.files import sha256_file
 from backbone.home import home
@@ -361,7 +361,7 @@ def test_all_caches_together_keep_to_their_limit(task, tmp_path, monkeypatch):
 
     first = fill(half[0], 2 * needed)
     assert fill(half[1], needed) > 0
-    assert held(tmp_path) <= needed
+    assert stored_bytes(tmp_path) <= needed
     assert fill(half[0], needed) == 0, "both fit, so the first was left"
     again = fill(half[1], 0.7 * needed)
     assert again == 0
@@ -369,7 +369,7 @@ def test_all_caches_together_keep_to_their_limit(task, tmp_path, monkeypatch):
     wider = replace(task.train, rows=[row[:-1] for row in task.train.rows if len(row) > 8])
     wider = replace(wider, labels=task.train.labels[: len(wider.rows)])
     assert fill(wider, 0.9 * needed) > 0
-    assert held(tmp_path) <= 0.9 * needed
+    assert stored_bytes(tmp_path) <= 0.9 * needed
     assert first > 0
 
 

@@ -44,7 +44,7 @@ from tests.trainers.backbone_runs import (
 )
 from tests.trainers.backbone_runs import whole as whole
 from trainers.pretraining.config import Corpus, WordPiece
-from trainers.pretraining.corpus import read_text, train_wordpiece
+from trainers.pretraining.corpus import read_text
 
 SHALLOW = replace(SPEC, blocks=1)
 
@@ -238,7 +238,7 @@ def test_a_corpus_that_was_too_small_leaves_no_tokenizer_behind(tmp_path, capsys
     corpus.write_text("\n\n".join(paragraphs(200)), encoding="utf-8")
     status, out, err = call("train-backbone", config, "--workdir", "run", "--json", capsys=capsys)
     assert status == 0, err
-    made = train_wordpiece(WordPiece(vocabulary=120), read_text(Corpus((str(corpus),), 32, 0.1)).train, 32)
+    made = WordPiece(vocabulary=120).tokenizer(read_text(Corpus((str(corpus),), 32, 0.1)).train, 32)
     assert as_json(out)["preprocessing_id"] == made.preprocessing_id, "the vocabulary of what is read now"
 
 
@@ -334,9 +334,9 @@ def test_the_same_paragraphs_give_the_same_vocabulary_in_another_process(place):
     code = (
         "from trainers.pretraining.config import *; from trainers.pretraining.corpus import *\n"
         f"text = read_text(Corpus(files=({str(place / 'corpus.txt')!r},)))\n"
-        "print(train_wordpiece(WordPiece(vocabulary=60), text.train, 32).preprocessing_id)"
+        "print(WordPiece(vocabulary=60).tokenizer(text.train, 32).preprocessing_id)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "RAYON_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     text = read_text(Corpus(files=(str(place / "corpus.txt"),)))
-    assert done.stdout.strip() == train_wordpiece(WordPiece(vocabulary=60), text.train, 32).preprocessing_id
+    assert done.stdout.strip() == WordPiece(vocabulary=60).tokenizer(text.train, 32).preprocessing_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 import topgraft
+from adapters.heads.columns import OneLabel, SeveralLabels
 from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.images import patches
+from backbone.images import ImagePreprocessing, patches
 from backbone.spec import ImageSpec
 from backbone.storage import load_backbone, read_record
 from backbone.trees import flatten
@@ -24,7 +26,7 @@ from tests.trainers.backbone_runs import (
     EVALUATED,
     STEPS,
     call,
-    counted_as_compiled,
+    first_params,
     killed_and_resumed,
     result_of,
     settings,
@@ -33,9 +35,9 @@ from tests.trainers.backbone_runs import whole as whole
 from trainers.config import Data
 from trainers.data.rows import read_rows
 from trainers.pretraining.config import BackboneConfig, NewVit, SupervisedImages
-from trainers.pretraining.labelled_images import Labelled, LabelledImages, moved
 from trainers.pretraining.loop import BackboneTask
-from trainers.pretraining.objectives import SupervisedImageObjective
+from trainers.pretraining.material import Material
+from trainers.pretraining.objectives.supervised_images import moved
 
 
 @pytest.fixture(scope="module")
@@ -178,48 +180,55 @@ def test_images_are_moved_as_pixels_are():
         np.testing.assert_array_equal(row, patches(one[np.ix_(*places)], image))
 
 
+OBJECTIVE = SupervisedImages(shift=1)
+
+
 @pytest.fixture(scope="module")
-def objective() -> SupervisedImageObjective:
+def task() -> BackboneTask:
+    """24 random pictures of three labels."""
     draw = np.random.default_rng(0)
     rows = draw.integers(0, 256, (24, IMAGE.tokens, IMAGE.patch_width), np.uint8)
-    labelled = Labelled(rows, draw.integers(0, 3, 24).astype(np.int32))
-    images = LabelledImages({"train": labelled, "held_out": labelled}, ("a", "b", "c"), "sha256:x")
-    return SupervisedImageObjective(SupervisedImages(shift=1), Network(SPEC), images)
+    arrays = {"ids": rows, "labels": draw.integers(0, 3, 24).astype(np.int32)}
+    material = Material(
+        network=Network(SPEC),
+        preprocessing=ImagePreprocessing(IMAGE, resize=IMAGE.size),
+        family="vit",
+        fingerprint={},
+        splits={"train": arrays, "held_out": arrays},
+        labels=("a", "b", "c"),
+    )
+    data = Data(train=("x",), format="image_folder")
+    config = BackboneConfig(
+        objective=OBJECTIVE, data=data, network=NewVit(), tokenizer=None, batch_size=8, steps=4
+    )  # fmt: skip
+    return BackboneTask(config, material)
 
 
-def test_scores_are_means_over_the_rows_that_count(objective):
-    params = {"backbone": objective.network.init(0), "head": objective.init(jax.random.key(0))}
+def test_scores_are_means_over_the_rows_that_count(task):
+    params, material = first_params(task), task.material
     params["head"]["classifier"]["bias"] = jnp.array([0.3, -0.2, 0.1])
-    batch = objective.batch("held_out", np.arange(5), 8)
-    means, rows = jax.jit(objective.score)(params, batch, jax.random.key(1))
-    logits = np.asarray(objective.logits(params, batch["ids"]))[:5].astype(np.float64)
+    batch = material.batch("held_out", np.arange(5), 8)
+    means, rows = jax.jit(functools.partial(OBJECTIVE.score, material))(params, batch, jax.random.key(1))
+    logits = np.asarray(OBJECTIVE.logits(material, params, batch["ids"], "float32"))[:5].astype(np.float64)
     wanted = batch["labels"][:5]
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(5), wanted]
     assert rows == 5
     assert float(means["loss"]) == pytest.approx(losses.mean(), rel=1e-5)
     assert float(means["accuracy"]) == pytest.approx((logits.argmax(-1) == wanted).mean())
-    loss = jax.jit(objective.loss)
+    loss = jax.jit(functools.partial(OBJECTIVE.loss, material))
     same, other = (loss(params, batch, jax.random.key(k))[0] for k in (1, 2))
     assert same == loss(params, batch, jax.random.key(1))[0] != other, "the key decides how images are moved"
-
-
-def test_counted_work_is_that_of_the_compiler(objective):
-    data = Data(train=("x",), format="image_folder")
-    config = BackboneConfig(
-        objective=objective.spec, data=data, network=NewVit(), tokenizer=None, batch_size=8, steps=4
-    )  # fmt: skip
-    counted_as_compiled(BackboneTask(config, objective.network, objective), objective)
 
 
 def test_rows_are_chosen_by_label_in_text_too(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\na,0\nb,1\nc,2\nd,0\n")
     file = (str(tmp_path / "rows.csv"),)
     data = Data(train=file, test=file, label_names=("x", "y", "z"), keep_labels=("x", "z"))
-    assert [row.text for row in read_rows(data, "train", multi_label=False)] == ["a", "c", "d"]
+    assert [row.text for row in read_rows(data, "train", OneLabel())] == ["a", "c", "d"]
     with pytest.raises(InputError, match=r"data\.keep_labels: chooses rows by their one label"):
-        list(read_rows(data, "train", multi_label=True))
+        list(read_rows(data, "train", SeveralLabels()))
     few = Data(test=file, keep_labels=("0", "7"))
-    assert len(list(read_rows(few, "test", multi_label=False))) == 2, "a test file may lack a label"
+    assert len(list(read_rows(few, "test", OneLabel()))) == 2, "a test file may lack a label"
     none = Data(test=file, keep_labels=("7", "8"))
     with pytest.raises(InputError, match=r"no row of data\.test has the label '7'"):
-        list(read_rows(none, "test", multi_label=False))
+        list(read_rows(none, "test", OneLabel()))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from adapters.heads.head import Head, kinds_for
 from adapters.methods.method import Method
-from adapters.specs import Classification, HeadSpec, Lora, MultiLabel, TokenTagging
+from adapters.specs import Classification, Lora
 from adapters.target import Target
 from backbone.errors import InputError
 from trainers.config.curriculum import Curriculum
@@ -21,12 +22,12 @@ from trainers.config.retrain import Retrain
 class TrainConfig:
     """One training run: a graft from rows."""
 
-    name: str = "graft"  # of the task; names the output folder
+    name: str = "graft"  # name of the task, and of the output folder
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
     data: Data = field(default_factory=Data)
     adapter: Method = field(default_factory=Lora)
     extra: tuple[Method, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
-    head: HeadSpec = field(default_factory=Classification)
+    head: Head = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
     plan: Plan = field(default_factory=Plan)
     target: Target = field(default_factory=Target)
@@ -39,14 +40,12 @@ class TrainConfig:
     # what adapters start from: a fitted probe with small weights, the best one, or a zero head; auto: always the first
     epochs: float = 3.0  # passes over the train rows
     batch_size: int = 32  # rows per micro-batch
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of activations and products
     remat: bool = False  # recompute each block in the backward pass instead of storing it
-    seed: int = 0  # of initialisation, order and dropout
+    seed: int = 0  # random seed of initialisation, order and dropout
     select: Literal["best", "last"] = "best"  # parameters kept: best development epoch, or the last
     patience: int = 0  # epochs without a better development score before stopping; 0 = never
-    metric: Literal["accuracy", "macro_f1", "matthews", "average_precision", "pearson", "spearman", "entity_f1"] = (
-        "accuracy"  # decides best and patience; one of the head's
-    )
+    metric: str = "accuracy"  # metric that decides best and patience; one of the head's
     log_every: int = 20  # micro-batches between logged scalars; also at each epoch's end
     checkpoint_seconds: float = 120.0  # between asynchronous checkpoints; also at each epoch's end
     input_threads: int = 1  # threads that assemble batches ahead of the device
@@ -71,40 +70,44 @@ class TrainConfig:
         self._check_head()
 
     def _check_head(self) -> None:
-        """What the head and the rest of the config must agree on."""
-        head = self.head
-        if self.metric not in head.metrics:
-            known = ", ".join(head.metrics)
-            raise InputError(f"metric: {self.metric!r} is no metric of head.kind={head.kind}; one of {known}")
+        """Raises InputError unless the head and the rest of the config agree."""
+        head, gate = self.head, self.retrain.gate
+        metrics = {"metric": self.metric}
+        if "retrain" in head.supports:
+            metrics["retrain.gate.metric"] = gate.metric
+            metrics |= {f"retrain.gate.bounds[{i}].metric": bound.metric for i, bound in enumerate(gate.bounds)}
+        for field_name, metric in metrics.items():
+            if metric not in head.metrics:
+                known = ", ".join(head.metrics)
+                raise InputError(f"{field_name}: {metric!r} is no metric of head.kind={head.kind}; one of {known}")
         files = self.data.file_format
-        if files is not None and files.labels_per == "word" and not isinstance(head, TokenTagging):
+        if files is not None and files.labels_per == "word" and head.one_answer_per != "word":
             raise InputError(f"data.format: {files.tag} holds tags of words; it needs head.kind=token_tagging")
         require_pair(self.data, head)
-        if self.out_of_scope.false_alarms and not (
-            isinstance(head, (Classification, MultiLabel)) and head.pair == "none"
-        ):
+        if self.out_of_scope.false_alarms and not ("out_of_scope" in head.supports and head.pair == "none"):
             raise InputError(
-                "out_of_scope: measures the distance to classes of single inputs; it needs head.kind=classification or "
-                f"multi_label and head.pair=none, got {head.kind} and {head.pair}"
+                "out_of_scope: measures the distance to classes of single inputs; it needs "
+                f"head.kind={kinds_for('out_of_scope')} and head.pair=none, got {head.kind} and {head.pair}"
             )
-        if self.exits.boundaries and not (isinstance(head, Classification) and head.pair == "none"):
+        if self.exits.boundaries and not ("early_exits" in head.supports and head.pair == "none"):
             raise InputError(
-                "exits.boundaries: an exit is a classifier of single inputs; it needs head.kind=classification and "
-                f"head.pair=none, got {head.kind} and {head.pair}"
+                "exits.boundaries: an exit is a classifier of single inputs; it needs "
+                f"head.kind={kinds_for('early_exits')} and head.pair=none, got {head.kind} and {head.pair}"
             )
         if head.pooling == "attention" and self.adapter.fitted:
             raise InputError(
                 f"head.pooling: attention is learned by gradient, a {self.adapter.tag} is fitted to fixed features; "
                 "use another pooling, or another adapter.method"
             )
-        if isinstance(head, TokenTagging):
-            needs = {"plan.stages": "auto", "curriculum.difficulty": "probe_loss"}
-            found = {"plan.stages": self.plan.stages, "curriculum.difficulty": self.curriculum.difficulty}
-            for name, value in needs.items():
-                if found[name] == value:
+        if head.one_answer_per != "row":
+            for name, value, probing in (
+                ("plan.stages", self.plan.stages, "auto"),
+                ("curriculum.difficulty", self.curriculum.difficulty, "probe_loss"),
+            ):
+                if value == probing:
                     raise InputError(
-                        f"{name}: {value} fits probes to one vector per row; head.kind=token_tagging has one per "
-                        f"word: name another"
+                        f"{name}: {value} fits probes to one vector per row; head.kind={head.kind} has one per "
+                        f"{head.one_answer_per}: name another"
                     )
 
     @property
@@ -114,16 +117,16 @@ class TrainConfig:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """Every method of the graft."""
+        """Returns every method of the graft."""
         return (self.adapter, *self.extra)
 
 
-def require_pair(data: Data, head: HeadSpec) -> None:
+def require_pair(data: Data, head: Head) -> None:
     """Raises InputError unless the head reads pairs exactly where the data hold them."""
     if head.pair == "none" and data.text_pair:
         raise InputError(
             f"head.pair: data.text_pair={data.text_pair} needs cross, two_tower or cosine, and a head.kind that reads "
-            f"pairs (classification, multi_label, regression), got {head.pair}"
+            f"pairs ({kinds_for('pairs', ', ')}), got {head.pair}"
         )
     if head.pair != "none" and not data.text_pair:
         raise InputError(f"data.text_pair: head.pair={head.pair} needs the column of the second text")

@@ -1,4 +1,4 @@
-"""What a run may add to its graft: an out-of-scope score, early exits. Imports no jax."""
+"""Parts that a run may add to its graft: an out-of-scope score, early exits. Imports no jax."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from backbone.errors import InputError
 
 @dataclass(frozen=True)
 class OutOfScope:
-    """A score of how unlike the train rows an input is (see `adapters.artefact.scope`); needs development rows.
+    """A score of how unlike the train rows an input is (see `adapters.artefact.scope`); it needs development rows.
 
-    It is measured on the bare backbone: blocks between the lowest adapted one and `boundary` run twice in a
-    prediction, with the adapter and without.
+    It is measured on the bare backbone. In a prediction the blocks from the lowest adapted one up to `boundary`
+    therefore run twice, with the adapter and without.
     """
 
-    false_alarms: float = 0.0  # most of the inputs in scope that may be flagged; 0 = no score
-    boundary: int = -1  # whose pooled states are measured, 0..blocks or from the end; -1 the last
-    abstain: bool = False  # give no label to what is flagged
+    false_alarms: float = 0.0  # greatest share of the inputs in scope that may be flagged; 0 = no score
+    boundary: int = -1  # boundary whose pooled states are measured, 0..blocks or from the end; -1 = the last
+    abstain: bool = False  # flagged inputs get no label
 
     def __post_init__(self) -> None:
         if not 0 <= self.false_alarms < 1:
@@ -28,16 +28,16 @@ class OutOfScope:
 
 @dataclass(frozen=True)
 class EarlyExits:
-    """Heads at lower blocks that answer single inputs where they are sure (see `adapters.artefact.exits`).
+    """Heads at lower blocks that answer an input early if they are sure (see `adapters.artefact.exits`).
 
-    The threshold is the loosest that keeps the share of rows that are right in full and wrong early at `extra_error`
-    or below, with probability `confidence` over draws of the calibration rows.
+    The threshold is the loosest with at most `extra_error` rows that full depth answers correctly and an exit answers
+    wrongly. That bound holds with probability `confidence` over draws of the calibration rows.
     """
 
-    boundaries: tuple[int, ...] = ()  # blocks below each exit, ascending; empty: no exits
-    extra_error: float = 0.01  # share of rows, of all that are asked
-    confidence: float = 0.9  # of the promise
-    share: float = 0.2  # of the train rows, by hash and seed, held out of all that is fitted, to calibrate on
+    boundaries: tuple[int, ...] = ()  # blocks below each exit, ascending; empty = no exits
+    extra_error: float = 0.01  # bound on the share of rows that only an exit answers wrongly
+    confidence: float = 0.9  # probability that the bound holds
+    share: float = 0.2  # share of the train rows, by hash and seed, that calibrates and is used for nothing else
 
     def __post_init__(self) -> None:
         if list(self.boundaries) != sorted(set(self.boundaries)):

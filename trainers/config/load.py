@@ -1,58 +1,115 @@
-"""Config scripts: load one, apply `--set a.b=c`, and give back a validated config. Imports no jax.
+"""Config scripts: run one, apply `--set a.b=c`, and return a validated config. Imports no jax.
 
-Overrides act on the config's JSON form, so a changed tag (`adapter.method=bottleneck`) starts from
-that class's defaults, and every value is read as the type its field declares.
+Overrides act on the config's JSON form. A changed tag (`adapter.method=bottleneck`) therefore starts from the
+defaults of that class, and every value is read as the type that its field declares.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import trainers
 from backbone.errors import InputError
-from backbone.records import TAGS, Raw, decode, encode
+from backbone.options import argument, option
+from backbone.records import TAGS, Raw, decode, encode, former_field
 from trainers.config import TrainConfig
 
 T = TypeVar("T")
+
+SCRIPT = "config script, or the name of one that comes with topgraft"
+FORMER_MODULES = {  # modules that scripts may import by a former name
+    "trainers.backbone_config": "trainers.pretraining.config",
+    "trainers.experiment": "trainers.config.load",
+    "trainers.policy": "trainers.config.retrain",
+}
 
 _PLACES = [Path(__file__).resolve().parents[2] / name for name in ("configs", "topgraft_configs")]
 CONFIGS = next((place for place in _PLACES if place.is_dir()), _PLACES[0])  # in a checkout, or installed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overridden:
+    """Settings that replace fields of a config."""
+
+    overrides: tuple[str, ...] = option(
+        (), "override a config field; may be repeated", name="set", metavar="A.B=C", repeat=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scripted(Overridden):
+    """A config as the command line names it."""
+
+    config: str = argument(SCRIPT)
+
+    def load(self, kind: type[T]) -> T:
+        """Returns the config, a `kind`; see `load_as`."""
+        return load_as(kind, self.config, self.overrides)
+
+
 def load_config(script: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The config of a graft's training run; see `load_as`."""
+    """Returns the config of a graft's training run; see `load_as`."""
     return load_as(TrainConfig, script, overrides)
 
 
 def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) -> T:
-    """Runs `get_config()` of a config script, by path or by the name of one in `configs/`.
+    """Runs `get_config()` of a script, named by its path or as one of `configs/`, and applies the overrides.
 
-    Raises InputError naming the script or the field, or when what it returns is no `kind`.
+    Raises InputError naming the script or the field, also if the config is no `kind`.
     """
     path = find_config(str(script))
-    try:
-        namespace = runpy.run_path(str(path))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # whatever the user's script raises
-        line = _line_in(path, error)
-        raise InputError(f"{path}{line}: the config script failed: {type(error).__name__}: {error}") from error
-    if not callable(namespace.get("get_config")):
-        raise InputError(f"{path}: defines no function get_config()")
-    try:
-        config = namespace["get_config"]()
-    except (InputError, TypeError, NameError, AttributeError) as error:
-        raise InputError(f"{path}{_line_in(path, error)}: get_config(): {error}") from error
+    with _former_modules():
+        try:
+            namespace = runpy.run_path(str(path))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except Exception as error:  # whatever the user's script raises
+            problem = f"the config script failed: {type(error).__name__}: {_renamed(error)}"
+            raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
+        if not callable(namespace.get("get_config")):
+            raise InputError(f"{path}: defines no function get_config()")
+        try:
+            config = namespace["get_config"]()
+        except (InputError, TypeError, NameError, AttributeError) as error:
+            raise InputError(f"{path}{_line_in(path, error)}: get_config(): {_renamed(error)}") from error
     if not isinstance(config, kind):
         raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
     return override(config, overrides)
 
 
+@contextlib.contextmanager
+def _former_modules() -> Iterator[None]:
+    """Lets scripts import modules by their former names while the block runs."""
+    added = [former for former in FORMER_MODULES if former not in sys.modules]  # a script may load another
+    for former in added:
+        module = sys.modules[former] = importlib.import_module(FORMER_MODULES[former])
+        setattr(trainers, former.removeprefix("trainers."), module)  # for `import trainers.policy`
+    try:
+        yield
+    finally:
+        for former in added:
+            del sys.modules[former]
+            delattr(trainers, former.removeprefix("trainers."))
+
+
+def _renamed(error: Exception) -> str:
+    """Returns the error's message; if it is about a former name of a field, the present name is added."""
+    message = str(error)
+    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    name = former_field(*unknown.groups()) if unknown else ""
+    return f"{message}; the field is now {name}" if name else message
+
+
 def find_config(script: str) -> Path:
-    """The file of a config given by path, or by name (`trec6`) among those that come with Topgraft."""
+    """Returns the file of a config, named by its path or by a name (`trec6`) of `configs/`; raises InputError."""
     path = Path(script)
     if path.is_file():
         return path
@@ -61,12 +118,12 @@ def find_config(script: str) -> Path:
         named = folder / (path.name if path.suffix == ".py" else f"{path.name}.py")
         if named.is_file():
             return named
-    known = sorted(p.stem for folder in folders for p in folder.glob("*.py") if not p.stem.startswith("_"))
-    raise InputError(f"{script}: no such config script; by name: {', '.join(known) or 'none'}")
+    names = sorted(p.stem for folder in folders for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    raise InputError(f"{script}: no such config script; by name: {', '.join(names) or 'none'}")
 
 
 def _line_in(path: Path, error: BaseException) -> str:
-    """`:17` where the traceback, or a syntax error, points into the script."""
+    """Returns `:17`, the line of the script in a traceback or a syntax error; "" if there is none."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f":{error.lineno}"
     trace, line = error.__traceback__, ""
@@ -78,7 +135,7 @@ def _line_in(path: Path, error: BaseException) -> str:
 
 
 def override(config: T, overrides: Sequence[str]) -> T:
-    """The config with each `a.b=c` applied in turn."""
+    """Returns the config with each `a.b=c` applied in turn."""
     values = encode(config)
     for text in overrides:
         _put(values, *_split(text))
@@ -86,6 +143,7 @@ def override(config: T, overrides: Sequence[str]) -> T:
 
 
 def _split(text: str) -> tuple[list[str], str]:
+    """Splits `a.b=c` into the keys and the value; raises InputError."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise InputError(f"--set {text}: expected FIELD=VALUE, for example --set optimizer.learning_rate=1e-3")
@@ -93,7 +151,7 @@ def _split(text: str) -> tuple[list[str], str]:
 
 
 def override_part(part: T, name: str, overrides: Sequence[str]) -> T:
-    """One section of a config (`data`) with each `data.b=c` applied."""
+    """Returns one section of a config (`data`) with each `data.b=c` applied."""
     values = {name: encode(part)}
     for text in overrides:
         keys, value = _split(text)
@@ -104,13 +162,14 @@ def override_part(part: T, name: str, overrides: Sequence[str]) -> T:
 
 
 def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
+    """Sets a field of a config's JSON form. Another tag than the present one drops the fields beside it."""
     *parents, last = keys
     node = values
     for depth, key in enumerate(parents):
         child = node.get(key)
         if not isinstance(child, dict):
-            known = ".".join(keys[: depth + 1])
-            raise InputError(f"{'.'.join(keys)}: {known} has no fields; set it as a whole")
+            parent = ".".join(keys[: depth + 1])
+            raise InputError(f"{'.'.join(keys)}: {parent} has no fields; set it as a whole")
         node = child
     if last in TAGS and last in node:
         if node[last] != value:
@@ -121,7 +180,7 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide numbers."""
+    """Returns the versions of Python and of the libraries on which results depend."""
     from importlib.metadata import version
 
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "topgraft")

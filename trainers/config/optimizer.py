@@ -11,13 +11,13 @@ from backbone.errors import InputError
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW on the live tree, with warm-up, decay, accumulation and clipping (optax)."""
+    """AdamW on the live parameters, with warm-up, decay, accumulation and clipping (optax)."""
 
-    learning_rate: float = 1e-3  # peak
-    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up, to zero
-    warmup_fraction: float = 0.0  # share of all optimiser steps
-    weight_decay: float = 0.0  # decoupled; on matrices only
-    clip_norm: float = 0.0  # global norm of live gradients; 0 = no clipping
+    learning_rate: float = 1e-3  # peak learning rate
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # shape of the decay to zero after warm-up
+    warmup_fraction: float = 0.0  # share of all optimiser steps that warm up
+    weight_decay: float = 0.0  # decoupled weight decay, on matrices only
+    clip_norm: float = 0.0  # greatest global norm of the live gradients; 0 = no clipping
     accumulate: int = 1  # micro-batches per optimiser step
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ class Batch(TypedDict):
     ids: NotRequired[Any]  # token ids int32 [B,T] (see `backbone.buckets.pad`), unless `states` are given
     states: NotRequired[Any]  # states float32 [B,T,D] by boundary, from the boundary cache
     mask: Any  # places that hold a token, bool [B,T]
-    labels: Any  # int32 [B]; float32 [B,C] for multi_label; float32 [B] for a regression; int32 [B,T] for tags
+    labels: Any  # labels as the head encodes them: [B], [B,C], or [B,T] of tokens
     weights: Any  # weight of each row, float32 [B]: 1 for a row, 0 for filling
 
 
@@ -37,10 +37,11 @@ class Examples:
     """Rows of one split as tokens, with their labels."""
 
     rows: list[TokenRow]  # token ids int32 [t] of each row, or of a pair (see `buckets`), or patches uint8 [T,P]
-    labels: np.ndarray  # int32 [N]; float32 [N,C] for multi_label; float32 [N] for a regression; int32 [N,T] for tags
+    labels: np.ndarray  # labels as the head encodes them: [N], [N,C], or [N,T] of tokens
     lengths: tuple[int, ...]  # lengths of the backbone's buckets
     fill: int = 0  # id of the padding token
     difficulty: np.ndarray | None = None  # difficulty of each row from a column of the data, float [N]
+    labels_of_tokens: bool = False  # labels have an axis of tokens, which a batch cuts to its bucket
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,7 +60,7 @@ class Examples:
         ids, mask = pad([self.rows[i] for i in chosen], bucket, self.fill)
         weights = (np.arange(size) < len(indices)).astype(np.float32)
         labels = self.labels[chosen]
-        if labels.ndim == 2 and labels.dtype == np.int32:  # tags of tokens
+        if self.labels_of_tokens:
             labels = labels[:, :bucket]
         batch = Batch(mask=mask, labels=labels, weights=weights)
         if states is None:

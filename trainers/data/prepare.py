@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from backbone.errors import InputError, nearest
+from adapters.heads.columns import LabelColumn
+from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.records import digest, encode
 from backbone.registered import own_file
 from trainers.config import Data
-from trainers.data.formats.format import Format
-from trainers.data.rows import Kind, LabelledRow, Split, entries, read_rows
+from trainers.data.rows import LabelledRow, Split, entries, read_rows
 from trainers.data.splits import fingerprint, kept, membership, row_hash
 
 log = logging.getLogger(__name__)
@@ -84,16 +84,14 @@ class PreparedRows:
         return Table(texts, labels, where, difficulty, images)
 
 
-def prepare(
-    data: Data, *, multi_label: bool, cache: Path, progress: bool = False, kind: Kind = "label"
-) -> PreparedRows:
+def prepare(data: Data, column: LabelColumn, *, cache: Path, progress: bool = False) -> PreparedRows:
     """Returns the prepared rows of every split of `data`, made now or read from `cache`; raises InputError."""
     if not data.train and not data.test and not data.dev:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
-    folder = cache / source_key(data, multi_label, kind)
+    folder = cache / source_key(data, column)
     if prepared := _open(folder):
         return prepared
-    splits = read_splits(data, multi_label, kind)
+    splits = read_splits(data, column)
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with new_folder(folder) as temporary:
@@ -108,10 +106,10 @@ def prepare(
     return replace(made, hit=False)
 
 
-def source_key(data: Data, multi_label: bool, kind: Kind = "label") -> str:
+def source_key(data: Data, column: LabelColumn) -> str:
     """Returns a name for what would be read: the bytes of the files, and how they are read.
 
-    Equal keys give equal rows. Of a format that does not come with Topgraft, the bytes of its code count too.
+    Equal keys give equal rows. The bytes of the code count too where a format or a label column is a user's own.
     """
     reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
     content: dict[str, list[str]] = {}
@@ -121,32 +119,34 @@ def source_key(data: Data, multi_label: bool, kind: Kind = "label") -> str:
         for group in entries(data, split):
             content[split] += [group.format.identity(name, split) for name in group.names]
             if file := own_file(type(group.format)):
-                code[group.format.tag] = _code_of(group.format, Path(file))
-    key = {"reader": READER_VERSION, "reading": reading, "content": content, "multi_label": multi_label, "kind": kind}
+                code[group.format.tag] = _code_of(f"data.format: {group.format.tag}", Path(file))
+    if file := column.own_file():
+        code["label column"] = _code_of(f"head.kind: its label column {type(column).__name__}", Path(file))
+    key = {"reader": READER_VERSION, "reading": reading, "content": content, **column.key()}
     return digest(key | ({"code": code} if code else {})).removeprefix("sha256:")[:32]
 
 
-def _code_of(chosen: Format, file: Path) -> str:
-    """Returns the hash of the file that defines a user's format; raises InputError if no file does."""
+def _code_of(variant: str, file: Path) -> str:
+    """Returns the hash of the file that defines a user's variant; raises InputError if no file does."""
     if not file.is_file():
         raise InputError(
-            f"data.format: {chosen.tag} is defined in {file}, which is no file; define it in one, so that rows are "
-            "read again when its code changes"
+            f"{variant} is defined in {file}, which is no file; define it in one, so that rows are read again when "
+            "its code changes"
         )
     return sha256_file(file)
 
 
-def read_splits(data: Data, multi_label: bool, kind: Kind = "label") -> dict[str, list[LabelledRow]]:
+def read_splits(data: Data, column: LabelColumn) -> dict[str, list[LabelledRow]]:
     """Returns every split's rows in canonical order."""
     splits: dict[str, list[LabelledRow]] = {name: [] for name in SPLITS}
     dev_fraction = 0.0 if data.dev else data.dev_fraction
-    for row in read_rows(data, "train", multi_label=multi_label, kind=kind):
+    for row in read_rows(data, "train", column):
         if data.train_fraction == 1 or kept(row.content, data.train_fraction):
             splits[membership(row.content, dev_fraction, data.gate_fraction)].append(row)
     named: tuple[Split, ...] = ("dev", "test")
     for split in named:
         if getattr(data, split):
-            splits[split] += read_rows(data, split, multi_label=multi_label, kind=kind)
+            splits[split] += read_rows(data, split, column)
     return {
         name: sorted(rows, key=lambda row: row_hash(row.content, row.labels)) for name, rows in splits.items() if rows
     }
@@ -225,33 +225,3 @@ def _open(folder: Path) -> PreparedRows | None:
         shutil.rmtree(folder)
         return None
     return PreparedRows(folder, tuple(n for n in SPLITS if n in seal["rows"]), seal["fingerprint"], hit=True)
-
-
-def label_names(train: Table, data: Data, multi_label: bool) -> tuple[str, ...]:
-    """The label set: `data.label_names` as far as they are kept, or the names in the train rows, sorted."""
-    found = {label for labels in train.labels for label in labels}
-    if not multi_label and len(found) < 2:
-        only = next(iter(found), "none")
-        raise InputError(
-            f"data.label: the train rows hold one class only ({only!r}); a classifier needs at least two: check "
-            f"data.label ({data.label!r}), or use head.kind=multi_label"
-        )
-    if multi_label and not found and not data.label_names:
-        raise InputError(f"data.label: no train row has a label in the column {data.label!r}")
-    kept = tuple(name for name in data.label_names if not data.keep_labels or name in data.keep_labels)
-    return kept or tuple(sorted(found))
-
-
-def encode_labels(table: Table, names: Sequence[str], multi_label: bool) -> np.ndarray:
-    """Label numbers int32 [N], or float32 [N,C] of 0 and 1 for multi_label; raises InputError on an unknown one."""
-    number = {name: i for i, name in enumerate(names)}
-    for labels, where in zip(table.labels, table.where, strict=True):
-        for label in labels:
-            if label not in number:
-                raise InputError(f"{where}: the label {label!r} was never seen in training; {nearest(label, names)}")
-    if not multi_label:
-        return np.array([number[labels[0]] for labels in table.labels], np.int32)
-    hot = np.zeros((len(table), len(names)), np.float32)
-    for row, labels in enumerate(table.labels):
-        hot[row, [number[label] for label in labels]] = 1
-    return hot

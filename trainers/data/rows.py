@@ -8,18 +8,17 @@ file, line and remedy, never a row left out. Imports no jax.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from adapters.cells import as_number, as_parts, as_text
+from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.data.encoded_images import image_bytes
 from trainers.data.formats.format import Format, ReadSettings, format_of
-from trainers.data.tags import as_text, check_sentence, parts_of
 
-Kind = Literal["label", "number", "tags"]  # what the label column holds
 Split = Literal["train", "dev", "test"]
 ROLES = ("text", "label", "difficulty", "text_pair")  # fields of `Data` that name the columns of a row of text
 
@@ -29,7 +28,7 @@ class LabelledRow:
     """A text, a pair of texts or an image, with its labels."""
 
     text: str  # text, or words with spaces between; of an image sha256:HEX of its bytes
-    labels: tuple[str, ...]  # one label; any number of them for multi_label; a number's text; or a tag for each word
+    labels: tuple[str, ...]  # labels as the head's column reads them: one, several, a number's text, a tag per word
     where: str  # file and line, for messages
     difficulty: float | None = None  # number in the column data.difficulty
     pair: str | None = None  # second text, from the column data.text_pair
@@ -66,15 +65,15 @@ def entries(data: Data, split: Split) -> Iterator[Entries]:
         yield Entries(chosen, group)
 
 
-def read_rows(data: Data, split: Split, *, multi_label: bool, kind: Kind = "label") -> Iterator[LabelledRow]:
+def read_rows(data: Data, split: Split, column: LabelColumn) -> Iterator[LabelledRow]:
     """Returns the rows of a split in the order of its files; raises InputError at the first bad one."""
-    rows = _all_rows(data, split, multi_label, kind)
-    return _with_labels(rows, data, split, multi_label or kind != "label") if data.keep_labels else rows
+    rows = _all_rows(data, split, column)
+    return _with_labels(rows, data, split, column) if data.keep_labels else rows
 
 
-def _with_labels(rows: Iterator[LabelledRow], data: Data, split: str, several: bool) -> Iterator[LabelledRow]:
+def _with_labels(rows: Iterator[LabelledRow], data: Data, split: str, column: LabelColumn) -> Iterator[LabelledRow]:
     """Yields the rows whose label is one of `data.keep_labels`; raises InputError if train lacks one of them."""
-    if several:
+    if not column.chooses_rows:
         raise InputError("data.keep_labels: chooses rows by their one label; this head reads none, or several, of them")
     seen = set()
     for row in rows:
@@ -88,9 +87,9 @@ def _with_labels(rows: Iterator[LabelledRow], data: Data, split: str, several: b
         )
 
 
-def _all_rows(data: Data, split: Split, multi_label: bool, kind: Kind) -> Iterator[LabelledRow]:
+def _all_rows(data: Data, split: Split, column: LabelColumn) -> Iterator[LabelledRow]:
     """Yields every row of a split; raises InputError for a file that holds none."""
-    reading = _Reading(data, split, multi_label, kind)
+    reading = _Reading(data, split, column)
     for group in entries(data, split):
         rows = reading.rows(group)
         first = next(rows, None)
@@ -106,8 +105,7 @@ class _Reading:
 
     data: Data
     split: str
-    multi_label: bool
-    kind: Kind = "label"
+    column: LabelColumn
 
     def rows(self, group: Entries) -> Iterator[LabelledRow]:
         """Yields the rows of some entries: the values in each record's columns, or of each role without columns."""
@@ -133,7 +131,7 @@ class _Reading:
         for field in () if self.data.of_images or chosen.has_columns else ("difficulty", "text_pair"):
             if getattr(self.data, field):
                 raise InputError(f"data.{field}: files of format {chosen.tag} have no columns")
-        if chosen.labels_per == "word" and self.kind != "tags":
+        if chosen.labels_per == "word" and self.column.labels_per != "word":
             raise InputError(
                 f"data.{self.split}: {group.names[0]}: holds tags of words; it needs head.kind=token_tagging"
             )
@@ -148,22 +146,19 @@ class _Reading:
         others = dict(zip(list(self._roles)[2:], more, strict=False))
         difficulty = None
         if "difficulty" in others:
-            difficulty = self._number(others["difficulty"], self.data.difficulty, where)
-        if self.kind == "tags":
-            words = parts_of(text, self.data.text, where)
-            tags = tuple(self._name(tag, where) for tag in parts_of(label, self.data.label, where))
-            check_sentence(words, tags, where)
-            return LabelledRow(" ".join(words), tags, where, difficulty)
+            difficulty = as_number(others["difficulty"], self.data.difficulty, where)
+        if self.column.labels_per == "word":
+            words = as_parts(text, self.data.text, where)
+            labels = self.column.parse(label, self.data, where)
+            self.column.check(words, labels, where)
+            return LabelledRow(" ".join(words), labels, where, difficulty)
         text = self._side(text, self.data.text, where)
         pair = self._side(others["text_pair"], self.data.text_pair, where) if "text_pair" in others else None
         if pair is not None:
             for side, column in ((text, self.data.text), (pair, self.data.text_pair)):
                 if not side.strip():
                     raise InputError(f"{where}: {column}: is empty; a pair needs both sides")
-        if self.kind == "number":
-            return LabelledRow(text, (repr(self._number(label, self.data.label, where)),), where, difficulty, pair)
-        labels = tuple(self._name(item, where) for item in self._items(label, where))
-        return LabelledRow(text, labels, where, difficulty, pair)
+        return LabelledRow(text, self.column.parse(label, self.data, where), where, difficulty, pair)
 
     def _side(self, text: Any, column: str, where: str) -> str:
         text = as_text(text, f"{where}: {column}") if isinstance(text, (bytes, str)) else text
@@ -177,43 +172,8 @@ class _Reading:
 
     def image(self, content: bytes, label: Any, where: str) -> LabelledRow:
         """Returns the row of an image that was decoded once already."""
-        if self.kind == "number":
-            label = repr(self._number(label, self.data.label, where))
-        labels = tuple(self._name(item, where) for item in self._items(label, where))
+        labels = self.column.parse(label, self.data, where)
         return LabelledRow("sha256:" + hashlib.sha256(content).hexdigest(), labels, where, image=content)
-
-    def _number(self, value: Any, column: str, where: str) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise InputError(f"{where}: {column}: {value!r} is not a number")
-        return number
-
-    def _items(self, label: Any, where: str) -> Sequence[Any]:
-        if not self.multi_label:
-            if isinstance(label, (list, tuple)):
-                raise InputError(f"{where}: {self.data.label}: a list of labels needs head.kind=multi_label")
-            return [label]
-        if isinstance(label, str):
-            return [part.strip() for part in label.split(self.data.label_separator) if part.strip()]
-        return label if isinstance(label, (list, tuple)) else [] if label is None else [label]
-
-    def _name(self, label: Any, where: str) -> str:
-        text = "" if label is None else label if isinstance(label, (bytes, str)) else str(label)
-        text = as_text(text, f"{where}: {self.data.label}")
-        if isinstance(label, float) and label != label:
-            text = ""
-        if not text.strip():
-            raise InputError(f"{where}: {self.data.label}: no label")
-        if not self.data.label_names or text in self.data.label_names:
-            return text
-        if text.isdecimal() and int(text) < len(self.data.label_names):
-            return self.data.label_names[int(text)]
-        raise InputError(
-            f"{where}: {self.data.label}: {text!r} is not 0..{len(self.data.label_names) - 1} of data.label_names"
-        )
 
 
 def _incomplete(chosen: Format, columns: Mapping[str, str], record: Mapping[str, Any], where: str) -> InputError:

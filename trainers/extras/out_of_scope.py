@@ -1,7 +1,7 @@
-"""The out-of-scope score of a run: what `adapters.artefact.scope` is fitted to and calibrated on.
+"""The out-of-scope score of a run: the rows that fit it and those that calibrate it.
 
-The pooled states of the bare backbone come from the boundary cache, which every task of that backbone shares; where
-none is kept they cost one forward pass over the train and development rows.
+The pooled states of the bare backbone come from the boundary cache, which every task of that backbone shares. Without
+a cache they cost one forward pass over the train and development rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 
 from adapters.artefact.scope import Scope, reference_of, scope_of
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel
 from trainers.config import OutOfScope
 from trainers.data.examples import TaskData
 from trainers.fitting.features import features
@@ -35,23 +34,14 @@ def scope_of_run(inputs: Inputs, run: Run, dev_logits: np.ndarray) -> Scope:
 def fitted_scope(
     settings: OutOfScope, bare: GraftModel, x: list[np.ndarray], data: TaskData, logits: np.ndarray
 ) -> Scope:
-    """The scope from features of the train and the development rows, and the graft's logits of the latter.
+    """Returns the scope from features of the train and development rows, and the graft's logits of the latter.
 
-    Beside the score it holds what the development rows were like, for the server to compare its traffic with.
+    Beside the score it holds statistics of the development rows, for the server to compare its traffic with.
     """
     train, dev = x
-    shares = shares_of(bare, data.splits["train"].labels)
+    shares = bare.head.column.shares(data.splits["train"].labels, len(bare.labels))
     scope = scope_of(train, shares, dev, bare.taps[0], settings.false_alarms, settings.abstain)
     log.info("out of scope: differences above %.4g, %d classes", scope.threshold, len(scope.means))
     lengths = np.array([len(row) for row in data.splits["dev"].rows])
     reference = reference_of(lengths, scope.scores(dev), logits.argmax(axis=-1), len(bare.labels))
     return replace(scope, reference=reference)
-
-
-def shares_of(model: GraftModel, labels: np.ndarray) -> np.ndarray:
-    """How much of each row belongs to each class, float [N,C+1]; the last class is that of rows without a label."""
-    if not isinstance(model.head, MultiLabel):
-        return np.asarray(np.eye(len(model.labels) + 1)[labels])
-    without = ~labels.any(axis=1, keepdims=True)
-    found = np.concatenate([labels, without], axis=1).astype(float)
-    return np.asarray(found / found.sum(axis=1, keepdims=True))

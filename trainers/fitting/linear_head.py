@@ -1,9 +1,8 @@
-"""A linear head fitted to pooled features: the cheapest rung, and where every adapter starts.
+"""A linear head fitted to pooled features: the cheapest step, and where every adapter starts.
 
-Minimises mean loss + l2/2 |W|^2 over standardised features by L-BFGS (Liu & Nocedal 1989, from
-SciPy, with value and gradient compiled by jax); the standardisation is folded back into the kernel.
-The strength l2 is the one that scores best on development rows, from strong to weak, each rough fit
-starting from the one before; the chosen one is then fitted to the end.
+Minimises mean loss + l2/2 |W|^2 over standardised features by L-BFGS (Liu & Nocedal 1989, from SciPy, with value and
+gradient compiled by jax). The standardisation is folded back into the kernel. Rough fits run from strong to weak l2,
+each from where the one before ended. The strength that scores best on development rows is then fitted to the end.
 """
 
 from __future__ import annotations
@@ -22,22 +21,20 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 from adapters.forward import features_of, run_rows
-from adapters.heads import LinearHead, head_of
 from adapters.model import GraftModel
-from adapters.specs import Classification, TokenTagging
-from adapters.tagging import NO_TAG
+from adapters.specs import Head
 from backbone.products import matrix_product
 from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.data.batches import Examples
 from trainers.scoring.metrics import gather
 
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # l2, from strong to weak
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # values of l2, from strong to weak
 SHRUNK = 1.0  # l2 of a head that an adapter starts from
 MAX_ITERATIONS = 100
-TOLERANCE = 1e-3  # on the gradient's largest entry, relative to that of untrained weights
-ROUGH = 3e-3  # of fits that only choose a strength
-FOLDS = 5  # of cross-fitting
+TOLERANCE = 1e-3  # largest entry of the gradient at the end, relative to that of untrained weights
+ROUGH = 3e-3  # tolerance of fits that only choose a strength
+FOLDS = 5  # parts of the rows in cross-fitting
 HELD_OUT = 10  # without development rows, every tenth row chooses the strength
 
 
@@ -53,36 +50,34 @@ class FittedProbe:
 def pooled_features(
     model: GraftModel, backbone: Backbone, adapter: Params, examples: Examples, on_rows: Callable[[int], object]
 ) -> np.ndarray:
-    """The head's features float32 [N,F]: one forward pass over the examples. For tagging, of each word."""
+    """Returns the head's features float32 [N,F] of the examples, or of their words; one forward pass."""
     adapter = jax.device_put(adapter)
 
     def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
         return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask}, backbone.dtype.name)
 
-    def words(row: int, states: np.ndarray) -> np.ndarray:
-        return states[examples.labels[row, : len(states)] != NO_TAG]
-
-    keep = words if isinstance(model.head, TokenTagging) else None
+    places = model.head.places(examples.labels)
+    keep = None if places is None else lambda row, states: states[places[row, : len(states)]]
     return run_rows(program, examples.rows, examples.lengths, examples.fill, on_rows, keep)
 
 
 def fitted_labels(model: GraftModel, labels: np.ndarray) -> np.ndarray:
-    """The labels of what `pooled_features` gives: of rows, or for tagging of words, int32 [W]."""
-    return labels[labels != NO_TAG] if isinstance(model.head, TokenTagging) else labels
+    """Returns the labels of the vectors that `pooled_features` gives: of rows [N,...], or of words [W]."""
+    places = model.head.places(labels)
+    return labels if places is None else labels[places]
 
 
 def vector_model(model: GraftModel, metric: str) -> tuple[GraftModel, str]:
-    """The model and metric that a probe of single vectors is fitted and scored by: words are classified."""
-    if isinstance(model.head, TokenTagging):
-        return GraftModel(model.network, model.methods, Classification(), model.labels), "accuracy"
-    return model, metric
+    """Returns the model and metric that a probe of single vectors is fitted and scored by."""
+    head = model.head.vector_head()
+    if head is model.head:
+        return model, metric
+    return GraftModel(model.network, model.methods, head, model.labels), head.metrics[0]
 
 
 @functools.partial(jax.jit, static_argnames="head")
-def _objective(
-    head: LinearHead[Any], params: Params, x: jax.Array, labels: jax.Array, l2: float
-) -> tuple[jax.Array, Params]:
-    """Value and gradient of the mean loss plus l2/2 |W|^2."""
+def _objective(head: Head, params: Params, x: jax.Array, labels: jax.Array, l2: float) -> tuple[jax.Array, Params]:
+    """Returns value and gradient of the mean loss plus l2/2 |W|^2."""
 
     def value(p: Params) -> jax.Array:
         loss = head.loss(matrix_product(x, p["kernel"]) + p["bias"], labels).mean()
@@ -91,14 +86,14 @@ def _objective(
     return jax.value_and_grad(value)(params)
 
 
-def _steepest(head: LinearHead[Any], params: Params, x: Any, labels: Any) -> float:
-    """Largest entry of the gradient at `params`."""
+def _steepest(head: Head, params: Params, x: Any, labels: Any) -> float:
+    """Returns the size of the gradient's largest entry at `params`."""
     gradient = _objective(head, params, x, labels, 0.0)[1]
     return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
 
 
-def _minimise(head: LinearHead[Any], params: Params, x: Any, labels: Any, l2: float, flat_below: float) -> Params:
-    """From `params` to where no entry of the gradient is larger than `flat_below`."""
+def _minimise(head: Head, params: Params, x: Any, labels: Any, l2: float, flat_below: float) -> Params:
+    """Returns parameters, reached from `params`, at which no entry of the gradient is larger than `flat_below`."""
     flat, structure = ravel_pytree(params)
 
     def evaluate(point: np.ndarray) -> tuple[float, np.ndarray]:
@@ -107,15 +102,16 @@ def _minimise(head: LinearHead[Any], params: Params, x: Any, labels: Any, l2: fl
 
     options = {"maxiter": MAX_ITERATIONS, "gtol": flat_below, "ftol": 1e-8}
     start = np.asarray(flat, np.float64)
-    found = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
-    return dict(jax.tree.map(np.asarray, structure(jnp.asarray(found.x, jnp.float32))))
+    result = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
+    return dict(jax.tree.map(np.asarray, structure(jnp.asarray(result.x, jnp.float32))))
 
 
 def shrunk_head(model: GraftModel, features: np.ndarray, labels: np.ndarray) -> Params:
-    """A head that points the right way with small weights, so that its loss is left to be learnt from.
+    """Returns a head that points the right way with small weights.
 
-    A probe fitted tightly has small gradients on the very rows that the adapter should learn from: on
-    tweet_eval emotion, LoRA in the top two blocks reaches 77.2 % from the best probe, 79.9 % from this.
+    Its loss is left for the adapter to learn from. A tight probe has small gradients on the very rows that the adapter
+    should learn from. On tweet_eval emotion, LoRA in the top two blocks reaches 77.2 % from the best
+    probe, 79.9 % from this.
     """
     return fit_linear(model, features, labels, None, "", (SHRUNK,)).head
 
@@ -139,9 +135,9 @@ def fit_linear(
     if dev is not None:
         dev_x, dev_y = (dev[0] - mean) / spread, dev[1]
     else:
-        held = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
-        fit_x, fit_y, dev_x, dev_y = x[~held], labels[~held], x[held], labels[held]
-    head = head_of(model.head)
+        scored = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+        fit_x, fit_y, dev_x, dev_y = x[~scored], labels[~scored], x[scored], labels[scored]
+    head = model.head
     params: Params = jax.tree.map(np.asarray, head.init(x.shape[1], len(model.labels)))
     x, labels = jax.device_put((x, labels))
     steepest = _steepest(head, params, x, labels)
@@ -165,20 +161,23 @@ def fit_linear(
 def cross_fitted_loss(
     model: GraftModel, features: np.ndarray, labels: np.ndarray, keys: Sequence[bytes], metric: str
 ) -> np.ndarray:
-    """Loss of each row under a probe fitted to the other folds, float [N]."""
-    return head_of(model.head).host_loss(cross_fitted_logits(model, features, labels, keys, metric), labels)
+    """Returns the loss of each row under a probe fitted to the other folds, float [N]."""
+    return model.head.host_loss(cross_fitted_logits(model, features, labels, keys, metric), labels)
 
 
 def cross_fitted_logits(
     model: GraftModel, features: np.ndarray, labels: np.ndarray, keys: Sequence[bytes], metric: str
 ) -> np.ndarray:
-    """Logits float32 [N,C] of each row under a probe fitted to the other folds; rows of one key share a fold."""
+    """Returns logits float32 [N,C] of each row by a probe fitted to the other folds.
+
+    Rows of one key share a fold.
+    """
     logits = np.zeros((len(labels), len(model.labels)), np.float32)
     place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
     distinct = np.array([place[key] for key in keys]) if len(place) > 1 else np.arange(len(keys))
     fold = distinct % FOLDS
     for number in np.unique(fold):
-        inside, held = fold != number, fold == number
+        inside, outside = fold != number, fold == number
         head = fit_linear(model, features[inside], labels[inside], None, metric).head
-        logits[held] = features[held] @ head["kernel"] + head["bias"]
+        logits[outside] = features[outside] @ head["kernel"] + head["bias"]
     return logits

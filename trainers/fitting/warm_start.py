@@ -2,9 +2,9 @@
 
     train(config, workdir, start=Start(Path("runs/monday/graft")))
 
-Labels that are new begin as a probe with small weights, fitted to the rows that carry them and as many
-others; labels that are gone are dropped. With `head_only` the adapter stays as it is and the head
-is fitted anew to its features, which are read from the boundary cache: only new rows are computed.
+New labels begin as a probe with small weights, fitted to the rows that carry them and as many others. Labels that are
+gone are dropped. With `head_only` the adapter stays as it is, and the head is fitted anew to its features. They come
+from the boundary cache, so only new rows are computed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import numpy as np
 from adapters.artefact.manifest import Manifest
 from adapters.artefact.read import read_graft
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from backbone.trees import Params, flatten, map_leaves, unflatten
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples, part_of
-from trainers.fitting.linear_head import pooled_features, shrunk_head
+from trainers.fitting.linear_head import fitted_labels, pooled_features, shrunk_head, vector_model
 from trainers.runs.run import ComputedRows
 
 
@@ -44,7 +43,7 @@ class Parent:
     params: Params
 
     def model(self, backbone: Backbone, config: TrainConfig, labels: tuple[str, ...]) -> GraftModel:
-        """The parent's methods with the labels of now; raises InputError where the parent does not fit."""
+        """Returns the parent's methods with the present labels; raises InputError where the parent does not fit."""
         for name in ("weights_id", "preprocessing_id"):
             if getattr(backbone, name) != getattr(self.manifest, name):
                 raise InputError(f"start: grafted on another backbone ({name} differs); train without it")
@@ -62,7 +61,7 @@ def read_parent(start: Start) -> Parent:
 def grown(
     parent: Parent, model: GraftModel, config: TrainConfig, backbone: Backbone, rows: Examples, tally: ComputedRows
 ) -> Params:
-    """The parent's parameters for the labels of `model`."""
+    """Returns the parent's parameters for the labels of `model`."""
     fresh = map_leaves(np.array, model.init(jax.random.key(config.seed)))
     same = {p: leaf for p, leaf in flatten(parent.params).items() if p.startswith("adapter.") or p == "head.query"}
     params = unflatten(flatten(fresh) | same)
@@ -88,13 +87,11 @@ def _fitted(
     seed: int,
     tally: ComputedRows,
 ) -> Params:
-    """A shrunk probe on the rows with new labels and as many others, drawn."""
-    if isinstance(model.head, MultiLabel):
-        carries = rows.labels[:, new].any(axis=1)
-    else:
-        carries = np.isin(rows.labels, new)
+    """Returns a shrunk probe on the rows with new labels and as many others, drawn."""
+    carries = model.head.column.carries(rows.labels, new)
     others = np.flatnonzero(~carries)
     drawn = np.random.default_rng(seed).permutation(others)[: int(carries.sum())]
     chosen = part_of(rows, np.sort(np.concatenate([np.flatnonzero(carries), drawn])))
     tally.rows += len(chosen)
-    return shrunk_head(model, pooled_features(model, backbone, adapter, chosen, lambda count: None), chosen.labels)
+    features = pooled_features(model, backbone, adapter, chosen, lambda count: None)
+    return shrunk_head(vector_model(model, "")[0], features, fitted_labels(model, chosen.labels))

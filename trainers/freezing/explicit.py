@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from adapters.specs import block_range
 from backbone.errors import InputError
@@ -36,6 +36,10 @@ class Explicit(Schedule, tag="explicit"):
 
     spelled: ClassVar[bool] = False
     stages: tuple[Stage, ...]  # in order; the last ends with the run
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls((Stage("", until_epoch=1), Stage("1:", until_epoch=1.5), Stage("none")))
 
     def spans(self, shape: RunShape) -> tuple[Span, ...]:
         last = len(self.stages) - 1

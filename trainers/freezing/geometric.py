@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 from backbone.errors import InputError
 from trainers.freezing.schedule import RunShape, Schedule, Span
@@ -21,6 +22,10 @@ class Geometric(Schedule, tag="geometric"):
     def __post_init__(self) -> None:
         if not 0 < self.a < 1:
             raise InputError("a must lie between 0 and 1")
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(0.5)
 
     def spans(self, shape: RunShape) -> tuple[Span, ...]:
         spans: list[Span] = []

@@ -1,4 +1,4 @@
-"""What a freezing schedule is, and how one is spelled: `top(2)` is the schedule `top` with its first field 2.
+"""The base of freezing schedules, and their spelling: `top(2)` is the schedule `top` with its first field 2.
 
 A stage is static: blocks from `boundary` on are live, those below run forward only or come from the cache.
 Boundary L means that only the head is live. Stages end on optimiser steps. A schedule says where stages end and
@@ -12,11 +12,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from backbone.errors import InputError
 from backbone.records import Raw, decode
-from backbone.registered import Registered, variant, variants
+from backbone.registered import VARIANTS, Registered, UnknownVariant, variant, variants
 
 _SPELLING = re.compile(r"(\w+)(?:\((.*)\))?")
 
@@ -59,7 +59,12 @@ class Schedule(Registered, by="schedule", folder="trainers.freezing"):
     """A freezing schedule. A variant overrides `spans`; the rest has defaults."""
 
     spelled: ClassVar[bool] = True  # can be written as text in `plan.stages`
-    signal: ClassVar[Literal["", "gradient"]] = ""  # what the loop accumulates for `decide`
+    signal: ClassVar[Literal["", "gradient"]] = ""  # sums that the loop keeps for `decide`
+
+    @classmethod
+    def example(cls) -> Self:
+        """Returns settings that fit a backbone of three blocks, on which the test suite of all schedules runs."""
+        return cls()
 
     def spans(self, shape: RunShape) -> tuple[Span, ...]:
         """Returns the stages of a run, in order, up to its end; raises InputError where the schedule fits no run."""
@@ -86,7 +91,7 @@ class Schedule(Registered, by="schedule", folder="trainers.freezing"):
 
 
 def spellings() -> tuple[str, ...]:
-    """Returns how each schedule is written: `all`, `top(k)`, ..."""
+    """Returns the spelling of each schedule: `all`, `top(k)`, ..."""
     return tuple(_spelling(tag, kind) for tag, kind in variants(Schedule).items() if kind.spelled)
 
 
@@ -100,8 +105,11 @@ def parse(text: str) -> Schedule:
     match = _SPELLING.fullmatch(text)
     try:
         kind = variant(Schedule, match[1]) if match else None
-    except InputError:
-        kind = None
+    except UnknownVariant:
+        raise InputError(
+            f"{text!r} is none of {', '.join(spellings())}, auto; or a list; a schedule of your own needs the script "
+            f"or module that defines it: import it first, or name it in {VARIANTS}"
+        ) from None
     if match is None or kind is None or not kind.spelled:
         raise InputError(f"{text!r} is none of {', '.join(spellings())}, auto; or a list")
     values = [part.strip() for part in match[2].split(",")] if match[2] else []

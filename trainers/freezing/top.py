@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from backbone.errors import InputError
 from trainers.freezing.schedule import RunShape, Schedule, Span
@@ -13,6 +14,10 @@ class Top(Schedule, tag="top"):
     """The top `k` blocks, always; the blocks below get no adapter."""
 
     k: int  # number of live blocks, 1..L
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(1)
 
     def spans(self, shape: RunShape) -> tuple[Span, ...]:
         return (Span(self.first_adapted(shape.blocks), shape.total),)

@@ -1,1 +1,1 @@
-"""How a backbone is trained: config, text and images, objectives, loop."""
+"""The training of a backbone: config, text and images, objectives, networks, tokenizers, loop."""

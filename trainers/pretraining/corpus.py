@@ -1,31 +1,47 @@
-"""Plain text to packed sequences of token ids: files, paragraphs, held-out share, tokenizer, packing.
+"""Plain text to packed sequences of token ids: files, paragraphs, held-out share, packing. Imports no jax.
 
-Paragraphs stand between blank lines and fall to training or to the held-out text by a hash of their
-words, as rows do (`trainers.data.splits`): none changes sides when the corpus grows. A sequence is [CLS], T-2
-tokens, [SEP]; the tokens are those of consecutive paragraphs with a [SEP] after each, so no position is
-padding. The tokens after the last whole sequence are left out.
+Paragraphs stand between blank lines. A hash of its words decides whether a paragraph is trained on or held out, as for
+rows (`trainers.data.splits`): none changes sides when the corpus grows. A sequence is [CLS], T-2 tokens, [SEP]. Its
+tokens are those of consecutive paragraphs with a [SEP] after each, so no position is padding. The tokens after the
+last whole sequence are left out.
+
+Shapes: N sequences, T tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
 from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
 from trainers.data.splits import membership
-from trainers.pretraining.config import Corpus, WordPiece
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-RARE = 5  # characters seen less often get no token: words with them are [UNK]
 _BLANK = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
+_ROLES = {"mask": ("[MASK]", "<mask>"), "first": ("[CLS]", "<s>"), "last": ("[SEP]", "</s>")}  # spellings of each role
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Plain text. Paragraphs stand between blank lines; a hash of each decides whether it is held out."""
+
+    files: tuple[str, ...] = ()  # UTF-8 files, or folders of *.txt; read in this order
+    tokens: int = 128  # tokens of each sequence, special ones included; paragraphs are packed into it
+    held_out_fraction: float = 0.02  # share of the paragraphs that is never trained on, by hash
+
+    def __post_init__(self) -> None:
+        if isinstance(self.files, str):
+            object.__setattr__(self, "files", (self.files,) if self.files else ())
+        if self.tokens < 8:
+            raise InputError(f"tokens: must be at least 8, got {self.tokens}")
+        if not 0 < self.held_out_fraction < 1:
+            raise InputError(f"held_out_fraction: must lie between 0 and 1, got {self.held_out_fraction}")
 
 
 @dataclass(frozen=True)
@@ -42,13 +58,13 @@ class Sequences:
 
     train: np.ndarray  # int32 [N,T]
     held_out: np.ndarray  # int32 [M,T]
-    tokens: int  # of the paragraphs in `train`, special ones not counted
-    mask_id: int  # of the mask token
+    tokens: int  # tokens of the paragraphs in `train`, special ones not counted
+    mask_id: int | None  # id of the mask token; None if the tokenizer has none
     special: tuple[int, ...]  # ids that are never predicted: [CLS], [SEP], [PAD]
 
     @property
     def fingerprint(self) -> str:
-        """`sha256:<hex>` of every sequence in order."""
+        """Returns `sha256:<hex>` of every sequence in order."""
         state = hashlib.sha256()
         for part in (self.train, self.held_out):
             state.update(str(part.shape).encode() + np.ascontiguousarray(part, "<i4").tobytes())
@@ -56,19 +72,19 @@ class Sequences:
 
     @property
     def unigram_entropy(self) -> float:
-        """Of the held-out tokens, in nats: the loss of the best guess that sees no context."""
+        """Returns the entropy of the held-out tokens, in nats: the loss of the best guess that sees no context."""
         ids = self.held_out[~np.isin(self.held_out, self.special)]
         share = np.bincount(ids) / len(ids)
         return float(-(share[share > 0] * np.log(share[share > 0])).sum())
 
 
 def read_text(corpus: Corpus) -> Text:
-    """Every paragraph of the files; raises InputError naming a file that is absent, empty or not UTF-8."""
-    found: dict[str, list[str]] = {"train": [], "dev": []}
+    """Reads every paragraph of the files. Raises InputError naming a file that is absent, empty or not UTF-8."""
+    sides: dict[str, list[str]] = {"train": [], "dev": []}
     for path in _files(corpus):
         for paragraph in _paragraphs(path):
-            found[membership(paragraph, corpus.held_out_fraction, 0.0)].append(paragraph)
-    return Text(tuple(found["train"]), tuple(found["dev"]))
+            sides[membership(paragraph, corpus.held_out_fraction, 0.0)].append(paragraph)
+    return Text(tuple(sides["train"]), tuple(sides["dev"]))
 
 
 def _files(corpus: Corpus) -> Iterator[Path]:
@@ -100,52 +116,16 @@ def _paragraphs(path: Path) -> Iterator[str]:
     yield from parts
 
 
-def train_wordpiece(spec: WordPiece, paragraphs: Sequence[str], max_tokens: int) -> TextPreprocessing:
-    """A WordPiece vocabulary of the paragraphs. The same paragraphs give the same vocabulary.
-
-    The library numbers continuations (`##a`) in the order of a hash map, and ties between merges are
-    decided by number; naming them beforehand, in order, is what makes its result repeatable.
-    """
-    normaliser = normalizers.BertNormalizer(lowercase=spec.lowercase)
-    seen = Counter(letter for text in paragraphs for letter in normaliser.normalize_str(text))
-    letters = sorted(letter for letter, count in seen.items() if count >= RARE and letter != " ")
-    continuations = [f"##{letter}" for letter in letters]
-    if len(SPECIAL) + 2 * len(letters) > spec.vocabulary:
-        raise InputError(
-            f"tokenizer.vocabulary: the corpus has {len(letters)} characters, which alone take "
-            f"{len(SPECIAL) + 2 * len(letters)} tokens, got {spec.vocabulary}"
-        )
-    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    learner.normalizer, learner.pre_tokenizer = normaliser, pre_tokenizers.BertPreTokenizer()
-    learner.train_from_iterator(
-        paragraphs,
-        trainers.WordPieceTrainer(
-            vocab_size=spec.vocabulary,
-            special_tokens=[*SPECIAL, *continuations],
-            initial_alphabet=letters,
-            limit_alphabet=len(letters),
-            show_progress=False,
-        ),
-    )
-    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normaliser, pre_tokenizers.BertPreTokenizer()
-    tokenizer.add_special_tokens(list(SPECIAL))
-    number = tokenizer.get_vocab()
-    last, first = (("[SEP]", number["[SEP]"]), ("[CLS]", number["[CLS]"]))
-    tokenizer.post_processor = processors.BertProcessing(last, first)
-    return TextPreprocessing.from_file_text(tokenizer.to_str(), max_tokens, "the new WordPiece")
-
-
-def pack(text: Text, preprocessing: TextPreprocessing, tokens: int) -> Sequences:
-    """Sequences of `tokens` ids; raises InputError where the tokenizer has no special tokens of the kind needed."""
+def pack(text: Text, preprocessing: TextPreprocessing, tokens: int, *, needs_mask: bool) -> Sequences:
+    """Packs paragraphs into sequences of `tokens` ids. Raises InputError for a tokenizer without the special tokens."""
     tokenizer = Tokenizer.from_str(preprocessing.tokenizer_json)
     known = {
         role: next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None)
-        for role, names in (("mask", ("[MASK]", "<mask>")), ("first", ("[CLS]", "<s>")), ("last", ("[SEP]", "</s>")))
+        for role, names in _ROLES.items()
     }
     for role, number in known.items():
-        if number is None:
-            raise InputError(f"the tokenizer has no {role} token, which masked_tokens needs; take another tokenizer")
+        if number is None and (needs_mask or role != "mask"):
+            raise InputError(f"the tokenizer has no {role} token, which the objective needs; take another tokenizer")
     first, last = (int(known[role] or 0) for role in ("first", "last"))
 
     def packed(paragraphs: Sequence[str]) -> tuple[np.ndarray, int]:
@@ -162,4 +142,4 @@ def pack(text: Text, preprocessing: TextPreprocessing, tokens: int) -> Sequences
     train, count = packed(text.train)
     held_out, _ = packed(text.held_out)
     special = tuple(sorted({first, last, preprocessing.fill}))
-    return Sequences(train, held_out, count, int(known["mask"] or 0), special)
+    return Sequences(train, held_out, count, known["mask"], special)

@@ -1,7 +1,7 @@
 """A backbone as the loop trains it, and the scores of its held-out rows.
 
-The state after so many micro-batches decides everything that follows: the next rows come from the seed and that
-number, masks and shifts from the same two, so a run that was killed goes on to the same bits.
+The state after a number of micro-batches decides everything that follows. The next rows come from the seed and that
+number, and so do masks and shifts. A run that was killed therefore continues to the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 import optax
 
 from adapters.block_counts import block_backward, block_forward
-from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.trees import Params
 from metering.counts import Count
@@ -30,35 +29,34 @@ from trainers.fitting.step import join, make_optimizer, step_of
 from trainers.freezing.all import All
 from trainers.freezing.schedule import Schedule, Span
 from trainers.pretraining.config import BackboneConfig
-from trainers.pretraining.objectives import Batch, Objective
+from trainers.pretraining.material import Batch, Material
 from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import Scalars
 
-HELD_OUT_SEED = 0  # of the masks on held-out rows, whatever the run's own seed
+HELD_OUT_SEED = 0  # random seed of the masks on held-out rows, whatever the seed of the run
 
-Scores = dict[str, float]  # "loss", and what else the objective measures
+Scores = dict[str, float]  # held-out means by name, as `Objective.scores` lists them
 
 
 @dataclass(frozen=True)
 class FittedBackbone:
-    """What the loop returns."""
+    """A backbone as the loop leaves it."""
 
     params: Params  # {"backbone", "head"} on the host
     steps: int  # micro-batches run, in all processes of the run
-    held_out: Scores  # the loss in nats for each prediction
-    skipped: int
+    held_out: Scores  # scores of the held-out rows; "loss" in nats for each prediction
+    skipped: int  # micro-batches whose loss or gradient was not finite
 
 
 @dataclass(frozen=True, eq=False)
 class BackboneTask(Trainable):
-    """A backbone as the loop trains it: config, network and objective, and what follows from them."""
+    """A backbone as the loop trains it: config and material, and what follows from them."""
 
     title: ClassVar[str] = "pretrain"
     held_out: ClassVar[str] = "held_out"
 
     config: BackboneConfig
-    network: Network
-    objective: Objective
+    material: Material
 
     @property
     def log_every(self) -> int:
@@ -74,7 +72,7 @@ class BackboneTask(Trainable):
 
     @property
     def blocks(self) -> int:
-        return self.network.spec.blocks
+        return self.material.network.spec.blocks
 
     @property
     def total_steps(self) -> int:
@@ -95,14 +93,14 @@ class BackboneTask(Trainable):
 
     def rows(self, done: int) -> np.ndarray:
         """Returns the rows of micro-batch number `done`. Every epoch has another order; its last rows are left out."""
-        size, count = self.config.batch_size, self.objective.rows["train"]
+        size, count = self.config.batch_size, self.material.rows["train"]
         epoch, place = divmod(done, count // size)
         order = np.random.default_rng((self.config.seed, epoch)).permutation(count)
         return order[place * size : (place + 1) * size]
 
     def batches(self, done: int, until: int, states: States | None) -> Iterator[Batch]:
         for number in range(done, until):
-            yield jax.device_put(self.objective.batch("train", self.rows(number), self.config.batch_size))
+            yield jax.device_put(self.material.batch("train", self.rows(number), self.config.batch_size))
 
     def fixed(self, frozen: Params) -> Params:
         return dict(jax.device_put(frozen))
@@ -118,21 +116,21 @@ class BackboneTask(Trainable):
 
     @cached_property
     def loss(self) -> Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
-        dtype, remat = jnp.dtype(self.config.compute_dtype), self.config.remat
+        objective, dtype, remat = self.config.objective, jnp.dtype(self.config.compute_dtype), self.config.remat
 
         def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return self.objective.loss(join(live, frozen), batch, rng, dtype=dtype, remat=remat)
+            return objective.loss(self.material, join(live, frozen), batch, rng, dtype=dtype, remat=remat)
 
         return loss_of
 
     @cached_property
     def score(self) -> Callable[[Params, Params, Batch, jax.Array], tuple[dict[str, jax.Array], jax.Array]]:
-        dtype = jnp.dtype(self.config.compute_dtype)
+        objective, dtype = self.config.objective, jnp.dtype(self.config.compute_dtype)
 
         def score_of(
             live: Params, frozen: Params, batch: Batch, rng: jax.Array
         ) -> tuple[dict[str, jax.Array], jax.Array]:
-            return self.objective.score(join(live, frozen), batch, rng, dtype=dtype)
+            return objective.score(self.material, join(live, frozen), batch, rng, dtype=dtype)
 
         return score_of
 
@@ -144,29 +142,29 @@ class BackboneTask(Trainable):
     def is_live(self, path: str, boundary: int = 0) -> bool:
         """Returns whether the leaf at a dotted path of {"backbone", "head"} is trained."""
         part, _, rest = path.partition(".")
-        return part == "head" or self.objective.is_used(rest)
+        return part == "head" or self.config.objective.is_used(rest)
 
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optimizer, self.config.steps)
 
     def work(self) -> Count:
-        """Counted work of one micro-batch."""
-        spec, rows, tokens = self.network.spec, self.config.batch_size, self.objective.tokens
+        """Returns the counted work of one micro-batch."""
+        spec, rows, tokens = self.material.network.spec, self.config.batch_size, self.material.tokens
         block = block_forward(spec, rows, tokens) + block_backward(spec, rows, tokens, weights=True)
-        return spec.blocks * block + 3 * self.objective.head_count(rows)
+        return spec.blocks * block + 3 * self.config.objective.head_cost(self.material, rows)
 
 
 def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:
-    """Means over every held-out prediction; the masks are the same whenever it is asked."""
-    size, predictions, totals = task.config.batch_size, 0.0, dict[str, float]()
-    count = task.objective.rows["held_out"]
+    """Computes the means over every held-out prediction; the masks are the same each time."""
+    size, predictions, totals = task.config.batch_size, 0.0, dict.fromkeys(task.config.objective.scores, 0.0)
+    count = task.material.rows["held_out"]
     for number, first in enumerate(range(0, count, size)):
-        batch = task.objective.batch("held_out", np.arange(first, min(first + size, count)), size)
+        batch = task.material.batch("held_out", np.arange(first, min(first + size, count)), size)
         with jax.transfer_guard("allow"):
             rng = jax.random.fold_in(jax.random.key(HELD_OUT_SEED), number)
         means, weight = jax.device_get(score(live, frozen, jax.device_put(batch), rng))
-        for name, mean in means.items():
-            totals[name] = totals.get(name, 0.0) + float(mean) * float(weight)
+        for name in totals:
+            totals[name] += float(means[name]) * float(weight)
         predictions += float(weight)
     return {name: total / predictions for name, total in totals.items()}
 

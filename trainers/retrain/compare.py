@@ -1,4 +1,4 @@
-"""The gate's two sides brought to the same rows: loading, answering, measuring."""
+"""The trial of candidate and champion on the same rows: both are loaded, run and measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapters.artefact.manifest import read_manifest
 from adapters.effects import cohens_d
 from adapters.graft import Graft, load_graft
 from adapters.model import GraftModel
-from adapters.specs import HeadSpec, Probe
+from adapters.specs import Head, Probe
 from backbone.home import use_compilation_cache
 from metering.window import Cost, window
 from trainers.config import TrainConfig
@@ -19,8 +19,9 @@ from trainers.data.batches import Examples, part_of
 from trainers.data.examples import load_data
 from trainers.fitting.features import open_cache
 from trainers.inputs import only_rows, prepare
-from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, RowDrift, added
-from trainers.retrain.gate import Check, GateReport, PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, added
+from trainers.retrain.gate import PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.lineage import Check, GateReport, RowDrift
 from trainers.retrain.rows import Rows
 from trainers.runs.run import Run
 
@@ -29,9 +30,9 @@ MAX_EMBEDDED = 2000  # rows of a side whose embeddings are compared
 
 @dataclass(frozen=True)
 class Contestant:
-    """One side."""
+    """A candidate or a champion."""
 
-    folder: Path
+    folder: Path  # folder of the graft
     version: int | None  # None: not published yet
 
 
@@ -43,9 +44,9 @@ def trial(
     before: Rows | None,
     train_cost: Cost | None,
 ) -> tuple[GateReport, RowDrift]:
-    """What the gate says, and the drift of the frozen backbone's embeddings where they are cached.
+    """Returns the gate's report, and the drift of the frozen backbone's embeddings where they are cached.
 
-    `rows` are those of now, `before` those of the champion.
+    `rows` are the present ones, `before` those of the champion.
     """
     use_compilation_cache()
     split = "gate" if "gate" in rows else "dev"
@@ -55,14 +56,14 @@ def trial(
         )
     labels = read_manifest(candidate.folder).labels
     inputs = prepare(only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split))
-    own = load_graft(candidate.folder, inputs.backbone, dtype=config.compute_dtype)
+    graft = load_graft(candidate.folder, inputs.backbone, dtype=config.compute_dtype)
     train, examples = inputs.train, inputs.data.splits[split]
-    other = _champion(champion, own, config)
-    if other is not None and (reason := incomparable(own.model.head, other.model.head)):
+    other = _champion(champion, graft, config)
+    if other is not None and (reason := incomparable(graft.model.head, other.model.head)):
         return _no_evidence("the champion", reason, champion)
     with window("predict") as predicting:
-        logits = own.logits_of_rows(examples.rows)
-    sides = PairedLogits(own.model, examples, logits, _other_logits(config, own, other, train, examples, split))
+        logits = graft.logits_of_rows(examples.rows)
+    sides = PairedLogits(graft.model, examples, logits, _other_logits(config, graft, other, train, examples, split))
     report = judge(
         config.retrain.gate,
         config.target,
@@ -72,60 +73,60 @@ def trial(
         split=split,
         old=None if before is None or split not in before else ~added(before[split], rows[split]),
         costs={"train": train_cost, "predict": predicting},
-        latency_ms=lambda: latency(own, examples.rows),
+        latency_ms=lambda: latency(graft, examples.rows),
     )
-    return report, _embedding_drift(config, own, train, before, rows)
+    return report, _embedding_drift(config, graft, train, before, rows)
 
 
 def _no_evidence(name: str, reason: str, champion: Contestant | None) -> tuple[GateReport, RowDrift]:
-    """What is said where nothing can be compared at all."""
+    """Returns the report and the drift where nothing can be compared at all."""
     check = Check(name, "NO_EVIDENCE", None, 1.0, 0, reason)
     report = GateReport("NO_EVIDENCE", "", champion.version if champion else None, {}, {}, {}, (check,))
     return report, RowDrift("embeddings", None, False, (0, 0), reason)
 
 
-def incomparable(own: HeadSpec, other: HeadSpec) -> str:
-    """Why two grafts cannot answer the same rows in the same terms; empty if they can."""
+def incomparable(candidate: Head, live: Head) -> str:
+    """Returns why two grafts cannot answer the same rows in the same terms; "" if they can."""
     by_hand = "; promote the candidate by hand (topgraft registry promote) if it is to replace it"
-    if own.kind != other.kind:
-        return f"the live version's head.kind is {other.kind}, the candidate's {own.kind}{by_hand}"
-    if (own.pair == "none") != (other.pair == "none"):
-        return f"the live version reads head.pair={other.pair}, the candidate head.pair={own.pair}{by_hand}"
+    if candidate.kind != live.kind:
+        return f"the live version's head.kind is {live.kind}, the candidate's {candidate.kind}{by_hand}"
+    if (candidate.pair == "none") != (live.pair == "none"):
+        return f"the live version reads head.pair={live.pair}, the candidate head.pair={candidate.pair}{by_hand}"
     return ""
 
 
-def _champion(champion: Contestant | None, own: Graft, config: TrainConfig) -> Graft | None:
-    """The champion, on the candidate's backbone where it is the same."""
+def _champion(champion: Contestant | None, graft: Graft, config: TrainConfig) -> Graft | None:
+    """Loads the champion, on the candidate's backbone where it is the same."""
     if champion is None:
         return None
-    same = read_manifest(champion.folder).weights_id == own.backbone.weights_id
-    return load_graft(champion.folder, own.backbone if same else None, dtype=config.compute_dtype)
+    same = read_manifest(champion.folder).weights_id == graft.backbone.weights_id
+    return load_graft(champion.folder, graft.backbone if same else None, dtype=config.compute_dtype)
 
 
 def _other_logits(
-    config: TrainConfig, own: Graft, other: Graft | None, train: Examples, examples: Examples, split: str
+    config: TrainConfig, graft: Graft, other: Graft | None, train: Examples, examples: Examples, split: str
 ) -> np.ndarray | None:
-    """What the candidate is compared with; None where a first version is asked for its bounds only."""
+    """Returns the logits that the candidate is compared with; None for a first version that only has bounds."""
     if other is None:
         beats = config.retrain.gate.first == "beats_majority"
-        return majority_logits(own.model, train, len(examples)) if beats else None
-    read_alike = other.max_tokens == own.max_tokens and other.model.head.pair == own.model.head.pair
-    if other.backbone is not own.backbone or not read_alike:
+        return majority_logits(graft.model, train, len(examples)) if beats else None
+    read_alike = other.max_tokens == graft.max_tokens and other.model.head.pair == graft.model.head.pair
+    if other.backbone is not graft.backbone or not read_alike:
         data, head = replace(config.data, max_tokens=other.max_tokens), other.model.head
-        examples = load_data(data, head, other.backbone, labels=own.model.labels, splits=(split,)).splits[split]
-    return logits_in(other, examples, own.model.labels)
+        examples = load_data(data, head, other.backbone, labels=graft.model.labels, splits=(split,)).splits[split]
+    return logits_in(other, examples, graft.model.labels)
 
 
-def _embedding_drift(config: TrainConfig, own: Graft, train: Examples, before: Rows | None, rows: Rows) -> RowDrift:
-    """Distance of the new train rows' embeddings from the old ones', on the bare backbone; only what is cached."""
+def _embedding_drift(config: TrainConfig, graft: Graft, train: Examples, before: Rows | None, rows: Rows) -> RowDrift:
+    """Returns the distance of new train rows' embeddings from old ones', on the bare backbone; of cached rows only."""
     if before is None or "train" not in before:
         return RowDrift("embeddings", None, False, (0, len(train)), "nothing to compare with")
     fresh = added(before["train"], rows["train"])
     counts = int((~fresh).sum()), int(fresh.sum())
     if min(counts) < MIN_ROWS:
         return RowDrift("embeddings", None, False, counts, f"needs {MIN_ROWS} rows on each side")
-    plain = GraftModel(own.backbone.network, (Probe(),), config.head, own.model.labels)
-    store = open_cache(config.plan, plain, own.backbone, {})
+    plain = GraftModel(graft.backbone.network, (Probe(),), config.head, graft.model.labels)
+    store = open_cache(config.plan, plain, graft.backbone, {})
     sides = [part_of(train, np.flatnonzero(side)[:MAX_EMBEDDED]) for side in (~fresh, fresh)]
     if store is None or not all(store.has_pooled(side) for side in sides):
         return RowDrift("embeddings", None, False, counts, "their states are not in the boundary cache")

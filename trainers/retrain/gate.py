@@ -1,73 +1,35 @@
 """Candidate against champion on the same held-out rows: PASS, FAIL or NO_EVIDENCE.
 
-The rows are those of `data.gate_fraction`, which nobody trains or chooses on; without them the development
-rows. Both sides answer the same rows, so differences are paired: the bootstrap draws rows, not scores.
-What was not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
+The rows are those of `data.gate_fraction`, on which nobody trains or chooses; without them the development rows.
+Both sides answer the same rows, so differences are paired: the bootstrap draws rows, not scores. A value that was
+not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 
 from adapters.graft import Graft
-from adapters.heads import head_of
+from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
-from adapters.specs import MultiLabel
 from backbone.buckets import TokenRow
 from metering.window import Cost
 from trainers.config import Target
 from trainers.config.retrain import Gate
 from trainers.data.batches import Examples
+from trainers.retrain.lineage import Check, GateReport, Verdict
 from trainers.scoring.examine import LENGTHS
-from trainers.scoring.metrics import Confusion, LabelCounts, gather
+from trainers.scoring.metrics import gather
 
-Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
-RESAMPLES = 500  # of the held-out rows
-TIMED = 20  # predictions of one text, for the latency
-UNKNOWN = -1e9  # logit of a label that a graft does not have
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question that the gate asked."""
-
-    name: str
-    verdict: Verdict
-    found: float | None  # None: not measured
-    asked: float  # the threshold
-    rows: int  # held-out rows it rests on; 0 where it rests on none
-    reason: str = ""
-    interval: tuple[float, float] | None = None  # of a difference
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """What the gate found."""
-
-    verdict: Verdict
-    split: str  # gate or dev
-    champion: int | None  # version; None: the majority label, or nothing
-    rows: dict[str, int]  # by slice
-    candidate: dict[str, float]  # metrics on all rows
-    champion_metrics: dict[str, float]
-    checks: tuple[Check, ...] = field(default=())
-
-    def asdict(self) -> dict[str, Any]:
-        """Plain values."""
-        return dict(json.loads(json.dumps(asdict(self))))
-
-    def failures(self) -> str:
-        """What stood in the way, in words."""
-        return "; ".join(f"{c.name}: {c.reason}" for c in self.checks if c.verdict == self.verdict != "PASS")
+RESAMPLES = 500  # draws of the held-out rows
+TIMED = 20  # timed predictions of one text; the latency is their median
 
 
 @dataclass(frozen=True)
@@ -80,58 +42,50 @@ class PairedLogits:
     champion: np.ndarray | None
 
     def scores(self, rows: np.ndarray, metric: str) -> list[float]:
-        """A metric of the candidate, and of the champion if there is one, on the rows int [n]."""
-        labels, lost = self.examples.labels[rows], np.zeros(len(rows))
-        found = []
+        """Returns a metric of the candidate, and of the champion if there is one, on the rows int [n]."""
+        labels, loss = self.examples.labels[rows], np.zeros(len(rows))  # no metric of a gate is the loss
+        scores = []
         for probabilities, decided in self._decided:
-            if isinstance(self.model.head, MultiLabel):
-                counts: Confusion | LabelCounts = LabelCounts.of(labels, decided[rows], lost, probabilities[rows])
-            else:
-                counts = Confusion.of(labels, decided[rows], lost, len(self.model.labels))
-            found.append(float(counts.compute()[metric]))
-        return found
+            counts = self.model.head.counts(labels, probabilities[rows], decided[rows], loss, self.model.labels)
+            scores.append(float(counts.compute()[metric]))
+        return scores
 
     @cached_property
     def _decided(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Probabilities and decisions of the candidate, and of the champion if there is one."""
-        head = head_of(self.model.head)
+        """Returns probabilities and decisions of the candidate, and of the champion if there is one."""
+        head = self.model.head
         both = [np.asarray(head.probabilities(x)) for x in (self.candidate, self.champion) if x is not None]
-        return [(probabilities, head.decide(self.model.head, probabilities)) for probabilities in both]
+        return [(probabilities, head.decide(probabilities)) for probabilities in both]
 
     def difference(self, rows: np.ndarray, metric: str, confidence: float) -> tuple[float, tuple[float, float]]:
-        """Candidate minus champion on the rows int [n], and the interval of a paired bootstrap (Efron 1979)."""
+        """Returns candidate minus champion on the rows int [n], and its paired bootstrap's interval (Efron 1979)."""
         draw, values = np.random.default_rng(0), []
         for drawn in (rows, *(rows[draw.integers(0, len(rows), len(rows))] for _ in range(RESAMPLES))):
             candidate, champion = self.scores(drawn, metric)
             values.append(candidate - champion)
-        found, *values = values
+        difference, *values = values
         low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return found, (float(low), float(high))
+        return difference, (float(low), float(high))
 
 
 def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.ndarray:
-    """A graft's logits [N,C] in another order of labels; those it does not have get a logit below all others."""
-    own = graft.logits_of_rows(examples.rows)
-    out = np.full((len(examples), len(labels)), UNKNOWN, np.float32)
+    """Returns a graft's logits [N,C] in another order of labels; a label it lacks gets one below all others."""
+    logits = graft.logits_of_rows(examples.rows)
+    out = np.full((len(examples), len(labels)), UNLIKELY, np.float32)
     for i, name in enumerate(labels):
         if name in graft.model.labels:
-            out[:, i] = own[:, graft.model.labels.index(name)]
+            out[:, i] = logits[:, graft.model.labels.index(name)]
     return out
 
 
 def majority_logits(model: GraftModel, train: Examples, rows: int) -> np.ndarray:
-    """Logits [N,C] of always naming the most frequent label, or set of labels, of the train rows."""
-    if isinstance(model.head, MultiLabel):
-        sets, counts = np.unique(train.labels, axis=0, return_counts=True)
-        answer = np.where(sets[counts.argmax()] > 0.5, -UNKNOWN, UNKNOWN)
-    else:
-        answer = np.full(len(model.labels), UNKNOWN)
-        answer[np.bincount(train.labels).argmax()] = 0.0
-    return np.repeat(answer[None].astype(np.float32), rows, axis=0)
+    """Returns logits [N,C] of always naming the most frequent label, or set of labels, of the train rows."""
+    answer = model.head.column.majority(train.labels, len(model.labels))
+    return np.repeat(model.head.sure_logits(answer)[None], rows, axis=0)
 
 
 def slices_of(sides: PairedLogits, old: np.ndarray | None) -> dict[str, np.ndarray]:
-    """TokenRow numbers of each slice; `old` bool [N] says which rows the champion's data held."""
+    """Returns the row numbers of each slice; `old` bool [N] says which rows the champion's data held."""
     examples = sides.examples
     chosen: dict[str, np.ndarray] = {"all rows": np.ones(len(examples), bool)}
     if old is not None:
@@ -139,8 +93,7 @@ def slices_of(sides: PairedLogits, old: np.ndarray | None) -> dict[str, np.ndarr
     for low, high in pairwise((0, *LENGTHS, max(examples.lengths))):
         chosen[f"{low + 1} to {high} tokens"] = (examples.buckets > low) & (examples.buckets <= high)
     for i, name in enumerate(sides.model.labels):
-        multi = isinstance(sides.model.head, MultiLabel)
-        chosen[f"label {name}"] = examples.labels[:, i] > 0.5 if multi else examples.labels == i
+        chosen[f"label {name}"] = sides.model.head.column.carries(examples.labels, [i])
     return {name: np.flatnonzero(rows) for name, rows in chosen.items()}
 
 
@@ -156,7 +109,7 @@ def judge(
     costs: Mapping[str, Cost | None],
     latency_ms: Callable[[], float],
 ) -> GateReport:
-    """Asks every question of the gate and of the target; `metric` is the one that `target.min_score` speaks of.
+    """Judges by every rule of the gate and of the target; `target.min_score` is a limit on `metric`.
 
     `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label.
     """
@@ -188,41 +141,45 @@ def judge(
     )
 
 
-def _few(gate: Gate, name: str, asked: float, rows: np.ndarray) -> Check | None:
+def _few(gate: Gate, name: str, threshold: float, rows: np.ndarray) -> Check | None:
+    """Returns the check of a slice with too few rows; None where there are enough."""
     if len(rows) >= gate.min_rows:
         return None
     reason = f"{len(rows)} held-out rows, gate.min_rows asks for {gate.min_rows}"
-    return Check(name, "NO_EVIDENCE", None, asked, len(rows), reason)
+    return Check(name, "NO_EVIDENCE", None, threshold, len(rows), reason)
 
 
 def _not_worse(gate: Gate, sides: PairedLogits, place: str, rows: np.ndarray, metric: str, tolerance: float) -> Check:
-    """Whether the candidate lies at most `tolerance` below the champion."""
+    """Checks that the candidate lies at most `tolerance` below the champion."""
     name = f"{metric} against the champion, {place}"
     if few := _few(gate, name, -tolerance, rows):
         return few
-    found, interval = sides.difference(rows, metric, gate.confidence)
-    told = f"difference {found:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), at least {-tolerance:+.4f} asked"
-    verdict: Verdict = "FAIL" if found < -tolerance else "PASS" if interval[0] >= -tolerance else "NO_EVIDENCE"
-    return Check(name, verdict, found, -tolerance, len(rows), told, interval)
+    difference, interval = sides.difference(rows, metric, gate.confidence)
+    reason = (
+        f"difference {difference:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), at least {-tolerance:+.4f} asked"
+    )
+    verdict: Verdict = "FAIL" if difference < -tolerance else "PASS" if interval[0] >= -tolerance else "NO_EVIDENCE"
+    return Check(name, verdict, difference, -tolerance, len(rows), reason, interval)
 
 
 def _beats(gate: Gate, sides: PairedLogits, rows: np.ndarray) -> Check:
-    """The rule of a first version: better than the majority label, beyond doubt."""
+    """Checks that a first version is better than the majority label, beyond doubt."""
     name = f"{gate.metric} against the majority label"
     if few := _few(gate, name, 0.0, rows):
         return few
-    found, interval = sides.difference(rows, gate.metric, gate.confidence)
-    told = f"gain {found:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), above 0 asked"
-    verdict: Verdict = "PASS" if interval[0] > 0 else "FAIL" if found <= 0 else "NO_EVIDENCE"
-    return Check(name, verdict, found, 0.0, len(rows), told, interval)
+    gain, interval = sides.difference(rows, gate.metric, gate.confidence)
+    reason = f"gain {gain:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), above 0 asked"
+    verdict: Verdict = "PASS" if interval[0] > 0 else "FAIL" if gain <= 0 else "NO_EVIDENCE"
+    return Check(name, verdict, gain, 0.0, len(rows), reason, interval)
 
 
-def _at_least(gate: Gate, sides: PairedLogits, name: str, rows: np.ndarray, metric: str, asked: float) -> Check:
-    if few := _few(gate, name, asked, rows):
+def _at_least(gate: Gate, sides: PairedLogits, name: str, rows: np.ndarray, metric: str, threshold: float) -> Check:
+    """Checks that the candidate's metric reaches a threshold."""
+    if few := _few(gate, name, threshold, rows):
         return few
-    found = sides.scores(rows, metric)[0]
-    told = f"{metric} {found:.4f}, at least {asked:g} asked"
-    return Check(name, "PASS" if found >= asked else "FAIL", found, asked, len(rows), told)
+    score = sides.scores(rows, metric)[0]
+    reason = f"{metric} {score:.4f}, at least {threshold:g} asked"
+    return Check(name, "PASS" if score >= threshold else "FAIL", score, threshold, len(rows), reason)
 
 
 def _bounds(gate: Gate, sides: PairedLogits, slices: Mapping[str, np.ndarray], *, compared: bool) -> Iterable[Check]:
@@ -258,20 +215,21 @@ def _budgets(target: Target, costs: Mapping[str, Cost | None], latency_ms: Calla
         yield _within("target.max_latency_ms", latency_ms(), target.max_latency_ms)
 
 
-def _within(name: str, found: float | None, asked: float) -> Check:
-    if found is None:
-        return Check(name, "NO_EVIDENCE", None, asked, 0, f"not measured here, at most {asked:g} asked")
-    told = f"{found:.4g}, at most {asked:g} asked"
-    return Check(name, "PASS" if found <= asked else "FAIL", found, asked, 0, told)
+def _within(name: str, value: float | None, limit: float) -> Check:
+    """Checks that a measured value lies within a limit."""
+    if value is None:
+        return Check(name, "NO_EVIDENCE", None, limit, 0, f"not measured here, at most {limit:g} asked")
+    reason = f"{value:.4g}, at most {limit:g} asked"
+    return Check(name, "PASS" if value <= limit else "FAIL", value, limit, 0, reason)
 
 
 def latency(graft: Graft, rows: Sequence[TokenRow]) -> float:
-    """Median milliseconds of one row's prediction, rows of the middle length, compiled before."""
+    """Returns the median milliseconds of one row's prediction: a row of middle length, compiled before."""
     row = sorted(rows, key=len)[len(rows) // 2]
     graft.logits_of_rows([row])
     spent = []
     for _ in range(TIMED):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         graft.logits_of_rows([row])
-        spent.append(1e3 * (time.perf_counter() - begun))
+        spent.append(1e3 * (time.perf_counter() - start))
     return float(np.median(spent))

@@ -1,61 +1,74 @@
-"""How a retraining is asked for, and what it answers: plain data. Imports no jax."""
+"""A retraining as data: the job that a process gets, and the outcome that it returns. Imports no jax."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from backbone.errors import InputError
+from backbone.options import check, option
+from metering.cost import CostRecord
+from registry.place import Place
+from trainers.config.load import Scripted
+from trainers.retrain.lineage import ChangeReport, GateReport, NotReached, PriceEstimate
 
 Step = Literal["fingerprint", "diagnose", "decide", "train", "gate", "publish", "promote", "done"]
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 10, "NO_EVIDENCE": 11}
 REFUSED = 12
+NOT_REACHED = NotReached()
 OnStep = Callable[[Step], object]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a run goes; nothing here changes what it would train."""
+    """The manner of a run; no field changes what it would train."""
 
-    dry_run: bool = False  # decide and price only
-    max_price: float | None = None  # CPU seconds above which a run is refused; None = no limit
-    promote: bool = True  # switch the live version if the gate passes
-    lease_seconds: float = 120.0  # after a run's last sign of life until another may take over
-    wait_seconds: float = 0.0  # for the lease of another run
-    show: bool = False  # progress bars
+    dry_run: bool = option(False, "only say what would be done, and what it would cost")
+    max_price: float | None = option(
+        None, "CPU seconds; a run whose predicted cost is higher is refused", min=0, metavar="CPU_SECONDS"
+    )
+    promote: bool = option(True, "make the candidate live if it passes the gate")
+    lease_seconds: float = option(
+        120.0, "seconds without a sign of life after which another run may take over", above=0, name="lease"
+    )
+    wait_seconds: float = option(0.0, "seconds to wait for the lease of another run", min=0, name="wait")
+    show: bool = False  # progress bars are shown
 
     def __post_init__(self) -> None:
-        if not 0 < self.lease_seconds < math.inf:
-            raise InputError(f"--lease: must be a positive number of seconds, got {self.lease_seconds}")
-        for option, value in (("--wait", self.wait_seconds), ("--max-price", self.max_price or 0.0)):
-            if not 0 <= value < math.inf:
-                raise InputError(f"{option}: must be at least 0, got {value}")
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Scripted):
+    """One task to be retrained: everything that a process on any machine must be given."""
+
+    place: Place = field(default_factory=Place)
+    options: Options = field(default_factory=Options)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did; `--json` prints it."""
+    """The result of a run; `--json` prints it."""
 
     task: str
     action: str  # nothing, head, warm, scratch, adopt (a version that an earlier run published), refused, error
-    exit: int  # status of the command
+    exit: int  # exit status of the command
     reason: str
-    verdict: str = ""  # of the gate: PASS, FAIL, NO_EVIDENCE; "" where it was not asked
-    version: int | None = None  # the candidate
+    verdict: str = ""  # verdict of the gate: PASS, FAIL, NO_EVIDENCE; "" if the gate was not reached
+    version: int | None = None  # number of the candidate
     promoted: bool = False
-    live: int | None = None  # version that is live now
-    generation: int = 0  # of the live pointer
-    changes: dict[str, Any] = field(default_factory=dict)  # what is different, and drift
-    predicted: dict[str, Any] = field(default_factory=dict)  # cost
-    measured: dict[str, Any] = field(default_factory=dict)  # cost
+    live: int | None = None  # number of the version that is live now
+    generation: int = 0  # generation of the task after the run
+    changes: ChangeReport | NotReached = NOT_REACHED  # changed rows, labels, and drift
+    predicted: PriceEstimate | NotReached = NOT_REACHED  # predicted cost
+    measured: CostRecord | NotReached = NOT_REACHED  # measured cost
     rows_computed: int = 0  # forward passes of a row that no cache had
-    gate: dict[str, Any] = field(default_factory=dict)  # the report
-    run_id: str = ""  # in the registry
+    gate: GateReport | NotReached = NOT_REACHED  # report of the gate
+    run_id: str = ""  # id of the run in the registry
     seconds: float = 0.0  # wall time of the run
 
     @property
     def exit_status(self) -> int:
+        """Returns the exit status of the command."""
         return self.exit

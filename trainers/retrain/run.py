@@ -1,10 +1,10 @@
-"""One retraining of one task, from fingerprint to promotion; the story of the verb.
+"""One retraining of one task, from fingerprint to promotion.
 
     outcome = retrain(config, open_registry(url), Store(path), Options())
 
-Killed at any instant, stopped for longer than its lease, run twice at once: the live version is wholly the
-old one or wholly the new one, and the next run goes on from what was finished. Everything that another run
-must know is in the registry; the work folder only spares work.
+A run may be killed at any instant, be stopped for longer than its lease, or run twice at once. In each case the live
+version is wholly the old one or wholly the new one. The next run continues after the last finished step. The registry
+holds everything that another run must know; the work folder only saves work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trainers.retrain.steps import Work
 
 log = logging.getLogger(__name__)
 
-ASK_AGAIN = 0.5  # seconds between questions for a lease that another run holds
+ASK_AGAIN = 0.5  # seconds between two requests for a lease that another run has
 
 
 def retrain(
@@ -40,12 +40,12 @@ def retrain(
     options: Options,
     on_step: OnStep = lambda step: None,
 ) -> Outcome:
-    """Retrains a task if it has to be; `on_step` is called before each step, and at the end.
+    """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
 
-    Raises InputError for bad data, config or a schema violation; LeaseHeld and Conflict where another run has the
-    task; Unavailable where registry or store do not answer.
+    Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
+    the task, and Unavailable if the registry or the store does not answer.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     task = require_task(config.name)
     on_step("fingerprint")
     before = known(registry, task)
@@ -54,29 +54,30 @@ def retrain(
         return nothing
     if options.dry_run:
         work = Work(config, registry, store, options, on_step, before, now, None)
-        return replace(work.dry(), seconds=round(time.monotonic() - begun, 3))
+        return replace(work.dry(), seconds=round(time.monotonic() - started, 3))
     with _leased(registry, task, options) as beat:
         before = known(registry, task)  # another run may have ended meanwhile
         now = take(config, before.fingerprint)
         if nothing := _nothing(registry, task, before, now):
             return nothing
         work = Work(config, registry, store, options, on_step, before, now, beat)
-        outcome = replace(work.whole(), seconds=round(time.monotonic() - begun, 3))
+        outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
     on_step("done")
     return outcome
 
 
 def _nothing(registry: Registry, task: str, before: Known, now: Taken) -> Outcome | None:
-    found = settled(registry, task, before, now)
-    if found is None:
+    """Returns the outcome of a run that has nothing to do; None if there may be something."""
+    state = settled(registry, task, before, now)
+    if state is None:
         return None
     live = before.live
     return Outcome(
         task=task,
         action="nothing",
-        exit=EXIT_STATUS.get(found.verdict, 0),
-        reason=found.reason,
-        verdict=found.verdict,
+        exit=EXIT_STATUS.get(state.verdict, 0),
+        reason=state.reason,
+        verdict=state.verdict,
         live=live.version if live else None,
         generation=before.generation,
     )
@@ -84,15 +85,15 @@ def _nothing(registry: Registry, task: str, before: Known, now: Taken) -> Outcom
 
 @contextlib.contextmanager
 def _leased(registry: Registry, task: str, options: Options) -> Iterator[Heartbeat]:
-    """The task's lease while the block runs."""
+    """Holds the task's lease while the block runs, and yields its heartbeat."""
     owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    until = time.monotonic() + options.wait_seconds
+    deadline = time.monotonic() + options.wait_seconds
     while True:
         try:
             lease: Lease = registry.acquire(task, owner, options.lease_seconds)
             break
         except LeaseHeld as error:
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 raise
             log.info("%s; waiting", error)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
@@ -18,12 +19,12 @@ from trainers.data.rows import Split, entries, read_rows
 from trainers.retrain.rows import Rows
 
 
-def check(schema: Schema, data: Data, rows: Rows, *, multi_label: bool) -> None:
+def check(schema: Schema, data: Data, rows: Rows, labels: LabelColumn) -> None:
     """Raises InputError at the first violation, first of the columns, then of the counts and labels of `rows`."""
     for split in SOURCES if schema.columns else ():
         if data.of_images and getattr(data, split):
             raise InputError(f"retrain.schema.columns: data.{split} holds images, which have no columns to check")
-        for where, record in _records(data, split, multi_label):
+        for where, record in _records(data, split, labels):
             for column in schema.columns:
                 _check_value(column, record, where)
     counts = rows["train"].label_counts if "train" in rows else {}
@@ -56,10 +57,10 @@ def _check_value(column: Column, record: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: {column.name}: is empty; the schema asks for {column.kind}")
     size = float(len(value)) if column.kind == "text" and isinstance(value, str) else _number(column, value, where)
     unit = " characters" if column.kind == "text" else ""
-    if column.least is not None and size < column.least:
-        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at least {column.least:g}")
-    if column.most is not None and size > column.most:
-        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at most {column.most:g}")
+    if column.min is not None and size < column.min:
+        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at least {column.min:g}")
+    if column.max is not None and size > column.max:
+        raise InputError(f"{where}: {column.name}: {size:g}{unit}, the schema asks for at most {column.max:g}")
     if column.values and str(value) not in column.values:
         raise InputError(f"{where}: {column.name}: {str(value)!r} is not allowed; {nearest(str(value), column.values)}")
 
@@ -75,7 +76,7 @@ def _number(column: Column, value: Any, where: str) -> float:
     return number
 
 
-def _records(data: Data, split: Split, multi_label: bool) -> Iterator[Record]:
+def _records(data: Data, split: Split, labels: LabelColumn) -> Iterator[Record]:
     """Yields every record of a split's files with all its columns; where they have none, the text and the labels."""
     groups = list(entries(data, split))
     if all(group.format.has_columns and group.format.entry == "file" for group in groups):
@@ -83,5 +84,5 @@ def _records(data: Data, split: Split, multi_label: bool) -> Iterator[Record]:
         for group in groups:
             yield from group.format.records(group.names, settings)
         return
-    for row in read_rows(data, split, multi_label=multi_label):
+    for row in read_rows(data, split, labels):
         yield row.where, {data.text: row.text, data.label: data.label_separator.join(row.labels)}

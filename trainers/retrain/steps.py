@@ -7,46 +7,55 @@ import itertools
 import logging
 import shutil
 import uuid
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from adapters.artefact.manifest import Manifest, read_manifest
-from adapters.specs import MultiLabel
 from backbone.errors import InputError
 from backbone.home import home
 from backbone.records import digest, encode
+from metering.cost import CostRecord
 from registry.database import Registry
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
 from registry.store import Store
 from trainers.config import TrainConfig
-from trainers.retrain.decide import Decision, PriceEstimate, decide, unpriced
+from trainers.retrain.decide import Decision, decide, unpriced
 from trainers.retrain.diagnose import Diagnosis, diagnose
 from trainers.retrain.fingerprint import Fingerprint, Taken, read
 from trainers.retrain.history import Known, candidate_of, known
 from trainers.retrain.limits import by_policy, by_price, price
-from trainers.retrain.outcome import EXIT_STATUS, REFUSED, OnStep, Options, Outcome
+from trainers.retrain.lineage import GateReport, PriceEstimate
+from trainers.retrain.outcome import EXIT_STATUS, NOT_REACHED, REFUSED, OnStep, Options, Outcome
 from trainers.retrain.rows import Rows, load_rows, save_rows
 from trainers.retrain.schema import check
 from trainers.retrain.workspace import own_folder
 
 if TYPE_CHECKING:
-    from trainers.retrain.gate import GateReport
+    from metering.window import Cost
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 3  # times that a candidate is judged again because somebody changed the champion meanwhile
 
 
+class _Place(TypedDict):
+    """The live version of a task, and its generation."""
+
+    live: int | None
+    generation: int
+
+
 @dataclass
 class Trained:
     """A candidate, published or not."""
 
-    folder: Path
-    cost: Any  # metering.window.Cost; None for a version that an earlier run trained
-    rows_computed: int
-    version: Version | None
+    folder: Path  # folder of the graft
+    cost: Cost | None  # cost of the training; None for a version that an earlier run trained
+    rows_computed: int  # forward passes of a row that no cache had
+    version: Version | None  # None: not published yet
 
 
 @dataclass
@@ -67,61 +76,70 @@ class Work:
         self.parent: Manifest | None = None
 
     def dry(self) -> Outcome:
-        """What would be done, and what it would cost."""
-        found = self.diagnose()
-        decision = self.decide(found)
-        refusal, predicted = self.refusal(decision, found)
+        """Returns the action that a run would take, and its price."""
+        diagnosis = self.diagnose()
+        decision = self.decide(diagnosis)
+        refusal, predicted = self.refusal(decision, diagnosis)
         if refusal:
-            return self.refused(refusal, found, predicted)
-        told = asdict(predicted)
+            return self.refused(refusal, diagnosis, predicted)
         return Outcome(
-            self.task, decision.action, 0, decision.reason, changes=_told(found), predicted=told, **self._live()
+            self.task,
+            decision.action,
+            0,
+            decision.reason,
+            changes=diagnosis.report(),
+            predicted=predicted,
+            **self._live(),
         )
 
     def whole(self) -> Outcome:
-        """All steps; every way out leaves a record of the run."""
+        """Runs all steps; every way out leaves a record of the run."""
         try:
-            found = self.diagnose()
+            diagnosis = self.diagnose()
         except InputError as error:
             self._start()
             self._finish("invalid", {"error": str(error)})
             raise
         self.on_step("decide")
         ready = candidate_of(self.registry, self.task, self.taken)
-        decision = self.decide(found)
+        decision = self.decide(diagnosis)
         predicted = unpriced()
         if ready is None:
-            refusal, predicted = self.refusal(decision, found)
+            refusal, predicted = self.refusal(decision, diagnosis)
             if refusal:
                 self._start()
                 self._finish("refused", {"reason": refusal})
-                return self.refused(refusal, found, predicted)
+                return self.refused(refusal, diagnosis, predicted)
         self._start(action="adopt" if ready else decision.action, trains=ready is None)
         try:
-            outcome = self.work(decision, found, predicted, ready)
+            outcome = self.work(decision, diagnosis, predicted, ready)
         except Exception as error:
             with contextlib.suppress(Exception):  # the note is a courtesy; the error is what counts
                 self._finish("error", {"error": f"{type(error).__name__}: {error}"})
             raise
-        cpu = outcome.measured.get("cpu_seconds") if ready is None else None
-        told = {"version": outcome.version, "cpu_seconds": cpu, "train_rows": found.rows.get("train", 0)}
-        told |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": outcome.predicted}
-        self._finish("promoted" if outcome.promoted else outcome.verdict, told)
+        cpu = outcome.measured.cpu_seconds if isinstance(outcome.measured, CostRecord) else None
+        detail: dict[str, Any] = {
+            "version": outcome.version,
+            "cpu_seconds": cpu,
+            "train_rows": diagnosis.rows.get("train", 0),
+        }
+        detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": encode(predicted)}
+        self._finish("promoted" if outcome.promoted else outcome.verdict, detail)
         return outcome
 
     def _start(self, **detail: Any) -> None:
-        """Notes that this run began, and on what."""
+        """Records the start of this run, and its fingerprint."""
         now = {"key": self.now.key, "gate": self.now.gate, "scheme": self.now.scheme}
         detail = {**now, "generation": self.before.generation, **detail}
         self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
 
-    def _finish(self, outcome: str, detail: dict[str, Any]) -> None:
-        """Notes how it ended."""
-        self.registry.finish_run(self.task, self.run_id, outcome, detail)
+    def _finish(self, outcome: str, detail: Mapping[str, Any]) -> None:
+        """Records how the run ended."""
+        self.registry.finish_run(self.task, self.run_id, outcome, dict(detail))
 
     @property
     def now(self) -> Fingerprint:
-        """Returns what the candidate is made from."""
+        """Returns the fingerprint of the candidate."""
         return self.taken.fingerprint
 
     @property
@@ -134,41 +152,43 @@ class Work:
         assert self.beat is not None
         return self.beat.lease.token
 
-    def _live(self) -> dict[str, Any]:
+    def _live(self) -> _Place:
         live = self.before.live
         return {"live": live.version if live else None, "generation": self.before.generation}
 
     def diagnose(self) -> Diagnosis:
-        """The schema, then what changed."""
+        """Checks the schema, then returns the changes."""
         self.on_step("diagnose")
         self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
-        multi_label = isinstance(self.config.head, MultiLabel)
-        check(self.config.retrain.schema, self.config.data, self.rows, multi_label=multi_label)
+        check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
         self.old = self._old_rows()
         return diagnose(self.old or {}, self.rows)
 
-    def decide(self, found: Diagnosis) -> Decision:
-        """Head, warm or scratch."""
+    def decide(self, diagnosis: Diagnosis) -> Decision:
+        """Chooses head, warm or scratch."""
         if self.before.live is not None:
             self.parent = self.store.verify(self.before.live.content_id)
         stored = self.before.fingerprint if self.old is not None else None
         now = self.taken.in_scheme(stored.scheme) if stored is not None else self.now
-        return decide(self.config, now, stored, self.parent, found)
+        return decide(self.config, now, stored, self.parent, diagnosis)
 
-    def refusal(self, decision: Decision, found: Diagnosis) -> tuple[str, PriceEstimate]:
-        """Why this is refused (empty if it is not), and what it would cost."""
+    def refusal(self, decision: Decision, diagnosis: Diagnosis) -> tuple[str, PriceEstimate]:
+        """Returns why the run is refused (empty if it is not), and its price."""
         at = self.beat.lease.expires_at - self.beat.lease.seconds if self.beat else None
-        if reason := by_policy(self.config, self.before, self.taken, found, at):
+        if reason := by_policy(self.config, self.before, self.taken, diagnosis, at):
             return reason, unpriced()
-        predicted = price(decision, self.before, found, self.old, self.rows, self.options)
+        predicted = price(decision, self.before, diagnosis, self.old, self.rows, self.options)
         return by_price(predicted, self.options.max_price), predicted
 
-    def refused(self, reason: str, found: Diagnosis, predicted: PriceEstimate) -> Outcome:
-        told = asdict(predicted)
-        return Outcome(self.task, "refused", REFUSED, reason, changes=_told(found), predicted=told, **self._live())
+    def refused(self, reason: str, diagnosis: Diagnosis, predicted: PriceEstimate) -> Outcome:
+        """Returns the outcome of a run that a policy or a price refuses."""
+        changes = diagnosis.report()
+        return Outcome(self.task, "refused", REFUSED, reason, changes=changes, predicted=predicted, **self._live())
 
-    def work(self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, ready: Version | None) -> Outcome:
-        """Train, gate, publish, promote."""
+    def work(
+        self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, ready: Version | None
+    ) -> Outcome:
+        """Trains, judges, publishes and promotes."""
         assert self.beat is not None
         with contextlib.ExitStack() as stack:
             if ready is not None:
@@ -179,10 +199,10 @@ class Work:
                 workdir = stack.enter_context(own_folder(home() / "retrain" / self.task, self._work_key(decision)))
                 self.on_step("train")
                 candidate = self.train(decision, workdir)
-            report, live = self.judge_and_promote(decision, found, predicted, candidate)
+            report, live = self.judge_and_promote(decision, diagnosis, predicted, candidate)
         assert candidate.version is not None
         promoted = live is not None and live.version == candidate.version.number
-        here = {"live": live.version, "generation": live.generation} if live else self._live()
+        here: _Place = {"live": live.version, "generation": live.generation} if live else self._live()
         return Outcome(
             task=self.task,
             action="adopt" if ready else decision.action,
@@ -191,11 +211,11 @@ class Work:
             verdict=report.verdict,
             version=candidate.version.number,
             promoted=promoted,
-            changes=_told(found),
-            predicted=asdict(predicted),
-            measured=candidate.cost.asdict() if candidate.cost else {},
+            changes=diagnosis.report(),
+            predicted=predicted,
+            measured=candidate.cost.record() if candidate.cost else NOT_REACHED,
             rows_computed=candidate.rows_computed,
-            gate=report.asdict(),
+            gate=report,
             run_id=self.run_id,
             **here,
         )
@@ -205,7 +225,7 @@ class Work:
         return digest([self.now.key, parent, encode(decision.config)]).removeprefix("sha256:")[:24]
 
     def train(self, decision: Decision, workdir: Path) -> Trained:
-        """The candidate, trained or gone on with."""
+        """Trains the candidate, from where an interrupted run left off."""
         from metering.window import window
         from trainers.fitting.warm_start import Start
         from trainers.train import train
@@ -226,9 +246,12 @@ class Work:
         return Trained(Path(result.graft), cost, result.rows_computed, None)
 
     def judge_and_promote(
-        self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, candidate: Trained
+        self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained
     ) -> tuple[GateReport, Live | None]:
-        """The gate's report, and what is live if that was switched; judged again if the champion changed meanwhile."""
+        """Returns the gate's report, and the live version if that was switched.
+
+        If the champion changes meanwhile, the candidate is judged again.
+        """
         from trainers.retrain.compare import Contestant, trial
 
         assert self.beat is not None
@@ -247,10 +270,10 @@ class Work:
                 old,
                 candidate.cost,
             )
-            found = replace(found, drift=(*(d for d in found.drift if d.what != "embeddings"), drift))
+            diagnosis = replace(diagnosis, drift=(*(d for d in diagnosis.drift if d.what != "embeddings"), drift))
             self.on_step("publish")
             if candidate.version is None:
-                candidate.version = self.publish(decision, found, predicted, candidate, report)
+                candidate.version = self.publish(decision, diagnosis, predicted, candidate, report)
             self.on_step("promote")
             if report.verdict != "PASS" or not self.options.promote:
                 return report, None
@@ -262,7 +285,7 @@ class Work:
                     actor=self._owner,
                     reason=decision.reason,
                     verdict=report.verdict,
-                    gate=report.asdict(),
+                    gate=encode(report),
                     fence=self._fence,
                 )
             except Conflict as error:
@@ -274,29 +297,30 @@ class Work:
         raise AssertionError("unreachable")
 
     def _old_rows(self) -> Rows | None:
-        """Those that the live version was made from, where they are known."""
+        """Returns the rows that the live version was made from; None where they are not known."""
         prints = self.before.fingerprint.rows if self.before.fingerprint else None
         return load_rows(self.store.root, prints) if prints is not None else None
 
     def publish(
-        self, decision: Decision, found: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
+        self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
     ) -> Version:
-        """The candidate as a version, with everything it was made from."""
+        """Publishes the candidate as a version, with its lineage."""
         with self.registry.database.reading() as connection:
             self.registry.require_store(connection, self.store)  # an empty mount point is not made a store
         self.store.identity(create=True)
         with self.store.reached():
             save_rows(self.store.root, self.rows, self.now.rows)
-        measured = candidate.cost.asdict()
+        assert candidate.cost is not None
+        measured = candidate.cost.record()
         lineage = {
             "fingerprint": encode(self.now),
             "action": decision.action,
             "reason": decision.reason,
-            "changes": _told(found),
-            "predicted": asdict(predicted),
-            "measured": measured,
+            "changes": encode(diagnosis.report()),
+            "predicted": encode(predicted),
+            "measured": encode(measured),
             "rows_computed": candidate.rows_computed,
-            "gate": report.asdict(),
+            "gate": encode(report),
             "run_id": self.run_id,
         }
         parent = self.before.live.version if self.before.live else None
@@ -304,15 +328,10 @@ class Work:
             self.task, candidate.folder, self.store, parent=parent, lineage=lineage, fence=self._fence
         )
         self.registry.measure(
-            self.task, version.number, "retraining, CPU seconds", measured["cpu_seconds"], "measured_counter"
+            self.task, version.number, "retraining, CPU seconds", measured.cpu_seconds, "measured_counter"
         )
-        joules = measured["joules"]
+        joules = measured.joules
         self.registry.measure(
-            self.task, version.number, "retraining, joules", joules["value"], joules["quality"], joules
+            self.task, version.number, "retraining, joules", joules.value, joules.quality, encode(joules)
         )
         return version
-
-
-def _told(found: Diagnosis) -> dict[str, Any]:
-    """A diagnosis for JSON."""
-    return {**dict(encode(found)), "changed": found.changed, "share": round(found.share, 6)}

@@ -1,4 +1,4 @@
-"""The folder in which a retraining trains: it spares work after an interruption, and nobody relies on it."""
+"""The folder in which a retraining trains. It saves work after an interruption; correctness never depends on it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def own_folder(base: Path, key: str) -> Iterator[Path]:
-    """A work folder named by `key` that no other process uses, with what an interrupted run left there.
+    """Yields a work folder named by `key` that no other process uses, with the files of an interrupted run.
 
-    A run that was stopped for longer than its lease may still be alive in the first one; then there is a second.
-    The folder and its lock are removed when the block ends well.
+    A run that was stopped for longer than its lease may still be alive in the first such folder; then a second one is
+    used. The folder and its lock are removed when the block ends without an error.
     """
     base.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
         folder = base / f"{key}-{number}"
-        with _locked(folder) as held:
-            if not held:
+        with _locked(folder) as locked:
+            if not locked:
                 continue
             folder.mkdir(exist_ok=True)
             _remove_abandoned(base, key)
@@ -33,7 +33,7 @@ def own_folder(base: Path, key: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Whether the lock of a folder was free; it is held until the block ends."""
+    """Takes the lock of a folder until the block ends; yields False if another process has it."""
     path = _lock_of(folder)
     while True:
         with path.open("w") as lock:
@@ -42,14 +42,14 @@ def _locked(folder: Path) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            if not _is_at(path, lock.fileno()):  # removed by its last holder between our opening and locking it
+            if not _is_at(path, lock.fileno()):  # its last owner removed it after we opened it
                 continue
             yield True
             return
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether the open file is still the one at `path`."""
+    """Returns True if the open file is still the one at `path`."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -61,16 +61,16 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder whose lock is held, then the lock: whoever waits for that sees that it is gone."""
+    """Removes a locked folder, then its lock; a process that waits for the lock notices that it is gone."""
     shutil.rmtree(folder, ignore_errors=True)
     _lock_of(folder).unlink(missing_ok=True)
 
 
 def _remove_abandoned(base: Path, key: str) -> None:
-    """Removes work folders of other data that no process holds."""
+    """Removes the work folders of other data that no process uses."""
     for folder in base.glob("*-*"):
         if folder.name.startswith(key) or not folder.is_dir():
             continue
-        with _locked(folder) as held:
-            if held:
+        with _locked(folder) as locked:
+            if locked:
                 _remove(folder)

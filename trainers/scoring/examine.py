@@ -1,11 +1,9 @@
-"""How a graft does on a split: as a whole, by length and by label."""
+"""The scores of a graft on a split: as a whole, by length and by label."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -15,25 +13,20 @@ from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples
-from trainers.scoring.metrics import Confusion, gather
+from trainers.scoring.metrics import gather
 
-MAX_SLICES = 30  # labels with a slice of their own
-LENGTHS = (16, 32)  # tokens, padding included, that part the slices by length
+MAX_SLICES = 30  # labels above which no label has a slice of its own
+LENGTHS = (16, 32)  # tokens, padding included, at which the slices by length end
 
 
 @dataclass(frozen=True)
 class Examined:
     """Metrics of a split and of its slices."""
 
-    metrics: dict[str, float]
-    slices: dict[str, dict[str, float]]  # by length and, for classification, by label
-    confusion: list[list[int]] | None  # rows true, columns predicted; classification only
-    logits: np.ndarray = field(repr=False, compare=False)  # float32 [N,C] of the rows
-
-    def details(self, labels: Sequence[str]) -> dict[str, Any]:
-        """For the report."""
-        confusion = {} if self.confusion is None else {"confusion": self.confusion}
-        return {"slices": self.slices, "labels": list(labels), **confusion}
+    metrics: dict[str, float]  # metrics of all rows
+    slices: dict[str, dict[str, float]]  # metrics by length and, where each row has one label, by label
+    confusion: list[list[int]] | None  # rows true, columns predicted; None unless each row has one label
+    logits: np.ndarray = field(repr=False, compare=False)  # logits float32 [N,C] of the rows
 
 
 def examine(
@@ -44,7 +37,7 @@ def examine(
     examples: Examples,
     logits: np.ndarray | None = None,
 ) -> Examined:
-    """Scores `params` on a split and its slices; `logits` float32 [N,C] are theirs, where they are known."""
+    """Scores `params` on a split and its slices; `logits` float32 [N,C] are computed unless they are given."""
     if logits is None:
         logits = Graft(model, params, backbone, config.data.max_tokens).logits_of_rows(examples.rows)
     counts = gather(model, logits, examples.labels)
@@ -52,12 +45,12 @@ def examine(
     bounds = (0, *LENGTHS, max(examples.lengths))
     for low, high in pairwise(bounds):
         slices[f"{low + 1} to {high} tokens"] = (examples.buckets > low) & (examples.buckets <= high)
-    if isinstance(counts, Confusion) and len(model.labels) <= MAX_SLICES:
-        slices |= {f"label {name}": examples.labels == i for i, name in enumerate(model.labels)}
+    if counts.confusion is not None and len(model.labels) <= MAX_SLICES:
+        carries = model.head.column.carries
+        slices |= {f"label {name}": carries(examples.labels, [i]) for i, name in enumerate(model.labels)}
     scored = {
         name: {"rows": int(chosen.sum()), **gather(model, logits[chosen], examples.labels[chosen]).compute()}
         for name, chosen in slices.items()
         if chosen.any()
     }
-    confusion = counts.counts.tolist() if isinstance(counts, Confusion) else None
-    return Examined(counts.compute(), scored, confusion, logits)
+    return Examined(counts.compute(), scored, counts.confusion, logits)

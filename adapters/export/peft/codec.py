@@ -13,7 +13,7 @@ from adapters.methods.method import SiteMethod
 from adapters.model import GraftModel
 from adapters.patterns import Site, sites_of
 from backbone.errors import InputError, nearest
-from backbone.families import FAMILIES, Family
+from backbone.families import Family, find_family
 from backbone.storage import Backbone
 from backbone.trees import Params
 
@@ -51,11 +51,11 @@ class Codec(Protocol):
 def family_of(backbone: Backbone) -> Family:
     """Returns the family that names the backbone's layers; raises InputError without a published family."""
     name = backbone.source.get("family", "")
-    if name not in FAMILIES:
+    if (family := find_family(name)) is None:
         raise InputError(
             f"{backbone.path}: PEFT exchange needs a published family; this backbone's is {name or 'none'!r}"
         )
-    return FAMILIES[name]
+    return family
 
 
 def transposed(leaf: Any) -> np.ndarray:

@@ -28,7 +28,6 @@ from adapters.export.peft.vera import VeraCodec
 from adapters.graft import dropped, load_graft
 from adapters.model import GraftModel
 from adapters.patterns import Site
-from adapters.specs import Classification
 from backbone.errors import InputError
 from backbone.files import new_folder
 from backbone.importing import read_safetensors
@@ -58,7 +57,7 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     assert manifest is not None
     tag = model.methods[0].tag if len(model.methods) == 1 else None
     codec = next((codec for codec in CODECS.values() if tag in codec.methods), None)
-    if codec is None or not isinstance(model.head, Classification):
+    if codec is None or "peft" not in model.head.supports:
         known = ", ".join(name for codec in CODECS.values() for name in codec.methods)
         parts = ", ".join([*(method.tag for method in model.methods), model.head.kind])
         raise InputError(
@@ -72,7 +71,7 @@ def export_peft(graft: str | Path, out: str | Path, *, backbone: str | Path | No
     def module(site: Site) -> str:
         theirs = family.site_module(site.block, site.name)
         if theirs is None:
-            raise InputError(f"{graft}: {site.full_name}: transformers' {family.name} has no layer of its own here")
+            raise InputError(f"{graft}: {site.full_name}: transformers' {family.tag} has no layer of its own here")
         return f"{family.task_prefix}.{theirs}" if whole else theirs
 
     tensors, fields = codec.write(model, loaded.params["adapter"][name], loaded.backbone, module)

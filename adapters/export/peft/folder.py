@@ -46,7 +46,7 @@ def head_of_folder(source: Path, left: Tensors, title: str, family: Family) -> t
     spec = Classification()
     if any(key.startswith(CLASSIFIER) for key in left):
         if not family.task_pooling:
-            raise InputError(f"{source / WEIGHTS}: the classifier of transformers' {family.name} is no single layer")
+            raise InputError(f"{source / WEIGHTS}: the classifier of transformers' {family.tag} is no single layer")
         spec = Classification(pooling=family.task_pooling)
     if not any(key.startswith(CLASSIFIER) for key in left) and (source / HEAD).is_file():
         spec = decode(Classification, extra_fields(source).get("head", {}), f"{source / EXTRA_FILE}: head")

@@ -1,0 +1,86 @@
+"""Verbs of the console command, and the options that several of them share.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Profile(OfGraft, OnBackbone, InPrecision, Verb, verb="profile"):
+        plot: str | None = option(None, "file for the roofline plot (SVG)")
+
+        def call(self) -> object:
+            '''Profiles one prediction of a graft.'''
+
+The fields are the options, and `call` does the work. The first line of its docstring is the verb's help text. Each
+package lists its verbs in `commands`, whose import must be cheap: `call` imports what the work needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from backbone.options import add_fields, argument, check, option, required
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A verb with the options that all of them have."""
+
+    verb: ClassVar[str]  # what people type: "train", or "registry show"
+
+    json: bool = option(False, "print one JSON object as the last line of stdout")
+    quiet: bool = option(False, "show no progress bars, and log warnings only")
+
+    def __init_subclass__(cls, *, verb: str = "", **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if verb:
+            cls.verb = verb
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def show(self) -> bool:
+        """Returns True if progress bars are wanted."""
+        return not self.quiet
+
+    def call(self) -> object:
+        """Does the work and returns its result: a dataclass, or plain JSON values."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfGraft:
+    """The graft that a verb reads."""
+
+    graft: str = argument("graft folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnBackbone:
+    """The backbone below a graft."""
+
+    backbone: str | None = option(None, "backbone folder (default: the one used in training)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InPrecision:
+    """The number format of a backbone."""
+
+    dtype: Literal["float32", "bfloat16"] = option("float32", "number format in which the backbone runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntoFolder:
+    """The folder that a verb writes."""
+
+    out: str = required("new folder to write")
+
+
+def add_verb(verbs: Any, verb: type[Verb]) -> None:
+    """Adds the parser of a verb to argparse's `verbs`; the parsed namespace holds the class as `verb`."""
+    text = inspect.cleandoc(verb.call.__doc__ or "")
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        verb.verb.split()[-1], help=text.splitlines()[0], description=text
+    )
+    add_fields(parser, verb)
+    parser.set_defaults(verb=verb)

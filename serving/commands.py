@@ -1,0 +1,61 @@
+"""The verbs of `serving`: predict, serve, profile. Imports no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backbone.options import option
+from backbone.verbs import InPrecision, OfGraft, OnBackbone, Verb
+from serving.server.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(OfGraft, OnBackbone, InPrecision, Verb, verb="predict"):
+    texts: tuple[str, ...] = option((), "text to answer for; may be repeated", name="text", repeat=True)
+    pairs: tuple[str, ...] = option(
+        (), "second text of the --text at its place; may be repeated", name="text-pair", repeat=True
+    )
+    files: tuple[str, ...] = option(
+        (),
+        "file with a text a line (a pair: a tab between), - for standard input, or an image; may be repeated",
+        name="file",
+        repeat=True,
+    )
+    top: int = option(5, "probabilities shown for each text", min=1)
+
+    def call(self) -> object:
+        """Predicts the answers for texts or images."""
+        from serving.predict import predict
+
+        return predict(
+            self.graft,
+            self.texts,
+            pairs=self.pairs,
+            file=self.files,
+            backbone=self.backbone,
+            dtype=self.dtype,
+            top=self.top,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Settings, Verb, verb="serve"):
+    def call(self) -> object:
+        """Serves answers over HTTP, following a registry or a folder of grafts."""
+        from serving.server.serve import serve
+
+        return serve(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(OfGraft, OnBackbone, InPrecision, Verb, verb="profile"):
+    plot: str | None = option(None, "SVG file for a plot of the roofline")
+
+    def call(self) -> object:
+        """Measures what one prediction costs, against this machine's roofline."""
+        from serving.profile import profile
+
+        return profile(self.graft, backbone=self.backbone, dtype=self.dtype, plot=self.plot)
+
+
+VERBS: tuple[type[Verb], ...] = (Predict, Serve, Profile)

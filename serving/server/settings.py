@@ -1,0 +1,59 @@
+"""The settings of a server, which are the options of the verb `serve`. Imports no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backbone.errors import InputError
+from backbone.options import check, option, required
+from backbone.verbs import InPrecision
+from serving.controller import Bounds, Controller
+from serving.server.limits import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(InPrecision):
+    """The settings of a server: its grafts, its address, and its limits."""
+
+    backbone: str = required("backbone folder, or minilm")
+    registry: str | None = option(None, "URL of the registry to follow; needs --store")
+    store: str | None = option(None, "folder of the artefacts of --registry")
+    grafts: str | None = option(None, "folder of grafts to follow instead of a registry")
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8080, "port to listen on; 0 takes any free one", min=0, max=65535)
+    admin_port: int | None = option(None, "port of the admin routes (default: no such routes)", min=0, max=65535)
+    envelope: str | None = option(None, "JSON file of what may be served (default: the narrowest around what is live)")
+    slots: int = option(32, "grafts in memory of each group of the default envelope", min=1)
+    labels: int = option(128, "labels of the widest head of the default envelope", min=1)
+    buckets: tuple[int, ...] = option((), "lengths in tokens, commas between (default: by the backbone's longest)")
+    batch_sizes: tuple[int, ...] = option((1, 8, 32), "rows of a batch, commas between", min=1)
+    max_wait_ms: float = option(2.0, "milliseconds that a row waits for others", min=0)
+    max_waiting: int = option(1024, "rows in the queue beyond which a request gets 429", min=1, former="most-waiting")
+    host_mb: int = option(256, "memory for verified grafts outside the slots, in MiB", min=1)
+    cache_mb: int = option(0, "memory for prefix states, which are kept by input, in MiB", min=0)
+    poll_seconds: float = option(2.0, "seconds between two looks at what is live", above=0)
+    token_file: str | None = option(None, "file of bearer tokens, one a line (default: everybody may ask)")
+    submodels: tuple[str, ...] = option(
+        ("full",), "submodels that may answer, from the best to the cheapest, commas between"
+    )
+    bounds: Bounds = field(default_factory=Bounds)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.registry is None) == (self.grafts is None):
+            raise InputError("serve: give --registry URL with --store PATH, or --grafts DIR")
+        if self.registry is not None and self.store is None:
+            raise InputError("--store: the folder of the registry's artefacts is needed with --registry")
+        self.controller()
+        queued = self.bounds.max_queued
+        if queued is not None and queued >= self.max_waiting:
+            raise InputError(f"--max-queued: {queued} rows are never exceeded: --max-waiting is {self.max_waiting}")
+        if "bfloat16" in self.submodels and self.dtype != "float32":
+            raise InputError(f"--submodels: bfloat16 is a cheaper variant of float32, and --dtype is {self.dtype}")
+        if not self.batch_sizes:
+            raise InputError("--batch-sizes: at least one is needed")
+
+    def controller(self) -> Controller:
+        """Returns a controller that chooses among the submodels; raises InputError for impossible bounds."""
+        return Controller(self.submodels, self.bounds)

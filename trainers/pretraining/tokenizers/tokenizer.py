@@ -1,0 +1,32 @@
+"""The base of the ways to come by a run's tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from backbone.errors import InputError
+from backbone.preprocessing import TextPreprocessing
+from backbone.registered import Registered
+
+
+class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokenizers"):
+    """A way to come by the tokenizer of a run."""
+
+    learned: ClassVar[bool] = False  # made from the corpus: the run keeps it, and none is made for a `start`
+
+    def tokenizer(self, paragraphs: Sequence[str], max_tokens: int) -> TextPreprocessing:
+        """Returns the tokenizer, cutting at `max_tokens`. `paragraphs` are the corpus without what is held out.
+
+        Raises InputError naming the field at fault.
+        """
+        raise NotImplementedError
+
+
+def read_tokenizer(path: Path, max_tokens: int) -> TextPreprocessing:
+    """Reads a tokenizer.json. Raises InputError naming the file if it is unreadable."""
+    try:
+        return TextPreprocessing.from_file_text(path.read_text(encoding="utf-8"), max_tokens, str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: unreadable: {error}") from error

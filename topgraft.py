@@ -16,13 +16,14 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
 from backbone.options import Parser, filled
 from backbone.ownership import require_own
+from backbone.records import encode
 from backbone.verbs import Verb, add_verb
 from registry.entries import RegistryError
 
@@ -114,7 +115,7 @@ def _failed(message: str, prefix: str, status: int, *, as_json: bool) -> int:
 
 def _print(result: Any, *, as_json: bool) -> None:
     """Prints a result: as one JSON object, as text, as its table, or as nested names and values."""
-    values = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    values = encode(result) if is_dataclass(result) else result
     if as_json:
         print(json.dumps(values, ensure_ascii=False))
     elif isinstance(result, str):

@@ -1,7 +1,7 @@
-"""What one block of a backbone costs, counted on paper from its architecture.
+"""The cost of one block of a backbone, counted on paper from its architecture.
 
-A block of width D and MLP width M on B rows of T tokens: 2 B T (4 D^2 + 2 D M) FLOPs in dense
-products (3 D M with a gated MLP) and 4 B T^2 D in attention's two. Local attention is computed in full and
+A block has width D and MLP width M, and runs B rows of T tokens. Its dense products take 2 B T (4 D^2 + 2 D M) FLOPs,
+with 3 D M for a gated MLP. Attention's two products take 4 B T^2 D. Local attention is computed in full and
 masked. The gradient of activations costs a dense product once more, and attention twice more. The gradient of
 a full weight costs as much as the forward product. Norms, activations and softmax are counted as a few
 operations per element.

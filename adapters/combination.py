@@ -1,4 +1,4 @@
-"""How grafts are combined: the settings of `adapters.mixing.combine`, and options of the verb. Imports no jax."""
+"""The combination of grafts: the settings of `adapters.mixing.combine`, and options of the verb. Imports no jax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graft's forward pass and training step cost, counted on paper: blocks, adapters, head."""
+"""The costs of a graft's forward pass and training step, counted on paper: blocks, adapters, head."""
 
 from __future__ import annotations
 

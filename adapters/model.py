@@ -157,7 +157,7 @@ class GraftModel:
     def pooled(
         self, backbone: Params, hidden: Array, mask: Array, head: Params | None = None, slots: Array | None = None
     ) -> Array:
-        """Pools finished states [B,T,D] as the head reads them, sides joined: [B,P], or [B,T,D] for tagging."""
+        """Pools the finished states [B,T,D] as the head reads them, sides joined: [B,P], or [B,T,D] for tagging."""
         query = None if head is None or "query" not in head else select(head["query"], slots)
         if query is not None and slots is not None:
             query = jnp.repeat(query, self.sides, axis=0)

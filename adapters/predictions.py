@@ -1,4 +1,4 @@
-"""What a graft answers, on the host, where nothing is compiled. Imports no jax.
+"""The answers of a graft, made on the host, where nothing is compiled. Imports no jax.
 
 Shape letters: `N` rows, `C` labels.
 """

@@ -3,8 +3,8 @@
 Every data set uses the same list. Compiled programs, cached hidden states and results therefore stay the same when
 the data changes. A row always runs in the same bucket: the shortest length that holds it.
 
-A row has one of three forms: token ids [t]; [t,2], ids with the segment of each token beside them (a pair read as
-one); or `Sides`, two rows that are encoded apart and lie one after the other in a batch.
+A row has one of three forms. It is token ids [t], or [t,2], ids with the segment of each token (a pair read as one). Or
+it is `Sides`, two rows that are encoded apart and lie one after the other in a batch.
 """
 
 from __future__ import annotations

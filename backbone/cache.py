@@ -93,7 +93,7 @@ def _read_segment(stem: Path) -> Segment:
 
 
 def row_key(row: TokenRow) -> bytes:
-    """Returns 16 bytes of the sha256 of a row: token ids with segments or the other side if any, or patches."""
+    """Returns 16 bytes of the sha256 of a row: its token ids, segments and other side, or its patches."""
     parts = sides_of(row)
     state = hashlib.sha256()
     if len(parts) > 1 or parts[0].ndim > 1:  # a plain row is its ids alone; no other row hashes the same bytes

@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Returns words for "did you mean": the names in `known` closest to `name`, or all of them if they are few."""
+    """Returns words for "did you mean": the closest names in `known`, or all of them if they are few."""
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
     if close:

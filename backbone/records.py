@@ -1,9 +1,9 @@
 """Frozen dataclasses to plain JSON and back, strictly.
 
 Specs and configs are frozen dataclasses. `encode` turns one into JSON values. `decode` builds one from JSON values and
-refuses unknown keys, missing keys and wrong types, naming the field by its dotted path. A tag tells variants of a
-registered base (`backbone.registered`) and members of a union of dataclasses apart: a class variable named in `TAGS`
-(`method = "lora"`), written first and read to choose the class.
+refuses unknown keys, missing keys and wrong types, naming the field by its dotted path. A tag tells the variants
+of a registered base (`backbone.registered`) apart: a class variable named in `TAGS` (`method = "lora"`), written first
+and read to choose the class. A field may have another name in JSON (`stored_as`).
 
 A `Raw` string comes from the command line (`--set a.b=c`) and is read as the type that the field declares. So
 `--set data.label=1` gives the string "1", and `--set epochs=1` the number.
@@ -23,11 +23,12 @@ import typing
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from backbone.errors import InputError, nearest
-from backbone.registered import Registered, variant
+from backbone.registered import Registered, variant, variants
 
 T = TypeVar("T")
 
 TAGS = ("method", "kind", "family")
+KEY = "json"  # entry of a field's metadata: its name in JSON
 FORMER_FIELDS = {  # present names of renamed fields; messages give them, nothing is read by a former name
     "Bound.most_lost": "max_drop",
     "Column.least": "min",
@@ -41,12 +42,22 @@ class Raw(str):
     __slots__ = ()
 
 
+def stored_as(key: str) -> dict[str, str]:
+    """Returns the metadata of a field that JSON calls `key`."""
+    return {KEY: key}
+
+
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """Returns the name of a field in JSON."""
+    return str(field.metadata.get(KEY, field.name))
+
+
 def encode(value: Any) -> Any:
     """Returns the JSON values (dict, list, str, int, float, bool, None) of a dataclass, tag first."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tag = tag_of(type(value))
         head = {tag[0]: tag[1]} if tag else {}
-        return head | {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return head | {key_of(f): encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
     if isinstance(value, dict):
@@ -59,7 +70,7 @@ def encode_set(value: Any) -> Any:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return encode_items(value)
     tag = tag_of(type(value))
-    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _is_default(f, value)}
+    fields = {key_of(f): getattr(value, f.name) for f in dataclasses.fields(value) if not _is_default(f, value)}
     return ({tag[0]: tag[1]} if tag else {}) | {name: encode_set(item) for name, item in fields.items()}
 
 
@@ -154,7 +165,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{where or cls.__name__}: expected the fields of {cls.__name__}, got {value!r}")
-    names = {f.name: f for f in dataclasses.fields(cls)}
+    names = {key_of(f): f for f in dataclasses.fields(cls)}
     tag = tag_of(cls)
     prefix = f"{where}." if where else ""
     arguments = {}
@@ -167,10 +178,10 @@ def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
             now = former_field(cls.__name__, key)
             remedy = f"it is now {now}" if now else nearest(key, names)
             raise InputError(f"{prefix}{key}: no such field in {cls.__name__}; {remedy}")
-        arguments[key] = _decode(hints(cls)[key], item, f"{prefix}{key}")
+        arguments[names[key].name] = _decode(hints(cls)[names[key].name], item, f"{prefix}{key}")
     for name, field in names.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in arguments:
+        if required and field.name not in arguments:
             raise InputError(f"{prefix}{name}: missing; {cls.__name__} needs it")
     try:
         return cls(**arguments)
@@ -186,7 +197,7 @@ def _decode_registered(base: type[Registered], value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a table with {name}=..., got {value!r}")
     if name not in value:
-        raise InputError(f"{where}.{name}: missing; name one, for example the default")
+        raise InputError(f"{where}.{name}: missing; one of {', '.join(variants(base))}")
     return _decode_dataclass(variant(base, str(value[name]), f"{where}.{name}"), value, where)
 
 
@@ -197,20 +208,6 @@ def _decode_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
         members = tuple(m for m in members if m is not type(None))
     if len(members) == 1:
         return _decode(members[0], value, where)
-    tagged = {tag_of(m): m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m) and tag_of(m)}
-    if tagged and isinstance(value, dict):
-        name = next(iter(tagged))[0]  # type: ignore[index]
-        known = {tag[1]: member for tag, member in tagged.items() if tag}
-        if name not in value:
-            raise InputError(f"{where}.{name}: missing; one of {', '.join(sorted(known))}")
-        if value[name] not in known:
-            raise InputError(f"{where}.{name}: {str(value[name])!r} is unknown; {nearest(str(value[name]), known)}")
-        return _decode(known[value[name]], value, where)
-    if tagged and isinstance(value, (Raw, str)):
-        return _decode_union(members, {next(iter(tagged))[0]: str(value)}, where)  # type: ignore[index]
-    if tagged:
-        name, _ = next(iter(tagged))  # type: ignore[misc]
-        raise InputError(f"{where}: expected a table with {name}=..., got {value!r}")
     problems = []
     for member in members:
         try:

@@ -11,7 +11,7 @@ Production code is `topgraft.py` and `PACKAGES`. A function runs from its `def` 
   not in `NOUNS`; no verb stands before "of", a dtype or a shape. A word that may be either (`EITHER`, as "Counts")
   is a verb unless a word of `AFTER_NOUNS`, a participle in "-ed" or nothing follows.
 - A field is an annotated name in a class body; its comment is the one on its last line.
-- A filler is a name of `FILLERS` that is bound: by assignments, loops, `with`, fields.
+- A filler is a name of `FILLERS` that is bound: by assignments, loops, `with`, fields, parameters.
 - A sentence ends at a full stop, question or exclamation mark before a space, or with its paragraph or list item. Code
   in backticks is one word. Fenced code, tables, headings, HTML and what has fewer than three words are left out.
 """
@@ -40,7 +40,7 @@ HOMES = {
 }
 UNIONS = {"methods": "MethodSpec", "heads": "HeadSpec"}
 BASES = {"methods": {"SiteMethod", "FeatureMethod", "Method"}, "heads": {"Head"}, "schedules": {"Schedule"}}
-FILLERS = ("found", "told", "asked", "own", "wanted", "held", "begun")
+FILLERS = ("found", "told", "asked", "own", "wanted", "held", "begun", "aside")
 BOUND = re.compile(r"(?<![\w-])(?:--)?((?:most|least)[_-][a-z_-]+)")
 NOUNS = """always arrays as axis basis batches bias boundaries bytes classes columns corpus degrees differences epochs
     errors examples factors features fields files folders gradients heads ids indices its joules keys kernels lines
@@ -75,10 +75,49 @@ def read_sources(root: Path) -> list[Source]:
     sources = []
     for path in [root / "topgraft.py", *sorted(p for name in PACKAGES for p in (root / name).rglob("*.py"))]:
         text = path.read_text(encoding="utf-8")
-        tokens = tokenize.generate_tokens(iter(text.splitlines(keepends=True)).__next__)
-        comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-        sources.append(Source(path.relative_to(root).as_posix(), len(text.splitlines()), ast.parse(text), comments))
+        name, lines = path.relative_to(root).as_posix(), len(text.splitlines())
+        sources.append(Source(name, lines, ast.parse(text), comments_of(text)))
     return sources
+
+
+def comments_of(text: str) -> dict[int, str]:
+    """Reads the comments of a file by line, without the hash sign."""
+    tokens = tokenize.generate_tokens(iter(text.splitlines(keepends=True)).__next__)
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+
+
+def fillers_bound(source: Source) -> list[tuple[int, str]]:
+    """Lists the fillers that a file binds, each with its line."""
+    names = [(n.lineno, n.id) for n in source.nodes(ast.Name) if isinstance(n.ctx, ast.Store)]
+    names += [(n.lineno, n.arg) for n in source.nodes(ast.arg)]
+    return sorted((line, name) for line, name in names if name in FILLERS)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A place that breaks a rule for words."""
+
+    line: int
+    rule: str  # verb, filler, of
+    text: str  # first line of the docstring, name, or comment
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.rule}: {self.text}"
+
+
+def word_faults(source: Source) -> list[Fault]:
+    """Lists by line the docstrings without a verb, the fillers, and the fields' comments that begin with "of"."""
+    faults = [Fault(line, "filler", name, source.path) for line, name in fillers_bound(source)]
+    for node in source.nodes(ast.FunctionDef, ast.AsyncFunctionDef):
+        text = ast.get_docstring(node)
+        if text and not begins_with_verb(text):
+            faults.append(Fault(node.body[0].lineno, "verb", text.splitlines()[0], source.path))
+    for line in (line for node in source.nodes(ast.ClassDef) for line in node.body if isinstance(line, ast.AnnAssign)):
+        comment = source.comments.get(line.end_lineno or 0, "")
+        if comment.startswith("of "):
+            faults.append(Fault(line.lineno, "of", comment, source.path))
+    return sorted(faults, key=lambda fault: fault.line)
 
 
 def class_names(node: ast.AST | None) -> set[str]:
@@ -180,8 +219,7 @@ def code_counts(sources: list[Source]) -> tuple[dict[str, Any], dict[str, Any]]:
     comments = [source.comments.get(line.end_lineno, "") for source, line in fields]
     counts |= {"fields": len(fields), "  with a comment": sum(map(bool, comments))}
     counts['  with one that begins with "of"'] = sum(text.startswith("of ") for text in comments)
-    names = [node for source in sources for node in source.nodes(ast.Name)]
-    fillers = Counter(node.id for node in names if isinstance(node.ctx, ast.Store) and node.id in FILLERS)
+    fillers = Counter(name for source in sources for _, name in fillers_bound(source))
     counts |= {"fillers bound": fillers.total()} | {f"  {name}": fillers[name] for name in FILLERS}
     public = {ast.unparse(line.target) for _, line in fields} | {node.name for _, node in functions}
     public |= {node.arg for source in sources for node in source.nodes(ast.arg)}

@@ -22,7 +22,7 @@ class Count:
 
 
 def product(rows: int, inputs: int, outputs: int, *, itemsize: int = 4, batch: int = 1) -> Count:
-    """Counts [rows, inputs] x [inputs, outputs], `batch` times: 2 rows inputs outputs FLOPs each."""
+    """Adds up [rows, inputs] x [inputs, outputs], `batch` times: 2 rows inputs outputs FLOPs each."""
     moved = rows * inputs + inputs * outputs + rows * outputs
     return Count(2.0 * rows * inputs * outputs, float(moved * itemsize)) * batch
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,10 +38,6 @@ class Joules:
         numbers = (self.value, self.low, self.high)
         value, low, high = (None if number is None else round(number, 3) for number in numbers)
         return Joules(self.quality, value, low, high, self.source)
-
-    def asdict(self) -> dict[str, Any]:
-        """Returns the rounded figures as JSON values."""
-        return asdict(self.rounded())
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def rises(counter: Counter, load: Callable[[], object] | None = None, seconds: f
 
 @functools.cache
 def meter(accelerator: bool = False) -> Counter | None:
-    """Returns the counter to trust in this process: NVML if work runs on a GPU, else RAPL; None if it stands still."""
+    """Returns the counter to trust in this process, NVML on a GPU, else RAPL; None if it stands still."""
     candidate = nvml() if accelerator else rapl()
     return candidate if candidate and rises(candidate) else None
 

@@ -16,15 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from metering.cost import CostRecord
 from metering.counts import Count
-from metering.energy import Joules, meter, modelled
+from metering.energy import Counter, Joules, meter, modelled
 
 _PROC = Path("/proc/self")
 
@@ -62,10 +61,6 @@ class Cost:
             watts=None if self.watts is None else round(self.watts, 2),
             joules=self.joules.rounded(),
         )
-
-    def asdict(self) -> dict[str, Any]:
-        """Returns `record` as JSON values."""
-        return asdict(self.record())
 
 
 def cpu_seconds() -> float:
@@ -137,6 +132,13 @@ def on_accelerator() -> bool:
     return jax is not None and jax.default_backend() != "cpu"
 
 
+def _counted(counter: Counter, joules: float, seconds: float) -> Joules:
+    """Returns what a counter rose by; nothing is known where it did not rise, since its steps are longer."""
+    if joules > 0:
+        return Joules("measured_counter", joules, source=counter.name)
+    return Joules("unavailable", None, source=f"{counter.name} did not rise in {seconds:.3g} s")
+
+
 @contextmanager
 def window(name: str) -> Iterator[Cost]:
     """Measures the block; the cost that it yields is complete when the block ends."""
@@ -151,7 +153,7 @@ def window(name: str) -> Iterator[Cost]:
         cost.wall_seconds = time.perf_counter() - wall
         cost.cpu_seconds = cpu_seconds() - cpu
         if counter:
-            cost.joules = Joules("measured_counter", counter.read() - joules, source=counter.name)
+            cost.joules = _counted(counter, counter.read() - joules, cost.wall_seconds)
         else:
             cost.joules = modelled(cost.cpu_seconds, accelerator)
         _peaks.leave(cost)

@@ -30,7 +30,7 @@ class OfTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """What the log keeps of a change of the live version."""
+    """The log's entry about a change of the live version."""
 
     reason: str = required("reason, for the log", nonblank=True)
     actor: str = option("", "who acts, for the log (default: user@machine)")

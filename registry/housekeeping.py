@@ -92,7 +92,7 @@ def _history_problems(task: str, log: list[Any], live: Any, known: dict[int, Any
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` removed, or would remove."""
+    """The versions that `collect` removed, or would remove."""
 
     dry_run: bool
     versions: dict[str, list[int]]  # numbers of the collected versions, by task

@@ -1,4 +1,4 @@
-"""Where a registry and its store are. Importing this module imports no database."""
+"""The place of a registry and its store. Importing this module imports no database."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def _promotion_row(entry: Promotion) -> PromotionRow:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between two versions: dotted names with both values."""
+    """The differences between two versions: dotted names with both values."""
 
     task: str
     one: int  # number of the first version
@@ -234,7 +234,7 @@ def gc(place: Place, *, keep: int, dry_run: bool = False) -> Collected:
 
 @dataclass(frozen=True)
 class RegistryExport:
-    """What `registry export` wrote."""
+    """The result of `registry export`."""
 
     file: str
     lines: dict[str, int]  # lines of each table

@@ -24,7 +24,7 @@ class Predict(OfGraft, OnBackbone, InPrecision, Verb, verb="predict"):
     top: int = option(5, "probabilities shown for each text", min=1)
 
     def call(self) -> object:
-        """Answers for texts or images."""
+        """Predicts the answers for texts or images."""
         from serving.predict import predict
 
         return predict(
@@ -41,7 +41,7 @@ class Predict(OfGraft, OnBackbone, InPrecision, Verb, verb="predict"):
 @dataclass(frozen=True, kw_only=True)
 class Serve(Settings, Verb, verb="serve"):
     def call(self) -> object:
-        """Answers over HTTP, following a registry or a folder of grafts."""
+        """Serves answers over HTTP, following a registry or a folder of grafts."""
         from serving.server.serve import serve
 
         return serve(self)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from adapters.artefact.scope import Reference, Scope
 from adapters.effects import binomial_interval, stability_index, stability_noise
+from backbone.records import stored_as
 
 WINDOW = 10_000  # rows
 MAX_NOISE = 0.05  # standard deviation of an effect size without drift; 0.1 is called notable
@@ -29,7 +30,7 @@ MIN_ROWS = 100  # rows for a share out of scope
 class Share:
     """Share of rows above the score's threshold."""
 
-    found: float  # share of the window's rows
+    value: float = field(metadata=stored_as("found"))  # share of the window's rows
     low: float  # lower end of its 99 % interval
     high: float  # upper end
     calibrated: float  # largest share of rows in scope that should lie there

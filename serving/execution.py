@@ -1,4 +1,4 @@
-"""The execution of one batch: each row by the submodel in use, or in full where its graft has no such submodel.
+"""The execution of one batch: each row by the submodel in use, or in full where its graft has none.
 
 Shape letters: `N` rows, `U` inputs filled to a batch size, `T` tokens, `D` width, `C` labels of the envelope.
 """

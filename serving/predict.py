@@ -1,4 +1,4 @@
-"""The verb `predict`: the answers of a graft for texts from the command line or a file, or for image files."""
+"""The verb `predict`: the answers of a graft for texts or image files."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ A batch of rows runs in three steps:
 Rows without a graft use `plain` instead of a suffix: the pooled output of the backbone, with no bank. `pooled` gives
 the states of the bare backbone that out-of-scope scores read [U,D].
 
-Where batches may be split for early exits, the prefix stops at those boundaries too. A group then has its suffix a
+If batches may be split for early exits, the prefix stops at those boundaries too. A group then has its suffix a
 second time in pieces: `segment` up to each of them, with the pooled states [B,D] there, and `rest`.
 
 Programs are compiled ahead of time for the fixed buckets and batch sizes: a shape outside them is an error, never a

@@ -1,4 +1,4 @@
-"""Grafts in slots: loads off the hot path, one at a time for each graft; the seat unused for longest makes room.
+"""Grafts in slots: each loads off the hot path; the seat unused for longest makes room.
 
 A graft can be in three places, each with its own budget: slots of the banks on the device, verified copies on the host
 (bytes), and the source (registry, folder). A row holds its graft's seat from submission to answer. Only a seat that

@@ -1,4 +1,4 @@
-"""How a graft grows: sources, splits, batches, the step, the loop, evaluation.
+"""The making of a graft: sources, splits, batches, the step, the loop, evaluation.
 
 Importing this package imports no jax; its modules do.
 """

@@ -1,10 +1,10 @@
 """The verb `audit-labels`: rows whose label is probably wrong, and rows that are there twice.
 
-All rows of data.train are audited, those that a run holds out for development too. A probe on the cached pooled
-states is fitted five times, each time without a fifth of the rows, and asked about the rows it has not seen; copies
-of a row are left out together. A row is suspect when the label that the probe gives it instead is
-more probable than rows of that label are given on average (confident learning, Northcutt et al. 2021,
-section 3.1); suspects are listed from the least probable label on.
+All rows of data.train are audited, also those that a run holds out for development. A probe on the cached pooled
+states is fitted five times, each time without a fifth of the rows, and predicts those. Copies of a row are left out
+together. A row is suspect if the probe finds another label more probable than it finds it on average in the rows that
+carry it (confident learning, Northcutt et al. 2021, section 3.1). Suspects are listed from the
+least probable label on.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Suspect:
 class Duplicates:
     """Rows with one normalised text."""
 
-    where: list[str]  # file and line of each
-    labels: list[str]  # label of each
+    where: list[str]  # file and line of each row
+    labels: list[str]  # label of each row
     conflict: bool  # the labels differ
 
 

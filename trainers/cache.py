@@ -1,4 +1,4 @@
-"""The verb `cache`: what the boundary caches hold, whether it is whole, and making room."""
+"""The verb `cache`: the contents of the boundary caches, their integrity, and making room."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backbone.home import boundaries_folder
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What `cache` returns; `--json` prints it."""
+    """The result of `cache`; `--json` prints it."""
 
     folder: str
     bytes: int
@@ -21,9 +21,9 @@ class CacheReport:
 
 
 def caches(action: str, *, max_gib: float | None = None) -> CacheReport:
-    """`stat` lists, `verify` hashes every segment, `gc` removes damaged ones, then the oldest down to `max_gib`.
+    """Lists the caches (`stat`), hashes every segment (`verify`), or removes segments (`gc`).
 
-    Raises InputError from `verify` when something is damaged.
+    `gc` removes damaged segments, then the oldest down to `max_gib`. `verify` raises InputError where one is damaged.
     """
     if max_gib is not None and not 0 <= max_gib < 2**32:
         raise InputError(f"--max-gib: must be at least 0, got {max_gib:g}")

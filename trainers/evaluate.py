@@ -22,15 +22,15 @@ from trainers.scoring.metrics import gather
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a graft on the splits that were asked for."""
+    """Metrics of a graft on the requested splits; `--json` prints them."""
 
-    graft: str
+    graft: str  # folder of the graft
     content_id: str
-    metrics: dict[str, dict[str, float]]  # by split, by metric
-    rows: dict[str, int]  # by split
-    confusion: dict[str, list[list[int]]]  # by split; rows true, columns predicted; classification only
+    metrics: dict[str, dict[str, float]]  # score by split and metric
+    rows: dict[str, int]  # number of rows by split
+    confusion: dict[str, list[list[int]]]  # counts by split; rows true, columns predicted; classification only
     labels: tuple[str, ...]
-    answered: dict[str, dict[str, int]]  # by split, rows answered at each boundary; of the submodel `exits` only
+    answered: dict[str, dict[str, int]]  # rows answered at each boundary, by split; only for `exits`
 
 
 def evaluate(

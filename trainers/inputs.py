@@ -1,4 +1,4 @@
-"""What a run is given: config, backbone, rows and model, prepared and checked before anything is spent.
+"""The inputs of a run: config, backbone, rows and model, prepared and checked before anything is spent.
 
 `train`, `plan`, `audit-labels` and the trial of a retraining all prepare through `prepare`, so that one refuses what
 another refuses.
@@ -94,7 +94,7 @@ def prepare(
 
 
 def only_rows(config: TrainConfig) -> TrainConfig:
-    """Returns the config without what only a training needs: for callers that read rows and score them."""
+    """Returns the config without the parts that only a training needs; for callers that read rows and score them."""
     plan = Plan(cache=config.plan.cache, cache_gib=config.plan.cache_gib)
     return replace(config, plan=plan, out_of_scope=OutOfScope(), exits=EarlyExits(), validate=())
 
@@ -149,8 +149,8 @@ def bare_model(config: TrainConfig, backbone: Backbone, data: TaskData) -> Graft
 def split_off_calibration(config: TrainConfig, backbone: Backbone, data: TaskData) -> tuple[TaskData, Examples]:
     """Returns the data without the calibration rows of early exits, and those; raises InputError where too few.
 
-    A share of the train rows, chosen by hash, is seen by nothing that is fitted: neither the adapter, nor early
-    stopping, nor the choice of a step, nor the exits' heads. Development rows would not do: they choose the epoch.
+    These rows are a share of the train rows, chosen by hash. The adapter, early stopping, the choice of a climb's step
+    and the exits' heads never see them. Development rows would not do: they choose the epoch.
     """
     settings, blocks, train = config.exits, backbone.spec.blocks, data.splits["train"]
     if wrong := [boundary for boundary in settings.boundaries if not 0 < boundary < blocks]:
@@ -168,8 +168,9 @@ def split_off_calibration(config: TrainConfig, backbone: Backbone, data: TaskDat
 
 
 def _place(row: TokenRow, seed: int) -> float:
-    """Returns a number in [0, 1) from the tokens: equal rows stay on one side, and none moves when the data grow.
+    """Returns a number in [0, 1) from the tokens.
 
-    Another seed draws other rows, so that a promise over draws can be seen over seeds.
+    Equal rows stay on one side, and none moves when the data grow. Another seed draws other rows, so that a promise
+    over draws can be seen over seeds.
     """
     return int.from_bytes(hashlib.sha256(b"exits %d " % seed + row_key(row)).digest()[:6], "big") / 2**48

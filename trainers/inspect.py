@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a config would graft, or what a stored graft or backbone holds."""
+"""The verb `inspect`: a description of a config, a stored graft or a backbone."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from trainers.config.load import load_config
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` returns; `--json` prints it."""
+    """The result of `inspect`; `--json` prints it."""
 
-    what: str  # graft, config or backbone
+    what: str  # kind of the thing: graft, config or backbone
     path: str
     facts: dict[str, Any]  # ids, labels, metrics, ...
     matched: dict[str, list[str]]  # sites by "method pattern"

@@ -1,4 +1,4 @@
-"""The verb `plan`: what a run will cost, stage by stage, before anything is trained."""
+"""The verb `plan`: the price of a run, stage by stage, before anything is trained."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     result = train(load_config("configs/trec6.py"), Path("runs/trec6"))
 
-Reads top to bottom: inputs, a way to the parameters, scores, what may lie beside the graft, the artefact, the report.
+Reads top to bottom: inputs, a way to the parameters, scores, extras beside the graft, the artefact, the report.
 A work folder holds `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `graft/` and
 `result.json`.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from backbone.files import write_durable
 from backbone.home import use_compilation_cache
 from backbone.records import decode, digest, encode
 from backbone.trees import count
-from metering.cost import CostRecord
 from metering.window import cpu_seconds, wall_seconds
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
@@ -35,37 +33,16 @@ from trainers.extras.out_of_scope import scope_of_run
 from trainers.extras.variants import validated
 from trainers.fitting import ways
 from trainers.fitting.climb import climb
-from trainers.fitting.progress import StageRecord
 from trainers.fitting.warm_start import Parent, Start, read_parent
-from trainers.fitting.ways import ClimbRecord, Fitted
+from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
+from trainers.runs.result import TrainResult
 from trainers.runs.run import Run
 from trainers.runs.workdir import RESULT, claimed, stored_result
 from trainers.scoring.examine import Examined, examine
 from trainers.scoring.report import write_report
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What `train` did; `--json` prints it."""
-
-    graft: str  # folder of the artefact
-    content_id: str
-    metrics: dict[str, dict[str, float]]  # score by split and metric
-    steps: int  # micro-batches run
-    trainable: int  # trained parameters, head included
-    seconds: float  # wall time since the process started
-    cpu_seconds: float  # CPU time of this process
-    costs: dict[str, CostRecord]  # cost of each phase of this process
-    resumed: bool  # the run had been interrupted
-    stages: tuple[StageRecord, ...]  # stages of the freezing schedule
-    climb: tuple[ClimbRecord, ...]  # steps that plan.stages=auto tried
-    report: str  # HTML page about the run
-    exits: dict[str, Any] | None = None  # early exits of the graft: boundaries, threshold, calibration
-    rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
-    skipped: int = 0  # micro-batches whose loss or gradient was not finite
 
 
 def train(
@@ -103,14 +80,14 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def way_of(config: TrainConfig) -> Callable[[Inputs, Run], Fitted]:
-    """Returns how the parameters of a config are fitted, from nothing."""
+    """Returns the way that fits the parameters of a config from nothing."""
     if config.climbs:
         return climb
     return ways.probe if config.adapter.fitted else ways.steps
 
 
 def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) -> TrainResult:
-    """Scores what was fitted, adds what may lie beside it, and writes the artefact and the report."""
+    """Scores the fitted graft, adds its extras, and writes the artefact and the report."""
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     graft = Graft(fitted.model, fitted.params, backbone, config.data.max_tokens)
     scores = _scores(inputs, run, fitted)
@@ -142,11 +119,9 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
         replace_existing=replace_existing,
     )
     result = result_of(run, fitted, manifest, None if exits is None else exits.facts())
-    values = encode(result)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
-    details = {name: score.details(data.labels) for name, score in scores.items()}
-    write_report(run.workdir, values, details, environment)
-    write_durable(run.workdir / RESULT, json.dumps(values, indent=1).encode())
+    write_report(run.workdir, result, scores, data.labels, environment)
+    write_durable(run.workdir / RESULT, json.dumps(encode(result), indent=1).encode())
     return result
 
 
@@ -161,7 +136,7 @@ def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
 
 
 def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None) -> TrainResult:
-    """Returns what `--json` prints."""
+    """Returns the result, which `--json` prints."""
     return TrainResult(
         graft=str(run.workdir / "graft"),
         content_id=manifest.content_id,
@@ -182,7 +157,7 @@ def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any
 
 
 def run_identity(inputs: Inputs, parent: Parent | None = None) -> dict[str, str]:
-    """Returns what a checkpoint must agree with to be resumed."""
+    """Returns the values that a checkpoint must share to be resumed."""
     start = {} if parent is None else {"start": parent.manifest.content_id}
     return {
         "config": digest(former_values(inputs.config)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -125,7 +125,7 @@ def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: b
         costs={name: cost.record() for name, cost in costs.items()},
         resumed=resumed,
     )
-    write_durable(workdir / RESULT, json.dumps(asdict(result), indent=1).encode())
+    write_durable(workdir / RESULT, json.dumps(encode(result), indent=1).encode())
     return result
 
 

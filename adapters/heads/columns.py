@@ -44,14 +44,14 @@ class LabelFields(Protocol):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the words of tokenised rows lie."""
+    """The places of the words of tokenised rows."""
 
     places: Sequence[np.ndarray]  # first sub-word of each word of each row, int; -1 beyond the cut
     tokens: int  # T, tokens of the longest row's bucket
 
 
 class LabelColumn:
-    """How a label column is read, checked, named and encoded. It has no state.
+    """The reading, checking, naming and encoding of a label column. It has no state.
 
     A column of a head that comes with Topgraft states another `reading` when it reads cells differently. Of a column
     of your own the bytes of its file count, as those of a format do (`own_file`).

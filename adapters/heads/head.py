@@ -1,4 +1,4 @@
-"""What a head is: features to logits, the loss it is trained with, its decision, its answer. Imports no jax.
+"""The base of heads: features to logits, the loss it is trained with, its decision, its answer. Imports no jax.
 
 A head is one file: a frozen dataclass of its settings, with its code, registered by its tag (`--set head.kind=TAG`).
 It may lie in this folder or be a config script of a user. It states:
@@ -80,6 +80,7 @@ import numpy as np
 
 from adapters.heads.columns import LabelColumn, Labels, Layout
 from adapters.heads.pooling import Pair, Pooling
+from adapters.methods.method import dropout, select
 from adapters.predictions import Prediction, labelled
 from backbone.errors import InputError
 from backbone.lazy import jnp, scipy
@@ -106,7 +107,7 @@ Support: TypeAlias = Literal[
 
 
 class Head(Registered, by="kind", folder="adapters.heads"):
-    """The base of all heads. A head is hashable, holds no weights, and is stored in a manifest by its tag."""
+    """The base of all heads. A head is hashable and holds no weights; a manifest stores it by its tag."""
 
     kind: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
@@ -148,8 +149,6 @@ class Head(Registered, by="kind", folder="adapters.heads"):
 
     def logits(self, params: Params, features: Array, slots: Array | None, rng: Array | None) -> Array:
         """Returns logits float32 [B,C] of features [B,F], or [B,T,C] of [B,T,F]; `slots` int32 [B] of a bank."""
-        from adapters.methods.method import dropout, select
-
         features = dropout(features.astype(jnp.float32), self.dropout, rng)
         kernel, bias = select(params["kernel"], slots), select(params["bias"], slots)
         if slots is None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Regression(RowHead, tag="regression"):
     """A number per row: y = center + spread (dropout(pool(hidden)) W + b), squared error.
 
-    The head is trained on (y - center) / spread, float32 [B], so that a learning rate suits targets of any size;
-    predictions and metrics are in the target's own units.
+    The head is trained on (y - center) / spread, float32 [B], so that a learning rate suits targets of any size.
+    Predictions and metrics are in the target's own units.
     """
 
     metrics = ("pearson", "spearman")

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
 from backbone.errors import InputError
-from backbone.records import hints, tag_of
+from backbone.records import hints, key_of, tag_of
 from backbone.registered import Registered
 from serving.server.endpoint import Content, Endpoint, Error, Schema
 from serving.server.limits import Limits
@@ -140,9 +140,9 @@ def _fields(cls: type) -> Schema:
         kind = hints(cls)[field.name]
         if field.metadata.get("optional"):
             present = [schema_of(one) for one in get_args(kind) if one is not type(None)]
-            optional[field.name] = _either(present) | description
+            optional[key_of(field)] = _either(present) | description
         else:
-            required[field.name] = schema_of(kind) | description
+            required[key_of(field)] = schema_of(kind) | description
     return record(required, optional)
 
 

@@ -13,7 +13,7 @@ from serving.server.limits import Limits
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(InPrecision):
-    """What a server serves, where it listens, and what it may use."""
+    """The settings of a server: its grafts, its address, and its limits."""
 
     backbone: str = required("backbone folder, or minilm")
     registry: str | None = option(None, "URL of the registry to follow; needs --store")

@@ -88,7 +88,7 @@ def test_nothing_is_said_before_there_are_rows_enough():
     assert (few.rows, few.effects(), few.out_of_scope) == (50, {}, None)
     assert watched(drift, one, drawn(MIN_ROWS - 51)).out_of_scope is None
     share = watched(drift, one, drawn(1)).out_of_scope
-    assert share.low < share.found < share.high
+    assert share.low < share.value < share.high
     assert share.calibrated == 0.42
     rare = watched(Drift(10), scope(20), drawn(5000))
     assert rare.effects() == {}, "twenty development rows are no reference"
@@ -99,7 +99,7 @@ def test_the_share_out_of_scope_is_that_of_the_window():
     one = scope()
     lengths, scores, labels = drawn(800)
     share = watched(Drift(10), one, (lengths, scores, labels)).out_of_scope
-    assert share.found == (scores > 1).mean()
+    assert share.value == (scores > 1).mean()
     assert share.low < 0.42 < share.high, "of the reference's own distribution"
     assert watched(Drift(10), one, drawn(800, beyond=0.2)).out_of_scope.low > 0.42
 

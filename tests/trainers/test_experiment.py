@@ -29,7 +29,7 @@ def test_every_config_loads_by_name_and_survives_its_json(name):
 def test_configs_and_specs_import_no_jax():
     modules = (
         "trainers.config, trainers.config.load, trainers.data.rows, trainers.data.splits, adapters.specs, "
-        "backbone.records, backbone.registered, trainers.data.formats.format"
+        "backbone.records, backbone.registered, trainers.data.formats.format, trainers.pretraining.config"
     )
     heavy = ("jax", "flax", "optax", "torch", "tensorflow", "pyarrow", "PIL", "tensorflow_datasets")
     code = (

@@ -283,7 +283,7 @@ def test_resuming_on_other_data_is_refused(config, tmp_path, capsys):
         (("epochs=many",), "epochs: 'many' is not a float"),
         (("backbone=nowhere",), "not a backbone folder"),
         (("data.max_tokens=65",), "max_tokens: 65 must lie in 3..64"),
-        (("metric=f1",), "metric: 'f1' is not one of accuracy"),
+        (("metric=f1",), "metric: 'f1' is no metric of head.kind=classification; one of accuracy"),
     ],
 )
 def test_bad_settings_exit_with_two_and_name_the_field(settings, message, config, capsys):

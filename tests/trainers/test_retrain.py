@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import topgraft
 from adapters.artefact.read import read_graft
 from adapters.graft import load_graft
 from backbone.home import home
+from backbone.records import encode
 from backbone.storage import Backbone
 from registry import place as places
 from registry.database import Registry, open_registry
@@ -36,15 +36,14 @@ SETTINGS = (f"data.dev_fraction={DEV}", "retrain.gate.tolerance=0.5", "retrain.g
 TABLE = rows(240, seed=1)
 CHILD = """
 import json, os, sys
-from dataclasses import asdict
-from backbone.records import decode
+from backbone.records import decode, encode
 from trainers.retrain.fleet import attempt
 from trainers.retrain.outcome import Job
 job, at, what = decode(Job, json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 def on_step(step):
     if step == at:
         os.kill(os.getpid(), what)
-print(json.dumps(asdict(attempt(job, on_step))))
+print(json.dumps(encode(attempt(job, on_step))))
 """
 
 
@@ -80,7 +79,7 @@ class Place:
 
     def child(self, at: str, what: int, lease: float = 4.0) -> subprocess.Popen:
         """A process that sends itself the signal `what` before the step `at`."""
-        command = [sys.executable, "-c", CHILD, json.dumps(asdict(self.job(lease))), at, str(int(what))]
+        command = [sys.executable, "-c", CHILD, json.dumps(encode(self.job(lease))), at, str(int(what))]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -36,8 +36,9 @@ from trainers.retrain.diagnose import MIN_ROWS, Diagnosis, label_and_length_drif
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.fleet import retrain_all
 from trainers.retrain.gate import PairedLogits, judge, majority_logits
+from trainers.retrain.lineage import Changes
 from trainers.retrain.outcome import Options
-from trainers.retrain.rows import Changes, changes, hashed, load_rows, rows_file, save_rows
+from trainers.retrain.rows import changes, hashed, load_rows, rows_file, save_rows
 from trainers.retrain.schema import check
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz")), max_size=12)
@@ -244,7 +245,7 @@ def test_the_gate_against_a_champion():
     report = asked(gate, sides(WORSE, TRUTH, TRUTH))
     assert report.verdict == "FAIL"
     check = report.checks[0]
-    assert check.found == pytest.approx(-0.1)
+    assert check.value == pytest.approx(-0.1)
     # 30 of 300 paired losses: standard error sqrt(0.1 * 0.9 / 300) = 0.0173; 90 % lies within 1.645 of them
     assert check.interval is not None
     assert check.interval[0] == pytest.approx(-0.1 - 1.645 * 0.0173, abs=0.008)
@@ -288,7 +289,7 @@ def test_the_first_version_has_a_rule():
     assert set(constant.argmax(axis=-1)) == {2}
     assert constant.min() == np.float32(UNLIKELY)
     beats = asked(Gate(), sides(TRUTH, [2] * 300, TRUTH), champion=None)
-    assert (beats.verdict, beats.checks[0].found) == ("PASS", pytest.approx(2 / 3))
+    assert (beats.verdict, beats.checks[0].value) == ("PASS", pytest.approx(2 / 3))
     assert asked(Gate(), sides([2] * 300, [2] * 300, TRUTH), champion=None).verdict == "FAIL"
     bare = Gate(first="bounds")
     assert asked(bare, sides(TRUTH, None, TRUTH), champion=None).verdict == "NO_EVIDENCE", "nothing was asked"

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from trainers.fitting.cached_states import Boundaries, CachedPrefix, prefix_id
 from trainers.fitting.loop import fit
 from trainers.fitting.progress import Progress, progress_of
 from trainers.fitting.state import LoopState
+from trainers.fitting.step import first_state, partition
 from trainers.fitting.task import GraftTask
 from trainers.freezing.gradient_ratio import GradientRatio
 from trainers.freezing.schedule import RunShape
@@ -145,12 +147,46 @@ def assert_same(left, right):
 
 
 def test_stages_that_are_all_live_equal_plain_training_bit_for_bit(task, tmp_path):
-    """Switching in mid-epoch and entering a fresh executable changes nothing."""
+    """A stage that ends in mid-epoch, where the next has the same boundary, changes nothing."""
     plain, _ = trained(task, tmp_path / "a")
     stages = (Stage("", until_step=3), Stage("", until_epoch=1.5), Stage(""))
     staged, progress = trained(task, tmp_path / "b", stages=stages)
     assert len(progress.stages) == 3
     assert_same(plain, staged)
+
+
+def step_after_step(task: GraftTask, boundaries: Callable[[int], int], folder: Path) -> dict:
+    """Parameters after one call of the step for each batch; batch `n` starts from the states at `boundaries(n)`."""
+    store = Boundaries(task.model, task.backbone, {}, folder, "float32", 2**30)
+    store.fill([task.train], (1, 2))
+    live, frozen = partition(map_leaves(np.asarray, task.model.init(jax.random.key(0))), lambda path: True)
+    optimizer, order = task.optimizer(), task.order
+    step, arrays, fixed = task.make_step(optimizer), first_state(live, optimizer), task.fixed(frozen)
+    for number in range(order.ends[-1]):
+        epoch, place = order.place(number)
+        boundary = boundaries(number)
+        states = CachedPrefix(store, boundary).states if boundary else None
+        arrays = step(arrays, fixed, task.train.gather(*order.epoch(epoch)[place], order.batch_size, states))
+    return flatten(map_leaves(np.asarray, arrays["live"]))
+
+
+def test_another_boundary_in_mid_run_changes_no_bit_where_the_live_tree_stays(task, tmp_path):
+    """Blocks 0 and 1 have no adapters: at boundaries 0, 1 and 2 the same leaves are live, in other programs."""
+    model = GraftModel(task.backbone.network, (Lora(rank=2, blocks="2:"),), Classification(), task.model.labels)
+    top = replace(task, model=model)
+    stages = (Stage("", until_step=3), Stage("1:", until_epoch=1.5), Stage("2:"))
+    plain, _ = trained(top, tmp_path / "plain")
+    with jax.log_compiles(), compiles() as programs:
+        cached, progress = trained(top, tmp_path / "cached", stages=stages)
+    assert [(stage.boundary, stage.cached) for stage in progress.stages] == [(0, False), (1, True), (2, True)]
+    assert programs.count("step") == 3 * len(np.unique(task.train.buckets)), "each boundary has programs of its own"
+    ends = [stage.until for stage in progress.stages]
+    assert_same(cached, step_after_step(top, lambda number: sum(number >= end for end in ends), tmp_path / "by hand"))
+    assert apart(plain, cached) < 1e-6, "a program of its own rounds in its own way"
+    running, _ = trained(top, tmp_path / "running", "none", stages=stages)
+    assert_same(plain, running)
+    head_alone, _ = trained(top, tmp_path / "head", stages=(Stage("", until_step=3), Stage("none")))
+    assert apart(plain, head_alone) > 1e-3, "a boundary above the adapters does change them"
 
 
 @pytest.mark.parametrize("schedule", ["geometric(0.5)", "top(1)"])
@@ -166,14 +202,105 @@ def test_a_cached_prefix_equals_one_that_runs(schedule, task, tmp_path):
     assert all(np.any(leaf) for leaf in bottom.values()) == (schedule != "top(1)"), "frozen means as it was"
 
 
-def test_what_stays_live_keeps_its_moments(task, tmp_path):
-    """Freezing at step 0 of a stage equals zeroing the frozen gradients by hand: the schedule and moments go on."""
-    staged, _ = trained(task, tmp_path / "a", stages=(Stage("", until_epoch=1), Stage("none")))
-    once, _ = trained(replace(task, config=replace(task.config, epochs=1.0)), tmp_path / "b")
-    for path, leaf in staged.items():
-        if not path.startswith("head"):
-            assert not np.array_equal(leaf, flatten(task.model.init(jax.random.key(0)))[path]) or "0" not in path
-    assert once.keys() == staged.keys()
+class AdamWByHand:
+    """AdamW with accumulation, warm-up and linear decay, in NumPy.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2, with decay of matrices alone.
+    """
+
+    def __init__(self, params: dict, settings: Optimizer, steps: int):
+        self.params = {path: np.array(leaf, np.float64) for path, leaf in params.items()}
+        self.settings, self.warmup, self.steps = settings, round(settings.warmup_fraction * steps), steps
+        self.seen, self.sum = 0, dict.fromkeys(params, 0.0)
+        self.reset_moments()
+        self.reset_schedule()
+
+    def reset_moments(self) -> None:
+        self.number, self.m, self.v = 0, dict.fromkeys(self.params, 0.0), dict.fromkeys(self.params, 0.0)
+
+    def reset_schedule(self) -> None:
+        self.updates = 0
+
+    def rate(self) -> float:
+        if self.updates < self.warmup:
+            return self.settings.learning_rate * self.updates / self.warmup
+        return self.settings.learning_rate * (1 - (self.updates - self.warmup) / (self.steps - self.warmup))
+
+    def step(self, gradient: dict) -> None:
+        """Adds the gradient of a micro-batch; updates the leaves that it names when an optimiser step is full."""
+        self.seen += 1
+        for path, leaf in gradient.items():
+            self.sum[path] = self.sum[path] + np.asarray(leaf, np.float64)
+        if self.seen % self.settings.accumulate:
+            return
+        rate, self.number, self.updates = self.rate(), self.number + 1, self.updates + 1
+        for path in gradient:
+            g, self.sum[path] = self.sum[path] / self.settings.accumulate, 0.0
+            self.m[path] = 0.9 * self.m[path] + 0.1 * g
+            self.v[path] = 0.999 * self.v[path] + 0.001 * g**2
+            m, v = self.m[path] / (1 - 0.9**self.number), self.v[path] / (1 - 0.999**self.number)
+            decay = self.settings.weight_decay * self.params[path] if self.params[path].ndim >= 2 else 0.0
+            self.params[path] = self.params[path] - rate * (m / (np.sqrt(v) + 1e-8) + decay)
+
+
+def by_hand(task: GraftTask, end: int, *resets: str) -> dict:
+    """Parameters of a run that freezes block 0 after `end` micro-batches; `resets` begin anew there."""
+    model, order = task.model, task.order
+    optimizer = AdamWByHand(
+        flatten(model.init(jax.random.key(0))),
+        task.config.optimizer,
+        -(-order.ends[-1] // task.config.optimizer.accumulate),
+    )
+
+    @jax.jit
+    def gradient(leaves, batch):
+        def loss(leaves):
+            logits = model.logits(task.backbone.params, unflatten(leaves), {n: batch[n] for n in ("ids", "mask")})
+            losses = -jax.nn.log_softmax(logits)[np.arange(len(logits)), batch["labels"]]
+            return (losses * batch["weights"]).sum() / batch["weights"].sum()
+
+        return jax.grad(loss)(leaves)
+
+    for number in range(order.ends[-1]):
+        epoch, place = order.place(number)
+        batch = task.train.gather(*order.epoch(epoch)[place], order.batch_size)
+        if number == end:
+            for part in resets:
+                getattr(optimizer, f"reset_{part}")()
+        leaves = gradient({path: leaf.astype(np.float32) for path, leaf in optimizer.params.items()}, batch)
+        frozen = "adapter.lora.0." if number >= end else "none"
+        optimizer.step({path: leaf for path, leaf in leaves.items() if not path.startswith(frozen)})
+    return optimizer.params
+
+
+@pytest.fixture
+def decaying(task) -> GraftTask:
+    """A run of several optimiser steps an epoch, whose rate rises past the end of the first epoch."""
+    optimizer = Optimizer(learning_rate=1e-2, accumulate=2, weight_decay=0.1, warmup_fraction=0.6)
+    return replace(task, config=replace(task.config, optimizer=optimizer, epochs=3.0))
+
+
+FREEZES_BLOCK_0 = (Stage("", until_epoch=1), Stage("1:"))
+
+
+def apart(left: dict, right: dict) -> float:
+    """Largest difference of two trees."""
+    assert left.keys() == right.keys()
+    return max(float(np.abs(left[path] - right[path]).max()) for path in left)
+
+
+def test_what_stays_live_keeps_its_moments_and_its_rate(decaying, tmp_path):
+    """Past a stage's end, parameters are those of an AdamW by hand that goes on for what stays live."""
+    end = decaying.order.ends[0]
+    kept = by_hand(decaying, end)
+    begun_anew = {reset: by_hand(decaying, end, reset) for reset in ("moments", "schedule")}
+    for cache in ("none", "float32"):
+        staged, progress = trained(decaying, tmp_path / cache, cache, stages=FREEZES_BLOCK_0)
+        assert (progress.stages[0].boundary, progress.stages[0].until) == (0, end)
+        assert progress.stages[1].boundary == 1
+        assert apart(staged, kept) < 1e-4
+        for reset, other in begun_anew.items():
+            assert apart(staged, other) > 1e-2, f"as if the {reset} had begun anew"
 
 
 def test_gradient_ratio_freezes_upward_and_keeps_the_top(task, tmp_path):

@@ -13,7 +13,9 @@ import pytest
 import topgraft
 from backbone.errors import InputError
 from backbone.files import write_durable
+from backbone.records import decode
 from tests.tiny import write_config
+from trainers.runs.result import TrainResult
 from trainers.runs.workdir import CONFIG, LOCK, RESULT, claimed
 from trainers.scoring.report import write_report
 
@@ -73,11 +75,14 @@ def test_a_write_that_fails_names_its_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"stages": [{}]}', '{"stages": 3}', "\x00\xff"])
 def test_a_damaged_plan_breaks_no_report(content, tmp_path, caplog):
     joules = {"value": None, "quality": "unavailable", "source": "none"}
-    cost = {"wall_seconds": 1.0, "cpu_seconds": 1.0, "joules": joules}
-    stage = {"boundary": 1, "steps": 2, "flops": 1.0, **cost}
-    result = {"content_id": "sha256:0", "metrics": {"dev": {"accuracy": 0.5}}, "stages": [stage], "costs": {}}
+    unknown = dict.fromkeys(("peak_bytes", "bytes_moved", "watts"))
+    cost = {"wall_seconds": 1.0, "cpu_seconds": 1.0, "flops": 1.0, "joules": joules, **unknown}
+    stage = {"until": 2, "boundary": 1, "cached": False, "steps": 2, **cost}
+    sizes = {"steps": 2, "trainable": 1, "seconds": 1.0, "cpu_seconds": 1.0, "costs": {}, "stages": [stage]}
+    names = {"graft": "graft", "content_id": "sha256:0", "report": "", "climb": [], "resumed": False}
+    result = decode(TrainResult, {**sizes, **names, "metrics": {"dev": {"accuracy": 0.5}}})
     (tmp_path / "plan.json").write_bytes(content.encode("latin-1"))
-    page = write_report(tmp_path, result, {}, {"name": "tiny", "blocks": 3}).read_text()
+    page = write_report(tmp_path, result, {}, (), {"name": "tiny", "blocks": 3}).read_text()
     for told in (page, caplog.text):
         assert "plan.json: damaged" in told
         assert "writes it anew" in told

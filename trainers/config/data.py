@@ -1,4 +1,4 @@
-"""Where the rows of an experiment are and how they are read. Imports no jax."""
+"""The place of an experiment's rows, and the way they are read. Imports no jax."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def data_root() -> str:
 
 @dataclass(frozen=True)
 class Data:
-    """Where the rows are and how to read them.
+    """The rows of an experiment: their files, and how to read them.
 
     A split is one or more files of one format, concatenated, or `tfds:NAME[/CONFIG][:SPLIT]`. For
     head.kind=token_tagging the columns hold words and BIO tags, as lists or as text with spaces between.

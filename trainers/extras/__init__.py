@@ -1,1 +1,1 @@
-"""What a run may add to its graft: out-of-scope score, early exits, validated variants."""
+"""Additions of a run to its graft: out-of-scope score, early exits, validated variants."""

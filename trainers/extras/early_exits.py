@@ -1,11 +1,12 @@
 """Early exits of a run: their heads, and the threshold under which they may answer.
 
-A share of the train rows, chosen by hash, is put aside before anything is fitted: neither the adapter, nor early
-stopping, nor a rung's choice, nor the exits' heads see them, so that the full answer and the early ones are equally
-new to them and the promise of `trainers.scoring.risk` holds as stated. (Development rows
-would not do: they choose the epoch.)
-The heads are fitted to pooled states of the other train rows: where all exits lie at or below the lowest adapted block
-these come from the boundary cache, else from one forward pass of the trained graft.
+A share of the train rows, chosen by hash, is put aside before anything is fitted. The adapter, early stopping, the
+choice of a climb's step and the exits' heads never see it. These calibration rows are thus equally new to the full
+answer and to the early ones, and the promise of `trainers.scoring.risk` holds as stated. Development rows would not do:
+they choose the epoch.
+
+The heads are fitted to pooled states of the other train rows. If all exits lie at or below the
+lowest adapted block, these states come from the boundary cache, else from one pass of the trained graft.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def require_unseen(config: TrainConfig, parent: Mapping[str, Any]) -> None:
-    """Raises InputError where the graft to start from, of config `parent`, was fitted to what is to calibrate now."""
+    """Raises InputError where the graft to start from, of config `parent`, was fitted to rows that calibrate now."""
     had = parent.get("exits", {})
     same = bool(had.get("boundaries")) and parent.get("seed") == config.seed
     if not (same and had.get("share", 0.0) >= config.exits.share):
@@ -67,14 +68,14 @@ def exits_of(inputs: Inputs, run: Run, graft: Graft) -> Exits | None:
 
 
 def _heads(model: GraftModel, features: Sequence[np.ndarray], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kernels [E,D,C] and biases [E,C] fitted to features [N,D] of each exit; the strength is chosen among these."""
+    """Fits kernels [E,D,C] and biases [E,C] to features [N,D] of each exit; these also choose the strength."""
     vector = GraftModel(model.network, (), Classification(), model.labels)
     heads = [fit_linear(vector, x, labels, None, "accuracy").head for x in features]
     return np.stack([head["kernel"] for head in heads]), np.stack([head["bias"] for head in heads])
 
 
 def calibrated(
-    asked: EarlyExits,
+    settings: EarlyExits,
     boundaries: tuple[int, ...],
     kernels: np.ndarray,
     biases: np.ndarray,
@@ -82,34 +83,34 @@ def calibrated(
     full: np.ndarray,
     labels: np.ndarray,
 ) -> Exits | None:
-    """The exits with the threshold that logits [N,E,C] and full ones [N,C] of the calibration rows certify."""
+    """Returns the exits with the threshold that logits [N,E,C] and full ones [N,C] of the calibration rows certify."""
     sure = np.stack([confidence(each) for each in logits.swapaxes(0, 1)], axis=1)
     right, full_right = logits.argmax(axis=2) == labels[:, None], full.argmax(axis=1) == labels
-    found = control(sure, right, full_right, asked.extra_error, 1 - asked.confidence)
-    if found.threshold is None:
-        log.warning("%s", _why_none(asked, found))
+    result = control(sure, right, full_right, settings.extra_error, 1 - settings.confidence)
+    if result.threshold is None:
+        log.warning("%s", _why_none(settings, result))
         return None
-    place = taken(sure, found.threshold)
+    place = taken(sure, result.threshold)
     left = tuple(float((place == number).mean()) for number in range(len(boundaries)))
     log.info(
         "exits: from %.4f on; of %d calibration rows %.1f %% leave early, %d of them wrong where the whole is right",
-        found.threshold,
-        found.rows,
+        result.threshold,
+        result.rows,
         100 * sum(left),
-        found.losses,
+        result.losses,
     )
-    promise = (found.threshold, asked.extra_error, asked.confidence)
-    return Exits(boundaries, kernels, biases, *promise, found.rows, found.losses, left)
+    promise = (result.threshold, settings.extra_error, settings.confidence)
+    return Exits(boundaries, kernels, biases, *promise, result.rows, result.losses, left)
 
 
-def _why_none(asked: EarlyExits, found: Control) -> str:
-    """For the log: how many rows it would have taken at this rate of losses, if any number does."""
-    rows, rate, delta = found.rows, found.losses / found.rows, 1 - asked.confidence
-    while rows < 2**24 and p_value(int(np.ceil(rate * rows)), rows, asked.extra_error) > delta:
+def _why_none(settings: EarlyExits, result: Control) -> str:
+    """Returns, for the log, how many rows it would have taken at this rate of losses, if any number does."""
+    rows, rate, delta = result.rows, result.losses / result.rows, 1 - settings.confidence
+    while rows < 2**24 and p_value(int(np.ceil(rate * rows)), rows, settings.extra_error) > delta:
         rows *= 2
     needed = f"about {rows} rows like these would do" if rows < 2**24 else "no number of rows like these would do"
     return (
-        f"exits: none is taken: of {found.rows} calibration rows {found.losses} are wrong early and right in full "
-        f"at the strictest threshold, which does not show an extra error of at most {asked.extra_error:g} at "
-        f"confidence {asked.confidence:g}; {needed}"
+        f"exits: none is taken: of {result.rows} calibration rows {result.losses} are wrong early and right in full "
+        f"at the strictest threshold, which does not show an extra error of at most {settings.extra_error:g} at "
+        f"confidence {settings.confidence:g}; {needed}"
     )

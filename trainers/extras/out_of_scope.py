@@ -1,4 +1,4 @@
-"""The out-of-scope score of a run: what `adapters.artefact.scope` is fitted to and calibrated on.
+"""The out-of-scope score of a run: the rows that fit it and those that calibrate it.
 
 The pooled states of the bare backbone come from the boundary cache, which every task of that backbone shares. Without
 a cache they cost one forward pass over the train and development rows.

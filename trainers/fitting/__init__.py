@@ -1,1 +1,1 @@
-"""How parameters are fitted: linear heads, the step, the loop, cached states, the climb."""
+"""The fitting of parameters: linear heads, the step, the loop, cached states, the climb."""

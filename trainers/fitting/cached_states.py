@@ -4,8 +4,8 @@
     store.fill([train, dev], boundaries=(4,), pooled=True)      # one forward pass, length-sorted
     batch = store.states(4, train, bucket, indices, size)       # [size,bucket,D], padded with zeros
 
-The identity of the adapter below a boundary is part of the key: rows are shared by every task whose
-prefix holds no adapter, and rows under a trained prefix belong to that prefix alone.
+The identity of the adapter below a boundary is part of the key. Rows are shared by every task whose prefix holds no
+adapter. Rows under a trained prefix belong to that prefix alone.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from trainers.runs.run import ComputedRows
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 8  # stored rows recomputed when a cache is opened, and the least rows of a batch that fills it
+SAMPLE = 8  # stored rows recomputed when a cache is opened, and the fewest rows of a batch that fills it
 # largest difference of a recomputed state, relative to the largest magnitude of its row
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 2e-2}
 
 
 def prefix_id(model: GraftModel, adapter: Mapping[str, Any], boundary: int) -> str:
-    """The identity of what adapts the blocks below `boundary`: "none", or a hash of settings and leaves.
+    """Returns the identity of what adapts the blocks below `boundary`: "none", or a hash of settings and leaves.
 
-    Leaves that are still exactly the identity (a zero B of LoRA) count as trained: whoever knows that a
-    prefix is untouched gives a model without adapters there.
+    Leaves that are still exactly the identity (a zero B of LoRA) count as trained. A caller that knows a prefix to be
+    untouched gives a model without adapters there.
     """
     below = {
         name: {block: sites for block, sites in adapter.get(name, {}).items() if int(block) < boundary}
@@ -65,22 +65,22 @@ def prefix_id(model: GraftModel, adapter: Mapping[str, Any], boundary: int) -> s
 
 
 def _pooling(model: GraftModel) -> str:
-    """What pooled rows are: how states are pooled, and how the sides of pairs encoded apart are joined.
+    """Returns how states are pooled, and how the sides of pairs encoded apart are joined.
 
-    Attention pooling begins as the mean, and what is cached is the beginning.
+    Attention pooling begins as the mean, and the cache keeps this beginning.
     """
     pooling = "mean" if model.head.pooling == "attention" else model.head.pooling
     return pooling if model.sides == 1 else f"{pooling} {model.head.pair}"
 
 
 def _tokens(row: TokenRow, states: np.ndarray) -> np.ndarray:
-    """States [t,D] of a row's tokens, side after side, from padded ones [S,T,D]."""
+    """Returns the states [t,D] of a row's tokens, side after side, from padded ones [S,T,D]."""
     return np.concatenate([state[: len(side)] for side, state in zip(sides_of(row), states, strict=True)])
 
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """The stored states at one boundary: what the blocks above it read instead of running those below."""
+    """The stored states at one boundary, which the blocks above it read instead of running those below."""
 
     store: Boundaries
     boundary: int  # input of this block
@@ -105,11 +105,11 @@ class Boundaries:
     ):
         self._tally = tally or ComputedRows()
         self._model, self._backbone, self._adapter = model, backbone, adapter
-        self._root, self._storage, self._most_bytes = root, storage, max_bytes
+        self._root, self._storage, self._max_bytes = root, storage, max_bytes
         self._caches: dict[int | str, RowCache] = {}
 
     def _cache(self, boundary: int | str) -> RowCache:
-        """The cache of a boundary, or of "pooled"; a sample is recomputed by `fill` when it is opened."""
+        """Returns the cache of a boundary, or of "pooled"; `fill` recomputes a sample when it is opened."""
         if boundary not in self._caches:
             spec, pooled = self._backbone.spec, boundary == "pooled"
             at = spec.blocks if pooled else int(boundary)
@@ -128,13 +128,13 @@ class Boundaries:
         return self._caches[boundary]
 
     def bytes_needed(self, splits: Sequence[Examples], boundaries: Sequence[int], pooled: bool) -> int:
-        """Bytes on disk of the distinct rows of `splits`."""
+        """Returns the bytes on disk of the distinct rows of `splits`."""
         distinct = {row_key(row): row for examples in splits for row in examples.rows}
         names = (*boundaries, *(("pooled",) if pooled else ()))
         return sum(self._bytes_of(name, row) for name in names for row in distinct.values())
 
     def _bytes_of(self, name: int | str, row: TokenRow) -> int:
-        """Bytes on disk of a row at a boundary, or of its pooled states."""
+        """Returns the bytes on disk of a row at a boundary, or of its pooled states."""
         spec = self._backbone.spec
         if name == "pooled":
             return (spec.blocks + 1) * self._model.pooled_width * 4
@@ -155,21 +155,21 @@ class Boundaries:
         Duplicate rows are computed once. Raises MemoryError if the rows exceed the limit in bytes.
         """
         needed = self.bytes_needed(splits, boundaries, pooled)
-        if needed > self._most_bytes:
+        if needed > self._max_bytes:
             raise MemoryError(f"the boundary cache would need {needed / 2**20:.0f} MiB")
         caches = {name: self._cache(name) for name in (*boundaries, *(("pooled",) if pooled else ()))}
         lengths, fill = splits[0].lengths, splits[0].fill
-        wanted = {row_key(row): (row, int(b)) for s in splits for row, b in zip(s.rows, s.buckets, strict=True)}
+        requested = {row_key(row): (row, int(b)) for s in splits for row, b in zip(s.rows, s.buckets, strict=True)}
         for cache in caches.values():
-            cache.check(wanted)
+            cache.check(requested)
         self._verify_sample(splits, boundaries, below)
 
         def missing() -> dict[bytes, tuple[TokenRow, int]]:
-            return {k: own for k, own in wanted.items() if not all(c.has(k, own[1]) for c in caches.values())}
+            return {k: row for k, row in requested.items() if not all(c.has(k, row[1]) for c in caches.values())}
 
         if not (rows := missing()):
             return 0
-        self._make_room(caches, wanted)
+        self._make_room(caches, requested)
         with ExitStack() as stack:
             for cache in caches.values():
                 stack.enter_context(cache.writing())
@@ -192,25 +192,25 @@ class Boundaries:
         self._tally.rows += len(rows)
         return len(rows)
 
-    def _make_room(self, caches: Mapping[int | str, RowCache], wanted: Mapping[bytes, tuple[TokenRow, int]]) -> None:
-        """Removes the oldest segments, so that all caches together stay below the limit when `wanted` is stored.
+    def _make_room(self, caches: Mapping[int | str, RowCache], requested: Mapping[bytes, tuple[TokenRow, int]]) -> None:
+        """Removes the oldest segments, so that all caches together stay below the limit when `requested` is stored.
 
-        Segments that hold rows of this run go last; what is removed of them can still be read by this process.
+        Segments that hold rows of this run go last. This process can still read those that are removed.
         """
         missing = sum(
             self._bytes_of(name, row)
             for name, cache in caches.items()
-            for key, (row, bucket) in wanted.items()
+            for key, (row, bucket) in requested.items()
             if not cache.has(key, bucket)
         )
-        keep = set().union(*(cache.segments(wanted) for cache in caches.values()))
-        collect_garbage(self._root, self._most_bytes - missing, keep, verify=False)
-        if stored_bytes(self._root) > self._most_bytes - missing:
-            collect_garbage(self._root, self._most_bytes - missing, verify=False)
+        keep = set().union(*(cache.segments(requested) for cache in caches.values()))
+        collect_garbage(self._root, self._max_bytes - missing, keep, verify=False)
+        if stored_bytes(self._root) > self._max_bytes - missing:
+            collect_garbage(self._root, self._max_bytes - missing, verify=False)
 
     @property
     def lossless(self) -> bool:
-        """Whether what is read is what was computed."""
+        """Returns whether the cache gives back exactly the states that were computed."""
         return lossless(self._storage, self._backbone.dtype.name)
 
     def _states(self, inputs: dict[str, Any], taps: Sequence[int]) -> dict[int, jax.Array]:
@@ -218,7 +218,7 @@ class Boundaries:
         return states_at(model, backbone.params, self._adapter, inputs, taps, backbone.dtype.name)
 
     def _by_row(self, states: jax.Array) -> np.ndarray:
-        """States [N,S,T,D] of S sides of each row, from those of a batch [N S,T,D]."""
+        """Returns the states [N,S,T,D] of S sides of each row, from those of a batch [N S,T,D]."""
         host = np.asarray(states)
         return host.reshape(-1, self._model.sides, *host.shape[1:])
 
@@ -241,23 +241,23 @@ class Boundaries:
         """Recomputes a few stored rows; a variant that does not reproduce them is discarded."""
         for boundary in boundaries:
             cache = self._cache(boundary)
-            found = [
+            stored = [
                 (row, bucket)
                 for examples in splits[:1]
                 for row, bucket in zip(examples.rows, examples.buckets.tolist(), strict=True)
                 if cache.has(row_key(row), bucket)
             ]
-            if not found:
+            if not stored:
                 continue
-            bucket = found[0][1]
-            rows = [row for row, other in found if other == bucket][:SAMPLE]
+            bucket = stored[0][1]
+            rows = [row for row, other in stored if other == bucket][:SAMPLE]
             indices = np.arange(len(rows))
             inputs = self._inputs(rows, indices, bucket, SAMPLE, splits[0].fill, below)
             states = self._by_row(self._states(inputs, (boundary,))[boundary]).astype(np.float32)
             for row, state in zip(rows, states, strict=False):
-                wanted = expand(compress(_tokens(row, state), self._storage), self._storage)
-                difference = np.abs(wanted - cache.read(row_key(row))).max()
-                if not difference <= TOLERANCE[self._storage] * max(1.0, float(np.abs(wanted).max())):
+                expected = expand(compress(_tokens(row, state), self._storage), self._storage)
+                difference = np.abs(expected - cache.read(row_key(row))).max()
+                if not difference <= TOLERANCE[self._storage] * max(1.0, float(np.abs(expected).max())):
                     log.warning(
                         "%s: stored states differ by %.2g from computed ones; computing again", cache.folder, difference
                     )
@@ -265,22 +265,22 @@ class Boundaries:
                     break
 
     def padded(self, boundary: int, rows: Sequence[TokenRow], bucket: int) -> np.ndarray:
-        """States float32 [B,bucket,D] of rows as `pad` lays them out, zero where there is no token."""
+        """Returns the states float32 [B,bucket,D] of rows as `pad` lays them out, zero where there is no token."""
         cache, sides = self._cache(boundary), self._model.sides
         out = np.zeros((len(rows) * sides, bucket, self._backbone.spec.width), np.float32)
         for i, row in enumerate(rows):
-            states, begun = cache.read(row_key(row)), 0
+            states, start = cache.read(row_key(row)), 0
             for s, side in enumerate(sides_of(row)):
-                out[i * sides + s, : len(side)] = states[begun : begun + len(side)]
-                begun += len(side)
+                out[i * sides + s, : len(side)] = states[start : start + len(side)]
+                start += len(side)
         return out
 
     def has_pooled(self, examples: Examples) -> bool:
-        """Whether the pooled states of every row are stored."""
+        """Returns whether the pooled states of every row are stored."""
         return self._has(self._cache("pooled"), examples)
 
     def has_states(self, boundary: int, examples: Examples) -> bool:
-        """Whether the states of every row at `boundary` are stored."""
+        """Returns whether the states of every row at `boundary` are stored."""
         return self._has(self._cache(boundary), examples)
 
     @staticmethod
@@ -288,12 +288,12 @@ class Boundaries:
         return all(cache.has(row_key(r), b) for r, b in zip(examples.rows, examples.buckets.tolist(), strict=True))
 
     def pooled(self, examples: Examples) -> np.ndarray:
-        """Pooled states float32 [N,L+1,P] of every boundary."""
+        """Returns the pooled states float32 [N,L+1,P] of every boundary."""
         cache = self._cache("pooled")
         return np.stack([cache.read(row_key(row)) for row in examples.rows])
 
     def logits(self, params: Params, examples: Examples, boundaries: Sequence[int]) -> np.ndarray:
-        """Logits float32 [N,C], or [N,T,C] for tagging, from the cached states at `boundaries`."""
+        """Returns the logits float32 [N,C], or [N,T,C] for tagging, from the cached states at `boundaries`."""
         params, dtype = jax.device_put(params), self._backbone.dtype.name
         tokens = (max(examples.buckets),) if self._model.head.pooling == "tokens" else ()
         out = np.zeros((len(examples), *tokens, len(self._model.labels)), np.float32)
@@ -303,6 +303,5 @@ class Boundaries:
             states = {k: self.padded(k, chosen, bucket) for k in boundaries}
             inputs = {"mask": mask, "states": states}
             logits = logits_of(self._model, self._backbone.params, params, inputs, dtype)
-            found = np.asarray(logits)[: len(indices)]
-            out[(indices, slice(bucket)) if tokens else indices] = found
+            out[(indices, slice(bucket)) if tokens else indices] = np.asarray(logits)[: len(indices)]
         return out

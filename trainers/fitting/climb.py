@@ -41,11 +41,12 @@ from trainers.fitting.loop import fit
 from trainers.fitting.progress import Progress, rows_of_steps
 from trainers.fitting.state import LoopState
 from trainers.fitting.task import GraftTask
-from trainers.fitting.ways import ClimbRecord, Fitted, chosen_params
+from trainers.fitting.ways import Fitted, chosen_params
 from trainers.freezing.explicit import Stage
 from trainers.inputs import Inputs, climbed_blocks
 from trainers.runs.checkpoints import FOLDER, Checkpoints
 from trainers.runs.logs import Scalars
+from trainers.runs.result import ClimbRecord
 from trainers.runs.run import Run
 from trainers.scoring.metrics import gather
 
@@ -74,14 +75,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Features:
-    """What the first forward pass gives, of the train and of the development rows."""
+    """The result of the first forward pass, for the train and for the development rows."""
 
     last: tuple[np.ndarray, np.ndarray]  # pooled last states, float32 [N,P]
     every: tuple[np.ndarray, np.ndarray] | None  # pooled states of every boundary [N,L+1,P], where they are stored
 
 
 def climb(inputs: Inputs, run: Run) -> Fitted:
-    """Returns the step that the climb settles on."""
+    """Climbs from step to step, and returns the one that is kept."""
     config, dev = inputs.config, _dev(inputs)
     with run.phase("climb"):
         with window("probe") as cost:
@@ -116,7 +117,7 @@ def climb(inputs: Inputs, run: Run) -> Fitted:
 def _tried(
     inputs: Inputs, run: Run, features: Features, name: ClimbStep, kept: Candidate, spread: float
 ) -> Candidate | None:
-    """Returns the step `name`, tried; None where it does not apply."""
+    """Tries the step `name`; returns None where it does not apply."""
     if name == "probe_all":
         return _probe_all(inputs, features)
     lowest, boundary = climbed_blocks(inputs.config, inputs.backbone.spec.blocks)
@@ -215,13 +216,13 @@ def _logits(inputs: Inputs, run: Run, model: GraftModel, params: Params, first: 
 
 
 def _dev(inputs: Inputs) -> Examples:
-    """Returns the development rows, which `trainers.inputs.require_climb` has asked for."""
+    """Returns the development rows, which `trainers.inputs.require_climb` requires."""
     assert inputs.dev is not None
     return inputs.dev
 
 
 def _with_head(inputs: Inputs, model: GraftModel, head: Params) -> Params:
-    """Returns the parameters of a probe: what is fitted, and the rest of the head at its start."""
+    """Returns the parameters of a probe: the fitted ones, and the rest of the head at its start."""
     fresh = map_leaves(np.asarray, model.init(jax.random.key(inputs.config.seed)))
     return {"adapter": {}, "head": {**fresh["head"], **head}}
 

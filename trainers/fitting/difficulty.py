@@ -1,4 +1,4 @@
-"""What the curriculum sorts the train rows by."""
+"""The difficulty by which the curriculum sorts the train rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trainers.data.batches import Examples
 from trainers.data.order import BY_TOKENS
 from trainers.fitting.linear_head import cross_fitted_loss, pooled_features
 
-Features = Callable[[GraftModel], np.ndarray]  # of the train rows, [N,F]
+Features = Callable[[GraftModel], np.ndarray]  # gives the features of the train rows, [N,F]
 
 
 def difficulty_of(
     config: TrainConfig, model: GraftModel, backbone: Backbone, rows: Examples, features: Features | None = None
 ) -> np.ndarray | None:
-    """What the curriculum sorts the train rows by, float [N]; None without a curriculum.
+    """Returns the difficulty of each train row, float [N]; None without a curriculum.
 
     `features` gives those of the bare backbone, for probe_loss; without it a forward pass computes them.
     """
@@ -38,7 +38,10 @@ def difficulty_of(
 def probe_loss(
     config: TrainConfig, backbone: Backbone, model: GraftModel, rows: Examples, features: Features | None
 ) -> np.ndarray:
-    """Loss of each train row under a probe that never saw it (5 folds, copies of a row in one), float [N]."""
+    """Computes the loss of each train row under a probe that never saw it, float [N].
+
+    The rows fall into five folds, copies of a row into one.
+    """
     plain = GraftModel(backbone.network, (Probe(boundaries=(-1,)),), config.head, model.labels)
     known = features(plain) if features else pooled_features(plain, backbone, {}, rows, lambda count: None)
     keys = [row_key(row) for row in rows.rows]

@@ -1,7 +1,7 @@
 """The training loop, of grafts and of backbones alike: batch, step, log, evaluate, checkpoint.
 
-The order matters. What ends at a pause (an epoch, so many steps) is evaluated before the checkpoint that follows, so
-that a resumed run never repeats an evaluation. A checkpoint holds the state after so many steps, and the next batch
+The order matters. A pause (the end of an epoch, so many steps) evaluates before it saves, so that a resumed run never
+repeats an evaluation. A checkpoint holds the state after so many steps, and the next batch
 is found from that number alone. A stage begins when the first batch after the last one's end is due.
 """
 
@@ -28,11 +28,11 @@ from trainers.runs.logs import Scalars, bar
 
 
 class Clock:
-    """Says when a checkpoint is due, and when the time of this process is over."""
+    """A clock that says when a checkpoint is due, and when the time of this process is over."""
 
     def __init__(self, checkpoint_seconds: float, max_seconds: float):
-        self._every, self._most = checkpoint_seconds, max_seconds
-        self._begun = self._saved = time.monotonic()
+        self._every, self._max = checkpoint_seconds, max_seconds
+        self._start = self._saved = time.monotonic()
 
     def due(self) -> bool:
         """Returns whether a checkpoint is due."""
@@ -40,7 +40,7 @@ class Clock:
 
     def over(self) -> bool:
         """Returns whether the run has to stop here, to be resumed."""
-        return 0 < self._most <= time.monotonic() - self._begun
+        return 0 < self._max <= time.monotonic() - self._start
 
     def saved(self) -> None:
         """Begins the next interval."""
@@ -92,9 +92,9 @@ def fit(
 
 
 class Trainable(ABC):
-    """What a loop trains; fixed before it starts."""
+    """A task of the loop; fixed before it starts."""
 
-    title: ClassVar[str]  # what the progress bar says
+    title: ClassVar[str]  # title of the progress bar
     held_out: ClassVar[str]  # split that evaluations score, as scalars name it
 
     @property
@@ -160,7 +160,7 @@ class Trainable(ABC):
 
     @abstractmethod
     def fixed(self, frozen: Params) -> Params:
-        """Returns what the step reads and does not train, on the device."""
+        """Returns the parameters that the step reads and does not train, on the device."""
 
     @abstractmethod
     def optimizer(self) -> optax.GradientTransformation:

@@ -1,35 +1,20 @@
-"""What a loop decides by, and what it records of each stage; saved with every checkpoint."""
+"""The figures that a loop decides by, and its record of each stage; saved with every checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from backbone.errors import InputError
 from backbone.records import decode
-from metering.cost import CostRecord
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageRecord(CostRecord):
-    """What one stage did and cost, in all processes of the run."""
-
-    until: int  # micro-batches at which the stage ends
-    boundary: int  # first live block
-    cached: bool  # hidden states at the boundary came from the cache
-    steps: int  # micro-batches run
-
-    @property
-    def cost(self) -> CostRecord:
-        """Returns the cost alone."""
-        return CostRecord(**{field.name: getattr(self, field.name) for field in fields(CostRecord)})
+from trainers.runs.result import StageRecord
 
 
 @dataclass
 class Progress:
-    """What decides how a run goes on."""
+    """The figures that decide how a run goes on."""
 
     best_score: float | None = None  # best held-out score so far
     best_step: int = 0  # micro-batch of that score

@@ -23,11 +23,12 @@ from metering.counts import Count
 from metering.window import Cost
 from trainers.data.batches import States
 from trainers.fitting.cached_states import CachedPrefix
-from trainers.fitting.progress import Progress, StageRecord, progress_of
+from trainers.fitting.progress import Progress, progress_of
 from trainers.fitting.step import carry, first_state, join, no_sums, partition
 from trainers.freezing.schedule import Span
 from trainers.runs.checkpoints import Checkpoints, State
 from trainers.runs.logs import Scalars
+from trainers.runs.result import StageRecord
 
 if TYPE_CHECKING:
     from trainers.fitting.loop import Trainable
@@ -68,7 +69,7 @@ class LoopState:
 
     @property
     def states(self) -> States | None:
-        """Returns what gives a batch its cached states; None where blocks run from the inputs."""
+        """Returns the function that gives a batch its cached states; None where blocks run from the inputs."""
         return None if self.prefix is None else self.prefix.states
 
     def restore(self, checkpoints: Checkpoints) -> bool:
@@ -156,9 +157,10 @@ class LoopState:
         self.progress.stopped = 0 < task.patience <= self.progress.epochs_without_gain
 
     def record(self, span: Span, steps: int, cost: Cost, work: Count) -> None:
-        """Adds these steps and their cost to the stage's record. Its work is that of the steps, as the price counts.
+        """Adds these steps and their cost to the stage's record.
 
-        The record may already hold steps from before an interruption.
+        Its work is that of the steps, as the price counts. The record may already hold steps from before an
+        interruption.
         """
         record, stages = replace(cost.record(), flops=work.flops, bytes_moved=work.bytes), self.progress.stages
         if stages and stages[-1].until == span.until:

@@ -1,7 +1,7 @@
 """One optimiser step as a pure function of the live tree.
 
-The loss takes (live, frozen, batch): gradients, optimiser state and updates exist for what is live
-and for nothing else. `state` is {"live", "optimizer", "step", "sums"}; all of it stays on the device.
+The loss takes (live, frozen, batch). Gradients, optimiser state and updates exist for live leaves and for no others.
+`state` is {"live", "optimizer", "step", "sums"}; all of it stays on the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainers.runs.checkpoints import State
 
 
 def partition(params: Mapping[str, Any], is_live: Callable[[str], bool]) -> tuple[Params, Params]:
-    """(live, frozen) by dotted path; together every leaf exactly once."""
+    """Splits a tree by dotted path into (live, frozen), which together hold every leaf once."""
     leaves = flatten(params)
     live = {path: leaf for path, leaf in leaves.items() if is_live(path)}
     frozen = {path: leaf for path, leaf in leaves.items() if path not in live}
@@ -32,7 +32,7 @@ def partition(params: Mapping[str, Any], is_live: Callable[[str], bool]) -> tupl
 
 
 def join(live: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
-    """The whole tree of a partition; raises ValueError if a leaf is in both."""
+    """Returns the whole tree of a partition; raises ValueError if a leaf is in both."""
     above, below = flatten(live), flatten(frozen)
     both = above.keys() & below.keys()
     if both:
@@ -41,7 +41,7 @@ def join(live: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
 
 
 def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
-    """AdamW with clipping, warm-up, decay to zero over `steps` optimiser steps, and accumulation."""
+    """Returns AdamW with clipping, warm-up, decay to zero over `steps` optimiser steps, and accumulation."""
     warmup = round(config.warmup_fraction * steps)
     rest = max(1, steps - warmup)
     decay = {
@@ -60,7 +60,7 @@ def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformatio
 
 
 def first_state(live: Params, optimizer: optax.GradientTransformation, track: bool = False) -> State:
-    """The state before the first step; with `track` it also holds the sum of gradients, "gradient"."""
+    """Returns the state before the first step; with `track` it also holds the sum of gradients, "gradient"."""
     state = {
         "live": live,
         "optimizer": optimizer.init(live),
@@ -71,13 +71,13 @@ def first_state(live: Params, optimizer: optax.GradientTransformation, track: bo
 
 
 def carry(old: State, fresh: State) -> State:
-    """`fresh` with every leaf that `old` has at the same place: steps, sums, and moments of what stays live."""
+    """Returns `fresh` with every leaf that `old` has at the same place: steps, sums, moments of live leaves."""
     known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(jax.tree_util.keystr(path), leaf), fresh)
 
 
 def no_sums() -> dict[str, jax.Array]:
-    """Zeros: sum of losses, number of rows, and of micro-batches skipped because a value was not finite."""
+    """Returns zeros for the sum of losses, the rows, and the micro-batches skipped as not finite."""
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "rows", "skipped")}
 
 
@@ -90,7 +90,7 @@ def make_step(
     seed: int,
     track: bool = False,
 ) -> Callable[[State, Params, Batch], State]:
-    """jit of (state, frozen, batch) -> state; the old state's memory is reused.
+    """Compiles (state, frozen, batch) -> state; the old state's memory is reused.
 
     `frozen` is {"backbone": ..., "graft": ...}. A batch may hold cached `states` instead of `ids`; each
     combination of boundary, bucket and live tree is one compiled program.
@@ -113,7 +113,7 @@ def step_of(
     seed: int,
     track: bool = False,
 ) -> Callable[[State, Params, Any], State]:
-    """jit of (state, frozen, batch) -> state for any loss (live, frozen, batch, rng) -> (mean loss, rows).
+    """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
     The key is made from `seed` and the step. A micro-batch whose loss or gradient is not finite changes
     nothing but the count of skipped ones.

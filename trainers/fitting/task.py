@@ -31,7 +31,7 @@ from trainers.scoring.metrics import gather
 
 log = logging.getLogger(__name__)
 
-OpenCache = Callable[[Params], Boundaries | None]  # from the adapter's leaves below a boundary
+OpenCache = Callable[[Params], Boundaries | None]  # opens a cache from the adapter's leaves below a boundary
 
 
 @dataclass(frozen=True, eq=False)

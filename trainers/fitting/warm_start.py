@@ -2,9 +2,9 @@
 
     train(config, workdir, start=Start(Path("runs/monday/graft")))
 
-Labels that are new begin as a probe with small weights, fitted to the rows that carry them and as many
-others; labels that are gone are dropped. With `head_only` the adapter stays as it is and the head
-is fitted anew to its features, which are read from the boundary cache: only new rows are computed.
+New labels begin as a probe with small weights, fitted to the rows that carry them and as many others. Labels that are
+gone are dropped. With `head_only` the adapter stays as it is, and the head is fitted anew to its features. They come
+from the boundary cache, so only new rows are computed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ways to a graft's parameters: (inputs, run) to what was fitted.
+"""The ways to a graft's parameters, each a function of (inputs, run).
 
 probe       a head that is fitted in closed form to features of the bare backbone
 new_head    the same, on the features of an adapter that exists
@@ -16,7 +16,6 @@ import numpy as np
 
 from adapters.model import GraftModel
 from backbone.trees import Params, map_leaves
-from metering.cost import CostRecord
 from trainers.data.batches import Examples
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.features import features, open_cache
@@ -29,26 +28,15 @@ from trainers.fitting.warm_start import Parent, grown
 from trainers.inputs import Inputs
 from trainers.runs.checkpoints import FOLDER, Checkpoints
 from trainers.runs.logs import Scalars
+from trainers.runs.result import ClimbRecord
 from trainers.runs.run import Run
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ClimbRecord:
-    """One step that a climb tried."""
-
-    name: str  # probe, probe_all, top, all
-    score: float  # development score, of the config's metric
-    kept: bool  # better than what was kept before
-    cost: CostRecord
-    gain: float | None = None  # score less that of what was kept before; None for the first
-    noise: float | None = None  # spread of that gain; None for the first
-
-
-@dataclass(frozen=True)
 class Fitted:
-    """What a way came to."""
+    """The result of a way."""
 
     model: GraftModel
     params: Params  # {"adapter", "head"} on the host

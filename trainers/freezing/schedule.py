@@ -1,4 +1,4 @@
-"""What a freezing schedule is, and how one is spelled: `top(2)` is the schedule `top` with its first field 2.
+"""The base of freezing schedules, and their spelling: `top(2)` is the schedule `top` with its first field 2.
 
 A stage is static: blocks from `boundary` on are live, those below run forward only or come from the cache.
 Boundary L means that only the head is live. Stages end on optimiser steps. A schedule says where stages end and
@@ -59,7 +59,7 @@ class Schedule(Registered, by="schedule", folder="trainers.freezing"):
     """A freezing schedule. A variant overrides `spans`; the rest has defaults."""
 
     spelled: ClassVar[bool] = True  # can be written as text in `plan.stages`
-    signal: ClassVar[Literal["", "gradient"]] = ""  # what the loop accumulates for `decide`
+    signal: ClassVar[Literal["", "gradient"]] = ""  # sums that the loop keeps for `decide`
 
     @classmethod
     def example(cls) -> Self:
@@ -91,7 +91,7 @@ class Schedule(Registered, by="schedule", folder="trainers.freezing"):
 
 
 def spellings() -> tuple[str, ...]:
-    """Returns how each schedule is written: `all`, `top(k)`, ..."""
+    """Returns the spelling of each schedule: `all`, `top(k)`, ..."""
     return tuple(_spelling(tag, kind) for tag, kind in variants(Schedule).items() if kind.spelled)
 
 

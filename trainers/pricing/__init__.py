@@ -1,1 +1,1 @@
-"""What a run will cost: timed steps and passes, and their sum."""
+"""The price of a run: timed steps and passes, and their sum."""

@@ -1,12 +1,12 @@
-"""What a run will cost, stage by stage, before anything is trained.
+"""The price of a run, stage by stage, before anything is trained.
 
-Work is counted on paper (`adapters.costs`). Time is predicted from the real compiled step: it is timed for a few steps
-in every (stage, bucket) on made-up rows of the right shape, then multiplied by the batches that the run's own order
-has there. The passes that fill a cache and score development rows are timed likewise, as if nothing were cached yet.
-Not in it: reading and writing of cached states, checkpoints, and the head of a pass.
+Work is counted on paper (`adapters.costs`). Time is predicted from the real compiled step. A few steps of every
+(stage, bucket) are timed on made-up rows of the right shape. Their time is multiplied by the batches that the run's
+order has there. The passes that fill a cache and score development rows are timed likewise, as if nothing were cached
+yet. The price leaves out the reading and writing of cached states, checkpoints, and the head of a pass.
 
-A climb is priced as every block live to the end, a probe as steps on its head, and a stage whose boundary is open as
-every block live. That is more than they take, unless a climb goes to its last step.
+A climb is priced as every block live to the end, and so is a stage whose boundary is open. A probe is priced as steps
+on its head. That is more than they take, unless a climb goes to its last step.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Price:
 
 
 def price(config: TrainConfig, run: Run) -> Price:
-    """Predicts a run's cost. Raises InputError for whatever the run would be refused for, before anything is timed."""
+    """Predicts a run's cost. Raises InputError where the run would be refused, before anything is timed."""
     use_compilation_cache()
     inputs = prepare(config, run)
     config, model = inputs.config, inputs.model()
@@ -95,7 +95,7 @@ def price(config: TrainConfig, run: Run) -> Price:
 
 @dataclass(frozen=True)
 class _Timed:
-    """What earlier stages have timed and loaded: later ones need not."""
+    """The programs that earlier stages have timed and loaded, so that later ones need not."""
 
     steps: dict[tuple[int, bool, int], Timing]  # time of a step by boundary, whether it is cached, and bucket
     passes: Loaded  # programs of forward passes that are loaded
@@ -191,7 +191,7 @@ def _first_pass_is_made(task: GraftTask) -> bool:
 
 
 def _scope_pass(task: GraftTask, bare: GraftModel) -> Timing:
-    """Times what the out-of-scope score adds to the plan.
+    """Times the pass that the out-of-scope score adds to the plan.
 
     A cache keeps the pooled states of every boundary, so the pass runs through all blocks. A probe on the bare
     backbone, or a climb, which begins with one, makes that pass anyway.

@@ -1,4 +1,4 @@
-"""Candidate and champion brought to the same rows: loaded, asked, measured."""
+"""The trial of candidate and champion on the same rows: both are loaded, run and measured."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from trainers.data.batches import Examples, part_of
 from trainers.data.examples import load_data
 from trainers.fitting.features import open_cache
 from trainers.inputs import only_rows, prepare
-from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, RowDrift, added
-from trainers.retrain.gate import Check, GateReport, PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, added
+from trainers.retrain.gate import PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.lineage import Check, GateReport, RowDrift
 from trainers.retrain.rows import Rows
 from trainers.runs.run import Run
 
@@ -85,7 +86,7 @@ def _no_evidence(name: str, reason: str, champion: Contestant | None) -> tuple[G
 
 
 def incomparable(candidate: Head, live: Head) -> str:
-    """Returns why two grafts cannot answer the same rows in the same terms; empty if they can."""
+    """Returns why two grafts cannot answer the same rows in the same terms; "" if they can."""
     by_hand = "; promote the candidate by hand (topgraft registry promote) if it is to replace it"
     if candidate.kind != live.kind:
         return f"the live version's head.kind is {live.kind}, the candidate's {candidate.kind}{by_hand}"

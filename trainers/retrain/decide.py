@@ -1,11 +1,11 @@
-"""What a change is worth: nothing, a new head, a warm start, or a run from scratch; and what that costs.
+"""The decision about a change: a new head, a warm start, or a run from scratch; and its price.
 
     head     the live version's adapter stays, its head is fitted anew to cached features
     warm     one more epoch or so from the live version, in the top blocks, on cached states
     scratch  the config's own plan; also where the live version is another kind of graft, or there is none
 
-Costs are predicted from earlier runs of the task of the same kind, in CPU seconds per row; without one,
-from the plan, whose steps are timed, where somebody asks for a price.
+Costs are predicted from earlier runs of the task of the same kind, in CPU seconds per row. Without one they come from
+the plan, whose steps are timed where somebody asks for a price.
 """
 
 from __future__ import annotations
@@ -14,43 +14,35 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from adapters.artefact.manifest import Manifest
 from adapters.specs import Probe
-from metering.energy import modelled
+from metering.energy import Joules, modelled
 from registry.entries import Run
 from trainers.config import Plan, Stage, TrainConfig
 from trainers.retrain.diagnose import Diagnosis
 from trainers.retrain.fingerprint import LEARNT_FROM, Fingerprint
+from trainers.retrain.lineage import PriceEstimate
 
 Action = Literal["head", "warm", "scratch"]
-TOP_BLOCKS = 2  # live in a warm start
+TOP_BLOCKS = 2  # live blocks of a warm start
 HISTORY = 5  # newest runs of a kind that predict the next
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done, and why."""
+    """An action, and the reason for it."""
 
     action: Action
     reason: str
-    config: TrainConfig  # to train with
-
-
-@dataclass(frozen=True)
-class PriceEstimate:
-    """What a decision will cost."""
-
-    cpu_seconds: float | None  # None: not predicted
-    joules: dict[str, Any]  # with low, high and quality
-    source: str  # where the figure comes from, or why there is none
+    config: TrainConfig  # config to train with
 
 
 def decide(
-    config: TrainConfig, now: Fingerprint, before: Fingerprint | None, parent: Manifest | None, found: Diagnosis
+    config: TrainConfig, now: Fingerprint, before: Fingerprint | None, parent: Manifest | None, diagnosis: Diagnosis
 ) -> Decision:
-    """The cheapest action that can be expected to do."""
+    """Chooses the cheapest action that can be expected to do."""
     policy = config.retrain
     if before is None or parent is None:
         return Decision("scratch", "nothing is live that says what it was made from", config)
@@ -60,8 +52,8 @@ def decide(
         )
     if before.config != now.config or before.numerics != now.numerics:
         return Decision("scratch", "the config, or the numerics version, has changed", config)
-    share = f"{found.changed} of {sum(found.rows.get(n, 0) for n in LEARNT_FROM)} rows changed"
-    if found.share > policy.warm_share:
+    share = f"{diagnosis.changed} of {sum(diagnosis.rows.get(n, 0) for n in LEARNT_FROM)} rows changed"
+    if diagnosis.share > policy.warm_share:
         return Decision("scratch", f"{share}, more than retrain.warm_share ({policy.warm_share:g})", config)
     method = parent.methods[0]
     if len(parent.methods) > 1:
@@ -72,9 +64,10 @@ def decide(
     settled = replace(config, adapter=method, extra=(), plan=replace(config.plan, stages="all"))
     if method.fitted:
         return Decision("head", f"{share}; the live version is a probe, whose fit has one optimum", settled)
-    if found.share <= policy.head_share and not found.labels_added and not attends:
+    if diagnosis.share <= policy.head_share and not diagnosis.labels_added and not attends:
         return Decision("head", f"{share}, at most retrain.head_share ({policy.head_share:g})", settled)
-    why = f"new labels: {', '.join(found.labels_added[:5])}" if found.labels_added else "at most retrain.warm_share"
+    added = ", ".join(diagnosis.labels_added[:5])
+    why = f"new labels: {added}" if added else "at most retrain.warm_share"
     plan = replace(config.plan, stages=warm_stages(config.plan))
     return Decision("warm", f"{share}; {why}", replace(settled, plan=plan, epochs=policy.warm_epochs))
 
@@ -85,7 +78,7 @@ def warm_stages(plan: Plan) -> str | tuple[Stage, ...]:
 
 
 def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimate | None:
-    """The median of earlier runs of this kind, in CPU seconds per train row; None without one."""
+    """Predicts the cost by the median of earlier runs of this kind, per train row; None without one."""
     rates = [
         run.detail["cpu_seconds"] / run.detail["train_rows"]
         for run in runs
@@ -95,11 +88,11 @@ def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimat
         return None
     seconds = statistics.median(rates) * rows
     source = f"{len(rates)} earlier runs of kind {action}, per row"
-    return PriceEstimate(round(seconds, 2), modelled(seconds).asdict(), source)
+    return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
 
 
 def from_plan(decision: Decision, missing: float) -> PriceEstimate:
-    """From the plan's timed steps; `missing` is the share of rows whose states no cache has."""
+    """Predicts the cost by the plan's timed steps; `missing` is the share of rows whose states no cache has."""
     from trainers.pricing.price import price
     from trainers.runs.run import Run
 
@@ -114,11 +107,10 @@ def from_plan(decision: Decision, missing: float) -> PriceEstimate:
     over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)
     seconds = result.cpu_seconds - (1 - missing) * over_rows
     source = f"the plan: {', '.join(stage.live for stage in result.stages)} live, steps timed on this machine"
-    return PriceEstimate(round(seconds, 2), modelled(seconds).asdict(), source)
+    return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
 
 
 def unpriced() -> PriceEstimate:
-    """Nothing is known, and nobody asked for it to be timed."""
+    """Returns the estimate where nothing is known and nobody asks for a timing."""
     reason = "no earlier run of this kind; --max-price and --dry-run time the plan"
-    joules = {**modelled(0.0).asdict(), "quality": "unavailable", "value": None, "low": None, "high": None}
-    return PriceEstimate(None, {**joules, "source": reason}, reason)
+    return PriceEstimate(None, Joules("unavailable", None, source=reason), reason)

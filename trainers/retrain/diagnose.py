@@ -12,21 +12,11 @@ import numpy as np
 
 from adapters.effects import cohens_d, cohens_w, share_of
 from trainers.retrain.fingerprint import LEARNT_FROM
-from trainers.retrain.rows import Changes, Rows, SplitRows, changes
+from trainers.retrain.lineage import ChangeReport, Changes, RowDrift
+from trainers.retrain.rows import Rows, SplitRows, changes
 
 MIN_ROWS = 100  # rows on each side that an effect size needs
 NOTABLE = 0.5  # effect size from which drift is reported: medium, by Cohen (1988); 0.2 is small, 0.8 large
-
-
-@dataclass(frozen=True)
-class RowDrift:
-    """An effect size between the added rows and the former ones."""
-
-    what: str  # property that is compared: labels, lengths or embeddings
-    effect: float | None  # effect size; None: not measured
-    notable: bool  # the effect is at least NOTABLE
-    rows: tuple[int, int]  # number of former rows and of added ones
-    reason: str = ""  # why it was not measured
 
 
 @dataclass(frozen=True)
@@ -48,6 +38,10 @@ class Diagnosis:
     def share(self) -> float:
         """Returns `changed` as a share of the present rows of those splits."""
         return self.changed / max(1, sum(self.rows.get(name, 0) for name in LEARNT_FROM))
+
+    def report(self) -> ChangeReport:
+        """Returns the record of the changes, with the two figures of them all."""
+        return ChangeReport(**vars(self), changed=self.changed, share=round(self.share, 6))
 
 
 def diagnose(old: Rows, new: Rows) -> Diagnosis:

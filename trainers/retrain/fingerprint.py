@@ -1,8 +1,8 @@
-"""What a graft is made from, as one small record: equal records, nothing to train. Imports no jax.
+"""The origin of a graft as one small record: equal records, nothing to train. Imports no jax.
 
-Rows count by content: files are hashed first, and only where their bytes are new are rows read and
-hashed. The config counts as far as it changes what is trained; the backbone by its ids; and numerics by
-a version that is raised by hand, so that an upgrade of a library is no reason to retrain.
+Rows count by content: files are hashed first, and rows are read and hashed only where the bytes are new. The config
+counts as far as it changes what is trained, and the backbone by its ids. Numerics count by a version that is raised by
+hand, so that an upgrade of a library is no reason to retrain.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ APART = ("name", "backbone", "retrain", "data", "target", "log_every", "checkpoi
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a graft was, or would be, made from."""
+    """The origin of a graft that exists or would be trained."""
 
     source: str  # names the bytes of the files and how they are read
     rows: dict[str, str]  # fingerprint of each split
-    config: str  # digest of what changes the training
-    graft: str  # digest of what a graft must share to be started from: method, head, backbone
+    config: str  # digest of the settings that change the training
+    graft: str  # digest of method, head and backbone, which a graft to start from must share
     weights_id: str
     preprocessing_id: str
-    numerics: int  # raised by hand
-    gate: str  # digest of what a candidate must show
-    scheme: int = 1  # how the digests were made
+    numerics: int  # version of the numerics, raised by hand
+    gate: str  # digest of the bars that a candidate must pass
+    scheme: int = 1  # scheme of the digests
 
     def same_training(self, other: Fingerprint) -> bool:
         """Returns whether training would give the same graft again; both must be of one scheme."""
@@ -59,13 +59,13 @@ class Fingerprint:
 
     @property
     def key(self) -> str:
-        """A short name of what is trained."""
+        """Returns a short name of the training."""
         return digest(list(self._trained)).removeprefix("sha256:")[:24]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a graft would be made from now, and the rows where they had to be read for it."""
+    """The present fingerprint of a task, and its rows where they had to be read for it."""
 
     fingerprint: Fingerprint  # in the scheme of this version
     former: Fingerprint  # in scheme 1, to compare with what former versions stored
@@ -76,7 +76,7 @@ class Taken:
         return self.former if scheme == 1 else self.fingerprint
 
     def gives(self, stored: Fingerprint) -> bool:
-        """Returns whether training would give again what was made from `stored`."""
+        """Returns whether training would give again the graft of the fingerprint `stored`."""
         return stored.same_training(self.in_scheme(stored.scheme))
 
 
@@ -113,7 +113,10 @@ class _Digests(NamedTuple):
 
 
 def _digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
-    """Returns the digests of a config. A field at its default is no part of them, so a new default changes no task."""
+    """Returns the digests of a config.
+
+    A field at its default is no part of them, so a new field changes no task.
+    """
     values: dict[str, Any] = {k: v for k, v in encode_set(config).items() if k not in _unused(config)}
     ids = {"weights_id": weights, "preprocessing_id": preprocessing}
     data, target = values.get("data", {}), values.get("target", {})
@@ -130,7 +133,7 @@ def _digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
 
 
 def _unused(config: TrainConfig) -> tuple[str, ...]:
-    """Returns the sections that add nothing to the graft: as if they had never been heard of."""
+    """Returns the sections that add nothing to the graft."""
     used = {
         "out_of_scope": bool(config.out_of_scope.false_alarms),
         "exits": bool(config.exits.boundaries),
@@ -162,7 +165,7 @@ def read(config: TrainConfig) -> tuple[Rows, dict[str, str]]:
 
 
 def backbone_ids(name: str) -> tuple[str, str]:
-    """(weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use."""
+    """Reads (weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use."""
     path = Path(name)
     if not (path / BACKBONE_FILE).is_file() and name == "minilm":
         path = home() / "backbones" / name

@@ -13,9 +13,9 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _child() -> int:
     """Runs the job on standard input, prints its outcome as JSON, and returns its exit status."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     outcome = reported(attempt(decode(Job, json.load(sys.stdin))))
-    print(json.dumps(asdict(outcome), ensure_ascii=False))
+    print(json.dumps(encode(outcome), ensure_ascii=False))
     return outcome.exit
 
 
@@ -130,14 +130,14 @@ def on_ray(jobs: Sequence[Job], workers: int) -> list[Outcome]:
             ray.shutdown()
 
 
-def _on_ray(values: dict[str, Any]) -> dict[str, Any]:
+def _on_ray(values: Mapping[str, Any]) -> Any:
     """Runs a job given as plain data and returns its outcome likewise.
 
     The run waits for the lease of a worker that died.
     """
-    job = decode(Job, values)
+    job = decode(Job, dict(values))
     patience = max(job.options.wait_seconds, 2 * job.options.lease_seconds)
-    return asdict(attempt(replace(job, options=replace(job.options, wait_seconds=patience))))
+    return encode(attempt(replace(job, options=replace(job.options, wait_seconds=patience))))
 
 
 def _ray_outcome(job: Job, future: Any) -> Outcome:

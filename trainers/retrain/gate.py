@@ -8,13 +8,11 @@ not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
 from __future__ import annotations
 
 import fnmatch
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 
@@ -26,46 +24,12 @@ from metering.window import Cost
 from trainers.config import Target
 from trainers.config.retrain import Gate
 from trainers.data.batches import Examples
+from trainers.retrain.lineage import Check, GateReport, Verdict
 from trainers.scoring.examine import LENGTHS
 from trainers.scoring.metrics import gather
 
-Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
 RESAMPLES = 500  # draws of the held-out rows
-TIMED = 20  # predictions of one text that the latency is the median of
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question that the gate asked."""
-
-    name: str
-    verdict: Verdict
-    found: float | None  # measured value; None: not measured
-    asked: float  # threshold
-    rows: int  # held-out rows behind it; 0 where it needs none
-    reason: str = ""
-    interval: tuple[float, float] | None = None  # interval of a difference
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """The verdict of the gate, and the checks behind it."""
-
-    verdict: Verdict
-    split: str  # gate or dev
-    champion: int | None  # version of the other side; None: the majority label, or nothing
-    rows: dict[str, int]  # number of rows, by slice
-    candidate: dict[str, float]  # metrics of the candidate on all rows
-    champion_metrics: dict[str, float]  # metrics of the champion on all rows
-    checks: tuple[Check, ...] = field(default=())
-
-    def asdict(self) -> dict[str, Any]:
-        """Returns the report as JSON values."""
-        return dict(json.loads(json.dumps(asdict(self))))
-
-    def failures(self) -> str:
-        """Returns the reasons of the checks that decided against a pass, in words."""
-        return "; ".join(f"{c.name}: {c.reason}" for c in self.checks if c.verdict == self.verdict != "PASS")
+TIMED = 20  # timed predictions of one text; the latency is their median
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the registry knows of a task, and whether that settles the matter without any work. Imports no jax."""
+"""The registry's record of a task, which may show that there is nothing to do. Imports no jax."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LOOK_BACK = 200  # newest versions and runs that are looked through
 
 @dataclass(frozen=True)
 class Known:
-    """A task as the registry has it."""
+    """The state of a task in the registry."""
 
     live: Live | None
-    version: Version | None  # that is live
-    fingerprint: Fingerprint | None  # of what it was made from; None: it was not made by a retraining
-    runs: list[Run]  # newest first
+    version: Version | None  # live version, whole
+    fingerprint: Fingerprint | None  # fingerprint of the live version; None: it was not made by a retraining
+    runs: list[Run]  # runs of the task, newest first
 
     @property
     def generation(self) -> int:
@@ -30,21 +30,21 @@ class Known:
 
 @dataclass(frozen=True)
 class Settled:
-    """Nothing is to be done."""
+    """A task with nothing to do."""
 
     reason: str
-    verdict: str  # that stands; "" without one
+    verdict: str  # verdict of the gate that stands; "" without one
 
 
 def known(registry: Registry, task: str) -> Known:
-    """Reads what there is."""
+    """Reads the state of a task."""
     live = registry.live(task)
     version = registry.version(task, live.version) if live else None
     return Known(live, version, fingerprint_of(version), registry.runs(task, LOOK_BACK))
 
 
 def fingerprint_of(version: Version | None) -> Fingerprint | None:
-    """What a version was made from, if a retraining of this layout made it."""
+    """Returns the fingerprint of a version; None unless a retraining of this layout made it."""
     values: Any = version.lineage.get("fingerprint") if version else None
     try:
         return decode(Fingerprint, values) if values else None
@@ -53,7 +53,7 @@ def fingerprint_of(version: Version | None) -> Fingerprint | None:
 
 
 def candidate_of(registry: Registry, task: str, now: Taken) -> Version | None:
-    """The newest version that was made from what there is now."""
+    """Returns the newest version with the present fingerprint, if there is one."""
     for version in registry.versions(task, LOOK_BACK):
         made_from = fingerprint_of(version)
         if version.state == "published" and made_from is not None and now.gives(made_from):
@@ -62,7 +62,7 @@ def candidate_of(registry: Registry, task: str, now: Taken) -> Version | None:
 
 
 def settled(registry: Registry, task: str, before: Known, now: Taken) -> Settled | None:
-    """Why there is nothing to do; None if there may be."""
+    """Returns why there is nothing to do; None if there may be something."""
     if before.fingerprint is not None and now.gives(before.fingerprint):
         return Settled("nothing changed since the live version was made", "")
     for run in before.runs:

@@ -1,4 +1,4 @@
-"""Why a retraining that has something to do is refused all the same: the policy, or the price. Imports no jax."""
+"""The limits that refuse a retraining although there is work: the policy, and the price. Imports no jax."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import time
 import numpy as np
 
 from trainers.config import TrainConfig
-from trainers.retrain.decide import Decision, PriceEstimate, from_history, from_plan, unpriced
+from trainers.retrain.decide import Decision, from_history, from_plan, unpriced
 from trainers.retrain.diagnose import Diagnosis, added
 from trainers.retrain.fingerprint import Taken
 from trainers.retrain.history import Known
+from trainers.retrain.lineage import PriceEstimate
 from trainers.retrain.outcome import Options
 from trainers.retrain.rows import Rows
 
 DAY = 24 * 3600.0
 
 
-def by_policy(config: TrainConfig, before: Known, now: Taken, found: Diagnosis, at: float | None) -> str:
-    """Why the policy forbids to train at the time `at` (default: this machine's); empty if it does not."""
+def by_policy(config: TrainConfig, before: Known, now: Taken, diagnosis: Diagnosis, at: float | None) -> str:
+    """Returns why the policy forbids to train at the time `at` (default: this machine's); "" if it does not."""
     policy = config.retrain
     stored = before.fingerprint
     known_rows = stored is not None and stored.config == now.in_scheme(stored.scheme).config
-    if known_rows and found.changed < policy.min_changed:
-        return f"{found.changed} rows changed, retrain.min_changed is {policy.min_changed}"
+    if known_rows and diagnosis.changed < policy.min_changed:
+        return f"{diagnosis.changed} rows changed, retrain.min_changed is {policy.min_changed}"
     if policy.max_per_day:
         since = (time.time() if at is None else at) - DAY
         today = [run for run in before.runs if run.detail.get("trains") and run.started_at > since]
@@ -33,10 +34,13 @@ def by_policy(config: TrainConfig, before: Known, now: Taken, found: Diagnosis, 
 
 
 def price(
-    decision: Decision, before: Known, found: Diagnosis, old: Rows | None, rows: Rows, options: Options
+    decision: Decision, before: Known, diagnosis: Diagnosis, old: Rows | None, rows: Rows, options: Options
 ) -> PriceEstimate:
-    """CPU seconds and joules: from history, else from the plan where somebody asks. `old` rows are the champion's."""
-    if predicted := from_history(before.runs, decision.action, found.rows.get("train", 0)):
+    """Predicts CPU seconds and joules from history, else from the plan where somebody asks.
+
+    `old` rows are the champion's.
+    """
+    if predicted := from_history(before.runs, decision.action, diagnosis.rows.get("train", 0)):
         return predicted
     if options.max_price is None and not options.dry_run:
         return unpriced()
@@ -46,8 +50,8 @@ def price(
     return from_plan(decision, missing)
 
 
-def by_price(predicted: PriceEstimate, most: float | None) -> str:
-    """Why the price is too high; empty if it is not."""
-    if most is None or predicted.cpu_seconds is None or predicted.cpu_seconds <= most:
+def by_price(predicted: PriceEstimate, max_price: float | None) -> str:
+    """Returns why the price is too high; "" if it is not."""
+    if max_price is None or predicted.cpu_seconds is None or predicted.cpu_seconds <= max_price:
         return ""
-    return f"predicted {predicted.cpu_seconds:g} CPU seconds, --max-price is {most:g} ({predicted.source})"
+    return f"predicted {predicted.cpu_seconds:g} CPU seconds, --max-price is {max_price:g} ({predicted.source})"

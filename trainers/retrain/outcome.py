@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from backbone.options import check, option
+from metering.cost import CostRecord
 from registry.place import Place
 from trainers.config.load import Scripted
+from trainers.retrain.lineage import ChangeReport, GateReport, NotReached, PriceEstimate
 
 Step = Literal["fingerprint", "diagnose", "decide", "train", "gate", "publish", "promote", "done"]
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 10, "NO_EVIDENCE": 11}
 REFUSED = 12
+NOT_REACHED = NotReached()
 OnStep = Callable[[Step], object]
 
 
@@ -57,11 +60,11 @@ class Outcome:
     promoted: bool = False
     live: int | None = None  # number of the version that is live now
     generation: int = 0  # generation of the task after the run
-    changes: dict[str, Any] = field(default_factory=dict)  # changed rows and fields, and drift
-    predicted: dict[str, Any] = field(default_factory=dict)  # predicted cost
-    measured: dict[str, Any] = field(default_factory=dict)  # measured cost
+    changes: ChangeReport | NotReached = NOT_REACHED  # changed rows, labels, and drift
+    predicted: PriceEstimate | NotReached = NOT_REACHED  # predicted cost
+    measured: CostRecord | NotReached = NOT_REACHED  # measured cost
     rows_computed: int = 0  # forward passes of a row that no cache had
-    gate: dict[str, Any] = field(default_factory=dict)  # report of the gate
+    gate: GateReport | NotReached = NOT_REACHED  # report of the gate
     run_id: str = ""  # id of the run in the registry
     seconds: float = 0.0  # wall time of the run
 

@@ -1,4 +1,4 @@
-"""The rows of a data set as hashes: small enough to keep with every version, enough to say which rows changed.
+"""The rows of a data set as hashes: small enough for every version, and enough to tell which rows changed.
 
 A file of them lies in the store beside the artefacts. It is named by the fingerprint of the rows, so versions made
 from the same rows share one file. It holds no text.
@@ -22,6 +22,7 @@ from backbone.files import write_durable
 from backbone.records import digest
 from trainers.data.rows import LabelledRow
 from trainers.data.splits import fingerprint, row_hash
+from trainers.retrain.lineage import Changes
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +59,6 @@ class SplitRows:
 
 
 Rows = Mapping[str, SplitRows]  # by split
-
-
-@dataclass(frozen=True)
-class Changes:
-    """A difference between two data sets, in rows."""
-
-    added: int
-    removed: int
-    relabelled: int
-
-    @property
-    def total(self) -> int:
-        """Returns the number of rows that differ."""
-        return self.added + self.removed + self.relabelled
 
 
 def text_hash(text: str) -> int:

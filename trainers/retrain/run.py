@@ -1,4 +1,4 @@
-"""One retraining of one task, from fingerprint to promotion: the story of the verb.
+"""One retraining of one task, from fingerprint to promotion.
 
     outcome = retrain(config, open_registry(url), Store(path), Options())
 

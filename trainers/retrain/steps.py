@@ -7,35 +7,45 @@ import itertools
 import logging
 import shutil
 import uuid
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError
 from backbone.home import home
 from backbone.records import digest, encode
+from metering.cost import CostRecord
 from registry.database import Registry
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
 from registry.store import Store
 from trainers.config import TrainConfig
-from trainers.retrain.decide import Decision, PriceEstimate, decide, unpriced
+from trainers.retrain.decide import Decision, decide, unpriced
 from trainers.retrain.diagnose import Diagnosis, diagnose
 from trainers.retrain.fingerprint import Fingerprint, Taken, read
 from trainers.retrain.history import Known, candidate_of, known
 from trainers.retrain.limits import by_policy, by_price, price
-from trainers.retrain.outcome import EXIT_STATUS, REFUSED, OnStep, Options, Outcome
+from trainers.retrain.lineage import GateReport, PriceEstimate
+from trainers.retrain.outcome import EXIT_STATUS, NOT_REACHED, REFUSED, OnStep, Options, Outcome
 from trainers.retrain.rows import Rows, load_rows, save_rows
 from trainers.retrain.schema import check
 from trainers.retrain.workspace import own_folder
 
 if TYPE_CHECKING:
-    from trainers.retrain.gate import GateReport
+    from metering.window import Cost
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 3  # times that a candidate is judged again because somebody changed the champion meanwhile
+
+
+class _Place(TypedDict):
+    """The live version of a task, and its generation."""
+
+    live: int | None
+    generation: int
 
 
 @dataclass
@@ -43,7 +53,7 @@ class Trained:
     """A candidate, published or not."""
 
     folder: Path  # folder of the graft
-    cost: Any  # metering.window.Cost; None for a version that an earlier run trained
+    cost: Cost | None  # cost of the training; None for a version that an earlier run trained
     rows_computed: int  # forward passes of a row that no cache had
     version: Version | None  # None: not published yet
 
@@ -77,8 +87,8 @@ class Work:
             decision.action,
             0,
             decision.reason,
-            changes=_changes(diagnosis),
-            predicted=asdict(predicted),
+            changes=diagnosis.report(),
+            predicted=predicted,
             **self._live(),
         )
 
@@ -107,25 +117,29 @@ class Work:
             with contextlib.suppress(Exception):  # the note is a courtesy; the error is what counts
                 self._finish("error", {"error": f"{type(error).__name__}: {error}"})
             raise
-        cpu = outcome.measured.get("cpu_seconds") if ready is None else None
-        detail = {"version": outcome.version, "cpu_seconds": cpu, "train_rows": diagnosis.rows.get("train", 0)}
-        detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": outcome.predicted}
+        cpu = outcome.measured.cpu_seconds if isinstance(outcome.measured, CostRecord) else None
+        detail: dict[str, Any] = {
+            "version": outcome.version,
+            "cpu_seconds": cpu,
+            "train_rows": diagnosis.rows.get("train", 0),
+        }
+        detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": encode(predicted)}
         self._finish("promoted" if outcome.promoted else outcome.verdict, detail)
         return outcome
 
     def _start(self, **detail: Any) -> None:
-        """Records that this run began, and what it is made from."""
+        """Records the start of this run, and its fingerprint."""
         now = {"key": self.now.key, "gate": self.now.gate, "scheme": self.now.scheme}
         detail = {**now, "generation": self.before.generation, **detail}
         self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
 
-    def _finish(self, outcome: str, detail: dict[str, Any]) -> None:
+    def _finish(self, outcome: str, detail: Mapping[str, Any]) -> None:
         """Records how the run ended."""
-        self.registry.finish_run(self.task, self.run_id, outcome, detail)
+        self.registry.finish_run(self.task, self.run_id, outcome, dict(detail))
 
     @property
     def now(self) -> Fingerprint:
-        """Returns what the candidate is made from."""
+        """Returns the fingerprint of the candidate."""
         return self.taken.fingerprint
 
     @property
@@ -138,12 +152,12 @@ class Work:
         assert self.beat is not None
         return self.beat.lease.token
 
-    def _live(self) -> dict[str, Any]:
+    def _live(self) -> _Place:
         live = self.before.live
         return {"live": live.version if live else None, "generation": self.before.generation}
 
     def diagnose(self) -> Diagnosis:
-        """Checks the schema, then returns what changed."""
+        """Checks the schema, then returns the changes."""
         self.on_step("diagnose")
         self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
         check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
@@ -168,8 +182,8 @@ class Work:
 
     def refused(self, reason: str, diagnosis: Diagnosis, predicted: PriceEstimate) -> Outcome:
         """Returns the outcome of a run that a policy or a price refuses."""
-        changes, costs = _changes(diagnosis), asdict(predicted)
-        return Outcome(self.task, "refused", REFUSED, reason, changes=changes, predicted=costs, **self._live())
+        changes = diagnosis.report()
+        return Outcome(self.task, "refused", REFUSED, reason, changes=changes, predicted=predicted, **self._live())
 
     def work(
         self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, ready: Version | None
@@ -188,7 +202,7 @@ class Work:
             report, live = self.judge_and_promote(decision, diagnosis, predicted, candidate)
         assert candidate.version is not None
         promoted = live is not None and live.version == candidate.version.number
-        here = {"live": live.version, "generation": live.generation} if live else self._live()
+        here: _Place = {"live": live.version, "generation": live.generation} if live else self._live()
         return Outcome(
             task=self.task,
             action="adopt" if ready else decision.action,
@@ -197,11 +211,11 @@ class Work:
             verdict=report.verdict,
             version=candidate.version.number,
             promoted=promoted,
-            changes=_changes(diagnosis),
-            predicted=asdict(predicted),
-            measured=candidate.cost.asdict() if candidate.cost else {},
+            changes=diagnosis.report(),
+            predicted=predicted,
+            measured=candidate.cost.record() if candidate.cost else NOT_REACHED,
             rows_computed=candidate.rows_computed,
-            gate=report.asdict(),
+            gate=report,
             run_id=self.run_id,
             **here,
         )
@@ -234,7 +248,10 @@ class Work:
     def judge_and_promote(
         self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained
     ) -> tuple[GateReport, Live | None]:
-        """Returns the gate's report, and what is live if that was switched. A change of champion is judged again."""
+        """Returns the gate's report, and the live version if that was switched.
+
+        If the champion changes meanwhile, the candidate is judged again.
+        """
         from trainers.retrain.compare import Contestant, trial
 
         assert self.beat is not None
@@ -268,7 +285,7 @@ class Work:
                     actor=self._owner,
                     reason=decision.reason,
                     verdict=report.verdict,
-                    gate=report.asdict(),
+                    gate=encode(report),
                     fence=self._fence,
                 )
             except Conflict as error:
@@ -287,22 +304,23 @@ class Work:
     def publish(
         self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
     ) -> Version:
-        """Publishes the candidate as a version, with everything it was made from."""
+        """Publishes the candidate as a version, with its lineage."""
         with self.registry.database.reading() as connection:
             self.registry.require_store(connection, self.store)  # an empty mount point is not made a store
         self.store.identity(create=True)
         with self.store.reached():
             save_rows(self.store.root, self.rows, self.now.rows)
-        measured = candidate.cost.asdict()
+        assert candidate.cost is not None
+        measured = candidate.cost.record()
         lineage = {
             "fingerprint": encode(self.now),
             "action": decision.action,
             "reason": decision.reason,
-            "changes": _changes(diagnosis),
-            "predicted": asdict(predicted),
-            "measured": measured,
+            "changes": encode(diagnosis.report()),
+            "predicted": encode(predicted),
+            "measured": encode(measured),
             "rows_computed": candidate.rows_computed,
-            "gate": report.asdict(),
+            "gate": encode(report),
             "run_id": self.run_id,
         }
         parent = self.before.live.version if self.before.live else None
@@ -310,15 +328,10 @@ class Work:
             self.task, candidate.folder, self.store, parent=parent, lineage=lineage, fence=self._fence
         )
         self.registry.measure(
-            self.task, version.number, "retraining, CPU seconds", measured["cpu_seconds"], "measured_counter"
+            self.task, version.number, "retraining, CPU seconds", measured.cpu_seconds, "measured_counter"
         )
-        joules = measured["joules"]
+        joules = measured.joules
         self.registry.measure(
-            self.task, version.number, "retraining, joules", joules["value"], joules["quality"], joules
+            self.task, version.number, "retraining, joules", joules.value, joules.quality, encode(joules)
         )
         return version
-
-
-def _changes(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Returns a diagnosis as JSON values."""
-    return {**dict(encode(diagnosis)), "changed": diagnosis.changed, "share": round(diagnosis.share, 6)}

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """The state as a flat dict of arrays; optimiser leaves are numbered."""
+    """Returns the state as a flat dict of arrays; optimiser leaves are numbered."""
     leaves = {
         f"state.{path}": leaf for path, leaf in flatten({k: v for k, v in state.items() if k != "optimizer"}).items()
     }
@@ -39,7 +39,7 @@ def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) ->
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether the run of a work folder has one to go on from."""
+    """Returns whether the run of a work folder has a checkpoint to go on from."""
     return any(path.name.isdecimal() for path in (workdir / FOLDER).glob("*"))
 
 
@@ -65,7 +65,7 @@ class Checkpoints:
         self._checkpointer.close()
 
     def notes(self) -> dict[str, Any] | None:
-        """The notes of the newest checkpoint, or None if there is none to go on from.
+        """Returns the notes of the newest checkpoint, or None if there is none to go on from.
 
         Raises InputError if the checkpoint belongs to another run, naming what differs.
         """
@@ -74,17 +74,17 @@ class Checkpoints:
             return None
 
         def load() -> dict[str, Any]:
-            found = dict(self._checkpointer.metadata(latest.step).custom_metadata or {})
-            if "identity" not in found or "notes" not in found:  # Orbax logs what is damaged, and goes on without
+            metadata = dict(self._checkpointer.metadata(latest.step).custom_metadata or {})
+            if "identity" not in metadata or "notes" not in metadata:  # Orbax logs damage, and goes on without it
                 raise ValueError("its metadata are damaged")
-            return found
+            return metadata
 
         stored = self._read(latest.step, load)
-        for name, wanted in self._identity.items():
-            found = stored["identity"].get(name)
-            if found != wanted:
+        for name, now in self._identity.items():
+            before = stored["identity"].get(name)
+            if before != now:
                 raise InputError(
-                    f"--resume: the run's {name} has changed ({found} then, {wanted} now); "
+                    f"--resume: the run's {name} has changed ({before} then, {now} now); "
                     f"start it in another --workdir, or restore what it began with"
                 )
         return dict(stored["notes"])
@@ -111,7 +111,7 @@ class Checkpoints:
         self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 
     def wait(self) -> None:
-        """Until the save in progress is on disk."""
+        """Waits until the save in progress is on disk."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
@@ -119,19 +119,19 @@ class Checkpoints:
     def restore(
         self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]
     ) -> tuple[State, dict[str, Any], dict[str, Any]]:
-        """(state, best, frozen) of the newest checkpoint; the arguments give the expected structure.
+        """Returns (state, best, frozen) of the newest checkpoint; the arguments give the expected structure.
 
-        Raises InputError if what is stored has another one.
+        Raises InputError if the checkpoint has another one.
         """
         latest = self._checkpointer.latest
         assert latest is not None
-        expected = _arrays(state, best, frozen)
-        wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
+        arrays = _arrays(state, best, frozen)
+        expected = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
 
         def load() -> dict[str, Any]:
             info = self._checkpointer.metadata(latest.step)
-            require_same_structure(unflatten(dict(info.metadata)), unflatten(wanted), "checkpoint")
-            return dict(self._checkpointer.load(latest.step, wanted))
+            require_same_structure(unflatten(dict(info.metadata)), unflatten(expected), "checkpoint")
+            return dict(self._checkpointer.load(latest.step, expected))
 
         parts = unflatten(self._read(latest.step, load))
         leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]

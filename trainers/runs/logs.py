@@ -28,7 +28,7 @@ class Scalars:
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line and one event per value, named `split/metric`."""
+        """Writes one line and one event per value, named `split/metric`."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -40,21 +40,21 @@ class Scalars:
 
 
 def read_scalars(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl` that hold a step and numbers; no file, no lines.
+    """Returns the lines of a `metrics.jsonl` that hold a step and numbers; no file, no lines.
 
-    What is left out is the last line of a run that was killed while writing it, or damaged.
+    Damaged lines are left out, such as the last one of a run that was killed while writing it.
     """
-    found = []
+    lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int):
-            found.append({name: value for name, value in values.items() if isinstance(value, (int, float))})
-    return found
+            lines.append({name: value for name, value in values.items() if isinstance(value, (int, float))})
+    return lines
 
 
 def bar(total: int, what: str, unit: str, *, show: bool, initial: int = 0) -> Any:
-    """A progress bar with rate and time left, on stderr."""
+    """Returns a progress bar with rate and time left, on stderr."""
     return tqdm(total=total, initial=initial, desc=what, unit=unit, file=sys.stderr, disable=not show, leave=False)

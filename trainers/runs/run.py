@@ -1,4 +1,4 @@
-"""A run's bookkeeping: where it lies, what it is known by, what it cost. None of it changes what is trained."""
+"""A run's bookkeeping: its folder, its identity, its costs. Nothing here changes the trained parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metering.window import Cost, window
 
 @dataclass
 class ComputedRows:
-    """A count of what a run computed instead of reading it."""
+    """A count of the rows that a run computed instead of reading them."""
 
     rows: int = 0  # forward passes of a row, whole or in part
 
@@ -24,7 +24,7 @@ class Run:
 
     workdir: Path
     show: bool = False  # progress bars
-    identity: Mapping[str, str] = field(default_factory=dict)  # what a checkpoint must agree with to be resumed
+    identity: Mapping[str, str] = field(default_factory=dict)  # values that a checkpoint must share to be resumed
     computed: ComputedRows = field(default_factory=ComputedRows)
     costs: dict[str, Cost] = field(default_factory=dict)  # cost of each phase of this process
 

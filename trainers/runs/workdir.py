@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one config and one process, and a finished run in it is not run again."""
+"""The folder of a run: it belongs to one config and one process, and keeps the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backbone.files import write_durable
 from backbone.records import decode
 
 CONFIG, RESULT = "config.json", "result.json"
-PLAN = "plan.json"  # what `plan` predicted for a run in this folder
+PLAN = "plan.json"  # the prediction of `plan` for a run in this folder
 LOCK = ".lock"  # held by the process that works there; it is released when that dies, however it does
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def stored_result(kind: type[T], workdir: Path, values: Mapping[str, Any]) -> T:
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
-    """The dotted names of the fields that differ."""
+    """Returns the dotted names of the fields that differ, with both values."""
     names = []
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)

@@ -1,1 +1,1 @@
-"""How a fitted graft is scored: metrics, slices, the report."""
+"""The scoring of a fitted graft: metrics, slices, the report."""

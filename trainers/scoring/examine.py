@@ -1,11 +1,9 @@
-"""How a graft does on a split: as a whole, by length and by label."""
+"""The scores of a graft on a split: as a whole, by length and by label."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -29,11 +27,6 @@ class Examined:
     slices: dict[str, dict[str, float]]  # metrics by length and, where each row has one label, by label
     confusion: list[list[int]] | None  # rows true, columns predicted; None unless each row has one label
     logits: np.ndarray = field(repr=False, compare=False)  # logits float32 [N,C] of the rows
-
-    def details(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns what the report shows."""
-        confusion = {} if self.confusion is None else {"confusion": self.confusion}
-        return {"slices": self.slices, "labels": list(labels), **confusion}
 
 
 def examine(

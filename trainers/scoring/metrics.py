@@ -1,4 +1,4 @@
-"""Metrics of a split: what the head counts of its rows.
+"""Metrics of a split, from what the head counts of its rows.
 
     gather(model, logits, labels).compute()["accuracy"]
 

@@ -13,9 +13,13 @@ from typing import Any, get_args
 
 import numpy as np
 
+from metering.cost import CostRecord
+from metering.energy import Joules
 from trainers.config import ClimbStep
 from trainers.runs.logs import read_scalars
+from trainers.runs.result import ClimbRecord, StageRecord, TrainResult
 from trainers.runs.workdir import PLAN
+from trainers.scoring.examine import Examined
 
 log = logging.getLogger(__name__)
 
@@ -36,31 +40,35 @@ CURVES = ("train/loss", "dev/loss", "dev/accuracy", "dev/pearson", "dev/entity_f
 
 
 def write_report(
-    workdir: Path, result: Mapping[str, Any], details: Mapping[str, Mapping[str, Any]], environment: Mapping[str, Any]
+    workdir: Path,
+    result: TrainResult,
+    scores: Mapping[str, Examined],
+    labels: Sequence[str],
+    environment: Mapping[str, Any],
 ) -> Path:
     """Writes the page from a run's result, its `metrics.jsonl` files and, where there is one, its `plan.json`.
 
-    `details` holds by split: confusion int [C][C] or absent, labels, and slices {name: metrics}.
+    `scores` holds the examined splits by name; `labels` names the rows and columns of a confusion.
     """
     parts = [
         f"<h1>{esc(environment['name'])}</h1>",
-        f"<p class=note>{esc(result['content_id'])}</p>",
+        f"<p class=note>{esc(result.content_id)}</p>",
         "<h2>Scores</h2>",
-        _scores(result["metrics"]),
-        *(["<h2>Climb</h2>", _climb(result["climb"])] if result.get("climb") else []),
+        _scores(result.metrics),
+        *(["<h2>Climb</h2>", _climb(result.climb)] if result.climb else []),
         "<h2>Learning curves</h2>",
         _curves(workdir),
         "<h2>Freeze timeline</h2>",
-        _timeline(result.get("stages", []), environment["blocks"]),
+        _timeline(result.stages, environment["blocks"]),
         "<h2>Predicted and measured</h2>",
-        _predicted(workdir / PLAN, result.get("stages", [])),
+        _predicted(workdir / PLAN, result.stages),
         "<h2>Costs by phase</h2>",
-        _costs(result["costs"]),
+        _costs(result.costs),
     ]
-    for split, detail in details.items():
-        parts += [f"<h2>{esc(split)}: slices</h2>", _scores(detail["slices"])]
-        if "confusion" in detail:
-            parts += [f"<h2>{esc(split)}: confusion</h2>", _confusion(np.array(detail["confusion"]), detail["labels"])]
+    for split, score in scores.items():
+        parts += [f"<h2>{esc(split)}: slices</h2>", _scores(score.slices)]
+        if score.confusion is not None:
+            parts += [f"<h2>{esc(split)}: confusion</h2>", _confusion(np.array(score.confusion), labels)]
     parts += [
         "<h2>Environment</h2>",
         _table(("", ""), [(name, value) for name, value in environment.items() if name != "blocks"]),
@@ -73,7 +81,7 @@ def write_report(
 
 
 def esc(value: Any) -> str:
-    """A value as HTML text; floats with four digits."""
+    """Returns a value as HTML text; floats with four digits."""
     return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
@@ -88,11 +96,11 @@ def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return _table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
 
 
-def _climb(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of what plan.stages=auto tried."""
+def _climb(steps: Sequence[ClimbRecord]) -> str:
+    """Returns the table of the steps that plan.stages=auto tried."""
     rows = [
-        (s["name"], s["score"], _known(s["gain"]), _known(s["noise"]), "kept" if s["kept"] else "not kept",
-         s["cost"]["wall_seconds"], s["cost"]["cpu_seconds"])
+        (s.name, s.score, _known(s.gain), _known(s.noise), "kept" if s.kept else "not kept",
+         s.cost.wall_seconds, s.cost.cpu_seconds)
         for s in steps
     ]  # fmt: skip
     head = ("step", "development score", "gain over what was kept", "noise", "", "wall s", "CPU s")
@@ -119,20 +127,20 @@ def _curves(workdir: Path) -> str:
 
 
 def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest: float = 0.0) -> str:
-    """Lines over a shared x axis, as SVG that can stand alone; y starts at `lowest`."""
+    """Draws lines over a shared x axis, as SVG that can stand alone; y starts at `lowest`."""
     width, height, left, bottom, right, top = 720, 260, 48, 34, 12, 12
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
-    low, high, most = min(xs), max(xs), max([*ys, 1e-9])
+    low, high, peak = min(xs), max(xs), max([*ys, 1e-9])
 
     def at(x: float, y: float) -> str:
         across = left + (width - left - right) * (x - low) / max(1e-9, high - low)
-        return f"{across:.1f},{height - bottom - (height - bottom - top) * (y - lowest) / max(1e-9, most - lowest):.1f}"
+        return f"{across:.1f},{height - bottom - (height - bottom - top) * (y - lowest) / max(1e-9, peak - lowest):.1f}"
 
     lines = [
         f'<line x1="{left}" y1="{height - bottom}" x2="{width - right}" y2="{height - bottom}" stroke="#ccc"/>',
         f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{esc(label)}: {esc(low)} to {esc(high)}</text>',
-        f'<text x="4" y="{top + 8}">{esc(float(most))}</text><text x="4" y="{height - bottom}">{esc(lowest)}</text>',
+        f'<text x="4" y="{top + 8}">{esc(float(peak))}</text><text x="4" y="{height - bottom}">{esc(lowest)}</text>',
     ]
     legend = left
     for i, (name, points) in enumerate(series.items()):
@@ -148,65 +156,65 @@ def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest
     return f'{head} font-family="sans-serif" font-size="11">{"".join(lines)}</svg>'
 
 
-def _timeline(stages: Sequence[Mapping[str, Any]], blocks: int) -> str:
-    total = sum(stage["steps"] for stage in stages)
+def _timeline(stages: Sequence[StageRecord], blocks: int) -> str:
+    total = sum(stage.steps for stage in stages)
     if not total:
         return "<p class=note>No stage: the head that was kept was fitted in closed form on features.</p>"
-    width, row, begun, shapes = 720, 18, 0, []
+    width, row, done, shapes = 720, 18, 0, []
     for stage in stages:
-        x, across = width * begun / total, width * stage["steps"] / total
+        x, across = width * done / total, width * stage.steps / total
         for block in range(blocks):
-            state, colour = ("live", COLOURS[0]) if block >= stage["boundary"] else ("frozen", "#d5dde3")
+            state, colour = ("live", COLOURS[0]) if block >= stage.boundary else ("frozen", "#d5dde3")
             shapes.append(
                 f'<rect x="{x:.1f}" y="{(blocks - 1 - block) * row}" width="{max(1.0, across - 1):.1f}" '
                 f'height="{row - 2}" fill="{colour}"><title>block {block}: {state}</title></rect>'
             )
-        begun += stage["steps"]
+        done += stage.steps
     picture = f'<svg viewBox="0 0 {width} {blocks * row}" width="{width}" role="img">{"".join(shapes)}</svg>'
     note = "<p class=note>Time runs to the right, block 0 is at the bottom; green is live, grey is frozen.</p>"
     head = ("stage", "live from block", "steps", "wall s", "CPU s", "GFLOP of steps", "joules", "quality")
     rows = [
-        (i + 1, s["boundary"], s["steps"], s["wall_seconds"], s["cpu_seconds"], s["flops"] / 1e9, *_joules(s["joules"]))
+        (i + 1, s.boundary, s.steps, s.wall_seconds, s.cpu_seconds, (s.flops or 0.0) / 1e9, *_joules(s.joules))
         for i, s in enumerate(stages)
     ]
     return picture + note + _table(head, rows)
 
 
-def _joules(joules: Mapping[str, Any]) -> tuple[str, str]:
-    if joules["value"] is None:
-        return "-", f"{joules['quality']}: {joules['source']}"
-    if joules["low"] is None:
-        return f"{joules['value']:.0f}", f"{joules['quality']}, {joules['source']}"
-    text = f"{joules['value']:.0f} ({joules['low']:.0f} to {joules['high']:.0f})"
-    return text, f"{joules['quality']}, {joules['source']}"
+def _joules(joules: Joules) -> tuple[str, str]:
+    if joules.value is None:
+        return "-", f"{joules.quality}: {joules.source}"
+    spread = "" if joules.low is None else f" ({joules.low:.0f} to {joules.high:.0f})"
+    return f"{joules.value:.0f}{spread}", f"{joules.quality}, {joules.source}"
 
 
-def _predicted(plan: Path, stages: Sequence[Mapping[str, Any]]) -> str:
-    """What `topgraft plan` said beside what was measured; a file that it did not write breaks no report."""
+def _predicted(plan: Path, stages: Sequence[StageRecord]) -> str:
+    """Returns the table of predicted and measured costs; a damaged prediction breaks no report."""
     if not plan.exists():
         return "<p class=note>No prediction: run <code>topgraft plan CONFIG --workdir DIR</code> before training.</p>"
     rows = []
     try:
-        wanted_stages = json.loads(plan.read_text(encoding="utf-8"))["stages"]
-        for i, (wanted, found) in enumerate(zip(wanted_stages, stages, strict=False)):
-            predicted = wanted["cpu_seconds"]
-            error = f"{found['cpu_seconds'] / predicted - 1:+.0%}" if predicted else "-"
-            walls = (wanted["step_seconds"], wanted["seconds"], found["wall_seconds"])
-            rows.append((i + 1, wanted["live"], *walls, predicted, found["cpu_seconds"], error))
+        prices = json.loads(plan.read_text(encoding="utf-8"))["stages"]
+        for i, (price, measured) in enumerate(zip(prices, stages, strict=False)):
+            predicted = price["cpu_seconds"]
+            error = f"{measured.cpu_seconds / predicted - 1:+.0%}" if predicted else "-"
+            walls = (price["step_seconds"], price["seconds"], measured.wall_seconds)
+            rows.append((i + 1, price["live"], *walls, predicted, measured.cpu_seconds, error))
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
-        told = f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
-        log.warning("%s", told)
-        return f"<p class=note>No prediction: {esc(told)}</p>"
+        reason = (
+            f"{plan}: damaged ({type(error).__name__}: {error}); `topgraft plan CONFIG --workdir DIR` writes it anew"
+        )
+        log.warning("%s", reason)
+        return f"<p class=note>No prediction: {esc(reason)}</p>"
     head = ("stage", "live", "steps s", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "of CPU s")
     return _table(head, rows)
 
 
-def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
+def _costs(costs: Mapping[str, CostRecord]) -> str:
     head = ("phase", "wall s", "CPU s", "peak MB", "joules", "quality")
     rows = []
     for name, cost in costs.items():
-        peak = "-" if cost["peak_bytes"] is None else f"{cost['peak_bytes'] / 1e6:.0f}"
-        rows.append((name, cost["wall_seconds"], cost["cpu_seconds"], peak, *_joules(cost["joules"])))
+        peak = "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:.0f}"
+        rows.append((name, cost.wall_seconds, cost.cpu_seconds, peak, *_joules(cost.joules)))
     return _table(head, rows)
 
 
@@ -215,9 +223,9 @@ def _confusion(counts: np.ndarray, labels: Sequence[str]) -> str:
     np.fill_diagonal(wrong, 0)
     pairs = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable"), wrong.shape))[0][:PAIRS]
     rows = [(labels[t], labels[p], int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
-    most = _table(("truth", "predicted as", "rows"), rows) if rows else "<p class=note>No mistake.</p>"
+    mistakes = _table(("truth", "predicted as", "rows"), rows) if rows else "<p class=note>No mistake.</p>"
     if len(labels) > LARGEST_MATRIX:
-        return most
+        return mistakes
     cells = []
     for truth, row in enumerate(counts):
         share = row / max(1, row.sum())
@@ -226,4 +234,4 @@ def _confusion(counts: np.ndarray, labels: Sequence[str]) -> str:
             title = f"{esc(labels[truth])} as {esc(labels[i])}"
             shades += f'<td style="background:rgba(42,127,79,{part:.2f})" title="{title}">{number}</td>'
         cells.append(f"<tr><th>{esc(labels[truth])}</th>{shades}</tr>")
-    return f"<table>{''.join(cells)}</table><p class=note>Rows are the truth, columns what was predicted.</p>{most}"
+    return f"<table>{''.join(cells)}</table><p class=note>Rows are the truth, columns what was predicted.</p>{mistakes}"

@@ -1,13 +1,13 @@
-"""How far an early exit may go: Learn-then-Test on rows that nothing was fitted to. Imports no jax.
+"""The control of an early exit's risk: Learn-then-Test on rows that nothing was fitted to. Imports no jax.
 
-Angelopoulos et al. 2021, arXiv 2110.01052. For each threshold of a grid that was fixed beforehand the hypothesis is
-"its risk exceeds epsilon"; thresholds are tested from strict to loose at level delta, and the first that cannot be
-rejected ends it (fixed-sequence testing, their section 3.2). Whatever the data, the loosest threshold that was
-rejected has a risk above epsilon with probability at most delta over draws of the rows.
+Angelopoulos et al. 2021, arXiv 2110.01052. The thresholds are a grid that was fixed beforehand. The hypothesis of each
+is "its risk exceeds epsilon". Thresholds are tested from strict to loose at level delta. The first that cannot be
+rejected ends the test (fixed-sequence testing, their section 3.2). On any data, the risk of the loosest rejected
+threshold exceeds epsilon with probability at most delta over draws of the rows.
 
-The loss of a row is 1 where the early answer is wrong and the full answer is right, else 0: of `n` rows, `k` losses are
-binomial, and P(Bin(n, epsilon) <= k) is an exact p-value, which no bound for losses in [0, 1] improves. What the early
-answer gets right and the full one does not is not counted, so the error rate grows by the risk at most.
+The loss of a row is 1 where the early answer is wrong and the full answer is right, else 0. So the `k` losses of `n`
+rows are binomial, and P(Bin(n, epsilon) <= k) is an exact p-value. No bound for losses in [0, 1] improves it. Rows that
+only the early answer gets right are not counted, so the error rate grows by the risk at most.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ GRID = 1 - np.geomspace(1e-5, 0.999, 150)
 class Control:
     """The outcome of a test."""
 
-    threshold: float | None  # the loosest that is certified; None: not even the strictest is
+    threshold: float | None  # loosest certified threshold; None: not even the strictest is certified
     rows: int  # calibration rows
-    losses: int  # of them, lost at the threshold (at the strictest, where there is none)
+    losses: int  # rows lost at the threshold (at the strictest, where none is certified)
 
 
 def p_value(losses: int | np.ndarray, rows: int, epsilon: float) -> np.ndarray:
-    """P(at most `losses` of `rows`) if the risk were `epsilon`: valid for every risk above, too."""
+    """Returns P(at most `losses` of `rows`) for the risk `epsilon`; valid for every larger risk too."""
     return np.asarray(scipy.special.bdtr(losses, rows, epsilon))  # the binomial distribution function
 
 
 def min_rows(epsilon: float, delta: float) -> int:
-    """Rows below which not even a threshold without any loss is certified."""
+    """Returns the number of rows below which not even a threshold without any loss is certified."""
     return math.ceil(math.log(delta) / math.log1p(-epsilon) - 1e-9)
 
 
 def control(
     confidence: np.ndarray, early_right: np.ndarray, full_right: np.ndarray, epsilon: float, delta: float
 ) -> Control:
-    """The loosest certified threshold.
+    """Finds the loosest certified threshold.
 
     `confidence` [N,E] of E exits, in order, whether each is right [N,E], whether the full answer is [N]. A row takes
     the first exit whose confidence reaches the threshold, which all of them share.
@@ -62,6 +62,6 @@ def control(
 
 
 def taken(confidence: np.ndarray, threshold: float) -> np.ndarray:
-    """Number of the exit that each row takes, int [N]; -1 for none."""
+    """Returns the number of the exit that each row takes, int [N]; -1 for none."""
     open_ = confidence >= threshold
     return np.where(open_.any(axis=1), open_.argmax(axis=1), -1)

@@ -27,7 +27,7 @@ async def admin(server: Server, request: Request) -> Response:
 
 
 class Contract(Protocol, tag="contract"):
-    """What each port offers, for programs."""
+    """The offers of each port, for programs."""
 
     endpoints = (
         Endpoint("/openapi.json", public, {200: DOCUMENT}),

@@ -60,7 +60,7 @@ class TensorMetadata:
 
 @dataclass(frozen=True)
 class ModelParameters:
-    """What the protocol has no field for."""
+    """Values for which the protocol has no field."""
 
     labels: tuple[str, ...]
     head: str
@@ -105,7 +105,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class AnswerParameters:
-    """What gave the answers; `submodels` has an entry for each text."""
+    """The source of the answers; `submodels` has an entry for each text."""
 
     content_id: str
     generation: int

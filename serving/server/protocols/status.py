@@ -1,4 +1,4 @@
-"""What is served and how it goes: the page, the tasks, the history that the page draws, and counters for Prometheus."""
+"""The state of a server: the page, the tasks, the history that it draws, and counters for Prometheus."""
 
 from __future__ import annotations
 

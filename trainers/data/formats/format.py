@@ -1,4 +1,4 @@
-"""What a data format states: the entries that it reads, the bytes that they are known by, and their records.
+"""The base of data formats: the entries that it reads, the bytes that they are known by, and their records.
 
     class Chat(Format, tag="chat"):
         '''One row a line: the label, a colon and the text.'''
@@ -34,7 +34,7 @@ Record = tuple[str, Mapping[str, Any]]  # file and line, for messages; and the r
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How the entries of a split are read."""
+    """The settings by which the entries of a split are read."""
 
     split: str = "train"  # name of the split, for messages
     columns: Mapping[str, str] = field(default_factory=dict)  # column of each role to be read; empty: every column

@@ -14,7 +14,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".p
 
 
 class ImageFolder(Format, tag="image_folder"):
-    """A folder with a subfolder of images per class. Files and folders whose names begin with a dot are passed over."""
+    """A folder with a subfolder of images per class. Names that begin with a dot are passed over."""
 
     entry = "folder"
     has_columns = False

@@ -14,7 +14,7 @@ from trainers.data.formats.format import Format, ReadSettings, Record
 
 
 class Separated(Format):
-    """What tables of text have in common. Each row must have as many fields as the table has columns."""
+    """The base of tables of text. Each row must have as many fields as the table has columns."""
 
     delimiter: ClassVar[str]  # between two fields
     quoted: ClassVar[bool] = True  # a field may stand in quotes, and then hold delimiters and line ends

@@ -1,4 +1,4 @@
-"""The base of what a backbone is trained for: a loss over batches of rows, and the head that it needs.
+"""The base of training objectives of a backbone: a loss over batches of rows, and the head that it needs.
 
 An objective is one file: a frozen dataclass whose fields are its settings, and these methods. Most derive from
 `TextObjective` (objectives/text.py) or `ImageObjective` (objectives/images.py), which read the rows.

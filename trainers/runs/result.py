@@ -1,0 +1,56 @@
+"""The records of a training run: its stages, its climb, and its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from metering.cost import CostRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord(CostRecord):
+    """The work and cost of one stage, in all processes of the run."""
+
+    until: int  # micro-batches at which the stage ends
+    boundary: int  # first live block
+    cached: bool  # hidden states at the boundary came from the cache
+    steps: int  # micro-batches run
+
+    @property
+    def cost(self) -> CostRecord:
+        """Returns the cost alone."""
+        return CostRecord(**{field.name: getattr(self, field.name) for field in fields(CostRecord)})
+
+
+@dataclass(frozen=True)
+class ClimbRecord:
+    """One step that a climb tried."""
+
+    name: str  # probe, probe_all, top, all
+    score: float  # development score, of the config's metric
+    kept: bool  # better than the step kept before
+    cost: CostRecord
+    gain: float | None = None  # score less that of the step kept before; None for the first
+    noise: float | None = None  # spread of that gain; None for the first
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The result of `train`; `--json` prints it."""
+
+    graft: str  # folder of the artefact
+    content_id: str
+    metrics: dict[str, dict[str, float]]  # score by split and metric
+    steps: int  # micro-batches run
+    trainable: int  # trained parameters, head included
+    seconds: float  # wall time since the process started
+    cpu_seconds: float  # CPU time of this process
+    costs: dict[str, CostRecord]  # cost of each phase of this process
+    resumed: bool  # the run had been interrupted
+    stages: tuple[StageRecord, ...]  # stages of the freezing schedule
+    climb: tuple[ClimbRecord, ...]  # steps that plan.stages=auto tried
+    report: str  # HTML page about the run
+    exits: dict[str, Any] | None = None  # early exits of the graft: boundaries, threshold, calibration
+    rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
+    skipped: int = 0  # micro-batches whose loss or gradient was not finite

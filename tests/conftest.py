@@ -34,7 +34,16 @@ ALLOWED_SKIPS = {
 from tests.tiny import make_tiny_backbone  # noqa: E402
 
 # A worker of pytest-xdist takes a file at a time: the long ones go first, or one worker would end alone.
-LONG = ("test_main", "test_docs", "test_stages", "test_families", "test_train_backbone", "test_runtime", "test_retrain")
+LONG = (
+    "test_extending",
+    "test_main",
+    "test_docs",
+    "test_stages",
+    "test_families",
+    "test_train_backbone",
+    "test_runtime",
+    "test_retrain",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from benchmarks.house import FILLERS, Source, code_counts, comments_of, read_sou
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_VERBS = 0.98  # share of function docstrings that begin with a verb
-MAX_DICTS = 110  # uses of `dict[str, Any]`; records come in their place, so the number only falls
+MAX_DICTS = 109  # uses of `dict[str, Any]`; records come in their place, so the number only falls
 PLANTED = '''
 class Thing:
     """A thing."""

@@ -122,7 +122,7 @@ class OneLabel(LabelColumn):
     """One label of a fixed set; encoded as int32 [N]."""
 
     chooses_rows = True
-    cells = ("b", "a", "c", "a", "b")
+    cells: ClassVar[tuple[Any, ...]] = ("b", "a", "c", "a", "b")
 
     def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
         if isinstance(cell, (list, tuple)):
@@ -159,7 +159,7 @@ class SeveralLabels(LabelColumn):
     """Any number of labels of a fixed set; encoded as float32 [N,C] of 0 and 1."""
 
     several = True
-    cells = ("a|b", "", ["c"], "b", ["c", "a"])
+    cells: ClassVar[tuple[Any, ...]] = ("a|b", "", ["c"], "b", ["c", "a"])
 
     def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
         if isinstance(cell, str):
@@ -200,7 +200,7 @@ class Number(LabelColumn):
     """A finite number; encoded as float64 [N], which the head turns into what it is trained on."""
 
     reading = "number"
-    cells = ("3", -1.5, "2e1", 0, "4")
+    cells: ClassVar[tuple[Any, ...]] = ("3", -1.5, "2e1", 0, "4")
 
     def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
         return (repr(as_number(cell, data.label, where)),)
@@ -225,7 +225,7 @@ class Tags(LabelColumn):
 
     reading = "tags"
     labels_per = "word"
-    cells = ("O B-x I-x", ["B-y", "O"], "O O O", ["B-x", "B-y", "I-y"], "B-x")
+    cells: ClassVar[tuple[Any, ...]] = ("O B-x I-x", ["B-y", "O"], "O O O", ["B-x", "B-y", "I-y"], "B-x")
 
     def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
         return tuple(label_name(tag, data, where) for tag in as_parts(cell, data.label, where))

@@ -181,21 +181,6 @@ def test_methods_that_do_not_go_together(settings, message, config, capsys):
     assert message in err
 
 
-def test_multi_label_accumulation_clipping_remat_bfloat16_and_a_zero_head(config, tmp_path, capsys):
-    with (tmp_path / "train.csv").open("a") as file:
-        file.write("ban bas bal ran ros,class0|class2\n" * 3)
-    settings = (
-        "head.kind=multi_label", "optimizer.accumulate=2", "optimizer.clip_norm=1.0", "remat=true", "seed=3",
-        "compute_dtype=bfloat16", "head_start=zero", "optimizer.warmup_fraction=0.1", "optimizer.schedule=cosine",
-        "metric=macro_f1", "patience=6", "adapter.dropout=0.1", "head.dropout=0.1", "epochs=9.5", "input_threads=2",
-        "data.dev_fraction=0.2", "optimizer.weight_decay=0.01", "log_every=7", "optimizer.learning_rate=0.03",
-    )  # fmt: skip
-    arguments = [part for setting in settings for part in ("--set", setting)]
-    status, out, err = call("train", config, "--workdir", "m", *arguments, "--json", capsys=capsys)
-    assert status == 0, err
-    assert as_json(out)["metrics"]["test"]["micro_f1"] > 0.5
-
-
 def killed_run(config: Path, workdir: Path, until, *settings) -> None:
     """Starts a run and kills it -9 as soon as `until()` is true."""
     arguments = ["train", str(config), "--workdir", str(workdir), "--quiet", *settings]

@@ -151,6 +151,21 @@ def test_the_schedule_at_its_boundaries(schedule, warmup, expected):
     np.testing.assert_allclose([rates[0], rates[5], rates[10]], expected, atol=1e-4)
 
 
+def test_gradients_are_clipped_to_their_norm():
+    """Against gradients that are scaled by hand: 10 becomes 1, one half stays."""
+    direction = np.array([[0.6, 0.8]], np.float32)
+    params = {"w": jnp.ones((1, 2))}
+    results = []
+    for clip, sizes in ((1.0, (10.0, 0.5)), (0.0, (1.0, 0.5)), (0.0, (10.0, 0.5))):
+        optimizer = make_optimizer(Optimizer(learning_rate=0.1, schedule="constant", clip_norm=clip), 10)
+        state = optimizer.init(params)
+        for size in sizes:
+            updates, state = optimizer.update({"w": size * direction}, state, params)
+        results.append(np.asarray(updates["w"]))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+    assert np.abs(results[0] - results[2]).max() > 1e-3
+
+
 def test_weight_decay_shrinks_matrices_and_leaves_vectors():
     optimizer = make_optimizer(Optimizer(learning_rate=0.1, schedule="constant", weight_decay=0.5), 10)
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones((2,))}

@@ -303,6 +303,20 @@ def test_what_stays_live_keeps_its_moments_and_its_rate(decaying, tmp_path):
             assert apart(staged, other) > 1e-2, f"as if the {reset} had begun anew"
 
 
+def test_the_step_is_compiled_as_the_config_says(task):
+    """Rematerialised or not, in bfloat16 or not; leaves stay float32."""
+    batch = task.train.gather(*task.order.epoch(0)[0], 8)
+
+    def program(**fields) -> str:
+        one = replace(task, config=replace(task.config, **fields))
+        live, frozen = partition(map_leaves(np.asarray, one.model.init(jax.random.key(0))), lambda path: True)
+        state, fixed = first_state(live, one.optimizer()), one.fixed(frozen)
+        return str(jax.make_jaxpr(one.make_step(one.optimizer()))(state, fixed, batch))
+
+    assert ("remat" in program(), "bf16" in program()) == (False, False)
+    assert ("remat" in program(remat=True), "bf16" in program(compute_dtype="bfloat16")) == (True, True)
+
+
 def test_gradient_ratio_freezes_upward_and_keeps_the_top(task, tmp_path):
     _, progress = trained(
         replace(task, config=replace(task.config, epochs=5.0)), tmp_path / "a", stages="gradient_ratio"

@@ -31,7 +31,8 @@ ALLOWED_SKIPS = {
     if line.strip() and not line.startswith("#")
 }
 
-from tests.tiny import make_tiny_backbone  # noqa: E402
+from tests.registry.postgres import Postgres, binaries, running  # noqa: E402
+from tests.tiny import make_tiny_backbone, write_config  # noqa: E402
 
 # A worker of pytest-xdist takes a file at a time: the long ones go first, or one worker would end alone.
 LONG = (
@@ -98,6 +99,22 @@ def shared_data() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"shared data are absent ({folder}); set TOPGRAFT_DATA")
     return folder
+
+
+@pytest.fixture
+def config(tiny_path, tmp_path) -> Path:
+    """A config script on the tiny backbone, with small separable texts beside it."""
+    return write_config(tmp_path / "config.py", tiny_path, tmp_path, optimizer="Optimizer(learning_rate=5e-3)")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this run."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running(folder) as server:
+        yield server
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,9 @@ def write_folder(root: Path, count: int, seed: int) -> Path:
         for i in range(count):
             picture(label, draw).save(root / name / f"{i}.png")
     return root
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()

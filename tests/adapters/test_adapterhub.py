@@ -13,8 +13,7 @@ from adapters.model import GraftModel
 from adapters.specs import Bottleneck, TokenTagging
 from backbone.buckets import pad
 from backbone.trees import flatten, unflatten
-from tests.backbone.test_families import golden
-from tests.families import token_rows
+from tests.families import golden, token_rows
 
 SPECS = {
     "houlsby": Bottleneck(width=8, placement="houlsby", activation="silu"),

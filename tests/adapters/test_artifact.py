@@ -24,25 +24,11 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, Method, MultiLabel, Probe
 from backbone.errors import InputError
 from backbone.registered import variants
-from backbone.trees import flatten, unflatten
+from backbone.trees import flatten
+from tests.grafts import EMPTY, LABELS, make
 from tests.tiny import make_tiny_backbone, rows
 
-LABELS = ("first", "second", "third")
 SPECS = [method.example() for method in variants(Method).values()]
-EMPTY = Training(config={}, seeds={"seed": 0}, data={}, metrics={}, costs={}, versions={})
-
-
-def make(target: Path, backbone, spec=None, head=None, seed=0, training=EMPTY, max_tokens=48, noise=0.3, **options):
-    model = GraftModel(backbone.network, (spec or Lora(rank=2),), head or Classification(), LABELS)
-    draw = np.random.default_rng(seed)
-    leaves = flatten(model.init(jax.random.key(seed)))
-    params = unflatten(
-        {p: (np.asarray(x) + noise * draw.normal(size=x.shape)).astype(np.float32) for p, x in leaves.items()}
-    )
-    manifest = save_graft(
-        target, model, params, backbone, name="t", max_tokens=max_tokens, training=training, **options
-    )
-    return manifest, model, params
 
 
 @pytest.fixture
@@ -224,7 +210,7 @@ def test_a_full_disk_leaves_the_old_graft_and_no_debris(graft, tiny, tmp_path):
     before = {file.name: file.read_bytes() for file in graft.iterdir()}
     code = (
         "import resource, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from backbone.storage import load_backbone; from tests.adapters.test_artifact import make\n"
+        "from backbone.storage import load_backbone; from tests.grafts import make\n"
         "b = load_backbone(sys.argv[2]); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
         "make(Path(sys.argv[1]), b, seed=9, replace_existing=True)\n"
@@ -248,7 +234,7 @@ def test_kill_minus_nine_while_saving_leaves_a_whole_graft(graft, tiny, tmp_path
     """A process that saves over the graft for ever, killed at instants spread over a save."""
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from backbone.storage import load_backbone; from tests.adapters.test_artifact import make\n"
+        "from backbone.storage import load_backbone; from tests.grafts import make\n"
         "b = load_backbone(sys.argv[2]); n = 0\n"
         "while True:\n"
         "    n += 1; make(Path(sys.argv[1]), b, seed=n % 3, replace_existing=True); print(n, flush=True)\n"

@@ -18,9 +18,9 @@ from adapters.artefact.scope import scope_of
 from adapters.export.compiled import export_jax
 from adapters.specs import Classification, Ladder, Lora, MultiLabel, Regression, TokenTagging, Vera
 from backbone.errors import InputError
-from tests.adapters.test_artifact import LABELS, make
+from tests.command import call
+from tests.grafts import LABELS, make
 from tests.tiny import as_json, rows
-from tests.trainers.test_main import call
 
 TEXTS = [text for text, _ in rows(11, seed=4)] + ["", "Ünknown wörds", "ban ban " * 40]
 SCRIPT = """

@@ -16,10 +16,12 @@ from backbone.buckets import pad
 from backbone.encoder import Network
 from backbone.sites import LINEAR, NORM
 from backbone.trees import flatten
-from tests.adapters.test_methods import LABELS, MERGEABLE, METHODS, nonzero
 from tests.families import config_of, family_of, token_rows
+from tests.grafts import nonzero
+from tests.methods import MERGEABLE, METHODS
 from tests.tiny import random_params
 
+LABELS = ("a", "b", "c")
 CHOSEN = (
     "lora everywhere",
     "houlsby",

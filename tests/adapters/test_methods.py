@@ -25,26 +25,13 @@ from adapters.specs import IA3, Bias, Classification, Dora, Ladder, Lora, MultiL
 from backbone.buckets import pad
 from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.registered import load_folder, variants
+from backbone.registered import variants
 from backbone.trees import count, flatten, map_leaves, unflatten
 from tests import reference
+from tests.grafts import nonzero
+from tests.methods import FEATURE, FORMULAS, MERGEABLE, METHODS, SITE, UNMERGEABLE, WITH_DROPOUT, says
 from tests.tiny import SPEC, random_params
 
-FORMULAS = {module.__name__.rsplit(".", 1)[-1]: module for module in load_folder("tests.adapters.formulas")}
-METHODS = {tag: method.example() for tag, method in variants(Method).items()}
-METHODS |= {name: method for module in FORMULAS.values() for name, method in getattr(module, "EXAMPLES", {}).items()}
-
-
-def says(name: str, flag: str) -> bool:
-    """Returns a flag of the method's file in tests/adapters/formulas; true unless the file denies it."""
-    return getattr(FORMULAS.get(METHODS[name].tag), flag, True)
-
-
-SITE = [name for name, method in METHODS.items() if method.acts_at_sites]
-FEATURE = [name for name in METHODS if name not in SITE]
-MERGEABLE = [name for name in SITE if says(name, "MERGEABLE")]
-UNMERGEABLE = [name for name in SITE if name not in MERGEABLE]
-WITH_DROPOUT = [name for name in SITE if hasattr(METHODS[name], "dropout")]
 LABELS = ("a", "b", "c")
 
 
@@ -62,13 +49,6 @@ def inputs():
 
 def model_of(name: str, head=None) -> GraftModel:
     return GraftModel(Network(SPEC), (METHODS[name],), head or Classification(), LABELS)
-
-
-def nonzero(model: GraftModel, seed: int = 0, size: float = 0.3):
-    """Parameters in which nothing is at its start."""
-    draw = np.random.default_rng(seed)
-    leaves = flatten(model.init(jax.random.key(seed)))
-    return unflatten({p: jnp.asarray(x + size * draw.normal(size=x.shape), jnp.float32) for p, x in leaves.items()})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -12,7 +12,7 @@ from adapters.combination import Combination
 from adapters.mixing import combine
 from adapters.specs import IA3, Lora, LoraOverride
 from backbone.errors import InputError
-from tests.adapters.test_artifact import make
+from tests.grafts import make
 from tests.tiny import as_json, make_tiny_backbone
 
 WEIGHTS = (0.7, -0.5)

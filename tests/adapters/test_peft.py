@@ -18,7 +18,7 @@ from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora, LoraOver
 from backbone.errors import InputError
 from backbone.storage import load_backbone
 from backbone.trees import flatten
-from tests.adapters.test_artifact import make
+from tests.grafts import make
 from tests.tiny import golden_params, make_tiny_backbone, rows
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,23 +24,8 @@ from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import load_backbone, weights_id
 from backbone.trees import flatten, unflatten
 from tests import reference
-from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows
+from tests.families import CONFIGS, GOLDENS, ROOT, TEXT, config_of, family_of, golden, images, token_rows
 from tests.tiny import SPEC, tokenizer_json
-
-ROOT = Path(__file__).resolve().parents[2]
-GOLDENS = ROOT / "tests" / "goldens" / "families"
-
-
-def golden(family: str):
-    """Network, parameters and expected states of a family's golden file."""
-    with safe_open(GOLDENS / f"{family}.safetensors", framework="numpy") as file:
-        config = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-    states = [tensors.pop(f"states.{i}") for i in range(sum(name.startswith("states.") for name in tensors))]
-    known = family_of(family)
-    spec = known.spec(config, {known.tensor_name(name) for name in tensors})
-    params, _ = bind(known, spec, tensors)
-    return Network(spec), jax.device_put(params), states
 
 
 def run(network: Network, params, rows, bucket: int | None = None):

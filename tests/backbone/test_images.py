@@ -16,17 +16,11 @@ from backbone.images import FILE, ImagePreprocessing, from_published, patches
 from backbone.importing import import_backbone
 from backbone.spec import ImageSpec
 from backbone.storage import load_backbone
-from tests.backbone.test_families import GOLDENS
-from tests.families import config_of
+from tests.families import GOLDENS, config_of
+from tests.tiny_images import encoded
 
 IMAGE = ImageSpec(size=16, patch=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 PUBLISHED = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "size": {"height": 16, "width": 16}}
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
 
 
 def test_an_image_of_the_right_size_is_cut_into_patches_as_it_is():

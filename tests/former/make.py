@@ -22,8 +22,8 @@ from typing import Any
 import psycopg
 
 import topgraft
+from tests.former.runs import CHILD, FORMER, answers, called, load_config, numerics
 from tests.registry.postgres import binaries, running
-from tests.test_former import CHILD, FORMER, answers, called, load_config, numerics
 from tests.tiny import WORDS, make_tiny_backbone, rows, write_csv
 
 AT = Path("/srv/grafts")

@@ -43,7 +43,7 @@ def test_an_imported_backbone_equals_transformers(family, tmp_path):
     if family not in TEXT:
         from PIL import Image
 
-        from tests.backbone.test_images import encoded
+        from tests.tiny_images import encoded
 
         pictures = [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in pixels]
         rows = loaded.preprocessing.encode([encoded(picture) for picture in pictures])

@@ -25,8 +25,8 @@ from adapters.specs import IA3, Classification, Dora, Lora, LoraOverride, Norm, 
 from backbone.buckets import pad  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
 from backbone.storage import load_backbone  # noqa: E402
-from tests.adapters.test_artifact import make  # noqa: E402
 from tests.goldens import make as goldens  # noqa: E402
+from tests.grafts import make  # noqa: E402
 from tests.tiny import make_tiny_backbone  # noqa: E402
 
 

@@ -10,19 +10,9 @@ import pytest
 
 from registry.database import Registry, open_registry
 from registry.store import Store
-from tests.adapters.test_artifact import make
-from tests.registry.postgres import Postgres, binaries, running
+from tests.grafts import make
 
 COUNT = 5  # different grafts
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    folder = binaries()
-    if folder is None:
-        pytest.skip("PostgreSQL is not installed")
-    with running(folder) as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -51,3 +41,11 @@ def grafts(tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def published(registry: Registry, store: Store, grafts: list[Path]) -> Registry:
+    """Versions 1..4 of a task; nothing is live."""
+    for graft in grafts[:4]:
+        registry.publish("task", graft, store)
+    return registry

@@ -20,21 +20,11 @@ from registry.entries import Conflict, Unavailable
 from registry.housekeeping import FORGOTTEN, audit, collect
 from registry.store import Store
 from registry.tables import live, promotions, schema, versions
-from tests.registry.test_processes import answer
-from tests.registry.test_registry import TOLD
-from tests.registry.test_registry import published as published
+from tests.registry.support import TOLD, answer, flip
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def flip(file: Path) -> bytes:
-    """Changes one byte in the middle; returns what was there."""
-    whole = file.read_bytes()
-    middle = len(whole) // 2
-    file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    return whole
 
 
 def test_a_full_disk_leaves_nothing_half_there(store, grafts):

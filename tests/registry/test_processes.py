@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,30 +13,10 @@ import pytest
 from registry.entries import Conflict, Lease, LeaseHeld
 from registry.store import Store
 from tests.registry.actors import ROOT
-from tests.registry.test_registry import TOLD, wait_for
+from tests.registry.support import TOLD, actor, answer, wait_for
 
 PROMOTERS, EACH = 8, 12  # benchmarks/registry.py runs 200 each
 STRIDE = {"sqlite": 6, "postgresql": 12}  # of the lines at which a child is killed; 1 is every line
-
-
-def actor(*arguments: object) -> subprocess.Popen[str]:
-    """A process of tests/registry/actors.py."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.registry.actors", *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-
-
-def answer(*arguments: object) -> str:
-    """What an actor that ended well printed."""
-    out, err = (process := actor(*arguments)).communicate(timeout=600)
-    assert process.returncode == 0, err
-    return out
 
 
 def test_no_promotion_is_lost_or_doubled(url):

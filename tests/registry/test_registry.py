@@ -6,35 +6,19 @@ import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from adapters.artefact.manifest import read_manifest
 from backbone.errors import InputError
-from registry.database import Registry, open_registry
+from registry.database import open_registry
 from registry.entries import ROLLBACK, Conflict, Lease, LeaseHeld
 from registry.housekeeping import audit
 from registry.leases import heartbeat
 from registry.store import Store
-from registry.tables import leases
+from tests.registry.support import TOLD, shift_clock, wait_for
 
-TOLD = {"actor": "tests", "reason": "because", "verdict": "PASS"}
 LONG = 600.0  # seconds: outlives every test
-
-
-@pytest.fixture
-def published(registry: Registry, store: Store, grafts: list[Path]) -> Registry:
-    """Versions 1..4 of a task; nothing is live."""
-    for graft in grafts[:4]:
-        registry.publish("task", graft, store)
-    return registry
-
-
-def shift_clock(registry: Registry, seconds: float) -> None:
-    """The clock of the database jumps: seen from a lease, its end lies that much nearer."""
-    with registry.database.engine.begin() as connection:
-        connection.execute(leases.update().values(expires_at=leases.c.expires_at - seconds))
 
 
 def test_a_version_is_what_was_published(registry, store, grafts):
@@ -240,16 +224,6 @@ def test_a_heartbeat_keeps_the_lease_and_reports_its_loss(registry):
         with pytest.raises(Conflict, match="expired"):
             beating.require()
     assert registry.acquire("task", "second", LONG).token == lease.token + 1
-
-
-def wait_for(condition, seconds: float = 60.0) -> bool:
-    """Whether a condition comes true in time."""
-    ended = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return True
-        ended.wait(0.02)
-    return False
 
 
 def test_a_lease_needs_an_owner_and_a_duration(registry):

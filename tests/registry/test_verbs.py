@@ -8,7 +8,7 @@ import json
 import pytest
 
 import topgraft
-from tests.registry.test_faults import flip
+from tests.registry.support import flip
 from tests.tiny import as_json
 
 

@@ -32,8 +32,7 @@ from serving.bank import Bank, Envelope, Group, lowest_block, place_in
 from serving.catalogue import FolderCatalogue
 from serving.server.serve import default_envelope
 from serving.server.settings import Settings
-from tests.adapters.test_artifact import make
-from tests.adapters.test_methods import nonzero
+from tests.grafts import make, nonzero
 from tests.tiny import SPEC
 
 NETWORK = Network(SPEC)

@@ -6,41 +6,22 @@ a computation by hand.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
-from adapters.artefact.exits import Exits, confidence
 from adapters.graft import Graft
 from adapters.specs import Ladder, Lora
 from backbone.errors import InputError
 from serving.bank import Envelope, Group
 from serving.batching import NO_GROUP
 from serving.runtime import Runtime
-from tests.serving.test_runtime import TEXTS, graft, held_up
+from tests.serving.grafts import BOUNDARIES, TEXTS, graft, held_up, with_exits
 from tests.tiny import rows
-from trainers.scoring.risk import taken
 
 TOLERANCE = 1e-4
-BOUNDARIES = (1, 2)
-
-
-def with_exits(one: Graft, seed: int, boundaries=BOUNDARIES) -> Graft:
-    """Heads of random numbers, and a threshold that lets some of TEXTS leave at each and some not."""
-    labels, count = len(one.model.labels), len(boundaries)
-    _, pooled = one.logits_and_pooled(one.encode(TEXTS), boundaries)
-    for draw in (np.random.default_rng(seed + 100 * attempt) for attempt in range(100)):
-        kernels = 0.4 * draw.normal(size=(count, 32, labels)).astype(np.float32)
-        exits = Exits(boundaries, kernels, np.zeros((count, labels), np.float32), 0.5, 0.1, 0.9, 99, 0, (0.1,) * count)
-        sure = np.stack([confidence(exits.logits(e, x)) for e, x in enumerate(np.split(pooled, count, axis=1))], axis=1)
-        for low, high in itertools.pairwise(np.unique(sure).tolist()):
-            # in the middle between two confidences: a last bit decides nothing
-            if high - low > 1e-3 and len(set(taken(sure, (low + high) / 2))) == count + 1:
-                return replace(one, exits=replace(exits, threshold=(low + high) / 2))
-    raise AssertionError("no threshold parts the texts")
 
 
 @pytest.fixture(scope="module")

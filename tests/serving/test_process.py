@@ -28,7 +28,7 @@ import topgraft
 from adapters.specs import Lora
 from registry.database import Registry, open_registry
 from registry.store import Store
-from tests.adapters.test_artifact import make
+from tests.grafts import make
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0  # seconds: a busy machine starts slowly

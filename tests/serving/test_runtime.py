@@ -25,19 +25,12 @@ from serving.prefix_cache import PrefixCache
 from serving.programs import cover
 from serving.residency import Served
 from serving.runtime import Runtime, UnknownTask
-from tests.adapters.test_methods import METHODS, nonzero
-from tests.tiny import rows
+from tests.methods import METHODS
+from tests.serving.grafts import TEXTS, graft, held_up
 
 TOLERANCE = 1e-4  # largest difference of a logit in float32 on CPU, logits of size 1 to 30
 # one of each method: every other row of the suite would be one more program to compile
 KINDS = ["lora", "pfeiffer", "ia3", "dora", "vera", "ssf", "bias", "norm", "prefix", "router", "probe", "ladder top"]
-TEXTS = [text for text, _ in rows(12)]
-
-
-def graft(tiny, spec, head=None, labels=3, seed=0, max_tokens=48) -> Graft:
-    methods = (spec,) if spec is not None else ()
-    model = GraftModel(tiny.network, methods, head or Classification(), tuple(f"l{i}" for i in range(labels)))
-    return Graft(model, nonzero(model, seed), tiny, max_tokens)
 
 
 def alone(one: Graft, text: str) -> np.ndarray:
@@ -84,14 +77,6 @@ def small(tiny):
     envelope = Envelope((Group((Lora(rank=4, blocks="1:"),), slots=2),), labels=8)
     with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(1, 8), max_wait=0.0, max_waiting=64) as runtime:
         yield runtime
-
-
-def held_up(runtime: Runtime) -> threading.Event:
-    """Keeps the device thread until the event is set."""
-    started, gate = threading.Event(), threading.Event()
-    runtime.call(lambda: started.set() or gate.wait(60))
-    assert started.wait(60)
-    return gate
 
 
 def upper(tiny, seed: int, rank: int = 2, labels: int = 3) -> Graft:

@@ -25,7 +25,7 @@ from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
 from serving.server.serve import default_envelope
 from serving.server.settings import Settings
-from tests.adapters.test_artifact import make
+from tests.grafts import make
 from tests.tiny import WORDS, rows
 
 BLOCKS = 3

@@ -20,53 +20,20 @@ from starlette.testclient import TestClient
 
 import topgraft
 from adapters.artefact.manifest import dumps, read_manifest, sealed
-from adapters.specs import Lora, MultiLabel
+from adapters.specs import Lora
 from backbone.errors import InputError
 from backbone.files import sha256_file
-from serving.bank import Envelope, Group
-from serving.catalogue import FolderCatalogue
-from serving.follow import Follower
-from serving.runtime import Runtime
+from serving.bank import Envelope
 from serving.server.app import Server
 from serving.server.endpoint import Endpoint, Protocol, all_endpoints
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
 from serving.server.openapi import document, schema_of
-from serving.server.serve import serve, warm
+from serving.server.serve import serve
 from serving.server.settings import Settings
-from tests.adapters.test_artifact import make
+from tests.grafts import make
+from tests.serving.place import LIMITS, SPEC
 from tests.tiny import make_tiny_backbone
-
-SPEC = Lora(rank=2, blocks="1:")
-ENVELOPE = Envelope((Group((Lora(rank=4, blocks="1:"),), slots=2),), labels=4)
-LIMITS = Limits(body_bytes=4000, inputs=8, characters=200, body_seconds=5, seconds=60)
-
-
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory) -> Path:
-    """Three good grafts: more than there are slots."""
-    path = tmp_path_factory.mktemp("grafts")
-    make(path / "alpha", tiny, SPEC, seed=1)
-    make(path / "beta", tiny, SPEC, MultiLabel(), seed=2)
-    make(path / "gamma", tiny, SPEC, seed=3)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(tiny, folder):
-    with Runtime(tiny, ENVELOPE, buckets=(48,), batch_sizes=(8,), max_wait=0.0, max_waiting=32) as runtime:
-        follower = Follower(runtime, FolderCatalogue(folder))
-        made = Server(runtime, follower, LIMITS, Tokens())
-        follower.poll()
-        warm(runtime)
-        made.ready = True
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with TestClient(server.app(), raise_server_exceptions=False) as found:
-        yield found
 
 
 def infer(*texts: str, **more) -> dict:

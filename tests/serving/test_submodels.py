@@ -22,10 +22,9 @@ from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
 from serving.server.serve import default_envelope, warm
 from serving.server.settings import Settings
-from tests.adapters.test_artifact import EMPTY
-from tests.serving.test_exits import with_exits
-from tests.serving.test_runtime import TEXTS, graft
-from tests.trainers.test_main import call
+from tests.command import call
+from tests.grafts import EMPTY
+from tests.serving.grafts import TEXTS, graft, with_exits
 
 LEVELS = ("full", "bfloat16", "exits")
 

@@ -9,17 +9,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 import topgraft
+from backbone.encoder import Network
+from backbone.images import ImagePreprocessing
+from backbone.registered import variants
 from backbone.storage import load_backbone
+from tests import tiny, tiny_images
 from tests.tiny import WORDS, as_json
+from trainers.config import Data
 from trainers.fitting.step import partition
+from trainers.pretraining.config import BackboneConfig, NewVit, Objective
 from trainers.pretraining.loop import BackboneTask
+from trainers.pretraining.material import Material
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 240
@@ -54,14 +63,6 @@ def settings(*values: str) -> list[str]:
 def result_of(run: Path) -> dict[str, Any]:
     """The result that a run stored."""
     return json.loads((run / "result.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def whole(place: Path) -> Path:
-    """The folder of a run of `place/config.py` that was not interrupted."""
-    arguments = ["train-backbone", str(place / "config.py"), "--workdir", str(place / "whole"), "--quiet"]
-    assert topgraft.main(arguments) == 0
-    return place / "whole"
 
 
 def killed_and_resumed(place: Path, run: Path, whole: Path, capsys) -> None:
@@ -112,3 +113,39 @@ def counted_as_compiled(task: BackboneTask) -> None:
     batch = task.material.batch("train", task.rows(0), 8)
     lowered = jax.jit(jax.value_and_grad(task.loss, has_aux=True)).lower(live, frozen, batch, jax.random.key(0))
     assert task.work().flops == pytest.approx(lowered.cost_analysis()["flops"], rel=0.25)
+
+
+OBJECTIVES = {tag: kind.example() for tag, kind in variants(Objective).items()}
+TEXT = replace(tiny.SPEC, blocks=1)
+
+
+def text_material() -> Material:
+    """48 rows of 32 random tokens."""
+    ids = np.random.default_rng(0).integers(5, TEXT.vocabulary, (48, 32)).astype(np.int32)
+    ids[:, 0], ids[:, -1] = 2, 3
+    rows = {"ids": ids}
+    splits = {"train": rows, "held_out": rows}
+    return Material(Network(TEXT), tiny.preprocessing_of(TEXT), "bert", {}, splits, special=(0, 2, 3), mask_id=4)
+
+
+def image_material() -> Material:
+    """48 random pictures of three labels."""
+    draw, image = np.random.default_rng(0), tiny_images.IMAGE
+    rows = {"ids": draw.integers(0, 256, (48, image.tokens, image.patch_width), np.uint8)}
+    rows["labels"] = draw.integers(0, 3, 48).astype(np.int32)
+    splits, preprocessing = {"train": rows, "held_out": rows}, ImagePreprocessing(image, resize=image.size)
+    return Material(Network(tiny_images.SPEC), preprocessing, "vit", {}, splits, labels=("a", "b", "c"))
+
+
+def task_of(tag: str) -> BackboneTask:
+    objective = OBJECTIVES[tag]
+    if objective.reads == "text":
+        return BackboneTask(BackboneConfig(objective=objective, batch_size=8, steps=4), text_material())
+    data = Data(train=("x",), format="image_folder")
+    config = BackboneConfig(objective=objective, data=data, network=NewVit(), tokenizer=None, batch_size=8, steps=4)
+    return BackboneTask(config, image_material())
+
+
+def nonzero_params(task: BackboneTask):
+    draw = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.1 * draw.normal(size=x.shape).astype(np.float32), first_params(task))

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import topgraft
+from tests.command import call, killed_run, run, same, tensors
 from tests.tiny import WORDS, as_json, write_csv
-from tests.trainers.test_main import call, killed_run, run, same, tensors
-from tests.trainers.test_main import config as config
 
 AUTO = ("--set", "plan.stages=auto", "--set", "data.dev_fraction=0.3", "--set", "epochs=2")
 

@@ -9,9 +9,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from tests.command import call, tensors
 from tests.tiny import as_json
-from tests.trainers.test_main import call, tensors
-from tests.trainers.test_main import config as config
 from trainers.config import Curriculum
 from trainers.data.order import Order, competence, length_difficulty, rarity_difficulty
 

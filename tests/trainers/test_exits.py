@@ -19,8 +19,8 @@ from adapters.artefact.write import save_graft
 from adapters.specs import Classification, Regression
 from backbone.cache import row_key
 from backbone.errors import InputError
+from tests.command import call
 from tests.tiny import as_json, rows, write_config, write_csv
-from tests.trainers.test_main import call
 from trainers.config import EarlyExits, TrainConfig
 from trainers.config.load import load_config
 from trainers.extras.early_exits import calibrated

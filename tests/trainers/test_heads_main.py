@@ -14,8 +14,8 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, TokenTagging
 from backbone.buckets import Sides
 from backbone.trees import map_leaves
+from tests.command import call, killed_run, same
 from tests.tiny import WORDS, as_json, rows
-from tests.trainers.test_main import call, killed_run, same
 from trainers.config.load import load_config
 from trainers.data.batches import Examples
 from trainers.fitting.cached_states import Boundaries

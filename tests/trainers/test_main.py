@@ -4,55 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import topgraft
 from backbone.trees import flatten
-from tests.tiny import as_json, rows, write_config, write_csv
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def config(tiny_path, tmp_path) -> Path:
-    return write_config(tmp_path / "config.py", tiny_path, tmp_path, optimizer="Optimizer(learning_rate=5e-3)")
-
-
-def run(*arguments, check=True, **options) -> subprocess.CompletedProcess:
-    """The console command in a process of its own."""
-    command = [sys.executable, "-m", "topgraft", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-def call(*arguments, capsys) -> tuple[int, str, str]:
-    """The console command in this process."""
-    status = topgraft.main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def tensors(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / "graft" / "graft.safetensors")
-
-
-def same(left: Path, right: Path) -> None:
-    a, b = tensors(left), tensors(right)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+from tests.command import ROOT, call, killed_run, run, same, tensors
+from tests.tiny import as_json, rows, write_csv
 
 
 def test_train_evaluate_predict_inspect(config, capsys, caplog):
@@ -179,22 +142,6 @@ def test_methods_that_do_not_go_together(settings, message, config, capsys):
     status, _, err = call("train", config, "--workdir", "run", *arguments, capsys=capsys)
     assert status == 2
     assert message in err
-
-
-def killed_run(config: Path, workdir: Path, until, *settings) -> None:
-    """Starts a run and kills it -9 as soon as `until()` is true."""
-    arguments = ["train", str(config), "--workdir", str(workdir), "--quiet", *settings]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "topgraft", *arguments], env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not until():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.stderr is not None
-    process.stderr.close()
 
 
 def test_killed_at_several_instants_and_resumed_is_bit_identical(config, tmp_path, capsys):

@@ -7,59 +7,16 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from backbone.encoder import Network
-from backbone.images import ImagePreprocessing
 from backbone.records import decode, encode
-from backbone.registered import variants
 from backbone.trees import flatten
-from tests import tiny, tiny_images
-from tests.trainers.backbone_runs import counted_as_compiled, first_params
-from trainers.config import Data
-from trainers.pretraining.config import BackboneConfig, NewVit, Objective
-from trainers.pretraining.loop import BackboneTask
-from trainers.pretraining.material import Material
-
-OBJECTIVES = {tag: kind.example() for tag, kind in variants(Objective).items()}
-TEXT = replace(tiny.SPEC, blocks=1)
-
-
-def text_material() -> Material:
-    """48 rows of 32 random tokens."""
-    ids = np.random.default_rng(0).integers(5, TEXT.vocabulary, (48, 32)).astype(np.int32)
-    ids[:, 0], ids[:, -1] = 2, 3
-    rows = {"ids": ids}
-    splits = {"train": rows, "held_out": rows}
-    return Material(Network(TEXT), tiny.preprocessing_of(TEXT), "bert", {}, splits, special=(0, 2, 3), mask_id=4)
-
-
-def image_material() -> Material:
-    """48 random pictures of three labels."""
-    draw, image = np.random.default_rng(0), tiny_images.IMAGE
-    rows = {"ids": draw.integers(0, 256, (48, image.tokens, image.patch_width), np.uint8)}
-    rows["labels"] = draw.integers(0, 3, 48).astype(np.int32)
-    splits, preprocessing = {"train": rows, "held_out": rows}, ImagePreprocessing(image, resize=image.size)
-    return Material(Network(tiny_images.SPEC), preprocessing, "vit", {}, splits, labels=("a", "b", "c"))
-
-
-def task_of(tag: str) -> BackboneTask:
-    objective = OBJECTIVES[tag]
-    if objective.reads == "text":
-        return BackboneTask(BackboneConfig(objective=objective, batch_size=8, steps=4), text_material())
-    data = Data(train=("x",), format="image_folder")
-    config = BackboneConfig(objective=objective, data=data, network=NewVit(), tokenizer=None, batch_size=8, steps=4)
-    return BackboneTask(config, image_material())
-
-
-def nonzero_params(task: BackboneTask):
-    draw = np.random.default_rng(1)
-    return jax.tree.map(lambda x: x + 0.1 * draw.normal(size=x.shape).astype(np.float32), first_params(task))
+from tests.trainers.backbone_runs import OBJECTIVES, counted_as_compiled, nonzero_params, task_of
+from trainers.pretraining.config import Objective
 
 
 @pytest.mark.parametrize("tag", OBJECTIVES)

@@ -23,8 +23,8 @@ from adapters.artefact.scope import BACKGROUND, Scope, min_rows, quantile, scope
 from adapters.artefact.write import save_graft
 from backbone.errors import InputError
 from registry.store import Store
+from tests.command import call
 from tests.tiny import WORDS, as_json, rows, write_config, write_csv
-from tests.trainers.test_main import call
 from trainers.config import OutOfScope, TrainConfig
 from trainers.config.load import load_config
 from trainers.data.splits import membership

@@ -16,8 +16,8 @@ from adapters.heads.head import Head
 from backbone.errors import InputError
 from backbone.records import decode, encode
 from backbone.registered import VARIANTS
+from tests.command import call, run
 from tests.tiny import as_json, rows
-from tests.trainers.test_main import call, run
 from trainers.config.load import load_config
 from trainers.data.prepare import source_key
 

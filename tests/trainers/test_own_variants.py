@@ -13,8 +13,8 @@ from adapters.methods.method import Method
 from backbone.errors import InputError
 from backbone.records import encode
 from backbone.registered import VARIANTS
+from tests.command import call, run
 from tests.tiny import WORDS, as_json, write_config
-from tests.trainers.test_main import call, run
 from trainers.config.load import load_config
 
 METHOD = '''
@@ -125,7 +125,7 @@ def test_the_file_of_a_variant_is_no_part_of_a_grafts_identity(tiny, tmp_path):
     from dataclasses import replace
 
     from adapters.artefact.manifest import dumps, identity, sealed
-    from tests.adapters.test_artifact import make
+    from tests.grafts import make
 
     manifest, _, _ = make(tmp_path / "graft", tiny)
     assert manifest.training.variants == {}
@@ -164,7 +164,7 @@ def test_an_unknown_method_or_head_names_the_file_that_defined_it_if_it_is_known
     import json
 
     from adapters.artefact.manifest import read_manifest
-    from tests.adapters.test_artifact import make
+    from tests.grafts import make
 
     make(tmp_path / "graft", tiny)
     file = tmp_path / "graft" / "manifest.json"

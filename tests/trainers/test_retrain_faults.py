@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from registry.store import Store
-from tests.registry.conftest import postgres as postgres
-from tests.registry.test_registry import shift_clock
+from tests.registry.support import shift_clock
 from tests.tiny import as_json, rows
-from tests.trainers.test_retrain import TABLE, Place
-from tests.trainers.test_retrain import place as place
+from tests.trainers.retrain.place import TABLE, Place
 from trainers.retrain.fleet import attempt
 from trainers.retrain.outcome import Outcome
 

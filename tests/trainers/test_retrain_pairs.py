@@ -10,8 +10,7 @@ from adapters.graft import load_graft
 from adapters.specs import Classification, MultiLabel, Regression
 from registry.store import Store
 from tests.tiny import rows
-from tests.trainers.test_retrain import DEV, Place
-from tests.trainers.test_retrain import place as place
+from tests.trainers.retrain.place import DEV, Place
 from trainers.data.splits import membership
 from trainers.retrain.compare import incomparable
 

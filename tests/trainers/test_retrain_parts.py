@@ -23,7 +23,7 @@ from backbone.encoder import Network
 from backbone.errors import InputError
 from metering.energy import Joules
 from metering.window import Cost
-from tests.adapters.test_methods import nonzero
+from tests.grafts import nonzero
 from tests.tiny import SPEC
 from trainers.config import Data, Plan, Target, TrainConfig
 from trainers.config.retrain import Bound, Column, Gate, Retrain, Schema

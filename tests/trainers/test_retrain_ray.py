@@ -9,8 +9,7 @@ import sys
 import time
 
 from tests.tiny import as_json, write_config
-from tests.trainers.test_retrain import ROOT
-from tests.trainers.test_retrain import place as place
+from tests.trainers.retrain.place import ROOT
 
 
 def test_a_ray_worker_killed_in_mid_task_ends_once_and_promotes_once(place, tiny_path):

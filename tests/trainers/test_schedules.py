@@ -15,8 +15,7 @@ import pytest
 from backbone.errors import InputError
 from backbone.registered import VARIANTS, variants
 from backbone.trees import flatten
-from tests.trainers.test_stages import task as task
-from tests.trainers.test_stages import trained
+from tests.trainers.training import trained
 from trainers.config import Plan
 from trainers.freezing.schedule import RunShape, Schedule, parse, spellings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -27,21 +26,18 @@ from backbone.files import sha256_file
 from backbone.home import home
 from backbone.records import encode
 from backbone.trees import flatten, map_leaves, unflatten
-from tests.tiny import as_json, rows
-from tests.trainers.test_main import call, killed_run, run, same, tensors
-from tests.trainers.test_main import config as config
-from trainers.config import Optimizer, Plan, Stage, TrainConfig
+from tests.command import call, killed_run, run, same, tensors
+from tests.tiny import as_json
+from tests.trainers.training import apart, assert_same, compiles, trained
+from trainers.config import Optimizer, Plan, Stage
 from trainers.data.batches import Examples
 from trainers.fitting.cached_states import Boundaries, CachedPrefix, prefix_id
-from trainers.fitting.loop import fit
 from trainers.fitting.progress import Progress, progress_of
-from trainers.fitting.state import LoopState
 from trainers.fitting.step import first_state, partition
 from trainers.fitting.task import GraftTask
 from trainers.freezing.gradient_ratio import GradientRatio
 from trainers.freezing.schedule import RunShape
 from trainers.runs.checkpoints import Checkpoints
-from trainers.runs.logs import Scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDS = (10, 20, 30, 40)  # batches at the end of each epoch
@@ -109,41 +105,6 @@ def test_the_gradient_rule():
     assert GradientRatio().decide([1, 1, 1, 1], [0.99, 0.5, 0.2, 0.4], 0) == 2, "the first two have settled"
     assert GradientRatio().decide([1, 1, 1, 1], [0.99, 0.98, 0.2, 0.4], 2) == 4
     assert GradientRatio().decide([1, 1], [1, 1], 4) == 4, "nothing tells them apart"
-
-
-@pytest.fixture
-def task(tiny) -> GraftTask:
-    texts = rows(60, seed=4)
-    tokens = tiny.preprocessing.encode([text for text, _ in texts], 48)
-    labels = np.array([int(label[-1]) for _, label in texts], np.int32)
-    examples = Examples(tokens, labels, tiny.lengths)
-    model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), ("a", "b", "c"))
-    optimizer = Optimizer(learning_rate=1e-2, accumulate=2)
-    settings = TrainConfig(optimizer=optimizer, epochs=2, batch_size=8, head_start="zero", checkpoint_seconds=0)
-    return GraftTask(settings, model, tiny, examples, examples)
-
-
-def trained(task: GraftTask, folder: Path, cache: str = "float32", **plan):
-    """(parameters, progress) after a run with this plan."""
-    config = replace(task.config, plan=Plan(cache=cache, **plan), select="last")
-
-    def open_cache(adapter):
-        return Boundaries(task.model, task.backbone, adapter, folder / "cache", cache, 2**30)
-
-    task = replace(task, config=config, open_cache=None if cache == "none" else open_cache)
-    params = map_leaves(np.asarray, task.model.init(jax.random.key(0)))
-    folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder / "checkpoints", {}) as checkpoints:
-        state = LoopState(task, params)
-        state.restore(checkpoints)
-        fit(task, state, checkpoints, Scalars(folder, state.done))
-    return flatten(state.params), state.progress
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for path in left:
-        np.testing.assert_array_equal(left[path], right[path], err_msg=path)
 
 
 def test_stages_that_are_all_live_equal_plain_training_bit_for_bit(task, tmp_path):
@@ -283,12 +244,6 @@ def decaying(task) -> GraftTask:
 FREEZES_BLOCK_0 = (Stage("", until_epoch=1), Stage("1:"))
 
 
-def apart(left: dict, right: dict) -> float:
-    """Largest difference of two trees."""
-    assert left.keys() == right.keys()
-    return max(float(np.abs(left[path] - right[path]).max()) for path in left)
-
-
 def test_what_stays_live_keeps_its_moments_and_its_rate(decaying, tmp_path):
     """Past a stage's end, parameters are those of an AdamW by hand that goes on for what stays live."""
     end = decaying.order.ends[0]
@@ -404,27 +359,6 @@ def test_work_falls_from_stage_to_stage_and_nothing_compiles_inside_one(task, tm
     sizes = [train_step(task.model, 8, 16, boundary=b, cached=b > 0).flops for b in range(4)]
     assert sizes == sorted(sizes, reverse=True)
     assert progress.stages[1].flops < progress.stages[0].flops
-
-
-@contextlib.contextmanager
-def compiles():
-    """Names of the jitted functions that are compiled in the block."""
-    import logging
-
-    names: list[str] = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            text = record.getMessage()
-            if text.startswith("Compiling "):
-                names.append(text.split()[1].removeprefix("jit(").rstrip(")"))
-
-    logger, handler = logging.getLogger("jax._src.interpreters.pxla"), Handler()
-    logger.addHandler(handler)
-    try:
-        yield names
-    finally:
-        logger.removeHandler(handler)
 
 
 def test_cached_logits_equal_uncached_ones_bit_for_bit(minilm, tmp_path):

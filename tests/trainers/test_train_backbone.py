@@ -42,7 +42,6 @@ from tests.trainers.backbone_runs import (
     result_of,
     settings,
 )
-from tests.trainers.backbone_runs import whole as whole
 from trainers.pretraining.config import Corpus, WordPiece
 from trainers.pretraining.corpus import read_text
 

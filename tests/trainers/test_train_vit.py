@@ -31,7 +31,6 @@ from tests.trainers.backbone_runs import (
     result_of,
     settings,
 )
-from tests.trainers.backbone_runs import whole as whole
 from trainers.config import Data
 from trainers.data.rows import read_rows
 from trainers.pretraining.config import BackboneConfig, NewVit, SupervisedImages

@@ -9,8 +9,8 @@ import pytest
 import topgraft
 from adapters.artefact.manifest import identity
 from backbone.storage import load_backbone
+from tests.command import call
 from tests.tiny import write_config
-from tests.trainers.test_main import call
 from trainers.config.load import load_config
 from trainers.extras import variants
 from trainers.scoring.metrics import gather

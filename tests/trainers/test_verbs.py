@@ -17,9 +17,8 @@ import pytest
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
 from metering.window import window
+from tests.command import call
 from tests.tiny import as_json, rows, write_csv
-from tests.trainers.test_main import call
-from tests.trainers.test_main import config as config
 from trainers.pricing.timing import time_pass
 
 STAGED = ("--set", "epochs=3", "--set", "plan.stages=geometric(0.4)")

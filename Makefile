@@ -47,7 +47,7 @@ test-peers: $(PEERS)/installed
 # PostgreSQL of this machine, 5 to 15 minutes on two cores: benchmarks/results/soak_retrain.json. Then ten minutes of
 # a server that loads, swaps and evicts: benchmarks/results/soak_serving.json. First the tests of exactness with the
 # compiler's optimisations, which all tests are spared (tests/conftest.py): about ten minutes.
-EXACT = tests/backbone/test_goldens.py tests/adapters/test_methods.py tests/trainers/test_stages.py
+EXACT = tests/backbone/test_goldens.py tests/adapters/test_methods.py tests/trainers/fitting/test_stages.py
 soak: $(VENV)/installed
 	XLA_FLAGS= $(BIN)/python -m pytest --numprocesses=2 $(EXACT)
 	$(BIN)/python -m benchmarks.soak_retrain --kills 50 --pairs 3

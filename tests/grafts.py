@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapters.artefact.manifest import Training
+from adapters.artefact.manifest import Manifest, Training
 from adapters.artefact.write import save_graft
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
@@ -36,3 +36,8 @@ def nonzero(model: GraftModel, seed: int = 0, size: float = 0.3):
     draw = np.random.default_rng(seed)
     leaves = flatten(model.init(jax.random.key(seed)))
     return unflatten({p: jnp.asarray(x + size * draw.normal(size=x.shape), jnp.float32) for p, x in leaves.items()})
+
+
+def manifest(method) -> Manifest:
+    training = Training({}, {}, {}, {}, {}, {})
+    return Manifest(1, "", "t", "w", "p", (method,), Classification(), ("a", "b"), 16, {}, (), {}, {}, training)

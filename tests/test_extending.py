@@ -23,7 +23,7 @@ import pytest
 
 from tests.recipes import FILES, PAGE
 from tests.tiny import rows, write_csv
-from tests.trainers.backbone_runs import paragraphs
+from tests.trainers.pretraining.backbone_runs import paragraphs
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("adapters", "backbone", "configs", "metering", "registry", "serving", "tests", "trainers")

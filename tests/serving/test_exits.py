@@ -1,7 +1,7 @@
 """Early exits in the runtime: the same answers as without splitting, whoever shares the batch; nothing compiles.
 
-The reference is each graft on its own (`Graft.early_logits_of_rows`), which tests/trainers/test_exits.py holds against
-a computation by hand.
+The reference is each graft on its own (`Graft.early_logits_of_rows`), which
+tests/trainers/extras/test_early_exits.py holds against a computation by hand.
 """
 
 from __future__ import annotations

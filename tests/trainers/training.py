@@ -11,6 +11,7 @@ import numpy as np
 
 from backbone.trees import flatten, map_leaves
 from trainers.config import Plan
+from trainers.data.batches import Examples
 from trainers.fitting.cached_states import Boundaries
 from trainers.fitting.loop import fit
 from trainers.fitting.state import LoopState
@@ -67,3 +68,9 @@ def compiles():
         yield names
     finally:
         logger.removeHandler(handler)
+
+
+def examples(count=50, seed=0, lengths=(8, 16, 32)) -> Examples:
+    draw = np.random.default_rng(seed)
+    rows = [draw.integers(5, 180, n).astype(np.int32) for n in draw.integers(3, 33, count)]
+    return Examples(rows, draw.integers(0, 3, count).astype(np.int32), lengths)

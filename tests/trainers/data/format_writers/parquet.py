@@ -1,0 +1,17 @@
+"""A Parquet file, written by pyarrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from tests.trainers.data.format_writers import TextRows
+
+
+def write(folder: Path, rows: TextRows) -> dict[str, Any]:
+    texts, labels = zip(*rows, strict=True)
+    parquet.write_table(pa.table({"label": labels, "text": texts, "x": range(len(rows))}), folder / "rows.parquet")
+    return {"train": str(folder / "rows.parquet")}

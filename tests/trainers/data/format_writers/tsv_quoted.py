@@ -1,0 +1,16 @@
+"""A table with tabs, each field in quotes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from tests.trainers.data.format_writers import TextRows, text_file
+
+
+def write(folder: Path, rows: TextRows) -> dict[str, Any]:
+    stream = io.StringIO()
+    csv.writer(stream, delimiter="\t", quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
+    return {"train": text_file(folder / "quoted.tsv", stream.getvalue()), "format": "tsv_quoted"}

@@ -1,0 +1,91 @@
+"""The verb `plan`: the price before a run, beside what was measured after it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from adapters.model import GraftModel
+from adapters.specs import Classification, Lora
+from metering.window import window
+from tests.command import call
+from tests.pages import well_formed
+from tests.tiny import as_json
+from trainers.pricing.timing import time_pass
+
+STAGED = ("--set", "epochs=3", "--set", "plan.stages=geometric(0.4)")
+
+
+def test_the_price_is_known_before_and_beside_what_was_measured_after(config, capsys):
+    status, out, err = call("plan", config, *STAGED, "--workdir", "run", "--json", capsys=capsys)
+    assert status == 0, err
+    price = as_json(out)
+    assert [stage["boundary"] for stage in price["stages"]] == [0, 2]
+    first, second = price["stages"]
+    assert second["flops"] / second["steps"] < first["flops"] / first["steps"]
+    assert first["cache_bytes"] == 0 < second["cache_bytes"]
+    assert first["fill_seconds"] == first["fill_cpu_seconds"] == 0 < second["fill_seconds"]
+    for stage in price["stages"]:
+        parts = [stage[f"{part}_seconds"] for part in ("load", "fill", "step", "score")]
+        assert stage["seconds"] == pytest.approx(sum(parts))
+        assert stage["score_seconds"] > 0
+        assert stage["cpu_seconds"] >= stage["fill_cpu_seconds"]
+    assert price["seconds"] == pytest.approx(sum(stage["seconds"] for stage in price["stages"]))
+    assert price["full_tuning_seconds"] > price["adapters_everywhere_seconds"] > 0
+    assert price["joules"]["quality"] == "modelled"
+    status, out, _ = call("plan", config, *STAGED, capsys=capsys)
+    assert "full fine-tuning:" in out
+    assert out.splitlines()[0].split()[0] == "live"
+
+    status, out, err = call("train", config, *STAGED, "--workdir", "run", "--json", capsys=capsys)
+    assert status == 0, err
+    result = as_json(out)
+    for wanted, found in zip(price["stages"], result["stages"], strict=True):
+        assert (wanted["boundary"], wanted["steps"]) == (found["boundary"], found["steps"])
+        assert wanted["flops"] == pytest.approx(found["flops"])
+        assert wanted["bytes_moved"] == pytest.approx(found["bytes_moved"])
+    of_steps = sum(stage["flops"] for stage in result["stages"])
+    assert result["costs"]["train"]["flops"] > of_steps, "filling the cache and scoring are counted too"
+    assert result["costs"]["evaluate"]["flops"] > 0
+    page = Path(result["report"]).read_text()
+    well_formed(page)
+    for part in (
+        "Learning curves",
+        "Freeze timeline",
+        "Predicted and measured",
+        "test: confusion",
+        "modelled",
+        "jaxlib",
+    ):
+        assert part in page
+    assert page.count("<rect") == 2 * 3, "a bar for each stage and block"
+    assert not re.search(r"""(src|href)=["']?(http|//)""", page), "self-contained"
+    assert "No prediction" not in page
+
+
+def test_a_plan_whose_cache_would_not_fit_is_priced_without_it(config, capsys):
+    stages = {}
+    for room in ("1", "1e-5"):
+        asked = ("--set", "epochs=1", "--set", "plan.stages=top(2)", "--set", f"plan.cache_gib={room}")
+        status, out, err = call("plan", config, *asked, "--json", capsys=capsys)
+        assert status == 0, err
+        (stages[room],) = as_json(out)["stages"]
+    assert stages["1"]["cache_bytes"] > 1e-5 * 2**30
+    assert stages["1e-5"]["cache_bytes"] == stages["1e-5"]["fill_seconds"] == 0 < stages["1"]["fill_seconds"]
+    assert stages["1e-5"]["flops"] > stages["1"]["flops"], "blocks below run in every step"
+
+
+def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
+    model = GraftModel(tiny.network, (Lora(),), Classification(), ("a", "b"))
+    passes, loaded = {}, set()
+    for span in ((0, 2), (1, 2)):
+        with window("pass") as cost:
+            made = time_pass(model, tiny, span, Counter({16: 3, 32: 70}), loaded)
+        assert made.seconds > 0
+        assert (made.load_seconds == 0) == (span == (1, 2)), "a run loads a program once"
+        passes[span] = cost.flops
+    assert passes[0, 2] == pytest.approx(2 * passes[1, 2])
+    assert loaded == {(16, 0), (32, 0)}

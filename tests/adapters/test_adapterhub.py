@@ -13,7 +13,8 @@ from adapters.model import GraftModel
 from adapters.specs import Bottleneck, TokenTagging
 from backbone.buckets import pad
 from backbone.trees import flatten, unflatten
-from tests.families import golden, token_rows
+from tests.families import token_rows
+from tests.goldens.read import golden
 
 SPECS = {
     "houlsby": Bottleneck(width=8, placement="houlsby", activation="silu"),

@@ -23,6 +23,7 @@ from adapters.artefact.write import save_graft
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, Method, MultiLabel, Probe
 from backbone.errors import InputError
+from backbone.preprocessing import TextPreprocessing
 from backbone.registered import variants
 from backbone.trees import flatten
 from tests.grafts import EMPTY, LABELS, make
@@ -135,16 +136,16 @@ def test_tensors_exchanged_with_a_right_checksum_are_still_refused(graft, tiny):
 
     tensors = load_file(graft / "graft.safetensors")
     name = next(iter(tensors))
-    for change in (
-        {name: tensors[name] + 1},
-        {name: tensors[name][:1]},
-        {name: tensors[name].astype(np.float16)},
-        {"extra": np.zeros(2, np.float32)},
+    for change, message in (
+        ({name: tensors[name] + 1}, "content_id does not match"),
+        ({name: tensors[name][:1]}, "names or shapes differ"),
+        ({name: tensors[name].astype(np.float16)}, "names or shapes differ"),
+        ({"extra": np.zeros(2, np.float32)}, "names or shapes differ"),
     ):
         save_file({**tensors, **change}, graft / "graft.safetensors")
         files = {**read_manifest(graft).files, "graft.safetensors": sha256_file(graft / "graft.safetensors")}
         resealed(graft, files=files)
-        with pytest.raises(InputError, match=r"differ|content_id"):
+        with pytest.raises(InputError, match=message):
             topgraft.load(graft, tiny)
 
 
@@ -158,6 +159,28 @@ def test_a_graft_that_does_not_reproduce_its_canary_is_refused(graft, tiny):
     resealed(graft, files=files)
     with pytest.raises(InputError, match=r"canary's logits differ by 0\.5"):
         topgraft.load(graft, tiny)
+
+
+def test_a_graft_whose_canary_is_not_a_number_is_refused(graft, tiny):
+    """Nothing is larger than what is not a number, so the comparison must not ask for that."""
+    from backbone.files import sha256_file
+
+    canary = load_file(graft / "canary.safetensors")
+    canary["logits"][0, 0] = np.nan
+    save_file(canary, graft / "canary.safetensors")
+    files = {**read_manifest(graft).files, "canary.safetensors": sha256_file(graft / "canary.safetensors")}
+    resealed(graft, files=files)
+    with pytest.raises(InputError, match=r"canary's logits differ by nan"):
+        topgraft.load(graft, tiny)
+
+
+def test_another_tokenizer_is_refused(graft, tiny):
+    """The same weights with a tokenizer that keeps capitals: the ids of a text would be others."""
+    text = tiny.preprocessing.tokenizer_json
+    assert '"lowercase": true' in text
+    other = TextPreprocessing.from_file_text(text.replace('"lowercase": true', '"lowercase": false'), 64, "other")
+    with pytest.raises(InputError, match=r"grafted on another backbone: its preprocessing_id"):
+        topgraft.load(graft, replace(tiny, preprocessing=other))
 
 
 def test_values_that_are_not_finite_are_not_saved(tiny, tmp_path):

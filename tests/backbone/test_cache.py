@@ -78,7 +78,17 @@ def test_int8_takes_a_quarter():
 
 @pytest.mark.parametrize(
     "change",
-    [{"boundary": 3}, {"prefix_id": "x"}, {"weights_id": "v"}, {"backend": "gpu"}, {"compute_dtype": "bfloat16"}],
+    [
+        {"boundary": 3},
+        {"prefix_id": "x"},
+        {"weights_id": "v"},
+        {"backend": "gpu"},
+        {"compute_dtype": "bfloat16"},
+        {"storage": "bfloat16"},
+        {"pooling": "mean"},
+        {"content": "pooled"},
+        {"layout": 2},
+    ],
 )
 def test_variants_never_share_rows(change, tmp_path):
     items = rows(3)

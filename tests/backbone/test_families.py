@@ -24,7 +24,8 @@ from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import load_backbone, weights_id
 from backbone.trees import flatten, unflatten
 from tests import reference
-from tests.families import CONFIGS, GOLDENS, ROOT, TEXT, config_of, family_of, golden, images, token_rows
+from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows
+from tests.goldens.read import GOLDENS, ROOT, golden
 from tests.tiny import SPEC, tokenizer_json
 
 

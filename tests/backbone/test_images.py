@@ -16,7 +16,8 @@ from backbone.images import FILE, ImagePreprocessing, from_published, patches
 from backbone.importing import import_backbone
 from backbone.spec import ImageSpec
 from backbone.storage import load_backbone
-from tests.families import GOLDENS, config_of
+from tests.families import config_of
+from tests.goldens.read import GOLDENS
 from tests.tiny_images import encoded
 
 IMAGE = ImageSpec(size=16, patch=8, mean=(0.5,) * 3, std=(0.5,) * 3)

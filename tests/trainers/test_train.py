@@ -193,6 +193,12 @@ def test_batches_that_are_not_finite_are_told_when_a_run_stops_early(config, cap
     assert status == 0, err
     assert as_json(out)["skipped"] > 0
     assert "were skipped: loss or gradient not finite" in caplog.text
+    arguments += ["--set", "log_every=1", "--set", "patience=0"]
+    status, out, err = call("train", config, "--workdir", "often", *arguments, "--json", capsys=capsys)
+    assert status == 0, err
+    lines = [json.loads(line) for line in Path("often/metrics.jsonl").read_text().splitlines()]
+    skipped = [line["train/skipped"] for line in lines if "train/skipped" in line]
+    assert as_json(out)["skipped"] == sum(skipped) > max(skipped) == 1
 
 
 def test_an_unknown_label_at_evaluation(config, tmp_path, capsys):

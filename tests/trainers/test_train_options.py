@@ -70,6 +70,17 @@ def test_scalars_are_logged_at_every_so_many_steps_and_at_an_epochs_end(trained)
     assert trained().steps_of("train/loss") == ends, "an epoch has fewer than 20 steps"
 
 
+def test_a_logged_loss_is_that_of_the_steps_since_the_one_before(trained):
+    """A mean over three steps lies between the losses of those three, which fall from epoch to epoch."""
+    single, mean = (trained("epochs=6", f"log_every={every}") for every in (1, 3))
+    losses = dict(zip(single.steps_of("train/loss"), single.logged("train/loss"), strict=True))
+    logged, begin = mean.steps_of("train/loss"), 0
+    for step, value in zip(logged, mean.logged("train/loss"), strict=True):
+        part = [losses[number] for number in range(begin + 1, step + 1)]
+        assert min(part) - 1e-6 <= value <= max(part) + 1e-6
+        begin = step
+
+
 def test_rows_are_assembled_by_several_threads_in_the_same_order(trained):
     assert trained("input_threads=3").apart(trained()) == 0
 

@@ -97,6 +97,7 @@ def test_without_a_curriculum_an_epoch_is_every_row_once():
         assert sorted(sizes) == [4, 4, *[8] * 24], "100 = 12 x 8 + 4, 60 = 7 x 8 + 4, 40 = 5 x 8"
         assert [bucket for bucket, _ in order.epoch(epoch)] != sorted(bucket for bucket, _ in order.epoch(epoch))
     assert order.ends == (26, 52)
+    assert Order(BUCKETS, 8, 0, 1.3).ends == (26, 34), "0.3 of 26 batches are 7.8"
 
 
 @pytest.mark.parametrize("curriculum", [Curriculum(), Curriculum(difficulty="length"), Curriculum(subset=0.5)])

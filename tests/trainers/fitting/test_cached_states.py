@@ -137,6 +137,10 @@ def test_a_prefix_without_adapters_is_shared_and_a_trained_one_is_not(tiny):
     assert below not in (*ids, prefix_id(model, adapter, 1))
     changed = jax.tree.map(lambda leaf: leaf + 1, adapter)
     assert prefix_id(model, changed, 2) != below
+    stronger = GraftModel(tiny.network, (Lora(rank=2, alpha=64.0),), Classification(), ("a", "b"))
+    assert prefix_id(stronger, adapter, 2) != below, "the same leaves act in another way"
+    upper = {"lora": {block: sites for block, sites in adapter["lora"].items() if block == "2"}}
+    assert prefix_id(model, upper, 2) == "none", "block 2 reads the states, and does not make them"
 
 
 def test_stored_states_that_are_not_what_is_computed_are_computed_again(task, tmp_path, caplog):
@@ -206,3 +210,27 @@ def test_cached_states_give_the_same_logits(head, tiny, tmp_path):
         head_only = {"adapter": {}, "head": params["head"]}
         last = Graft(GraftModel(tiny.network, (), head, model.labels), head_only, tiny, 16).logits_of_rows(given)
         np.testing.assert_allclose(pooled[:, -1] @ params["head"]["kernel"] + params["head"]["bias"], last, atol=5e-5)
+
+
+def test_pooled_states_are_of_their_pooling(task, tmp_path):
+    def store(pooling: str) -> Boundaries:
+        model = GraftModel(task.backbone.network, (), Classification(pooling=pooling), task.model.labels)
+        return Boundaries(model, task.backbone, {}, tmp_path, "float32", 2**30)
+
+    mean = store("mean")
+    assert mean.fill([task.train], (), pooled=True) > 0
+    first = store("first")
+    assert not first.has_pooled(task.train)
+    first.fill([task.train], (), pooled=True)
+    assert np.abs(first.pooled(task.train) - mean.pooled(task.train)).max() > 1e-3
+    assert store("attention").has_pooled(task.train), "attention begins as the mean"
+
+
+def test_a_row_alone_has_the_bits_of_a_row_among_others(task, tmp_path):
+    together = Boundaries(task.model, task.backbone, {}, tmp_path / "together", "float32", 2**30)
+    together.fill([task.train], (2,))
+    for number in range(0, len(task.train), 7):
+        alone = Boundaries(task.model, task.backbone, {}, tmp_path / f"alone {number}", "float32", 2**30)
+        one = replace(task.train, rows=task.train.rows[number : number + 1], labels=task.train.labels[:1])
+        assert alone.fill([one], (2,)) == 1
+        np.testing.assert_array_equal(*(store.padded(2, one.rows, 24) for store in (alone, together)))

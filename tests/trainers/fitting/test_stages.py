@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -166,6 +166,51 @@ def test_what_stays_live_keeps_its_moments_and_its_rate(decaying, tmp_path):
         assert apart(staged, kept) < 1e-4
         for reset, other in begun_anew.items():
             assert apart(staged, other) > 1e-2, f"as if the {reset} had begun anew"
+
+
+@dataclass(frozen=True, eq=False)
+class Interrupted(GraftTask):
+    """A task whose process ends before a batch."""
+
+    after: int = 0  # batches that it still runs
+
+    def batches(self, done, until, states):
+        for batch in super().batches(done, until, states):
+            if done == self.after:
+                raise KeyboardInterrupt
+            yield batch
+            done += 1
+
+
+def interrupted(task: GraftTask, after: int, folder: Path, checkpoint_seconds: float, **plan) -> int:
+    """Runs `task` until it is interrupted; returns the micro-batches of its newest checkpoint."""
+    fields = {name: getattr(task, name) for name in ("model", "backbone", "train", "dev")}
+    config = replace(task.config, checkpoint_seconds=checkpoint_seconds)
+    with pytest.raises(KeyboardInterrupt):
+        trained(Interrupted(config=config, **fields, after=after), folder, **plan)
+    return max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+@pytest.mark.parametrize("schedule", ["geometric(0.5)", "gradient_ratio"])
+def test_interrupted_in_mid_stage_and_resumed(schedule, task, tmp_path):
+    """A checkpoint after every batch; the run goes on from the last, in the stage that was under way."""
+    longer = replace(task, config=replace(task.config, epochs=3.0))
+    whole, progress = trained(longer, tmp_path / "whole", stages=schedule)
+    after = longer.order.ends[1] + 3
+    assert interrupted(longer, after, tmp_path / "parts", 1e-9, stages=schedule) == after
+    resumed, again = trained(longer, tmp_path / "parts", stages=schedule)
+    assert_same(whole, resumed)
+    assert again.norms == progress.norms, "what a schedule decides by is that of whole stages"
+    for left, right in zip(progress.stages, again.stages, strict=True):
+        assert (left.until, left.boundary, left.steps) == (right.until, right.boundary, right.steps)
+
+
+def test_an_epochs_end_is_saved_whatever_the_clock_says(task, tmp_path):
+    whole, _ = trained(task, tmp_path / "whole")
+    end = task.order.ends[0]
+    assert interrupted(task, end + 2, tmp_path / "parts", 0.0) == end
+    resumed, _ = trained(task, tmp_path / "parts")
+    assert_same(whole, resumed)
 
 
 def test_work_falls_from_stage_to_stage_and_nothing_compiles_inside_one(task, tmp_path):

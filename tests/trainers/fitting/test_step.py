@@ -17,7 +17,7 @@ from tests.trainers.training import examples
 from trainers.config import Optimizer
 from trainers.data.batches import Examples, batches
 from trainers.data.order import Order
-from trainers.fitting.step import first_state, join, make_optimizer, make_step, partition
+from trainers.fitting.step import first_state, join, make_optimizer, make_step, partition, step_of
 
 
 def test_the_step_is_compiled_as_the_config_says(task):
@@ -85,6 +85,49 @@ def test_a_batch_that_is_not_finite_changes_nothing_and_is_counted(tiny):
     assert state["step"] == 1
     for path, leaf in flatten(state["live"]).items():
         np.testing.assert_array_equal(leaf, flatten(live)[path])
+
+
+def square_root(live, frozen, batch, rng):
+    """A loss whose gradient is infinite where the loss is zero."""
+    return jnp.sqrt(live["w"] * batch).sum(), jnp.float32(2)
+
+
+def test_a_gradient_that_is_not_finite_leaves_moments_and_sums_alone():
+    optimizer = make_optimizer(Optimizer(learning_rate=0.1, schedule="constant"), 10)
+    step = step_of(square_root, optimizer, seed=0, track=True)
+    state = step(first_state({"w": jnp.ones(2)}, optimizer, track=True), {}, jnp.ones(2))
+    before = jax.tree.map(np.array, state)
+    after = step(state, {}, jnp.array([1.0, 0.0]))
+    assert np.isfinite(float(after["sums"]["loss"])), "the loss is zero for the second row, its gradient is not finite"
+    assert after["sums"]["skipped"] == 1
+    assert after["step"] == 2
+    for name in ("live", "optimizer", "gradient"):
+        for left, right in zip(jax.tree.leaves(after[name]), jax.tree.leaves(before[name]), strict=True):
+            np.testing.assert_array_equal(left, right, err_msg=name)
+    again = step(after, {}, jnp.ones(2))
+    assert np.all(np.asarray(again["live"]["w"]) < before["live"]["w"]), "the next batch trains on"
+
+
+def test_every_step_has_a_random_key_of_its_own():
+    """The loss is the number that is drawn, so its sum over steps is that of the keys made by hand."""
+    optimizer = make_optimizer(Optimizer(), 10)
+    drawn = lambda live, frozen, batch, rng: (jax.random.uniform(rng) + 0 * live["w"], jnp.float32(1))  # noqa: E731
+    step = step_of(drawn, optimizer, seed=7)
+    state = first_state({"w": jnp.zeros(())}, optimizer)
+    for _ in range(3):
+        state = step(state, {}, 0)
+    keys = [jax.random.fold_in(jax.random.key(7), number) for number in range(3)]
+    assert state["sums"]["loss"] == pytest.approx(sum(float(jax.random.uniform(key)) for key in keys))
+
+
+def test_gradients_are_summed_for_a_schedule_that_reads_them():
+    optimizer = make_optimizer(Optimizer(learning_rate=0.5, schedule="constant", accumulate=3), 10)
+    half_square = lambda live, frozen, batch, rng: (batch * live["w"] ** 2 / 2, jnp.float32(1))  # noqa: E731
+    step = step_of(half_square, optimizer, seed=0, track=True)
+    state = first_state({"w": jnp.float32(3.0)}, optimizer, track=True)
+    for batch in (1.0, 10.0):  # no optimiser step is due, so that w stays 3
+        state = step(state, {}, batch)
+    assert state["gradient"]["w"] == 33.0
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
 from backbone.errors import InputError
+from backbone.trees import flatten, map_leaves
 from tests.command import call, tensors
 from tests.tiny import as_json
 from tests.trainers.training import trained
 from trainers.config import Plan, Stage
+from trainers.fitting.step import first_state, partition
 from trainers.freezing.gradient_ratio import GradientRatio
 from trainers.freezing.schedule import RunShape
 
@@ -82,6 +86,7 @@ def test_the_gradient_rule():
     assert GradientRatio().decide([1, 1, 1, 1], [0.99, 0.5, 0.2, 0.4], 0) == 2, "the first two have settled"
     assert GradientRatio().decide([1, 1, 1, 1], [0.99, 0.98, 0.2, 0.4], 2) == 4
     assert GradientRatio().decide([1, 1], [1, 1], 4) == 4, "nothing tells them apart"
+    assert GradientRatio().decide([100, 1, 1], [95, 0.5, 0.2], 0) == 1, "a change is a share of what there was"
 
 
 def test_gradient_ratio_freezes_upward_and_keeps_the_top(task, tmp_path):
@@ -101,6 +106,26 @@ def test_gradient_ratio_judges_only_blocks_with_adapters(task, tmp_path):
     _, progress = trained(above, tmp_path / "a", stages="gradient_ratio")
     assert progress.stages[0].boundary == 0
     assert progress.stages[-1].boundary == 2
+
+
+def test_gradient_ratio_reads_the_gradients_of_one_stage(task, tmp_path):
+    """After three epochs the norms are those of the second, in which no block was frozen yet."""
+    longer = replace(task, config=replace(task.config, epochs=3.0, plan=Plan(stages="gradient_ratio")))
+    _, progress = trained(longer, tmp_path / "a", "none", stages="gradient_ratio")
+    live, frozen = partition(map_leaves(np.asarray, longer.model.init(jax.random.key(0))), lambda path: True)
+    optimizer, order = longer.optimizer(), longer.order
+    step, fixed, sums = longer.make_step(optimizer), longer.fixed(frozen), []
+    arrays = first_state(live, optimizer, track=True)
+    for number in range(longer.spans[1].until):
+        epoch, place = order.place(number)
+        arrays = step(arrays, fixed, longer.train.gather(*order.epoch(epoch)[place], order.batch_size))
+        if number + 1 in (longer.spans[0].until, longer.spans[1].until):
+            sums.append(flatten(map_leaves(np.asarray, arrays["gradient"])))
+    second = {path: after - before for (path, before), after in zip(sums[0].items(), sums[1].values(), strict=True)}
+    for block, norm in enumerate(progress.norms):
+        leaves = [leaf for path, leaf in second.items() if path.startswith(f"adapter.lora.{block}.")]
+        assert norm == pytest.approx(np.sqrt(sum(np.square(leaf).sum() for leaf in leaves)), rel=1e-4)
+    assert len(progress.norms) == 3
 
 
 @pytest.mark.parametrize("stages", ["top(7)", "geometric(1.5)"])

@@ -7,17 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from adapters.graft import Graft
 from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
 from adapters.specs import Classification, Probe
 from backbone.encoder import Network
 from metering.energy import Joules
 from metering.window import Cost
+from tests.grafts import nonzero
 from tests.tiny import SPEC
 from trainers.config import Target
 from trainers.config.retrain import Bound, Gate
 from trainers.data.batches import Examples
-from trainers.retrain.gate import PairedLogits, judge, majority_logits
+from trainers.retrain.gate import PairedLogits, judge, logits_in, majority_logits
 
 LABELS = ("a", "b", "c")
 
@@ -58,8 +60,8 @@ def test_the_gate_against_a_champion():
     assert check.value == pytest.approx(-0.1)
     # 30 of 300 paired losses: standard error sqrt(0.1 * 0.9 / 300) = 0.0173; 90 % lies within 1.645 of them
     assert check.interval is not None
-    assert check.interval[0] == pytest.approx(-0.1 - 1.645 * 0.0173, abs=0.008)
-    assert check.interval[1] == pytest.approx(-0.1 + 1.645 * 0.0173, abs=0.008)
+    assert check.interval[0] == pytest.approx(-0.1 - 1.645 * 0.0173, abs=0.004)
+    assert check.interval[1] == pytest.approx(-0.1 + 1.645 * 0.0173, abs=0.004)
     assert asked(replace(gate, tolerance=0.1), sides(WORSE, TRUTH, TRUTH)).verdict == "NO_EVIDENCE"
     assert asked(replace(gate, tolerance=0.2), sides(WORSE, TRUTH, TRUTH)).verdict == "PASS"
     assert asked(replace(gate, min_rows=301), sides(TRUTH, TRUTH, TRUTH)).verdict == "NO_EVIDENCE"
@@ -90,6 +92,31 @@ def test_bounds_by_slice():
     assert nothing.verdict == "NO_EVIDENCE"
     lost = asked(Gate(bounds=(Bound(slices="label a", max_drop=0.01),), tolerance=1), sides(WORSE, TRUTH, TRUTH))
     assert lost.checks[1].verdict == "FAIL"
+
+
+def test_a_failure_outweighs_what_is_not_known():
+    bounds = (Bound(slices="label z", at_least=0.1), Bound(at_least=0.95))
+    report = asked(Gate(bounds=bounds, tolerance=1), sides(WORSE, WORSE, TRUTH))
+    assert [check.verdict for check in report.checks] == ["PASS", "NO_EVIDENCE", "FAIL"]
+    assert report.verdict == "FAIL"
+
+
+def test_a_drop_needs_a_champion():
+    """The first version is compared with the majority label only where the gate asks that it beats it."""
+    gate = Gate(first="bounds", bounds=(Bound(at_least=0.5, max_drop=0.01),))
+    report = asked(gate, sides(WORSE, TRUTH, TRUTH), champion=None)
+    assert [(check.name, check.verdict) for check in report.checks] == [("accuracy, all rows", "PASS")]
+
+
+def test_logits_in_another_order_of_labels(tiny):
+    """A champion that knows two of three labels, in another order."""
+    model = GraftModel(tiny.network, (), Classification(), ("c", "a"))
+    graft = Graft(model, nonzero(model), tiny, 16)
+    rows = [np.array([2, 7, 9, 3], np.int32), np.array([2, 11, 3], np.int32)]
+    found = logits_in(graft, Examples(rows, np.zeros(2, np.int32), tiny.lengths), LABELS)
+    own = graft.logits_of_rows(rows)
+    np.testing.assert_array_equal(found[:, [2, 0]], own)
+    assert (found[:, 1] < own.min() - 100).all(), "what it does not know it never answers"
 
 
 def test_the_first_version_has_a_rule():

@@ -275,14 +275,15 @@ def test_kill_minus_nine_while_saving_leaves_a_whole_graft(graft, tiny, tmp_path
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        whole = [
-            p for p in tmp_path.iterdir() if (p / "manifest.json").exists() and not p.name.startswith(".graft.tmp")
-        ]
-        assert whole, "one whole graft is there, under its name or moved aside"
-        for found in whole:
-            topgraft.load(found, tiny)
+        aside = [p for p in tmp_path.glob(".graft.old*") if (p / "manifest.json").exists()]
+        # what lies aside is being removed once the new one has the name
+        whole = [graft] if graft.exists() else aside
+        assert len(whole) == 1, "one whole graft is there, under its name or moved aside"
+        topgraft.load(whole[0], tiny)
         if not graft.exists():
-            shutil.move(next(p for p in whole if p.name.startswith(".graft.old")), graft)
+            shutil.move(whole[0], graft)
+        for former in tmp_path.glob(".graft.old*"):
+            shutil.rmtree(former)
 
 
 def test_the_manifest_is_readable_by_people_and_machines(graft):

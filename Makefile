@@ -24,7 +24,7 @@ quickstart: $(VENV)/base
 	$(BIN)/python scripts/quickstart.py
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=40
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=40
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -43,14 +43,28 @@ $(PEERS)/installed: pyproject.toml constraints.txt
 test-peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/peers -p no:cacheprovider
 
-# Longer than continuous integration has time for: 50 kills at random instants and concurrent runs, on SQLite and on a
-# PostgreSQL of this machine, 5 to 15 minutes on two cores: benchmarks/results/soak_retrain.json. Then ten minutes of
-# a server that loads, swaps and evicts: benchmarks/results/soak_serving.json. First the tests of exactness with the
-# compiler's optimisations, which all tests are spared (tests/conftest.py): about ten minutes.
-EXACT = tests/backbone/test_goldens.py tests/adapters/test_methods.py tests/trainers/fitting/test_stages.py
-soak: $(VENV)/installed
+# Longer than continuous integration has time for, in four parts:
+#   soak-exact    the tests of exactness with the compiler's optimisations, which all tests are spared
+#                 (tests/conftest.py): about ten minutes
+#   soak-mutants  wrong changes of production code, each of which a test has to notice (tests/mutants), about half an
+#                 hour: benchmarks/results/mutants.json. `python -m tests.mutants --resume` runs what has changed
+#   soak-retrain  50 kills at random instants and concurrent runs, on SQLite and on a PostgreSQL of this machine, 5 to 15
+#                 minutes on two cores: benchmarks/results/soak_retrain.json
+#   soak-serving  ten minutes of a server that loads, swaps and evicts: benchmarks/results/soak_serving.json
+EXACT = tests/backbone/test_goldens.py tests/adapters/test_methods.py tests/trainers/fitting/test_stages.py \
+	tests/trainers/fitting/test_cached_states.py tests/trainers/freezing
+soak: soak-exact soak-mutants soak-retrain soak-serving
+
+soak-exact: $(VENV)/installed
 	XLA_FLAGS= $(BIN)/python -m pytest --numprocesses=2 $(EXACT)
+
+soak-mutants: $(VENV)/installed
+	$(BIN)/python -m tests.mutants
+
+soak-retrain: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_retrain --kills 50 --pairs 3
+
+soak-serving: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_serving --minutes 10
 
 goldens: $(PEERS)/installed

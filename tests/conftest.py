@@ -34,22 +34,6 @@ ALLOWED_SKIPS = {
 from tests.registry.postgres import Postgres, binaries, running  # noqa: E402
 from tests.tiny import make_tiny_backbone, write_config  # noqa: E402
 
-# A worker of pytest-xdist takes a file at a time: the long ones go first, or one worker would end alone.
-LONG = (
-    "test_extending",
-    "test_main",
-    "test_docs",
-    "test_stages",
-    "test_families",
-    "test_train_backbone",
-    "test_runtime",
-    "test_retrain",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
 
 @pytest.fixture(autouse=True)
 def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

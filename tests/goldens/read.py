@@ -14,8 +14,6 @@ from backbone.importing import bind
 from tests.families import family_of
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 GOLDENS = ROOT / "tests" / "goldens" / "families"
 
 

@@ -37,13 +37,13 @@ def test_a_row_is_judged_by_a_probe_that_never_saw_it_or_its_copies(tiny):
     """Labels are random, and each row has a feature of its own: only a probe that saw it can know its label."""
     draw = np.random.default_rng(0)
     model = GraftModel(tiny.network, (Probe(),), Classification(), LABELS)
-    labels = np.tile(draw.integers(0, 3, 60), 2).astype(np.int32)
-    x = np.tile(np.eye(60, dtype=np.float32), (2, 1))
+    labels = np.tile(draw.integers(0, 3, 61), 2).astype(np.int32)
+    x = np.tile(np.eye(61, dtype=np.float32), (2, 1))
     seen = fit_linear(model, x, labels, None, "accuracy", (1e-4,)).head
     right = (x @ seen["kernel"] + seen["bias"]).argmax(1) == labels
     assert right.all(), "a probe of all rows knows them"
-    keys = [str(number % 60).encode() for number in range(120)]
+    keys = [str(number % 61).encode() for number in range(122)]
     unseen = cross_fitted_loss(model, x, labels, keys, "accuracy")
     assert unseen.mean() > 0.9 * np.log(3)
-    apart = cross_fitted_loss(model, x, labels, [str(number).encode() for number in range(120)], "accuracy")
+    apart = cross_fitted_loss(model, x, labels, [str(number).encode() for number in range(122)], "accuracy")
     assert apart.mean() < 0.8 * unseen.mean(), "a copy in another fold would give the label away"

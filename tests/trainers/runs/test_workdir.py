@@ -16,7 +16,7 @@ from backbone.files import write_durable
 from backbone.records import decode
 from tests.tiny import write_config
 from trainers.runs.result import TrainResult
-from trainers.runs.workdir import CONFIG, LOCK, RESULT, claimed
+from trainers.runs.workdir import CONFIG, LOCK, RESULT, claimed, stored_result
 from trainers.scoring.report import write_report
 
 
@@ -97,3 +97,17 @@ def test_a_folder_with_a_plan_is_given_back_after_bad_input(tmp_path):
         raise InputError("too few rows")
     with claimed(folder, {"a": 2}, False) as stored:
         assert stored is None
+
+
+def test_a_result_of_a_former_version_is_read_by_its_former_names(tmp_path):
+    """The first version called the steps of a climb `rungs`; every other field had its present name."""
+    cost = {"wall_seconds": 1.0, "cpu_seconds": 2.0, "peak_bytes": None, "flops": None, "bytes_moved": None}
+    cost |= {"watts": None, "joules": {"quality": "unavailable", "value": None, "source": "no meter"}}
+    values = {"graft": "graft", "content_id": "sha256:0", "metrics": {"dev": {"accuracy": 0.9}}, "steps": 3}
+    values |= {"trainable": 5, "seconds": 1.0, "cpu_seconds": 2.0, "costs": {"train": cost}, "resumed": False}
+    values |= {"stages": [], "report": "report.html"}
+    rungs = [{"name": "probe", "score": 0.9, "kept": True, "cost": cost}]
+    result = stored_result(TrainResult, tmp_path, values | {"rungs": rungs})
+    assert [(step.name, step.score, step.kept) for step in result.climb] == [("probe", 0.9, True)]
+    with pytest.raises(InputError, match="damaged"):
+        stored_result(TrainResult, tmp_path, values | {"steps_of_a_climb": rungs})

@@ -3,9 +3,9 @@
     python -m benchmarks.defaults --peers .venv-peers/bin/python --data ../shared/data [--set banking77] [--rows 5 10 0]
 
 Our side is `topgraft train text_classification` on a CSV with no setting of its own. Its home holds the backbone and
-the compiled programs of a run before, and no cached states. The peer is PyTorch in bfloat16 with scikit-learn's logistic
-regression: its seconds with C = 10, its accuracy with C chosen by cross-validation. Seconds run from process start to
-the stored model. Sides alternate. Cells are kept in `results/defaults.jsonl` as they are made.
+the compiled programs of a run before, and no cached states. The peer is PyTorch in bfloat16 with scikit-learn's
+logistic regression: its seconds with C = 10, its accuracy with C chosen by cross-validation. Seconds run from process
+start to the stored model. Sides alternate. Cells are kept in `results/defaults.jsonl` as they are made.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from backbone.families import Family, find_family
 from backbone.files import sha256_file
 from backbone.images import ImagePreprocessing, from_published
 from backbone.preprocessing import TextPreprocessing
-from backbone.registered import VARIANTS, variants
+from backbone.registered import VARIANTS, named_variants, variants
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import BackboneRecord, Preprocessing, save_backbone
 from backbone.trees import Params, describe, flatten, unflatten
@@ -196,7 +196,7 @@ def _family(config: dict[str, Any], folder: Path) -> Family:
     if (family := find_family(str(name))) is None:
         raise InputError(
             f"{folder / 'config.json'}: model_type: {name!r} is not supported; "
-            f"{nearest(str(name), variants(Family))}; a family of your own needs {VARIANTS}"
+            f"{nearest(str(name), variants(Family))}; a family of your own needs {VARIANTS}{named_variants()}"
         )
     return family
 

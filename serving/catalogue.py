@@ -12,11 +12,13 @@ from typing import Any, Protocol
 
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
 from backbone.errors import InputError, nearest
+from backbone.registered import UnknownVariant
 from registry.database import Registry
 from registry.entries import require_task
 from registry.store import Store
 
 DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
+UNKNOWN = "unknown"  # name of the version of a graft with a variant that this process does not know
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class FolderCatalogue:
             try:
                 manifest = read_manifest(path)
             except InputError as error:  # kept as an entry: a request for it gets the reason
-                entries[path.name] = Entry(path.name, DAMAGED, f"{DAMAGED}:{path.name}", lineage={"error": str(error)})
+                version = UNKNOWN if isinstance(error, UnknownVariant) else DAMAGED
+                entries[path.name] = Entry(path.name, version, f"{version}:{path.name}", lineage={"error": str(error)})
                 continue
             version = manifest.content_id.removeprefix("sha256:")[:12]
             lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}

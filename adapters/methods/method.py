@@ -136,7 +136,7 @@ class SiteMethod(Method, needs=("init",)):
             if acts_at and not any(map(overrides, hooks)):
                 yield f"{' or '.join(hooks)} is missing: it does nothing at {', '.join(acts_at)}"
         if overrides("before") and not overrides("changes_input"):
-            yield "changes_input is missing: `before` is called only where it returns True"
+            yield "changes_input is missing: query, key and value are one product, without `before`, unless it says so"
 
     def candidates(self, encoder: EncoderSpec) -> tuple[Site, ...]:
         """Returns the sites among which the patterns choose, in order."""

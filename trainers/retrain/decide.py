@@ -4,8 +4,8 @@
     warm     one more epoch or so from the live version, in the top blocks, on cached states
     scratch  the config's own plan; also where the live version is another kind of graft, or there is none
 
-Costs are predicted from earlier runs of the task of the same kind, in CPU seconds of the whole verb. Without one they come from
-the plan, whose steps are timed where somebody asks for a price.
+Costs are predicted from earlier runs of the task of the same kind, in CPU seconds of the whole verb. Without one they
+come from the plan, whose steps are timed where somebody asks for a price.
 """
 
 from __future__ import annotations

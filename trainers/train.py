@@ -36,6 +36,7 @@ from trainers.fitting.climb import climb
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
+from trainers.runs.reading import ReadReport
 from trainers.runs.result import TrainResult
 from trainers.runs.run import Run
 from trainers.runs.workdir import RESULT, claimed, stored_result
@@ -118,7 +119,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
         variants=variants,
         replace_existing=replace_existing,
     )
-    result = result_of(run, fitted, manifest, None if exits is None else exits.facts())
+    result = result_of(run, fitted, manifest, None if exits is None else exits.facts(), data.report)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     write_report(run.workdir, result, scores, data.labels, environment)
     write_durable(run.workdir / RESULT, json.dumps(encode(result), indent=1).encode())
@@ -135,7 +136,9 @@ def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
         }
 
 
-def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None) -> TrainResult:
+def result_of(
+    run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None, reading: ReadReport
+) -> TrainResult:
     """Returns the result, which `--json` prints."""
     return TrainResult(
         graft=str(run.workdir / "graft"),
@@ -153,6 +156,7 @@ def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any
         exits=exits,
         rows_computed=run.computed.rows,
         skipped=fitted.progress.skipped,
+        reading=reading,
     )
 
 

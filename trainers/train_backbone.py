@@ -13,6 +13,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from backbone.storage import Backbone, load_backbone, save_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.cost import CostRecord
 from metering.window import Cost, cpu_seconds, wall_seconds, window
+from trainers.config.former import without_newer
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.loop import BackboneTask, fit_backbone
 from trainers.pretraining.material import Material
@@ -71,10 +73,15 @@ def train_backbone(
     or images, config or start.
     """
     use_compilation_cache()
-    with claimed(workdir, encode(config), resume, free=FREE) as stored:
+    with claimed(workdir, encode(config), resume, free=FREE, fill=_filled) as stored:
         if stored is not None and stored.get("finished"):
             return decode(TrainBackboneResult, stored, str(workdir / RESULT))
         return _train_backbone(config, workdir, resume, show)
+
+
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored config with every field of this version; raises InputError for one that is none."""
+    return dict(encode(decode(BackboneConfig, values)))
 
 
 def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: bool) -> TrainBackboneResult:
@@ -87,7 +94,7 @@ def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: b
     parameters = count(params["backbone"])
     task = BackboneTask(config, material)
     identity = {
-        "config": digest({**encode(config), **dict.fromkeys(FREE)}),
+        "config": digest({**without_newer(encode(config), encode(BackboneConfig())), **dict.fromkeys(FREE)}),
         **material.fingerprint,
         "preprocessing_id": material.preprocessing.preprocessing_id,
         "start": start.weights_id if start else "",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from metering.cost import CostRecord
+from trainers.runs.reading import ReadReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class StageRecord(CostRecord):
     @property
     def cost(self) -> CostRecord:
         """Returns the cost alone."""
-        return CostRecord(**{field.name: getattr(self, field.name) for field in fields(CostRecord)})
+        return CostRecord(**{one.name: getattr(self, one.name) for one in fields(CostRecord)})
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,4 @@ class TrainResult:
     exits: dict[str, Any] | None = None  # early exits of the graft: boundaries, threshold, calibration
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
     skipped: int = 0  # micro-batches whose loss or gradient was not finite
+    reading: ReadReport = field(default_factory=ReadReport)  # what was merged, moved, empty or left out among the rows

@@ -59,6 +59,11 @@ def spelt(names: Iterable[str], field_name: str) -> tuple[str, ...]:
     return tuple(first)
 
 
+def counted(rows: int) -> str:
+    """Returns a number of rows in words: `1 row`, `2 rows`."""
+    return f"{rows} row" if rows == 1 else f"{rows} rows"
+
+
 def _written(cell: Any, column: str, where: str) -> str:
     if cell is None or cell != cell:
         return ""
@@ -88,7 +93,7 @@ class Spelling:
 
     def __str__(self) -> str:
         """Returns the ways with their counts, for messages."""
-        ways = ", ".join(f"{way!r} ({count} rows)" for way, count in self.rows.items())
+        ways = ", ".join(f"{way!r} ({counted(count)})" for way, count in self.rows.items())
         return f"{ways}: one label, {self.label!r}"
 
 

@@ -213,8 +213,8 @@ class SeveralLabels(LabelColumn):
         if isinstance(value, str):
             if looks_listed(value):
                 raise InputError(
-                    f"{where}: {data.label}: {value[:60]!r} looks like a list, but its labels have no quotes; write them "
-                    f"with {data.label_separator!r} between (data.label_separator), or as JSON"
+                    f"{where}: {data.label}: {value[:60]!r} looks like a list, but its labels have no quotes; write "
+                    f"them with {data.label_separator!r} between (data.label_separator), or as JSON"
                 )
             return [part for part in map(stripped, value.split(data.label_separator)) if part]
         items = value if isinstance(value, list) else [] if value is None or value != value else [value]

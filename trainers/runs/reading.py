@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from adapters.labels import Spelling
+from adapters.labels import Spelling, counted
 
 MAX_NAMED = 5  # items of a kind that a message names
 
@@ -54,11 +54,11 @@ class ReadReport:
         if self.moved:
             labels = sorted({label for row in self.moved for label in row.labels})
             yield (
-                f"{len(self.moved)} rows were moved from the development share to training, which lacked labels of "
-                f"them ({_named(labels)}; first {self.moved[0].where}); they stay there"
+                f"moved from the development share to training, which lacked a label, for good: "
+                f"{counted(len(self.moved))} ({_named(labels)}; first {self.moved[0].where})"
             )
         for split, texts in self.empty.items():
-            yield f"{split}: {texts.rows} rows have an empty text, first {texts.where}; remove them if they say nothing"
+            yield f"{split}: an empty text in {counted(texts.rows)}, first {texts.where}; remove what says nothing"
         yield from self.notes
 
 

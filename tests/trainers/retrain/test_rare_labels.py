@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from adapters.artefact.manifest import read_manifest
 from registry.store import Store
 from tests.tiny import rows
 from tests.trainers.retrain.place import DEV, TABLE, Place
+from trainers.config.load import load_config
+from trainers.data.prepare import FORMER_READERS, source_of
 from trainers.data.splits import membership, place_hash
+from trainers.retrain.fingerprint import take
 
 GATE = 0.3
 SETTINGS = (f"data.gate_fraction={GATE}", "retrain.gate.min_rows=20")
@@ -45,6 +50,7 @@ def test_a_row_that_training_needed_stays_there(place: Place):
         "train": (0, 0, 1),
         "dev": (0, 0, 0),
         "gate": (0, 0, 0),
+        "test": (0, 0, 0),
     }
     assert place.registry.version("tiny", 2).lineage["fingerprint"]["moved"] == [place_hash(text)]
     assert place.run(*SETTINGS)["action"] == "nothing"
@@ -77,6 +83,17 @@ def test_a_label_that_only_the_live_version_knows_is_not_lost_in_silence(place: 
     assert (result["exit"], result["verdict"], result["live"]) == (11, "NO_EVIDENCE", 1)
     assert "label rare: no train row has it" in result["reason"]
     assert "the live version knows it" in result["reason"]
+
+
+def test_another_version_of_the_reader_is_no_reason_to_read_or_train(place: Place):
+    config = load_config(place.config)
+    now = take(config, None).fingerprint
+    former = replace(now, source=source_of(config.data, config.head.column).key(FORMER_READERS[-1]))
+    assert former.source != now.source
+    assert take(config, former).rows is None
+    other = take(replace(config, seed=1), former)
+    assert other.rows is not None, "what is trained anew is read by the present reader"
+    assert other.fingerprint.rows == now.rows
 
 
 @pytest.mark.parametrize("written", ["class0 ", "class0\u00a0"])

@@ -13,6 +13,7 @@ import ast
 import json
 import math
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -27,8 +28,14 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _QUOTED = r"'(?:[^'\\\n]|\\.)*'" + "|" + r'"(?:[^"\\\n]|\\.)*"'
 _ITEM = re.compile(rf"\s*({_QUOTED}|-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|True|False|None)\s*")
+_BITS = re.compile(r"[01](\s*[,;\s]\s*[01])+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _LIST = re.compile(r"""[\[({]+\s*['"].*|[\[{][^\[\](){}]*,[^\[\](){}]*""", re.DOTALL)  # quotes, or commas between words
+
+
+def binary_digits(text: str) -> list[str] | None:
+    """Returns the values of a text that is a vector of 0 and 1, with blanks or commas between; None for others."""
+    return re.findall("[01]", text) if _BITS.fullmatch(stripped(text)) else None
 
 
 def plain(value: Any) -> Any:
@@ -89,7 +96,7 @@ def as_parts(value: Any, column: str, where: str) -> list[Any]:
     raise InputError(f"{where}: {column}: expected a list, or text with spaces, got {type(value).__name__}")
 
 
-def listed(text: str, column: str, where: str) -> list[Any] | dict[str, Any] | None:
+def listed(text: str, column: str, where: str) -> list[Any] | Mapping[Any, Any] | None:
     """Returns the list or dictionary that a text writes out, as JSON, Python, pandas or NumPy do; None for other text.
 
     `['a', 'b']`, `["a"]`, `('a',)`, `{'a', 'b'}`, `[1 0 1]`, `['a' 'b']`, `{"a": 1}`. Raises InputError for a
@@ -141,7 +148,7 @@ def _typed(text: str) -> int | float:
     return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
 
 
-def _python_dictionary(text: str, column: str, where: str) -> dict[str, Any] | None:
+def _python_dictionary(text: str, column: str, where: str) -> Mapping[Any, Any] | None:
     """Returns a dictionary as Python writes it."""
     try:
         tree = ast.parse(text, mode="eval").body
@@ -156,7 +163,7 @@ def _python_dictionary(text: str, column: str, where: str) -> dict[str, Any] | N
     return _dictionary(pairs, text, column, where)
 
 
-def _dictionary(pairs: list[tuple[Any, Any]], text: str, column: str, where: str) -> dict[str, Any]:
+def _dictionary(pairs: list[tuple[Any, Any]], text: str, column: str, where: str) -> Mapping[Any, Any]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from adapters.cells import BLANK, as_text, plain
+from adapters.cells import BLANK, as_text, plain, stripped
 from backbone.errors import InputError
 
 MISSING = ("nan", "<na>", "nat", "null", "#n/a")  # texts that tools write where there is no value
-
+MARKS = ("|", ",", ";", "\t")  # separators of several labels in one text
 _EDGES = re.compile(f"^{BLANK}+|{BLANK}+$")
 _RUN = re.compile(rf"{BLANK}*\s{BLANK}*")  # blanks with white space among them; a joiner inside an emoji is no blank
 _WHOLE = re.compile(r"(-?)(0|[1-9][0-9]*)\.0")
@@ -122,6 +122,21 @@ class Spellings:
     def missing(self) -> tuple[str, ...]:
         """Returns the labels that tools write where there is no value."""
         return tuple(sorted(label for label in self.counts if label.casefold() in MISSING))
+
+    def joined(self) -> tuple[str, ...]:
+        """Returns the labels that are other labels with a separator between, if each part stands in two labels or more.
+
+        `a,b` beside `a` and `b,c`: several labels in one text, whose separator is another than the config's.
+        """
+        parts = {
+            (mark, label): [stripped(part) for part in label.split(mark)] for mark in MARKS for label in self.counts
+        }
+        stand = Counter((mark, part) for (mark, _), several in parts.items() for part in set(several))
+        return tuple(
+            label
+            for (mark, label), several in parts.items()
+            if len(several) > 1 and all(part and stand[mark, part] > 1 for part in several)
+        )
 
 
 def _visible(label: str) -> str:

@@ -21,7 +21,7 @@ from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.files import write_durable
 from backbone.home import use_compilation_cache
-from backbone.records import decode, digest, encode
+from backbone.records import digest, encode
 from backbone.trees import count
 from metering.window import cpu_seconds, wall_seconds
 from trainers.config import TrainConfig
@@ -56,7 +56,7 @@ def train(
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
     use_compilation_cache()
-    with claimed(workdir, encode(config), resume, fill=_filled) as stored:
+    with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show)
@@ -73,11 +73,6 @@ def train(
         else:
             fitted = way_of(inputs.config)(inputs, run)
         return _store(inputs, run, fitted, replace_existing=resume)
-
-
-def _filled(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored config with every field of this version; raises InputError for one that is none."""
-    return dict(encode(decode(TrainConfig, values)))
 
 
 def way_of(config: TrainConfig) -> Callable[[Inputs, Run], Fitted]:

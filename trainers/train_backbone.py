@@ -13,7 +13,6 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -73,15 +72,10 @@ def train_backbone(
     or images, config or start.
     """
     use_compilation_cache()
-    with claimed(workdir, encode(config), resume, free=FREE, fill=_filled) as stored:
+    with claimed(workdir, encode(config), resume, free=FREE, kind=BackboneConfig) as stored:
         if stored is not None and stored.get("finished"):
             return decode(TrainBackboneResult, stored, str(workdir / RESULT))
         return _train_backbone(config, workdir, resume, show)
-
-
-def _filled(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored config with every field of this version; raises InputError for one that is none."""
-    return dict(encode(decode(BackboneConfig, values)))
 
 
 def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: bool) -> TrainBackboneResult:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from adapters.cells import as_number, as_parts, as_text, listed, looks_listed, plain, stripped
+from adapters.cells import as_number, as_parts, as_text, binary_digits, listed, looks_listed, plain, stripped
 from adapters.labels import spelling
 from adapters.tagging import NO_TAG, OUTSIDE, check_sentence
 from backbone.errors import InputError, nearest
@@ -216,6 +216,8 @@ class SeveralLabels(LabelColumn):
                     f"{where}: {data.label}: {value[:60]!r} looks like a list, but its labels have no quotes; write "
                     f"them with {data.label_separator!r} between (data.label_separator), or as JSON"
                 )
+            if bits := binary_digits(value):
+                return list(bits)
             return [part for part in map(stripped, value.split(data.label_separator)) if part]
         items = value if isinstance(value, list) else [] if value is None or value != value else [value]
         for item in items:

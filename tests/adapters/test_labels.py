@@ -93,6 +93,14 @@ def test_spellings_are_counted_and_look_alikes_named():
     assert tally.missing() == ("nan",)
 
 
+def test_labels_that_are_others_with_a_separator_between():
+    for mark in "|,;":
+        tally = Spellings()
+        for label in ("a", f"a{mark}b", f"b{mark} c", f"c{mark}a", "c", f"food{mark} drink", "drink", f"{mark}a"):
+            tally.add(label, label)
+        assert tally.joined() == (f"a{mark}b", f"b{mark} c", f"c{mark}a")
+
+
 def test_a_graft_of_a_former_version_keeps_its_names():
     column = OneLabel()
     names = ("0.0", "1.0", "payment ")
@@ -205,6 +213,7 @@ def settled(cells, data=NAMES):
 def test_vectors_are_read_by_all_cells_of_a_split(kind):
     cells = [kind([1, 0, 1]), kind([0, 0, 0]), kind([0, 1, 0])]
     assert settled(cells) == (HotVectors, [("shipping", "account"), (), ("payment",)])
+    assert settled(["1 0 1", "0;0;1"])[1] == settled(["1, 0, 1", "0,0,1"])[1] == [("shipping", "account"), ("account",)]
     booleans = [[True, False, True], [False, False, True]]
     assert settled(booleans) == (HotVectors, [("shipping", "account"), ("account",)])
 

@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ def _prepared(data: Data, column: LabelColumn, cache: Path, progress: bool) -> P
 class Source:
     """What would be read: the bytes of the files, and how they are read. Equal keys give equal rows."""
 
-    values: dict[str, Any]
+    values: Mapping[str, Any]  # names of the contents, and the settings of the reader
 
     def key(self, reader: int = READER_VERSION) -> str:
         """Returns the name of what the reader of a version would read."""
@@ -206,6 +206,7 @@ def read_splits(data: Data, column: LabelColumn) -> ReadSplits:
         spellings=spellings.several(),
         alike=spellings.alike(),
         missing=spellings.missing(),
+        joined=spellings.joined(),
         moved=moved,
         empty=_empty_texts(splits),
         notes=tuple(_notes(data)),

@@ -38,6 +38,7 @@ class ReadReport:
     spellings: tuple[Spelling, ...] = ()  # labels that are not always written as their name
     alike: tuple[tuple[str, ...], ...] = ()  # labels kept apart that differ only by case, form or invisible characters
     missing: tuple[str, ...] = ()  # labels that tools write where there is no value
+    joined: tuple[str, ...] = ()  # labels that are others with a separator between
     moved: tuple[MovedRow, ...] = ()  # rows that training keeps
     empty: dict[str, EmptyTexts] = field(default_factory=dict)  # empty texts by split
     notes: tuple[str, ...] = ()  # what formats left out, in words
@@ -51,6 +52,11 @@ class ReadReport:
             yield f"labels: {_named(group)} differ by case or form only and are kept apart; correct them if not"
         if self.missing:
             yield f"labels: {_named(self.missing)} may stand for missing values; they are read as names"
+        if self.joined:
+            yield (
+                f"labels: {_named(self.joined)} look like several labels in one text; head.kind=multi_label with "
+                "data.label_separator reads them apart"
+            )
         if self.moved:
             labels = sorted({label for row in self.moved for label in row.labels})
             yield (

@@ -32,7 +32,8 @@ def claimed(
 
     No other process may claim it while the block runs. Fields in `free` may change when a run is resumed; a stored
     config gets the fields that are newer from its class `kind`. If bad input ends the block before it has written
-    anything, a new folder becomes free again. Raises InputError that names what changed, or says that another process works there.
+    anything, a new folder becomes free again. Raises InputError that names what changed, or says that another process
+    works there.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -163,7 +163,7 @@ class Work:
     def diagnose(self) -> Diagnosis:
         """Checks the schema, then returns the changes."""
         self.on_step("diagnose")
-        self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
+        self.rows = self.taken.rows if self.taken.rows is not None else read(self.config).rows
         check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
         self.old = self._old_rows()
         return diagnose(self.old or {}, self.rows)

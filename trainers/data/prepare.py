@@ -22,9 +22,10 @@ import numpy as np
 from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
-from backbone.records import digest, encode
+from backbone.records import digest
 from backbone.registered import own_file
 from trainers.config import Data
+from trainers.config.former import former_section
 from trainers.data.rows import LabelledRow, Split, entries, read_rows
 from trainers.data.splits import fingerprint, kept, membership, row_hash
 
@@ -111,7 +112,7 @@ def source_key(data: Data, column: LabelColumn) -> str:
 
     Equal keys give equal rows. The bytes of the code count too where a format or a label column is a user's own.
     """
-    reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
+    reading = {k: v for k, v in former_section("data", data).items() if k not in ("train", "dev", "test", "max_tokens")}
     content: dict[str, list[str]] = {}
     code: dict[str, str] = {}
     for split in SOURCES:

@@ -17,7 +17,7 @@ from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.data.encoded_images import image_bytes
-from trainers.data.formats.format import Format, ReadSettings, format_of
+from trainers.data.formats.format import Format, format_of
 
 Split = Literal["train", "dev", "test"]
 ROLES = ("text", "label", "difficulty", "text_pair")  # fields of `Data` that name the columns of a row of text
@@ -114,7 +114,7 @@ class _Reading:
         columns = {"image": data.image, "label": data.label} if images else self._roles
         if not chosen.has_columns:
             columns = {role: role for role in ("image" if images else "text", "label")}
-        settings = ReadSettings(self.split, columns if chosen.has_columns else {}, data.columns, data.encoding)
+        settings = data.read_settings(self.split, columns if chosen.has_columns else {})
         for where, record in chosen.records(group.names, settings):
             try:
                 values = [record[column] for column in columns.values()]
@@ -128,6 +128,7 @@ class _Reading:
     def _require_fit(self, group: Entries) -> None:
         """Raises InputError if the format cannot hold what the data name or the head reads."""
         chosen = group.format
+        chosen.require_layout(self.data.read_settings(self.split, {}))
         for field in () if self.data.of_images or chosen.has_columns else ("difficulty", "text_pair"):
             if getattr(self.data, field):
                 raise InputError(f"data.{field}: files of format {chosen.tag} have no columns")

@@ -88,7 +88,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def require_unicode(text: str, where: str) -> None:
-    """Raises InputError for half a surrogate pair; Python makes one of a byte that is not in the terminal's encoding."""
+    """Raises InputError for half a surrogate pair; Python makes one of a byte that the terminal's encoding lacks."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -98,7 +98,7 @@ def require_unicode(text: str, where: str) -> None:
         ) from None
 
 
-class _Doubled(dict[str, Any]):
+class _Doubled(dict[str, object]):
     """A JSON object that holds keys more than once."""
 
     names: tuple[str, ...]
@@ -111,7 +111,7 @@ def parse_json(text: str, where: str, columns: Collection[str] | None = None) ->
     """
     doubled: list[_Doubled] = []
 
-    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def made(pairs: list[tuple[str, object]]) -> dict[str, object]:
         content = dict(pairs)
         if len(content) == len(pairs):
             return content

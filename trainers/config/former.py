@@ -6,6 +6,7 @@ name. Fingerprints of the first scheme and identities of interrupted runs are ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from backbone.records import encode
@@ -29,7 +30,7 @@ def former_values(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def former_section(section: str, part: Data | Plan) -> dict[str, Any]:
+def former_section(section: str, part: Data | Plan) -> Mapping[str, Any]:
     """Returns the JSON values of a section without its newer fields that have their defaults."""
     values, default = encode(part), encode(type(part)())
     newer = [name for name in NEWER_FIELDS[section] if values[name] == default[name]]

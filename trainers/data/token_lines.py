@@ -133,12 +133,12 @@ class _Table:
 
     def sentences(self) -> Iterator[Sentence]:
         """Yields the sentences."""
-        wanted = (self.settings.word_column, self.settings.tag_column)
-        if self.rows and not self.names and any(name and not _is_number(name) for name in wanted):
-            self._take_header([name for name in wanted if name and not _is_number(name)])
+        chosen = (self.settings.word_column, self.settings.tag_column)
+        if self.rows and not self.names and any(name and not _is_number(name) for name in chosen):
+            self._take_header([name for name in chosen if name and not _is_number(name)])
         if not self.rows:
             return
-        self._require_columns(by_sentence=all(map(_is_number, wanted)))
+        self._require_columns(by_sentence=all(map(_is_number, chosen)))
         word = self._index("word_column") if self.settings.word_column else self._usual_word()
         tag = self._index("tag_column") if self.settings.tag_column else self._usual_tag(word)
         for sentence in self.rows:
@@ -152,10 +152,10 @@ class _Table:
             words, tags = ([token.fields[column] for token in sentence] for column in (word, tag))
             yield Sentence([token.line for token in sentence], words, tags)
 
-    def _take_header(self, wanted: Sequence[str]) -> None:
+    def _take_header(self, chosen: Sequence[str]) -> None:
         """Takes the names of the columns from the first line, or from CoNLL-U."""
         first = self.rows[0][0]
-        if set(wanted) <= set(first.fields):
+        if set(chosen) <= set(first.fields):
             self.names = first.fields
             self.rows = [rest for sentence in self.rows if (rest := [t for t in sentence if t is not first])]
         elif self.conllu and len(first.fields) == len(CONLLU):

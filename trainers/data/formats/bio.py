@@ -1,7 +1,7 @@
 """Sentences with a tag for each word, a word a line, as in CoNLL-2003 and CoNLL-U.
 
-Columns are found by `trainers.data.token_lines`, schemes other than BIO by `adapters.tag_schemes`. Both are decided for a
-whole file, never line by line, and what is not usual is said in the log.
+Columns are found by `trainers.data.token_lines`, schemes other than BIO by `adapters.tag_schemes`. Both are decided for
+a whole file, never line by line, and what is not usual is said in the log.
 """
 
 from __future__ import annotations

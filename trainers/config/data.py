@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,23 +58,31 @@ class Data:
             if isinstance(value, str):
                 object.__setattr__(self, name, (value,) if value else ())
         object.__setattr__(self, "delimiter", TABS.get(self.delimiter, self.delimiter))
-        if self.delimiter and (len(self.delimiter) > 1 or self.delimiter.isalnum() or self.delimiter in '"\r\n\0'):
-            raise InputError(f"delimiter: expected tab, or one character like , or ; got {self.delimiter!r}")
         if not 0 < self.train_fraction <= 1:
             raise InputError(f"train_fraction: must lie in (0, 1], got {self.train_fraction}")
         if self.dev_fraction < 0 or self.gate_fraction < 0 or self.dev_fraction + self.gate_fraction >= 1:
             raise InputError("dev_fraction: together with gate_fraction must be at least 0 and below 1")
         if self.max_tokens < 3:
             raise InputError(f"max_tokens: must be at least 3 (two special tokens and a word), got {self.max_tokens}")
+        self._check_layout()
         self._check_format()
 
-    def _check_format(self) -> None:
-        """Raises InputError if the other fields do not fit the format."""
+    def _check_layout(self) -> None:
+        """Raises InputError for a delimiter or number of a column that is none, or that the format does not read."""
+        if self.delimiter and (len(self.delimiter) > 1 or self.delimiter.isalnum() or self.delimiter in '"\r\n\0'):
+            raise InputError(f"delimiter: expected tab, or one character like , or ; got {self.delimiter!r}")
+        for name in ("word_column", "tag_column"):
+            if re.fullmatch("-[0-9]+|0+", getattr(self, name)):
+                raise InputError(f"{name}: columns are numbered from 1, got {getattr(self, name)}")
         chosen = self.file_format
         for name in LAYOUT:
             if chosen is not None and getattr(self, name) and name not in chosen.reads:
                 known = ", ".join(tag for tag, other in variants(Format).items() if name in other.reads)
                 raise InputError(f"{name}: files of format {self.format} do not have it; those of {known} do")
+
+    def _check_format(self) -> None:
+        """Raises InputError if the other fields do not fit the format."""
+        chosen = self.file_format
         if chosen is not None and chosen.files:
             for name in ("train", "dev", "test"):
                 if len(getattr(self, name)) not in (0, len(chosen.files)):

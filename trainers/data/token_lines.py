@@ -52,11 +52,12 @@ class TokenFile:
 
 
 class _Misfit(Exception):
-    """A way of reading that a line does not fit."""
+    """A way of reading that a line does not fit. Of several ways, the one that got furthest is told."""
 
-    def __init__(self, line: int, problem: str) -> None:
+    def __init__(self, line: int, problem: str, *, columns: int = 2) -> None:
         super().__init__(problem)
         self.line = line
+        self.reached = (columns, line)  # 0: the line has one column; 1: another number of them; 2: the wrong content
 
 
 def read_tokens(text: str, settings: ReadSettings, where: str, *, conllu: bool = False) -> TokenFile:
@@ -80,7 +81,7 @@ def read_tokens(text: str, settings: ReadSettings, where: str, *, conllu: bool =
             )
         except _Misfit as misfit:
             misfits.append(misfit)
-    last = max(misfits, key=lambda misfit: misfit.line)
+    last = max(misfits, key=lambda misfit: misfit.reached)
     raise InputError(f"{where}:{last.line}: {last}")
 
 
@@ -167,7 +168,7 @@ class _Table:
         for sentence in self.rows:
             for number, token in enumerate(sentence):
                 if len(token.fields) < 2:
-                    raise _Misfit(token.line, f"expected a word and its tag, got {token.fields[0]!r} alone")
+                    raise _Misfit(token.line, f"expected a word and its tag, got {token.fields[0]!r} alone", columns=0)
                 if not count or (by_sentence and not number):
                     count = len(token.fields)
                 if len(token.fields) != count:
@@ -175,6 +176,7 @@ class _Table:
                         token.line,
                         f"{len(token.fields)} columns, expected {count}; where words hold blanks, put one tab between "
                         "the columns of every line",
+                        columns=1,
                     )
 
     def _index(self, role: str) -> int:

@@ -37,7 +37,7 @@ FORMATS = variants(Format)
 MODULES = {module.__name__.rsplit(".", 1)[-1]: module for module in load_folder("tests.trainers.data.format_writers")}
 WRITERS = {tag: module.write for tag, module in MODULES.items()}
 OF_FILES = [tag for tag in FORMATS if FORMATS[tag].entry == "file"]
-OF_TEXT = [tag for tag in OF_FILES if not FORMATS[tag].of_images and tag != "parquet"]  # bytes that are text
+OF_TEXT = [tag for tag in OF_FILES if not getattr(MODULES[tag], "BINARY", False)]
 WITH_COLUMNS = [tag for tag in OF_FILES if FORMATS[tag].has_columns]
 
 ONE, SEVERAL = OneLabel(), SeveralLabels()

@@ -119,6 +119,8 @@ class Separated(Format):
             if len(others[delimiter]) > 1:
                 names, setting = others[delimiter], {"\t": "tab"}.get(delimiter, repr(delimiter))
                 remedy += f"; its columns seem to lie between {DELIMITERS[delimiter]}: set data.delimiter={setting}"
+                if settings.read and set(settings.read) <= set(names):
+                    raise InputError(f"{path}: has one column between {layout.words}{remedy[remedy.index(';') :]}")
         settings.require_columns(names, str(path), remedy)
 
     def _check(self, fields: Sequence[str], names: Sequence[str], where: str, layout: Layout) -> None:
@@ -142,10 +144,13 @@ class Separated(Format):
 
 
 def _fits(layout: Layout, text: str, settings: ReadSettings) -> bool:
-    """Returns whether the first row may be that of a layout: it names what is to be read, or has the known columns."""
-    fields = layout.first(text)
+    """Returns whether a file may be in a layout: the first row names what is to be read, or all have known columns."""
     if settings.header:
-        return len(fields) == len(settings.header)
+        try:
+            return all(len(fields) == len(settings.header) for fields in layout.rows(text) if fields)
+        except csv.Error:
+            return False
+    fields = layout.first(text)
     return set(settings.read) <= set(fields) and (bool(settings.read) or len(fields) > 1)
 
 

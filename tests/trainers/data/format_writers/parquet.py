@@ -10,6 +10,8 @@ from pyarrow import parquet
 
 from tests.trainers.data.format_writers import TextRows
 
+BINARY = True
+
 
 def write(folder: Path, rows: TextRows) -> dict[str, Any]:
     texts, labels = zip(*rows, strict=True)

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backbone.records import encode
-from trainers.config.data import Data
 from trainers.config.experiment import TrainConfig
-from trainers.config.plan import Plan
 
 NEWER_FIELDS = {  # fields by section that the first version did not have; all may be left out
     "plan": ("climb",),
@@ -23,15 +21,20 @@ RENAMED_IN_BOUNDS = {"max_drop": "most_lost"}  # fields of retrain.gate.bounds: 
 
 def former_values(config: TrainConfig) -> dict[str, Any]:
     """Returns the JSON values of a config in the fields of the first version."""
-    values: dict[str, Any] = encode(config)
-    values |= {section: former_section(section, getattr(config, section)) for section in NEWER_FIELDS}
+    values = dict(without_newer(encode(config), encode(TrainConfig())))
     gate = values["retrain"]["gate"]
     gate["bounds"] = [{RENAMED_IN_BOUNDS.get(k, k): v for k, v in bound.items()} for bound in gate["bounds"]]
     return values
 
 
-def former_section(section: str, part: Data | Plan) -> Mapping[str, Any]:
-    """Returns the JSON values of a section without its newer fields that have their defaults."""
-    values, default = encode(part), encode(type(part)())
-    newer = [name for name in NEWER_FIELDS[section] if values[name] == default[name]]
-    return {name: value for name, value in values.items() if name not in newer}
+def without_newer(values: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the JSON values of a config without the fields of `NEWER_FIELDS` that have their default."""
+    left_out = {
+        section: [name for name in names if values[section][name] == default[section][name]]
+        for section, names in NEWER_FIELDS.items()
+        if section in values
+    }
+    return {
+        section: {k: v for k, v in value.items() if k not in left_out[section]} if section in left_out else value
+        for section, value in values.items()
+    }

@@ -22,10 +22,10 @@ import numpy as np
 from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
-from backbone.records import digest
+from backbone.records import digest, encode
 from backbone.registered import own_file
 from trainers.config import Data
-from trainers.config.former import former_section
+from trainers.config.former import without_newer
 from trainers.data.rows import LabelledRow, Split, entries, read_rows
 from trainers.data.splits import fingerprint, kept, membership, row_hash
 
@@ -112,7 +112,8 @@ def source_key(data: Data, column: LabelColumn) -> str:
 
     Equal keys give equal rows. The bytes of the code count too where a format or a label column is a user's own.
     """
-    reading = {k: v for k, v in former_section("data", data).items() if k not in ("train", "dev", "test", "max_tokens")}
+    values = without_newer({"data": encode(data)}, {"data": encode(Data())})["data"]
+    reading = {k: v for k, v in values.items() if k not in ("train", "dev", "test", "max_tokens")}
     content: dict[str, list[str]] = {}
     code: dict[str, str] = {}
     for split in SOURCES:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.importing import minilm_folder
-from benchmarks.peers.tasks import TASKS
+from benchmarks.peers.tasks import TASKS, Rows
 from benchmarks.results import ROOT, Provenance, RawRuns, parsed, write
 
 EPOCHS = {"banking77": 3, "emotion": 4}
@@ -69,11 +69,8 @@ class Bench:
 
     def features(self, task: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                self.options.peers, "-m", "benchmarks.peers.features_recipe", "--model", str(minilm_folder()),
-                "--task", task, "--data", self.data, "--out", f"{folder}/model",
-            ]  # fmt: skip
-            return _peer(command)
+            write_rows(Path(folder), *TASKS[task](Path(self.data)))
+            return features_run(self.options.peers, Path(folder), "--strength", "10")
 
     def ours(self, task: str, seed: int, home: Path, *settings: str) -> dict[str, Any]:
         """One process from start to stored graft, then its accuracy on the test rows by another."""
@@ -135,6 +132,19 @@ def _peer(command: list[str]) -> dict[str, Any]:
         "curve": found.get("curve", []),
         "versions": found.get("versions", {}),
     }
+
+
+def write_rows(folder: Path, train: Rows, test: Rows) -> None:
+    """Writes train.csv and test.csv with the columns text and label."""
+    for name, rows in (("train", train), ("test", test)):
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *((text, f"class{label}") for text, label in rows)])
+
+
+def features_run(peers: str, rows: Path, *options: str) -> dict[str, Any]:
+    """Features and logistic regression on the rows of a folder, by the peers' Python."""
+    command = [peers, "-m", "benchmarks.peers.features_recipe", "--model", str(minilm_folder()), "--rows", str(rows)]
+    return _peer([*command, "--out", str(rows / "model"), *options])
 
 
 def fresh_home(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.data.encoded_images import image_bytes
 from trainers.data.formats.format import Format, format_of
+from trainers.data.tag_records import records_in_bio
 
 Split = Literal["train", "dev", "test"]
 ROLES = ("text", "label", "difficulty", "text_pair")  # fields of `Data` that name the columns of a row of text
@@ -115,7 +116,10 @@ class _Reading:
         if not chosen.has_columns:
             columns = {role: role for role in ("image" if images else "text", "label")}
         settings = data.read_settings(self.split, columns if chosen.has_columns else {})
-        for where, record in chosen.records(group.names, settings):
+        records = chosen.records(group.names, settings)
+        if self.column.reading == "tags" and not chosen.labels_per and not data.label_names:
+            records = records_in_bio(records, columns["label"], group.names[0])
+        for where, record in records:
             try:
                 values = [record[column] for column in columns.values()]
             except KeyError:

@@ -107,7 +107,11 @@ def test_every_format_gives_the_same_tags(tmp_path):
         ("rows.bio", "\n\n", "holds no rows"),
         ("rows.jsonl", '{"text": "a b", "label": "O"}', r"rows.jsonl:1: 2 words, but 1 tags"),
         ("rows.jsonl", '{"text": ["a", "b c"], "label": "O O"}', r"rows.jsonl:1: word 2: 'b c' is no word"),
-        ("rows.jsonl", '{"text": "a b", "label": "O I-x"}', r"rows.jsonl:1: word 2 \('b'\): 'I-x' continues nothing"),
+        (
+            "rows.jsonl",
+            '{"text": "a b", "label": "O I-x"}\n{"text": "a", "label": "B-x"}',
+            r"rows.jsonl:1: word 2 \('b'\): 'I-x' continues nothing",
+        ),
         ("rows.jsonl", '{"text": ["\\ud83d"], "label": "O"}', r"rows.jsonl:1: word 1: .* is not valid UTF-8"),
         ("rows.jsonl", '{"text": "", "label": ""}', r"rows.jsonl:1: a sentence without words"),
         ("rows.jsonl", '{"text": 3, "label": "O"}', r"rows.jsonl:1: text: expected a list, or text with spaces"),

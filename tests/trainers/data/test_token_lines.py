@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -90,6 +91,25 @@ def test_another_scheme_is_read_as_bio_and_said(tags, scheme, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "trainers"):
         assert read(tmp_path / "rows.bio") == [("w w w w", ("O", "B-x", "I-x", "B-x"))]
     assert f"rows.bio: the tags are in {scheme}, read as BIO" in caplog.text
+
+
+def test_columns_of_tags_are_read_as_bio_too(tmp_path, caplog):
+    rows = [("a b c", "O I-x B-x"), ("d", "I-y")]
+    in_bio = [("a b c", ("O", "B-x", "B-x")), ("d", ("B-y",))]
+    lists = [{"text": text.split(), "label": tags.split()} for text, tags in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lists))
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{text},{tags}\n" for text, tags in rows))
+    for number in (0, 1):
+        (tmp_path / f"side{number}").write_text("".join(row[number] + "\n" for row in rows))
+    with caplog.at_level(logging.INFO, "trainers"):
+        assert read(tmp_path / "rows.jsonl") == read(tmp_path / "rows.csv") == in_bio
+        sides = Data(train=(str(tmp_path / "side0"), str(tmp_path / "side1")), format="parallel")
+        assert [(row.text, row.labels) for row in read_rows(sides, "train", Tags())] == in_bio
+    assert caplog.text.count("the tags are in IOB1, read as BIO") == 3
+    with (tmp_path / "rows.csv").open("a") as file:
+        file.write("e f,O B-x\n")
+    with pytest.raises(InputError, match=r"rows\.csv:2: word 2 \('b'\): 'I-x' continues nothing"):
+        read(tmp_path / "rows.csv")
 
 
 @pytest.mark.parametrize(

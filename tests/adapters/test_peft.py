@@ -200,7 +200,7 @@ def test_a_folder_without_a_head_or_with_other_labels(folder, minilm_path, tmp_p
         import_peft(folder, minilm_path, tmp_path / "graft", labels="a,b")
     with pytest.raises(InputError, match="--labels: 100 names for a head"):
         import_peft(folder, minilm_path, tmp_path / "graft", labels=",".join(["a long name"] * 100))
-    (tmp_path / "names.txt").write_text("v\nw\nx\ny\nz\n")
+    (tmp_path / "names.txt").write_bytes("\ufeffv\r\nw\r\nx\r\ny\r\nz\r\n".encode())
     done = import_peft(folder, minilm_path, tmp_path / "named", labels=str(tmp_path / "names.txt"))
     assert done.labels == ("v", "w", "x", "y", "z")
     rewrite(folder, lambda t: [t.pop(k) for k in list(t) if "classifier" in k])

@@ -26,6 +26,7 @@ from backbone.files import new_folder, sha256_file
 from backbone.records import decode, digest, encode
 from backbone.registered import own_file
 from trainers.config import Data
+from trainers.config.former import without_newer
 from trainers.data.rows import LabelledRow, RowReader, Split, entries
 from trainers.data.splits import fingerprint, kept, membership, place_hash, row_hash
 from trainers.runs.reading import EmptyTexts, MovedRow, ReadReport
@@ -148,7 +149,8 @@ def source_of(data: Data, column: LabelColumn) -> Source:
     Rows that were moved (`data.moved`) follow from the files and from the version before, so they are no part of it.
     """
     apart = ("train", "dev", "test", "max_tokens", "moved")
-    reading = {k: v for k, v in encode(data).items() if k not in apart}
+    values = without_newer({"data": encode(data)}, {"data": encode(Data())})["data"]
+    reading = {k: v for k, v in values.items() if k not in apart}
     content: dict[str, list[str]] = {}
     code: dict[str, str] = {}
     for split in SOURCES:

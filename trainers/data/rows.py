@@ -19,7 +19,8 @@ from adapters.labels import Spellings
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.data.encoded_images import image_bytes
-from trainers.data.formats.format import Format, ReadSettings, format_of
+from trainers.data.formats.format import Format, format_of
+from trainers.data.tag_records import records_in_bio
 
 Split = Literal["train", "dev", "test"]
 ROLES = ("text", "label", "difficulty", "text_pair")  # fields of `Data` that name the columns of a row of text
@@ -167,8 +168,11 @@ class _Reading:
         columns = {"image": data.image, "label": data.label} if images else self._roles
         if not chosen.has_columns:
             columns = {role: role for role in ("image" if images else "text", "label")}
-        settings = ReadSettings(self.split, columns if chosen.has_columns else {}, data.columns, data.encoding)
-        for where, record in chosen.records(group.names, settings):
+        settings = data.read_settings(self.split, columns if chosen.has_columns else {})
+        records = chosen.records(group.names, settings)
+        if self.column.reading == "tags" and not chosen.labels_per and not data.label_names:
+            records = records_in_bio(records, columns["label"], group.names[0])
+        for where, record in records:
             try:
                 values = [record[column] for column in columns.values()]
             except KeyError:
@@ -183,6 +187,7 @@ class _Reading:
     def _require_fit(self, group: Entries) -> None:
         """Raises InputError if the format cannot hold what the data name or the head reads."""
         chosen = group.format
+        chosen.require_layout(self.data.read_settings(self.split, {}))
         for name in () if self.data.of_images or chosen.has_columns else ("difficulty", "text_pair"):
             if getattr(self.data, name):
                 raise InputError(f"data.{name}: files of format {chosen.tag} have no columns")

@@ -15,7 +15,7 @@ from adapters.labels import spelt
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
-from trainers.data.formats.format import ReadSettings, Record
+from trainers.data.formats.format import Record
 from trainers.data.prepare import SOURCES
 from trainers.data.rows import Split, entries, read_rows
 from trainers.retrain.rows import Rows
@@ -83,7 +83,7 @@ def _records(data: Data, split: Split, labels: LabelColumn) -> Iterator[Record]:
     """Yields every record of a split's files with all its columns; where they have none, the text and the labels."""
     groups = list(entries(data, split))
     if all(group.format.has_columns and group.format.entry == "file" for group in groups):
-        settings = ReadSettings(split, {}, data.columns, data.encoding)
+        settings = data.read_settings(split, {})
         for group in groups:
             yield from group.format.records(group.names, settings)
         return

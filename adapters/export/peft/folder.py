@@ -16,6 +16,7 @@ from backbone.errors import InputError
 from backbone.families import Family
 from backbone.importing import read_safetensors
 from backbone.records import decode
+from backbone.texts import read_names
 from backbone.trees import Params
 
 HEAD = "topgraft_head.safetensors"
@@ -82,16 +83,9 @@ def label_names(requested: str | None, fields: Mapping[str, Any], count: int) ->
     if requested is None:
         names = list(fields.get("labels", [])) or [f"LABEL_{i}" for i in range(count)]
     elif os.path.isfile(requested):  # noqa: PTH113 - Path.is_file raises for a list of names longer than a file name
-        names = _lines_of(Path(requested))
+        names = read_names(Path(requested))
     else:
         names = [name.strip() for name in requested.split(",")]
     if len(names) != count:
         raise InputError(f"--labels: {len(names)} names for a head with {count} outputs")
     return tuple(names)
-
-
-def _lines_of(file: Path) -> list[str]:
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--labels: {file}: cannot be read as UTF-8: {error}") from error

@@ -55,7 +55,7 @@ def test_every_format_gives_the_same_pairs(kind, tmp_path):
         ("tsv", (" ", "b", "no"), r"rows.tsv:5: left: is empty; a pair needs both sides"),
         ("jsonl", ("a", None, "no"), r"rows.jsonl:4: right: expected text, got nothing"),
         ("parquet", ("a", None, "no"), r"rows.parquet:row 4: right: expected text, got nothing"),
-        ("csv", ("a", "b\0", "no"), r"rows.csv:5: (right: holds a NUL|line contains NUL)"),
+        ("csv", ("a", "b\0", "no"), r"rows.csv:5: holds a NUL"),
     ],
 )
 def test_a_pair_with_a_missing_side(kind, row, message, tmp_path):
@@ -100,14 +100,18 @@ def test_every_format_gives_the_same_tags(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.bio", BIO.replace("B-city", "O"), r"rows.bio:5: 'I-city' continues nothing"),
+        ("rows.bio", BIO.replace("B-city", "O") + "\nx X B-city\n", r"rows.bio:5: 'I-city' continues nothing"),
         ("rows.bio", BIO.replace("I-city", "I-town"), r"rows.bio:5: 'I-town' continues nothing"),
         ("rows.bio", BIO.replace("york NNP I-city", "york"), r"rows.bio:5: expected a word and its tag"),
         ("rows.bio", BIO.replace("O\n\n\nhello", "X\n\n\nhello").replace("UH O", "UH X"), r"rows.bio:8: 'X' is no BIO"),
         ("rows.bio", "\n\n", "holds no rows"),
         ("rows.jsonl", '{"text": "a b", "label": "O"}', r"rows.jsonl:1: 2 words, but 1 tags"),
         ("rows.jsonl", '{"text": ["a", "b c"], "label": "O O"}', r"rows.jsonl:1: word 2: 'b c' is no word"),
-        ("rows.jsonl", '{"text": "a b", "label": "O I-x"}', r"rows.jsonl:1: word 2 \('b'\): 'I-x' continues nothing"),
+        (
+            "rows.jsonl",
+            '{"text": "a b", "label": "O I-x"}\n{"text": "a", "label": "B-x"}',
+            r"rows.jsonl:1: word 2 \('b'\): 'I-x' continues nothing",
+        ),
         ("rows.jsonl", '{"text": ["\\ud83d"], "label": "O"}', r"rows.jsonl:1: word 1: .* is not valid UTF-8"),
         ("rows.jsonl", '{"text": "", "label": ""}', r"rows.jsonl:1: a sentence without words"),
         ("rows.jsonl", '{"text": 3, "label": "O"}', r"rows.jsonl:1: text: expected a list, or text with spaces"),

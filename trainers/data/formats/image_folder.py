@@ -8,6 +8,7 @@ from pathlib import Path
 from backbone.errors import InputError
 from backbone.files import sha256_file
 from backbone.records import digest
+from backbone.texts import require_unicode
 from trainers.data.formats.format import Format, ReadSettings, Record
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # suffixes of image files
@@ -49,6 +50,7 @@ def images_of(folder: Path, field: str) -> Iterator[tuple[Path, str]]:
         for path in _inside(inside):
             if path.suffix.lower() not in IMAGES:
                 raise InputError(f"{field}: {path}: not an image by its suffix; known are {' '.join(IMAGES)}")
+            require_unicode(str(path), f"{field}: name of a file")
             yield path, inside.name
 
 

@@ -6,7 +6,7 @@
 
 A source folder has the Hugging Face layout: `config.json`, `model.safetensors` (or a sharded index) and the files of a
 tokenizer, or for images `preprocessor_config.json`. The names of a family's fields and tensors are in
-`backbone.families`. `backbone.tokenizer_classes` makes the tokenizer that transformers' `AutoTokenizer` makes.
+`backbone.families`. `backbone.published_tokenizer` makes the tokenizer that transformers' `AutoTokenizer` makes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from backbone.files import sha256_file
 from backbone.images import ImagePreprocessing, from_published
 from backbone.preprocessing import TextPreprocessing
 from backbone.published_files import read_json, refuse_pointer
+from backbone.published_tokenizer import published_tokenizer
 from backbone.registered import VARIANTS, variants
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import BackboneRecord, Preprocessing, save_backbone
-from backbone.tokenizer_classes import published_tokenizer
 from backbone.tokenizer_files import FILE, FILES
 from backbone.tokenizer_trial import require_usable
 from backbone.trees import Params, describe, flatten, unflatten

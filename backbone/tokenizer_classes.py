@@ -1,38 +1,30 @@
-"""The tokenizer of a published folder, made anew as the class does that transformers' `AutoTokenizer` chooses.
+"""The classes of transformers' tokenizers: what each of them builds from a folder's files.
 
-    made = published_tokenizer(folder, config, "BertTokenizer", room=30522)
+Three of them take the vocabulary of the files alone and build the rest from `tokenizer_config.json` and their defaults.
+`TokenizersBackend` (known as `PreTrainedTokenizerFast` too) keeps `tokenizer.json` as it is.
 
-Four classes cover the families. Three of them take the vocabulary of the files alone and build the rest from
-`tokenizer_config.json` and their defaults. `TokenizersBackend` (known as `PreTrainedTokenizerFast` too) keeps
-`tokenizer.json` as it is. All of them add special and added tokens in the same order, since new tokens get new ids.
-A tokenizer.json that means the same is kept to the byte, so that a `preprocessing_id` moves only where ids do.
-
-Source: transformers 5.24, `AutoTokenizer`, `TokenizersBackend`, `BertTokenizer`, `RobertaTokenizer` and
-`XLMRobertaTokenizer`.
+Source: transformers 5.24, `TokenizersBackend`, `BertTokenizer`, `RobertaTokenizer` and `XLMRobertaTokenizer`.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from backbone.errors import InputError
 from backbone.tokenizer_files import (
-    CONFIG,
     FILE,
-    ROLES,
+    MERGES,
     SAVE,
+    VOCAB_JSON,
+    VOCAB_TXT,
     Token,
     TokenizerFiles,
-    read_files,
     read_merges,
     read_vocab_json,
     read_vocab_txt,
@@ -58,15 +50,6 @@ ALIASES = {
     "PythonBackend": BACKEND,
     BACKEND: BACKEND,
 }  # the class that stands behind each name in `tokenizer_class`, names without "Fast"
-
-
-@dataclass(frozen=True)
-class PublishedTokenizer:
-    """A tokenizer as it was made from its files."""
-
-    text: str  # tokenizer.json, with the side that is cut and the padding token
-    longest: int | None  # longest input that the files allow, in tokens; None without a limit
-    notes: tuple[str, ...]  # differences from the tokenizer.json of the folder
 
 
 class TokenizerClass:
@@ -105,6 +88,8 @@ class Bert(TokenizerClass):
         strip = files.settings.get("strip_accents")
         if strip is not None:
             strip = files.flag("strip_accents", False)
+        if files.file is None:
+            _require(files, VOCAB_TXT)
         vocab = read_vocab_txt(files.folder) if files.file is None else _vocab(files, dict)
         tokenizer = Tokenizer(WordPiece(vocab, unk_token=str_of(roles["unk_token"])))
         tokenizer.normalizer = normalizers.BertNormalizer(
@@ -143,6 +128,7 @@ class Roberta(TokenizerClass):
 
     def start(self, files: TokenizerFiles, roles: Mapping[str, Token]) -> Tokenizer:
         if files.file is None:
+            _require(files, VOCAB_JSON, MERGES)
             vocab, merges = read_vocab_json(files.folder), read_merges(files.folder)
         else:
             vocab, merges = _vocab(files, dict), _merges(files)
@@ -209,118 +195,7 @@ class XlmRoberta(TokenizerClass):
 CLASSES: Mapping[str, TokenizerClass] = {kind.name: kind() for kind in (TokenizerClass, Bert, Roberta, XlmRoberta)}
 
 
-def published_tokenizer(folder: Path, config: Mapping[str, Any], default: str, room: int) -> PublishedTokenizer:
-    """Returns the tokenizer of a folder with the `config.json` given.
-
-    `default` is the class that transformers has for the family, and `room` the number of embedded tokens. Raises
-    InputError naming the file and the field at fault.
-    """
-    files = read_files(folder)
-    where = str(folder / (FILE if files.file is not None else CONFIG))
-    with tokenizers_errors(where, "does not make a tokenizer"):
-        kind = _class_of(files, config, default)
-        notes = []
-        if files.file is not None and kind.model and _model_of(files) not in (kind.model, None):
-            notes.append(f"transformers' {kind.name} has no {_model_of(files)} model; {FILE} is taken as it is")
-            kind = CLASSES[BACKEND]
-        roles = _roles(files, kind)
-        tokenizer = kind.start(files, roles)
-        _add_tokens(tokenizer, files, roles, room)
-        names = {role: str_of(token) for role, token in roles.items()}
-        for role in kind.needed:
-            if tokenizer.token_to_id(names[role]) is None:
-                raise InputError(f"{where}: {role}: {names[role]!r} is not in the vocabulary; name it in {CONFIG}")
-        kind.finish(tokenizer, files, names)
-        content = json.loads(tokenizer.to_str())
-        if files.file is not None:
-            original = json.loads(Tokenizer.from_str(json.dumps(files.file)).to_str())
-            parts = _differences(original, content)
-            notes += [
-                f"{part} of {FILE} is not as transformers' {kind.name} makes it, and was replaced" for part in parts
-            ]
-            content = content if parts else dict(files.file)
-        content["truncation"] = _truncation(files)
-        content["padding"] = _padding(files, tokenizer, names)
-    return PublishedTokenizer(json.dumps(content, ensure_ascii=False), files.longest(), tuple(notes))
-
-
-@contextmanager
-def tokenizers_errors(where: str, fault: str) -> Iterator[None]:
-    """Turns any failure of the tokenizers library, a panic included, into an InputError that names the file."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # tokenizers raises plain Exception
-        raise InputError(f"{where}: {fault}: {error}; {SAVE}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # no Exception, and not importable
-            raise
-        raise InputError(f"{where}: {fault}: {error}; {SAVE}") from error
-
-
-def _class_of(files: TokenizerFiles, config: Mapping[str, Any], default: str) -> TokenizerClass:
-    """Returns the class that `AutoTokenizer` takes: the one that the files name, else that of the family."""
-    name = files.settings.get("tokenizer_class") or config.get("tokenizer_class")
-    if name is None or default == BACKEND:
-        return CLASSES[default]
-    if isinstance(name, str) and (known := ALIASES.get(name.removesuffix("Fast"))):
-        return CLASSES[known]
-    raise InputError(
-        f"{files.folder / CONFIG}: tokenizer_class: {name!r} is not supported; if {FILE} is the whole tokenizer, set "
-        f"it to PreTrainedTokenizerFast; known: {', '.join(ALIASES)}"
-    )
-
-
-def _roles(files: TokenizerFiles, kind: TokenizerClass) -> dict[str, Token]:
-    """Returns the special tokens by role, in the order in which they are added."""
-    stated = {**kind.defaults, **files.roles}
-    if kind.name == BACKEND and files.file is not None and "pad_token" not in stated:
-        padding = files.file.get("padding")
-        if isinstance(padding, Mapping) and isinstance(padding.get("pad_token"), str):
-            stated["pad_token"] = padding["pad_token"]
-    for role in kind.needed:
-        if stated.get(role) is None:
-            raise InputError(f"{files.folder / CONFIG}: {role}: {kind.name} needs one, got null")
-    order = [*ROLES, *(role for role in stated if role not in ROLES)]
-    return {role: token for role in order if (token := stated.get(role)) is not None}
-
-
-def _add_tokens(tokenizer: Tokenizer, files: TokenizerFiles, roles: Mapping[str, Token], room: int) -> None:
-    """Adds the added tokens by their ids, then the special ones that are not among them, in one call.
-
-    A special token that no file names, and for which neither vocabulary nor embeddings have a row, is left out:
-    transformers gives it an id that its model cannot embed.
-    """
-    tokens: list[AddedToken] = [token for _, token in sorted(files.added.items(), key=lambda item: item[0])]
-    special = {str_of(token) for token in roles.values()}
-    for token in tokens:
-        token.special = token.special or token.content in special
-    known = {token.content for token in (*tokenizer.get_added_tokens_decoder().values(), *tokens)}
-    size = tokenizer.get_vocab_size()
-    for role, further in [*roles.items(), *(("", token) for token in files.extra)]:
-        name = str_of(further)
-        if name in known:
-            continue
-        if tokenizer.token_to_id(name) is None:
-            if role and role not in files.roles and size >= room:
-                continue
-            size += 1
-        known.add(name)
-        tokens.append(AddedToken(further, special=True) if isinstance(further, str) else further)
-    for token in tokens:
-        token.special = token.special or token.content in special
-    tokenizer.add_tokens(tokens)
-
-
-def _id(tokenizer: Tokenizer, name: str) -> int:
-    """Returns the id of a token that the tokenizer has."""
-    number = tokenizer.token_to_id(name)
-    assert number is not None
-    return number
-
-
-def _model_of(files: TokenizerFiles) -> str | None:
+def model_of(files: TokenizerFiles) -> str | None:
     """Returns the type of the model in tokenizer.json; None in old files, which do not name it."""
     model = (files.file or {}).get("model")
     if not isinstance(model, Mapping) or "vocab" not in model:
@@ -347,57 +222,14 @@ def _merges(files: TokenizerFiles) -> list[tuple[str, str]]:
     return [(first, second) for first, second in pairs]
 
 
-def _differences(original: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
-    """Returns the parts in which two tokenizers, as the library writes them, give other ids or segments."""
-    parts = []
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "added_tokens"):
-        if _plain(original.get(part)) != _plain(made.get(part)):
-            parts.append(part)
-    for name in sorted({*original["model"], *made["model"]} - {"vocab"}):
-        # An empty prefix or suffix is none.
-        if (original["model"].get(name) or None) != (made["model"].get(name) or None):
-            parts.append(f"model.{name}")
-    if original["model"]["vocab"] != made["model"]["vocab"]:
-        parts.append("model.vocab")
-    return parts
+def _require(files: TokenizerFiles, *names: str) -> None:
+    """Raises InputError if a folder without tokenizer.json lacks the files of a vocabulary too."""
+    if not all((files.folder / name).exists() for name in names):
+        raise InputError(f"{files.folder}: has neither {FILE} nor {' and '.join(names)}; {SAVE}")
 
 
-def _plain(part: Any) -> Any:
-    """Returns a post-processor of BERT as the template that it stands for, and any other part as it is."""
-    if not isinstance(part, Mapping) or part.get("type") != "BertProcessing":
-        return part
-    (last, last_id), (first, first_id) = part["sep"], part["cls"]
-    template = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0 {last}:0",
-        pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
-        special_tokens=[(first, first_id), (last, last_id)],
-    )
-    probe = Tokenizer(BPE())
-    probe.post_processor = template
-    return json.loads(probe.to_str())["post_processor"]
-
-
-def _truncation(files: TokenizerFiles) -> dict[str, object] | None:
-    """Returns the field of tokenizer.json for the side that is cut; None where it is the right one."""
-    stored = (files.file or {}).get("truncation") or {}
-    default = str(stored.get("direction", "right")).lower() if isinstance(stored, Mapping) else "right"
-    if files.word("truncation_side", default, ("right", "left")) == "right":
-        return None
-    return {"direction": "Left", "max_length": 512, "strategy": "LongestFirst", "stride": 0}
-
-
-def _padding(files: TokenizerFiles, tokenizer: Tokenizer, names: Mapping[str, str]) -> dict[str, object] | None:
-    """Returns the field of tokenizer.json for the padding token; None without one."""
-    files.word("padding_side", "right", ("right", "left"))  # no part of a text's ids: padding is masked
-    name = names.get("pad_token")
-    number = None if name is None else tokenizer.token_to_id(name)
-    if number is None:
-        return None
-    return {
-        "strategy": "BatchLongest",
-        "direction": "Right",
-        "pad_to_multiple_of": None,
-        "pad_id": number,
-        "pad_type_id": 0,
-        "pad_token": name,
-    }
+def _id(tokenizer: Tokenizer, name: str) -> int:
+    """Returns the id of a token that the tokenizer has."""
+    number = tokenizer.token_to_id(name)
+    assert number is not None
+    return number

@@ -10,7 +10,7 @@ import unicodedata
 
 from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
-from backbone.tokenizer_classes import tokenizers_errors
+from backbone.published_tokenizer import tokenizers_errors
 from backbone.tokenizer_files import SAVE
 
 _BLOCK = 0x100  # characters between two that are tried

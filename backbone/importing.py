@@ -72,6 +72,7 @@ class Published:
     preprocessing: Preprocessing
     bound: int  # tensors that became parameters
     ignored: tuple[str, ...]  # tensors left out on purpose
+    outside: Mapping[str, np.ndarray]  # weights among these, float32, by their names without the family's prefix
     notes: tuple[str, ...]  # differences of the tokenizer from tokenizer.json
     files: dict[str, str]  # sha256 of each file of weights
 
@@ -125,6 +126,7 @@ def read_published(folder: Path) -> Published:
         preprocessing=preprocessing,
         bound=len(tensors) - len(ignored),
         ignored=tuple(sorted({*ignored, *left_out})),
+        outside={family.tensor_name(name): tensors[name] for name in ignored},
         notes=notes,
         files={f"sha256:{name}": digest for name, digest in files.items()},
     )

@@ -86,6 +86,11 @@ class TextPreprocessing:
         )
 
     @property
+    def cuts_left(self) -> bool:
+        """Returns whether a text that is too long loses its beginning."""
+        return _cuts_left(_tokenizer(self.tokenizer_json, self.max_tokens))
+
+    @property
     def vocabulary(self) -> int:
         """Returns the number of token ids that the tokenizer can produce."""
         return max(_tokenizer(self.tokenizer_json, self.max_tokens).get_vocab(with_added_tokens=True).values()) + 1

@@ -18,6 +18,7 @@ from tokenizers.models import BPE, Unigram, WordPiece
 
 from backbone.errors import InputError
 from backbone.tokenizer_files import (
+    CONFIG,
     FILE,
     MERGES,
     SAVE,
@@ -91,7 +92,10 @@ class Bert(TokenizerClass):
         if files.file is None:
             _require(files, VOCAB_TXT)
         vocab = read_vocab_txt(files.folder) if files.file is None else _vocab(files, dict)
-        tokenizer = Tokenizer(WordPiece(vocab, unk_token=str_of(roles["unk_token"])))
+        unknown = str_of(roles["unk_token"])
+        if unknown not in vocab:
+            raise InputError(f"{files.folder}: unk_token: {unknown!r} is not in the vocabulary; name it in {CONFIG}")
+        tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown))
         tokenizer.normalizer = normalizers.BertNormalizer(
             clean_text=True,
             handle_chinese_chars=files.flag("tokenize_chinese_chars", True),

@@ -15,6 +15,7 @@ from typing import Any
 from tests.families import config_of, family_of
 
 POSITIONS = 256  # tokens of the longest input
+CUT = 48  # tokens of the longest row in the goldens
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ANGLED = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = [

@@ -139,7 +139,8 @@ def _spec(folder: Path, family: Family, config: Mapping[str, Any], tensors: set[
     except InputError as error:
         raise InputError(f"{folder / 'config.json'}: {str(error).removeprefix('config.json: ')}") from error
     if spec.blocks > len(tensors):
-        raise InputError(f"{folder / 'config.json'}: {spec.blocks} blocks, but the file has {len(tensors)} tensors")
+        fault = f"num_hidden_layers: {spec.blocks} blocks, but the weights have {len(tensors)} tensors"
+        raise InputError(f"{folder / 'config.json'}: {fault}")
     return spec
 
 

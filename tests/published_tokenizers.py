@@ -131,9 +131,15 @@ def unigrams() -> list[tuple[str, float]]:
     return [(piece, 0.0) for piece in ANGLED] + [(p, -1.0 - 0.01 * i) for i, p in enumerate(dict.fromkeys(pieces))]
 
 
-def added(content: str, number: int, **flags: bool) -> dict[str, Any]:
+def record(content: str, **flags: bool) -> dict[str, Any]:
+    """Returns an added token as tokenizer_config.json has it."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": number, "content": content, **plain, **flags}
+    return {"content": content, **plain, **flags}
+
+
+def added(content: str, number: int, **flags: bool) -> dict[str, Any]:
+    """Returns an added token as tokenizer.json has it."""
+    return {"id": number} | record(content, **flags)
 
 
 def word_file(special: list[str] = SPECIAL, **parts: Any) -> dict[str, Any]:
@@ -226,8 +232,8 @@ FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
 OTHER = ["<blank>", "<oov>", "<begin>", "<end>", "<hole>"]
 OTHER_ROLES = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), OTHER, strict=True))
 NFC = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
-DECODER = {str(n): added(t, n) for n, t in enumerate(SPECIAL)} | {"9": added("[NEW]", 9, lstrip=True, rstrip=True)}
-DECODER["7"] = added("line", 7, special=False, normalized=True, single_word=True)
+DECODER = {str(n): record(t) for n, t in enumerate(SPECIAL)} | {"9": record("[NEW]", lstrip=True, rstrip=True)}
+DECODER["7"] = record("line", special=False, normalized=True, single_word=True)
 
 # (family, kind): the files of the folder.
 FOLDERS: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
@@ -284,7 +290,7 @@ FOLDERS: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
     ("roberta", "mask with blanks before it"): lambda: files(
         vocab__json=byte_pairs()[0],
         merges__txt=merges_text(),
-        special_tokens_map__json={"mask_token": added("<mask>", 4, lstrip=True) | {"id": 4}},
+        special_tokens_map__json={"mask_token": record("<mask>", lstrip=True)},
     ),
     ("roberta", "a normalizer that the class drops"): lambda: files(byte_file(normalizer=NFC)),
     ("roberta", "BertTokenizer"): lambda: files(
@@ -298,7 +304,7 @@ FOLDERS: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
     ("modernbert", "added tokens"): lambda: files(
         byte_file(),
         tokenizer_config__json=FAST
-        | {"added_tokens_decoder": {"4": added("<mask>", 4, lstrip=True), "700": added("   ", 700, special=False)}},
+        | {"added_tokens_decoder": {"4": record("<mask>", lstrip=True), "700": record("   ", special=False)}},
     ),
     ("modernbert", "BertTokenizer is not taken"): lambda: files(
         word_file(normalizer=NFC), tokenizer_config__json={"tokenizer_class": "BertTokenizer"}

@@ -9,6 +9,7 @@ from typing import ClassVar
 from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
 from backbone.registered import Registered
+from backbone.tokenizer_trial import require_usable
 
 
 class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokenizers"):
@@ -25,8 +26,10 @@ class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokeni
 
 
 def read_tokenizer(path: Path, max_tokens: int) -> TextPreprocessing:
-    """Reads a tokenizer.json. Raises InputError naming the file if it is unreadable."""
+    """Reads a tokenizer.json and tries it. Raises InputError naming the file if it is unreadable, or fails on a text."""
     try:
-        return TextPreprocessing.from_file_text(path.read_text(encoding="utf-8"), max_tokens, str(path))
+        preprocessing = TextPreprocessing.from_file_text(path.read_text(encoding="utf-8"), max_tokens, str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: unreadable: {error}") from error
+    require_usable(preprocessing, preprocessing.vocabulary, str(path))
+    return preprocessing

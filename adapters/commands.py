@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from adapters.combination import Combination
@@ -34,12 +35,16 @@ class Export(OfGraft, OnBackbone, IntoFolder, Verb, verb="export"):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportGraft(IntoFolder, Verb, verb="import-graft"):
-    source: str = argument("PEFT folder")
+    source: str = argument("PEFT folder, or folder of a fine-tuned classifier in the Hugging Face layout")
     backbone: str = required("backbone folder to which the graft belongs")
     labels: str | None = option(None, "label names, comma separated, or a file with one a line")
 
     def call(self) -> object:
-        """Imports a PEFT adapter folder as a graft."""
+        """Imports a PEFT adapter folder, or the classifier of a full fine-tune, as a graft."""
+        if not Path(self.source, "adapter_config.json").exists() and Path(self.source, "config.json").exists():
+            from adapters.export.classifier import import_classifier
+
+            return import_classifier(self.source, self.backbone, self.out, labels=self.labels)
         from adapters.export.peft import import_peft
 
         return import_peft(self.source, self.backbone, self.out, labels=self.labels)

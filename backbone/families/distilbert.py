@@ -17,6 +17,7 @@ class DistilBert(Family, tag="distilbert"):
 
     task_prefix = "distilbert"
     ignored = r"embeddings\.position_ids$|vocab_|pre_classifier\.|classifier\.|qa_outputs\."
+    tokenizer_class = "BertTokenizer"
     block = "transformer.layer.{}."
     names: ClassVar[Mapping[str, str]] = {
         "embeddings.token": "embeddings.word_embeddings.weight",

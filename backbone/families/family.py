@@ -50,6 +50,7 @@ class Family(Registered, by="family", folder="backbone.families"):
     block: ClassVar[str]  # prefix of a block's tensors, with {} for its number
     names: ClassVar[Mapping[str, str]]  # published names of our modules, and of parameters outside modules
     qkv: ClassVar[tuple[str, ...]]  # published modules of query, key and value, or the one that holds all three
+    tokenizer_class: ClassVar[str] = "TokenizersBackend"  # transformers' tokenizer where the files name none
     exportable: ClassVar[bool] = False  # `config`, `release` and `release_head` write the published layout
 
     @classmethod
@@ -142,7 +143,7 @@ class Fields:
     def choice(self, name: str, choices: Mapping[str, Any], default: str) -> Any:
         """Returns what `choices` holds for the word in a field. Raises InputError for another word."""
         value = self.config.get(name, default)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise InputError(f"config.json: {name}: {value!r} is not supported; one of {', '.join(choices)}")
         return choices[value]
 

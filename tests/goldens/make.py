@@ -1,6 +1,7 @@
 """Writes the golden files beside it with transformers and PEFT; run by `make goldens` in the peers environment.
 
-With names of families it writes the golden files of these alone: `make golden FAMILY=electra`.
+With names of families it writes the golden files of these alone: `make golden FAMILY=electra`. The name `tokenizers`
+stands for the tokenizers of all families.
 
 Sentences are docstrings of the Python standard library (PSF licence), kept in `sentences.json` so that
 the files do not move with the Python version. Hidden states are kept at the first and the last real
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import peft
+import tokenizers
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
@@ -28,6 +30,7 @@ from backbone.buckets import pad  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
 from backbone.trees import flatten  # noqa: E402
 from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows  # noqa: E402
+from tests.published_tokenizers import CUT, FOLDERS, digest, strings, write_folder  # noqa: E402
 from tests.tiny import SPEC, golden_params, preprocessing_of, rows  # noqa: E402
 
 LABELS = 5
@@ -204,10 +207,26 @@ def write_tiny() -> None:
     save_file(logits, HERE / "peft_tiny_logits.safetensors")
 
 
+def write_tokenizers() -> None:
+    """Short hashes of the ids that `AutoTokenizer` gives, by family, kind of folder, and kind of strings."""
+    hashes = {}
+    for family, kind in FOLDERS:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(write_folder(Path(folder), family, kind))
+        rows = {n: tokenizer(t, truncation=True, max_length=CUT)["input_ids"] for n, t in strings().items()}
+        hashes[f"{family}: {kind}"] = {name: digest(ids) for name, ids in rows.items()}
+    versions = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
+    content = json.dumps({"versions": versions, "cut": CUT, "hashes": hashes}, indent=1)
+    (HERE / "tokenizers.json").write_text(content + "\n")
+
+
 @torch.inference_mode()
 def main(families: list[str]) -> None:
+    if not families or "tokenizers" in families:
+        write_tokenizers()
     for family in families or CONFIGS:
-        family_golden(family)
+        if family != "tokenizers":
+            family_golden(family)
     if families:
         return
     write_tiny()

@@ -24,7 +24,6 @@ from adapters.graft import load_graft
 from backbone.buckets import pad
 from backbone.errors import InputError
 from backbone.importing import import_backbone
-from benchmarks.results import parsed, write
 
 TOLERANCE = 1e-4  # largest difference of a logit that counts as equal
 
@@ -67,7 +66,9 @@ def run(name: str, folder: Path) -> Verdict:
     result = ours(graft, case.family)
     difference = None if expected is None else distance(result, expected, case.family)
     equal = difference is not None and difference < TOLERANCE
-    moved = None if expected is None else distance(expected, plain, case.family) if expected.shape == plain.shape else None
+    moved = (
+        None if expected is None else distance(expected, plain, case.family) if expected.shape == plain.shape else None
+    )
     back, back_difference, back_message = "wrong", None, ""
     try:
         export_peft(graft, folder / name / "back", backbone=trunk)
@@ -125,8 +126,10 @@ def distance(left: np.ndarray, right: np.ndarray, family: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="names of cases (default: all)")
-    options, provenance = parsed(parser)
     from benchmarks.peers.peft_folders import CASES
+    from benchmarks.results import parsed, write
+
+    options, provenance = parsed(parser)
 
     with tempfile.TemporaryDirectory() as folder:
         verdicts = [run(name, Path(folder)) for name in options.only or CASES]

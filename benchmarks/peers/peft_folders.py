@@ -62,7 +62,13 @@ class Case:
 
 def lora(*targets: str, **options: Any) -> dict[str, Any]:
     """Fields of a LoRA config."""
-    return {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": list(targets) or ["query", "value"], **options}
+    return {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": list(targets) or ["query", "value"],
+        **options,
+    }
 
 
 def expression(text: str, **options: Any) -> dict[str, Any]:
@@ -104,7 +110,9 @@ CASES: dict[str, Case] = {
     "more_targets": Case(lora(), edit={"target_modules": ["query", "key", "value"]}, refused="chosen, but"),
     "bad_expression": Case(lora(), edit={"target_modules": "(query"}, refused="no regular expression"),
     # which rank and alpha
-    "ranks": Case(lora("query", "key", "intermediate.dense", rank_pattern={"query": 2, "layer.1.intermediate.dense": 7})),
+    "ranks": Case(
+        lora("query", "key", "intermediate.dense", rank_pattern={"query": 2, "layer.1.intermediate.dense": 7})
+    ),
     "alphas": Case(lora("query", "key", alpha_pattern={"layer.1.attention.self.key": 3, "query": 20})),
     "alpha_anchored": Case(lora(alpha_pattern={"^encoder.layer.0.attention.self.query": 60})),
     "alpha_anchored_whole": Case(lora(alpha_pattern={"^bert.encoder.layer.0.attention.self.query": 60})),
@@ -138,7 +146,9 @@ CASES: dict[str, Case] = {
     "classifier_named": Case(lora(modules_to_save=["classifier"])),
     "pooler_saved": Case(lora(modules_to_save=["pooler", "classifier"]), refused="bert.pooler.dense"),
     "no_task": Case(lora(modules_to_save=["classifier"]), task=None),
-    "no_task_no_class": Case(lora(modules_to_save=["classifier"]), task=None, edit={"auto_mapping": None}, refused="task_type"),
+    "no_task_no_class": Case(
+        lora(modules_to_save=["classifier"]), task=None, edit={"auto_mapping": None}, refused="task_type"
+    ),
     "no_task_tagger": Case(lora(modules_to_save=["classifier"]), task=None, **TAGGER),
     "headless": Case(lora(), without="classifier", refused="needs its head"),
     "one_number": Case(lora(), outputs=1),
@@ -154,13 +164,19 @@ CASES: dict[str, Case] = {
     "tagger_without_tags": Case(lora(), model="TOKEN_CLS", refused="TOKEN_CLS"),
     "questions": Case(lora(), edit={"task_type": "QUESTION_ANS"}, refused="QUESTION_ANS"),
     "encoder": Case(
-        lora(alpha_pattern={"^encoder.layer.0.attention.self.query": 60}), model="PLAIN", files={"topgraft.json": POOLED}
+        lora(alpha_pattern={"^encoder.layer.0.attention.self.query": 60}),
+        model="PLAIN",
+        files={"topgraft.json": POOLED},
     ),
     "encoder_without_head": Case(lora(), model="PLAIN", refused="needs its head"),
     # other types
     "ia3": Case(IA3),
     "ia3_expressions": Case(
-        {"peft_type": "IA3", "target_modules": r".*\.(key|intermediate\.dense)", "feedforward_modules": r".*intermediate.*"}
+        {
+            "peft_type": "IA3",
+            "target_modules": r".*\.(key|intermediate\.dense)",
+            "feedforward_modules": r".*intermediate.*",
+        }
     ),
     "ia3_exclude": Case(IA3 | {"exclude_modules": ["layer.0.output.dense", "pooler.dense"]}),
     "ia3_tagger": Case(IA3, **TAGGER),
@@ -172,7 +188,8 @@ CASES: dict[str, Case] = {
     "norms": Case(NORMS),
     "norms_of_embeddings": Case(NORMS | {"target_modules": ["LayerNorm"]}, refused="bert.embeddings.LayerNorm"),
     "adalora": Case(
-        {"peft_type": "ADALORA", "target_modules": ["query"], "total_step": 10, "tinit": 1, "tfinal": 1}, refused="peft_type"
+        {"peft_type": "ADALORA", "target_modules": ["query"], "total_step": 10, "tinit": 1, "tfinal": 1},
+        refused="peft_type",
     ),
     "loha": Case({"peft_type": "LOHA", "target_modules": ["query"], "r": 2}, refused="peft_type"),
     "oft": Case({"peft_type": "OFT", "target_modules": ["query"], "oft_block_size": 4}, refused="peft_type"),
@@ -186,11 +203,9 @@ CASES: dict[str, Case] = {
         NORMS | {"target_modules": ["sa_layer_norm", "output_layer_norm"]}, family="distilbert", **TAGGER
     ),
     "roberta": Case(lora(), family="roberta", refused="no single layer"),
-    "roberta_tagger": Case(expression("all-linear", use_rslora=True), family="roberta", **TAGGER),
+    "roberta_tagger": Case(lora("query", "intermediate.dense", use_rslora=True), family="roberta", **TAGGER),
     "roberta_ia3": Case(IA3, family="roberta", **TAGGER),
-    "roberta_encoder_dora": Case(
-        lora(use_dora=True), family="roberta", model="PLAIN", files={"topgraft.json": POOLED}
-    ),
+    "roberta_encoder_dora": Case(lora(use_dora=True), family="roberta", model="PLAIN", files={"topgraft.json": POOLED}),
     "xlm_roberta_tagger": Case(VERA, family="xlm-roberta", **TAGGER),
     "modernbert": Case(lora("Wqkv"), **MODERN),
     "modernbert_all": Case(expression("all-linear", use_rslora=True, alpha_pattern={"attn.Wo": 17, "Wi": 2}), **MODERN),
@@ -231,7 +246,7 @@ CASES: dict[str, Case] = {
     "vit_norms": Case(
         NORMS | {"target_modules": ["layernorm_before", "layernorm_after"], "modules_to_save": ["classifier"]}, **IMAGE
     ),
-}  # fmt: skip
+}
 
 
 def trunk(family: str, folder: Path) -> Path:
@@ -240,7 +255,7 @@ def trunk(family: str, folder: Path) -> Path:
     if path.exists():
         return path
     torch.manual_seed(2)
-    changes = {"vocab_size": SPEC.vocabulary} if family in TEXT else {}
+    changes = {"vocab_size": SPEC.vocabulary, "pad_token_id": 0} if family in TEXT else {}
     config = transformers.AutoConfig.for_model(family, **CONFIGS[family] | changes, attn_implementation="eager")
     model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -304,7 +319,9 @@ def make(name: str, folder: Path) -> tuple[Path, np.ndarray | None, np.ndarray]:
     """
     case, out = CASES[name], folder / name / "peft"
     with quietly():
-        model = peft.get_peft_model(base(case, folder), peft.get_peft_config({"task_type": case.task_type, **case.options}))
+        model = peft.get_peft_model(
+            base(case, folder), peft.get_peft_config({"task_type": case.task_type, **case.options})
+        )
         torch.manual_seed(7)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -318,14 +335,16 @@ def make(name: str, folder: Path) -> tuple[Path, np.ndarray | None, np.ndarray]:
         return out, before if case.rename else loaded(case, out, folder, head), plain
 
 
-def loaded(case: Case, adapter: Path, folder: Path, head: Mapping[str, torch.Tensor] | None = None) -> np.ndarray | None:
+def loaded(
+    case: Case, adapter: Path, folder: Path, head: Mapping[str, torch.Tensor] | None = None
+) -> np.ndarray | None:
     """Returns the logits of a folder as PEFT loads it; None where PEFT does not."""
     with quietly():
         if case.model == "PLAIN" and head is None and (adapter / "topgraft_head.safetensors").exists():
             head = load_file(adapter / "topgraft_head.safetensors")
         try:
             return logits(peft.PeftModel.from_pretrained(base(case, folder), adapter), case, head)
-        except Exception:  # PEFT says no in many ways
+        except Exception:  # noqa: BLE001 - PEFT says no in many ways
             return None
 
 

@@ -15,7 +15,7 @@ from adapters.artefact.write import save_graft
 from adapters.export.peft.codec import CONFIG, Codec
 from adapters.export.peft.folder import EXTRA_FILE, HEAD, extra_fields, read_folder, read_weights
 from adapters.export.peft.ia3 import IA3Codec
-from adapters.export.peft.layers import WEIGHTS, Layer, Tensors, family_of, layers_of, task_prefix
+from adapters.export.peft.layers import PREFIX, WEIGHTS, Layer, Tensors, family_of, layers_of, task_prefix
 from adapters.export.peft.lora import LoraCodec, uniform
 from adapters.export.peft.norm import NormCodec
 from adapters.export.peft.task import CLASSIFIER, Problem, read_head, write_head
@@ -60,6 +60,8 @@ def export_peft(
     codec = _codec_of(loaded, str(graft), vllm)
     family, name = family_of(loaded.backbone), model.methods[0].tag
     head = write_head(model, loaded.params["head"], family, manifest.max_tokens)
+    if vllm and head.task == "TOKEN_CLS":
+        raise InputError(f"{graft}: vLLM reads the head of a sequence classifier from an adapter, not that of a tagger")
     sites = model.site_parts[name][1]
     layers = _adapted(loaded.backbone, codec, sites, task_prefix(loaded.backbone) if head.inside else "")
     tensors, fields = codec.write(model, loaded.params["adapter"][name], loaded.backbone, layers)
@@ -89,7 +91,7 @@ def export_peft(
 
 
 def _codec_of(graft: Graft, where: str, vllm: bool) -> Codec:
-    """Returns the codec of the graft's one method; raises InputError where PEFT, or vLLM, has no place for the graft."""
+    """Returns the codec of the graft's one method; raises InputError where PEFT, or vLLM, has no place for it."""
     model = graft.model
     tag = model.methods[0].tag if len(model.methods) == 1 else None
     codec = next((codec for codec in CODECS.values() if tag in codec.methods), None)
@@ -130,11 +132,18 @@ def import_peft(
     family = family_of(trunk)
     folder, codec = read_folder(source, CODECS, family)
     left = read_weights(source)
+    begin = f"{PREFIX}{task_prefix(trunk)}"
+    inside = any(key.startswith(begin) for key in left)
     adapter = codec.read(folder, left, trunk)
     images = trunk.spec.image is not None
     head = read_head(folder, left, family, trunk.spec.width, images=images, labels=labels, problem=problem)
     if left:
         raise InputError(_unplaced(source, codec, left))
+    if head.task != "FEATURE_EXTRACTION" and not inside:
+        raise InputError(
+            f"{source / WEIGHTS}: with task_type {head.task} the names of adapted layers begin with {begin}; these are "
+            "those of the plain encoder, which PEFT would leave out"
+        )
     model = GraftModel(trunk.network, adapter.methods, head.head, head.names)
     manifest = save_graft(
         out,
@@ -163,8 +172,8 @@ def _unplaced(source: Path, codec: Codec, left: Tensors) -> str:
     """Returns the message about tensors that no part of a graft takes."""
     names = ", ".join(sorted(left)[:5])
     return (
-        f"{source / WEIGHTS}: tensors that a {codec.title} with a head does not have: {names}; a graft adapts layers of "
-        "attention and mlp (target_modules) and holds a classifier (modules_to_save), nothing else"
+        f"{source / WEIGHTS}: tensors that a {codec.title} with a head does not have: {names}; a graft adapts layers "
+        "of attention and mlp (target_modules) and holds a classifier (modules_to_save), nothing else"
     )
 
 

@@ -104,6 +104,8 @@ def label_names(requested: str | None, known: tuple[str, ...], count: int) -> tu
         names = [name.strip() for name in requested.split(",")]
     if len(names) != count:
         raise InputError(f"--labels: {len(names)} names for a head with {count} outputs")
+    if not all(names):
+        raise InputError(f"--labels: a name is empty: {', '.join(map(repr, names))}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--labels: {', '.join(map(repr, twice))} stands more than once; names must be distinct")
     return tuple(names)

@@ -7,7 +7,8 @@
 | the encoder alone | none | beside the folder, in `topgraft_head.safetensors` |
 
 The config says it by `task_type`, or where that is null by the class in `auto_mapping`. `problem_type` is a field of
-the wrapped model's config.json. Where nobody says it, transformers takes one output for regression, several for classes.
+the wrapped model's config.json. Where nobody says it, transformers takes one output for regression, several for
+classes.
 """
 
 from __future__ import annotations

@@ -28,10 +28,9 @@ from backbone.buckets import TokenRow, lengths_up_to
 from backbone.encoder import Network
 from backbone.spec import EncoderSpec
 from backbone.trees import map_leaves
-from benchmarks.results import spread, write
+from benchmarks.results import parsed, spread, write
 from metering.window import window
 from trainers.config import Optimizer
-from trainers.config.load import versions
 from trainers.data.batches import Batch, Examples, States, batches
 from trainers.data.order import Order
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
@@ -97,7 +96,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=50, help="of each side in a round")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     rows = examples()
     sides = {name: Side(name, rows, options.dtype) for name in SIDES}
     runs: list[dict[str, Any]] = []
@@ -120,13 +119,12 @@ def main() -> None:
     whole = statistics.median(run["step_ms"] for run in runs if run["side"] == SIDES[0])
     result = {
         "device": str(jax.devices()[0].device_kind),
-        "versions": versions(),
         "dtype": options.dtype,
         "step_ms": found,
         "times_faster_than_every_block": {name: whole / found[name]["median"] for name in SIDES},
     }
     print(json.dumps(result, indent=1))
-    print(write("accelerator", {**result, "runs": runs}))
+    print(write("accelerator", {**result, "runs": runs}, provenance))
 
 
 if __name__ == "__main__":

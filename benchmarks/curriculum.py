@@ -34,7 +34,7 @@ from adapters.specs import Lora
 from backbone.home import boundaries_folder, resolve_backbone, use_compilation_cache
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import map_leaves
-from benchmarks.results import RESULTS, commit, write
+from benchmarks.results import RawRuns, parsed, write
 from trainers.config import Curriculum, Optimizer, Plan, TrainConfig
 from trainers.config.load import load_config
 from trainers.data.examples import TaskData, load_data
@@ -47,7 +47,6 @@ from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import Scalars
 from trainers.scoring.metrics import gather
 
-RAW = RESULTS / "curriculum.jsonl"
 EPOCHS = {"emotion": 4.0, "banking77": 2.0}  # full budget
 BUDGETS = {"full": 1.0, "quarter": 0.25}  # of it
 NOISE = {"clean": 0.0, "flipped 20 %": 0.2}  # of the train labels
@@ -170,35 +169,27 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--only", choices=sorted(EPOCHS), action="append")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     logging.getLogger("trainers").setLevel(logging.WARNING)
     os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
     use_compilation_cache()
-    done: dict[tuple[str, str, str, str, int], float] = {}
-    if RAW.exists():
-        for line in RAW.read_text().splitlines():
-            found = json.loads(line)
-            done[found["task"], found["labels"], found["budget"], found["curriculum"], found["seed"]] = found[
-                "accuracy"
-            ]
+    raw = RawRuns("curriculum", KEY, provenance)
     benches: dict[str, Bench] = {}
     for key in runs(options.only or sorted(EPOCHS, reverse=True), options.seeds):
-        if key in done:
+        if key in raw.done:
             continue
         task, noise, budget, name, seed = key
         if task not in benches:
             benches[task] = Bench.of(task)
         bench = benches[task]
         curriculum = CURRICULA.get(name, Curriculum(subset=0.25))
-        done[key] = bench.run(curriculum, BUDGETS[budget], NOISE[noise], seed)
-        print(f"{', '.join(map(str, key))}: {done[key]:.4f}", file=sys.stderr, flush=True)
-        record = dict(zip(KEY, key, strict=True))
-        with RAW.open("a") as file:
-            file.write(json.dumps(record | {"accuracy": done[key], "commit": commit()}) + "\n")
-    table = summary(done)
+        accuracy = bench.run(curriculum, BUDGETS[budget], NOISE[noise], seed)
+        print(f"{', '.join(map(str, key))}: {accuracy:.4f}", file=sys.stderr, flush=True)
+        raw.add({**dict(zip(KEY, key, strict=True)), "accuracy": accuracy})
+    table = summary({key: run["accuracy"] for key, run in raw.done.items()})
     for entry in table:
         print(json.dumps(entry))
-    print(write("curriculum", {"epochs": EPOCHS, "summary": table, "raw": "curriculum.jsonl"}))
+    print(write("curriculum", {"epochs": EPOCHS, "summary": table, "raw": "curriculum.jsonl"}, provenance))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.never_twice import EPOCHS, OURS, Bench, fresh_home
-from benchmarks.results import RESULTS, write
+from benchmarks.results import RESULTS, parsed, write
 from trainers.scoring.report import plot
 
 PEERS: dict[str, tuple[str, ...]] = {
@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--only", choices=sorted(EPOCHS), action="append")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    options = parser.parse_args()
-    bench, found = Bench(options), {}
+    options, provenance = parsed(parser)
+    bench, found = Bench(options, provenance), {}
     with tempfile.TemporaryDirectory() as name:
         for task in options.only or EPOCHS:
             runs = [measure(bench, task, seed, Path(name)) for seed in options.seeds]
@@ -90,7 +90,7 @@ def main() -> None:
             (RESULTS / f"curves_{task}.svg").write_text(drawing, encoding="utf-8")
     print(json.dumps({task: entry["medians"] for task, entry in found.items()}, indent=1))
     part = f"_{'_'.join(found)}" if options.only else ""
-    print(write(f"curves{part}", {"summary": found, "raw": "never_twice.jsonl"}))
+    print(write(f"curves{part}", {"summary": found, "raw": "never_twice.jsonl"}, provenance))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import scipy.stats
 from adapters.graft import Graft, load_graft
 from backbone.buckets import bucket_of
 from backbone.home import home, use_compilation_cache
-from benchmarks.results import spread, write
+from benchmarks.results import parsed, spread, write
 from serving.bank import Envelope
 from serving.runtime import Runtime
 from trainers.config import EarlyExits, TrainConfig
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed passes of each side")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a config field")
     parser.add_argument("--out", default="early_exit", help="name of the result file")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     options.errors = tuple(float(error) for error in options.errors.split(","))
     os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
     use_compilation_cache()
@@ -197,7 +197,8 @@ def main() -> None:
             runtime.close()
         found[task] = {"curve": curve(runs, options.errors), "runs": runs}
         head = {"batch": BATCH, "boundaries": options.boundaries, "confidence": CONFIDENCE, "settings": options.set}
-        print(write(options.out, {**head, "rows": options.rows, "tasks": found}))  # a task at a time: a run takes long
+        result = {**head, "rows": options.rows, "tasks": found}
+        print(write(options.out, result, provenance))  # a task at a time: a run takes long
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ import statistics
 import subprocess
 import tokenize
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from benchmarks.results import parsed
 
 PACKAGES = ("backbone", "adapters", "trainers", "registry", "serving", "metering")
 HOMES = {
@@ -265,11 +267,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent, help="the tree to count")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     parser.add_argument("--before", type=Path, help="counts of an earlier tree, shown beside these")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     root = options.root.resolve()
     (counts, details), (of_documents, longest) = code_counts(read_sources(root)), document_counts(root)
     result = {"benchmark": "house", "commit": commit_of(root), "date": datetime.now(UTC).date().isoformat()}
-    result |= {"counts": counts | of_documents, "details": details | longest}
+    result |= {"provenance": asdict(provenance), "counts": counts | of_documents, "details": details | longest}
     both = [json.loads(options.before.read_text(encoding="utf-8"))] if options.before else []
     both.append(result)
     labels = dict.fromkeys(label for one in reversed(both) for label in one["counts"])

@@ -42,9 +42,8 @@ from backbone.importing import minilm_folder
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import count, map_leaves
 from benchmarks.peft_lora import Worker
-from benchmarks.results import ROOT, spread, write
+from benchmarks.results import ROOT, parsed, spread, write
 from trainers.config import Optimizer
-from trainers.config.load import versions
 from trainers.fitting.step import first_state, make_optimizer, make_step
 
 LABELS = 10
@@ -128,7 +127,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=32, help="tokens of every row")
     parser.add_argument("--steps", type=int, default=10, help="measured steps of each method and side")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     backbone = load_backbone(resolve_backbone("minilm"))
     # by path, not by module: the checkout's own `adapters` would hide AdapterHub's
     scripts = {"peft": (options.peers, "peft_methods.py"), "adapterhub": (options.adapterhub, "adapterhub_methods.py")}
@@ -155,7 +154,7 @@ def main() -> None:
                     side["step"] = spread(side["seconds"])
     print(table(results))
     known_versions = {name: version for one in told for name, version in one.items()}
-    print(write("methods", {"versions": {**versions(), **known_versions}, "shape": shape, "methods": results}))
+    print(write("methods", {"worker_versions": known_versions, "shape": shape, "methods": results}, provenance))
 
 
 if __name__ == "__main__":

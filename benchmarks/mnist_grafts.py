@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import write
+from benchmarks.results import parsed, write
 
 KNOWN, NEW = ("0", "1", "2", "3", "4"), ("5", "6", "7", "8", "9")
 BATCH = 64
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--base-epochs", type=int, default=8, help="of the backbone, on the digits 0-4")
     parser.add_argument("--epochs", type=int, default=5, help="of every side")
     parser.add_argument("--train-fraction", type=float, default=0.05, help="share of each task's train rows")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     mnist, runs, share = options.data.resolve() / "mnist", options.folder.resolve(), options.train_fraction
     known = (*settings_of(mnist, KNOWN), steps_of(mnist, KNOWN, options.base_epochs), f"batch_size={BATCH}")
     base, backbone = trained(runs / "base", *known), runs / "base" / "backbone"
@@ -113,7 +113,7 @@ def main() -> None:
         }
         print(f"{task}: {results[task]}", file=sys.stderr, flush=True)
     chosen = {"base_epochs": options.base_epochs, "epochs": options.epochs, "train_fraction": share, "batch": BATCH}
-    print(write("mnist_grafts", {"seed": 0, "options": chosen, "base": base, "tasks": results}))
+    print(write("mnist_grafts", {"seed": 0, "options": chosen, "base": base, "tasks": results}, provenance))
 
 
 if __name__ == "__main__":

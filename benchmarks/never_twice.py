@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from backbone.importing import minilm_folder
-from benchmarks.peers.tasks import TASKS
-from benchmarks.results import RESULTS, ROOT, commit, write
+from benchmarks.peers.tasks import TASKS, Rows
+from benchmarks.results import ROOT, Provenance, RawRuns, parsed, write
 
-RAW = RESULTS / "never_twice.jsonl"
 EPOCHS = {"banking77": 3, "emotion": 4}
 NEXT = "clinc150_domains"  # ten domains, asked of the rows of clinc150
 RATE = {"banking77": 2e-3, "emotion": 1e-3}
@@ -42,24 +41,16 @@ FLOORS = {"banking77": {"a": 8.0, "b": 3.0, "d": 1.0}, "emotion": {"a": 2.0, "b"
 
 
 class Bench:
-    def __init__(self, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace, provenance: Provenance):
         self.options, self.data = options, str(Path(options.data).resolve())
-        self.done = {}
-        if RAW.exists():
-            for line in RAW.read_text().splitlines():
-                run = json.loads(line)
-                self.done[run["name"], run["seed"]] = run
+        self.raw = RawRuns("never_twice", ("name", "seed"), provenance)
 
     def run(self, name: str, seed: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A run that is made, or the one that was."""
-        if (name, seed) not in self.done:
+        if (name, seed) not in self.raw.done:
             print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
-            found = {"name": name, "seed": seed, "commit": commit(), **make()}
-            RESULTS.mkdir(exist_ok=True)
-            with RAW.open("a") as file:
-                file.write(json.dumps(found) + "\n")
-            self.done[name, seed] = found
-        found = self.done[name, seed]
+            self.raw.add({"name": name, "seed": seed, **make()})
+        found = self.raw.done[name, seed]
         print(
             f"  {found['seconds']:.1f} s, {found['cpu_seconds']:.0f} CPU-s, accuracy {found['accuracy']:.4f}",
             file=sys.stderr,
@@ -78,11 +69,8 @@ class Bench:
 
     def features(self, task: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                self.options.peers, "-m", "benchmarks.peers.features_recipe", "--model", str(minilm_folder()),
-                "--task", task, "--data", self.data, "--out", f"{folder}/model",
-            ]  # fmt: skip
-            return _peer(command)
+            write_rows(Path(folder), *TASKS[task](Path(self.data)))
+            return features_run(self.options.peers, Path(folder), "--strength", "10")
 
     def ours(self, task: str, seed: int, home: Path, *settings: str) -> dict[str, Any]:
         """One process from start to stored graft, then its accuracy on the test rows by another."""
@@ -92,7 +80,7 @@ class Bench:
             "seconds": result["seconds"],
             "cpu_seconds": result["cpu_seconds"],
             "accuracy": evaluated(result["graft"], home, self.data, load_test(task, self.data)),
-            "rungs": [[r["name"], r["score"], r["kept"]] for r in result["climb"]],
+            "climb": [[r["name"], r["score"], r["kept"]] for r in result["climb"]],
             "settings": list(settings),
         }
 
@@ -146,6 +134,19 @@ def _peer(command: list[str]) -> dict[str, Any]:
     }
 
 
+def write_rows(folder: Path, train: Rows, test: Rows) -> None:
+    """Writes train.csv and test.csv with the columns text and label."""
+    for name, rows in (("train", train), ("test", test)):
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *((text, f"class{label}") for text, label in rows)])
+
+
+def features_run(peers: str, rows: Path, *options: str) -> dict[str, Any]:
+    """Features and logistic regression on the rows of a folder, by the peers' Python."""
+    command = [peers, "-m", "benchmarks.peers.features_recipe", "--model", str(minilm_folder()), "--rows", str(rows)]
+    return _peer([*command, "--out", str(rows / "model"), *options])
+
+
 def fresh_home(folder: Path) -> Path:
     """A home that holds the imported backbone and nothing else."""
     home = Path(tempfile.mkdtemp(dir=folder))
@@ -182,7 +183,7 @@ def measure(bench: Bench, task: str, seed: int, folder: Path) -> dict[str, Any]:
         "reached": cold["accuracy"] >= target,
         "times_faster": {k: v["seconds"] / cold["seconds"] for k, v in sides.items()},
         "floors": FLOORS[task],
-        "rungs": cold["rungs"],
+        "climb": cold["climb"],
     }
 
 
@@ -194,7 +195,7 @@ def retrain(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
     task, home = "banking77", fresh_home(folder)
     settings = ("plan.stages=auto", "plan.highest=probe", *OURS[task])
     scratch = bench.run(
-        "banking77/ours: probe rung, cold", seed, lambda: bench.ours(task, seed, fresh_home(folder), *settings)
+        "banking77/ours: probe step, cold", seed, lambda: bench.ours(task, seed, fresh_home(folder), *settings)
     )
 
     def both() -> dict[str, Any]:
@@ -231,27 +232,27 @@ def next_task(bench: Bench, folder: Path) -> dict[str, Any]:
     common = (f"seed={seed}", "checkpoint_seconds=0", "data.dev_fraction=0.1", f"data.train={files['train']}")
     # what it caches: pooled states of every boundary, and the states below the top two blocks
     first = ("plan.stages=auto", "plan.highest=top", "epochs=1", f"seed={seed}", "data.dev_fraction=0.1", "data.test=")
-    rungs = {
+    steps = {
         "probe": ("plan.stages=auto", "plan.highest=probe"),
         "probe of all boundaries": ("plan.stages=auto", "plan.highest=probe_all"),
         "top two blocks": ("plan.stages=top(2)", "epochs=1", "optimizer.learning_rate=8e-3"),  # the best on dev rows
     }
 
-    def ours(rung: str) -> dict[str, Any]:
+    def ours(step: str) -> dict[str, Any]:
         if not (home / "boundaries").exists():
             trained("clinc150", home, bench.data, first)
-        result = trained("text_classification", home, bench.data, (*rungs[rung], *common))
+        result = trained("text_classification", home, bench.data, (*steps[step], *common))
         settings = (f"data.test={files['test']}", "data.train=")
         accuracy = evaluated(result["graft"], home, bench.data, settings)
         return {"seconds": result["seconds"], "cpu_seconds": result["cpu_seconds"], "accuracy": accuracy}
 
     a = bench.run(f"{NEXT}/a: PEFT, random batches", seed, lambda: bench.peft(NEXT, seed))
-    runs = {rung: bench.run(f"{NEXT}/ours: {rung}, warm", seed, functools.partial(ours, rung)) for rung in rungs}
+    runs = {step: bench.run(f"{NEXT}/ours: {step}, warm", seed, functools.partial(ours, step)) for step in steps}
     return {
         "needed_accuracy": a["accuracy"] - 0.005,
-        "accuracy": {"a": a["accuracy"], **{rung: run["accuracy"] for rung, run in runs.items()}},
-        "seconds": {"a": a["seconds"], **{rung: run["seconds"] for rung, run in runs.items()}},
-        "times_faster_than_a": {rung: a["seconds"] / run["seconds"] for rung, run in runs.items()},
+        "accuracy": {"a": a["accuracy"], **{step: run["accuracy"] for step, run in runs.items()}},
+        "seconds": {"a": a["seconds"], **{step: run["seconds"] for step, run in runs.items()}},
+        "times_faster_than_a": {step: a["seconds"] / run["seconds"] for step, run in runs.items()},
         "floors": {"probe": 30.0, "probe of all boundaries": 30.0, "top two blocks": 4.0},
     }
 
@@ -262,8 +263,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--only", choices=sorted([*EPOCHS, "next", "retrain"]), action="append")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    options = parser.parse_args()
-    bench = Bench(options)
+    options, provenance = parsed(parser)
+    bench = Bench(options, provenance)
     chosen = options.only or [*EPOCHS, "next", "retrain"]
     summary: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -277,7 +278,7 @@ def main() -> None:
             summary["retrain"] = [retrain(bench, seed, folder) for seed in options.seeds]
     print(json.dumps(summary, indent=1))
     part = f"_{'_'.join(summary)}" if options.only else ""
-    print(write(f"never_twice{part}", {"summary": summary, "raw": "never_twice.jsonl"}))
+    print(write(f"never_twice{part}", {"summary": summary, "raw": "never_twice.jsonl"}, provenance))
 
 
 if __name__ == "__main__":

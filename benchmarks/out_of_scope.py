@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from adapters.graft import load_graft
-from benchmarks.results import write
+from benchmarks.results import parsed, write
 from trainers.config.load import load_config
 from trainers.train import train
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a config field")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
     rows = json.loads((Path(options.data) / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
     settings = (*SETTINGS, *options.set)
@@ -59,7 +59,8 @@ def main() -> None:
     table["calibrated"] = {"false_alarms": flagged["test"], "recall": flagged["oos_test"], "asked": RATE}
     table["accuracy"] = result.metrics["test"]["accuracy"]
     print(json.dumps(table))
-    print(write("out_of_scope", {"settings": settings, "rows": {k: len(rows[k]) for k in found["scope"]}, **table}))
+    result = {"settings": settings, "rows": {k: len(rows[k]) for k in found["scope"]}, **table}
+    print(write("out_of_scope", result, provenance))
 
 
 if __name__ == "__main__":

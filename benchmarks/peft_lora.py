@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.importing import minilm_folder
-from benchmarks.results import ROOT, spread, write
+from benchmarks.results import ROOT, parsed, spread, write
 
 SIDES = ("topgraft", "peft_random", "peft_grouped", "peft_random_no_dropout", "peft_grouped_no_dropout")
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the epoch's batches that are run")
     parser.add_argument("--segments", type=int, default=10, help="parts of the epoch")
     parser.add_argument("--repeats", type=int, default=7, help="passes over the test rows")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     data = str(Path(options.data).resolve())
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         plain = str(without_dropout(Path(folder)))
@@ -138,7 +138,7 @@ def main() -> None:
         raw = measure(options, workers)
     result = {"seed": 0, "share_of_the_epoch": options.share, "summary": summary(raw), "raw": raw}
     print(json.dumps(result["summary"], indent=1))
-    print(write("peft_lora", result))
+    print(write("peft_lora", result, provenance))
 
 
 if __name__ == "__main__":

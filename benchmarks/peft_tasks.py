@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.importing import minilm_folder
-from benchmarks.results import ROOT, write
+from benchmarks.results import ROOT, parsed, write
 
 # measure and learning rate; the config of the same name holds the same
 TASKS = {
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     data = str(Path(options.data).resolve())
     environment = os.environ | {"TOPGRAFT_DATA": data, "PYTHONPATH": str(ROOT)}
     found: dict[str, Any] = {}
@@ -72,7 +72,7 @@ def main() -> None:
             "versions": there["versions"],
         }
         print(f"{task}: {measure} {left[measure]:.4f} here, {right[measure]:.4f} in PEFT", file=sys.stderr, flush=True)
-        path = write("peft_tasks", {"seed": options.seed, "epochs": options.epochs, "tasks": found})
+        path = write("peft_tasks", {"epochs": options.epochs, "tasks": found}, provenance)
     print(path)
 
 

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.never_twice import evaluated, fresh_home, load_test, trained
-from benchmarks.results import RESULTS, commit, spread, write
+from benchmarks.results import RawRuns, parsed, spread, write
 
-RAW = RESULTS / "plans.jsonl"
 CURRICULUM = "curriculum.difficulty=length"
 ON = {
     "emotion": {"plan": "plan.stages=geometric(0.3)", "curriculum": CURRICULUM},
@@ -55,27 +54,22 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--only", choices=sorted(ON), action="append")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    options = parser.parse_args()
-    data, done = str(Path(options.data).resolve()), {}
-    for line in RAW.read_text().splitlines() if RAW.exists() else ():
-        found = json.loads(line)
-        done[tuple(found[name] for name in KEY)] = found
+    options, provenance = parsed(parser)
+    data, raw = str(Path(options.data).resolve()), RawRuns("plans", KEY, provenance)
     with tempfile.TemporaryDirectory() as name:
         for seed, task in itertools.product(options.seeds, options.only or ON):
             for plan, curriculum in itertools.product((True, False), repeat=2):
                 key = (task, plan, curriculum, seed)
-                if key in done:
+                if key in raw.done:
                     continue
                 on = {"plan": plan, "curriculum": curriculum}
                 found = dict(zip(KEY, key, strict=True)) | run(task, on, seed, Path(name), data)
                 print(json.dumps(found), file=sys.stderr, flush=True)
-                with RAW.open("a") as file:
-                    file.write(json.dumps(found | {"commit": commit()}) + "\n")
-                done[key] = found
-    table = summary(done)
+                raw.add(found)
+    table = summary(raw.done)
     for entry in table:
         print(json.dumps(entry))
-    print(write("plans", {"summary": table, "raw": "plans.jsonl"}))
+    print(write("plans", {"summary": table, "raw": "plans.jsonl"}, provenance))
 
 
 if __name__ == "__main__":

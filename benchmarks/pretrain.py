@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peft_lora import Worker
-from benchmarks.results import spread, write
+from benchmarks.results import parsed, spread, write
 
 SIDES = ("topgraft", "transformers", "transformers_dropout")
 SEEDS, SHARE = 5, 0.8
@@ -179,13 +179,13 @@ def main() -> None:
     parser.add_argument("--probe", type=Path, help="run of train-backbone, or backbone folder, to probe instead")
     parser.add_argument("--segments", type=int, default=6, help="alternating parts")
     parser.add_argument("--steps", type=int, default=20, help="steps of each part")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     if not options.probe and not options.peers:
         parser.error("one of --peers and --probe is needed")
     os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
     result = probe(options.probe) if options.probe else throughput(options)
     print(json.dumps(result["summary"], indent=1))
-    print(write("pretrain_probe" if options.probe else "pretrain", result))
+    print(write("pretrain_probe" if options.probe else "pretrain", result, provenance))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 import sqlalchemy
 
-from benchmarks.results import ROOT, write
+from benchmarks.results import ROOT, parsed, write
 from registry.database import open_registry
 from tests.registry.actors import invented
 from tests.registry.postgres import binaries, running
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--promoters", type=int, default=8)
     parser.add_argument("--each", type=int, default=200)
     parser.add_argument("--name", default="registry", help="of the result file")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     programs = binaries()
     if programs is None:
         sys.exit("PostgreSQL is not installed: apt-get install postgresql")
@@ -107,7 +107,7 @@ def main() -> None:
         },
     }
     print(json.dumps(content, indent=1))
-    print(write(options.name, content))
+    print(write(options.name, content, provenance))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from adapters.graft import Graft, load_graft
-from benchmarks.results import RESULTS, ROOT, write
+from benchmarks.results import RESULTS, ROOT, parsed, write
 from trainers.data.splits import unit_hash
 from trainers.scoring.report import plot
 
@@ -221,13 +221,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS, help="most of a slice; 0 = all")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override, for every policy")
     parser.add_argument("--name", default="retrain_stream", help="of the result files")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     options.slices = options.slices or 10**6
     content: dict[str, Any] = {"settings": SETTINGS, "command": sys.argv[1:], "tasks": {}}
     for task in options.task or sorted(TASKS):
         entries = stream(task, options)
         content["tasks"][task] = {"summary": summary(entries), "raw": entries}
-        path = write(options.name, content)
+        path = write(options.name, content, provenance)
         for key in ("newest", "old", "cpu_seconds"):
             series = {
                 p: [(e["slice"], e[key]) for e in entries if e["policy"] == p and e[key] is not None]

@@ -32,7 +32,7 @@ from backbone.storage import Backbone, load_backbone
 from backbone.trees import content_hash, flatten, map_leaves, unflatten
 from benchmarks import serving_http
 from benchmarks.peft_lora import Worker
-from benchmarks.results import spread, write
+from benchmarks.results import Provenance, parsed, spread, write
 from serving.bank import Envelope, Group
 from serving.residency import Served
 from serving.runtime import Runtime
@@ -208,7 +208,7 @@ def swaps(backbone: Backbone, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, provenance: Provenance) -> None:
     use_compilation_cache()
     backbone = load_backbone(resolve_backbone(options.backbone))
     asked = {"texts": texts(backbone, options.rows, options.tokens), "options": options}
@@ -230,7 +230,7 @@ def run(options: argparse.Namespace) -> None:
         found[name]["seconds"] = round(time.perf_counter() - begun, 1)
         told = {key: value for key, value in found[name].items() if key not in ("sides", "segments")}
         print(f"{name}: {told}", flush=True)
-        print(write(options.out, found))  # a part at a time: all of them take long
+        print(write(options.out, found, provenance))  # a part at a time: all of them take long
 
 
 def chosen(text: str) -> tuple[str, ...]:
@@ -256,8 +256,8 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=4, help="turns of the open loop on each side")
     parser.add_argument("--seconds", type=float, default=12.0, help="of a turn")
     parser.add_argument("--out", default="serving", help="name of the result file")
-    options = parser.parse_args()
-    run(options)
+    options, provenance = parsed(parser)
+    run(options, provenance)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from typing import Any
 
 from adapters.graft import load_graft
 from backbone.storage import load_backbone
-from benchmarks.results import ROOT, write
+from benchmarks.results import ROOT, parsed, write
 from registry.place import Place
 from tests.registry.postgres import binaries, running
 from tests.tiny import make_tiny_backbone, rows, write_config, write_csv
@@ -168,14 +168,14 @@ def main() -> None:
     parser.add_argument("--registry", action="append", default=[], help="URL of a database to soak instead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="soak_retrain", help="of the result file")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     with databases(options.registry) as urls, ThreadPoolExecutor(len(urls)) as threads:
         options.kills = -(-options.kills // len(urls))
         names = [url.partition(":")[0].partition("+")[0] or "sqlite" for url in urls]
         found = dict(zip(names, threads.map(lambda url: soak(url, options), urls), strict=True))
     for name, one in found.items():
         print(name, {key: value for key, value in one.items() if key not in ("kills", "pairs")})
-    print(write(options.name, {"databases": found, "seed": options.seed, "command": sys.argv[1:]}))
+    print(write(options.name, {"databases": found}, provenance))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from adapters.specs import Classification, Lora
 from backbone.storage import load_backbone
 from backbone.trees import flatten, unflatten
 from benchmarks.peft_lora import Worker
-from benchmarks.results import write
+from benchmarks.results import parsed, write
 from benchmarks.serving_http import LOADER, get, save, serving
 from registry.database import Registry, open_registry
 from registry.store import Store
@@ -132,10 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--out", default="soak_serving", help="name of the result file")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     found = soak(options.minutes)
     print({key: value for key, value in found.items() if key != "samples_mb"})
-    print(write(options.out, found))
+    print(write(options.out, found, provenance))
     if found["failed"] or found["memory"]["growth_over_run"] > MAX_GROWTH:
         sys.exit(f"{found['failed']} requests failed; memory grew by {found['memory']['growth_over_run']:.1%}")
 

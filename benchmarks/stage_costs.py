@@ -31,7 +31,7 @@ from adapters.specs import Classification, Lora
 from backbone.home import resolve_backbone
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import map_leaves
-from benchmarks.results import ROOT, spread, write
+from benchmarks.results import ROOT, parsed, spread, write
 from metering.window import window
 from trainers.config import Optimizer, TrainConfig
 from trainers.data.batches import Examples, batches
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--peak", choices=("top", "full"), help="internal: print the peak of one side")
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     if options.peak:
         print(peak(options.peak))
         return
@@ -236,7 +236,7 @@ def main() -> None:
         },
     }
     print(json.dumps(result, indent=1))
-    print(write("stage_costs", result))
+    print(write("stage_costs", result, provenance))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,33 @@ def emotion(root: Path) -> tuple[Rows, Rows]:
     return read("train"), read("test")
 
 
+def irony(root: Path) -> tuple[Rows, Rows]:
+    def read(name: str) -> Rows:
+        folder = root / "tweet_eval" / "irony"
+        texts = (folder / f"{name}_text.txt").read_text(encoding="utf-8").split("\n")
+        labels = (folder / f"{name}_labels.txt").read_text(encoding="utf-8").split()
+        return [(text, int(label)) for text, label in zip(texts, labels, strict=False)]
+
+    return read("train"), read("test")
+
+
+def movie_reviews(root: Path) -> tuple[Rows, Rows]:
+    def read(name: str) -> Rows:
+        lines = (root / "fdu_mtl" / f"MR.task.{name}").read_text(encoding="latin-1").split("\n")
+        return [(text.strip(), int(label)) for label, _, text in (line.partition("\t") for line in lines if line)]
+
+    return read("train"), read("test")
+
+
+def airline_tweets(root: Path) -> tuple[Rows, Rows]:
+    """A fifth of the tweets, by hash, is for the test."""
+    with (root / "airline_tweets" / "Tweets.csv").open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = [(row["text"], row["airline_sentiment"]) for row in csv.DictReader(file)]
+    number = {name: i for i, name in enumerate(sorted({label for _, label in rows}))}
+    numbered = [(text, number[label]) for text, label in rows]
+    return [row for row in numbered if not kept(row[0], 0.2)], [row for row in numbered if kept(row[0], 0.2)]
+
+
 def sst2_10(root: Path) -> tuple[Rows, Rows]:
     def read(name: str) -> Rows:
         lines = (root / "glue_sst2" / name).read_text(encoding="utf-8").split("\n")[1:]
@@ -111,11 +138,14 @@ def snips_slots(root: Path) -> tuple[Rows, Rows]:
 
 
 TASKS = {
+    "airline_tweets": airline_tweets,
     "banking77": banking77,
     "clinc150": clinc150,
     "clinc150_domains": clinc150_domains,
     "cola": cola,
     "emotion": emotion,
+    "irony": irony,
+    "movie_reviews": movie_reviews,
     "mrpc": mrpc,
     "snips_slots": snips_slots,
     "sst2_10": sst2_10,

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.results import RESULTS, write
+from benchmarks.results import RESULTS, Provenance, parsed, write
 from tests.mutants import MUTANTS, Mutant
 from tests.mutants.mutant import ROOT
 
@@ -102,17 +102,19 @@ def known_fates(states: Mapping[str, int]) -> dict[int, Fate]:
     return {states[entry["state"]]: Fate(**{**entry, "number": states[entry["state"]]}) for entry in entries}
 
 
-def save(fates: Sequence[Fate]) -> None:
+def save(fates: Sequence[Fate], provenance: Provenance) -> None:
     """Writes the result file."""
     counts = {fate: sum(one.fate == fate for one in fates) for fate in ("killed", "survived")}
-    write(NAME, {**counts, "mutants": [asdict(fate) for fate in sorted(fates, key=lambda fate: fate.number)]})
+    write(
+        NAME, {**counts, "mutants": [asdict(fate) for fate in sorted(fates, key=lambda fate: fate.number)]}, provenance
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Runs mutants of production code.")
     parser.add_argument("--only", type=int, action="append", metavar="N", help="this mutant alone, by its number")
     parser.add_argument("--resume", action="store_true", help="leave out what was killed before, and is unchanged")
-    options = parser.parse_args(arguments)
+    options, provenance = parsed(parser, arguments)
     states = {number: mutant.state(ROOT) for number, mutant in enumerate(MUTANTS, 1)}
     before = known_fates({state: number for number, state in states.items()})
     chosen = [number for number in states if not options.only or number in options.only]
@@ -135,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds = round(time.monotonic() - start, 1)
             print(f"{number:3d} {fate:8s} {seconds:6.1f} s  {mutant.file}: {mutant.why}", flush=True)
             fates[number] = Fate(number, mutant.file, mutant.why, mutant.test, fate, seconds, states[number])
-            save(list(fates.values()))
+            save(list(fates.values()), provenance)
     survivors = [fate for fate in fates.values() if fate.fate == "survived"]
     for fate in survivors:
         print(f"survived: {fate.number} {fate.file}: {fate.why} ({fate.test})", file=sys.stderr)

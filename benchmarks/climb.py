@@ -1,10 +1,10 @@
-"""`auto` against every single rung: accuracy and CPU seconds of each, task by task.
+"""`auto` against every single step: accuracy and CPU seconds of each, task by task.
 
-    python -m benchmarks.rungs --data ../shared/data [--only emotion] [--rung probe] [--seeds 0]
+    python -m benchmarks.climb --data ../shared/data [--only emotion] [--step probe] [--seeds 0]
 
 Each run is one process from start to stored graft, with an empty home but for the imported backbone, so
-that no rung profits from another's cache; the test rows are scored afterwards. Development rows are a tenth
-of the train rows, by hash, for all. Raw runs are kept in `results/rungs.jsonl`; one that is there is not
+that no step profits from another's cache; the test rows are scored afterwards. Development rows are a tenth
+of the train rows, by hash, for all. Raw runs are kept in `results/climb.jsonl`; one that is there is not
 repeated.
 """
 
@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.never_twice import evaluated, fresh_home, trained
-from benchmarks.results import RESULTS, commit, write
+from benchmarks.results import RawRuns, parsed, write
 
-RAW = RESULTS / "rungs.jsonl"
 DOMAINS = ("books", "dvd", "kitchen_housewares", "MR")
 SETTINGS = (
     "data.dev_fraction=0.1",
@@ -30,7 +29,7 @@ SETTINGS = (
     "select=best",
     "curriculum.difficulty=none",
 )
-RUNGS = {
+STEPS = {
     "probe": ("adapter.method=probe",),
     "probe_all": ("adapter.method=probe", "adapter.boundaries="),
     "top": ("plan.stages=top(2)",),
@@ -51,29 +50,29 @@ def tasks(data: str) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def summary(done: dict[tuple[str, str, int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each task: means over the seeds, and `auto` beside the single rung whose mean accuracy is the best.
+    """For each task: means over the seeds, and `auto` beside the single step whose mean accuracy is the best.
 
     Costs are compared seed by seed, since seeds may have run on machines of different speed.
     """
     table = []
     for task in dict.fromkeys(key[0] for key in done):
-        runs = {rung: {key[2]: run for key, run in done.items() if key[:2] == (task, rung)} for rung in RUNGS}
-        seeds = sorted(set.intersection(*(set(of_rung) for of_rung in runs.values())))
+        runs = {step: {key[2]: run for key, run in done.items() if key[:2] == (task, step)} for step in STEPS}
+        seeds = sorted(set.intersection(*(set(of_step) for of_step in runs.values())))
         if not seeds:
             continue
         means = {
-            rung: {
-                name: statistics.fmean(of_rung[seed][name] for seed in seeds) for name in ("accuracy", "cpu_seconds")
+            step: {
+                name: statistics.fmean(of_step[seed][name] for seed in seeds) for name in ("accuracy", "cpu_seconds")
             }
-            for rung, of_rung in runs.items()
+            for step, of_step in runs.items()
         }
-        best = max((rung for rung in RUNGS if rung != "auto"), key=lambda rung: means[rung]["accuracy"])
+        best = max((step for step in STEPS if step != "auto"), key=lambda step: means[step]["accuracy"])
         ratios = [runs["auto"][seed]["cpu_seconds"] / runs[best][seed]["cpu_seconds"] for seed in seeds]
         table.append(
             {
                 "task": task,
                 "seeds": seeds,
-                "rungs": means,
+                "steps": means,
                 "best": best,
                 "points_below_best": 100 * (means[best]["accuracy"] - means["auto"]["accuracy"]),
                 "times_its_cost": statistics.fmean(ratios),
@@ -87,44 +86,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="folder of the shared data sets")
     parser.add_argument("--only", action="append", help="a task; may be repeated")
-    parser.add_argument("--rung", choices=RUNGS, action="append")
+    parser.add_argument("--step", choices=STEPS, action="append")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    options = parser.parse_args()
+    options, provenance = parsed(parser)
     data = str(Path(options.data).resolve())
-    done: dict[tuple[str, str, int], dict[str, Any]] = {}
-    if RAW.exists():
-        for line in RAW.read_text().splitlines():
-            run = json.loads(line)
-            done[run["task"], run["rung"], run["seed"]] = run
+    raw = RawRuns("climb", ("task", "step", "seed"), provenance)
     known = tasks(data)
     with tempfile.TemporaryDirectory() as name:
         for seed in options.seeds:
             for task in options.only or known:
                 config, settings = known[task]
-                for rung in options.rung or RUNGS:
-                    if (task, rung, seed) in done:
+                for step in options.step or STEPS:
+                    if (task, step, seed) in raw.done:
                         continue
                     home = fresh_home(Path(name))
                     result = trained(
-                        config, home, data, (*SETTINGS, *settings, *RUNGS[rung], f"seed={seed}", "data.test=")
+                        config, home, data, (*SETTINGS, *settings, *STEPS[step], f"seed={seed}", "data.test=")
                     )
                     accuracy = evaluated(result["graft"], home, data, test_files(config, settings, data))
-                    run = {"task": task, "rung": rung, "seed": seed, "commit": commit(), "accuracy": accuracy}
+                    run = {"task": task, "step": step, "seed": seed, "accuracy": accuracy}
                     run |= {name: result[name] for name in ("seconds", "cpu_seconds")}
-                    run["rungs"] = [[r["name"], r["score"], r["kept"]] for r in result["climb"]]
+                    run["climb"] = [[r["name"], r["score"], r["kept"]] for r in result["climb"]]
                     run["dev"] = dev_scores(Path(result["graft"]).parent)
                     print(json.dumps(run), file=sys.stderr, flush=True)
-                    with RAW.open("a") as file:
-                        file.write(json.dumps(run) + "\n")
-                    done[task, rung, seed] = run
-    table = summary(done)
+                    raw.add(run)
+    table = summary(raw.done)
     for entry in table:
         print(json.dumps(entry))
-    print(write("rungs", {"settings": SETTINGS, "summary": table, "raw": "rungs.jsonl"}))
+    print(write("climb", {"settings": SETTINGS, "summary": table, "raw": "climb.jsonl"}, provenance))
 
 
 def dev_scores(workdir: Path) -> list[float]:
-    """Development accuracy after each epoch of a rung that was trained by gradient."""
+    """Development accuracy after each epoch of a step that was trained by gradient."""
     file = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line["dev/accuracy"] for line in lines if "dev/accuracy" in line]

@@ -63,7 +63,7 @@ def run(name: str, folder: Path) -> Verdict:
         message = str(error).replace(str(folder), "").replace(str(source.parent), "")
         return Verdict(**fields, verdict="refused", **dict.fromkeys(("difference", "moved", "back_difference")),
                        message=message, back="", back_message="")  # fmt: skip
-    result = ours(graft, case.family)
+    result = ours(graft, case.family, trunk)
     difference = None if expected is None else distance(result, expected, case.family)
     equal = difference is not None and difference < TOLERANCE
     moved = (
@@ -89,11 +89,11 @@ def run(name: str, folder: Path) -> Verdict:
     )
 
 
-def ours(graft: Path, family: str) -> np.ndarray:
+def ours(graft: Path, family: str, trunk: Path) -> np.ndarray:
     """Returns the graft's logits of the inputs of `benchmarks.peers.peft_folders.inputs`."""
     from benchmarks.peers.peft_folders import inputs
 
-    loaded = load_graft(graft)
+    loaded = load_graft(graft, trunk)
     given = {name: value.numpy() for name, value in inputs(family).items()}
     if "input_ids" in given:
         ids, mask = given["input_ids"].astype(np.int32), given["attention_mask"].astype(bool)

@@ -6,13 +6,19 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import topgraft
 from adapters.export.peft import export_peft, import_peft
+from adapters.export.peft.ia3 import IA3Codec
+from adapters.export.peft.layers import layers_of
+from adapters.export.peft.norm import NormCodec
+from adapters.export.peft.vera import VeraCodec
 from adapters.merging import merge
+from adapters.model import GraftModel
 from adapters.specs import (
     IA3,
     Classification,
@@ -25,12 +31,18 @@ from adapters.specs import (
     TokenTagging,
     Vera,
 )
+from backbone.buckets import pad
 from backbone.errors import InputError
+from backbone.preprocessing import TextPreprocessing
+from backbone.spec import EncoderSpec
 from backbone.storage import load_backbone, save_backbone
-from tests.families import config_of, family_of
-from tests.grafts import make
-from tests.tiny import SPEC, preprocessing_of, random_params
+from tests.families import config_of, family_of, token_rows
+from tests.goldens.read import golden
+from tests.grafts import LABELS, make, nonzero
+from tests.tiny import SPEC, golden_params, make_tiny_backbone, preprocessing_of, random_params, tokenizer_json
+from tests.tiny import rows as samples
 
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 TEXTS = ["ban bas bal", "ros nil"]
 WEIGHTS = "adapter_model.safetensors"
 
@@ -201,7 +213,7 @@ def test_weights_that_are_not_there(folder, tiny, tmp_path):
         ({"rank_pattern": {"value": 4}}, r"layer\.0\.attention\.self\.value.*: rank 2, but r and rank_pattern say 4"),
         ({"use_a_new_way": 0.5}, "use_a_new_way: 0.5: a field of another version of PEFT"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: .*path_initial_model_for_weight_conversion"),
-        ({"target_modules": ["query"]}, "value and 2 more|value, .*not chosen, so PEFT leaves"),
+        ({"target_modules": ["query"]}, "value.*not chosen, so PEFT leaves its tensors out"),
         ({"target_modules": ["query", "value", "key"]}, "key.*chosen, but the folder has no tensors of it"),
     ],
 )
@@ -282,7 +294,41 @@ def test_a_number_leaves_in_its_own_units(tiny, tmp_path):
     np.testing.assert_allclose(stored["base_model.model.classifier.bias"], 2 * params["head"]["bias"] + 3, rtol=1e-6)
 
 
+def test_a_tagger_with_patterns_and_biases_gives_pefts_logits(tmp_path):
+    trunk = load_backbone(make_tiny_backbone(tmp_path / "backbone", params=golden_params()))
+    done = import_peft(GOLDENS / "peft_tagger", trunk.path, tmp_path / "graft", labels="O,B-x,I-x")
+    assert any("'^encoder.layer.0.attention.self.query' matches no layer" in note for note in done.notes)
+    ids, mask = pad(rows := trunk.preprocessing.encode([text for text, _ in samples(16, seed=4)]), max(map(len, rows)))
+    wanted = load_file(GOLDENS / "peft_tagger" / "expected.safetensors")["logits"]
+    np.testing.assert_allclose(logits_of(trunk, tmp_path / "graft", ids, mask)[mask], wanted[mask], atol=2e-4)
+    assert np.ptp(wanted[mask], axis=0).max() > 1
+
+
 # A layer that is query, key and value at once
+
+
+def test_fused_layers_give_pefts_logits(tmp_path):
+    network, params, _ = golden("modernbert")
+    source = {"source": "tests", "family": "modernbert"}
+    save_backbone(tmp_path / "backbone", network.spec, params, small_vocabulary(network.spec), source)
+    import_peft(GOLDENS / "peft_fused", tmp_path / "backbone", tmp_path / "graft")
+    ids, mask = pad(token_rows(), max(map(len, token_rows())))
+    wanted = load_file(GOLDENS / "peft_fused" / "expected.safetensors")["logits"]
+    found = logits_of(load_backbone(tmp_path / "backbone"), tmp_path / "graft", ids, mask)
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, np.abs(wanted).max()))
+
+
+def small_vocabulary(spec: EncoderSpec) -> TextPreprocessing:
+    """Returns the tiny tokenizer with as many words as the spec embeds."""
+    tokenizer = json.loads(tokenizer_json())
+    words = list(tokenizer["model"]["vocab"].items())[: spec.vocabulary]
+    tokenizer["model"]["vocab"] = dict(words)
+    return TextPreprocessing.from_file_text(json.dumps(tokenizer), spec.positions, "tiny")
+
+
+def logits_of(backbone, graft: Path, ids, mask) -> np.ndarray:
+    loaded = topgraft.load(graft, backbone)
+    return np.asarray(jax.jit(loaded.model.logits)(backbone.params, loaded.params, {"ids": ids, "mask": mask}))
 
 
 @pytest.fixture(scope="module")
@@ -325,8 +371,6 @@ def stored_weights(backbone, folder: Path) -> dict[int, np.ndarray]:
 @pytest.mark.parametrize(
     "spec",
     [
-        Lora(rank=2, sites=("attention/query", "attention/key", "attention/value")),
-        Lora(rank=3, sites=("attention/key",), blocks="1:"),
         Lora(
             rank=2,
             alpha=5.0,
@@ -355,35 +399,43 @@ def test_a_fused_layer_there_and_back(spec, fused, tmp_path):
         np.testing.assert_allclose(back[block], own[block], atol=1e-5)
 
 
-def test_a_fused_layer_of_ia3_and_what_it_cannot_hold(fused, tmp_path):
+def test_a_fused_layer_of_ia3(fused, tmp_path):
     make(tmp_path / "graft", fused, IA3(scale_outputs=("attention/key",), scale_inputs=("mlp/down",)))
     export_peft(tmp_path / "graft", tmp_path / "peft", backbone=fused.path)
     scale = load_file(tmp_path / "peft" / WEIGHTS)["base_model.model.layers.0.attn.Wqkv.ia3_l"][:, 0]
     wanted = topgraft.load(tmp_path / "graft", fused).params["adapter"]["ia3"]["0"]["attention/key"]["scale"]
     np.testing.assert_array_equal(scale, np.concatenate([np.ones(32), wanted, np.ones(32)]).astype(np.float32))
-    for number, (spec, message) in enumerate(
-        [
-            (IA3(scale_outputs=(), scale_inputs=("attention/key",)), "which scales its input for all of its parts"),
-            (Vera(rank=4, sites=("attention/key",)), "holds query, key and value, for which VeRA draws one matrix"),
-            (Norm(), "has no bias in transformers"),
-        ]
-    ):
-        make(tmp_path / str(number), fused, spec)
-        with pytest.raises(InputError, match=message):
-            export_peft(tmp_path / str(number), tmp_path / "refused", backbone=fused.path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "spec", "message"),
+    [
+        (
+            IA3Codec(),
+            IA3(scale_outputs=(), scale_inputs=("attention/key",)),
+            "which scales its input for all of its parts",
+        ),
+        (VeraCodec(), Vera(rank=4, sites=("attention/key",)), "holds query, key and value, for which VeRA draws one"),
+        (NormCodec(), Norm(), "has no bias in transformers"),
+    ],
+)
+def test_what_a_layer_of_modernbert_cannot_hold_is_refused(codec, spec, message, fused):
+    model = GraftModel(fused.network, (spec,), Classification(), LABELS)
+    leaves, layers = nonzero(model)["adapter"][spec.tag], layers_of(fused, codec.kind, "")
+    adapted = [layer for layer in layers if any(site in model.site_parts[spec.tag][1] for site in layer.sites)]
+    with pytest.raises(InputError, match=message):
+        codec.write(model, leaves, fused, adapted)
 
 
 def test_the_folder_for_vllm_has_one_rank_and_one_scale(tiny, tmp_path):
     spec = Lora(rank=2, sites=("attention/query", "mlp/up"), overrides=(LoraOverride("mlp/up", rank=3, alpha=7.0),))
     make(tmp_path / "graft", tiny, spec, Classification(pooling="pooler"))
-    export_peft(tmp_path / "graft", tmp_path / "peft", backbone=tiny.path)
     export_peft(tmp_path / "graft", tmp_path / "vllm", backbone=tiny.path, vllm=True)
     config = json.loads((tmp_path / "vllm" / "adapter_config.json").read_text())
     assert (config["r"], config["rank_pattern"], config["alpha_pattern"]) == (3, {}, {})
     assert config["modules_to_save"] == ["classifier"]
-    for name in ("peft", "vllm"):
-        import_peft(tmp_path / name, tiny.path, tmp_path / f"from_{name}")
-    plain, uniform = (topgraft.load(tmp_path / f"from_{name}", tiny).logits(TEXTS) for name in ("peft", "vllm"))
+    import_peft(tmp_path / "vllm", tiny.path, tmp_path / "back")
+    plain, uniform = (topgraft.load(tmp_path / name, tiny).logits(TEXTS) for name in ("graft", "back"))
     np.testing.assert_allclose(uniform, plain, atol=1e-5)
     make(tmp_path / "dora", tiny, Dora(rank=2), Classification(pooling="pooler"))
     with pytest.raises(InputError, match="vLLM reads LoRA alone; this graft has dora"):

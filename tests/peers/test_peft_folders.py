@@ -60,34 +60,40 @@ def backbone_of(family: str, folder):
 ATTENTION = ("attention/query", "attention/key", "attention/value")
 
 
-@pytest.mark.parametrize("vllm", [False, True])
-@pytest.mark.parametrize(
-    ("family", "spec", "head"),
-    [
-        ("modernbert", Lora(rank=3, sites=ATTENTION), Classification("mean")),
-        ("modernbert", Lora(rank=2, sites=("attention/value",), blocks="1:"), Classification("mean")),
-        (
-            "modernbert",
-            Lora(
-                rank=2,
-                alpha=5.0,
-                sites=("attention/*", "mlp/*"),
-                scaling="rank_stabilised",
-                overrides=(LoraOverride("attention/key", rank=4, alpha=3.0), LoraOverride("mlp/up", alpha=11.0)),
-            ),
-            Classification("mean"),
-        ),
-        ("modernbert", Dora(rank=2, sites=("attention/query", "attention/value", "mlp/down")), Classification("mean")),
-        ("modernbert", IA3(), Classification("mean")),
-        ("bert", Lora(rank=2, sites=ATTENTION, overrides=(LoraOverride("0/*/*", rank=5, alpha=2.0),)), TokenTagging()),
-        ("bert", Lora(rank=2), MultiLabel("pooler")),
-        ("roberta", Dora(rank=2), Classification("mean")),
-        ("distilbert", Lora(rank=2, sites=("mlp/*",)), TokenTagging()),
-    ],
-)
+FUSED = [
+    Lora(rank=3, sites=ATTENTION),
+    Lora(rank=2, sites=("attention/value",), blocks="1:"),
+    Lora(
+        rank=2,
+        alpha=5.0,
+        sites=("attention/*", "mlp/*"),
+        scaling="rank_stabilised",
+        overrides=(LoraOverride("attention/key", rank=4, alpha=3.0), LoraOverride("mlp/up", alpha=11.0)),
+    ),
+]
+EXPORTS = [
+    *(("modernbert", spec, Classification("mean"), vllm) for spec in FUSED for vllm in (False, True)),
+    (
+        "modernbert",
+        Dora(rank=2, sites=("attention/query", "attention/value", "mlp/down")),
+        Classification("mean"),
+        False,
+    ),
+    ("modernbert", IA3(), Classification("mean"), False),
+    (
+        "bert",
+        Lora(rank=2, sites=ATTENTION, overrides=(LoraOverride("0/*/*", rank=5, alpha=2.0),)),
+        TokenTagging(),
+        False,
+    ),
+    ("bert", Lora(rank=2), MultiLabel("pooler"), True),
+    ("roberta", Dora(rank=2), Classification("mean"), False),
+    ("distilbert", Lora(rank=2, sites=("mlp/*",)), TokenTagging(), False),
+]
+
+
+@pytest.mark.parametrize(("family", "spec", "head", "vllm"), EXPORTS)
 def test_what_we_export_is_what_peft_computes(family, spec, head, vllm, folder, tmp_path):
-    if vllm and (isinstance(spec, (Dora, IA3)) or isinstance(head, TokenTagging)):
-        pytest.skip("refused, see tests/adapters/test_peft_tasks.py")
     backbone = backbone_of(family, folder)
     make(tmp_path / "graft", backbone, spec, head)
     task = export_peft(tmp_path / "graft", tmp_path / "peft", backbone=backbone.path, vllm=vllm).task

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.export.peft.codec import CONFIG, Codec
-from adapters.export.peft.folder import EXTRA_FILE, HEAD, extra_fields, read_folder, read_weights
+from adapters.export.peft.folder import EXTRA_FILE, HEAD, extra_fields, folder_of, read_config, read_weights
 from adapters.export.peft.ia3 import IA3Codec
 from adapters.export.peft.layers import PREFIX, WEIGHTS, Layer, Tensors, family_of, layers_of, task_prefix
 from adapters.export.peft.lora import LoraCodec, uniform
@@ -128,10 +128,11 @@ def import_peft(
     `max_tokens` the length of the longest text; by default it is the backbone's.
     """
     source, out = Path(source), Path(out)
+    config, codec = read_config(source, CODECS)
+    left = read_weights(source)
     trunk = load_backbone(backbone)
     family = family_of(trunk)
-    folder, codec = read_folder(source, CODECS, family)
-    left = read_weights(source)
+    folder = folder_of(source, config, codec, family)
     begin = f"{PREFIX}{task_prefix(trunk)}"
     inside = any(key.startswith(begin) for key in left)
     adapter = codec.read(folder, left, trunk)

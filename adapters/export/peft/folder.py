@@ -33,8 +33,8 @@ REMEDIES = {  # what helps against a field that a graft has no place for
 }
 
 
-def read_folder(path: Path, codecs: Mapping[str, Codec], family: Family) -> tuple[Folder, Codec]:
-    """Returns the folder and the codec of its type; raises InputError for a type or field that no codec supports."""
+def read_config(path: Path, codecs: Mapping[str, Codec]) -> tuple[Fields, Codec]:
+    """Returns the config and the codec of its type; raises InputError for a type or field that no codec supports."""
     file = path / CONFIG
     config = _json(file, f"{path}: not a PEFT folder: {CONFIG}")
     kind = config.get("peft_type")
@@ -54,7 +54,12 @@ def read_folder(path: Path, codecs: Mapping[str, Codec], family: Family) -> tupl
                 f"{file}: {field}: {value!r}: a field of another version of PEFT, or of another type, that may change "
                 f"what is computed ({nearest(field, known)}); remove it if it does not"
             )
-    return Folder(path, config, Chosen.of(config, str(file), codec.default_targets.get(family.tag, ()))), codec
+    return config, codec
+
+
+def folder_of(path: Path, config: Fields, codec: Codec, family: Family) -> Folder:
+    """Returns the folder with the layers that its config chooses; raises InputError for a choice that PEFT lacks."""
+    return Folder(path, config, Chosen.of(config, str(path / CONFIG), codec.default_targets.get(family.tag, ())))
 
 
 def _refuse(file: Path, field: str, value: Any) -> None:

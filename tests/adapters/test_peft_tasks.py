@@ -1,4 +1,4 @@
-"""Heads and weights of PEFT folders: tasks, kinds of problems, layers that are query, key and value at once."""
+"""Heads and weights of PEFT folders: tasks, kinds of problems, names of labels, biases, files that are not there."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def layers_of(backbone: Backbone, kind: tuple[str, ...], prefix: str, spelling: 
     for site in sites_of(backbone.spec, kind):
         names = family.site_layers(site.block, site.name)
         sites.setdefault(prefix + names[min(spelling, len(names) - 1)], []).append(site)
-    return tuple(Layer(name, tuple(held)) for name, held in sites.items())
+    return tuple(Layer(name, tuple(parts)) for name, parts in sites.items())
 
 
 def task_prefix(backbone: Backbone) -> str:

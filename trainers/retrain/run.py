@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
+from metering.window import cpu_seconds
 from registry.database import Registry
 from registry.entries import Lease, LeaseHeld, require_task
 from registry.leases import Heartbeat, heartbeat
@@ -45,7 +46,7 @@ def retrain(
     Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
     the task, and Unavailable if the registry or the store does not answer.
     """
-    started = time.monotonic()
+    started, cpu_before = time.monotonic(), cpu_seconds()
     task = require_task(config.name)
     on_step("fingerprint")
     before = known(registry, task)
@@ -60,7 +61,7 @@ def retrain(
         now = take(config, before.fingerprint)
         if nothing := _nothing(registry, task, before, now):
             return nothing
-        work = Work(config, registry, store, options, on_step, before, now, beat)
+        work = Work(config, registry, store, options, on_step, before, now, beat, cpu_before)
         outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
     on_step("done")
     return outcome

@@ -14,8 +14,8 @@ from backbone.verbs import IntoFolder, OfGraft, OnBackbone, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class Export(OfGraft, OnBackbone, IntoFolder, Verb, verb="export"):
-    format: Literal["peft", "jax"] = required(
-        "layout of the folder; peft: Hugging Face PEFT; jax: answers without topgraft"
+    format: Literal["peft", "vllm", "jax"] = required(
+        "layout of the folder; peft: Hugging Face PEFT; vllm: PEFT as vLLM reads it; jax: answers without topgraft"
     )
     buckets: tuple[int, ...] = option((), "jax: lengths in tokens, commas between (default: up to the longest input)")
     batch: int = option(8, "jax: rows of a call", min=1)
@@ -30,7 +30,7 @@ class Export(OfGraft, OnBackbone, IntoFolder, Verb, verb="export"):
             raise InputError("--buckets: this and --batch belong to --format jax")
         from adapters.export.peft import export_peft
 
-        return export_peft(self.graft, self.out, backbone=self.backbone)
+        return export_peft(self.graft, self.out, backbone=self.backbone, vllm=self.format == "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,12 @@ class ImportGraft(IntoFolder, Verb, verb="import-graft"):
     source: str = argument("PEFT folder, or folder of a fine-tuned classifier in the Hugging Face layout")
     backbone: str = required("backbone folder to which the graft belongs")
     labels: str | None = option(None, "label names, comma separated, or a file with one a line")
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = option(
+        None, "what the classifier's outputs are (default: what the model's config.json says, else by their number)"
+    )
+    max_tokens: int | None = option(
+        None, "length at which texts are cut (default: the backbone's longest input)", min=1
+    )
 
     def call(self) -> object:
         """Imports a PEFT adapter folder, or the classifier of a full fine-tune, as a graft."""
@@ -47,7 +53,14 @@ class ImportGraft(IntoFolder, Verb, verb="import-graft"):
             return import_classifier(self.source, self.backbone, self.out, labels=self.labels)
         from adapters.export.peft import import_peft
 
-        return import_peft(self.source, self.backbone, self.out, labels=self.labels)
+        return import_peft(
+            self.source,
+            self.backbone,
+            self.out,
+            labels=self.labels,
+            problem=self.problem_type,
+            max_tokens=self.max_tokens,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

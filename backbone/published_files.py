@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import InputError
+from backbone.texts import parse_json
 
 POINTER = b"version https://git-lfs"  # first bytes of the file that Git LFS leaves in place of a large one
 
@@ -38,11 +38,7 @@ def read_text(path: Path, remedy: str) -> str:
 
 def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
     """Returns the content of a JSON file, an object or what `kind` says. Raises InputError as `read_text` does."""
-    text = read_text(path, remedy)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}; fetch the file again") from error
+    content = parse_json(read_text(path, remedy), str(path))
     if not isinstance(content, kind):
         expected = "a JSON object" if kind is dict else "a JSON list"
         raise InputError(f"{path}: expected {expected}, got {type(content).__name__}; fetch the file again")

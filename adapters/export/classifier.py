@@ -57,7 +57,7 @@ def import_classifier(
     head, kernel, bias = _head(source, read)
     trunk = load_backbone(backbone)
     _require_trunk(source, read, trunk, str(backbone), pooler=head.pooling == "pooler")
-    names = _published_names(source, read, len(bias)) if labels is None else label_names(labels, {}, len(bias))
+    names = _published_names(source, read, len(bias)) if labels is None else label_names(labels, (), len(bias))
     if isinstance(head, TokenTagging) and (wrong := [name for name in names if fault(name, f"B-{name[2:]}")]):
         raise InputError(f"{source}: {wrong[0]!r} is no BIO tag (O, B-TYPE or I-TYPE); name the tags with --labels")
     model = GraftModel(trunk.network, (Probe(),), head, names)

@@ -16,6 +16,7 @@ class DistilBert(Family, tag="distilbert"):
     """DistilBERT; its configs have names of their own for the sizes."""
 
     task_prefix = "distilbert"
+    task_tagging = True
     ignored = r"embeddings\.position_ids$|vocab_|pre_classifier\.|classifier\.|qa_outputs\."
     tokenizer_class = "BertTokenizer"
     block = "transformer.layer.{}."

@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -148,7 +149,7 @@ def family_golden(family: str) -> None:
     save_file(kept, HERE / "families" / f"{family}.safetensors", {"config": json.dumps(config_of(family))})
 
 
-def tiny_bert(labels: int = LABELS) -> transformers.BertForSequenceClassification:
+def tiny_bert(labels: int = LABELS, kind: type = transformers.BertForSequenceClassification) -> Any:
     """The tests' tiny backbone (`tests.tiny.golden_params`) as transformers has it, with a random head."""
     config = transformers.BertConfig(
         vocab_size=SPEC.vocabulary,
@@ -165,14 +166,14 @@ def tiny_bert(labels: int = LABELS) -> transformers.BertForSequenceClassificatio
         for name, part in zip(names, np.split(leaf, len(names), axis=-1), strict=True):
             weights[name] = torch.from_numpy((part.T if path.endswith("kernel") else part).copy())
     torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(config).eval()
-    model.bert.load_state_dict(weights)
+    model = kind(config).eval()
+    model.bert.load_state_dict({name: weights[name] for name in model.bert.state_dict()})
     return model
 
 
-def tiny_peft(config: peft.PeftConfig, seed: int = 0) -> peft.PeftModel:
+def tiny_peft(config: peft.PeftConfig, seed: int = 0, base: Any = None) -> peft.PeftModel:
     """The tiny backbone with a method in which nothing is at its start."""
-    model = peft.get_peft_model(tiny_bert(), config).eval()
+    model = peft.get_peft_model(base or tiny_bert(), config).eval()
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -221,6 +222,50 @@ def write_tokenizers() -> None:
 
 
 @torch.inference_mode()
+def write_tagger() -> None:
+    """A tagger with a rank, an alpha and a bias of its own at some layers; one key of a pattern matches nothing."""
+    config = peft.LoraConfig(
+        task_type="TOKEN_CLS",
+        r=3,
+        target_modules=["query", "intermediate.dense"],
+        bias="lora_only",
+        rank_pattern={r"layer\.1\.attention\.self\.query": 2},
+        alpha_pattern={
+            "^encoder.layer.0.attention.self.query": 90,
+            "^bert.encoder.layer.2.intermediate.dense": 20,
+        },
+    )
+    model = tiny_peft(config, base=tiny_bert(3, transformers.BertForTokenClassification))
+    model.save_pretrained(HERE / "peft_tagger")
+    (HERE / "peft_tagger" / "README.md").unlink(missing_ok=True)
+    logits = model(**tiny_inputs()).logits.numpy().copy()
+    save_file({"logits": logits}, HERE / "peft_tagger" / "expected.safetensors")
+
+
+@torch.inference_mode()
+def write_fused() -> None:
+    """ModernBERT's fused layers, with the head of a mean beside them."""
+    config = peft.LoraConfig(
+        task_type="FEATURE_EXTRACTION",
+        r=4,
+        target_modules=["Wqkv", "Wi", "attn.Wo"],
+        use_rslora=True,
+        rank_pattern={"layers.1.attn.Wqkv": 2},
+        alpha_pattern={"Wi": 3},
+    )
+    model, folder = tiny_peft(config, base=family_model("modernbert")), HERE / "peft_fused"
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    head = {"weight": torch.randn(3, model.config.hidden_size), "bias": torch.randn(3)}
+    save_file({name: value.numpy() for name, value in head.items()}, folder / "topgraft_head.safetensors")
+    extra = {"labels": ["a", "b", "c"], "head": {"kind": "classification", "pooling": "mean"}}
+    (folder / "topgraft.json").write_text(json.dumps(extra))
+    means = np.stack([state.mean(axis=0) for state in family_states(model, token_rows())])
+    logits = means @ head["weight"].numpy().T + head["bias"].numpy()
+    save_file({"logits": logits}, folder / "expected.safetensors")
+
+
+@torch.inference_mode()
 def main(families: list[str]) -> None:
     if not families or "tokenizers" in families:
         write_tokenizers()
@@ -230,6 +275,8 @@ def main(families: list[str]) -> None:
     if families:
         return
     write_tiny()
+    write_tagger()
+    write_fused()
     inputs = encoded(sentences())
     hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state
     mask = inputs["attention_mask"]

@@ -26,7 +26,7 @@ class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokeni
 
 
 def read_tokenizer(path: Path, max_tokens: int) -> TextPreprocessing:
-    """Reads a tokenizer.json and tries it. Raises InputError naming the file if it is unreadable, or fails on a text."""
+    """Reads a tokenizer.json and tries it; raises InputError naming a file that is unreadable or fails on a text."""
     preprocessing = TextPreprocessing.from_file_text(read_text(path), max_tokens, str(path))
     require_usable(preprocessing, preprocessing.vocabulary, str(path))
     return preprocessing

@@ -26,7 +26,7 @@ class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokeni
 
 
 def read_tokenizer(path: Path, max_tokens: int) -> TextPreprocessing:
-    """Reads a tokenizer.json and tries it. Raises InputError naming the file if it is unreadable, or fails on a text."""
+    """Reads a tokenizer.json. Raises InputError naming the file if it is unreadable, or fails on a text."""
     try:
         preprocessing = TextPreprocessing.from_file_text(path.read_text(encoding="utf-8"), max_tokens, str(path))
     except (OSError, UnicodeDecodeError) as error:

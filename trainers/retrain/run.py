@@ -39,8 +39,11 @@ def retrain(
     store: Store,
     options: Options,
     on_step: OnStep = lambda step: None,
+    now: Taken | None = None,
 ) -> Outcome:
     """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
+
+    `now` is the fingerprint, if the caller has taken it already.
 
     Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
     the task, and Unavailable if the registry or the store does not answer.
@@ -49,7 +52,7 @@ def retrain(
     task = require_task(config.name)
     on_step("fingerprint")
     before = known(registry, task)
-    now = take(config, before.fingerprint)
+    now = now or take(config, before.fingerprint)
     if nothing := _nothing(registry, task, before, now):
         return nothing
     if options.dry_run:

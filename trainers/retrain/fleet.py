@@ -48,6 +48,15 @@ class Outcomes:
     exit: int  # worst status of the tasks
     tasks: tuple[Outcome, ...]  # outcomes in the order of the configs
 
+    def table(self) -> str:
+        """Returns a line for each config, for people; `--json` holds the rest."""
+        name, action = (max((len(text) for text in texts), default=0) for texts in self._columns())
+        lines = [f"{o.task:<{name}}  {o.action:<{action}}  {o.exit:>2}  {o.reason}" for o in self.tasks]
+        return "\n".join([*lines, f"status {self.exit}, the worst of {len(self.tasks)}"])
+
+    def _columns(self) -> tuple[list[str], list[str]]:
+        return [o.task for o in self.tasks], [o.action for o in self.tasks]
+
     @property
     def exit_status(self) -> int:
         """Returns the exit status of the command."""

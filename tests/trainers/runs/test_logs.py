@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from types import SimpleNamespace
 
 import topgraft
 from trainers.runs import logs
@@ -16,7 +17,7 @@ class Terminal(io.StringIO):
 
 def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, caplog):
     clock = iter([0.0, 10.0, 40.0, 50.0, 80.0])
-    monkeypatch.setattr(logs.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr("sys.stderr", io.StringIO())
     with caplog.at_level(logging.INFO), logs.bar(1000, "steps", "batch", show=True, initial=200) as shown:
         shown.update(100)

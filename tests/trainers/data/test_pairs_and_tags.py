@@ -213,7 +213,9 @@ def test_the_key_of_a_row_names_all_of_it():
     a, b = (draw.integers(1, 99, n).astype(np.int32) for n in (6, 4))
     assert row_key(a) == hashlib.sha256(a.astype("<i4").tobytes()).digest()[:15] + b"\x01", "as it always was"
     zero, one = (np.stack([a, np.full(6, s, np.int32)], axis=1) for s in (0, 1))
-    rows = [a, b, np.concatenate([a, b]), zero, one, zero.reshape(-1), Sides(a, b), Sides(b, a), Sides(a[:3], a[3:])]
+    both = np.concatenate([a, b])
+    sides = [Sides(a, b), Sides(b, a), Sides(a[:3], a[3:]), Sides(both[:5], both[5:])]
+    rows = [a, b, both, zero, one, zero.reshape(-1), *sides]
     assert len({row_key(row) for row in rows}) == len(rows)
 
 

@@ -21,7 +21,7 @@ from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.files import write_durable
 from backbone.home import use_compilation_cache
-from backbone.records import decode, digest, encode
+from backbone.records import digest, encode
 from backbone.trees import count
 from metering.window import cpu_seconds, platform, wall_seconds, window
 from trainers.config import TrainConfig
@@ -36,6 +36,7 @@ from trainers.fitting.climb import climb
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
+from trainers.runs.reading import ReadReport
 from trainers.runs.result import TrainResult
 from trainers.runs.run import Run
 from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
@@ -58,7 +59,7 @@ def train(
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
     use_compilation_cache()
-    with claimed(workdir, encode(config), resume, fill=_filled) as stored:
+    with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show)
@@ -75,11 +76,6 @@ def train(
         else:
             fitted = way_of(inputs.config)(inputs, run)
         return _store(inputs, run, fitted, replace_existing=resume)
-
-
-def _filled(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored config with every field of this version; raises InputError for one that is none."""
-    return dict(encode(decode(TrainConfig, values)))
 
 
 def way_of(config: TrainConfig) -> Callable[[Inputs, Run], Fitted]:
@@ -122,7 +118,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
         replace_existing=replace_existing,
     )
     limits = limits_of(inputs, run, graft, metrics)
-    result = result_of(run, fitted, manifest, None if exits is None else exits.facts(), limits)
+    result = result_of(run, fitted, manifest, None if exits is None else exits.facts(), limits, data.report)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     write_report(run.workdir, result, scores, data.labels, environment)
     write_durable(run.workdir / RESULT, json.dumps(encode(result), indent=1).encode())
@@ -162,7 +158,12 @@ def limits_of(inputs: Inputs, run: Run, graft: Graft, metrics: Mapping[str, Mapp
 
 
 def result_of(
-    run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None, limits: tuple[Limit, ...]
+    run: Run,
+    fitted: Fitted,
+    manifest: Manifest,
+    exits: dict[str, Any] | None,
+    limits: tuple[Limit, ...],
+    reading: ReadReport,
 ) -> TrainResult:
     """Returns the result, which `--json` prints."""
     return TrainResult(
@@ -182,6 +183,7 @@ def result_of(
         rows_computed=run.computed.rows,
         skipped=fitted.progress.skipped,
         limits=limits,
+        reading=reading,
     )
 
 

@@ -93,8 +93,8 @@ PROMOTION = (
     ),
     Mutant(
         GATE,
-        "logits[:, graft.model.labels.index(name)]",
-        "logits[:, i % logits.shape[1]]",
+        "out[:, i] = logits[:, number]",
+        "out[:, i] = logits[:, i % logits.shape[1]]",
         f"{ON_GATE}::test_logits_in_another_order_of_labels",
         "a champion with another order of labels would answer wrongly",
     ),

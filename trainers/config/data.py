@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.labels import spelt
 from backbone.errors import InputError
 from backbone.registered import variants
 from trainers.data.formats.format import AUTO, LAYOUT, Format, ReadSettings, named_format
@@ -51,12 +52,15 @@ class Data:
     dev_fraction: float = 0.1  # share of train held out for development, by hash; 0 = none
     gate_fraction: float = 0.0  # share of train held out for promotion gates, by hash
     max_tokens: int = 128  # longer inputs are cut, counted and reported
+    moved: tuple[str, ...] = ()  # hashes of development rows that training keeps for good; a retraining fills it
 
     def __post_init__(self) -> None:
-        for name in ("train", "dev", "test", "columns", "label_names", "keep_labels"):
+        for name in ("train", "dev", "test", "columns", "label_names", "keep_labels", "moved"):
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, (value,) if value else ())
+        for name in ("label_names", "keep_labels"):
+            object.__setattr__(self, name, spelt(getattr(self, name), name))
         object.__setattr__(self, "delimiter", TABS.get(self.delimiter, self.delimiter))
         if not 0 < self.train_fraction <= 1:
             raise InputError(f"train_fraction: must lie in (0, 1], got {self.train_fraction}")

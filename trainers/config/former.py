@@ -14,7 +14,7 @@ from trainers.config.experiment import TrainConfig
 
 NEWER_FIELDS = {  # fields by section that the first version did not have; all may be left out
     "plan": ("climb",),
-    "data": ("delimiter", "word_column", "tag_column"),
+    "data": ("moved", "delimiter", "word_column", "tag_column"),
     "target": ("platform",),
 }
 RENAMED_IN_BOUNDS = {"max_drop": "most_lost"}  # fields of retrain.gate.bounds: present name, first name

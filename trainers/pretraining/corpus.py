@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from backbone import texts
 from backbone.compression import plain_name
@@ -115,7 +114,7 @@ def _paragraphs(path: Path) -> Iterator[str]:
 
 def pack(text: Text, preprocessing: TextPreprocessing, tokens: int, *, needs_mask: bool) -> Sequences:
     """Packs paragraphs into sequences of `tokens` ids. Raises InputError for a tokenizer without the special tokens."""
-    tokenizer = Tokenizer.from_str(preprocessing.tokenizer_json)
+    tokenizer = preprocessing.uncut()
     known = {
         role: next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None)
         for role, names in _ROLES.items()

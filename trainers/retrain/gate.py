@@ -8,15 +8,18 @@ not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 
 from adapters.graft import Graft
+from adapters.heads.columns import numbered
 from adapters.heads.head import UNLIKELY
+from adapters.labels import spelling
 from adapters.model import GraftModel
 from metering.window import Cost, platform
 from trainers.config import Target
@@ -68,11 +71,19 @@ class PairedLogits:
 
 def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.ndarray:
     """Returns a graft's logits [N,C] in another order of labels; a label it lacks gets one below all others."""
-    logits = graft.logits_of_rows(examples.rows)
-    out = np.full((len(examples), len(labels)), UNLIKELY, np.float32)
+    return in_labels(graft.logits_of_rows(examples.rows), graft.model.labels, labels)
+
+
+def in_labels(logits: np.ndarray, have: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Returns logits [N,C] of the labels `have` in the order of `labels`, with `UNLIKELY` for those that are missing.
+
+    Names count in their normal form, since grafts of former versions spell some otherwise.
+    """
+    out = np.full((len(logits), len(labels)), UNLIKELY, np.float32)
+    place = numbered(have)
     for i, name in enumerate(labels):
-        if name in graft.model.labels:
-            out[:, i] = logits[:, graft.model.labels.index(name)]
+        if (number := place.get(name, place.get(spelling(name)))) is not None:
+            out[:, i] = logits[:, number]
     return out
 
 
@@ -106,10 +117,12 @@ def judge(
     old: np.ndarray | None,
     costs: Mapping[str, Cost | None],
     latency_ms: Callable[[], float],
+    unseen: Mapping[str, bool] = MappingProxyType({}),
 ) -> GateReport:
     """Judges by every rule of the gate and of the target; `target.min_score` is a limit on `metric`.
 
-    `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label.
+    `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label. `unseen` are the
+    labels of held-out rows that the candidate's training lacks, and whether the champion knows each.
     """
     slices = slices_of(sides, old)
     checks: list[Check] = []
@@ -129,9 +142,10 @@ def judge(
         *costs_of_predicting(target, peak, latency_ms, platform()),
     ]
     checks += [_limit_check(limit) for limit in limits]
-    if not checks:
+    checks += [_without_evidence(name, len(slices[f"label {name}"]), known) for name, known in unseen.items()]
+    if not any(check.decides for check in checks):
         checks.append(Check("first", "NO_EVIDENCE", None, 0.0, 0, "gate.first=bounds, and nothing is asked for"))
-    verdicts = {check.verdict for check in checks}
+    verdicts = {check.verdict for check in checks if check.decides}
     verdict: Verdict = "FAIL" if "FAIL" in verdicts else "NO_EVIDENCE" if "NO_EVIDENCE" in verdicts else "PASS"
     model, labels = sides.model, sides.examples.labels
     return GateReport(
@@ -143,6 +157,17 @@ def judge(
         champion_metrics=gather(model, sides.champion, labels).compute() if sides.champion is not None else {},
         checks=tuple(checks),
     )
+
+
+def _without_evidence(label: str, rows: int, champion_knows: bool) -> Check:
+    """Returns the check of a label that the held-out rows have and the candidate's training lacks.
+
+    Nobody can learn a label from held-out rows alone, so it decides only where the champion would be lost for it.
+    """
+    reason = f"no train row has it, so the candidate cannot answer it; {rows} held-out rows count as wrong"
+    if champion_knows:
+        reason += "; the live version knows it: give training rows of it, or promote by hand"
+    return Check(f"label {label}", "NO_EVIDENCE", None, 0.0, rows, reason, decides=champion_knows)
 
 
 def _few(gate: Gate, name: str, threshold: float, rows: np.ndarray) -> Check | None:

@@ -92,3 +92,22 @@ def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
         passes[span] = cost.flops
     assert passes[0, 2] == pytest.approx(2 * passes[1, 2])
     assert loaded == {(16, 0), (32, 0)}
+
+
+def test_a_climb_has_a_range_and_a_likely_step(config, capsys):
+    """At least the first pass and an epoch of `top`; at most every step to its end."""
+    arguments = ("plan", config, "--set", "plan.stages=auto", "--set", "epochs=2")
+    status, out, err = call(*arguments, "--json", capsys=capsys)
+    assert status == 0, err
+    price = as_json(out)
+    probe, top, whole = price["stages"]
+    assert (probe["steps"], top["boundary"], whole["boundary"]) == (0, 1, 0)
+    climb = price["climb"]
+    assert climb["lowest_cpu_seconds"] == pytest.approx(probe["cpu_seconds"] + top["cpu_seconds"] / 2)
+    assert climb["highest_cpu_seconds"] == pytest.approx(sum(stage["cpu_seconds"] for stage in price["stages"]))
+    assert (climb["likely_step"], price["cpu_seconds"]) == ("all", pytest.approx(climb["highest_cpu_seconds"]))
+    status, out, _ = call(*arguments, "--set", "plan.highest=probe", "--json", capsys=capsys)
+    only = as_json(out)
+    assert [stage["steps"] for stage in only["stages"]] == [0]
+    assert only["climb"]["likely_step"] == "probe"
+    assert only["cpu_seconds"] < price["cpu_seconds"]

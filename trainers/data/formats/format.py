@@ -118,6 +118,10 @@ class Format(Registered, by="format", folder="trainers.data.formats"):
         packed = "" if plain_name(path) == path.name else Path(plain_name(path)).suffix
         return packed + path.suffix + sha256_file(path)
 
+    def notes(self, entry: str, split: str) -> Iterable[str]:
+        """Yields what is left out of an entry and should be known, a sentence each; the default leaves out nothing."""
+        return ()
+
     def require_entry(self, entry: str, split: str) -> None:
         """Raises InputError unless the file or folder exists."""
         path = self.path(entry)

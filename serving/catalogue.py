@@ -135,7 +135,7 @@ class FolderCatalogue:
             unnamed = "".join(f"; {place}: no name of a task, rename its folder" for place in _unnamed(self._folder))
             raise InputError(
                 f"--grafts: {self._folder} holds no graft, neither in NAME/ nor in NAME/{RUN_GRAFT}/{unnamed}; make "
-                f"one with `topgraft train CONFIG --workdir {self._folder / 'NAME'}`, or name the folder above the tasks"
+                f"one with `topgraft train CONFIG --workdir {self._folder / 'NAME'}`, or name the folder above"
             )
         return grafts
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from backbone import texts
-from backbone.compression import plain_name, read_bytes
+from backbone.compression import plain_name
 from backbone.errors import InputError, nearest
 from backbone.files import sha256_file
 from backbone.registered import Registered, variant, variants
@@ -47,10 +47,6 @@ class ReadSettings:
     delimiter: str = ""  # character between two columns; empty: as the format has it
     word_column: str = ""  # number, from 1, or name of the column of words; empty: the first
     tag_column: str = ""  # number, from 1, or name of the column of tags; empty: the last
-
-    def bytes_of(self, path: Path) -> bytes:
-        """Returns the content of a file, unpacked if it is packed; raises InputError."""
-        return read_bytes(path)
 
     def text_of(self, path: Path) -> str:
         """Returns the text of a file, without a byte order mark; raises InputError with the line of a bad byte."""

@@ -142,8 +142,13 @@ def _show(values: Any, indent: str = "") -> None:
         elif isinstance(value, list) and len(value) > 10 and isinstance(value[0], list):
             print(f"{indent}{key}: {len(value)} x {len(value[0])} numbers, see --json")
         else:
-            text = f"{value:.4f}" if isinstance(value, float) else value
+            text = _rounded(value) if isinstance(value, float) else value
             print(f"{indent}{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")
+
+
+def _rounded(value: float) -> str:
+    """Returns a number with four decimals, or with three digits where these would all be zeros."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from trainers.fitting.linear_head import cross_fitted_logits
 from trainers.inputs import Inputs, only_rows, prepare
 from trainers.runs.run import Run
 
+SHOWN = 110  # characters of a text that are shown to people
+
 
 @dataclass(frozen=True)
 class Suspect:
@@ -54,6 +56,20 @@ class LabelAudit:
     rows: int  # rows audited
     suspects: list[Suspect]  # rows whose label is probably wrong, most suspect first
     duplicates: list[Duplicates]  # groups of equal rows
+
+    def table(self) -> str:
+        """Returns the audit for people."""
+        lines = [f"{self.rows} rows audited", ""]
+        lines.append(f"{len(self.suspects)} rows whose label is probably wrong, the most suspect first")
+        for row in self.suspects:
+            text = row.text if len(row.text) <= SHOWN else f"{row.text[: SHOWN - 3]}..."
+            lines.append(f"  {row.where}: {row.label}, probably {row.instead} ({row.label}: {row.confidence:.2g})")
+            lines.append(f"      {text}")
+        lines += ["", f"{len(self.duplicates)} texts that are there more than once"]
+        for group in self.duplicates:
+            rows = ", ".join(f"{where} {label}" for where, label in zip(group.where, group.labels, strict=True))
+            lines.append(f"  {'labels differ' if group.conflict else 'same label'}: {rows}")
+        return "\n".join(lines)
 
 
 def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = False) -> LabelAudit:

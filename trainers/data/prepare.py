@@ -7,11 +7,9 @@ in a file does not change a run. The folder appears in one step, and is verified
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from trainers.config import Data
 from trainers.config.former import without_newer
 from trainers.data.rows import LabelledRow, RowReader, Split, entries
 from trainers.data.splits import fingerprint, kept, membership, place_hash, row_hash
+from trainers.runs.logs import silent_tfds
 from trainers.runs.reading import EmptyTexts, MovedRow, ReadReport
 
 log = logging.getLogger(__name__)
@@ -275,16 +274,12 @@ def _notes(data: Data) -> Iterator[str]:
 
 def _write(read: ReadSplits, folder: Path, progress: bool) -> None:
     """Writes the rows and the seal into a new folder."""
-    import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
-
-    if not progress:
-        tfds.disable_progress_bar()
 
     # the class is private to this call: TFDS would refuse a second one of its name
     with registered.skip_registration():
         builder_class = _builder_class(read.rows)
-    with contextlib.redirect_stdout(sys.stderr):
+    with silent_tfds(show=progress):
         builder = builder_class(data_dir=folder / "tfds", file_format="array_record")
         builder.download_and_prepare()
     shutil.move(builder.data_dir, folder / "rows")

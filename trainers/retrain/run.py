@@ -40,8 +40,11 @@ def retrain(
     store: Store,
     options: Options,
     on_step: OnStep = lambda step: None,
+    now: Taken | None = None,
 ) -> Outcome:
     """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
+
+    `now` is the fingerprint, if the caller has taken it already.
 
     Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
     the task, and Unavailable if the registry or the store does not answer.
@@ -51,7 +54,7 @@ def retrain(
     on_step("fingerprint")
     before = known(registry, task)
     kept = keeping(config, before.fingerprint)
-    now = take(kept, before.fingerprint)
+    now = now or take(kept, before.fingerprint)
     if nothing := _nothing(registry, task, before, now):
         return nothing
     if options.dry_run:

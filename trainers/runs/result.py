@@ -58,3 +58,18 @@ class TrainResult:
     skipped: int = 0  # micro-batches whose loss or gradient was not finite
     limits: tuple[Limit, ...] = ()  # every limit of config.target, beside what was measured
     reading: ReadReport = field(default_factory=ReadReport)  # what was merged, moved, empty or left out among the rows
+
+    def table(self) -> str:
+        """Returns the result for people; `--json` and the report hold the rest."""
+        lines = [("stored", f"{self.graft} ({self.content_id[:19]}...)")]
+        for split, scores in self.metrics.items():
+            lines.append((split, ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())))
+        for step in self.climb:
+            gain = "" if step.gain is None or step.noise is None else f" (gain {step.gain:.4f}, noise {step.noise:.4f})"
+            lines.append(("tried", f"{step.name}: {step.score:.4f}{gain}, {'kept' if step.kept else 'not kept'}"))
+        lines.append(("trained", f"{self.trainable:,} parameters in {self.steps:,} steps"))
+        if self.skipped:
+            lines.append(("skipped", f"{self.skipped:,} batches whose loss or gradient was not finite"))
+        lines.append(("took", f"{self.seconds:.1f} s, {self.cpu_seconds:.1f} CPU seconds"))
+        lines.append(("report", self.report))
+        return "\n".join(f"{name:<8} {text}" for name, text in lines)

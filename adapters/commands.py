@@ -47,20 +47,16 @@ class ImportGraft(IntoFolder, Verb, verb="import-graft"):
 
     def call(self) -> object:
         """Imports a PEFT adapter folder, or the classifier of a full fine-tune, as a graft."""
+        labels, problem, max_tokens = self.labels, self.problem_type, self.max_tokens
         if not Path(self.source, "adapter_config.json").exists() and Path(self.source, "config.json").exists():
             from adapters.export.classifier import import_classifier
 
-            return import_classifier(self.source, self.backbone, self.out, labels=self.labels)
+            return import_classifier(
+                self.source, self.backbone, self.out, labels=labels, problem=problem, max_tokens=max_tokens
+            )
         from adapters.export.peft import import_peft
 
-        return import_peft(
-            self.source,
-            self.backbone,
-            self.out,
-            labels=self.labels,
-            problem=self.problem_type,
-            max_tokens=self.max_tokens,
-        )
+        return import_peft(self.source, self.backbone, self.out, labels=labels, problem=problem, max_tokens=max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

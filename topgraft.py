@@ -24,6 +24,7 @@ from backbone.errors import InputError
 from backbone.options import Parser, filled
 from backbone.ownership import require_own
 from backbone.records import encode
+from backbone.texts import require_unicode
 from backbone.verbs import Verb, add_verb
 from registry.entries import RegistryError
 
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the console command and returns its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        for number, word in enumerate(words, 1):
+            require_unicode(word, f"argument {number}")
         namespace = parser().parse_args(words)
     except InputError as error:
         return _failed(str(error), "", 2, as_json="--json" in words)

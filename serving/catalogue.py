@@ -103,9 +103,9 @@ def _is_name(name: str) -> bool:
 class FolderCatalogue:
     """A folder of grafts: each is served under the name of its folder, and its version is its content.
 
-    FOLDER/NAME and FOLDER/NAME/graft, which `topgraft train --workdir FOLDER/NAME` writes, are the task NAME. FOLDER may
-    itself be a graft or a work folder. Nothing deeper is searched. Replacing a graft by a rename is a promotion. A graft
-    in a folder with a name that no task may have is not served.
+    FOLDER/NAME and FOLDER/NAME/graft, which `topgraft train --workdir FOLDER/NAME` writes, are the task NAME. FOLDER
+    may itself be a graft or a work folder. Nothing deeper is searched. Replacing a graft by a rename is a promotion. A
+    graft in a folder with a name that no task may have is not served.
     """
 
     def __init__(self, folder: str | Path):
@@ -134,8 +134,8 @@ class FolderCatalogue:
         if not grafts:
             unnamed = "".join(f"; {place}: no name of a task, rename its folder" for place in _unnamed(self._folder))
             raise InputError(
-                f"--grafts: {self._folder} holds no graft, neither in NAME/ nor in NAME/{RUN_GRAFT}/{unnamed}; make one "
-                f"with `topgraft train CONFIG --workdir {self._folder / 'NAME'}`, or name the folder above the tasks"
+                f"--grafts: {self._folder} holds no graft, neither in NAME/ nor in NAME/{RUN_GRAFT}/{unnamed}; make "
+                f"one with `topgraft train CONFIG --workdir {self._folder / 'NAME'}`, or name the folder above"
             )
         return grafts
 

@@ -26,6 +26,7 @@ from backbone.storage import Backbone, load_backbone, save_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.cost import CostRecord
 from metering.window import Cost, cpu_seconds, wall_seconds, window
+from trainers.config.former import without_newer
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.loop import BackboneTask, fit_backbone
 from trainers.pretraining.material import Material
@@ -71,7 +72,7 @@ def train_backbone(
     or images, config or start.
     """
     use_compilation_cache()
-    with claimed(workdir, encode(config), resume, free=FREE) as stored:
+    with claimed(workdir, encode(config), resume, free=FREE, kind=BackboneConfig) as stored:
         if stored is not None and stored.get("finished"):
             return decode(TrainBackboneResult, stored, str(workdir / RESULT))
         return _train_backbone(config, workdir, resume, show)
@@ -87,7 +88,7 @@ def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: b
     parameters = count(params["backbone"])
     task = BackboneTask(config, material)
     identity = {
-        "config": digest({**encode(config), **dict.fromkeys(FREE)}),
+        "config": digest({**without_newer(encode(config), encode(BackboneConfig())), **dict.fromkeys(FREE)}),
         **material.fingerprint,
         "preprocessing_id": material.preprocessing.preprocessing_id,
         "start": start.weights_id if start else "",

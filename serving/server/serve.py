@@ -6,7 +6,6 @@ On SIGTERM it takes no more connections, answers the requests that it has receiv
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import socket
@@ -29,6 +28,7 @@ from backbone.errors import InputError
 from backbone.home import resolve_backbone, use_compilation_cache
 from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
+from backbone.texts import parse_json, read_text
 from metering.energy import meter
 from metering.thermal import thermometer
 from metering.window import on_accelerator
@@ -162,11 +162,7 @@ def read_envelope(file: str | Path) -> Envelope:
 
     The file holds `{"labels": 64, "groups": [{"methods": [{"method": "lora", ...}], ...}]}`.
     """
-    try:
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON: {error}") from error
-    return decode(Envelope, values, str(file))
+    return decode(Envelope, parse_json(read_text(Path(file)), str(file)), str(file))
 
 
 def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:

@@ -108,7 +108,7 @@ def _former_modules() -> Iterator[None]:
             delattr(trainers, former.removeprefix("trainers."))
 
 
-def _renamed(error: Exception) -> str:
+def _renamed(error: BaseException) -> str:
     """Returns the error's message; if it is about a former name of a field, the present name is added."""
     message = str(error)
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)

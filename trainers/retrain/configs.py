@@ -54,7 +54,9 @@ def in_child(module: str, values: Any) -> subprocess.CompletedProcess[str]:
     Modules in the working folder can be imported there, but hide none of ours nor of Python's (a config `copy.py`).
     """
     places = [str(Path(__file__).resolve().parents[2]), ""]
-    start = f"import runpy, sys; sys.path += {places}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    start = (
+        f"import runpy, sys; sys.path += {places}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
     return subprocess.run(
         [sys.executable, "-P", "-c", start],
         input=json.dumps(values),

@@ -111,8 +111,7 @@ def retrain_all(jobs: Sequence[Job], *, executor: str, workers: int) -> Outcomes
     tasks = [job for job, reading in zip(jobs, readings, strict=True) if reading.task]
     done = iter(on_ray(tasks, workers) if executor == "ray" else in_processes(tasks, workers))
     outcomes = [
-        next(done) if reading.task else _without_task(job, reading)
-        for job, reading in zip(jobs, readings, strict=True)
+        next(done) if reading.task else _without_task(job, reading) for job, reading in zip(jobs, readings, strict=True)
     ]
     return Outcomes(min((o.exit for o in outcomes), key=WORST_FIRST.index, default=0), tuple(outcomes))
 

@@ -103,7 +103,7 @@ def bar(total: int, what: str, unit: str, *, show: bool, initial: int = 0) -> An
 
 @contextlib.contextmanager
 def silent_tfds(*, show: bool = False) -> Iterator[None]:
-    """Drops what TFDS prints while it writes files, and its bars too, unless they are wanted and stderr is a terminal."""
+    """Drops what TFDS prints while it writes files; its bars stay with `show`, where stderr is a terminal."""
     import tensorflow_datasets as tfds
 
     tfds.display_progress_bar(show and sys.stderr.isatty())

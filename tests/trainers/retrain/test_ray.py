@@ -14,7 +14,6 @@ import time
 from tests.tiny import as_json, write_config
 from tests.trainers.retrain.place import ROOT
 
-
 WITHOUT_TOKENS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -92,7 +91,11 @@ def test_a_cluster_that_runs_is_used(place, tiny_path, tmp_path):
         words += ["--registry", "sqlite:///registry.db", "--store", "store", "--json", "--quiet"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": f"127.0.0.1:{port}", **WITHOUT_TOKENS}
         done = subprocess.run(
-            [sys.executable, "-m", "topgraft", *words], cwd=place.folder, env=environment, capture_output=True, text=True
+            [sys.executable, "-m", "topgraft", *words],
+            cwd=place.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         result = as_json(done.stdout)
         assert (done.returncode, result["exit"]) == (0, 0), (done.stdout, done.stderr)

@@ -7,7 +7,6 @@ for a tree with more variants: tests/test_extending.py. Examples for schedulers:
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
 import os
@@ -113,7 +112,9 @@ def commands(kind: str, block: str, variables: dict[str, str]) -> Iterator[list[
                 name, _, value = words[1].partition("=")
                 variables[name] = value
             elif words:
-                yield [each for word in words for each in (sorted(glob.glob(word)) if "*" in word else [word])]
+                yield [
+                    each for word in words for each in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+                ]
 
 
 class Typist:
@@ -213,7 +214,8 @@ def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
         elif kind in ("sh", "console"):
             typist.type(list(commands(kind, block, variables)))
         elif kind == "csv":
-            assert next(csv.reader(io.StringIO(block))) == next(csv.reader(Path("train.csv").open()))
+            known = io.StringIO(Path("train.csv").read_text(encoding="utf-8"))
+            assert next(csv.reader(io.StringIO(block))) == next(csv.reader(known))
         elif kind == "json":
             decode(Envelope, json.loads(block))
         elif kind == "text":

@@ -66,4 +66,5 @@ def table(price: Price) -> str:
     text.append(f"beside it compilation, which this plan has paid for this machine: {compiled:.1f} s")
     text.append(f"adapters in every block: {price.adapters_everywhere_seconds:.0f} s of steps (by counted work)")
     text.append(f"full fine-tuning: {price.full_tuning_seconds:.0f} s of steps (by counted work)")
+    text += [f"{'over the limit: ' if limit.met is False else ''}{limit}" for limit in price.limits]
     return "\n".join(text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from backbone.files import write_durable
 from backbone.home import use_compilation_cache
 from backbone.records import decode, digest, encode
 from backbone.trees import count
-from metering.window import cpu_seconds, wall_seconds
+from metering.window import cpu_seconds, platform, wall_seconds, window
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
 from trainers.config.load import versions
@@ -38,11 +38,14 @@ from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
 from trainers.runs.result import TrainResult
 from trainers.runs.run import Run
+from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 from trainers.runs.workdir import RESULT, claimed, stored_result
 from trainers.scoring.examine import Examined, examine
+from trainers.scoring.latency import latency
 from trainers.scoring.report import write_report
 
 log = logging.getLogger(__name__)
+PREDICTED = 256  # rows whose prediction shows the memory that target.max_memory_mb bounds
 
 
 def train(
@@ -118,7 +121,8 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
         variants=variants,
         replace_existing=replace_existing,
     )
-    result = result_of(run, fitted, manifest, None if exits is None else exits.facts())
+    limits = limits_of(inputs, run, graft, metrics)
+    result = result_of(run, fitted, manifest, None if exits is None else exits.facts(), limits)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
     write_report(run.workdir, result, scores, data.labels, environment)
     write_durable(run.workdir / RESULT, json.dumps(encode(result), indent=1).encode())
@@ -135,7 +139,31 @@ def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
         }
 
 
-def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None) -> TrainResult:
+def limits_of(inputs: Inputs, run: Run, graft: Graft, metrics: Mapping[str, Mapping[str, float]]) -> tuple[Limit, ...]:
+    """Returns every limit of the target beside its figure, and logs those that are not kept or not known."""
+    target, metric = inputs.config.target, inputs.config.metric
+    limits: list[Limit] = []
+    if target.min_score:
+        score = metrics.get("dev", {}).get(metric)
+        reason = "no development rows" if score is None else f"{metric} on the development rows"
+        limits.append(Limit("target.min_score", score, target.min_score, reason))
+    limits += costs_of_training(target, cpu_seconds(), run.joules())
+    rows = (inputs.dev or inputs.train).rows
+    peak: int | None = None
+    if target.max_memory_mb:
+        with window("predict") as predicting:
+            graft.logits_of_rows(rows[:PREDICTED])
+        peak = predicting.peak_bytes
+    limits += costs_of_predicting(target, peak, lambda: latency(graft, rows), platform())
+    for limit in limits:
+        if not limit.met:
+            log.warning("%s", limit)
+    return tuple(limits)
+
+
+def result_of(
+    run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None, limits: tuple[Limit, ...]
+) -> TrainResult:
     """Returns the result, which `--json` prints."""
     return TrainResult(
         graft=str(run.workdir / "graft"),
@@ -153,6 +181,7 @@ def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any
         exits=exits,
         rows_computed=run.computed.rows,
         skipped=fitted.progress.skipped,
+        limits=limits,
     )
 
 

@@ -160,3 +160,12 @@ def test_a_row_of_several_labels(tiny_path, tmp_path):
         right = [answer == labels for answer, labels in chosen if len(labels) == count]
         assert len(right) > 10
         assert np.mean(right) > 0.7, f"rows of {count} labels"
+
+
+def test_every_limit_of_the_target_is_in_the_result(trained):
+    """Those of the score, the training and the prediction, on this platform; a climb is not needed for it."""
+    limits = ("min_score=0.01", "max_cpu_seconds=0.001", "max_memory_mb=100000", "max_latency_ms=60000")
+    result = trained(*(f"target.{limit}" for limit in limits)).result
+    met = {limit.name.removeprefix("target."): limit.met for limit in result.limits}
+    assert met == {"min_score": True, "max_cpu_seconds": False, "max_memory_mb": True, "max_latency_ms": True}
+    assert trained().result.limits == ()

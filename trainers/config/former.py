@@ -11,7 +11,10 @@ from typing import Any
 from backbone.records import encode
 from trainers.config.experiment import TrainConfig
 
-NEWER_FIELDS = {"plan": ("climb",)}  # fields by section that the first version did not have; all may be left out
+NEWER_FIELDS = {
+    "plan": ("climb",),
+    "target": ("platform",),
+}  # fields by section that the first version did not have; all may be left out
 RENAMED_IN_BOUNDS = {"max_drop": "most_lost"}  # fields of retrain.gate.bounds: present name, first name
 
 

@@ -12,6 +12,7 @@ on its head. That is more than they take, unless a climb goes to its last step.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from backbone.home import use_compilation_cache
 from metering.counts import Count
 from metering.energy import Joules, modelled
 from metering.window import on_accelerator
-from trainers.config import TrainConfig
+from trainers.config import Target, TrainConfig
 from trainers.data.batches import Examples
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.task import GraftTask, reads_from
@@ -32,6 +33,7 @@ from trainers.inputs import prepare
 from trainers.pricing.timing import NOTHING, Loaded, Timing, time_pass, time_step, total
 from trainers.runs.logs import bar
 from trainers.runs.run import Run
+from trainers.runs.targets import Limit
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Price:
     passes_cpu_seconds: float  # CPU time of these two, without loading their programs
     full_tuning_seconds: float  # steps with every weight live, by FLOPs at the measured rate of this plan
     adapters_everywhere_seconds: float  # steps with the same adapters in every block, all epochs
+    limits: tuple[Limit, ...] = ()  # every limit of config.target, beside the prediction where there is one
 
 
 def price(config: TrainConfig, run: Run) -> Price:
@@ -240,7 +243,17 @@ def _total(config: TrainConfig, task: GraftTask, stages: list[StagePrice], scope
         passes_cpu_seconds=passes.cpu_seconds,
         full_tuning_seconds=full.flops / rate,
         adapters_everywhere_seconds=adapters.flops / rate,
+        limits=tuple(_limits(config.target, cpu)),
     )
+
+
+def _limits(target: Target, cpu_seconds: float) -> Iterator[Limit]:
+    """Yields the target's limits. What only a trained graft can show is named, without a figure."""
+    if target.max_cpu_seconds:
+        yield Limit("target.max_cpu_seconds", cpu_seconds, target.max_cpu_seconds, "predicted CPU seconds")
+    for name in ("max_joules", "min_score", "max_latency_ms", "max_memory_mb"):
+        if limit := getattr(target, name):
+            yield Limit(f"target.{name}", None, limit, "not predicted; the training measures it")
 
 
 def _without_plan(config: TrainConfig, task: GraftTask) -> GraftModel:

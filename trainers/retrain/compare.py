@@ -20,10 +20,11 @@ from trainers.data.examples import load_data
 from trainers.fitting.features import open_cache
 from trainers.inputs import only_rows, prepare
 from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, added
-from trainers.retrain.gate import PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.gate import PairedLogits, judge, logits_in, majority_logits
 from trainers.retrain.lineage import Check, GateReport, RowDrift
 from trainers.retrain.rows import Rows
 from trainers.runs.run import Run
+from trainers.scoring.latency import latency
 
 MAX_EMBEDDED = 2000  # rows of a side whose embeddings are compared
 

@@ -8,8 +8,7 @@ not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
 from __future__ import annotations
 
 import fnmatch
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -19,17 +18,16 @@ import numpy as np
 from adapters.graft import Graft
 from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
-from backbone.buckets import TokenRow
-from metering.window import Cost
+from metering.window import Cost, platform
 from trainers.config import Target
 from trainers.config.retrain import Gate
 from trainers.data.batches import Examples
 from trainers.retrain.lineage import Check, GateReport, Verdict
+from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 from trainers.scoring.examine import LENGTHS
 from trainers.scoring.metrics import gather
 
 RESAMPLES = 500  # draws of the held-out rows
-TIMED = 20  # timed predictions of one text; the latency is their median
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,13 @@ def judge(
     checks += _bounds(gate, sides, slices, compared=champion is not None)
     if target.min_score:
         checks.append(_at_least(gate, sides, "target.min_score", slices["all rows"], metric, target.min_score))
-    checks += _budgets(target, costs, latency_ms)
+    train, predict = costs.get("train"), costs.get("predict")
+    peak = None if predict is None else predict.peak_bytes
+    limits = [
+        *costs_of_training(target, train.cpu_seconds if train else None, train.joules if train else None),
+        *costs_of_predicting(target, peak, latency_ms, platform()),
+    ]
+    checks += [_limit_check(limit) for limit in limits]
     if not checks:
         checks.append(Check("first", "NO_EVIDENCE", None, 0.0, 0, "gate.first=bounds, and nothing is asked for"))
     verdicts = {check.verdict for check in checks}
@@ -195,41 +199,7 @@ def _bounds(gate: Gate, sides: PairedLogits, slices: Mapping[str, np.ndarray], *
                 yield _not_worse(gate, sides, name, slices[name], bound.metric, bound.max_drop)
 
 
-def _budgets(target: Target, costs: Mapping[str, Cost | None], latency_ms: Callable[[], float]) -> Iterable[Check]:
-    train, predict = costs.get("train"), costs.get("predict")
-    if target.max_cpu_seconds and not target.max_joules:
-        yield _within("target.max_cpu_seconds", train.cpu_seconds if train else None, target.max_cpu_seconds)
-    if target.max_joules:
-        joules = train.joules if train else None
-        if joules is not None and joules.quality == "measured_counter":
-            yield _within("target.max_joules", joules.value, target.max_joules)
-        elif target.max_cpu_seconds:
-            seconds = train.cpu_seconds if train else None
-            yield _within("target.max_joules by max_cpu_seconds: no meter", seconds, target.max_cpu_seconds)
-        else:
-            yield _within("target.max_joules", None, target.max_joules)
-    if target.max_memory_mb:
-        peak = predict.peak_bytes if predict else None
-        yield _within("target.max_memory_mb", None if peak is None else peak / 1e6, target.max_memory_mb)
-    if target.max_latency_ms:
-        yield _within("target.max_latency_ms", latency_ms(), target.max_latency_ms)
-
-
-def _within(name: str, value: float | None, limit: float) -> Check:
-    """Checks that a measured value lies within a limit."""
-    if value is None:
-        return Check(name, "NO_EVIDENCE", None, limit, 0, f"not measured here, at most {limit:g} asked")
-    reason = f"{value:.4g}, at most {limit:g} asked"
-    return Check(name, "PASS" if value <= limit else "FAIL", value, limit, 0, reason)
-
-
-def latency(graft: Graft, rows: Sequence[TokenRow]) -> float:
-    """Returns the median milliseconds of one row's prediction: a row of middle length, compiled before."""
-    row = sorted(rows, key=len)[len(rows) // 2]
-    graft.logits_of_rows([row])
-    spent = []
-    for _ in range(TIMED):
-        start = time.perf_counter()
-        graft.logits_of_rows([row])
-        spent.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(spent))
+def _limit_check(limit: Limit) -> Check:
+    """Returns the check of a limit of the target; a figure that nobody has is no evidence."""
+    verdict: Verdict = "NO_EVIDENCE" if limit.met is None else "PASS" if limit.met else "FAIL"
+    return Check(limit.name, verdict, limit.value, limit.limit, 0, str(limit))

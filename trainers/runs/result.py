@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from metering.cost import CostRecord
+from trainers.runs.targets import Limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +55,4 @@ class TrainResult:
     exits: dict[str, Any] | None = None  # early exits of the graft: boundaries, threshold, calibration
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
     skipped: int = 0  # micro-batches whose loss or gradient was not finite
+    limits: tuple[Limit, ...] = ()  # every limit of config.target, beside what was measured

@@ -70,9 +70,12 @@ def test_a_plan_whose_cache_would_not_fit_is_priced_without_it(config, capsys):
     stages = {}
     for room in ("1", "1e-5"):
         asked = ("--set", "epochs=1", "--set", "plan.stages=top(2)", "--set", f"plan.cache_gib={room}")
-        status, out, err = call("plan", config, *asked, "--json", capsys=capsys)
+        target = ("--set", "target.max_cpu_seconds=0.001", "--set", "target.min_score=0.9")
+        status, out, err = call("plan", config, *asked, *target, "--json", capsys=capsys)
         assert status == 0, err
         (stages[room],) = as_json(out)["stages"]
+        limits = {limit["name"]: limit["value"] for limit in as_json(out)["limits"]}
+        assert limits == {"target.max_cpu_seconds": as_json(out)["cpu_seconds"], "target.min_score": None}
     assert stages["1"]["cache_bytes"] > 1e-5 * 2**30
     assert stages["1e-5"]["cache_bytes"] == stages["1e-5"]["fill_seconds"] == 0 < stages["1"]["fill_seconds"]
     assert stages["1e-5"]["flops"] > stages["1"]["flops"], "blocks below run in every step"

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from backbone.compiler_flags import VARIABLE, present_flags, remedy
@@ -100,8 +99,11 @@ class MachineRecord:
 
 
 def _line(answer: Answer) -> str:
-    difference = answer.problem if answer.difference is None else f"{answer.difference:.1e}"
-    return f"  {'right' if answer.right else 'WRONG'}  {answer.program}: {difference} of {answer.allowed:.1e}"
+    """Returns the verdict on a program, with its difference and the largest one allowed."""
+    difference = answer.problem if answer.difference is None else f"{answer.difference:.1e} of {answer.allowed:.1e}"
+    if answer.right and not answer.difference:
+        difference = "exactly"
+    return f"  {'right' if answer.right else 'WRONG'}  {answer.program}: {difference}"
 
 
 def ready_to_compute() -> MachineRecord:
@@ -207,6 +209,8 @@ def _key() -> str:
 
 def _versions() -> dict[str, str]:
     """Returns the versions of the installed packages that compute."""
+    from importlib.metadata import PackageNotFoundError, version  # takes a tenth of a second
+
     known = {}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

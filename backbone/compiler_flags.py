@@ -68,7 +68,9 @@ def remedy() -> str:
         return f"import topgraft before jax computes anything, or set {VARIABLE}={flag}"
     version = f"jaxlib {jaxlib_version()}"
     if present not in ("", flag):
-        return f"try without flags (env -u {VARIABLE} topgraft machine); if that is no better, another one than {version}"
+        return (
+            f"try without flags (env -u {VARIABLE} topgraft machine); if that is no better, another one than {version}"
+        )
     return f"install another one than {version}; constraints.txt names one that was tested"
 
 

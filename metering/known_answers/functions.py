@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metering.known_answers.program import FUNCTION, U, Array, Program, gamma
+from metering.known_answers.program import FUNCTION, Array, Program, U, gamma
 
 MASKED = -1e9  # logit of what must not be seen
 EPSILON = 1e-5  # beside the variance in a norm

@@ -53,7 +53,7 @@ def programs(draw: np.random.Generator, rounding: float) -> Iterator[Program]:
     )
     first = np.arange(1, 40, dtype=np.int32)
     yield Program(
-        "vmap of a while loop", jax.vmap(_halvings), (first,), np.array([_collatz(n) for n in first], np.int32)
+        "vmap of a while loop", jax.vmap(_halvings), (first,), np.array([_collatz(int(n)) for n in first], np.int32)
     )
     yield Program(
         "loop of a fixed number of steps",
@@ -92,7 +92,8 @@ def _collatz(n: int) -> int:
     return count
 
 
-def _repeated(n: Array) -> Array:
+def _repeated(first: Array) -> Array:
+    total: Array = first
     for i in range(10):
-        n = (n * 3 + i).astype(np.int32)
-    return n
+        total = np.asarray(total * 3 + i, np.int32)
+    return total

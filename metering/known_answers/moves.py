@@ -115,11 +115,9 @@ def _numbers(draw: np.random.Generator) -> Iterator[Program]:
 
 
 def _bits(draw: np.random.Generator) -> Iterator[Program]:
-    for number, (key, counter, bits) in enumerate(PUBLISHED):
-        words = (np.array(key, np.uint32), np.array(counter, np.uint32))
-        yield Program(
-            f"random bits, published value {number}", jax.extend.random.threefry_2x32, words, np.array(bits, np.uint32)
-        )
+    for number, published in enumerate(PUBLISHED):
+        *words, bits = (np.array(pair, np.uint32) for pair in published)
+        yield Program(f"random bits, published value {number}", jax.extend.random.threefry_2x32, tuple(words), bits)
     key, counter = draw.integers(0, 2**32, 2, dtype=np.uint32), np.arange(256, dtype=np.uint32)
     right = np.concatenate(threefry(key, counter[:128], counter[128:]))
     yield Program("random bits of a row", jax.extend.random.threefry_2x32, (key, counter), right)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metering.known_answers.program import FUNCTION, U, Array, Program, gamma
+from metering.known_answers.program import FUNCTION, Array, Program, U, gamma
 
 
 def programs(draw: np.random.Generator, rounding: float) -> Iterator[Program]:

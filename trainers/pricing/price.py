@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters.costs import train_step
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from backbone.buckets import tokens_of
 from backbone.cache import bytes_per_token, lossless, row_key
-from backbone.home import use_compilation_cache
 from metering.counts import Count
 from metering.energy import Joules, modelled
 from metering.window import on_accelerator
@@ -79,7 +79,7 @@ class Price:
 
 def price(config: TrainConfig, run: Run) -> Price:
     """Predicts a run's cost. Raises InputError where the run would be refused, before anything is timed."""
-    use_compilation_cache()
+    ready_to_compute()
     inputs = prepare(config, run)
     config, model = inputs.config, inputs.model()
     difficulty = difficulty_of(config, model, inputs.backbone, inputs.train)

@@ -52,6 +52,9 @@ def retrain(
     now = take(config, before.fingerprint)
     if nothing := _nothing(registry, task, before, now):
         return nothing
+    from adapters.machine import require_known_answers  # a run with nothing to do needs none of it
+
+    require_known_answers()
     if options.dry_run:
         work = Work(config, registry, store, options, on_step, before, now, None)
         return replace(work.dry(), seconds=round(time.monotonic() - started, 3))

@@ -26,6 +26,7 @@ from adapters.export.peft.lora import LoraCodec
 from adapters.export.peft.norm import NormCodec
 from adapters.export.peft.vera import VeraCodec
 from adapters.graft import dropped, load_graft
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.patterns import Site
 from backbone.errors import InputError
@@ -109,6 +110,7 @@ def import_peft(source: str | Path, backbone: str | Path, out: str | Path, *, la
     `labels` are names, comma separated, or a file with one name a line. Without them the folder's names are taken,
     or LABEL_0, LABEL_1, ...
     """
+    ready_to_compute()
     source, out = Path(source), Path(out)
     config, codec = read_config(source, CODECS)
     left = read_safetensors(source / WEIGHTS)

@@ -93,7 +93,9 @@ def _collatz(n: int) -> int:
 
 
 def _repeated(first: Array) -> Array:
-    total: Array = first
+    """Returns what ten steps of three times the total plus the number of the step make of it."""
+    total = first.copy()
     for i in range(10):
-        total = np.asarray(total * 3 + i, np.int32)
+        total *= 3
+        total += i
     return total

@@ -22,10 +22,11 @@ from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import read_manifest
 from adapters.artefact.scope import read_scope
 from adapters.artefact.write import model_on
+from adapters.machine import ready_to_answer
 from adapters.model import GraftModel
 from adapters.specs import Lora
 from backbone.errors import InputError
-from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.home import resolve_backbone
 from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
 from backbone.texts import parse_json, read_text
@@ -59,7 +60,7 @@ class ServeResult:
 
 def serve(settings: Settings) -> ServeResult:
     """Serves until SIGTERM or SIGINT. Raises InputError before anything is compiled if it cannot."""
-    use_compilation_cache()
+    ready_to_answer()
     for port in (settings.port, settings.admin_port):
         if port is not None:
             _require_free(settings.host, port)

@@ -42,6 +42,7 @@ from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.endpoint import all_endpoints
 from serving.server.limits import Tokens
+from serving.server.openapi import document
 from serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def serve(settings: Settings) -> ServeResult:
     tokens = Tokens.read(settings.token_file)
     _require_readable(settings)
     endpoints = all_endpoints()
+    document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
     catalogue = _catalogue(settings)
     backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
     start = time.perf_counter()

@@ -125,8 +125,8 @@ class Lora(SiteMethod, tag="lora"):
             raise InputError(f"rank {setting.rank} exceeds the bank's {shared.rank}")
         if unknown := [name for name in (*self.rank_axes, self.scaled) if name not in leaves]:
             raise InputError(
-                f"no leaf {unknown[0]}, only {', '.join(leaves)}; state the leaves of {type(self).__name__} in rank_axes "
-                f"and scaled"
+                f"no leaf {unknown[0]}, only {', '.join(leaves)}; state the leaves of {type(self).__name__} in "
+                f"rank_axes and scaled"
             )
         padded = {}
         for name, leaf in leaves.items():

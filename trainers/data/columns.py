@@ -17,79 +17,23 @@ from backbone.errors import InputError
 Content = Literal["text", "names", "numbers", "lists", "tags", "dates", "addresses", "constant", "empty", "ids"]
 Kind = Literal["classification", "multi_label", "regression", "token_tagging"]
 
-LABEL_NAMES = frozenset(
-    [
-        "label",
-        "labels",
-        "class",
-        "classes",
-        "category",
-        "categories",
-        "target",
-        "targets",
-        "intent",
-        "intents",
-        "sentiment",
-        "emotion",
-        "emotions",
-        "topic",
-        "topics",
-        "tag",
-        "tags",
-        "score",
-        "rating",
-        "stars",
-        "stance",
-        "quality",
-        "polarity",
-        "toxic",
-        "toxicity",
-        "spam",
-        "similarity",
-        "relevance",
-        "y",
-    ]
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LABEL_NAMES = _words(
+    "label labels class classes category categories target targets intent intents sentiment emotion "
+    "emotions topic topics tag tags score rating stars stance quality polarity toxic toxicity spam "
+    "similarity relevance y"
 )
 FIRST_NAMES = ("label", "labels", "target", "gold_label", "class")  # names before all others
-SCORES = frozenset(["score", "rating", "similarity", "relevance", "value"])
-TEXT_NAMES = frozenset(
-    ["text", "sentence", "content", "body", "review", "message", "tweet", "utterance", "comment", "question", "query"]
-)
-WEAK_NAMES = frozenset(
-    [
-        "id",
-        "ids",
-        "index",
-        "idx",
-        "key",
-        "uid",
-        "guid",
-        "uuid",
-        "confidence",
-        "probability",
-        "prob",
-        "weight",
-        "count",
-        "date",
-        "time",
-        "year",
-        "month",
-        "created",
-        "updated",
-        "url",
-        "link",
-        "filename",
-        "file",
-        "source",
-        "annotator",
-        "worker",
-        "split",
-        "fold",
-        "timestamp",
-        "row",
-        "number",
-        "length",
-    ]
+SCORES = _words("score rating similarity relevance value")
+TEXT_NAMES = _words("text sentence content body review message tweet utterance comment question query")
+WEAK_NAMES = _words(
+    "id ids index idx key uid guid uuid confidence probability prob weight count date time year month "
+    "created updated url link filename file source annotator worker split fold timestamp row number "
+    "length"
 )
 PAIRS = (
     ("premise", "hypothesis"),

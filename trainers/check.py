@@ -100,7 +100,7 @@ class DataCheck:
         lines += ["", "columns"] if self.columns else []
         for c in self.columns:
             facts = f"{c.content}, {c.distinct} different, {c.rows - c.filled} blank, {c.words:.1f} words"
-            lines.append(f"  {c.name}: {facts}" + f"  <- {roles[c.name]}" * (c.name in roles))
+            lines.append(f"  {c.name}: {facts}" + (f"  <- {roles[c.name]}" if c.name in roles else ""))
         lines += ["", f"head: {self.head}, scored by {self.metric}"]
         if self.labels:
             lines.append(f"{len(self.labels)} labels")

@@ -67,3 +67,12 @@ def test_an_unclear_file_is_refused(tmp_path, capsys):
     status, _, err = call("train", "rows.csv", capsys=capsys)
     assert status == 2
     assert "data.label='mood'" in err
+
+
+def test_columns_without_a_role_are_shown(tmp_path, capsys):
+    lines = [f"{1000 + i},some words of text{i},{'ab'[i % 2]}" for i in range(20)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,text,mood", *lines]))
+    status, out, err = call("check", "rows.csv", capsys=capsys)
+    assert status == 0, err
+    assert "  id: numbers, 20 different" in out
+    assert "mood: names, 2 different, 0 blank, 1.0 words  <- label" in out

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from adapters.machine import ready_to_compute
 from backbone.cache import row_key
 from backbone.errors import InputError
-from backbone.home import use_compilation_cache
 from trainers.config import TrainConfig
 from trainers.data.prepare import Table
 from trainers.data.splits import normalise
@@ -76,7 +76,7 @@ def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = Fal
     """Audits the rows of data.train; lists at most `max_suspects`, 0 = all. Raises InputError for other targets."""
     if "audit" not in config.head.supports:
         raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
-    use_compilation_cache()
+    ready_to_compute()
     data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
     run = Run(Path(), show)
     inputs = prepare(only_rows(replace(config, data=data)), run)

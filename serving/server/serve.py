@@ -22,10 +22,11 @@ from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import read_manifest
 from adapters.artefact.scope import read_scope
 from adapters.artefact.write import model_on
+from adapters.machine import ready_to_answer
 from adapters.model import GraftModel
 from adapters.specs import Lora
 from backbone.errors import InputError
-from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.home import resolve_backbone
 from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
 from backbone.texts import parse_json, read_text
@@ -59,7 +60,7 @@ class ServeResult:
 
 def serve(settings: Settings) -> ServeResult:
     """Serves until SIGTERM or SIGINT. Raises InputError before anything is compiled if it cannot."""
-    use_compilation_cache()
+    ready_to_answer()
     for port in (settings.port, settings.admin_port):
         if port is not None:
             _require_free(settings.host, port)
@@ -195,6 +196,7 @@ def _listen(server: Server, settings: Settings) -> None:
         server.app(),
         host=settings.host,
         port=settings.port,
+        log_config=None,  # records go to the handlers of the command
         log_level="warning",
         access_log=False,
         # longer than load balancers keep a connection (60 s): otherwise a request may meet a connection that is closing
@@ -234,7 +236,12 @@ def _admin(server: Server, settings: Settings) -> Iterator[None]:
         yield
         return
     config = uvicorn.Config(
-        server.admin(), host=settings.host, port=settings.admin_port, log_level="warning", access_log=False
+        server.admin(),
+        host=settings.host,
+        port=settings.admin_port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
     )
     admin = _Announcing(config)
     thread = threading.Thread(target=admin.run, name="admin", daemon=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ class DataCheck:
         lines.append(f"max_tokens {size.max_tokens} would cut about {counted(size.cut)}")
         lines += self._copies()
         lines += ["", "assumed; --set says otherwise"] if self.assumptions else []
-        lines += [f"  --set {assumption.setting}  ({assumption.reason})" for assumption in self.assumptions]
+        lines += [
+            f"  --set {shlex.quote(assumption.setting)}  ({assumption.reason})" for assumption in self.assumptions
+        ]
         lines += ["", "doubtful"] if self.warnings else []
         return "\n".join([*lines, *(f"  {warning}" for warning in self.warnings)])
 
@@ -184,7 +187,7 @@ def inferred_config(file: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Returns the config that trains on a file, and logs each assumption as the setting that would say it."""
     inferred = _inferred([file], overrides)
     for assumption in inferred.assumptions:
-        log.info("assumed: --set %s (%s)", assumption.setting, assumption.reason)
+        log.info("assumed: --set %s (%s)", shlex.quote(assumption.setting), assumption.reason)
     return inferred.config
 
 

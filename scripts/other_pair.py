@@ -43,7 +43,11 @@ def main() -> int:
         subprocess.run([python, "-m", "venv", str(ENVIRONMENT)], check=True)
     subprocess.run([inside, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.run([inside, "-m", "metering.known_answers"], cwd=ROOT, env=environment, check=False).returncode
+    words = [inside, "-m", "metering.known_answers"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    print("\n".join(lines[-1:] if done.returncode == 0 else [*lines, done.stderr]))
+    return done.returncode
 
 
 if __name__ == "__main__":

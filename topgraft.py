@@ -24,6 +24,7 @@ from backbone.errors import InputError
 from backbone.options import Parser, filled
 from backbone.ownership import require_own
 from backbone.records import encode
+from backbone.texts import require_unicode
 from backbone.verbs import Verb, add_verb
 from registry.entries import RegistryError
 
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the console command and returns its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        for number, word in enumerate(words, 1):
+            require_unicode(word, f"argument {number}")
         namespace = parser().parse_args(words)
     except InputError as error:
         return _failed(str(error), "", 2, as_json="--json" in words)
@@ -139,8 +142,13 @@ def _show(values: Any, indent: str = "") -> None:
         elif isinstance(value, list) and len(value) > 10 and isinstance(value[0], list):
             print(f"{indent}{key}: {len(value)} x {len(value[0])} numbers, see --json")
         else:
-            text = f"{value:.4f}" if isinstance(value, float) else value
+            text = _rounded(value) if isinstance(value, float) else value
             print(f"{indent}{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")
+
+
+def _rounded(value: float) -> str:
+    """Returns a number with four decimals, or with three digits where these would all be zeros."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The verbs of `adapters`: export, import-graft, combine. Imports no jax."""
+"""The verbs of `adapters`: export, import-graft, combine, machine. Imports no jax."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from adapters.combination import Combination
@@ -13,8 +14,8 @@ from backbone.verbs import IntoFolder, OfGraft, OnBackbone, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class Export(OfGraft, OnBackbone, IntoFolder, Verb, verb="export"):
-    format: Literal["peft", "jax"] = required(
-        "layout of the folder; peft: Hugging Face PEFT; jax: answers without topgraft"
+    format: Literal["peft", "vllm", "jax"] = required(
+        "layout of the folder; peft: Hugging Face PEFT; vllm: PEFT as vLLM reads it; jax: answers without topgraft"
     )
     buckets: tuple[int, ...] = option((), "jax: lengths in tokens, commas between (default: up to the longest input)")
     batch: int = option(8, "jax: rows of a call", min=1)
@@ -29,20 +30,33 @@ class Export(OfGraft, OnBackbone, IntoFolder, Verb, verb="export"):
             raise InputError("--buckets: this and --batch belong to --format jax")
         from adapters.export.peft import export_peft
 
-        return export_peft(self.graft, self.out, backbone=self.backbone)
+        return export_peft(self.graft, self.out, backbone=self.backbone, vllm=self.format == "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportGraft(IntoFolder, Verb, verb="import-graft"):
-    source: str = argument("PEFT folder")
+    source: str = argument("PEFT folder, or folder of a fine-tuned classifier in the Hugging Face layout")
     backbone: str = required("backbone folder to which the graft belongs")
     labels: str | None = option(None, "label names, comma separated, or a file with one a line")
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = option(
+        None, "what the classifier's outputs are (default: what the model's config.json says, else by their number)"
+    )
+    max_tokens: int | None = option(
+        None, "length at which texts are cut (default: the backbone's longest input)", min=1
+    )
 
     def call(self) -> object:
-        """Imports a PEFT adapter folder as a graft."""
+        """Imports a PEFT adapter folder, or the classifier of a full fine-tune, as a graft."""
+        labels, problem, max_tokens = self.labels, self.problem_type, self.max_tokens
+        if not Path(self.source, "adapter_config.json").exists() and Path(self.source, "config.json").exists():
+            from adapters.export.classifier import import_classifier
+
+            return import_classifier(
+                self.source, self.backbone, self.out, labels=labels, problem=problem, max_tokens=max_tokens
+            )
         from adapters.export.peft import import_peft
 
-        return import_peft(self.source, self.backbone, self.out, labels=self.labels)
+        return import_peft(self.source, self.backbone, self.out, labels=labels, problem=problem, max_tokens=max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,4 +70,15 @@ class Combine(Combination, OnBackbone, IntoFolder, Verb, verb="combine"):
         return combine(self.grafts, self.out, self, backbone=self.backbone)
 
 
-VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine)
+@dataclass(frozen=True, kw_only=True)
+class DescribeMachine(Verb, verb="machine"):
+    again: bool = option(False, "measure anew, even where there is a record")
+
+    def call(self) -> object:
+        """Describes this machine, and whether its compiler gives the right results."""
+        from adapters.machine import machine_record
+
+        return machine_record(again=self.again)
+
+
+VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine, DescribeMachine)

@@ -13,6 +13,7 @@ from backbone.buckets import Sides, TokenRow
 from backbone.errors import InputError
 from backbone.images import ImagePreprocessing
 from backbone.storage import Backbone
+from backbone.texts import require_unicode
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def _checked(head: Head, text: Any, where: str) -> Any:
         for number, side in enumerate(text):
             if not side.strip():
                 raise InputError(f"{where}[{number}]: this side of the pair is missing")
+            require_unicode(side, f"{where}[{number}]")
         return tuple(text)
     if head.one_answer_per == "word":
         words = text.split() if isinstance(text, str) else text
@@ -51,9 +53,12 @@ def _checked(head: Head, text: Any, where: str) -> Any:
             raise InputError(f"{where}: expected a str or a list of words, got {_kind(text)}")
         if bad := [word for word in words if not word or word != "".join(word.split())]:
             raise InputError(f"{where}: {bad[0]!r} is no word: it is empty or holds white space")
+        for word in words:
+            require_unicode(word, where)
         return list(words)
     if not isinstance(text, str):
         raise InputError(f"{where}: expected a str, got {_kind(text)}")
+    require_unicode(text, where)
     return text
 
 

@@ -65,7 +65,7 @@ def export_hf(source: str | Path, out: str | Path) -> ExportReport:
         contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
         save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-        _write_tokenizer(folder, preprocessing, backbone.spec.positions)
+        _write_tokenizer(folder, preprocessing)
     return ExportReport(str(out), config["architectures"][0], backbone.weights_id, len(tensors), with_head)
 
 
@@ -78,10 +78,10 @@ def _exportable_family(source: Path, name: str) -> Family:
     return family
 
 
-def _write_tokenizer(folder: Path, preprocessing: TextPreprocessing, positions: int) -> None:
+def _write_tokenizer(folder: Path, preprocessing: TextPreprocessing) -> None:
     (folder / "tokenizer.json").write_text(preprocessing.tokenizer_json, encoding="utf-8")
     roles = _roles(preprocessing.tokenizer_json)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": positions, **roles}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": preprocessing.max_tokens, **roles}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 

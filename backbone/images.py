@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from backbone.spec import ImageSpec
 
 NUMERICS_VERSION = 2  # raised by hand when the same image would give other pixels
 FILE = "preprocessing.json"
+MAX_PIXELS = 1 << 27  # pixels of an image before and after it is resized, 400 MB in RGB
 RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # filters in the order of Pillow's numbers
 
 
@@ -92,10 +94,13 @@ class ImagePreprocessing:
                 raise InputError(f"{where}: cannot be read: {error}") from error
         if not isinstance(image, bytes):
             raise InputError(f"{where}: expected the name of a file or encoded bytes, got {type(image).__name__}")
-        return patches(self.pixels(open_image(image, where)), self.image)
+        return patches(self.pixels(open_image(image, where), where), self.image)
 
-    def pixels(self, picture: Any) -> np.ndarray:
-        """Returns a Pillow image as uint8 [S,S,C]."""
+    def pixels(self, picture: Any, where: str = "image") -> np.ndarray:
+        """Returns a Pillow image of `open_image` as uint8 [S,S,C].
+
+        Raises InputError naming `where` for an image so narrow that its resized form would pass `MAX_PIXELS`.
+        """
         from PIL import Image
 
         picture = picture.convert("L" if self.image.channels == 1 else "RGB")
@@ -104,6 +109,11 @@ class ImagePreprocessing:
         if self.keep_ratio:  # the longer side is cut to whole pixels, as transformers does
             longer = int(self.resize * max(width, height) / min(width, height))
             target = (self.resize, longer) if width < height else (longer, self.resize)
+            if target[0] * target[1] > MAX_PIXELS:
+                raise InputError(
+                    f"{where}: {width} x {height} pixels would be resized to {target[0]} x {target[1]}; cut out the "
+                    "part that matters"
+                )
         if target != picture.size:
             picture = picture.resize(target, Image.Resampling(RESAMPLING.index(self.resample)))
         left, top = ((side - self.image.size) // 2 for side in target)
@@ -112,22 +122,55 @@ class ImagePreprocessing:
 
 
 def open_image(content: bytes, where: str) -> Any:
-    """Returns the decoded Pillow image, turned as its EXIF data say. Raises InputError naming `where`."""
+    """Returns the decoded Pillow image in a mode that converts to grey or RGB, turned as its EXIF data say.
+
+    Transparency is dropped, as transformers drops it: the colours behind it count. Raises InputError naming `where` for
+    an image that is damaged, has more than `MAX_PIXELS`, several frames, or values that 8 bits do not hold.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise InputError(f"{where}: images need Pillow: pip install 'topgraft[images]'") from error
     try:
-        file = Image.open(io.BytesIO(content))
-        file.load()
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode.startswith("I;16"):  # convert() would make everything above 255 white
-            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        if picture.mode in ("I", "F"):
-            raise ValueError(f"pixels of mode {picture.mode}; save it with 8 or 16 bits a channel")
-        return picture
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where}: not a readable image: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the limit, and an error
+            file = Image.open(io.BytesIO(content))
+            _require_fit(file, where)
+            file.load()
+            return _in_eight_bits(ImageOps.exif_transpose(file))
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{where}: more than {MAX_PIXELS:,} pixels, which are not decoded: save it smaller") from error
+    except Exception as error:  # Pillow raises what its readers of each format happen to raise
+        raise InputError(f"{where}: not a readable image: {error or type(error).__name__}") from error
+
+
+def _require_fit(file: Any, where: str) -> None:
+    """Raises InputError if the header tells of too many pixels or of several frames."""
+    width, height = file.size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{where}: {width} x {height} pixels; more than {MAX_PIXELS:,} are not decoded: save it smaller"
+        )
+    # a camera's MPO file holds its JPEG first, and previews or depths behind it
+    if getattr(file, "is_animated", False) and file.format != "MPO":
+        raise InputError(f"{where}: holds {file.n_frames} frames or pages; save the one that is meant")
+
+
+def _in_eight_bits(picture: Any) -> Any:
+    """Returns a picture in a mode that `convert` makes grey or RGB of; raises ValueError for a depth it cannot hold."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):  # convert() would make everything above 255 white
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode}; save it with 8 or 16 bits a channel")
+    if picture.mode == "P" and "transparency" in picture.info:
+        return picture.convert("RGBA")
+    if picture.mode == "LAB":
+        raise ValueError("pixels of mode LAB; save it in RGB")
+    return picture
 
 
 def patches(pixels: np.ndarray, image: ImageSpec) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Text to token ids, exactly as the backbone was trained to see it.
 
 A tokenizer is a `tokenizer.json` of the `tokenizers` library. Its own truncation and padding are switched off
-(all-MiniLM's file pads everything to 128), since ours are the only ones.
+(all-MiniLM's file pads everything to 128), since ours are the only ones. Two settings are kept where they are not the
+usual ones: the side that is cut, and the padding token.
 """
 
 from __future__ import annotations
@@ -22,18 +23,35 @@ NUMERICS_VERSION = 1  # raised by hand when the same text would give other ids
 STAND_IN = "?"  # text in place of a word for which the tokenizer gives no token
 
 
+_CUT_LEFT = {"direction": "Left", "strategy": "LongestFirst", "stride": 0}
+_PADDING = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_type_id": 0}
+
+
 @functools.lru_cache(maxsize=16)
 def _tokenizer(tokenizer_json: str, max_tokens: int) -> Tokenizer:
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.enable_truncation(max_tokens)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens, direction="left" if _cuts_left(tokenizer) else "right")
     return tokenizer
+
+
+def _cuts_left(tokenizer: Tokenizer) -> bool:
+    return tokenizer.truncation is not None and tokenizer.truncation["direction"] == "left"
+
+
+def _fill(tokenizer: Tokenizer, usual: int) -> int:
+    """Returns the id of the file's padding token if it is one of the vocabulary, else the usual one."""
+    padding = tokenizer.padding
+    if padding and tokenizer.id_to_token(padding["pad_id"]) == padding["pad_token"]:
+        return int(padding["pad_id"])
+    return usual
 
 
 @dataclass(frozen=True)
 class TextPreprocessing:
     """A tokenizer, named by the content of its file."""
 
-    tokenizer_json: str  # normalised: no truncation, no padding
+    tokenizer_json: str  # normalised: no truncation but from the left, no padding but of an unusual token
     max_tokens: int  # longest input, special tokens included
     fill: int = 0  # id of the padding token
 
@@ -42,13 +60,16 @@ class TextPreprocessing:
         """Reads a tokenizer.json. Raises InputError naming `where` if it is not one."""
         try:
             content = json.loads(text)
-            content["truncation"] = None
-            content["padding"] = None
+            tokenizer = Tokenizer.from_str(text)
+            usual = next((i for t in ("[PAD]", "<pad>") if (i := tokenizer.token_to_id(t)) is not None), 0)
+            fill = _fill(tokenizer, usual)
+            content["truncation"] = _CUT_LEFT | {"max_length": max_tokens} if _cuts_left(tokenizer) else None
+            content["padding"] = (
+                None if fill == usual else _PADDING | {"pad_id": fill, "pad_token": tokenizer.id_to_token(fill)}
+            )
             normalised = json.dumps(content, sort_keys=True, ensure_ascii=False)
-            tokenizer = Tokenizer.from_str(normalised)
         except Exception as error:  # tokenizers raises plain Exception
             raise InputError(f"{where}: not a tokenizer.json that the tokenizers library reads: {error}") from error
-        fill = next((i for t in ("[PAD]", "<pad>") if (i := tokenizer.token_to_id(t)) is not None), 0)
         return cls(normalised, max_tokens, fill)
 
     @cached_property
@@ -63,6 +84,11 @@ class TextPreprocessing:
                 "numerics": NUMERICS_VERSION,
             }
         )
+
+    @property
+    def cuts_left(self) -> bool:
+        """Returns whether a text that is too long loses its beginning."""
+        return _cuts_left(_tokenizer(self.tokenizer_json, self.max_tokens))
 
     @property
     def vocabulary(self) -> int:
@@ -107,7 +133,7 @@ class TextPreprocessing:
             first = _first_subwords(words, encoding)
             lost = first < 0
             if encoding.overflowing:
-                lost[first.argmax() :] = False
+                lost[_beyond_the_cut(tokenizer, first)] = False
             if lost.any():
                 words = [STAND_IN if gone else word for word, gone in zip(words, lost, strict=True)]
                 encoding = tokenizer.encode(" ".join(words))
@@ -117,12 +143,26 @@ class TextPreprocessing:
             cut += bool(encoding.overflowing)
         return rows, places, cut
 
+    def uncut(self) -> Tokenizer:
+        """Returns the tokenizer that neither cuts nor pads."""
+        tokenizer = Tokenizer.from_str(self.tokenizer_json)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
     def _at(self, max_tokens: int | None) -> Tokenizer:
         """Returns the tokenizer that cuts at `max_tokens`."""
         limit = self.max_tokens if max_tokens is None else max_tokens
         if not 3 <= limit <= self.max_tokens:
             raise InputError(f"max_tokens: {limit} must lie in 3..{self.max_tokens}, the longest this backbone takes")
         return _tokenizer(self.tokenizer_json, limit)
+
+
+def _beyond_the_cut(tokenizer: Tokenizer, places: np.ndarray) -> slice:
+    """Returns the words beyond the last word that has a place, or before the first where the left side is cut."""
+    if not _cuts_left(tokenizer):
+        return slice(int(places.argmax()), None)
+    return slice(int((places >= 0).argmax()) if (places >= 0).any() else None)
 
 
 def _first_subwords(words: Sequence[str], encoding: Encoding) -> np.ndarray:

@@ -26,6 +26,7 @@ from backbone.orbax import load_tree, save_tree
 from backbone.preprocessing import TextPreprocessing
 from backbone.records import canonical_json, decode, encode
 from backbone.spec import EncoderSpec
+from backbone.tokenizer_trial import require_usable
 from backbone.trees import Params, content_hash, map_leaves, require_same_structure
 
 SCHEMA = 1
@@ -102,11 +103,8 @@ def save_backbone(
     if isinstance(preprocessing, ImagePreprocessing):
         if preprocessing.image != spec.image:
             raise InputError(f"{IMAGE_FILE}: makes {preprocessing.image}, but the weights take {spec.image}")
-    elif preprocessing.vocabulary > spec.vocabulary:
-        raise InputError(
-            f"tokenizer.json: it produces ids up to {preprocessing.vocabulary - 1}, but the weights embed "
-            f"{spec.vocabulary} tokens: the tokenizer belongs to another backbone"
-        )
+    else:
+        require_usable(preprocessing, spec.vocabulary, TEXT_FILE)
     record = BackboneRecord(
         schema=SCHEMA,
         spec=spec,

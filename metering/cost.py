@@ -38,12 +38,25 @@ def add_costs(first: CostRecord, second: CostRecord) -> CostRecord:
 
 
 def add_joules(first: Joules, second: Joules) -> Joules:
-    """Returns the energy of two phases together. If their meters differ (after a restart), the sum is modelled."""
-    value = _sum(first.value, second.value)
-    quality = second.quality
-    if first.quality != second.quality:
-        quality = "unavailable" if value is None else "modelled"
-    return Joules(quality, value, _sum(first.low, second.low), _sum(first.high, second.high), second.source)
+    """Returns the energy of two phases together.
+
+    Figures of one quality and one source are added. Others are not: the result is unavailable, and its parts keep a
+    sum for each quality and source. A part without a figure says why.
+    """
+    sums: dict[tuple[Quality, str], Joules] = {}
+    for part in (*(first.parts or (first,)), *(second.parts or (second,))):
+        key = (part.quality, "" if part.value is None else part.source)
+        sums[key] = _added(sums[key], part) if key in sums else part
+    if len(sums) == 1:
+        return next(iter(sums.values()))
+    qualities = ", ".join(dict.fromkeys(quality for quality, _ in sums))
+    return Joules("unavailable", None, source=f"parts that cannot be added: {qualities}", parts=tuple(sums.values()))
+
+
+def _added(first: Joules, second: Joules) -> Joules:
+    """Returns the sum of two figures of one quality and source."""
+    value, low, high = _sum(first.value, second.value), _sum(first.low, second.low), _sum(first.high, second.high)
+    return Joules(first.quality, value, low, high, first.source)
 
 
 def _sum(first: float | None, second: float | None) -> float | None:

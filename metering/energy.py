@@ -32,12 +32,13 @@ class Joules:
     low: float | None = None  # lower figure of a model, joules
     high: float | None = None  # upper figure of a model, joules
     source: str = ""  # the counter, the model's priors, or the reason why there is no figure
+    parts: tuple[Joules, ...] = ()  # energies of several qualities or meters, which have no sum; () for one of them
 
     def rounded(self) -> Joules:
         """Returns the same figures with three decimals."""
         numbers = (self.value, self.low, self.high)
         value, low, high = (None if number is None else round(number, 3) for number in numbers)
-        return Joules(self.quality, value, low, high, self.source)
+        return Joules(self.quality, value, low, high, self.source, tuple(part.rounded() for part in self.parts))
 
 
 @dataclass(frozen=True)

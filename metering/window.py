@@ -126,10 +126,15 @@ def count_work(count: Callable[[], Count]) -> None:
         cost.add(flops=work.flops, bytes_moved=work.bytes)
 
 
+def platform() -> str:
+    """Returns what jax runs on here: cpu, gpu or tpu; cpu where jax is not in use."""
+    jax = sys.modules.get("jax")
+    return "cpu" if jax is None else str(jax.default_backend())
+
+
 def on_accelerator() -> bool:
     """Returns whether jax runs on a GPU or TPU here; False where jax is not in use."""
-    jax = sys.modules.get("jax")
-    return jax is not None and jax.default_backend() != "cpu"
+    return platform() != "cpu"
 
 
 def _counted(counter: Counter, joules: float, seconds: float) -> Joules:

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
 
 from backbone.errors import InputError
-from registry.entries import Unavailable
+from registry.entries import NoRegistry, Unavailable
 from registry.tables import SCHEMA, metadata, schema
 
 PATIENCE = 30  # seconds that a writer waits for another
@@ -94,7 +94,7 @@ def connect(url: str, *, create: bool = True) -> Database:
         with database.reading() as connection:
             known = database.engine.dialect.has_table(connection, schema.name)
         if not known and not create:
-            raise InputError(_absent(database.where))
+            raise NoRegistry(_absent(database.where))
         if not known:
             with database.writing("schema") as connection:
                 metadata.create_all(connection)
@@ -134,7 +134,7 @@ def _sqlite(where: URL, *, create: bool) -> Engine:
     path = Path(str(where.database)).absolute()
     require_local(path)
     if not create and not path.exists():
-        raise InputError(_absent(str(where)))
+        raise NoRegistry(_absent(str(where)))
     _prepare(path)
 
     def opened() -> sqlite3.Connection:

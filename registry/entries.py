@@ -19,6 +19,10 @@ MANUAL, ROLLBACK = "MANUAL", "ROLLBACK"  # verdicts of promotions that no gate d
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+class NoRegistry(InputError):
+    """A place without a registry."""
+
+
 class RegistryError(Exception):
     """A request that the registry did not carry out."""
 

@@ -6,6 +6,7 @@ its artefact lies.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,10 @@ from registry.database import Registry
 from registry.entries import require_task
 from registry.store import Store
 
+log = logging.getLogger(__name__)
+
+RUN_GRAFT = "graft"  # name of the graft in a work folder of `topgraft train`
+RUN_CONFIG = "config.json"  # file that every work folder has
 DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
 UNKNOWN = "unknown"  # name of the version of a graft with a variant that this process does not know
 
@@ -98,37 +103,62 @@ def _is_name(name: str) -> bool:
 
 
 class FolderCatalogue:
-    """A folder of grafts: each subfolder is served under its name, and its version is its content.
+    """A folder of grafts: each is served under the name of its folder, and its version is its content.
 
-    Replacing a subfolder by a rename is a promotion. A subfolder with a name that no task may have is ignored.
+    FOLDER/NAME and FOLDER/NAME/graft, which `topgraft train --workdir FOLDER/NAME` writes, are the task NAME. FOLDER
+    may itself be a graft or a work folder. Nothing deeper is searched. Replacing a graft by a rename is a promotion. A
+    graft in a folder with a name that no task may have is not served.
     """
 
     def __init__(self, folder: str | Path):
+        """Raises InputError if there is no graft, or if two grafts have the name of one task."""
         self._folder = Path(folder)
         if not self._folder.is_dir():
             raise InputError(f"--grafts: {folder} is not a folder")
+        self._grafts()
+        for place in _unnamed(self._folder):
+            log.warning("%s is not served: its folder's name is no name of a task; rename it", place)
 
-    def _grafts(self) -> list[Path]:
-        return [p for p in sorted(self._folder.iterdir()) if _is_name(p.name) and (p / MANIFEST).is_file()]
+    def _grafts(self) -> dict[str, Path]:
+        """Returns the folder of the graft of each task.
+
+        Raises InputError if there is none: a folder that is empty all at once is a volume that is not mounted.
+        """
+        grafts: dict[str, Path] = {}
+        for task, place in _places(self._folder):
+            if task in grafts:
+                raise InputError(
+                    f"--grafts: {grafts[task]} and {place} are both the task {task!r}: a graft has the name of its "
+                    "folder; rename or move one of them"
+                )
+            if _is_name(task):
+                grafts[task] = place
+        if not grafts:
+            unnamed = "".join(f"; {place}: no name of a task, rename its folder" for place in _unnamed(self._folder))
+            raise InputError(
+                f"--grafts: {self._folder} holds no graft, neither in NAME/ nor in NAME/{RUN_GRAFT}/{unnamed}; make "
+                f"one with `topgraft train CONFIG --workdir {self._folder / 'NAME'}`, or name the folder above"
+            )
+        return grafts
 
     def change(self) -> object:
         """Returns name, inode and time of every manifest."""
-        stats = [(path.name, (path / MANIFEST).stat()) for path in self._grafts()]
-        return tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
+        stats = [(task, (path / MANIFEST).stat()) for task, path in self._grafts().items()]
+        return tuple((task, stat.st_ino, stat.st_mtime_ns) for task, stat in stats)
 
     def lives(self) -> dict[str, Entry]:
         """Returns the live version of every task."""
         entries = {}
-        for path in self._grafts():
+        for task, path in self._grafts().items():
             try:
                 manifest = read_manifest(path)
             except InputError as error:  # kept as an entry: a request for it gets the reason
                 version = UNKNOWN if isinstance(error, UnknownVariant) else DAMAGED
-                entries[path.name] = Entry(path.name, version, f"{version}:{path.name}", lineage={"error": str(error)})
+                entries[task] = Entry(task, version, f"{version}:{task}", lineage={"error": str(error)})
                 continue
             version = manifest.content_id.removeprefix("sha256:")[:12]
             lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}
-            entries[path.name] = Entry(path.name, version, manifest.content_id, lineage=lineage)
+            entries[task] = Entry(task, version, manifest.content_id, lineage=lineage)
         return entries
 
     def version(self, task: str, version: str) -> Entry:
@@ -141,4 +171,26 @@ class FolderCatalogue:
 
     def path(self, entry: Entry) -> Path:
         """Returns the graft folder; raises InputError for a symbolic link."""
-        return plain_graft(self._folder / require_task(entry.task))
+        grafts = self._grafts()
+        if entry.task not in grafts:
+            raise InputError(f"{entry.task}: its graft is no longer in {self._folder}")
+        path = grafts[entry.task]
+        if path.parent != self._folder and path.parent.is_symlink():  # FOLDER/NAME/graft
+            raise InputError(f"{path.parent}: a symbolic link; a graft is a folder of plain files")
+        return plain_graft(path)
+
+
+def _places(folder: Path) -> list[tuple[str, Path]]:
+    """Returns the names and folders of the grafts in a folder of grafts, itself included, without reading them."""
+    whole = folder.absolute()
+    in_run = whole.name == RUN_GRAFT and (whole.parent / RUN_CONFIG).is_file()
+    places = [((whole.parent if in_run else whole).name, folder)]
+    for part in sorted(folder.iterdir()):
+        of_this_run = part.name == RUN_GRAFT and (folder / RUN_CONFIG).is_file()
+        places += [(whole.name if of_this_run else part.name, part), (part.name, part / RUN_GRAFT)]
+    return [(name, place) for name, place in places if (place / MANIFEST).is_file()]
+
+
+def _unnamed(folder: Path) -> list[Path]:
+    """Returns the grafts whose folder has no name of a task, without hidden ones: those are being written."""
+    return [place for name, place in _places(folder) if not _is_name(name) and not name.startswith(".")]

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from adapters.graft import Graft, load_graft
+from adapters.graft import Graft
 from backbone.storage import Backbone
 from serving.catalogue import Catalogue, Entry
+from serving.loading import load_for_serving
 from serving.residency import Served
 from serving.runtime import Runtime
 
@@ -118,4 +119,4 @@ class Follower:
 
 def loader(catalogue: Catalogue, entry: Entry, backbone: Backbone) -> Callable[[], Graft]:
     """Returns a function that reads and verifies the entry's artefact."""
-    return lambda: load_graft(catalogue.path(entry), backbone)
+    return lambda: load_for_serving(catalogue.path(entry), backbone)

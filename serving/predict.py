@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters.graft import load_graft
+from adapters.machine import ready_to_answer
 from backbone.errors import InputError
-from backbone.home import use_compilation_cache
+from backbone.texts import lines, read_text, text_of
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,19 @@ def predict(
     files = [file] if isinstance(file, str) else list(file)
     if not texts and not files:
         raise InputError("no text: pass --text TEXT or --file FILE")
-    use_compilation_cache()
+    ready_to_answer()
     graft = load_graft(path, backbone, dtype=dtype)
     images = graft.backbone.spec.image is not None
     if images and texts:
         raise InputError("--text: this graft is on a backbone for images: pass --file IMAGE")
     given: list[Any] = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
-    lines: list[Any] = files if images else [*given, *(line for name in files for line in read_lines(name))]
+    inputs: list[Any] = files if images else [*given, *(line for name in files for line in read_lines(name))]
     assert graft.manifest is not None
     if graft.model.head.pair != "none":
-        lines = [line if isinstance(line, tuple) else _sides(line) for line in lines]
+        inputs = [line if isinstance(line, tuple) else _sides(line) for line in inputs]
     elif pairs:
         raise InputError(f"--text-pair: {path} is no graft on pairs of texts")
-    answers = zip(lines, graft.predict(lines), strict=True)
+    answers = zip(inputs, graft.predict(inputs), strict=True)
     predictions = [_question(line, images) | graft.model.head.facts(answer, top) for line, answer in answers]
     return Answers(str(path), graft.manifest.content_id, predictions)
 
@@ -82,17 +83,9 @@ def _sides(line: str) -> tuple[str, str]:
 
 
 def read_lines(file: str) -> list[str]:
-    """Reads one text from each line of a UTF-8 file, split at newlines only; raises InputError."""
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error}") from error
-    lines = []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        try:
-            lines.append(line.rstrip(b"\r").decode())
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}:{number}: not UTF-8: {error}; convert the file to UTF-8") from error
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
+    """Reads one text from each line of a file, without empty lines at its end; raises InputError."""
+    text = text_of(sys.stdin.buffer.read(), "standard input") if file == "-" else read_text(Path(file))
+    answered = [line for _, line in lines(text)]
+    while answered and not answered[-1]:
+        answered.pop()
+    return answered

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from adapters.artefact.exits import Exits
-from adapters.graft import Graft, load_graft
+from adapters.graft import Graft
 from backbone.buckets import bucket_of
 from backbone.errors import InputError, nearest
 from backbone.preprocessing import TextPreprocessing
@@ -33,6 +33,7 @@ from serving.answers import Answer, Pending, score_rows
 from serving.bank import Bank, Envelope
 from serving.batching import NO_GROUP, Batcher, Queued, fail
 from serving.execution import Executor
+from serving.loading import load_for_serving
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs
 from serving.residency import LoadedGraft, Residency, Seat, Served
@@ -116,7 +117,7 @@ class Runtime:
         if it does not load or lies outside the envelope.
         """
         if not isinstance(graft, Graft):
-            graft = load_graft(graft, self.backbone)
+            graft = load_for_serving(graft, self.backbone)
         loaded = graft
         tensors = map_leaves(np.asarray, loaded.params)
         for name, part in (("exits", loaded.exits), ("scope", loaded.scope)):

@@ -1,32 +1,52 @@
 """What README and docs tell people to type is typed here, on small files, with the real backbone.
 
-Files and commands of docs/extending.md are for a tree with more variants: tests/test_extending.py.
+Every block of every kind is run or checked; a kind that nobody knows fails. Files and commands of docs/extending.md are
+for a tree with more variants: tests/test_extending.py. Examples for schedulers: tests/test_retraining_page.py.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import os
 import re
+import runpy
 import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 import topgraft
 from backbone.importing import minilm_folder
+from backbone.options import filled
+from backbone.records import decode
+from serving.bank import Envelope
+from tests.adapters.test_classifier import fine_tune
+from tests.families import config_of
 from tests.tiny import write_csv
+from tests.tiny_images import write_folder
 from trainers.data.docstrings import collect
 
 ROOT = Path(__file__).resolve().parents[1]
+GOLDENS = ROOT / "tests" / "goldens" / "families"
 DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def commands(block: str) -> list[list[str]]:
-    """Command lines with continuations joined and comments dropped; installations and make are left out."""
-    lines = block.replace("\\\n", " ").splitlines()
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [words for words in split if words and words[0] == "topgraft"]
+BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FOR_SCHEDULERS = ("cron", "yaml", "py")  # of docs/retraining.md, and checked by tests/test_retraining_page.py
+# commands that read large public data and take hours: their options and configs are read, and nothing is run
+HOURS = ("train-backbone text_mlm --workdir runs/text_mlm", "train-backbone vit_small", "train trec6", "train mnist")
+SMALL = ("--buckets", "16", "--batch-sizes", "1", "--slots", "2")  # of a server, so that it compiles little
+PATIENCE = 240.0  # seconds
+PROCESSOR = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +59,28 @@ def docstrings() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def prepared(docstrings, tmp_path, monkeypatch, shared_data) -> None:
+def pictures(tmp_path) -> None:
+    """A published ViT and photos, as docs/training.md names them."""
+    folder = tmp_path / "vit-folder"
+    folder.mkdir()
+    tensors = load_file(GOLDENS / "vit.safetensors")
+    save_file({n: v for n, v in tensors.items() if not n.startswith("states.")}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config_of("vit")))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    for split, count in (("train", 30), ("test", 5)):
+        write_folder(tmp_path / "photos" / split, count, seed=count)
+    for name, chosen in (("one.png", "red"), ("two.jpg", "green")):
+        (tmp_path / name).write_bytes((tmp_path / "photos" / "test" / chosen / "0.png").read_bytes())
+
+
+@pytest.fixture
+def published(tmp_path) -> None:
+    """A full fine-tune, as docs/using.md names it."""
+    fine_tune(tmp_path / "fine-tune", "Sequence")
+
+
+@pytest.fixture
+def prepared(docstrings, pictures, published, tmp_path, monkeypatch, shared_data) -> None:
     """The files that the documents speak of."""
     monkeypatch.setenv("TOPGRAFT_DATA", str(shared_data))
     kinds = {label: [row for row in docstrings if row[1] == label][:40] for label in ("asyncio", "email")}
@@ -52,20 +93,146 @@ def prepared(docstrings, tmp_path, monkeypatch, shared_data) -> None:
     pairs = [f"{a}\t{b}\t{int(x == y)}\t{i}" for i, ((a, x), (b, y)) in enumerate(both)]
     for name, chosen in (("pairs.tsv", pairs[::2]), ("test_pairs.tsv", pairs[1::2])):
         (tmp_path / name).write_text("\n".join(["first\tsecond\tlabel\tscore", *chosen]))
+    Path("configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("")
+    (tmp_path / "configs" / "topics.py").write_text(
+        "from adapters.specs import Probe\n"
+        "from trainers.config import Data, TrainConfig\n"
+        "from trainers.config.retrain import Gate, Retrain\n\n\n"
+        "def get_config():\n"
+        "    data = Data(train=('train.csv',), dev_fraction=0.5)\n"
+        "    policy = Retrain(gate=Gate(min_rows=10))\n"
+        "    return TrainConfig(name='topics', backbone='minilm', data=data, adapter=Probe(), retrain=policy)\n"
+    )
     for name in ("words.bio", "test_words.bio"):
         (tmp_path / name).write_text("fly O\nto O\nnew B-city\nyork I-city\n\nin O\nparis B-city\n\n" * 20)
 
 
+def commands(kind: str, block: str, variables: dict[str, str]) -> Iterator[list[str]]:
+    """The words of each command, with variables and patterns filled in; in `console` blocks others lines are output."""
+    for line in block.replace("\\\n", " ").splitlines():
+        if kind == "console" and not line.startswith("$ "):
+            continue
+        for part in re.split(r"\s&&\s", re.sub(r"\$(\w+)", lambda m: variables[m[1]], line.removeprefix("$ "))):
+            words = shlex.split(part, comments=True)
+            if words and words[0] == "export":
+                name, _, value = words[1].partition("=")
+                variables[name] = value
+            elif words:
+                yield [
+                    each for word in words for each in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+                ]
+
+
+class Typist:
+    """Types the commands of a document; a server runs until the requests behind its command are answered."""
+
+    def __init__(self, monkeypatch, capsys):
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def type(self, lines: list[list[str]]) -> None:
+        while lines:
+            words = lines.pop(0)
+            with self._monkeypatch.context() as patch:
+                while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    patch.setenv(*words.pop(0).split("=", 1))
+                if words[:2] == ["topgraft", "serve"]:
+                    requests = []
+                    while lines and lines[0][0] == "curl":
+                        requests.append(lines.pop(0))
+                    self.serve(words[1:], requests)
+                else:
+                    self.run(words)
+
+    def run(self, words: list[str]) -> None:
+        if words[0] == "make":
+            assert f"\n{words[1]}: " in (ROOT / "Makefile").read_text(), words
+        elif words[:2] == ["pip", "install"]:
+            assert words[-1] == "." or f"{words[-1]}==" in (ROOT / "Makefile").read_text(), words
+        elif words[0] == "python":
+            with self._monkeypatch.context() as patch:
+                patch.setattr(sys, "argv", words[1:])
+                runpy.run_path(words[1], run_name="__main__")
+        else:
+            assert words[0] == "topgraft", words
+            if " ".join(words[1:]).startswith(HOURS):
+                verb = topgraft.parser().parse_args(words[1:]).verb
+                verb_of = filled(verb, topgraft.parser().parse_args(words[1:]))
+                from trainers.config import TrainConfig
+                from trainers.pretraining.config import BackboneConfig
+
+                verb_of.load(BackboneConfig if verb.verb == "train-backbone" else TrainConfig)
+                return
+            status = topgraft.main(words[1:])
+            assert status == 0, f"{shlex.join(words)}\n{self._capsys.readouterr().err}"
+
+    def serve(self, words: list[str], requests: list[list[str]]) -> None:
+        """Serves in this thread; another one sends the requests, and the signal that ends the server."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        ended, answers = threading.Event(), []
+
+        def ask() -> None:
+            try:
+                with httpx.Client(timeout=PATIENCE) as client:
+                    deadline = time.monotonic() + PATIENCE
+                    while not ended.is_set() and time.monotonic() < deadline:
+                        try:
+                            client.get(f"http://127.0.0.1:{port}/v2/health/ready").raise_for_status()
+                            break
+                        except httpx.HTTPError:
+                            time.sleep(0.05)
+                    answers.append(client.get(f"http://127.0.0.1:{port}/tasks"))
+                    answers.extend(curl(client, request, port) for request in requests)
+            finally:
+                if not ended.is_set():
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            status = topgraft.main([*words, *SMALL, "--port", str(port)])
+        finally:
+            ended.set()
+            thread.join()
+        assert status == 0, f"{shlex.join(words)}\n{self._capsys.readouterr().err}"
+        assert len(answers) == 1 + len(requests), self._capsys.readouterr().err
+        assert answers[0].json()["tasks"], "a server without any task"
+        for request, answer in zip(requests, answers[1:], strict=True):
+            assert answer.status_code == 200, f"{shlex.join(request)}\n{answer.text}"
+
+
+def curl(client: httpx.Client, words: list[str], port: int) -> httpx.Response:
+    """What `curl -s ADDRESS -d BODY` would be answered."""
+    assert (words[1], words[3], words[2].partition("/")[0]) == ("-s", "-d", "localhost:8080"), words
+    return client.post(f"http://127.0.0.1:{port}/{words[2].partition('/')[2]}", content=words[4])
+
+
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "docs/extending.md"])
-def test_the_commands_of_a_document_run(document, prepared, capsys):
+def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
     names: dict[str, object] = {}
+    variables: dict[str, str] = {}
+    typist = Typist(monkeypatch, capsys)
     for kind, block in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
         if kind == "python":
-            exec(compile(block, document, "exec"), names)
-            continue
-        for words in commands(block):
-            status = topgraft.main(words[1:])
-            assert status == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+            if "class Labels(Protocol" in block:  # `labels.py` of docs/serving.md, which its server loads
+                Path("labels.py").write_text(block)
+            else:
+                exec(compile(block, document, "exec"), names)
+        elif kind in ("sh", "console"):
+            typist.type(list(commands(kind, block, variables)))
+        elif kind == "csv":
+            known = io.StringIO(Path("train.csv").read_text(encoding="utf-8"))
+            assert next(csv.reader(io.StringIO(block))) == next(csv.reader(known))
+        elif kind == "json":
+            decode(Envelope, json.loads(block))
+        elif kind == "text":
+            printed = capsys.readouterr().out.splitlines()
+            for field in (line.partition(":")[0] for line in block.splitlines() if not line.startswith(" ")):
+                assert any(line.startswith(f"{field}:") for line in printed), field
+        else:
+            assert kind in FOR_SCHEDULERS, f"{document}: nobody runs a block of the kind {kind!r}"
+            assert document == "docs/retraining.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from adapters.heads.head import kinds_for
+from adapters.machine import ready_to_compute
 from backbone.cache import row_key
 from backbone.errors import InputError
-from backbone.home import use_compilation_cache
 from trainers.config import TrainConfig
 from trainers.data.prepare import Table
 from trainers.data.splits import normalise
@@ -26,6 +26,8 @@ from trainers.fitting.features import features
 from trainers.fitting.linear_head import cross_fitted_logits
 from trainers.inputs import Inputs, only_rows, prepare
 from trainers.runs.run import Run
+
+SHOWN = 110  # characters of a text that are shown to people
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,20 @@ class LabelAudit:
     suspects: list[Suspect]  # rows whose label is probably wrong, most suspect first
     duplicates: list[Duplicates]  # groups of equal rows
 
+    def table(self) -> str:
+        """Returns the audit for people."""
+        lines = [f"{self.rows} rows audited", ""]
+        lines.append(f"{len(self.suspects)} rows whose label is probably wrong, the most suspect first")
+        for row in self.suspects:
+            text = row.text if len(row.text) <= SHOWN else f"{row.text[: SHOWN - 3]}..."
+            lines.append(f"  {row.where}: {row.label}, probably {row.instead} ({row.label}: {row.confidence:.2g})")
+            lines.append(f"      {text}")
+        lines += ["", f"{len(self.duplicates)} texts that are there more than once"]
+        for group in self.duplicates:
+            rows = ", ".join(f"{where} {label}" for where, label in zip(group.where, group.labels, strict=True))
+            lines.append(f"  {'labels differ' if group.conflict else 'same label'}: {rows}")
+        return "\n".join(lines)
+
 
 def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = False) -> LabelAudit:
     """Audits the rows of data.train; lists at most `max_suspects`, 0 = all. Raises InputError for other targets."""
@@ -64,7 +80,7 @@ def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = Fal
             f"head.kind: {config.head.kind} does not state that it supports audit; "
             f"audit-labels needs a head that does: {kinds_for('audit')}"
         )
-    use_compilation_cache()
+    ready_to_compute()
     data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
     run = Run(Path(), show)
     inputs = prepare(only_rows(replace(config, data=data)), run)

@@ -79,7 +79,8 @@ def prepare(
         backbone = load_backbone(folder, dtype=config.compute_dtype)
     with run.phase("data"):
         data = load_data(config.data, config.head, backbone, labels=labels, splits=splits, show=run.show)
-    config = replace(config, head=data.head)
+    moved = tuple(sorted({*config.data.moved, *(row.hash for row in data.report.moved)}))
+    config = replace(config, head=data.head, data=replace(config.data, moved=moved))
     bare = bare_model(config, backbone, data) if config.out_of_scope.false_alarms else None
     calibration: Examples | None = None
     if config.exits.boundaries:

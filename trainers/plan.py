@@ -58,6 +58,12 @@ def table(price: Price) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
     text.append(f"this plan: {price.seconds:.0f} s, {price.cpu_seconds:.0f} CPU-s")
+    if price.climb is not None:
+        climb = price.climb
+        text.append(
+            f"a climb: {climb.lowest_cpu_seconds:.0f} to {climb.highest_cpu_seconds:.0f} CPU-s; likely it keeps "
+            f"{climb.likely_step} ({climb.reason})"
+        )
     if price.out_of_scope_seconds:
         text.append(f"of it the out-of-scope score: {price.out_of_scope_seconds:.1f} s (one pass, bare backbone)")
     if price.exits_seconds:
@@ -66,4 +72,5 @@ def table(price: Price) -> str:
     text.append(f"beside it compilation, which this plan has paid for this machine: {compiled:.1f} s")
     text.append(f"adapters in every block: {price.adapters_everywhere_seconds:.0f} s of steps (by counted work)")
     text.append(f"full fine-tuning: {price.full_tuning_seconds:.0f} s of steps (by counted work)")
+    text += [f"{'over the limit: ' if limit.met is False else ''}{limit}" for limit in price.limits]
     return "\n".join(text)

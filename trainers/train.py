@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from adapters.artefact.manifest import Manifest, Training
 from adapters.artefact.write import save_graft
 from adapters.graft import Graft
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from backbone.files import write_durable
-from backbone.home import use_compilation_cache
-from backbone.records import decode, digest, encode
+from backbone.records import digest, encode
 from backbone.trees import count
-from metering.window import cpu_seconds, wall_seconds
+from metering.window import cpu_seconds, platform, wall_seconds, window
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
 from trainers.config.load import versions
@@ -36,13 +36,17 @@ from trainers.fitting.climb import climb
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
+from trainers.runs.reading import ReadReport
 from trainers.runs.result import TrainResult
 from trainers.runs.run import Run
+from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 from trainers.runs.workdir import RESULT, claimed, stored_result
 from trainers.scoring.examine import Examined, examine
+from trainers.scoring.latency import latency
 from trainers.scoring.report import write_report
 
 log = logging.getLogger(__name__)
+PREDICTED = 256  # rows whose prediction shows the memory that target.max_memory_mb bounds
 
 
 def train(
@@ -54,11 +58,10 @@ def train(
     With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
-    use_compilation_cache()
-    with claimed(workdir, encode(config), resume, fill=_filled) as stored:
+    with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
-        run = Run(workdir, show)
+        run = Run(workdir, show, known_answers=ready_to_compute().verdict)
         inputs = prepare(config, run)
         parent = read_parent(start) if start is not None else None
         if parent is not None and inputs.calibration is not None:
@@ -72,11 +75,6 @@ def train(
         else:
             fitted = way_of(inputs.config)(inputs, run)
         return _store(inputs, run, fitted, replace_existing=resume)
-
-
-def _filled(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored config with every field of this version; raises InputError for one that is none."""
-    return dict(encode(decode(TrainConfig, values)))
 
 
 def way_of(config: TrainConfig) -> Callable[[Inputs, Run], Fitted]:
@@ -98,6 +96,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
             variants = validated(config, inputs.folder, graft, data, metrics)
     scope = scope_of_run(inputs, run, scores["dev"].logits) if inputs.bare is not None else None
     exits = exits_of(inputs, run, graft) if inputs.calibration is not None else None
+    origin = versions() | {"known answers": run.known_answers}
     manifest = save_graft(
         run.workdir / "graft",
         fitted.model,
@@ -111,15 +110,16 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
             data=data.fingerprint,
             metrics=metrics,
             costs=encode(run.records()),
-            versions=versions(),
+            versions=origin,
         ),
         scope=scope,
         exits=exits,
         variants=variants,
         replace_existing=replace_existing,
     )
-    result = result_of(run, fitted, manifest, None if exits is None else exits.facts())
-    environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
+    limits = limits_of(inputs, run, graft, metrics)
+    result = result_of(run, fitted, manifest, None if exits is None else exits.facts(), limits, data.report)
+    environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **origin}
     write_report(run.workdir, result, scores, data.labels, environment)
     write_durable(run.workdir / RESULT, json.dumps(encode(result), indent=1).encode())
     return result
@@ -135,7 +135,36 @@ def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
         }
 
 
-def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any] | None) -> TrainResult:
+def limits_of(inputs: Inputs, run: Run, graft: Graft, metrics: Mapping[str, Mapping[str, float]]) -> tuple[Limit, ...]:
+    """Returns every limit of the target beside its figure, and logs those that are not kept or not known."""
+    target, metric = inputs.config.target, inputs.config.metric
+    limits: list[Limit] = []
+    if target.min_score:
+        score = metrics.get("dev", {}).get(metric)
+        reason = "no development rows" if score is None else f"{metric} on the development rows"
+        limits.append(Limit("target.min_score", score, target.min_score, reason))
+    limits += costs_of_training(target, cpu_seconds(), run.joules())
+    rows = (inputs.dev or inputs.train).rows
+    peak: int | None = None
+    if target.max_memory_mb:
+        with window("predict") as predicting:
+            graft.logits_of_rows(rows[:PREDICTED])
+        peak = predicting.peak_bytes
+    limits += costs_of_predicting(target, peak, lambda: latency(graft, rows), platform())
+    for limit in limits:
+        if not limit.met:
+            log.warning("%s", limit)
+    return tuple(limits)
+
+
+def result_of(
+    run: Run,
+    fitted: Fitted,
+    manifest: Manifest,
+    exits: dict[str, Any] | None,
+    limits: tuple[Limit, ...],
+    reading: ReadReport,
+) -> TrainResult:
     """Returns the result, which `--json` prints."""
     return TrainResult(
         graft=str(run.workdir / "graft"),
@@ -153,6 +182,9 @@ def result_of(run: Run, fitted: Fitted, manifest: Manifest, exits: dict[str, Any
         exits=exits,
         rows_computed=run.computed.rows,
         skipped=fitted.progress.skipped,
+        known_answers=run.known_answers,
+        limits=limits,
+        reading=reading,
     )
 
 

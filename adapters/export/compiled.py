@@ -32,12 +32,12 @@ from adapters.artefact.scope import differences
 from adapters.artefact.write import tolerance_of
 from adapters.graft import SCORE, Graft, dropped, load_graft
 from adapters.heads.head import kinds_for
-from adapters.target import Target
+from adapters.machine import ready_to_compute
+from adapters.target import target_of
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
-from backbone.records import decode
 from backbone.trees import flatten, unflatten
 
 SCHEMA = 1
@@ -79,6 +79,7 @@ def export_jax(
     """
     if batch < 1:
         raise InputError(f"--batch: must be at least 1, got {batch}")
+    ready_to_compute()
     loaded = load_graft(graft, backbone)
     manifest = loaded.manifest
     assert manifest is not None
@@ -120,7 +121,7 @@ def export_jax(
         (folder / MANIFEST).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         difference, memory = _check(loaded, manifest, folder, functions, batch, limit)
         size = sum(file.stat().st_size for file in folder.iterdir())
-    limit_mb = _target(manifest).max_memory_mb or None
+    limit_mb = target_of(manifest).max_memory_mb or None
     return Exported(
         path=str(out),
         manifest_id=written["manifest_id"],
@@ -225,8 +226,3 @@ def _check(
         parts = ("argument", "output", "temp", "generated_code")
         memory = max(memory, sum(getattr(counted, f"{part}_size_in_bytes") for part in parts))
     return worst, memory
-
-
-def _target(manifest: Manifest) -> Target:
-    """Returns the target of the config that the graft was trained with."""
-    return decode(Target, dict(manifest.training.config.get("target", {})), "target")

@@ -42,7 +42,9 @@ class Model:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(self.tokenizer_json)
-        tokenizer.enable_truncation(self.manifest["max_tokens"])
+        side = tokenizer.truncation["direction"] if tokenizer.truncation else "right"
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.manifest["max_tokens"], direction=side)
         return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
 
     def outputs(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:

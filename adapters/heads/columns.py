@@ -8,18 +8,21 @@ Shape letters: `N` rows, `C` names, `T` tokens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from adapters.cells import as_number, as_parts, as_text
+from adapters.cells import as_number, as_parts, as_text, binary_digits, listed, looks_listed, plain, stripped
+from adapters.labels import spelling
 from adapters.tagging import NO_TAG, OUTSIDE, check_sentence
 from backbone.errors import InputError, nearest
 
 Labels = Sequence[tuple[str, ...]]  # of each row
+Cell = tuple[Any, str]  # raw value, and its file and line
 
 
 class LabelFields(Protocol):
@@ -59,6 +62,8 @@ class LabelColumn:
 
     reading: ClassVar[str] = "label"  # part of the key of prepared rows: equal values read equal rows
     several: ClassVar[bool] = False  # a row may have any number of labels; part of the key too
+    closed: ClassVar[bool] = False  # labels are of a set: one that the train rows lack cannot be encoded
+    reads_whole: ClassVar[bool] = False  # all cells of a split decide how each is read (`settled`)
     labels_per: ClassVar[Literal["row", "word"]] = "row"  # word: the text is words, and each has a label
     chooses_rows: ClassVar[bool] = False  # `data.keep_labels` can choose rows by it
     cells: ClassVar[tuple[Any, ...]] = ()  # examples of cells, for tests
@@ -73,13 +78,29 @@ class LabelColumn:
         """Returns the file of a column that does not come with Topgraft; "" for one that does."""
         return "" if Path(self.file).parent == Path(__file__).resolve().parent else self.file
 
+    @property
+    def has_items(self) -> bool:
+        """Returns whether its labels are those of `items`, whose spellings can be counted."""
+        return self.closed and type(self).parse is LabelColumn.parse
+
     def key(self) -> dict[str, Any]:
         """Returns what the column adds to the key of prepared rows; the names are those of the first version."""
         return {"multi_label": self.several, "kind": self.reading}
 
+    def settled(self, cells: Iterable[Cell], data: LabelFields) -> LabelColumn:
+        """Returns the column that reads the rows of a data set, of which `cells` are the first split.
+
+        Asked where `reads_whole` holds. Raises InputError where the cells contradict each other.
+        """
+        return self
+
+    def items(self, cell: Any, data: LabelFields, where: str) -> Sequence[Any]:
+        """Returns the labels in a cell as they are written, one for each that `parse` returns."""
+        raise NotImplementedError
+
     def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
         """Returns the labels in a cell; raises InputError that names `where`, file and line."""
-        raise NotImplementedError
+        return tuple(label_name(item, data, where) for item in self.items(cell, data, where))
 
     def check(self, words: Sequence[Any], labels: Sequence[str], where: str) -> None:
         """Raises InputError unless `labels` are those of `words`; asked only where `labels_per` is "word"."""
@@ -122,12 +143,15 @@ class OneLabel(LabelColumn):
     """One label of a fixed set; encoded as int32 [N]."""
 
     chooses_rows = True
+    closed = True
     cells: ClassVar[tuple[Any, ...]] = ("b", "a", "c", "a", "b")
 
-    def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
-        if isinstance(cell, (list, tuple)):
-            raise InputError(f"{where}: {data.label}: a list of labels needs head.kind=multi_label")
-        return (label_name(cell, data, where),)
+    def items(self, cell: Any, data: LabelFields, where: str) -> Sequence[Any]:
+        value = _opened(cell, data, where)
+        if isinstance(value, dict) or (isinstance(value, list) and len(value) > 1):
+            shown = repr(value)[:60]
+            raise InputError(f"{where}: {data.label}: a list of labels needs head.kind=multi_label, got {shown}")
+        return value if value and isinstance(value, list) else [None if value == [] else value]
 
     def names(self, labels: Labels, data: LabelFields) -> tuple[str, ...]:
         present = {label for row in labels for label in row}
@@ -156,17 +180,50 @@ class OneLabel(LabelColumn):
 
 
 class SeveralLabels(LabelColumn):
-    """Any number of labels of a fixed set; encoded as float32 [N,C] of 0 and 1."""
+    """Any number of labels of a fixed set; encoded as float32 [N,C] of 0 and 1.
+
+    A cell is text with `data.label_separator` between labels, a list, a list written out as text, a dictionary of
+    labels with 0 or 1, or a vector of 0 and 1 (`adapters.heads.hot_vectors`).
+    """
 
     several = True
+    closed = True
+    reads_whole = True
     cells: ClassVar[tuple[Any, ...]] = ("a|b", "", ["c"], "b", ["c", "a"])
 
-    def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
-        if isinstance(cell, str):
-            items: Sequence[Any] = [part.strip() for part in cell.split(data.label_separator) if part.strip()]
-        else:
-            items = cell if isinstance(cell, (list, tuple)) else [] if cell is None else [cell]
-        return tuple(label_name(item, data, where) for item in items)
+    def settled(self, cells: Iterable[Cell], data: LabelFields) -> LabelColumn:
+        from adapters.heads.hot_vectors import HotVectors, ListedLabels, is_of_vectors
+
+        if self.own_file():
+            return self
+        return HotVectors() if is_of_vectors(((self.raw(*c, data), c[1]) for c in cells), data) else ListedLabels()
+
+    def items(self, cell: Any, data: LabelFields, where: str) -> Sequence[Any]:
+        from adapters.heads.hot_vectors import require_labels
+
+        items = self.raw(cell, where, data)
+        require_labels(items, data, where, of_list=isinstance(_opened(cell, data, where), list))
+        return items
+
+    def raw(self, cell: Any, where: str, data: LabelFields) -> list[Any]:
+        """Returns the items of a cell, be they labels or 0 and 1; raises InputError for lists in lists."""
+        value = _opened(cell, data, where)
+        if isinstance(value, dict):
+            return _chosen(value, data, where)
+        if isinstance(value, str):
+            if looks_listed(value):
+                raise InputError(
+                    f"{where}: {data.label}: {value[:60]!r} looks like a list, but its labels have no quotes; write "
+                    f"them with {data.label_separator!r} between (data.label_separator), or as JSON"
+                )
+            if bits := binary_digits(value):
+                return list(bits)
+            return [part for part in map(stripped, value.split(data.label_separator)) if part]
+        items = value if isinstance(value, list) else [] if value is None or value != value else [value]
+        for item in items:
+            if isinstance(item, (list, tuple, dict)):
+                raise InputError(f"{where}: {data.label}: expected a list of labels, got {str(value)[:60]}")
+        return items
 
     def names(self, labels: Labels, data: LabelFields) -> tuple[str, ...]:
         present = {label for row in labels for label in row}
@@ -225,10 +282,12 @@ class Tags(LabelColumn):
 
     reading = "tags"
     labels_per = "word"
+    closed = True
     cells: ClassVar[tuple[Any, ...]] = ("O B-x I-x", ["B-y", "O"], "O O O", ["B-x", "B-y", "I-y"], "B-x")
 
-    def parse(self, cell: Any, data: LabelFields, where: str) -> tuple[str, ...]:
-        return tuple(label_name(tag, data, where) for tag in as_parts(cell, data.label, where))
+    def items(self, cell: Any, data: LabelFields, where: str) -> Sequence[Any]:
+        value = _opened(cell, data, where)
+        return as_parts(cell if isinstance(value, str) else value, data.label, where)
 
     def check(self, words: Sequence[Any], labels: Sequence[str], where: str) -> None:
         check_sentence(words, labels, where)
@@ -256,29 +315,74 @@ class Tags(LabelColumn):
 
 
 def label_name(cell: Any, data: LabelFields, where: str) -> str:
-    """Returns the label of one cell, by its name or its number; raises InputError where there is none."""
-    text = "" if cell is None else cell if isinstance(cell, (bytes, str)) else str(cell)
-    text = as_text(text, f"{where}: {data.label}")
-    if isinstance(cell, float) and cell != cell:
-        text = ""
-    if not text.strip():
+    """Returns the label of one cell, by its name or its number; raises InputError where there is none.
+
+    Where `data.label_names` are two, a boolean is the number 0 or 1 unless a name says otherwise.
+    """
+    text = spelling(cell, data.label, where)
+    if not text:
         raise InputError(f"{where}: {data.label}: no label")
     if not data.label_names or text in data.label_names:
         return text
-    if text.isdecimal() and int(text) < len(data.label_names):
+    if text in ("False", "True") and len(data.label_names) == 2:
+        return data.label_names[text == "True"]
+    if text.isascii() and text.isdecimal() and int(text) < len(data.label_names):
         return data.label_names[int(text)]
     raise InputError(f"{where}: {data.label}: {text!r} is not 0..{len(data.label_names) - 1} of data.label_names")
+
+
+def unknown_labels(labels: Labels, names: Iterable[str]) -> dict[str, int]:
+    """Returns the labels that are none of `names`, each with the number of its rows, in alphabetical order."""
+    known = set(numbered(names))
+    counts = Counter(label for row in labels for label in set(row) if label not in known)
+    return dict(sorted(counts.items()))
+
+
+def _opened(cell: Any, data: LabelFields, where: str) -> Any:
+    """Returns a list or a dictionary, also where a text writes one out; any other cell as it is."""
+    value = plain(cell)
+    if isinstance(value, bytes):
+        value = as_text(value, f"{where}: {data.label}")
+    if isinstance(value, str):
+        written = listed(value, data.label, where)
+        value = value if written is None else written
+    if isinstance(value, (list, tuple)):
+        items = [plain(item) for item in value]
+        pairs = items and all(isinstance(item, tuple) and len(item) == 2 for item in items)  # a map of Parquet
+        return dict(items) if pairs else items
+    return value
+
+
+def _chosen(value: dict[Any, Any], data: LabelFields, where: str) -> list[Any]:
+    """Returns the keys whose value is 1 or true; raises InputError for values that are neither 0 nor 1."""
+    for key, chosen in value.items():
+        if plain(chosen) not in (0, 1):
+            raise InputError(
+                f"{where}: {data.label}: {key!r} has the value {chosen!r}; a dictionary of labels holds 0 and 1"
+            )
+    return [key for key, chosen in value.items() if plain(chosen) == 1]
 
 
 def _kept_names(data: LabelFields) -> tuple[str, ...]:
     return tuple(name for name in data.label_names if not data.keep_labels or name in data.keep_labels)
 
 
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Returns the number of each name, and of its normal form: grafts of former versions have other spellings."""
+    names = list(names)
+    return {spelling(name): i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
+
+
 def _numbers(labels: Labels, names: Sequence[str], where: Sequence[str], noun: str = "label") -> dict[str, int]:
     """Returns the number of each name; raises InputError at the first row with a label that is none of them."""
-    number = {name: i for i, name in enumerate(names)}
+    number = numbered(names)
     for row, place in zip(labels, where, strict=True):
         for label in row:
             if label not in number:
-                raise InputError(f"{place}: the {noun} {label!r} was never seen in training; {nearest(label, names)}")
+                rows = sum(any(other not in number for other in row) for row in labels)
+                raise InputError(
+                    f"{place}: the {noun} {label!r} was never seen in training; {nearest(label, names)}; {rows} of "
+                    f"{len(labels)} rows have such a {noun}: name all {noun}s in data.label_names, choose rows by "
+                    "data.keep_labels, or correct or remove them"
+                )
     return number

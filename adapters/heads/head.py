@@ -101,7 +101,7 @@ Support: TypeAlias = Literal[
     "export",  # a folder that stands alone: its runner knows `output` and `threshold_of_labels`
     "out_of_scope",  # the distance to classes of rows: the column has `shares`
     "pairs",  # two texts a row, read as `pair` says
-    "peft",  # PEFT's classifier of sequences
+    "peft",  # exchange: its logits are those of a model of transformers, or of a layer beside PEFT's folder
     "retrain",  # the gate compares labels: the column has `majority`
 ]
 

@@ -27,7 +27,7 @@ class MultiLabel(RowHead, tag="multi_label"):
 
     metrics = ("accuracy", "macro_f1", "average_precision")
     column = SeveralLabels()
-    supports = frozenset({"bank", "export", "out_of_scope", "pairs", "retrain"})
+    supports = frozenset({"bank", "export", "out_of_scope", "pairs", "peft", "retrain"})
     threshold: float = 0.5  # a label is predicted at or above this probability
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class Regression(RowHead, tag="regression"):
 
     metrics = ("pearson", "spearman")
     column = Number()
-    supports = frozenset({"export", "pairs"})
+    supports = frozenset({"export", "pairs", "peft"})
     output = "value"
     center: float | None = None  # none: mean of the train rows' targets
     spread: float | None = None  # none: their standard deviation

@@ -31,6 +31,7 @@ class TokenTagging(Head, tag="token_tagging"):
     metrics = ("entity_f1", "accuracy")
     column = Tags()
     one_answer_per = "word"
+    supports = frozenset({"peft"})
     dropout: float = 0.0  # probability on the states, in training only
 
     def __post_init__(self) -> None:

@@ -17,8 +17,10 @@ from backbone.spec import EncoderSpec
 class BertLayout(Family):
     """The part that BERT and RoBERTa have in common."""
 
+    task_tagging = True
     renames = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
-    ignored = r"embeddings\.position_ids$|cls\."
+    ignored = r"embeddings\.(position|token_type)_ids$|cls\.|classifier\.|qa_outputs\."
+    tokenizer_class = "BertTokenizer"
     block = "encoder.layer.{}."
     names: ClassVar[Mapping[str, str]] = {
         "embeddings.token": "embeddings.word_embeddings.weight",

@@ -16,7 +16,9 @@ class DistilBert(Family, tag="distilbert"):
     """DistilBERT; its configs have names of their own for the sizes."""
 
     task_prefix = "distilbert"
+    task_tagging = True
     ignored = r"embeddings\.position_ids$|vocab_|pre_classifier\.|classifier\.|qa_outputs\."
+    tokenizer_class = "BertTokenizer"
     block = "transformer.layer.{}."
     names: ClassVar[Mapping[str, str]] = {
         "embeddings.token": "embeddings.word_embeddings.weight",

@@ -48,11 +48,13 @@ class Family(Registered, by="family", folder="backbone.families", needs=NEEDS):
     task_prefix: ClassVar[str]  # name of the backbone inside transformers' model of a task
     # pooling under which transformers' classifier is a single dense layer on our features; "": no pooling makes it so
     task_pooling: ClassVar[Literal["", "first", "pooler"]] = ""
+    task_tagging: ClassVar[bool] = False  # transformers' tagger is a single dense layer on the finished states
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # (pattern, replacement) of old spellings
     ignored: ClassVar[str]  # pattern of tensors that are no part of the backbone: buffers, heads of pretraining
     block: ClassVar[str]  # prefix of a block's tensors, with {} for its number
     names: ClassVar[Mapping[str, str]]  # published names of our modules, and of parameters outside modules
     qkv: ClassVar[tuple[str, ...]]  # published modules of query, key and value, or the one that holds all three
+    tokenizer_class: ClassVar[str] = "TokenizersBackend"  # transformers' tokenizer where the files name none
     exportable: ClassVar[bool] = False  # `config`, `release` and `release_head` write the published layout
 
     @classmethod
@@ -88,12 +90,15 @@ class Family(Registered, by="family", folder="backbone.families", needs=NEEDS):
         modules = self.qkv if module == "attention.qkv" else (self.names[module],)
         return tuple(f"{prefix}{theirs}.{_LEAVES[leaf]}" for theirs in modules)
 
-    def site_module(self, block: int, site: str) -> str | None:
-        """Returns the published name of the dense layer at a linear site; None if that layer holds several sites."""
+    def site_layers(self, block: int, site: str) -> tuple[str, ...]:
+        """Returns the names of the layer at a linear or norm site in transformers' models, its present one first.
+
+        Sites that one layer holds (a fused query, key and value) have the same names.
+        """
         prefix, part = self.block.format(block), site.rsplit("/", 1)[1]
         if part in ("query", "key", "value"):
-            return prefix + self.qkv[("query", "key", "value").index(part)] if len(self.qkv) == 3 else None
-        return prefix + self.names[site.replace("/", ".")]
+            return (prefix + self.qkv[("query", "key", "value").index(part) if len(self.qkv) == 3 else 0],)
+        return (prefix + self.names[site.replace("/", ".")],)
 
     def convert(self, path: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """Returns our array for `path` from its sources; PyTorch's kernels are [O, I], ours [I, O]."""
@@ -145,7 +150,7 @@ class Fields:
     def choice(self, name: str, choices: Mapping[str, Any], default: str) -> Any:
         """Returns what `choices` holds for the word in a field. Raises InputError for another word."""
         value = self.config.get(name, default)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise InputError(f"config.json: {name}: {value!r} is not supported; one of {', '.join(choices)}")
         return choices[value]
 

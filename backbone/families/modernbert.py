@@ -22,7 +22,7 @@ class ModernBert(Family, tag="modernbert"):
     """ModernBERT; our biases have no source there and become zeros."""
 
     task_prefix = "model"
-    ignored = r"head\.|decoder\.|classifier\."
+    ignored = r"head\.|decoder\.|classifier\.|qa_outputs\.|(.+\.)?rotary_emb\."
     block = "layers.{}."
     names: ClassVar[Mapping[str, str]] = {
         "embeddings.token": "embeddings.tok_embeddings.weight",
@@ -99,7 +99,10 @@ def _local_blocks(config: Mapping[str, Any], fields: Fields, blocks: int) -> lis
 def _theta(config: Mapping[str, Any], fields: Fields, kind: str, older: str, default: float) -> float:
     """Returns the rotary base of a kind of block, from `rope_parameters` or from the field `older` of older configs."""
     fields.require(rope_scaling=None)
-    stated = (config.get("rope_parameters") or {}).get(kind) or {}
+    parameters = config.get("rope_parameters") or {}
+    stated = (parameters.get(kind) or {}) if isinstance(parameters, Mapping) else None
+    if not isinstance(stated, Mapping):
+        raise InputError(f"config.json: rope_parameters: expected an object for each kind of layer, got {parameters!r}")
     if stated.get("rope_type", "default") != "default":
         raise InputError(
             f"config.json: rope_parameters.{kind}.rope_type: {stated['rope_type']!r} is not supported; only default is"

@@ -18,7 +18,8 @@ class Roberta(BertLayout, tag="roberta"):
     """RoBERTa. Its classifier is two dense layers, so no pooling of ours makes it one."""
 
     task_prefix = "roberta"
-    ignored = r"embeddings\.position_ids$|lm_head\.|classifier\."
+    ignored = r"embeddings\.(position|token_type)_ids$|lm_head\.|classifier\.|qa_outputs\."
+    tokenizer_class = "RobertaTokenizer"
 
     @classmethod
     def example_config(cls) -> dict[str, Any]:
@@ -37,6 +38,8 @@ class Roberta(BertLayout, tag="roberta"):
 
 class XlmRoberta(Roberta, tag="xlm-roberta"):
     """XLM-RoBERTa: RoBERTa's tensors under the same names, another vocabulary."""
+
+    tokenizer_class = "XLMRobertaTokenizer"
 
     @classmethod
     def example_config(cls) -> dict[str, Any]:

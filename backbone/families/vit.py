@@ -36,10 +36,23 @@ class Vit(Family, tag="vit"):
         "pooler.dense": "pooler.dense",
     }
     qkv = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+    layers: ClassVar[Mapping[str, str]] = {  # names of transformers 5, whose files keep the ones above
+        "attention.attention.query": "attention.q_proj",
+        "attention.attention.key": "attention.k_proj",
+        "attention.attention.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
 
     @classmethod
     def example_config(cls) -> dict[str, Any]:
         return {**EXAMPLE_SIZES, "image_size": 16, "patch_size": 8, "num_channels": 3}
+
+    def site_layers(self, block: int, site: str) -> tuple[str, ...]:
+        (former,) = super().site_layers(block, site)
+        name = former.removeprefix(self.block.format(block))
+        return f"layers.{block}.{self.layers.get(name, name)}", former
 
     def sources(self, path: str) -> tuple[str, ...]:
         return self.special if path == "embeddings.special" else super().sources(path)

@@ -28,6 +28,7 @@ from serving.runtime import Runtime
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # points kept for the page
 RECENT = 2048  # latencies kept for percentiles
+WINDOW = 60.0  # seconds that `topgraft_busy` looks back
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,28 @@ class _Totals:
     joules: float = 0.0
 
 
+class Busy:
+    """The share of the last `WINDOW` seconds in which the device thread ran batches.
+
+    Autoscalers read it: replicas that share a load are each less busy. A mean since the start never falls so, and CPU
+    seconds per request do not depend on the number of replicas.
+    """
+
+    def __init__(self, now: float):
+        self._points = deque([(now, 0.0)])  # (monotonic time, busy seconds until then), the oldest first
+
+    def add(self, now: float, busy: float) -> None:
+        """Notes the busy seconds until `now`; the oldest note is the last one that is `WINDOW` old."""
+        self._points.append((now, busy))
+        while len(self._points) > 1 and self._points[1][0] <= now - WINDOW:
+            self._points.popleft()
+
+    def share(self, now: float, busy: float) -> float:
+        """Returns the share, 0 to 1; `busy` are the seconds until `now`."""
+        first, before = self._points[0]
+        return min(1.0, (busy - before) / max(now - first, 1e-9))
+
+
 class Metrics:
     """Counters of the server, and a view of its runtime."""
 
@@ -96,6 +119,7 @@ class Metrics:
         self._thermometer = thermometer(on_accelerator())
         self._history: deque[Point] = deque(maxlen=HISTORY)
         self._last = _Totals(time.monotonic())
+        self._busy = Busy(self._last.time)
 
     def label(self, task: str | None) -> str:
         """Returns the task as a label value: `other` unless it is served and within the limit."""
@@ -167,6 +191,8 @@ class Metrics:
 
         yield gauge("queue_rows", "Rows queued, or waiting for their graft", runtime.waiting)
         yield gauge("requests_in_progress", "Requests received and not answered", self.in_progress)
+        share = self._busy.share(time.monotonic(), counts.device_seconds)
+        yield gauge("busy", "Share of the last minute in which the device thread ran batches", share)
         for name, text, value in (
             ("batches", "Batches run", counts.batches),
             ("rows", "Rows run", counts.rows),
@@ -231,6 +257,7 @@ class Metrics:
         joules, last = self.joules().value, self._last
         now = _Totals(time.monotonic(), self._answers, self._timed, self.cpu(), joules or 0.0)
         self._last = now
+        self._busy.add(now.time, self._runtime.counts.device_seconds)
         seconds = max(now.time - last.time, 1e-9)
         new, waited = now.answers - last.answers, now.timed - last.timed
         recent = list(self._recent)[-min(waited, RECENT) :] if waited else []

@@ -6,7 +6,6 @@ On SIGTERM it takes no more connections, answers the requests that it has receiv
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import socket
@@ -23,12 +22,14 @@ from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import read_manifest
 from adapters.artefact.scope import read_scope
 from adapters.artefact.write import model_on
+from adapters.machine import ready_to_answer
 from adapters.model import GraftModel
 from adapters.specs import Lora
 from backbone.errors import InputError
-from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.home import resolve_backbone
 from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
+from backbone.texts import parse_json, read_text
 from metering.energy import meter
 from metering.thermal import thermometer
 from metering.window import on_accelerator
@@ -60,7 +61,7 @@ class ServeResult:
 
 def serve(settings: Settings) -> ServeResult:
     """Serves until SIGTERM or SIGINT. Raises InputError before anything is compiled if it cannot."""
-    use_compilation_cache()
+    ready_to_answer()
     for port in (settings.port, settings.admin_port):
         if port is not None:
             _require_free(settings.host, port)
@@ -164,11 +165,7 @@ def read_envelope(file: str | Path) -> Envelope:
 
     The file holds `{"labels": 64, "groups": [{"methods": [{"method": "lora", ...}], ...}]}`.
     """
-    try:
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON: {error}") from error
-    return decode(Envelope, values, str(file))
+    return decode(Envelope, parse_json(read_text(Path(file)), str(file)), str(file))
 
 
 def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:
@@ -201,6 +198,7 @@ def _listen(server: Server, settings: Settings) -> None:
         server.app(),
         host=settings.host,
         port=settings.port,
+        log_config=None,  # records go to the handlers of the command
         log_level="warning",
         access_log=False,
         # longer than load balancers keep a connection (60 s): otherwise a request may meet a connection that is closing
@@ -240,7 +238,12 @@ def _admin(server: Server, settings: Settings) -> Iterator[None]:
         yield
         return
     config = uvicorn.Config(
-        server.admin(), host=settings.host, port=settings.admin_port, log_level="warning", access_log=False
+        server.admin(),
+        host=settings.host,
+        port=settings.admin_port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
     )
     admin = _Announcing(config)
     thread = threading.Thread(target=admin.run, name="admin", daemon=True)

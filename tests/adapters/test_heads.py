@@ -21,6 +21,7 @@ from adapters.artefact.write import save_graft
 from adapters.graft import Graft, load_graft
 from adapters.heads.columns import Layout
 from adapters.heads.head import Head, kinds_for
+from adapters.inputs import checked
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, MultiLabel, Regression, TokenTagging
 from adapters.tagging import entities
@@ -345,4 +346,18 @@ def test_questions_that_fit_no_head(head, text, message, tiny):
 def test_kinds_for_messages():
     assert kinds_for("retrain") == "classification or multi_label"
     assert kinds_for("export", ", ") == "classification, multi_label, regression"
-    assert kinds_for("peft") == "classification"
+    assert kinds_for("peft") == "classification, multi_label, regression or token_tagging"
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (Classification(), "caf\udce9"),
+        (Classification(pair="cross"), ("a", "\ud83d")),
+        (TokenTagging(), ["a", "\ud83d"]),
+        (TokenTagging(), "a caf\udce9"),
+    ],
+)
+def test_what_is_asked_must_be_unicode(head, text, tiny):
+    with pytest.raises(InputError, match=r"texts\[0\].*: '.*' is no Unicode text .*half a surrogate pair"):
+        checked(head, tiny, [text])

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import topgraft
 from adapters.export.peft import export_peft, import_peft
-from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora, LoraOverride, MultiLabel, Norm, Vera
+from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora, LoraOverride, Norm, Vera
 from backbone.errors import InputError
 from backbone.storage import load_backbone
 from backbone.trees import flatten
@@ -27,7 +27,7 @@ TEXTS = json.loads((GOLDENS / "sentences.json").read_text())
 
 @pytest.mark.parametrize("name", ["peft_lora", "peft_rslora"])
 def test_a_folder_written_by_peft_gives_pefts_logits(name, minilm, minilm_path, tmp_path):
-    done = import_peft(GOLDENS / name, minilm_path, tmp_path / "graft", labels="a,b,c,d,e")
+    done = import_peft(GOLDENS / name, minilm_path, tmp_path / "graft", labels="a,b,c,d,e", max_tokens=128)
     assert done.labels == ("a", "b", "c", "d", "e")
     found = topgraft.load(tmp_path / "graft", minilm).logits(TEXTS)
     wanted = load_file(GOLDENS / "peft_logits.safetensors")[name]
@@ -106,10 +106,12 @@ def test_there_and_back_is_the_same_graft(pooling, spec, tiny, tmp_path):
     np.testing.assert_allclose(after.logits(texts), before.logits(texts), atol=1e-5)
 
 
-@pytest.mark.parametrize(("spec", "head"), [(Bottleneck(width=2), Classification()), (Lora(rank=2), MultiLabel())])
+@pytest.mark.parametrize(
+    ("spec", "head"), [(Bottleneck(width=2), Classification()), (Lora(rank=2), Classification("attention"))]
+)
 def test_what_peft_cannot_hold_is_refused(spec, head, tiny, tmp_path):
     make(tmp_path / "graft", tiny, spec, head)
-    with pytest.raises(InputError, match="PEFT export takes one of lora, dora, ia3, vera, norm with a classif"):
+    with pytest.raises(InputError, match=r"PEFT export takes one of lora, dora, ia3, vera, norm with|PEFT has no head"):
         export_peft(tmp_path / "graft", tmp_path / "peft", backbone=tiny.path)
     assert not (tmp_path / "peft").exists()
 
@@ -123,13 +125,11 @@ def folder(tmp_path) -> Path:
     ("change", "message"),
     [
         ({"peft_type": "OFT"}, "peft_type: 'OFT' is not supported; one of IA3, LN_TUNING, LORA, VERA"),
-        ({"peft_type": "IA3"}, r"no tensor named \.\.\.ia3_l"),
-        ({"peft_type": "VERA", "projection_prng_key": "x"}, "projection_prng_key: expected integers, got 4, 'x'"),
-        ({"peft_type": "VERA", "vera_dropout": 0.5}, "vera_dropout: 0.5 is not supported"),
+        ({"peft_type": "IA3"}, "a field of another version of PEFT, or of another type"),
         ({"use_dora": True}, "lora_magnitude_vector: missing"),
         ({"use_bdlora": True}, "use_bdlora: True is not supported"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' is not supported"),
-        ({"bias": "all"}, "bias: 'all' is not supported"),
+        ({"bias": "all"}, "bias: 'all' is not supported; only 'none'"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
     ],
 )
@@ -185,7 +185,7 @@ def test_tensors_that_do_not_fit_are_named(folder, minilm_path, tiny_path, tmp_p
     with pytest.raises(InputError, match=r"no tensor named \.\.\.lora_A\.weight"):
         import_peft(folder, minilm_path, tmp_path / "graft")
     (folder / "adapter_config.json").write_text("[]")
-    with pytest.raises(InputError, match="peft_type: None is not supported"):
+    with pytest.raises(InputError, match="expected a JSON object, got list"):
         import_peft(folder, minilm_path, tmp_path / "graft")
     (folder / "adapter_config.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
@@ -200,7 +200,7 @@ def test_a_folder_without_a_head_or_with_other_labels(folder, minilm_path, tmp_p
         import_peft(folder, minilm_path, tmp_path / "graft", labels="a,b")
     with pytest.raises(InputError, match="--labels: 100 names for a head"):
         import_peft(folder, minilm_path, tmp_path / "graft", labels=",".join(["a long name"] * 100))
-    (tmp_path / "names.txt").write_text("v\nw\nx\ny\nz\n")
+    (tmp_path / "names.txt").write_bytes("\ufeffv\r\nw\r\nx\r\ny\r\nz\r\n".encode())
     done = import_peft(folder, minilm_path, tmp_path / "named", labels=str(tmp_path / "names.txt"))
     assert done.labels == ("v", "w", "x", "y", "z")
     rewrite(folder, lambda t: [t.pop(k) for k in list(t) if "classifier" in k])

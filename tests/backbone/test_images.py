@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from backbone import images
 from backbone.errors import InputError
 from backbone.images import FILE, ImagePreprocessing, from_published, patches
 from backbone.importing import import_backbone
@@ -84,6 +88,74 @@ def test_what_cannot_be_read_names_the_culprit(tmp_path):
         preprocessing.encode([encoded(Image.new("RGB", (3, 3))), b""])
     with pytest.raises(InputError, match=r"images\[0\]: expected the name of a file or encoded bytes, got int"):
         preprocessing.encode([3])
+
+
+def test_transparency_is_dropped_and_cmyk_converted_as_transformers_does():
+    """`load_image` of transformers ends in `image.convert("RGB")`."""
+    draw = np.random.default_rng(0)
+    colours = Image.fromarray(draw.integers(0, 256, (16, 16, 4), np.uint8), "RGBA")
+    palette = colours.convert("RGB").quantize(8)
+    contents = [encoded(colours), encoded(colours.convert("RGB").convert("CMYK"), "JPEG"), encoded(palette)]
+    contents += [encoded(Image.fromarray(draw.integers(0, 256, (16, 16, 2), np.uint8), "LA"))]
+    stream = io.BytesIO()
+    palette.save(stream, "PNG", transparency=bytes(range(0, 256, 32)))
+    for content in (*contents, stream.getvalue()):
+        published = Image.open(io.BytesIO(content)).convert("RGBA" if content is stream.getvalue() else "RGB")
+        expected = patches(np.asarray(published.convert("RGB")), IMAGE)
+        np.testing.assert_array_equal(ImagePreprocessing(IMAGE, 16).encode([content])[0], expected)
+
+
+def test_sizes_are_bounded_by_the_header_and_before_resizing(monkeypatch):
+    def header(width, height):
+        """A PNG of one bit a pixel without its pixels."""
+        size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+        chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+        made = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+    preprocessing = ImagePreprocessing(IMAGE, 16)
+    for size in ((1 << 14, (1 << 13) + 1), (1 << 20, 1 << 20)):
+        with pytest.raises(InputError, match=r"images\[0\]: .*more than 134,217,728.*save it smaller"):
+            preprocessing.encode([header(*size)])
+    narrow = ImagePreprocessing(IMAGE, 18, keep_ratio=True)
+    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
+    with pytest.raises(InputError, match=r"images\[0\]: 1 x 400 pixels would be resized to 18 x 7200; cut out"):
+        narrow.encode([encoded(Image.new("L", (1, 400)))])
+    assert len(narrow.encode([encoded(Image.new("L", (4, 40)))])) == 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_images_of_several_frames_are_refused_and_those_of_one_read(kind):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    stream = io.BytesIO()
+    frames[0].save(stream, kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"images\[0\]: holds 3 frames or pages; save the one that is meant"):
+        ImagePreprocessing(IMAGE, 16).encode([stream.getvalue()])
+    assert len(ImagePreprocessing(IMAGE, 16).encode([encoded(frames[0], kind)])) == 1
+
+
+def test_the_first_image_of_a_cameras_file_is_read():
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    stream = io.BytesIO()
+    frames[0].save(stream, "MPO", save_all=True, append_images=frames[1:])
+    row = ImagePreprocessing(IMAGE, 16).encode([stream.getvalue()])[0]
+    np.testing.assert_array_equal(row, ImagePreprocessing(IMAGE, 16).encode([encoded(frames[0], "JPEG")])[0])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
+def test_damaged_images_are_errors_of_input_whatever_pillow_raises(kind):
+    draw = np.random.default_rng(0)
+    content = encoded(Image.fromarray(draw.integers(0, 256, (12, 12, 3), np.uint8)), kind)
+    preprocessing = ImagePreprocessing(IMAGE, 16)
+    for cut in range(1, len(content) - 30, 7):
+        with pytest.raises(InputError, match=r"images\[0\]: not a readable image: ."):
+            preprocessing.encode([content[:cut]])
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in draw.integers(0, len(content), 3):
+            damaged[place] = draw.integers(0, 256)
+        with contextlib.suppress(InputError):
+            preprocessing.encode([bytes(damaged)])
 
 
 def test_published_settings():

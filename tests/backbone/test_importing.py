@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -47,7 +48,9 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "hf"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text(tokenizer_json())
+    unpadded = json.loads(tokenizer_json()) | {"padding": None}
+    (folder / "tokenizer.json").write_text(json.dumps(unpadded))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     save_file(tensors_of(random_params()), folder / "model.safetensors")
     return folder
 
@@ -66,6 +69,7 @@ def test_what_is_imported_is_what_was_in_the_file(source, tmp_path, tiny):
     assert report.weights_id == loaded.weights_id == tiny.weights_id
     assert report.preprocessing_id == tiny.preprocessing_id
     assert report.bound == len(load_file(source / "model.safetensors"))
+    assert report.tokenizer == ()
 
 
 def test_prefixes_old_names_and_pretraining_heads(source, tmp_path):
@@ -102,10 +106,100 @@ def test_a_sharded_index(source, tmp_path, tiny):
         import_backbone(source, tmp_path / "out2")
 
 
-def test_half_precision_files_become_float32(source, tmp_path):
-    rewrite(source, lambda t: t.update({n: a.astype(np.float16) for n, a in t.items()}))
+@pytest.mark.parametrize("content", ["[]", "{", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
+def test_an_index_of_other_content(source, tmp_path, content):
+    (source / "model.safetensors").unlink()
+    (source / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(InputError, match=r"model\.safetensors\.index\.json: .*fetch"):
+        import_backbone(source, tmp_path / "out")
+
+
+def test_a_shard_without_a_tensor_that_the_index_names(source, tmp_path):
+    (source / "model.safetensors").rename(source / "part.safetensors")
+    places = dict.fromkeys([*load_file(source / "part.safetensors"), "pooler.dense.extra"], "part.safetensors")
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(InputError, match=r"part\.safetensors: .*index\.json says that it holds pooler\.dense\.extra"):
+        import_backbone(source, tmp_path / "out")
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../part.safetensors"}}))
+    with pytest.raises(InputError, match="missing"):
+        import_backbone(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "pytorch_model.bin",
+            r"has neither model\.safetensors nor .*pytorch_model\.bin cannot be read.*save_pretrained",
+        ),
+        ("tf_model.h5", r"tf_model\.h5 cannot be read"),
+        ("flax_model.msgpack", r"flax_model\.msgpack cannot be read"),
+        ("README.md", r"has neither model\.safetensors nor model\.safetensors\.index\.json; convert"),
+    ],
+)
+def test_weights_in_another_format_are_named_with_the_remedy(source, tmp_path, name, message):
+    (source / "model.safetensors").rename(source / name)
+    with pytest.raises(InputError, match=message):
+        import_backbone(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_pointer_of_git_lfs_is_named(source, tmp_path, name):
+    (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=rf"{name}: a Git LFS pointer, .*git lfs pull"):
+        import_backbone(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_dtypes_of_weights_become_float32(source, tmp_path, dtype):
+    rewrite(source, lambda t: t.update({n: a.astype(dtype) for n, a in t.items()}))
     import_backbone(source, tmp_path / "out")
-    assert all(leaf.dtype == np.float32 for leaf in flatten(load_backbone(tmp_path / "out").params).values())
+    for path, leaf in flatten(load_backbone(tmp_path / "out").params).items():
+        assert leaf.dtype == np.float32
+        np.testing.assert_array_equal(leaf, flatten(random_params())[path].astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.bool_, ml_dtypes.float8_e4m3fn])
+def test_other_dtypes_are_refused_by_name(source, tmp_path, dtype):
+    name = "encoder.layer.0.output.dense.weight"
+    rewrite(source, lambda t: t.update({name: t[name].astype(dtype)}))
+    with pytest.raises(InputError, match=rf"model\.safetensors: {name}: \w+ is no dtype of weights .*quantisation"):
+        import_backbone(source, tmp_path / "out")
+
+
+def test_buffers_are_left_out_by_name_whatever_their_dtype(source, tmp_path, tiny):
+    buffers = {"bert.embeddings.position_ids": np.int64, "embeddings.token_type_ids": np.int32}
+    rewrite(source, lambda t: t.update({n: np.zeros((1, 64), dtype) for n, dtype in buffers.items()}))
+    report = import_backbone(source, tmp_path / "out")
+    assert report.ignored == tuple(sorted(buffers))
+    assert report.weights_id == tiny.weights_id
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "pooler"),
+    [
+        ("BertForSequenceClassification", ("classifier.weight", "classifier.bias"), True),
+        ("BertForTokenClassification", ("classifier.weight", "classifier.bias"), False),
+        ("BertForQuestionAnswering", ("qa_outputs.weight", "qa_outputs.bias"), False),
+        ("BertForMaskedLM", ("cls.predictions.bias", "cls.predictions.decoder.weight"), False),
+    ],
+)
+def test_a_model_of_a_task_gives_its_encoder_and_says_what_was_left_out(
+    source, tmp_path, tiny, architecture, head, pooler
+):
+    def change(tensors):
+        for name in list(tensors):
+            tensors[f"bert.{name}"] = tensors.pop(name)
+            if name.startswith("pooler") and not pooler:
+                del tensors[f"bert.{name}"]
+        tensors.update({name: np.ones(3, np.float32) for name in head})
+
+    rewrite(source, change)
+    (source / "config.json").write_text(json.dumps(CONFIG | {"architectures": [architecture]}))
+    report = import_backbone(source, tmp_path / "out")
+    assert report.ignored == tuple(sorted(head))
+    assert report.spec.pooler == pooler
+    assert (report.weights_id == tiny.weights_id) == pooler
 
 
 @pytest.mark.parametrize(
@@ -121,6 +215,8 @@ def test_half_precision_files_become_float32(source, tmp_path):
             r"embeddings\.token: the file gives",
         ),
         (lambda t: t["pooler.dense.bias"].fill(np.nan), r"pooler\.dense\.bias: .* not finite"),
+        (lambda t: t["pooler.dense.bias"].fill(np.inf), r"model\.safetensors: .* fetch another copy"),
+        (lambda t: t.update({"scorer.weight": np.zeros(3, np.float32)}), r"save the encoder alone \(AutoModel"),
     ],
 )
 def test_tensors_that_do_not_fit_are_reported(source, tmp_path, change, message):
@@ -134,6 +230,10 @@ def test_tensors_that_do_not_fit_are_reported(source, tmp_path, change, message)
     ("field", "value"),
     [
         ("model_type", "t5"),
+        ("model_type", None),
+        ("model_type", ["bert"]),
+        ("hidden_act", ["gelu"]),
+        ("num_hidden_layers", 10**9),
         ("position_embedding_type", "relative_key"),
         ("is_decoder", True),
         ("hidden_act", "mish"),
@@ -143,7 +243,7 @@ def test_tensors_that_do_not_fit_are_reported(source, tmp_path, change, message)
 )
 def test_options_that_are_not_supported_name_the_field(source, tmp_path, field, value):
     (source / "config.json").write_text(json.dumps(CONFIG | {field: value}))
-    with pytest.raises(InputError, match=field):
+    with pytest.raises(InputError, match=rf"config\.json: .*{field}"):
         import_backbone(source, tmp_path / "out")
 
 

@@ -1,6 +1,7 @@
 """Writes the golden files beside it with transformers and PEFT; run by `make goldens` in the peers environment.
 
-With names of families it writes the golden files of these alone: `make golden FAMILY=electra`.
+With names of families it writes the golden files of these alone: `make golden FAMILY=electra`. The name `tokenizers`
+stands for the tokenizers of all families.
 
 Sentences are docstrings of the Python standard library (PSF licence), kept in `sentences.json` so that
 the files do not move with the Python version. Hidden states are kept at the first and the last real
@@ -13,9 +14,11 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
+import tokenizers
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
@@ -28,6 +31,7 @@ from backbone.buckets import pad  # noqa: E402
 from backbone.importing import minilm_folder  # noqa: E402
 from backbone.trees import flatten  # noqa: E402
 from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows  # noqa: E402
+from tests.published_tokenizers import CUT, FOLDERS, digest, strings, write_folder  # noqa: E402
 from tests.tiny import SPEC, golden_params, preprocessing_of, rows  # noqa: E402
 
 LABELS = 5
@@ -145,7 +149,7 @@ def family_golden(family: str) -> None:
     save_file(kept, HERE / "families" / f"{family}.safetensors", {"config": json.dumps(config_of(family))})
 
 
-def tiny_bert(labels: int = LABELS) -> transformers.BertForSequenceClassification:
+def tiny_bert(labels: int = LABELS, kind: type = transformers.BertForSequenceClassification) -> Any:
     """The tests' tiny backbone (`tests.tiny.golden_params`) as transformers has it, with a random head."""
     config = transformers.BertConfig(
         vocab_size=SPEC.vocabulary,
@@ -162,14 +166,14 @@ def tiny_bert(labels: int = LABELS) -> transformers.BertForSequenceClassificatio
         for name, part in zip(names, np.split(leaf, len(names), axis=-1), strict=True):
             weights[name] = torch.from_numpy((part.T if path.endswith("kernel") else part).copy())
     torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(config).eval()
-    model.bert.load_state_dict(weights)
+    model = kind(config).eval()
+    model.bert.load_state_dict({name: weights[name] for name in model.bert.state_dict()})
     return model
 
 
-def tiny_peft(config: peft.PeftConfig, seed: int = 0) -> peft.PeftModel:
+def tiny_peft(config: peft.PeftConfig, seed: int = 0, base: Any = None) -> peft.PeftModel:
     """The tiny backbone with a method in which nothing is at its start."""
-    model = peft.get_peft_model(tiny_bert(), config).eval()
+    model = peft.get_peft_model(base or tiny_bert(), config).eval()
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -204,13 +208,75 @@ def write_tiny() -> None:
     save_file(logits, HERE / "peft_tiny_logits.safetensors")
 
 
+def write_tokenizers() -> None:
+    """Short hashes of the ids that `AutoTokenizer` gives, by family, kind of folder, and kind of strings."""
+    hashes = {}
+    for family, kind in FOLDERS:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(write_folder(Path(folder), family, kind))
+        rows = {n: tokenizer(t, truncation=True, max_length=CUT)["input_ids"] for n, t in strings().items()}
+        hashes[f"{family}: {kind}"] = {name: digest(ids) for name, ids in rows.items()}
+    versions = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
+    content = json.dumps({"versions": versions, "cut": CUT, "hashes": hashes}, indent=1)
+    (HERE / "tokenizers.json").write_text(content + "\n")
+
+
+@torch.inference_mode()
+def write_tagger() -> None:
+    """A tagger with a rank, an alpha and a bias of its own at some layers; one key of a pattern matches nothing."""
+    config = peft.LoraConfig(
+        task_type="TOKEN_CLS",
+        r=3,
+        target_modules=["query", "intermediate.dense"],
+        bias="lora_only",
+        rank_pattern={r"layer\.1\.attention\.self\.query": 2},
+        alpha_pattern={
+            "^encoder.layer.0.attention.self.query": 90,
+            "^bert.encoder.layer.2.intermediate.dense": 20,
+        },
+    )
+    model = tiny_peft(config, base=tiny_bert(3, transformers.BertForTokenClassification))
+    model.save_pretrained(HERE / "peft_tagger")
+    (HERE / "peft_tagger" / "README.md").unlink(missing_ok=True)
+    logits = model(**tiny_inputs()).logits.numpy().copy()
+    save_file({"logits": logits}, HERE / "peft_tagger" / "expected.safetensors")
+
+
+@torch.inference_mode()
+def write_fused() -> None:
+    """ModernBERT's fused layers, with the head of a mean beside them."""
+    config = peft.LoraConfig(
+        task_type="FEATURE_EXTRACTION",
+        r=4,
+        target_modules=["Wqkv", "Wi", "attn.Wo"],
+        use_rslora=True,
+        rank_pattern={"layers.1.attn.Wqkv": 2},
+        alpha_pattern={"Wi": 3},
+    )
+    model, folder = tiny_peft(config, base=family_model("modernbert")), HERE / "peft_fused"
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    head = {"weight": torch.randn(3, model.config.hidden_size), "bias": torch.randn(3)}
+    save_file({name: value.numpy() for name, value in head.items()}, folder / "topgraft_head.safetensors")
+    extra = {"labels": ["a", "b", "c"], "head": {"kind": "classification", "pooling": "mean"}}
+    (folder / "topgraft.json").write_text(json.dumps(extra))
+    means = np.stack([state.mean(axis=0) for state in family_states(model, token_rows())])
+    logits = means @ head["weight"].numpy().T + head["bias"].numpy()
+    save_file({"logits": logits}, folder / "expected.safetensors")
+
+
 @torch.inference_mode()
 def main(families: list[str]) -> None:
+    if not families or "tokenizers" in families:
+        write_tokenizers()
     for family in families or CONFIGS:
-        family_golden(family)
+        if family != "tokenizers":
+            family_golden(family)
     if families:
         return
     write_tiny()
+    write_tagger()
+    write_fused()
     inputs = encoded(sentences())
     hidden = transformers.AutoModel.from_pretrained(minilm_folder()).eval()(**inputs).last_hidden_state
     mask = inputs["attention_mask"]

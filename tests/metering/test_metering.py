@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +19,11 @@ from adapters.costs import forward, train_step
 from adapters.model import GraftModel
 from adapters.specs import Classification, Ladder, Lora, Probe
 from backbone.encoder import Network
+from backbone.records import decode, encode
 from backbone.spec import EncoderSpec
+from metering.cost import add_joules
 from metering.counts import Count, product
-from metering.energy import WATTS_PER_CORE, Counter, modelled, rapl, rises
+from metering.energy import WATTS_PER_CORE, Counter, Joules, modelled, rapl, rises
 from metering.window import count_work, window
 from trainers.config import Optimizer
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
@@ -218,3 +222,44 @@ def test_a_temperature_is_that_of_the_hottest_sensor_or_absent(monkeypatch):
     assert thermal.sensors()() == 57.5
     monkeypatch.setattr(psutil, "sensors_temperatures", dict, raising=False)  # a virtual machine
     assert thermal.sensors() is None
+
+
+COUNTED = Joules("measured_counter", 5.0, source="rapl")
+MODELLED = Joules("modelled", 3.0, 1.0, 9.0, "CPU seconds")
+NOTHING = Joules("unavailable", None, source="no meter")
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ((COUNTED, COUNTED), Joules("measured_counter", 10.0, source="rapl")),
+        ((MODELLED, MODELLED), Joules("modelled", 6.0, 2.0, 18.0, "CPU seconds")),
+        ((NOTHING, replace(NOTHING, source="no step of it")), NOTHING),
+    ],
+    ids=["counted", "modelled", "unavailable"],
+)
+def test_figures_of_one_quality_and_source_are_added(phases, expected):
+    assert add_joules(*phases) == expected
+
+
+def test_figures_of_different_qualities_have_no_sum_and_keep_their_parts():
+    both = add_joules(COUNTED, MODELLED)
+    assert (both.quality, both.value, both.low) == ("unavailable", None, None)
+    assert both.parts == (COUNTED, MODELLED)
+    more = add_joules(add_joules(both, COUNTED), add_joules(NOTHING, both))
+    assert more.value is None
+    assert {part.quality: part.value for part in more.parts} == {
+        "measured_counter": 15.0,
+        "modelled": 6.0,
+        "unavailable": None,
+    }
+
+
+def test_two_meters_are_not_one():
+    other = replace(COUNTED, source="nvml")
+    assert add_joules(COUNTED, other).parts == (COUNTED, other)
+
+
+def test_a_sum_that_cannot_be_is_stored_with_its_parts():
+    both = add_joules(COUNTED, MODELLED)
+    assert decode(Joules, json.loads(json.dumps(encode(both)))) == both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
+TARGETS = "trainers/runs/targets.py"
 GATE, DATABASE, LEASES = "trainers/retrain/gate.py", "registry/database.py", "registry/leases.py"
 ON_GATE = "tests/trainers/retrain/test_gate.py"
 ON_REGISTRY = "tests/registry/test_registry.py"
@@ -77,7 +78,7 @@ PROMOTION = (
     ),
     Mutant(GATE, "if bound.at_least:", "if False:", BOUNDS, "the least score of a slice would be read by nothing"),
     Mutant(
-        GATE,
+        TARGETS,
         'joules.quality == "measured_counter"',
         "joules.quality",
         BUDGETS,
@@ -85,15 +86,15 @@ PROMOTION = (
     ),
     Mutant(
         GATE,
-        'return Check(name, "NO_EVIDENCE", None, limit, 0, f"not measured',
-        'return Check(name, "PASS", None, limit, 0, f"not measured',
+        '"NO_EVIDENCE" if limit.met is None else',
+        '"PASS" if limit.met is None else',
         BUDGETS,
         "a budget that was not measured would pass",
     ),
     Mutant(
         GATE,
-        "logits[:, graft.model.labels.index(name)]",
-        "logits[:, i % logits.shape[1]]",
+        "out[:, i] = logits[:, number]",
+        "out[:, i] = logits[:, i % logits.shape[1]]",
         f"{ON_GATE}::test_logits_in_another_order_of_labels",
         "a champion with another order of labels would answer wrongly",
     ),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import topgraft
 from backbone.options import filled
+from serving.catalogue import FolderCatalogue
 from serving.commands import Serve
+from serving.follow import Follower
+from serving.runtime import Runtime
 from serving.server import monitoring
 from serving.server.endpoint import all_endpoints
 from serving.server.limits import Limits
+from serving.server.monitoring import Metrics
 from serving.server.openapi import document
+from tests.serving.place import ENVELOPE
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy"
 EXPORTED = {
@@ -53,3 +61,54 @@ def test_the_manifests_probe_routes_and_pass_options_that_exist():
     assert entry[:2] == ["topgraft", "serve"]
     options = topgraft.parser().parse_args([*entry[1:], *container["args"]])
     assert filled(Serve, options).registry
+    assert [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]] == [
+        "topgraft_queue_rows",
+        "topgraft_busy",
+    ]
+
+
+def figure(metrics: Metrics, name: str) -> float:
+    return float(re.search(rf"^{name} (\S+)$", metrics.text().decode(), re.MULTILINE)[1])
+
+
+def test_the_figures_of_the_autoscaler_fall_when_replicas_share_the_load(tiny, folder, monkeypatch):
+    """One replica answers 64 rows a minute, then replicas answer 8 each, then nobody asks."""
+    clock = [0.0]
+    monkeypatch.setattr(monitoring, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
+
+    def minute(runtime: Runtime, metrics: Metrics, rows: int) -> float:
+        for _ in range(rows):
+            runtime.predict([("alpha", "ban bas")])
+        clock[0] += 60.0
+        busy = figure(metrics, "topgraft_busy")
+        metrics.sample()
+        assert figure(metrics, "topgraft_queue_rows") == 0
+        return busy
+
+    with contextlib.ExitStack() as stack:
+        replicas = []
+        for _ in range(2):
+            runtime = stack.enter_context(Runtime(tiny, ENVELOPE, buckets=(48,), batch_sizes=(8,), max_wait=0.0))
+            follower = Follower(runtime, FolderCatalogue(folder))
+            follower.poll()
+            runtime.predict([("alpha", "ban bas")])  # loads the graft
+            metrics = Metrics(runtime, follower, 10)
+            metrics.sample()
+            replicas.append((runtime, metrics))
+        alone = minute(*replicas[0], 64)
+        assert 0 < alone <= 1
+        shared = [minute(*replica, 8) for replica in replicas]
+        assert all(0 < busy < alone for busy in shared)
+        for replica in replicas:
+            minute(*replica, 0)  # the last batch of a minute may be counted in the next one
+        assert all(minute(*replica, 0) == 0 for replica in replicas)
+
+
+def test_busy_is_the_share_of_the_last_minute():
+    busy = monitoring.Busy(100.0)
+    assert busy.share(104.0, 1.0) == 0.25, "since the start, where that is later"
+    for now in range(102, 301, 2):
+        busy.add(now, 0.5 * (now - 100))
+    assert busy.share(300.0, 100.0) == pytest.approx(0.5)
+    assert busy.share(300.0, 115.0) == pytest.approx((115 - 70) / 60)
+    assert busy.share(300.0, 1000.0) == 1.0

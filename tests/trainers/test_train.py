@@ -42,7 +42,7 @@ def test_train_evaluate_predict_inspect(config, capsys, caplog):
     answers = as_json(out)["predictions"]
     assert [a["text"] for a in answers] == [text, ""]
     assert answers[0]["labels"][0] in {"class0", "class1", "class2"}
-    Path("texts.txt").write_text(f"{text}\n\nbas bal\n")
+    Path("texts.txt").write_bytes(f"\ufeff{text}\r\n\r\nbas bal\r\n".encode("utf-16-le"))
     status, out, _ = call("predict", "run/graft", "--file", "texts.txt", "--json", capsys=capsys)
     assert as_json(out)["predictions"][0] == answers[0]
     assert len(as_json(out)["predictions"]) == 3

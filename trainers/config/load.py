@@ -24,6 +24,11 @@ from trainers.config import TrainConfig
 
 T = TypeVar("T")
 
+
+class NoConfig(InputError):
+    """A script without get_config(), such as an `__init__.py` among configs."""
+
+
 SCRIPT = "config script, or the name of one that comes with topgraft"
 FORMER_MODULES = {  # modules that scripts may import by a former name
     "trainers.backbone_config": "trainers.pretraining.config",
@@ -71,15 +76,18 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
             namespace = runpy.run_path(str(path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except Exception as error:  # whatever the user's script raises
+        except (Exception, SystemExit) as error:  # whatever the user's script raises
             problem = f"the config script failed: {type(error).__name__}: {_renamed(error)}"
             raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
         if not callable(namespace.get("get_config")):
-            raise InputError(f"{path}: defines no function get_config()")
+            raise NoConfig(f"{path}: defines no function get_config()")
         try:
             config = namespace["get_config"]()
         except (InputError, TypeError, NameError, AttributeError) as error:
             raise InputError(f"{path}{_line_in(path, error)}: get_config(): {_renamed(error)}") from error
+        except (Exception, SystemExit) as error:
+            problem = f"get_config(): {type(error).__name__}: {error}"
+            raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
     if not isinstance(config, kind):
         raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
     return override(config, overrides)
@@ -100,7 +108,7 @@ def _former_modules() -> Iterator[None]:
             delattr(trainers, former.removeprefix("trainers."))
 
 
-def _renamed(error: Exception) -> str:
+def _renamed(error: BaseException) -> str:
     """Returns the error's message; if it is about a former name of a field, the present name is added."""
     message = str(error)
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)

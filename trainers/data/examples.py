@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from adapters.heads.columns import Layout
+from adapters.cells import stripped
+from adapters.heads.columns import Layout, unknown_labels
 from adapters.inputs import Encoded, encode_inputs
+from adapters.labels import counted
 from adapters.specs import Head
 from backbone.buckets import bucket_of
+from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import home
 from backbone.images import ImagePreprocessing
@@ -20,6 +23,7 @@ from backbone.storage import Backbone
 from trainers.config import Data, require_pair
 from trainers.data.batches import Examples
 from trainers.data.prepare import PreparedRows, Table, prepare
+from trainers.runs.reading import ReadReport
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,8 @@ class TaskData:
     cut: dict[str, int]  # rows cut at max_tokens, by split
     head: Head  # head with the settings that the train rows decide
     tables: dict[str, Table]  # prepared rows of each split, in the order of its examples
+    report: ReadReport = field(default_factory=ReadReport)  # what was merged, moved, empty or left out
+    nothing: dict[str, int] = field(default_factory=dict)  # rows without a token of their own, by split
 
 
 def load_data(
@@ -58,13 +64,40 @@ def load_data(
         raise InputError("data.train: names no row to train on; name a file, or raise data.train_fraction")
     names = tuple(labels) if labels is not None else head.column.names(tables["train"].labels, data)
     head = head.with_statistics_of(tables["train"].labels if "train" in tables else None)
-    examples, cut = {}, {}
+    if "gate" in tables and head.column.closed:
+        tables["gate"] = _with_known_labels(tables["gate"], names)
+    examples, cut, nothing = {}, {}, {}
     for name, table in tables.items():
         if len(table):
             examples[name], cut[name] = tokenise(table, names, head, backbone, data.max_tokens)
             if cut[name]:
                 log.warning("%s: %d of %d rows were cut at %d tokens", name, cut[name], len(table), data.max_tokens)
-    return TaskData(examples, names, prepared.fingerprint, cut, head, tables)
+            if nothing_left := _rows_of_nothing(table, head, backbone, examples[name], data.max_tokens):
+                nothing[name] = len(nothing_left)
+                first = table.where[nothing_left[0]]
+                log.warning("%s: nothing is left of %s as tokens, first %s", name, counted(nothing[name]), first)
+    return TaskData(examples, names, prepared.fingerprint, cut, head, tables, prepared.report, nothing)
+
+
+def _with_known_labels(gate: Table, names: Sequence[str]) -> Table:
+    """Returns the gate rows whose labels are all in `names`.
+
+    Gate rows never move to training, so a label may live among them alone. A trial names such labels itself.
+    """
+    if not (unknown := unknown_labels(gate.labels, names)):
+        return gate
+    shown = ", ".join(f"{label!r} ({counted(rows)})" for label, rows in list(unknown.items())[:5])
+    log.warning("gate: no train row has the labels %s; the gate has no evidence of them", shown)
+    return gate.part([i for i, labels in enumerate(gate.labels) if not unknown.keys() & set(labels)])
+
+
+def _rows_of_nothing(table: Table, head: Head, backbone: Backbone, examples: Examples, max_tokens: int) -> list[int]:
+    """Returns the numbers of the rows whose tokens are those of an empty text, though their text is not empty."""
+    if table.images or head.pair != "none" or head.one_answer_per == "word":
+        return []
+    bare = encode_inputs(head, backbone, [""], max_tokens).rows[0]
+    short = [i for i, row in enumerate(examples.rows) if len(row) == len(bare) and stripped(table.texts[i])]
+    return [i for i in short if row_key(examples.rows[i]) == row_key(bare)]
 
 
 def texts_of(table: Table, head: Head) -> list[Any]:

@@ -7,30 +7,33 @@ in a file does not change a run. The folder appears in one step, and is verified
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adapters.cells import stripped
 from adapters.heads.columns import LabelColumn
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
-from backbone.records import digest, encode
+from backbone.records import decode, digest, encode
 from backbone.registered import own_file
 from trainers.config import Data
-from trainers.data.rows import LabelledRow, Split, entries, read_rows
-from trainers.data.splits import fingerprint, kept, membership, row_hash
+from trainers.config.former import without_newer
+from trainers.data.rows import LabelledRow, RowReader, Split, entries
+from trainers.data.splits import fingerprint, kept, membership, place_hash, row_hash
+from trainers.runs.logs import silent_tfds
+from trainers.runs.reading import EmptyTexts, MovedRow, ReadReport
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 3  # raised by hand when the same files would give other rows
+READER_VERSION = 4  # raised by hand when the same files would give other rows
+FORMER_READERS = (3,)  # versions whose grafts are not made anew because the reader changed
 SEAL = "prepared.json"  # file in a prepared folder that names the others with their hashes
 CHUNK = 512  # rows read at once; reading them one by one takes twice the time
 SPLITS = ("train", "dev", "gate", "test")  # splits of prepared rows
@@ -50,6 +53,16 @@ class Table:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def part(self, numbers: Sequence[int]) -> Table:
+        """Returns some of the rows, in the order of `numbers`."""
+        return Table(
+            [self.texts[i] for i in numbers],
+            [self.labels[i] for i in numbers],
+            [self.where[i] for i in numbers],
+            [self.difficulty[i] for i in numbers] if self.difficulty else [],
+            [self.images[i] for i in numbers] if self.images else [],
+        )
+
 
 @dataclass(frozen=True)
 class PreparedRows:
@@ -59,6 +72,7 @@ class PreparedRows:
     splits: tuple[str, ...]  # splits with rows
     fingerprint: dict[str, str]  # fingerprint of each split's rows
     hit: bool  # it had been prepared before
+    report: ReadReport  # what was merged, moved, empty or left out
 
     def table(self, split: str) -> Table:
         """Reads a split with grain."""
@@ -85,17 +99,28 @@ class PreparedRows:
 
 
 def prepare(data: Data, column: LabelColumn, *, cache: Path, progress: bool = False) -> PreparedRows:
-    """Returns the prepared rows of every split of `data`, made now or read from `cache`; raises InputError."""
+    """Returns the prepared rows of every split of `data`, made now or read from `cache`; raises InputError.
+
+    What was merged, moved, empty or left out is said in the log, each time.
+    """
+    prepared = _prepared(data, column, cache, progress)
+    for warning in prepared.report.warnings():
+        log.warning("%s", warning)
+    return prepared
+
+
+def _prepared(data: Data, column: LabelColumn, cache: Path, progress: bool) -> PreparedRows:
     if not data.train and not data.test and not data.dev:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
-    folder = cache / source_key(data, column)
+    key = source_of(data, column).key()
+    folder = cache / (digest([key, sorted(data.moved)]).removeprefix("sha256:")[:32] if data.moved else key)
     if prepared := _open(folder):
         return prepared
-    splits = read_splits(data, column)
+    read = read_splits(data, column)
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with new_folder(folder) as temporary:
-            _write(splits, temporary, progress)
+            _write(read, temporary, progress)
     except InputError:
         if other := _open(folder):  # another process was faster
             return other
@@ -106,12 +131,25 @@ def prepare(data: Data, column: LabelColumn, *, cache: Path, progress: bool = Fa
     return replace(made, hit=False)
 
 
-def source_key(data: Data, column: LabelColumn) -> str:
-    """Returns a name for what would be read: the bytes of the files, and how they are read.
+@dataclass(frozen=True)
+class Source:
+    """What would be read: the bytes of the files, and how they are read. Equal keys give equal rows."""
 
-    Equal keys give equal rows. The bytes of the code count too where a format or a label column is a user's own.
+    values: Mapping[str, Any]  # names of the contents, and the settings of the reader
+
+    def key(self, reader: int = READER_VERSION) -> str:
+        """Returns the name of what the reader of a version would read."""
+        return digest({"reader": reader, **self.values}).removeprefix("sha256:")[:32]
+
+
+def source_of(data: Data, column: LabelColumn) -> Source:
+    """Returns what would be read. The bytes of the code count too where a format or a label column is a user's own.
+
+    Rows that were moved (`data.moved`) follow from the files and from the version before, so they are no part of it.
     """
-    reading = {k: v for k, v in encode(data).items() if k not in ("train", "dev", "test", "max_tokens")}
+    apart = ("train", "dev", "test", "max_tokens", "moved")
+    values = without_newer({"data": encode(data)}, {"data": encode(Data())})["data"]
+    reading = {k: v for k, v in values.items() if k not in apart}
     content: dict[str, list[str]] = {}
     code: dict[str, str] = {}
     for split in SOURCES:
@@ -122,8 +160,7 @@ def source_key(data: Data, column: LabelColumn) -> str:
                 code[group.format.tag] = _code_of(f"data.format: {group.format.tag}", Path(file))
     if file := column.own_file():
         code["label column"] = _code_of(f"head.kind: its label column {type(column).__name__}", Path(file))
-    key = {"reader": READER_VERSION, "reading": reading, "content": content, **column.key()}
-    return digest(key | ({"code": code} if code else {})).removeprefix("sha256:")[:32]
+    return Source({"reading": reading, "content": content, **column.key(), **({"code": code} if code else {})})
 
 
 def _code_of(variant: str, file: Path) -> str:
@@ -136,41 +173,121 @@ def _code_of(variant: str, file: Path) -> str:
     return sha256_file(file)
 
 
-def read_splits(data: Data, column: LabelColumn) -> dict[str, list[LabelledRow]]:
-    """Returns every split's rows in canonical order."""
+@dataclass(frozen=True)
+class ReadSplits:
+    """The rows of every split, in canonical order."""
+
+    rows: dict[str, list[LabelledRow]]  # rows by split, where there are some
+    report: ReadReport
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Returns the hashes of the rows that were moved."""
+        return tuple(sorted({row.hash for row in self.report.moved}))
+
+
+def read_splits(data: Data, column: LabelColumn) -> ReadSplits:
+    """Reads every split, and moves the development rows that training needs."""
+    reader = RowReader(data, column)
     splits: dict[str, list[LabelledRow]] = {name: [] for name in SPLITS}
     dev_fraction = 0.0 if data.dev else data.dev_fraction
-    for row in read_rows(data, "train", column):
+    for row in reader.rows("train") if data.train else ():
         if data.train_fraction == 1 or kept(row.content, data.train_fraction):
             splits[membership(row.content, dev_fraction, data.gate_fraction)].append(row)
+    for rows in splits.values():
+        rows.sort(key=_canonical)
+    moved = () if data.dev else _moved(splits, data, column)
     named: tuple[Split, ...] = ("dev", "test")
     for split in named:
         if getattr(data, split):
-            splits[split] += read_rows(data, split, column)
-    return {
-        name: sorted(rows, key=lambda row: row_hash(row.content, row.labels)) for name, rows in splits.items() if rows
-    }
+            splits[split] += reader.rows(split)
+    splits = {name: sorted(rows, key=_canonical) for name, rows in splits.items() if rows}
+    spellings = reader.spellings
+    report = ReadReport(
+        spellings=spellings.several(),
+        alike=spellings.alike(),
+        missing=spellings.missing(),
+        joined=spellings.joined(),
+        moved=moved,
+        empty=_empty_texts(splits),
+        notes=tuple(_notes(data)),
+    )
+    return ReadSplits(splits, report)
 
 
-def _write(splits: dict[str, list[LabelledRow]], folder: Path, progress: bool) -> None:
+def _canonical(row: LabelledRow) -> bytes:
+    return row_hash(row.content, row.labels)
+
+
+def _moved(splits: dict[str, list[LabelledRow]], data: Data, column: LabelColumn) -> tuple[MovedRow, ...]:
+    """Moves development rows to training: those moved before, and one for each label that training lacks.
+
+    Rows of the same normalised text go together. The rest of a label's rows stay where they are.
+    """
+    before, needed = set(data.moved), set[str]()
+    if column.closed:
+        known = {label for row in splits["train"] for label in row.labels}
+        known |= {
+            label for row in splits["dev"] if before and place_hash(row.content) in before for label in row.labels
+        }
+        for row in splits["dev"]:
+            if not known.issuperset(row.labels):
+                known.update(row.labels)
+                needed.add(place_hash(row.content))
+    if not before | needed:
+        return ()
+    stay: list[LabelledRow] = []
+    moved: list[MovedRow] = []
+    for row in splits["dev"]:
+        if (name := place_hash(row.content)) in before | needed:
+            splits["train"].append(row)
+            moved.append(MovedRow(row.where, row.labels, name))
+        else:
+            stay.append(row)
+    splits["dev"] = stay
+    return tuple(moved)
+
+
+def _empty_texts(splits: dict[str, list[LabelledRow]]) -> dict[str, EmptyTexts]:
+    """Counts the rows without a text."""
+    empty = {}
+    for name, rows in splits.items():
+        where = [row.where for row in rows if row.image is None and not stripped(row.content)]
+        if where:
+            empty[name] = EmptyTexts(len(where), min(where, key=_place))
+    return empty
+
+
+def _place(where: str) -> tuple[str, int, str]:
+    """Returns a key that sorts places by file and by line."""
+    file, _, line = where.rpartition(":")
+    return file, int(line) if line.isdecimal() else 0, line
+
+
+def _notes(data: Data) -> Iterator[str]:
+    """Yields what formats leave out."""
+    for split in SOURCES:
+        for group in entries(data, split):
+            for name in group.names:
+                yield from group.format.notes(name, split)
+
+
+def _write(read: ReadSplits, folder: Path, progress: bool) -> None:
     """Writes the rows and the seal into a new folder."""
-    import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
-
-    if not progress:
-        tfds.disable_progress_bar()
 
     # the class is private to this call: TFDS would refuse a second one of its name
     with registered.skip_registration():
-        builder_class = _builder_class(splits)
-    with contextlib.redirect_stdout(sys.stderr):
+        builder_class = _builder_class(read.rows)
+    with silent_tfds(show=progress):
         builder = builder_class(data_dir=folder / "tfds", file_format="array_record")
         builder.download_and_prepare()
     shutil.move(builder.data_dir, folder / "rows")
     shutil.rmtree(folder / "tfds")
     seal = {
-        "fingerprint": {n: fingerprint(row_hash(r.content, r.labels) for r in rows) for n, rows in splits.items()},
-        "rows": {name: len(rows) for name, rows in splits.items()},
+        "fingerprint": {n: fingerprint(row_hash(r.content, r.labels) for r in rows) for n, rows in read.rows.items()},
+        "rows": {name: len(rows) for name, rows in read.rows.items()},
+        "report": encode(read.report),
         "files": {p.name: sha256_file(p) for p in sorted((folder / "rows").iterdir()) if p.is_file()},
     }
     (folder / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
@@ -218,10 +335,11 @@ def _open(folder: Path) -> PreparedRows | None:
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         whole = all(sha256_file(folder / "rows" / name) == sha256 for name, sha256 in seal["files"].items())
-    except (OSError, ValueError, KeyError):
-        whole = False
-    if not whole:
+        report = decode(ReadReport, seal["report"]) if whole else None
+    except (OSError, ValueError, KeyError, InputError):
+        report = None
+    if report is None:
         log.warning("%s: altered or incomplete; preparing the rows again", folder)
         shutil.rmtree(folder)
         return None
-    return PreparedRows(folder, tuple(n for n in SPLITS if n in seal["rows"]), seal["fingerprint"], hit=True)
+    return PreparedRows(folder, tuple(n for n in SPLITS if n in seal["rows"]), seal["fingerprint"], True, report)

@@ -8,16 +8,19 @@ file, line and remedy, never a row left out. Imports no jax.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from adapters.cells import as_number, as_parts, as_text
+from adapters.cells import as_number, as_parts, as_text, listed, stripped
 from adapters.heads.columns import LabelColumn
+from adapters.labels import Spellings
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.data.encoded_images import image_bytes
-from trainers.data.formats.format import Format, ReadSettings, format_of
+from trainers.data.formats.format import Format, format_of
+from trainers.data.tag_records import records_in_bio
 
 Split = Literal["train", "dev", "test"]
 ROLES = ("text", "label", "difficulty", "text_pair")  # fields of `Data` that name the columns of a row of text
@@ -65,10 +68,53 @@ def entries(data: Data, split: Split) -> Iterator[Entries]:
         yield Entries(chosen, group)
 
 
+@dataclass
+class RowReader:
+    """Reads the rows of a data set, split by split; the first split settles how the labels of all are read."""
+
+    data: Data
+    column: LabelColumn
+    limit: int | None = None  # rows of a split that are read at most; None: all
+    spellings: Spellings = field(default_factory=Spellings)  # ways in which the labels are written
+
+    def rows(self, split: Split) -> Iterator[LabelledRow]:
+        """Yields the rows of a split in the order of its files; raises InputError at the first bad one."""
+        rows: Iterator[_Unlabelled] = itertools.islice(self._unlabelled(split), self.limit)
+        if self.column.reads_whole:
+            kept = list(rows)
+            self.column = self.column.settled([(row.cell, row.where) for row in kept], self.data)
+            rows = iter(kept)
+        labelled = map(self._labelled, rows)
+        return _with_labels(labelled, self.data, split, self.column) if self.data.keep_labels else labelled
+
+    def _unlabelled(self, split: Split) -> Iterator[_Unlabelled]:
+        """Yields every row of a split; raises InputError for a file that holds none."""
+        reading = _Reading(self.data, split, self.column)
+        for group in entries(self.data, split):
+            rows = reading.rows(group)
+            first = next(rows, None)
+            if first is None:
+                raise InputError(f"{group.names[0]}: holds no rows")
+            yield first
+            yield from rows
+
+    def _labelled(self, row: _Unlabelled) -> LabelledRow:
+        """Returns the row with its labels, and counts how they are written."""
+        data, column, where = self.data, self.column, row.where
+        labels = column.parse(row.cell, data, where)
+        if column.labels_per == "word":
+            words = as_parts(_words(row.text, row.cell, data, where), data.text, where)
+            column.check(words, labels, where)
+            row.text = " ".join(words)
+        if column.has_items:
+            for label, item in zip(labels, column.items(row.cell, data, where), strict=True):
+                self.spellings.add(label, item)
+        return LabelledRow(row.text, labels, where, row.difficulty, row.pair, row.image)
+
+
 def read_rows(data: Data, split: Split, column: LabelColumn) -> Iterator[LabelledRow]:
     """Returns the rows of a split in the order of its files; raises InputError at the first bad one."""
-    rows = _all_rows(data, split, column)
-    return _with_labels(rows, data, split, column) if data.keep_labels else rows
+    return RowReader(data, column).rows(split)
 
 
 def _with_labels(rows: Iterator[LabelledRow], data: Data, split: str, column: LabelColumn) -> Iterator[LabelledRow]:
@@ -87,50 +133,64 @@ def _with_labels(rows: Iterator[LabelledRow], data: Data, split: str, column: La
         )
 
 
-def _all_rows(data: Data, split: Split, column: LabelColumn) -> Iterator[LabelledRow]:
-    """Yields every row of a split; raises InputError for a file that holds none."""
-    reading = _Reading(data, split, column)
-    for group in entries(data, split):
-        rows = reading.rows(group)
-        first = next(rows, None)
-        if first is None:
-            raise InputError(f"{group.names[0]}: holds no rows")
-        yield first
-        yield from rows
+def _words(text: Any, cell: Any, data: Data, where: str) -> Any:
+    """Returns the words of a sentence; a list written out as text where the cell of its tags is one too."""
+    if isinstance(text, str) and isinstance(cell, str) and listed(cell, data.label, where) is not None:
+        written = listed(text, data.text, where)
+        return text if written is None else written
+    return text
+
+
+@dataclass
+class _Unlabelled:
+    """A row whose label is still the raw cell."""
+
+    text: Any  # checked text; raw where each word has a label
+    cell: Any  # raw label
+    where: str
+    difficulty: float | None = None
+    pair: str | None = None
+    image: bytes | None = None
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """Records of a split to rows."""
+    """Records of a split to rows without labels."""
 
     data: Data
     split: str
     column: LabelColumn
 
-    def rows(self, group: Entries) -> Iterator[LabelledRow]:
+    def rows(self, group: Entries) -> Iterator[_Unlabelled]:
         """Yields the rows of some entries: the values in each record's columns, or of each role without columns."""
         chosen, data, images = group.format, self.data, self.data.of_images
         self._require_fit(group)
         columns = {"image": data.image, "label": data.label} if images else self._roles
         if not chosen.has_columns:
             columns = {role: role for role in ("image" if images else "text", "label")}
-        settings = ReadSettings(self.split, columns if chosen.has_columns else {}, data.columns, data.encoding)
-        for where, record in chosen.records(group.names, settings):
+        settings = data.read_settings(self.split, columns if chosen.has_columns else {})
+        records = chosen.records(group.names, settings)
+        if self.column.reading == "tags" and not chosen.labels_per and not data.label_names:
+            records = records_in_bio(records, columns["label"], group.names[0])
+        for where, record in records:
             try:
                 values = [record[column] for column in columns.values()]
             except KeyError:
                 raise _incomplete(chosen, columns, record, where) from None
             if images:
-                yield self.image(image_bytes(values[0], data.image or "image", where), values[1], where)
+                content = image_bytes(values[0], data.image or "image", where)
+                name = "sha256:" + hashlib.sha256(content).hexdigest()
+                yield _Unlabelled(name, values[1], where, image=content)
             else:
                 yield self.row(*values, where=where)
 
     def _require_fit(self, group: Entries) -> None:
         """Raises InputError if the format cannot hold what the data name or the head reads."""
         chosen = group.format
-        for field in () if self.data.of_images or chosen.has_columns else ("difficulty", "text_pair"):
-            if getattr(self.data, field):
-                raise InputError(f"data.{field}: files of format {chosen.tag} have no columns")
+        chosen.require_layout(self.data.read_settings(self.split, {}))
+        for name in () if self.data.of_images or chosen.has_columns else ("difficulty", "text_pair"):
+            if getattr(self.data, name):
+                raise InputError(f"data.{name}: files of format {chosen.tag} have no columns")
         if chosen.labels_per == "word" and self.column.labels_per != "word":
             raise InputError(
                 f"data.{self.split}: {group.names[0]}: holds tags of words; it needs head.kind=token_tagging"
@@ -141,24 +201,21 @@ class _Reading:
         """Returns the column of each role of a row of text that has one."""
         return {role: getattr(self.data, role) for role in ROLES if getattr(self.data, role)}
 
-    def row(self, text: Any, label: Any, *more: Any, where: str) -> LabelledRow:
-        """Returns a checked row; `more` are the values of the columns after text and label."""
+    def row(self, text: Any, label: Any, *more: Any, where: str) -> _Unlabelled:
+        """Returns a row of checked texts; `more` are the values of the columns after text and label."""
         others = dict(zip(list(self._roles)[2:], more, strict=False))
         difficulty = None
         if "difficulty" in others:
             difficulty = as_number(others["difficulty"], self.data.difficulty, where)
         if self.column.labels_per == "word":
-            words = as_parts(text, self.data.text, where)
-            labels = self.column.parse(label, self.data, where)
-            self.column.check(words, labels, where)
-            return LabelledRow(" ".join(words), labels, where, difficulty)
+            return _Unlabelled(text, label, where, difficulty)
         text = self._side(text, self.data.text, where)
         pair = self._side(others["text_pair"], self.data.text_pair, where) if "text_pair" in others else None
         if pair is not None:
             for side, column in ((text, self.data.text), (pair, self.data.text_pair)):
-                if not side.strip():
+                if not stripped(side):
                     raise InputError(f"{where}: {column}: is empty; a pair needs both sides")
-        return LabelledRow(text, self.column.parse(label, self.data, where), where, difficulty, pair)
+        return _Unlabelled(text, label, where, difficulty, pair)
 
     def _side(self, text: Any, column: str, where: str) -> str:
         text = as_text(text, f"{where}: {column}") if isinstance(text, (bytes, str)) else text
@@ -169,11 +226,6 @@ class _Reading:
         if "\0" in text:
             raise InputError(f"{where}: {column}: holds a NUL character; the file is damaged or not text")
         return text
-
-    def image(self, content: bytes, label: Any, where: str) -> LabelledRow:
-        """Returns the row of an image that was decoded once already."""
-        labels = self.column.parse(label, self.data, where)
-        return LabelledRow("sha256:" + hashlib.sha256(content).hexdigest(), labels, where, image=content)
 
 
 def _incomplete(chosen: Format, columns: Mapping[str, str], record: Mapping[str, Any], where: str) -> InputError:

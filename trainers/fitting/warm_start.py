@@ -17,6 +17,7 @@ import numpy as np
 
 from adapters.artefact.manifest import Manifest
 from adapters.artefact.read import read_graft
+from adapters.heads.columns import numbered
 from adapters.model import GraftModel
 from backbone.errors import InputError
 from backbone.storage import Backbone
@@ -65,7 +66,7 @@ def grown(
     fresh = map_leaves(np.array, model.init(jax.random.key(config.seed)))
     same = {p: leaf for p, leaf in flatten(parent.params).items() if p.startswith("adapter.") or p == "head.query"}
     params = unflatten(flatten(fresh) | same)
-    known = {name: i for i, name in enumerate(parent.manifest.labels)}
+    known = numbered(parent.manifest.labels)
     new = [i for i, name in enumerate(model.labels) if name not in known]
     if new and config.head_start != "zero":
         params["head"] |= map_leaves(

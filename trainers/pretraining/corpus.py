@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
+from backbone import texts
+from backbone.compression import plain_name
 from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
 from trainers.data.splits import membership
@@ -93,9 +94,9 @@ def _files(corpus: Corpus) -> Iterator[Path]:
     for name in corpus.files:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(path.glob("*.txt"))
+            inside = sorted(file for file in path.iterdir() if file.is_file() and plain_name(file).endswith(".txt"))
             if not inside:
-                raise InputError(f"corpus.files: {name}: the folder holds no *.txt file")
+                raise InputError(f"corpus.files: {name}: the folder holds no *.txt file, plain or packed")
             yield from inside
         elif path.is_file():
             yield path
@@ -104,12 +105,7 @@ def _files(corpus: Corpus) -> Iterator[Path]:
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte {error.start}: not UTF-8 ({error.reason}); convert the file or leave it out"
-        ) from error
+    text = texts.read_text(path, remedy="convert the file to UTF-8, or leave it out")
     parts = [words for part in _BLANK.split(text) if (words := " ".join(part.split()))]
     if not parts:
         raise InputError(f"{path}: holds no text; leave it out of corpus.files")
@@ -118,7 +114,7 @@ def _paragraphs(path: Path) -> Iterator[str]:
 
 def pack(text: Text, preprocessing: TextPreprocessing, tokens: int, *, needs_mask: bool) -> Sequences:
     """Packs paragraphs into sequences of `tokens` ids. Raises InputError for a tokenizer without the special tokens."""
-    tokenizer = Tokenizer.from_str(preprocessing.tokenizer_json)
+    tokenizer = preprocessing.uncut()
     known = {
         role: next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None)
         for role, names in _ROLES.items()

@@ -10,9 +10,10 @@ import numpy as np
 from adapters.artefact.manifest import read_manifest
 from adapters.effects import cohens_d
 from adapters.graft import Graft, load_graft
+from adapters.heads.columns import numbered, unknown_labels
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.specs import Head, Probe
-from backbone.home import use_compilation_cache
 from metering.window import Cost, window
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples, part_of
@@ -20,10 +21,11 @@ from trainers.data.examples import load_data
 from trainers.fitting.features import open_cache
 from trainers.inputs import only_rows, prepare
 from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, added
-from trainers.retrain.gate import PairedLogits, judge, latency, logits_in, majority_logits
+from trainers.retrain.gate import PairedLogits, in_labels, judge, logits_in, majority_logits
 from trainers.retrain.lineage import Check, GateReport, RowDrift
-from trainers.retrain.rows import Rows
+from trainers.retrain.rows import Rows, SplitRows
 from trainers.runs.run import Run
+from trainers.scoring.latency import latency
 
 MAX_EMBEDDED = 2000  # rows of a side whose embeddings are compared
 
@@ -48,13 +50,15 @@ def trial(
 
     `rows` are the present ones, `before` those of the champion.
     """
-    use_compilation_cache()
+    ready_to_compute()
     split = "gate" if "gate" in rows else "dev"
     if split not in rows:
         return _no_evidence(
             "held-out rows", "no row is held out; set data.gate_fraction or data.dev_fraction", champion
         )
-    labels = read_manifest(candidate.folder).labels
+    known = read_manifest(candidate.folder).labels
+    unseen = _unseen(config.head, rows[split], known)
+    labels = (*known, *unseen)
     inputs = prepare(only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split))
     graft = load_graft(candidate.folder, inputs.backbone, dtype=config.compute_dtype)
     train, examples = inputs.train, inputs.data.splits[split]
@@ -63,7 +67,11 @@ def trial(
         return _no_evidence("the champion", reason, champion)
     with window("predict") as predicting:
         logits = graft.logits_of_rows(examples.rows)
-    sides = PairedLogits(graft.model, examples, logits, _other_logits(config, graft, other, train, examples, split))
+    model = graft.model
+    if unseen:
+        model = GraftModel(model.network, model.methods, model.head, labels)
+        logits = in_labels(logits, known, labels)
+    sides = PairedLogits(model, examples, logits, _other_logits(config, graft, other, train, examples, split, model))
     report = judge(
         config.retrain.gate,
         config.target,
@@ -74,8 +82,16 @@ def trial(
         old=None if before is None or split not in before else ~added(before[split], rows[split]),
         costs={"train": train_cost, "predict": predicting},
         latency_ms=lambda: latency(graft, examples.rows),
+        unseen={name: other is not None and name in numbered(other.model.labels) for name in unseen},
     )
     return report, _embedding_drift(config, graft, train, before, rows)
+
+
+def _unseen(head: Head, rows: SplitRows, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the labels of held-out rows that a graft with the labels `known` does not know."""
+    if not head.column.closed:
+        return ()
+    return tuple(unknown_labels([(label,) for label in rows.label_counts], known))
 
 
 def _no_evidence(name: str, reason: str, champion: Contestant | None) -> tuple[GateReport, RowDrift]:
@@ -104,17 +120,26 @@ def _champion(champion: Contestant | None, graft: Graft, config: TrainConfig) ->
 
 
 def _other_logits(
-    config: TrainConfig, graft: Graft, other: Graft | None, train: Examples, examples: Examples, split: str
+    config: TrainConfig,
+    graft: Graft,
+    other: Graft | None,
+    train: Examples,
+    examples: Examples,
+    split: str,
+    model: GraftModel,
 ) -> np.ndarray | None:
-    """Returns the logits that the candidate is compared with; None for a first version that only has bounds."""
+    """Returns the logits that the candidate is compared with, in the labels of `model`.
+
+    None for a first version that only has bounds.
+    """
     if other is None:
         beats = config.retrain.gate.first == "beats_majority"
-        return majority_logits(graft.model, train, len(examples)) if beats else None
+        return majority_logits(model, train, len(examples)) if beats else None
     read_alike = other.max_tokens == graft.max_tokens and other.model.head.pair == graft.model.head.pair
     if other.backbone is not graft.backbone or not read_alike:
         data, head = replace(config.data, max_tokens=other.max_tokens), other.model.head
-        examples = load_data(data, head, other.backbone, labels=graft.model.labels, splits=(split,)).splits[split]
-    return logits_in(other, examples, graft.model.labels)
+        examples = load_data(data, head, other.backbone, labels=model.labels, splits=(split,)).splits[split]
+    return logits_in(other, examples, model.labels)
 
 
 def _embedding_drift(config: TrainConfig, graft: Graft, train: Examples, before: Rows | None, rows: Rows) -> RowDrift:

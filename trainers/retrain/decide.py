@@ -4,12 +4,13 @@
     warm     one more epoch or so from the live version, in the top blocks, on cached states
     scratch  the config's own plan; also where the live version is another kind of graft, or there is none
 
-Costs are predicted from earlier runs of the task of the same kind, in CPU seconds per row. Without one they come from
-the plan, whose steps are timed where somebody asks for a price.
+Costs are predicted from earlier runs of the task of the same kind, in CPU seconds of the whole verb. Without one they
+come from the plan, whose steps are timed where somebody asks for a price.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -78,17 +79,33 @@ def warm_stages(plan: Plan) -> str | tuple[Stage, ...]:
 
 
 def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimate | None:
-    """Predicts the cost by the median of earlier runs of this kind, per train row; None without one."""
-    rates = [
-        run.detail["cpu_seconds"] / run.detail["train_rows"]
+    """Predicts the cost of the whole verb from earlier runs of this kind; None without one.
+
+    Runs of former versions recorded their training alone.
+    """
+    known = [
+        (run.detail["train_rows"], run.detail.get("verb_cpu_seconds") or run.detail["cpu_seconds"])
         for run in runs
         if run.detail.get("action") == action and run.detail.get("cpu_seconds") and run.detail.get("train_rows")
     ][:HISTORY]
-    if not rates:
+    if not known:
         return None
-    seconds = statistics.median(rates) * rows
-    source = f"{len(rates)} earlier runs of kind {action}, per row"
+    constant, per_row = line_through(known)
+    seconds = constant + per_row * rows
+    source = f"{len(known)} earlier runs of kind {action}"
     return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
+
+
+def line_through(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Returns the constant and the slope of a line through (rows, seconds), neither of them negative.
+
+    The slope is the median over pairs of points (Theil 1950, Sen 1968). Points of equal rows say nothing about it, so
+    the cost is then taken as proportional to the rows.
+    """
+    slopes = [(b - a) / (m - n) for (n, a), (m, b) in itertools.combinations(points, 2) if n != m]
+    proportional = statistics.median(seconds / rows for rows, seconds in points)
+    slope = min(max(statistics.median(slopes), 0.0), proportional) if slopes else proportional
+    return max(statistics.median(seconds - slope * rows for rows, seconds in points), 0.0), slope
 
 
 def from_plan(decision: Decision, missing: float) -> PriceEstimate:

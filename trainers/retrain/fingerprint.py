@@ -8,7 +8,7 @@ hand, so that an upgrade of a library is no reason to retrain.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from backbone.home import home
 from backbone.records import digest, encode_set
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
-from trainers.data.prepare import read_splits, source_key
+from trainers.data.prepare import FORMER_READERS, read_splits, source_of
 from trainers.data.splits import NUMERICS_VERSION
 from trainers.retrain.rows import Rows, hashed
 
@@ -42,6 +42,7 @@ class Fingerprint:
     numerics: int  # version of the numerics, raised by hand
     gate: str  # digest of the bars that a candidate must pass
     scheme: int = 1  # scheme of the digests
+    moved: tuple[str, ...] = ()  # hashes of the development rows that training keeps for good
 
     def same_training(self, other: Fingerprint) -> bool:
         """Returns whether training would give the same graft again; both must be of one scheme."""
@@ -90,20 +91,25 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
             f"head.kind: {config.head.kind} cannot be retrained by a gate that compares labels; "
             f"train it with `topgraft train`, or use {kinds_for('retrain')}"
         )
-    source = source_key(config.data, config.head.column)
-    rows: Rows | None = None
-    if before is not None and before.source == source:
-        prints = before.rows
-    else:
-        rows, prints = read(config)
+    source = source_of(config.data, config.head.column)
     weights, preprocessing = backbone_ids(config.backbone)
-
-    def made(digests: _Digests, scheme: int) -> Fingerprint:
-        trained = (source, prints, digests.config, digests.graft, weights, preprocessing)
-        return Fingerprint(*trained, NUMERICS_VERSION, digests.gate, scheme)
-
     now, former = _digests(config, weights, preprocessing), _former_digests(config, weights, preprocessing)
-    return Taken(made(now, SCHEME), made(former, 1), rows)
+
+    def taken(rows: ReadRows, *, anew: bool) -> Taken:
+        def made(digests: _Digests, scheme: int) -> Fingerprint:
+            trained = (source.key(), rows.prints, digests.config, digests.graft, weights, preprocessing)
+            return Fingerprint(*trained, NUMERICS_VERSION, digests.gate, scheme, rows.moved)
+
+        return Taken(made(now, SCHEME), made(former, 1), rows.rows if anew else None)
+
+    if before is not None:
+        unread = taken(ReadRows({}, before.rows, before.moved), anew=False)
+        if before.source == source.key():
+            return unread
+        # a former reader's rows may differ from this one's; that alone is no reason to train anew
+        if before.source in map(source.key, FORMER_READERS) and unread.gives(before):
+            return unread
+    return taken(read(config), anew=True)
 
 
 class _Digests(NamedTuple):
@@ -157,11 +163,28 @@ def _former_digests(config: TrainConfig, weights: str, preprocessing: str) -> _D
     )
 
 
-def read(config: TrainConfig) -> tuple[Rows, dict[str, str]]:
+@dataclass(frozen=True)
+class ReadRows:
+    """The rows of a task as they are now."""
+
+    rows: Rows  # rows as hashes, by split
+    prints: dict[str, str]  # fingerprint of each split
+    moved: tuple[str, ...]  # hashes of the rows that were moved from the development share to training
+
+
+def read(config: TrainConfig) -> ReadRows:
     """Reads every split's rows as hashes, and their fingerprints."""
     if not config.data.train:
         raise InputError("data.train: no file; name one with --set data.train=FILE")
-    return hashed(read_splits(config.data, config.head.column))
+    splits = read_splits(config.data, config.head.column)
+    return ReadRows(*hashed(splits.rows), tuple(sorted({*config.data.moved, *splits.moved})))
+
+
+def keeping(config: TrainConfig, before: Fingerprint | None) -> TrainConfig:
+    """Returns the config with the rows that the live version's training kept, so that they stay there."""
+    if before is None or not before.moved:
+        return config
+    return replace(config, data=replace(config.data, moved=tuple(sorted({*config.data.moved, *before.moved}))))
 
 
 def backbone_ids(name: str) -> tuple[str, str]:

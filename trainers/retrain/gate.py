@@ -8,28 +8,29 @@ not measured is NO_EVIDENCE, and NO_EVIDENCE is never a pass.
 from __future__ import annotations
 
 import fnmatch
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 
 from adapters.graft import Graft
+from adapters.heads.columns import numbered
 from adapters.heads.head import UNLIKELY
+from adapters.labels import spelling
 from adapters.model import GraftModel
-from backbone.buckets import TokenRow
-from metering.window import Cost
+from metering.window import Cost, platform
 from trainers.config import Target
 from trainers.config.retrain import Gate
 from trainers.data.batches import Examples
 from trainers.retrain.lineage import Check, GateReport, Verdict
+from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 from trainers.scoring.examine import LENGTHS
 from trainers.scoring.metrics import gather
 
 RESAMPLES = 500  # draws of the held-out rows
-TIMED = 20  # timed predictions of one text; the latency is their median
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,19 @@ class PairedLogits:
 
 def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.ndarray:
     """Returns a graft's logits [N,C] in another order of labels; a label it lacks gets one below all others."""
-    logits = graft.logits_of_rows(examples.rows)
-    out = np.full((len(examples), len(labels)), UNLIKELY, np.float32)
+    return in_labels(graft.logits_of_rows(examples.rows), graft.model.labels, labels)
+
+
+def in_labels(logits: np.ndarray, have: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Returns logits [N,C] of the labels `have` in the order of `labels`, with `UNLIKELY` for those that are missing.
+
+    Names count in their normal form, since grafts of former versions spell some otherwise.
+    """
+    out = np.full((len(logits), len(labels)), UNLIKELY, np.float32)
+    place = numbered(have)
     for i, name in enumerate(labels):
-        if name in graft.model.labels:
-            out[:, i] = logits[:, graft.model.labels.index(name)]
+        if (number := place.get(name, place.get(spelling(name)))) is not None:
+            out[:, i] = logits[:, number]
     return out
 
 
@@ -108,10 +117,12 @@ def judge(
     old: np.ndarray | None,
     costs: Mapping[str, Cost | None],
     latency_ms: Callable[[], float],
+    unseen: Mapping[str, bool] = MappingProxyType({}),
 ) -> GateReport:
     """Judges by every rule of the gate and of the target; `target.min_score` is a limit on `metric`.
 
-    `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label.
+    `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label. `unseen` are the
+    labels of held-out rows that the candidate's training lacks, and whether the champion knows each.
     """
     slices = slices_of(sides, old)
     checks: list[Check] = []
@@ -124,10 +135,17 @@ def judge(
     checks += _bounds(gate, sides, slices, compared=champion is not None)
     if target.min_score:
         checks.append(_at_least(gate, sides, "target.min_score", slices["all rows"], metric, target.min_score))
-    checks += _budgets(target, costs, latency_ms)
-    if not checks:
+    train, predict = costs.get("train"), costs.get("predict")
+    peak = None if predict is None else predict.peak_bytes
+    limits = [
+        *costs_of_training(target, train.cpu_seconds if train else None, train.joules if train else None),
+        *costs_of_predicting(target, peak, latency_ms, platform()),
+    ]
+    checks += [_limit_check(limit) for limit in limits]
+    checks += [_without_evidence(name, len(slices[f"label {name}"]), known) for name, known in unseen.items()]
+    if not any(check.decides for check in checks):
         checks.append(Check("first", "NO_EVIDENCE", None, 0.0, 0, "gate.first=bounds, and nothing is asked for"))
-    verdicts = {check.verdict for check in checks}
+    verdicts = {check.verdict for check in checks if check.decides}
     verdict: Verdict = "FAIL" if "FAIL" in verdicts else "NO_EVIDENCE" if "NO_EVIDENCE" in verdicts else "PASS"
     model, labels = sides.model, sides.examples.labels
     return GateReport(
@@ -139,6 +157,17 @@ def judge(
         champion_metrics={} if sides.champion is None else _metrics_of(model, sides.champion, labels),
         checks=tuple(checks),
     )
+
+
+def _without_evidence(label: str, rows: int, champion_knows: bool) -> Check:
+    """Returns the check of a label that the held-out rows have and the candidate's training lacks.
+
+    Nobody can learn a label from held-out rows alone, so it decides only where the champion would be lost for it.
+    """
+    reason = f"no train row has it, so the candidate cannot answer it; {rows} held-out rows count as wrong"
+    if champion_knows:
+        reason += "; the live version knows it: give training rows of it, or promote by hand"
+    return Check(f"label {label}", "NO_EVIDENCE", None, 0.0, rows, reason, decides=champion_knows)
 
 
 def _metrics_of(model: GraftModel, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -201,41 +230,7 @@ def _bounds(gate: Gate, sides: PairedLogits, slices: Mapping[str, np.ndarray], *
                 yield _not_worse(gate, sides, name, slices[name], bound.metric, bound.max_drop)
 
 
-def _budgets(target: Target, costs: Mapping[str, Cost | None], latency_ms: Callable[[], float]) -> Iterable[Check]:
-    train, predict = costs.get("train"), costs.get("predict")
-    if target.max_cpu_seconds and not target.max_joules:
-        yield _within("target.max_cpu_seconds", train.cpu_seconds if train else None, target.max_cpu_seconds)
-    if target.max_joules:
-        joules = train.joules if train else None
-        if joules is not None and joules.quality == "measured_counter":
-            yield _within("target.max_joules", joules.value, target.max_joules)
-        elif target.max_cpu_seconds:
-            seconds = train.cpu_seconds if train else None
-            yield _within("target.max_joules by max_cpu_seconds: no meter", seconds, target.max_cpu_seconds)
-        else:
-            yield _within("target.max_joules", None, target.max_joules)
-    if target.max_memory_mb:
-        peak = predict.peak_bytes if predict else None
-        yield _within("target.max_memory_mb", None if peak is None else peak / 1e6, target.max_memory_mb)
-    if target.max_latency_ms:
-        yield _within("target.max_latency_ms", latency_ms(), target.max_latency_ms)
-
-
-def _within(name: str, value: float | None, limit: float) -> Check:
-    """Checks that a measured value lies within a limit."""
-    if value is None:
-        return Check(name, "NO_EVIDENCE", None, limit, 0, f"not measured here, at most {limit:g} asked")
-    reason = f"{value:.4g}, at most {limit:g} asked"
-    return Check(name, "PASS" if value <= limit else "FAIL", value, limit, 0, reason)
-
-
-def latency(graft: Graft, rows: Sequence[TokenRow]) -> float:
-    """Returns the median milliseconds of one row's prediction: a row of middle length, compiled before."""
-    row = sorted(rows, key=len)[len(rows) // 2]
-    graft.logits_of_rows([row])
-    spent = []
-    for _ in range(TIMED):
-        start = time.perf_counter()
-        graft.logits_of_rows([row])
-        spent.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(spent))
+def _limit_check(limit: Limit) -> Check:
+    """Returns the check of a limit of the target; a figure that nobody has is no evidence."""
+    verdict: Verdict = "NO_EVIDENCE" if limit.met is None else "PASS" if limit.met else "FAIL"
+    return Check(limit.name, verdict, limit.value, limit.limit, 0, str(limit))

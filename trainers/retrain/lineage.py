@@ -77,6 +77,7 @@ class Check:
     rows: int  # held-out rows behind it; 0 where it needs none
     reason: str = ""
     interval: tuple[float, float] | None = None  # interval of a difference
+    decides: bool = True  # it is part of the verdict; a label that nobody could learn is only told
 
 
 @dataclass(frozen=True)
@@ -93,4 +94,6 @@ class GateReport:
 
     def failures(self) -> str:
         """Returns the reasons of the checks that decided against a pass, in words."""
-        return "; ".join(f"{c.name}: {c.reason}" for c in self.checks if c.verdict == self.verdict != "PASS")
+        return "; ".join(
+            f"{c.name}: {c.reason}" for c in self.checks if c.decides and c.verdict == self.verdict != "PASS"
+        )

@@ -67,6 +67,7 @@ class Outcome:
     gate: GateReport | NotReached = NOT_REACHED  # report of the gate
     run_id: str = ""  # id of the run in the registry
     seconds: float = 0.0  # wall time of the run
+    cpu_seconds: float = 0.0  # CPU time of the whole verb; 0.0 where there was nothing to do
 
     @property
     def exit_status(self) -> int:

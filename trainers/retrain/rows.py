@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adapters.labels import spelling
 from backbone.files import write_durable
 from backbone.records import digest
 from trainers.data.rows import LabelledRow
@@ -102,6 +103,11 @@ def changes(old: SplitRows | None, new: SplitRows | None) -> Changes:
     return Changes(added, removed, relabelled)
 
 
+def _spelt(labels: str) -> str:
+    """Returns the labels of a row in their normal form: former versions kept them as they were written."""
+    return SEPARATOR.join(map(spelling, labels.split(SEPARATOR)))
+
+
 def rows_file(store: Path, prints: Mapping[str, str]) -> Path:
     """Returns the file that keeps the rows with these fingerprints."""
     return store / f"{digest(dict(prints)).removeprefix('sha256:')[:32]}.rows.npz"
@@ -134,7 +140,7 @@ def load_rows(store: Path, prints: Mapping[str, str]) -> dict[str, SplitRows] | 
             name: SplitRows(
                 texts=arrays[f"{name}.texts"],
                 labels=arrays[f"{name}.labels"],
-                names=tuple(arrays[f"{name}.names"].tobytes().decode(errors="surrogatepass").split("\0")),
+                names=tuple(map(_spelt, arrays[f"{name}.names"].tobytes().decode(errors="surrogatepass").split("\0"))),
                 lengths=arrays[f"{name}.lengths"],
             )
             for name in prints

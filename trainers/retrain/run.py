@@ -18,12 +18,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
+from metering.window import cpu_seconds
 from registry.database import Registry
 from registry.entries import Lease, LeaseHeld, require_task
 from registry.leases import Heartbeat, heartbeat
 from registry.store import Store
 from trainers.config import TrainConfig
-from trainers.retrain.fingerprint import Taken, take
+from trainers.retrain.fingerprint import Taken, keeping, take
 from trainers.retrain.history import Known, known, settled
 from trainers.retrain.outcome import EXIT_STATUS, OnStep, Options, Outcome
 from trainers.retrain.steps import Work
@@ -39,28 +40,36 @@ def retrain(
     store: Store,
     options: Options,
     on_step: OnStep = lambda step: None,
+    now: Taken | None = None,
 ) -> Outcome:
     """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
+
+    `now` is the fingerprint, if the caller has taken it already.
 
     Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
     the task, and Unavailable if the registry or the store does not answer.
     """
-    started = time.monotonic()
+    started, cpu_before = time.monotonic(), cpu_seconds()
     task = require_task(config.name)
     on_step("fingerprint")
     before = known(registry, task)
-    now = take(config, before.fingerprint)
+    kept = keeping(config, before.fingerprint)
+    now = now or take(kept, before.fingerprint)
     if nothing := _nothing(registry, task, before, now):
         return nothing
+    from adapters.machine import require_known_answers  # a run with nothing to do needs none of it
+
+    require_known_answers()
     if options.dry_run:
-        work = Work(config, registry, store, options, on_step, before, now, None)
+        work = Work(kept, registry, store, options, on_step, before, now, None)
         return replace(work.dry(), seconds=round(time.monotonic() - started, 3))
     with _leased(registry, task, options) as beat:
         before = known(registry, task)  # another run may have ended meanwhile
-        now = take(config, before.fingerprint)
+        kept = keeping(config, before.fingerprint)
+        now = take(kept, before.fingerprint)
         if nothing := _nothing(registry, task, before, now):
             return nothing
-        work = Work(config, registry, store, options, on_step, before, now, beat)
+        work = Work(kept, registry, store, options, on_step, before, now, beat, cpu_before)
         outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
     on_step("done")
     return outcome

@@ -9,11 +9,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from adapters.cells import as_number
 from adapters.heads.columns import LabelColumn
+from adapters.labels import spelt
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
-from trainers.data.formats.format import ReadSettings, Record
+from trainers.data.formats.format import Record
 from trainers.data.prepare import SOURCES
 from trainers.data.rows import Split, entries, read_rows
 from trainers.retrain.rows import Rows
@@ -31,12 +33,13 @@ def check(schema: Schema, data: Data, rows: Rows, labels: LabelColumn) -> None:
     size = len(rows["train"]) if "train" in rows else 0
     if size < schema.min_rows:
         raise InputError(f"retrain.schema.min_rows: {schema.min_rows} train rows are asked for, the data hold {size}")
+    allowed = spelt(schema.labels, "retrain.schema.labels")
     for name, split_rows in rows.items():
-        for label in split_rows.label_counts if schema.labels else ():
-            if label not in schema.labels:
+        for label in split_rows.label_counts if allowed else ():
+            if label not in allowed:
                 raise InputError(
                     f"retrain.schema.labels: {name} holds the label {label!r}, which is not allowed; "
-                    f"{nearest(label, schema.labels)}"
+                    f"{nearest(label, allowed)}"
                 )
     for label, count in counts.items():
         if count < schema.min_rows_per_label:
@@ -68,8 +71,8 @@ def _check_value(column: Column, record: Mapping[str, Any], where: str) -> None:
 def _number(column: Column, value: Any, where: str) -> float:
     """Returns the value as a number of the column's kind; raises InputError if it is none."""
     try:
-        number = math.nan if column.kind == "text" or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        number = math.nan if column.kind == "text" else as_number(value, column.name, where)
+    except InputError:
         number = math.nan
     if not math.isfinite(number) or (column.kind == "integer" and number != int(number)):
         raise InputError(f"{where}: {column.name}: {value!r} is not what the schema asks for: {column.kind}")
@@ -80,7 +83,7 @@ def _records(data: Data, split: Split, labels: LabelColumn) -> Iterator[Record]:
     """Yields every record of a split's files with all its columns; where they have none, the text and the labels."""
     groups = list(entries(data, split))
     if all(group.format.has_columns and group.format.entry == "file" for group in groups):
-        settings = ReadSettings(split, {}, data.columns, data.encoding)
+        settings = data.read_settings(split, {})
         for group in groups:
             yield from group.format.records(group.names, settings)
         return

@@ -17,6 +17,7 @@ from backbone.errors import InputError
 from backbone.home import home
 from backbone.records import digest, encode
 from metering.cost import CostRecord
+from metering.window import cpu_seconds
 from registry.database import Registry
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
@@ -70,6 +71,7 @@ class Work:
     before: Known
     taken: Taken
     beat: Heartbeat | None
+    cpu_before: float = 0.0  # CPU seconds of the process when the verb began
 
     def __post_init__(self) -> None:
         self.task, self.run_id = self.config.name, uuid.uuid4().hex
@@ -118,9 +120,11 @@ class Work:
                 self._finish("error", {"error": f"{type(error).__name__}: {error}"})
             raise
         cpu = outcome.measured.cpu_seconds if isinstance(outcome.measured, CostRecord) else None
+        outcome = replace(outcome, cpu_seconds=round(cpu_seconds() - self.cpu_before, 3))
         detail: dict[str, Any] = {
             "version": outcome.version,
             "cpu_seconds": cpu,
+            "verb_cpu_seconds": outcome.cpu_seconds,
             "train_rows": diagnosis.rows.get("train", 0),
         }
         detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": encode(predicted)}
@@ -159,7 +163,7 @@ class Work:
     def diagnose(self) -> Diagnosis:
         """Checks the schema, then returns the changes."""
         self.on_step("diagnose")
-        self.rows = self.taken.rows if self.taken.rows is not None else read(self.config)[0]
+        self.rows = self.taken.rows if self.taken.rows is not None else read(self.config).rows
         check(self.config.retrain.schema, self.config.data, self.rows, self.config.head.column)
         self.old = self._old_rows()
         return diagnose(self.old or {}, self.rows)

@@ -1,14 +1,22 @@
-"""Scalars of a run, as JSON lines and as TensorBoard events, and progress bars on stderr."""
+"""Scalars of a run, as JSON lines and as TensorBoard events, and its progress: a bar on a terminal, else log lines."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+LINE_SECONDS = 30.0  # seconds between two lines of progress in a log
 
 
 class Scalars:
@@ -55,6 +63,49 @@ def read_scalars(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+class Lines:
+    """Progress as a line in the log every `LINE_SECONDS`, with what `bar` offers."""
+
+    def __init__(self, total: int, what: str, unit: str, initial: int):
+        self._total, self._what, self._unit, self._done, self._first = total, what, unit, initial, initial
+        self._start = self._last = time.monotonic()
+        self._beside = ""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        """Adds to what is done; logs if the last line is old enough."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        rate = (self._done - self._first) / (now - self._start)
+        left = f", about {(self._total - self._done) / rate:.0f} s left" if rate and self._total > self._done else ""
+        counts = f"{self._done:,} of {self._total:,} ({self._unit}, {rate:.3g} a second{left})"
+        log.info("%s: %s%s", self._what, counts, self._beside)
+
+    def set_postfix(self, *, refresh: bool = True, **values: str) -> None:
+        """Sets what stands behind the counts."""
+        self._beside = "".join(f", {name} {value}" for name, value in values.items())
+
+
 def bar(total: int, what: str, unit: str, *, show: bool, initial: int = 0) -> Any:
-    """Returns a progress bar with rate and time left, on stderr."""
+    """Returns a progress bar on stderr with rate and time left; where that is no terminal, lines in the log."""
+    if show and not sys.stderr.isatty():
+        return Lines(total, what, unit, initial)
     return tqdm(total=total, initial=initial, desc=what, unit=unit, file=sys.stderr, disable=not show, leave=False)
+
+
+@contextlib.contextmanager
+def silent_tfds(*, show: bool = False) -> Iterator[None]:
+    """Drops what TFDS prints while it writes files; its bars stay with `show`, where stderr is a terminal."""
+    import tensorflow_datasets as tfds
+
+    tfds.display_progress_bar(show and sys.stderr.isatty())
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from metering.cost import CostRecord
+from trainers.runs.reading import ReadReport
+from trainers.runs.targets import Limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class StageRecord(CostRecord):
     @property
     def cost(self) -> CostRecord:
         """Returns the cost alone."""
-        return CostRecord(**{field.name: getattr(self, field.name) for field in fields(CostRecord)})
+        return CostRecord(**{one.name: getattr(self, one.name) for one in fields(CostRecord)})
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,21 @@ class TrainResult:
     exits: dict[str, Any] | None = None  # early exits of the graft: boundaries, threshold, calibration
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
     skipped: int = 0  # micro-batches whose loss or gradient was not finite
+    known_answers: str = ""  # verdict on the compiler, right-... or wrong-...
+    limits: tuple[Limit, ...] = ()  # every limit of config.target, beside what was measured
+    reading: ReadReport = field(default_factory=ReadReport)  # what was merged, moved, empty or left out among the rows
+
+    def table(self) -> str:
+        """Returns the result for people; `--json` and the report hold the rest."""
+        lines = [("stored", f"{self.graft} ({self.content_id[:19]}...)")]
+        for split, scores in self.metrics.items():
+            lines.append((split, ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())))
+        for step in self.climb:
+            gain = "" if step.gain is None or step.noise is None else f" (gain {step.gain:.4f}, noise {step.noise:.4f})"
+            lines.append(("tried", f"{step.name}: {step.score:.4f}{gain}, {'kept' if step.kept else 'not kept'}"))
+        lines.append(("trained", f"{self.trainable:,} parameters in {self.steps:,} steps"))
+        if self.skipped:
+            lines.append(("skipped", f"{self.skipped:,} batches whose loss or gradient was not finite"))
+        lines.append(("took", f"{self.seconds:.1f} s, {self.cpu_seconds:.1f} CPU seconds"))
+        lines.append(("report", self.report))
+        return "\n".join(f"{name:<8} {text}" for name, text in lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from metering.cost import CostRecord
+from metering.cost import CostRecord, add_joules
+from metering.energy import Joules
 from metering.window import Cost, window
 
 
@@ -25,15 +27,31 @@ class Run:
     workdir: Path
     show: bool = False  # progress bars
     identity: Mapping[str, str] = field(default_factory=dict)  # values that a checkpoint must share to be resumed
+    known_answers: str = ""  # verdict on the compiler (`adapters.machine`)
     computed: ComputedRows = field(default_factory=ComputedRows)
     costs: dict[str, Cost] = field(default_factory=dict)  # cost of each phase of this process
+    _inside: bool = False  # a phase is open
+    _outer: list[str] = field(default_factory=list)  # phases that lay in no other one
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Cost]:
         """Measures the block as the phase `name`."""
-        with window(name) as self.costs[name]:
-            yield self.costs[name]
+        outer, self._inside = not self._inside, True
+        try:
+            with window(name) as self.costs[name]:
+                yield self.costs[name]
+        finally:
+            if outer:
+                self._inside = False
+                self._outer.append(name)
 
     def records(self) -> dict[str, CostRecord]:
         """Returns the cost of each phase so far."""
         return {name: cost.record() for name, cost in self.costs.items()}
+
+    def joules(self) -> Joules:
+        """Returns the energy of the phases so far; a phase inside another is counted once."""
+        parts = [self.costs[name].joules for name in dict.fromkeys(self._outer)]
+        return (
+            functools.reduce(add_joules, parts) if parts else Joules("unavailable", None, source="no phase has ended")
+        )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
-from backbone.records import decode
+from backbone.records import decode, encode
 
 CONFIG, RESULT = "config.json", "result.json"
 PLAN = "plan.json"  # the prediction of `plan` for a run in this folder
@@ -26,13 +26,14 @@ def claimed(
     resume: bool,
     *,
     free: Collection[str] = (),
-    fill: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    kind: type | None = None,
 ) -> Iterator[dict[str, Any] | None]:
     """Makes the folder, or checks that it holds the run of the config `values`; yields the stored result, if any.
 
-    No other process may claim it while the block runs. Fields in `free` may change when a run is resumed; `fill`
-    gives a stored config the fields that are newer. If bad input ends the block before it has written anything, a
-    new folder becomes free again. Raises InputError that names what changed, or says that another process works there.
+    No other process may claim it while the block runs. Fields in `free` may change when a run is resumed; a stored
+    config gets the fields that are newer from its class `kind`. If bad input ends the block before it has written
+    anything, a new folder becomes free again. Raises InputError that names what changed, or says that another process
+    works there.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -46,7 +47,7 @@ def claimed(
             raise InputError(
                 f"{workdir}: another process is at work there; wait for its end, or name another --workdir"
             ) from None
-        result = _claim(workdir, values, resume, free, fill)
+        result = _claim(workdir, values, resume, free, kind)
         try:
             yield result
         except InputError:
@@ -60,7 +61,7 @@ def _claim(
     values: Mapping[str, Any],
     resume: bool,
     free: Collection[str],
-    fill: Callable[[dict[str, Any]], dict[str, Any]],
+    kind: type | None,
 ) -> dict[str, Any] | None:
     stored = workdir / CONFIG
     if not stored.exists():
@@ -70,7 +71,7 @@ def _claim(
         raise InputError(f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder")
     before = _read(stored)
     with contextlib.suppress(InputError):  # another version's fields: they are told below
-        before = fill(before)
+        before = encode(decode(kind, before)) if kind else before
     if names := changed({**before, **{name: values[name] for name in free}}, values):
         raise InputError(
             f"--resume: {names}: changed since {workdir} was started; restore it or name another --workdir"

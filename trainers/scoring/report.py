@@ -181,6 +181,9 @@ def _timeline(stages: Sequence[StageRecord], blocks: int) -> str:
 
 
 def _joules(joules: Joules) -> tuple[str, str]:
+    if joules.parts:
+        parts = [" ".join(_joules(part)) for part in joules.parts]
+        return "-", f"{joules.source}: {'; '.join(parts)}"
     if joules.value is None:
         return "-", f"{joules.quality}: {joules.source}"
     spread = "" if joules.low is None else f" ({joules.low:.0f} to {joules.high:.0f})"

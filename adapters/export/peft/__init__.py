@@ -1,9 +1,10 @@
 """Grafts to and from Hugging Face PEFT: `adapter_config.json` and `adapter_model.safetensors`.
 
-One codec for each `peft_type`: LORA (rank-stabilised and DoRA too), IA3, VERA, LN_TUNING. With
-`head.pooling = pooler` the folder is one for `BertForSequenceClassification` (task SEQ_CLS), head
-included. Other poolings have no class in transformers: the folder is one for the plain encoder
-(FEATURE_EXTRACTION) and the head lies beside it in `topgraft_head.safetensors`.
+One codec for each `peft_type`: LORA (rank-stabilised and DoRA too), IA3, VERA, LN_TUNING. A head that is one layer of a
+model of transformers (task SEQ_CLS or TOKEN_CLS) lies inside the folder. Every other head lies beside it, in
+`topgraft_head.safetensors`, and the folder is one for the plain encoder (FEATURE_EXTRACTION).
+
+A config is read by PEFT's own rules (`adapters.export.peft.names`). What a graft has no place for is refused by name.
 """
 
 from __future__ import annotations

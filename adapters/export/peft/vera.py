@@ -6,16 +6,16 @@ checks that the seed draws them, because a graft keeps the seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from adapters.export.peft.codec import CONFIG, PREFIX, WEIGHTS, Fields, Tensors, by_site, nested, transposed
+from adapters.export.peft.codec import Adapter, Fields, Folder
+from adapters.export.peft.layers import PREFIX, WEIGHTS, Layer, Tensors, nested, read_layers, transposed
 from adapters.methods.vera import Vera, draw_projections
 from adapters.model import GraftModel
-from adapters.patterns import Site, covering
+from adapters.patterns import Site, covering, sites_of
 from backbone.errors import InputError
 from backbone.sites import LINEAR
 from backbone.storage import Backbone
@@ -23,12 +23,8 @@ from backbone.trees import Params
 
 VECTORS = ("vera_lambda_d", "vera_lambda_b")
 SHARED = ("base_model.vera_A", "base_model.vera_B")
-
-UNUSED: dict[str, tuple[Any, ...]] = {
-    "bias": ("none", None),
-    "fan_in_fan_out": (False, None),
-    "vera_dropout": (0, None),
-}
+FUSED = "holds query, key and value, for which VeRA draws one matrix; a graft draws one for each"
+TARGETS = ("query", "value")
 
 
 class VeraCodec:
@@ -37,18 +33,26 @@ class VeraCodec:
     title = "VeRA"
     peft_type = "VERA"
     methods: tuple[str, ...] = (Vera.tag,)
-    unused = UNUSED
+    kind: tuple[str, ...] = LINEAR
+    unused: Mapping[str, tuple[Any, ...]] = {"bias": ("none", None)}
+    used: frozenset[str] = frozenset(
+        {"r", "projection_prng_key", "save_projection", "vera_dropout", "d_initial", "fan_in_fan_out", "init_weights"}
+    )
+    default_targets: Mapping[str, Sequence[str]] = dict.fromkeys(("bert", "roberta", "xlm-roberta"), TARGETS)
 
     def write(
-        self, model: GraftModel, leaves: Params, backbone: Backbone, module: Callable[[Site], str]
+        self, model: GraftModel, leaves: Params, backbone: Backbone, layers: Sequence[Layer]
     ) -> tuple[Tensors, Fields]:
         vera = cast(Vera, model.methods[0])
         settings = model.site_parts[Vera.tag][1]
         tensors: Tensors = {}
-        for site in settings:
+        for layer in layers:
+            if len(layer.sites) > 1:
+                raise InputError(f"{layer.name}: {FUSED}")
+            (site,) = layer.sites
             for there, here in zip(VECTORS, "db", strict=True):
                 leaf = leaves[str(site.block)][site.name][here]
-                tensors[f"{PREFIX}{module(site)}.{there}"] = np.asarray(leaf, np.float32)
+                tensors[f"{PREFIX}{layer.name}.{there}"] = np.asarray(leaf, np.float32)
         shared = draw_projections(vera.rank, *next(iter(settings.values())).widest, vera.seed)
         tensors |= {name: transposed(matrix) for name, matrix in zip(SHARED, shared, strict=True)}
         return tensors, {
@@ -61,25 +65,31 @@ class VeraCodec:
             "fan_in_fan_out": False,
         }
 
-    def read(self, source: Path, config: Fields, left: Tensors, backbone: Backbone) -> tuple[Vera, Params]:
-        rank, seed = config.get("r"), config.get("projection_prng_key")
-        if not isinstance(rank, int) or not isinstance(seed, int):
-            raise InputError(f"{source / CONFIG}: r and projection_prng_key: expected integers, got {rank!r}, {seed!r}")
+    def read(self, folder: Folder, left: Tensors, backbone: Backbone) -> Adapter:
+        rank, seed = folder.config.get("r"), folder.config.get("projection_prng_key")
+        if type(rank) is not int or type(seed) is not int:
+            raise InputError(f"{folder.file}: r and projection_prng_key: expected integers, got {rank!r}, {seed!r}")
 
-        def misfit(site: Site, tensors: Sequence[np.ndarray]) -> str:
+        def misfit(layer: Layer, tensors: Sequence[np.ndarray]) -> str:
             d, b = tensors
-            fits = d.shape == (rank,) and b.shape == (site.outputs,)
-            return "" if fits else f"d {d.shape}, b {b.shape} do not fit rank {rank} and {site.outputs} output units"
+            if len(layer.sites) > 1:
+                return FUSED
+            fits = d.shape == (rank,) and b.shape == (layer.outputs,)
+            return "" if fits else f"d {d.shape}, b {b.shape} do not fit rank {rank} and {layer.outputs} output units"
 
-        vectors = by_site(source, left, backbone, LINEAR, VECTORS, misfit)
-        sites, blocks = covering(tuple(vectors), backbone.spec)
-        vera = Vera(rank, sites, seed, float(config.get("d_initial") or 0.1), blocks)
-        shared = draw_projections(rank, max(s.inputs for s in vectors), max(s.outputs for s in vectors), seed)
+        by_layer = read_layers(folder.path, folder.chosen, left, backbone, LINEAR, VECTORS, misfit)
+        leaves: dict[Site, Params] = {layer.sites[0]: {"d": d, "b": b} for layer, (d, b) in by_layer.items()}
+        sites = [site for site in sites_of(backbone.spec, LINEAR) if site in leaves]
+        names, blocks = covering(tuple(sites), backbone.spec)
+        vera = Vera(rank, names, seed, float(folder.config.get("d_initial") or 0.1), blocks)
+        shared = draw_projections(rank, max(s.inputs for s in sites), max(s.outputs for s in sites), seed)
         for name, drawn in zip(SHARED, shared, strict=True):
             stored = left.pop(name, None)
             if stored is not None and (stored.shape != drawn.T.shape or np.abs(stored - drawn.T).max() > 1e-6):
                 raise InputError(
-                    f"{source / WEIGHTS}: {name}: not what projection_prng_key={seed} draws for these layers; a graft "
-                    "keeps VeRA's matrices as their seed"
+                    f"{folder.path / WEIGHTS}: {name}: not what projection_prng_key={seed} draws for these layers; a "
+                    "graft keeps VeRA's matrices as their seed"
                 )
-        return vera, nested({site: {"d": d, "b": b} for site, (d, b) in vectors.items()})
+        dropout = folder.config.get("vera_dropout")
+        notes = (f"{folder.file}: vera_dropout {dropout}: left out, it acts in training only",) if dropout else ()
+        return Adapter((vera,), {Vera.tag: nested(leaves, sites)}, notes)

@@ -19,7 +19,7 @@ from backbone.registered import VARIANTS
 from tests.command import call, run
 from tests.tiny import as_json, rows
 from trainers.config.load import load_config
-from trainers.data.prepare import source_key
+from trainers.data.prepare import source_of
 
 SHOWN = re.search(r"\n    from dataclasses import.*?(?=\n\S)", adapters.heads.head.__doc__, re.DOTALL)[0]
 HEAD = textwrap.dedent(SHOWN)
@@ -113,9 +113,9 @@ def test_its_config_and_its_cells_are_checked(script, tmp_path):
 
 def test_rows_are_prepared_again_when_the_code_of_its_column_changes(script):
     first = load_config(script)
-    keys = [source_key(first.data, first.head.column)]
+    keys = [source_of(first.data, first.head.column).key()]
     script.write_text(script.read_text().replace("is no count", "is not a count"))
     again = load_config(script)
-    keys.append(source_key(again.data, again.head.column))
-    keys.append(source_key(again.data, load_config(script).head.column))
+    keys.append(source_of(again.data, again.head.column).key())
+    keys.append(source_of(again.data, load_config(script).head.column).key())
     assert keys[0] != keys[1] == keys[2]

@@ -16,7 +16,7 @@ from tests.tiny import as_json, rows
 from trainers.config import Data, TrainConfig
 from trainers.config.load import override
 from trainers.data.formats.format import Format, format_of
-from trainers.data.prepare import source_key
+from trainers.data.prepare import source_of
 from trainers.data.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,7 +81,7 @@ def test_rows_prepared_by_a_former_version_keep_their_names(key, column, fields,
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    assert source_key(Data(**fields), column) == key
+    assert source_of(Data(**fields), column).key(3) == key
 
 
 def test_an_auto_entry_is_of_the_format_that_its_prefix_or_suffix_names(tmp_path):
@@ -228,13 +228,13 @@ def test_a_change_of_a_formats_own_code_has_its_rows_read_again(tmp_path):
             script.write_text(body)
             exec(compile(body, str(script), "exec"), {"__name__": "formats"})
             data = Data(train="train.chat", format="chat")
-            keys.append(source_key(data, OneLabel()))
+            keys.append(source_of(data, OneLabel()).key())
             texts.append([row.text for row in read_rows(data, "train", OneLabel())])
         assert texts == [["x", "y"], ["x", "y"], ["X", "Y"]]
         assert keys[0] == keys[1] != keys[2]
         exec(compile(code.replace('"chat"', '"typed"'), "<stdin>", "exec"), {"__name__": "typed"})
         with pytest.raises(InputError, match=r"data\.format: typed is defined in <stdin>, which is no file"):
-            source_key(Data(train="train.chat", format="typed"), OneLabel())
+            source_of(Data(train="train.chat", format="typed"), OneLabel())
     finally:
         for tag in ("chat", "typed"):
             Format.registry.variants.pop(tag, None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,7 @@ from pyarrow import parquet
 from adapters.heads.columns import OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
 from backbone.registered import load_folder, variants
+from tests.packing import PACKED
 from tests.trainers.data.format_writers import IMAGES, TAGGED, TEXTS
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema
@@ -30,9 +34,11 @@ from trainers.retrain.schema import check
 
 ROOT = Path(__file__).resolve().parents[3]
 FORMATS = variants(Format)
-WRITERS = {
-    module.__name__.rsplit(".", 1)[-1]: module.write for module in load_folder("tests.trainers.data.format_writers")
-}
+MODULES = {module.__name__.rsplit(".", 1)[-1]: module for module in load_folder("tests.trainers.data.format_writers")}
+WRITERS = {tag: module.write for tag, module in MODULES.items()}
+OF_FILES = [tag for tag in FORMATS if FORMATS[tag].entry == "file"]
+OF_TEXT = [tag for tag in OF_FILES if not getattr(MODULES[tag], "BINARY", False)]
+WITH_COLUMNS = [tag for tag in OF_FILES if FORMATS[tag].has_columns]
 
 ONE, SEVERAL = OneLabel(), SeveralLabels()
 
@@ -47,18 +53,114 @@ def test_every_format_gives_the_same_rows(tag, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     assert tag in WRITERS, f"tests/trainers/data/format_writers/{tag}.py, which writes files of the format, is missing"
+    require_rows(tag, written(tag, tmp_path))
+
+
+def written(tag: str, folder: Path) -> dict[str, Any]:
+    """Writes the rows of the suite in a format, and returns the fields that read them."""
+    chosen = FORMATS[tag]
+    rows = IMAGES if chosen.of_images else TAGGED if chosen.labels_per == "word" else TEXTS
+    return WRITERS[tag](folder, rows)
+
+
+def require_rows(tag: str, fields: dict[str, Any]) -> None:
+    """Requires that `fields` read the rows of the suite."""
     chosen = FORMATS[tag]()
     if chosen.of_images:
-        rows = list(read_rows(Data(**WRITERS[tag](tmp_path, IMAGES)), "train", OneLabel()))
+        rows = list(read_rows(Data(**fields), "train", OneLabel()))
         assert [row.labels for row in rows] == [(label,) for _, label in IMAGES]
         for row, (pixels, _) in zip(rows, IMAGES, strict=True):
             np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(row.image))), pixels)
     elif chosen.labels_per == "word":
-        rows = read_rows(Data(**WRITERS[tag](tmp_path, TAGGED)), "train", Tags())
+        rows = read_rows(Data(**fields), "train", Tags())
         assert [(row.text, row.labels) for row in rows] == TAGGED
     else:
-        expected = [(text, (label,)) for text, label in TEXTS]
-        assert read(**WRITERS[tag](tmp_path, TEXTS)) == expected
+        assert read(**fields) == [(text, (label,)) for text, label in TEXTS]
+
+
+def entries_of(fields: dict[str, Any]) -> tuple[str, ...]:
+    train = fields["train"]
+    return (train,) if isinstance(train, str) else train
+
+
+def rewritten(fields: dict[str, Any], change: Callable[[bytes], bytes], suffix: str = "") -> dict[str, Any]:
+    """Returns the fields that read the changed files, which have another suffix at their ends."""
+    names = []
+    for entry in entries_of(fields):
+        name, mark, part = entry.partition("#")
+        content = Path(name).read_bytes()
+        Path(name).unlink()
+        Path(name + suffix).write_bytes(change(content))
+        names.append(f"{name}{suffix}{mark}{part}")
+    return fields | {"train": tuple(names)}
+
+
+def as_text(change: Callable[[str], bytes]) -> Callable[[bytes], bytes]:
+    """Returns a change of the text of a file with Unix line ends."""
+    return lambda content: change(content.decode().replace("\r\n", "\n"))
+
+
+MARKED = {
+    "utf-8": lambda text: text.encode("utf-8-sig"),
+    "utf-16-le": lambda text: codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
+    "utf-16-be": lambda text: codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+    "utf-32-le": lambda text: codecs.BOM_UTF32_LE + text.encode("utf-32-le"),
+    "utf-32-be": lambda text: codecs.BOM_UTF32_BE + text.encode("utf-32-be"),
+}
+LINE_ENDS = {
+    "windows": lambda text: text.replace("\n", "\r\n").encode(),
+    "former mac": lambda text: text.replace("\n", "\r").encode(),
+    "none at the end": lambda text: text.rstrip("\n").encode(),
+    "marked, windows": lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
+}
+
+
+@pytest.mark.parametrize("how", [*MARKED, *LINE_ENDS])
+@pytest.mark.parametrize("tag", OF_TEXT)
+def test_marks_and_line_ends_are_no_part_of_a_text(tag, how, tmp_path):
+    require_rows(tag, rewritten(written(tag, tmp_path), as_text((MARKED | LINE_ENDS)[how])))
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("tag", OF_FILES)
+def test_packed_files_are_known_by_their_bytes(tag, suffix, tmp_path):
+    pack = PACKED[suffix]
+    fields = rewritten(written(tag, tmp_path), pack, suffix)
+    require_rows(tag, fields)
+    plain = [Path(entry.partition("#")[0]) for entry in entries_of(fields)]
+    for path in plain:
+        path.rename(path.with_suffix(""))
+    entries = tuple(entry.replace(suffix, "") for entry in entries_of(fields))
+    require_rows(tag, fields | {"train": entries})
+
+
+@pytest.mark.parametrize("tag", WITH_COLUMNS)
+def test_two_columns_of_one_name_are_refused_where_they_are_read(tag, tmp_path):
+    for name in ("text", "label"):
+        with pytest.raises(InputError, match=rf"rows.*{name!r}"):
+            read(**MODULES[tag].doubled(tmp_path, TEXTS, name))
+    assert len(read(**MODULES[tag].doubled(tmp_path, TEXTS, "more"))) == len(TEXTS), "nobody reads the doubled one"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.encode() + b"\xff\n", r":{last}: byte \d+ is not valid utf-8; .*data\.encoding"),
+        (lambda text: text.encode() + b"\0\n", r":{last}: holds a NUL character"),
+        (lambda text: text.encode("utf-16-le"), r":1: looks like UTF-16 without a byte order mark \(utf-16-le\)"),
+        (lambda text: b"\xff\xfe" + text.encode("utf-16-le") + b"\0", r":\d+: byte \d+ is not valid utf-16-le"),
+    ],
+    ids=["bytes", "NUL", "utf-16", "half a character"],
+)
+@pytest.mark.parametrize("tag", OF_TEXT)
+def test_what_is_no_text_names_file_line_and_remedy(tag, change, message, tmp_path):
+    fields = written(tag, tmp_path)
+    path = Path(entries_of(fields)[0].partition("#")[0])
+    last = path.read_bytes().count(b"\n") + 1
+    column = Tags() if FORMATS[tag].labels_per else ONE
+    fields = rewritten(fields, as_text(change))
+    with pytest.raises(InputError, match=re.escape(path.name) + message.replace("{last}", str(last))):
+        read(column, **fields)
 
 
 def test_the_writers_are_of_formats_that_there_are():
@@ -82,17 +184,6 @@ def test_a_schema_reads_the_columns_of_every_format(tag, tmp_path, monkeypatch):
     where = next(row.where for row in read_rows(data, "train", OneLabel()) if row.labels == ("b",))
     with pytest.raises(InputError, match=f"^{re.escape(where)}: label: 'b' is not allowed; known: a"):
         check(Schema(columns=(text, Column("label", values=("a",)))), data, {}, OneLabel())
-
-
-def test_the_first_of_two_columns_of_a_name_is_read(tmp_path):
-    (tmp_path / "rows.csv").write_text("text,label,text\nfirst,a,second\n")
-    assert read(train=str(tmp_path / "rows.csv")) == [("first", ("a",))]
-
-
-def test_a_byte_order_mark_and_windows_line_ends(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_bytes("\ufefftext,label\r\nhello,a\r\nworld,b\r\n".encode())
-    assert read(train=(str(path),)) == [("hello", ("a",)), ("world", ("b",))]
 
 
 def test_files_are_concatenated_and_columns_can_be_named(tmp_path):
@@ -225,7 +316,9 @@ def test_an_unknown_tfds_name():
         ("a.csv", b'text,label\n"x,y\n', {}, "a.csv:2: .*data.format=tsv"),
         ("a.csv", b"text,label\nx,y\nb\xffd,y\n", {}, r"a.csv:3: byte 16 is not valid utf-8; .*latin-1"),
         ("a.csv", b"text,label\nx,\n", {}, "a.csv:2: label: no label"),
-        ("a.csv", b"text,label\nx\0,y\n", {}, "a.csv:2: .*NUL"),
+        ("a.jsonl", b'{"text": "x", "label": {"a": 1, "a": 2}}\n', {}, "a.jsonl:1: the key 'a' stands twice"),
+        ("a.csv", b"PAR1 and so on PAR1", {}, "a.csv: is a Parquet file, not text; set data.format=parquet"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", {}, "a.csv: is a pointer of Git LFS.*git lfs pull"),
         ("a.csv", b"text,label\nx,2\n", {"label_names": ("n", "p")}, "a.csv:2: label: '2' is not 0..1"),
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', {}, "a.jsonl:2: not JSON"),
         ("a.jsonl", b"[1]\n", {}, "a.jsonl:1: expected a JSON object, got list"),

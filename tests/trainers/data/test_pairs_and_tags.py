@@ -55,7 +55,7 @@ def test_every_format_gives_the_same_pairs(kind, tmp_path):
         ("tsv", (" ", "b", "no"), r"rows.tsv:5: left: is empty; a pair needs both sides"),
         ("jsonl", ("a", None, "no"), r"rows.jsonl:4: right: expected text, got nothing"),
         ("parquet", ("a", None, "no"), r"rows.parquet:row 4: right: expected text, got nothing"),
-        ("csv", ("a", "b\0", "no"), r"rows.csv:5: (right: holds a NUL|line contains NUL)"),
+        ("csv", ("a", "b\0", "no"), r"rows.csv:5: holds a NUL"),
     ],
 )
 def test_a_pair_with_a_missing_side(kind, row, message, tmp_path):
@@ -100,14 +100,18 @@ def test_every_format_gives_the_same_tags(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.bio", BIO.replace("B-city", "O"), r"rows.bio:5: 'I-city' continues nothing"),
+        ("rows.bio", BIO.replace("B-city", "O") + "\nx X B-city\n", r"rows.bio:5: 'I-city' continues nothing"),
         ("rows.bio", BIO.replace("I-city", "I-town"), r"rows.bio:5: 'I-town' continues nothing"),
         ("rows.bio", BIO.replace("york NNP I-city", "york"), r"rows.bio:5: expected a word and its tag"),
         ("rows.bio", BIO.replace("O\n\n\nhello", "X\n\n\nhello").replace("UH O", "UH X"), r"rows.bio:8: 'X' is no BIO"),
         ("rows.bio", "\n\n", "holds no rows"),
         ("rows.jsonl", '{"text": "a b", "label": "O"}', r"rows.jsonl:1: 2 words, but 1 tags"),
         ("rows.jsonl", '{"text": ["a", "b c"], "label": "O O"}', r"rows.jsonl:1: word 2: 'b c' is no word"),
-        ("rows.jsonl", '{"text": "a b", "label": "O I-x"}', r"rows.jsonl:1: word 2 \('b'\): 'I-x' continues nothing"),
+        (
+            "rows.jsonl",
+            '{"text": "a b", "label": "O I-x"}\n{"text": "a", "label": "B-x"}',
+            r"rows.jsonl:1: word 2 \('b'\): 'I-x' continues nothing",
+        ),
         ("rows.jsonl", '{"text": ["\\ud83d"], "label": "O"}', r"rows.jsonl:1: word 1: .* is not valid UTF-8"),
         ("rows.jsonl", '{"text": "", "label": ""}', r"rows.jsonl:1: a sentence without words"),
         ("rows.jsonl", '{"text": 3, "label": "O"}', r"rows.jsonl:1: text: expected a list, or text with spaces"),
@@ -142,7 +146,7 @@ def test_lists_in_one_json_file(tmp_path):
 
 
 def test_pairs_keep_their_place_by_both_sides(tmp_path):
-    rows = [(f"left {i % 40}", f"right {i}", i / 7) for i in range(200)]
+    rows = [(f"left {i % 40}", f"right {i}", i % 5 / 7) for i in range(200)]
     data = Data(train=(write("csv", tmp_path, rows),), text="left", text_pair="right", dev_fraction=0.3)
     prepared = prepare(data, Number(), cache=tmp_path / "cache")
     places = {text: split for split in prepared.splits for text in prepared.table(split).texts}
@@ -154,7 +158,9 @@ def test_pairs_keep_their_place_by_both_sides(tmp_path):
     assert lefts[0] & lefts[1], "the left side alone decides nothing"
     other = prepare(data, OneLabel(), cache=tmp_path / "cache")
     assert other.folder != prepared.folder, "labels and numbers are prepared apart"
-    assert float(prepared.table("dev").labels[0][0]) == float(other.table("dev").labels[0][0])
+    read = [one.table("dev") for one in (prepared, other)]
+    numbers = [{text: float(label) for text, (label,) in zip(t.texts, t.labels, strict=True)} for t in read]
+    assert numbers[0] == numbers[1]
 
 
 def test_targets_are_standardised_by_the_train_rows(tiny):
@@ -207,7 +213,9 @@ def test_the_key_of_a_row_names_all_of_it():
     a, b = (draw.integers(1, 99, n).astype(np.int32) for n in (6, 4))
     assert row_key(a) == hashlib.sha256(a.astype("<i4").tobytes()).digest()[:15] + b"\x01", "as it always was"
     zero, one = (np.stack([a, np.full(6, s, np.int32)], axis=1) for s in (0, 1))
-    rows = [a, b, np.concatenate([a, b]), zero, one, zero.reshape(-1), Sides(a, b), Sides(b, a), Sides(a[:3], a[3:])]
+    both = np.concatenate([a, b])
+    sides = [Sides(a, b), Sides(b, a), Sides(a[:3], a[3:]), Sides(both[:5], both[5:])]
+    rows = [a, b, both, zero, one, zero.reshape(-1), *sides]
     assert len({row_key(row) for row in rows}) == len(rows)
 
 

@@ -43,6 +43,7 @@ def test_one_step_equals_the_same_step_by_hand_and_touches_only_what_is_live(spe
     params = jax.tree.map(np.array, model.init(jax.random.key(0)))
     live, frozen = partition(params, lambda path: not path.startswith("head.bias"))
     assert flatten(join(live, frozen)).keys() == flatten(params).keys()
+    assert flatten(frozen).keys() == {"head.bias"}, "all but the bias of the head is live"
     config = Optimizer(learning_rate=1e-2, schedule="constant")
     optimizer = make_optimizer(config, 10)
     batch = next(iter(batches(examples(), Order(examples().buckets, 8, 0), 0, 0, 1)))

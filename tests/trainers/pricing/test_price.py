@@ -70,9 +70,12 @@ def test_a_plan_whose_cache_would_not_fit_is_priced_without_it(config, capsys):
     stages = {}
     for room in ("1", "1e-5"):
         asked = ("--set", "epochs=1", "--set", "plan.stages=top(2)", "--set", f"plan.cache_gib={room}")
-        status, out, err = call("plan", config, *asked, "--json", capsys=capsys)
+        target = ("--set", "target.max_cpu_seconds=0.001", "--set", "target.min_score=0.9")
+        status, out, err = call("plan", config, *asked, *target, "--json", capsys=capsys)
         assert status == 0, err
         (stages[room],) = as_json(out)["stages"]
+        limits = {limit["name"]: limit["value"] for limit in as_json(out)["limits"]}
+        assert limits == {"target.max_cpu_seconds": as_json(out)["cpu_seconds"], "target.min_score": None}
     assert stages["1"]["cache_bytes"] > 1e-5 * 2**30
     assert stages["1e-5"]["cache_bytes"] == stages["1e-5"]["fill_seconds"] == 0 < stages["1"]["fill_seconds"]
     assert stages["1e-5"]["flops"] > stages["1"]["flops"], "blocks below run in every step"
@@ -89,3 +92,22 @@ def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
         passes[span] = cost.flops
     assert passes[0, 2] == pytest.approx(2 * passes[1, 2])
     assert loaded == {(16, 0), (32, 0)}
+
+
+def test_a_climb_has_a_range_and_a_likely_step(config, capsys):
+    """At least the first pass and an epoch of `top`; at most every step to its end."""
+    arguments = ("plan", config, "--set", "plan.stages=auto", "--set", "epochs=2")
+    status, out, err = call(*arguments, "--json", capsys=capsys)
+    assert status == 0, err
+    price = as_json(out)
+    probe, top, whole = price["stages"]
+    assert (probe["steps"], top["boundary"], whole["boundary"]) == (0, 1, 0)
+    climb = price["climb"]
+    assert climb["lowest_cpu_seconds"] == pytest.approx(probe["cpu_seconds"] + top["cpu_seconds"] / 2)
+    assert climb["highest_cpu_seconds"] == pytest.approx(sum(stage["cpu_seconds"] for stage in price["stages"]))
+    assert (climb["likely_step"], price["cpu_seconds"]) == ("all", pytest.approx(climb["highest_cpu_seconds"]))
+    status, out, _ = call(*arguments, "--set", "plan.highest=probe", "--json", capsys=capsys)
+    only = as_json(out)
+    assert [stage["steps"] for stage in only["stages"]] == [0]
+    assert only["climb"]["likely_step"] == "probe"
+    assert only["cpu_seconds"] < price["cpu_seconds"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
@@ -11,7 +11,7 @@ from adapters.specs import Bias, Classification, Lora, Probe
 from tests.grafts import manifest
 from trainers.config import Plan, TrainConfig
 from trainers.config.retrain import Retrain
-from trainers.retrain.decide import decide, from_history
+from trainers.retrain.decide import decide, from_history, line_through
 from trainers.retrain.diagnose import Diagnosis
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.lineage import Changes
@@ -72,3 +72,19 @@ def test_history_predicts_by_rows():
     assert found is not None
     assert found.cpu_seconds == pytest.approx(0.2 * 50)
     assert from_history(runs, "scratch", 50) is None  # type: ignore[arg-type]
+
+
+def test_history_holds_the_whole_verb_and_its_constant_part():
+    def run(rows, training, verb=None):
+        detail = {"action": "head", "cpu_seconds": training, "train_rows": rows}
+        return SimpleNamespace(detail=detail | ({} if verb is None else {"verb_cpu_seconds": verb}))
+
+    runs = [run(1000, 4.0, 14.0), run(2000, 8.0, 18.0), run(3000, 12.0, 22.0)]
+    found = from_history(runs, "head", 2500)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.cpu_seconds == pytest.approx(10 + 0.004 * 2500)
+    assert line_through([(1000, 14.0), (1000, 16.0)]) == (0.0, pytest.approx(0.015)), "nothing tells the constant"
+    assert line_through([(1000, 20.0), (2000, 10.0)]) == (pytest.approx(15.0), 0.0), "more rows are not cheaper"
+    found = from_history([run(100, 10.0)], "head", 50)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.cpu_seconds == pytest.approx(5.0), "a former version recorded the training alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -226,17 +227,58 @@ def test_an_artefact_altered_after_publication_is_not_built_upon(place):
 
 
 def test_all_gives_an_entry_a_task_and_the_worst_status(place, capsys, monkeypatch):
+    """Files that are no task are skipped; those that cannot be read are errors of their own; the rest runs."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     place.run()
-    (place.folder / "broken.py").write_text("raise ValueError('no')\n")
-    words = ["retrain", str(place.config), str(place.folder / "broken.py"), *place.overrides()]
+    files = {
+        "__init__.py": '"""Experiments."""\n',
+        "template.py": "from trainers.config import TrainConfig\nget_config = TrainConfig\n",
+        "broken.py": "raise ValueError('no')\n",
+        "ends.py": "import os\nos._exit(0)\n",
+        "elsewhere.py": place.config.read_text().replace("train.csv", "gone.csv").replace("'tiny'", "'elsewhere'"),
+    }
+    for name, text in files.items():
+        (place.folder / name).write_text(text)
+    configs = [str(place.folder / name) for name in (*files, place.config.name)]
+    words = ["retrain", *configs, *place.overrides()]
     status = topgraft.main([*words, "--registry", place.url, "--store", str(place.store), "--all", "--json"])
     result = as_json(capsys.readouterr().out)
     assert status == result["exit"] == 2
-    assert [(task["action"], task["exit"]) for task in result["tasks"]] == [("nothing", 0), ("error", 2)]
+    entries = {task["task"]: (task["action"], task["exit"]) for task in result["tasks"]}
+    skipped, error = ("skipped", 0), ("error", 2)
+    assert entries == {
+        "__init__": skipped, "template": skipped, "broken": error, "ends": error, "elsewhere": error,
+        "tiny": ("nothing", 0),
+    }  # fmt: skip
+    reasons = " ".join(task["reason"] for task in result["tasks"])
+    for reason in ("defines no function get_config()", "names no file", "broken.py:1", "ended its process", "gone.csv"):
+        assert reason in reasons, reason
     status = topgraft.main([*words, "--json"])
     assert status == 2
     assert "several configs need --all" in capsys.readouterr().err
+
+
+def test_all_refuses_two_configs_of_one_task_and_configs_without_any(place, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (place.folder / "copy.py").write_text(place.config.read_text())
+    (place.folder / "helpers.py").write_text("")
+    where = ["--registry", place.url, "--store", str(place.store), "--all", "--json"]
+    for names, reason in (
+        (("config.py", "copy.py"), "config.py and .*copy.py are both the task 'tiny'"),
+        (("helpers.py",), "nothing to retrain: .*helpers.py: defines no function"),
+    ):
+        status = topgraft.main(["retrain", *(str(place.folder / name) for name in names), *where])
+        assert status == 2
+        assert re.search(reason, as_json(capsys.readouterr().out)["error"])
+    assert not (place.folder / "registry.db").exists()
+
+
+def test_a_retraining_that_is_refused_makes_no_registry(place):
+    result = place.run("data.train=gone.csv")
+    assert (result["exit"], "gone.csv" in result["reason"]) == (2, True)
+    assert not (place.folder / "registry.db").exists()
+    assert not place.store.exists()
+    assert place.run()["promoted"]
 
 
 def test_killed_before_every_step_the_next_run_goes_on_and_the_live_version_is_old_or_new(place, tiny):

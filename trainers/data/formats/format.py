@@ -18,16 +18,20 @@ pyarrow, Pillow or tensorflow_datasets before a file that needs them is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from backbone import texts
+from backbone.compression import plain_name
 from backbone.errors import InputError, nearest
 from backbone.files import sha256_file
 from backbone.registered import Registered, variant, variants
+from backbone.texts import lines as lines  # formats of users import it from here
 
 AUTO = "auto"  # data.format that leaves the choice to each file's suffix
+LAYOUT = ("delimiter", "word_column", "tag_column")  # fields of `data` that only some formats read
 
 Record = tuple[str, Mapping[str, Any]]  # file and line, for messages; and the raw value of each column or role
 
@@ -40,28 +44,35 @@ class ReadSettings:
     columns: Mapping[str, str] = field(default_factory=dict)  # column of each role to be read; empty: every column
     header: tuple[str, ...] = ()  # names of the columns of a file without a header
     encoding: str = "utf-8"  # encoding of text files
+    delimiter: str = ""  # character between two columns; empty: as the format has it
+    word_column: str = ""  # number, from 1, or name of the column of words; empty: the first
+    tag_column: str = ""  # number, from 1, or name of the column of tags; empty: the last
 
     def text_of(self, path: Path) -> str:
-        """Returns the text of a file; raises InputError naming the line of the first byte that is not valid."""
-        content = path.read_bytes()
-        try:
-            text = content.decode(self.encoding)
-        except LookupError:
-            raise InputError(f"data.encoding: {self.encoding!r} is unknown to Python") from None
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise InputError(
-                f"{path}:{line}: byte {error.start} is not valid {self.encoding}; "
-                f"convert the file, or set data.encoding (latin-1, cp1252, ...)"
-            ) from None
-        return text.removeprefix("\ufeff")
+        """Returns the text of a file, without a byte order mark; raises InputError with the line of a bad byte."""
+        return texts.read_text(
+            path, self.encoding, "convert the file, or set data.encoding (latin-1, cp1252, utf-16, ...)"
+        )
+
+    def json_of(self, text: str, where: str) -> Any:
+        """Returns the value of a JSON text; raises InputError for other text, and where a key to be read is doubled."""
+        return texts.parse_json(text, where, self.read or None)
+
+    @property
+    def read(self) -> Collection[str]:
+        """Returns the names of the columns that are to be read; () for all."""
+        return dict.fromkeys(self.columns.values())
 
     def require_columns(self, names: Iterable[str], where: str, remedy: str = "") -> None:
-        """Raises InputError unless `names` hold every column that is to be read.
+        """Raises InputError unless `names` hold every column that is to be read, and hold it once.
 
-        A format that knows its columns before the first record calls it, so that the error names the file.
+        A format that knows its columns before the first record calls it, so that the error names the file. Two columns
+        of one name that nobody reads do no harm, as the empty names behind the last column of a spreadsheet.
         """
         known = list(names)
+        for name in self.read or (name for name in known if name):
+            if known.count(name) > 1:
+                raise InputError(f"{where}: {known.count(name)} columns have the name {name!r}; rename all but one")
         for role, column in self.columns.items():
             if column not in known:
                 raise InputError(
@@ -80,6 +91,7 @@ class Format(Registered, by="format", folder="trainers.data.formats", needs=("re
     of_images: ClassVar[bool] = False  # every row is an image
     image_column: ClassVar[bool] = False  # a column may hold encoded images
     labels_per: ClassVar[Literal["", "word"]] = ""  # word: only heads that answer for each word fit; "": any head
+    reads: ClassVar[tuple[str, ...]] = ()  # those of `LAYOUT` that the format reads
 
     def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
         """Yields every record of one entry, or of all of a split's where `files` says what they hold.
@@ -90,6 +102,12 @@ class Format(Registered, by="format", folder="trainers.data.formats", needs=("re
         """
         raise NotImplementedError
 
+    def require_layout(self, settings: ReadSettings) -> None:
+        """Raises InputError for a setting of `LAYOUT` that the format does not read."""
+        for name in LAYOUT:
+            if getattr(settings, name) and name not in self.reads:
+                raise InputError(f"data.{name}: files of format {self.tag} do not have it")
+
     def path(self, entry: str) -> Path:
         """Returns the file or folder that an entry names."""
         return Path(entry)
@@ -97,7 +115,12 @@ class Format(Registered, by="format", folder="trainers.data.formats", needs=("re
     def identity(self, entry: str, split: str) -> str:
         """Returns what the content of an entry is known by; equal identities give equal records."""
         path = self.path(entry)
-        return path.suffix + sha256_file(path)
+        packed = "" if plain_name(path) == path.name else Path(plain_name(path)).suffix
+        return packed + path.suffix + sha256_file(path)
+
+    def notes(self, entry: str, split: str) -> Iterable[str]:
+        """Yields what is left out of an entry and should be known, a sentence each; the default leaves out nothing."""
+        return ()
 
     def require_entry(self, entry: str, split: str) -> None:
         """Raises InputError unless the file or folder exists."""
@@ -130,7 +153,8 @@ def format_of(entry: str, tag: str, split: str, *, image_column: bool = False) -
     if chosen is not None:
         return chosen
     known = [other for other in known if not other.prefix and (other.image_column or not image_column)]
-    fitting = [other for other in known if Path(entry).suffix.lower() in other.suffixes]
+    name = plain_name(Path(entry))
+    fitting = [other for other in known if Path(name).suffix.lower() in other.suffixes]
     if not fitting and image_column and len(known) == 1:
         fitting = known
     if len(fitting) == 1:
@@ -141,12 +165,3 @@ def format_of(entry: str, tag: str, split: str, *, image_column: bool = False) -
         raise InputError(f"data.{split}: {entry}: format unknown from its suffix; set data.format")
     tags = " and ".join(other.tag for other in fitting)
     raise InputError(f"data.{split}: {entry}: the formats {tags} have this suffix; set data.format to one of them")
-
-
-def lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yields the number and text of each line. Only newlines end one: texts hold other Unicode line breaks."""
-    parts = text.split("\n")
-    if parts and not parts[-1]:
-        parts.pop()
-    for number, line in enumerate(parts, 1):
-        yield number, line.removesuffix("\r")

@@ -5,20 +5,19 @@ Source of the layout: LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/.
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from backbone.compression import read_bytes
 from backbone.errors import InputError
 from trainers.data.formats.format import Format, ReadSettings, Record
 
 
 class Idx(Format, tag="idx"):
-    """A file of images, uint8 [N,H,W], and a file of labels, uint8 [N]; plain or gzip."""
+    """A file of images, uint8 [N,H,W], and a file of labels, uint8 [N]; plain or packed."""
 
     files = ("images", "labels")
     has_columns = False
@@ -38,11 +37,7 @@ class Idx(Format, tag="idx"):
 
 def idx_array(path: Path, axes: int) -> np.ndarray:
     """Returns the array uint8 of an IDX file; raises InputError for a file that is damaged or has other axes."""
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    content = read_bytes(path)
     if content[:4] != bytes((0, 0, 8, axes)):
         raise InputError(f"{path}: not an IDX file of bytes with {axes} axes; format idx takes images, then labels")
     shape = np.frombuffer(content[4 : 4 + 4 * axes].ljust(4 * axes, b"\0"), ">u4")

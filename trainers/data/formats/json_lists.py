@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backbone.errors import InputError, nearest
 from backbone.files import sha256_file
+from backbone.texts import parse_json
 from trainers.data.formats.format import Format, ReadSettings, Record
 
 
@@ -28,10 +29,7 @@ class JsonLists(Format, tag="json_lists"):
     def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
         """Yields the items of the list, numbered from 1."""
         path, name = self.path(entries[0]), entries[0].partition("#")[2]
-        try:
-            lists = json.loads(settings.text_of(path))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from error
+        lists = parse_json(settings.text_of(path), str(path), (name,))
         known = [key for key, value in lists.items() if isinstance(value, list)] if isinstance(lists, dict) else []
         if name not in known:
             raise InputError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backbone.errors import InputError
+from backbone.texts import lines
 from trainers.data.formats.format import Format, ReadSettings, Record
 
 
@@ -18,14 +18,11 @@ class Jsonl(Format, tag="jsonl"):
     def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
         """Yields the object of each line. Objects may differ in their fields."""
         path = Path(entries[0])
-        for number, line in enumerate(settings.text_of(path).split("\n"), 1):
+        for number, line in lines(settings.text_of(path)):
             where = f"{path}:{number}"
             if not line.strip():
                 continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{where}: not JSON: {error}") from error
+            record = settings.json_of(line, where)
             if not isinstance(record, dict):
                 raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
             yield where, record

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backbone.errors import InputError
-from trainers.data.formats.format import Format, ReadSettings, Record, lines
+from backbone.texts import lines
+from trainers.data.formats.format import Format, ReadSettings, Record
 
 
 class LabelText(Format, tag="label_text"):

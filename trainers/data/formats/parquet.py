@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from backbone.compression import read_bytes
 from backbone.errors import InputError
+from backbone.texts import PARQUET
 from trainers.data.formats.format import Format, ReadSettings, Record
 
 
@@ -22,7 +25,7 @@ class Parquet(Format, tag="parquet"):
 
         path = Path(entries[0])
         try:
-            file = parquet.ParquetFile(path)
+            file = parquet.ParquetFile(_unpacked(path))
             settings.require_columns(file.schema_arrow.names, str(path))
             columns = list(dict.fromkeys(settings.columns.values())) or None
             number = 0
@@ -32,3 +35,13 @@ class Parquet(Format, tag="parquet"):
                     yield f"{path}:row {number}", record
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _unpacked(path: Path) -> Any:
+    """Returns the path of a file whose pages alone are packed, as Parquet does; otherwise the unpacked file."""
+    import pyarrow
+
+    with path.open("rb") as file:
+        if file.read(4) == PARQUET:
+            return path
+    return pyarrow.BufferReader(read_bytes(path))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from backbone.errors import InputError, nearest
 from trainers.data.formats.format import Format, ReadSettings, Record
+
+log = logging.getLogger(__name__)
 
 
 class Tfds(Format, tag="tfds"):
@@ -62,6 +66,8 @@ def tfds_builder(name: str, split: str) -> tuple[Any, str]:
     """
     import tensorflow_datasets as tfds
 
+    from trainers.runs.logs import silent_tfds
+
     name, _, chosen = name.partition(":")
     try:
         builder = tfds.builder(name, file_format="array_record")
@@ -72,8 +78,11 @@ def tfds_builder(name: str, split: str) -> tuple[Any, str]:
             raise InputError(f"tfds:{name}: TFDS does not know this name: {str(error).splitlines()[0]}") from error
     except ImportError as error:
         raise InputError(f"tfds:{name}: needs TensorFlow to be prepared: pip install 'topgraft[tensorflow]'") from error
+    if not Path(builder.data_dir).exists():
+        log.info("tfds:%s: TFDS prepares it, once; a large data set takes long", name)
     try:
-        builder.download_and_prepare()
+        with silent_tfds():
+            builder.download_and_prepare()
     except ImportError as error:
         raise InputError(f"tfds:{name}: needs TensorFlow to be prepared: pip install 'topgraft[tensorflow]'") from error
     except (OSError, ValueError, AssertionError, tfds.download.DownloadError) as error:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
 from backbone.registered import Registered
+from backbone.texts import read_text
+from backbone.tokenizer_trial import require_usable
 
 
 class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokenizers"):
@@ -25,8 +26,7 @@ class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokeni
 
 
 def read_tokenizer(path: Path, max_tokens: int) -> TextPreprocessing:
-    """Reads a tokenizer.json. Raises InputError naming the file if it is unreadable."""
-    try:
-        return TextPreprocessing.from_file_text(path.read_text(encoding="utf-8"), max_tokens, str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: unreadable: {error}") from error
+    """Reads a tokenizer.json and tries it; raises InputError naming a file that is unreadable or fails on a text."""
+    preprocessing = TextPreprocessing.from_file_text(read_text(path), max_tokens, str(path))
+    require_usable(preprocessing, preprocessing.vocabulary, str(path))
+    return preprocessing

@@ -2,7 +2,9 @@
 
 `write(folder, rows)` writes the rows into a folder and returns the fields of `Data` with which they are read back. The
 rows are `TEXTS`; those of a format of images are `IMAGES`, those of a format with a label for each word `TAGGED`. The
-suite in `tests/trainers/data/test_formats.py` fails for a format without a file here.
+suite in `tests/trainers/data/test_formats.py` fails for a format without a file here. A format with columns has a
+function `doubled(folder, rows, name)` too: the rows with a column `more`, and one further column of the name `name`.
+`BINARY = True` says that the files are no text.
 """
 
 from __future__ import annotations

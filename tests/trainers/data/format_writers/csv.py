@@ -15,3 +15,9 @@ def write(folder: Path, rows: TextRows) -> dict[str, Any]:
     first, *more = ((i, *row) for i, row in enumerate(rows))
     csv.writer(stream).writerows([("id", "text", "label"), first, (), *more])
     return {"train": text_file(folder / "rows.csv", stream.getvalue())}
+
+
+def doubled(folder: Path, rows: TextRows, name: str) -> dict[str, Any]:
+    stream = io.StringIO()
+    csv.writer(stream).writerows([("more", "text", "label", name), *((i, *row, i) for i, row in enumerate(rows))])
+    return {"train": text_file(folder / "rows.csv", stream.getvalue())}

@@ -9,6 +9,8 @@ import numpy as np
 
 from tests.trainers.data.format_writers import ImageRows
 
+BINARY = True
+
 
 def write(folder: Path, rows: ImageRows) -> dict[str, Any]:
     pixels = np.stack([picture for picture, _ in rows])

@@ -12,3 +12,8 @@ from tests.trainers.data.format_writers import TextRows, text_file
 def write(folder: Path, rows: TextRows) -> dict[str, Any]:
     lines = [json.dumps({"text": text, "more": [1], "label": label}) for text, label in rows]
     return {"train": text_file(folder / "rows.jsonl", "\n".join(lines) + "\n\n")}
+
+
+def doubled(folder: Path, rows: TextRows, name: str) -> dict[str, Any]:
+    lines = [json.dumps({"text": text, "more": [1], "label": label})[:-1] + f', "{name}": 2}}' for text, label in rows]
+    return {"train": text_file(folder / "rows.jsonl", "\n".join(lines) + "\n")}

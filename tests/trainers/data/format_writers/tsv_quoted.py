@@ -14,3 +14,10 @@ def write(folder: Path, rows: TextRows) -> dict[str, Any]:
     stream = io.StringIO()
     csv.writer(stream, delimiter="\t", quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
     return {"train": text_file(folder / "quoted.tsv", stream.getvalue()), "format": "tsv_quoted"}
+
+
+def doubled(folder: Path, rows: TextRows, name: str) -> dict[str, Any]:
+    lines = [("text", "label", "more", name), *((*row, 1, 2) for row in rows)]
+    stream = io.StringIO()
+    csv.writer(stream, delimiter="\t", quoting=csv.QUOTE_ALL).writerows(lines)
+    return {"train": text_file(folder / "rows.tsv", stream.getvalue()), "format": "tsv_quoted"}

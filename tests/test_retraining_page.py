@@ -1,4 +1,4 @@
-"""The examples of docs/scheduling.md are what their schedulers read, and name every exit status."""
+"""The examples of docs/retraining.md are what their schedulers read, and name every exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backbone.options import filled
 from trainers.commands import Retrain
 from trainers.retrain.fleet import WORST_FIRST
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "scheduling.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "retraining.md").read_text(encoding="utf-8")
 
 
 def block(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""The verbs of `adapters`: export, import-graft, combine. Imports no jax."""
+"""The verbs of `adapters`: export, import-graft, combine, machine. Imports no jax."""
 
 from __future__ import annotations
 
@@ -70,4 +70,15 @@ class Combine(Combination, OnBackbone, IntoFolder, Verb, verb="combine"):
         return combine(self.grafts, self.out, self, backbone=self.backbone)
 
 
-VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine)
+@dataclass(frozen=True, kw_only=True)
+class DescribeMachine(Verb, verb="machine"):
+    again: bool = option(False, "measure anew, even where there is a record")
+
+    def call(self) -> object:
+        """Describes this machine, and whether its compiler gives the right results."""
+        from adapters.machine import machine_record
+
+        return machine_record(again=self.again)
+
+
+VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine, DescribeMachine)

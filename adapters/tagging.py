@@ -56,6 +56,11 @@ def fault(tag: str, before: str) -> str:
     return ""
 
 
+def not_bio(names: Sequence[str]) -> list[str]:
+    """Returns the names that no BIO tag has, wherever it stands."""
+    return [name for name in names if fault(name, f"B-{name[2:]}")]
+
+
 def check_sentence(words: Sequence[Any], tags: Sequence[str], where: str) -> None:
     """Raises InputError unless there is a well-formed tag for each word, and a word at all."""
     if len(words) != len(tags):

@@ -79,18 +79,18 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(EPOCHS), action="append")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     options, provenance = parsed(parser)
-    bench, found = Bench(options, provenance), {}
+    bench, tasks = Bench(options, provenance), {}
     with tempfile.TemporaryDirectory() as name:
         for task in options.only or EPOCHS:
             runs = [measure(bench, task, seed, Path(name)) for seed in options.seeds]
-            found[task] = {"medians": medians(runs), "seeds": dict(zip(options.seeds, runs, strict=True))}
-            lines = {side: sorted(points) for side, points in found[task]["medians"].items()}
+            tasks[task] = {"medians": medians(runs), "seeds": dict(zip(options.seeds, runs, strict=True))}
+            lines = {side: sorted(points) for side, points in tasks[task]["medians"].items()}
             worst = min(accuracy for points in lines.values() for _, accuracy in points)
             drawing = plot(lines, f"accuracy on {task}, seconds", lowest=math.floor(20 * worst) / 20)
             (RESULTS / f"curves_{task}.svg").write_text(drawing, encoding="utf-8")
-    print(json.dumps({task: entry["medians"] for task, entry in found.items()}, indent=1))
-    part = f"_{'_'.join(found)}" if options.only else ""
-    print(write(f"curves{part}", {"summary": found, "raw": "never_twice.jsonl"}, provenance))
+    print(json.dumps({task: entry["medians"] for task, entry in tasks.items()}, indent=1))
+    part = f"_{'_'.join(tasks)}" if options.only else ""
+    print(write(f"curves{part}", {"summary": tasks, "raw": "never_twice.jsonl"}, provenance))
 
 
 if __name__ == "__main__":

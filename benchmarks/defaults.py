@@ -44,7 +44,7 @@ def drawn(rows: Rows, per_class: int, draw: int) -> Rows:
 
 
 def ours(home: Path, rows: Path, data: str, draw: int) -> dict[str, Any]:
-    """One process from start to stored graft, then its accuracy on the test rows by another."""
+    """Trains in one process from start to stored graft, then takes its accuracy on the test rows by another."""
     for name in ("boundaries", "data"):
         shutil.rmtree(home / name, ignore_errors=True)
     result = trained("text_classification", home, data, (f"data.train={rows / 'train.csv'}", f"seed={draw}"))

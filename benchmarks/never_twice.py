@@ -50,12 +50,12 @@ class Bench:
         if (name, seed) not in self.raw.done:
             print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
             self.raw.add({"name": name, "seed": seed, **make()})
-        found = self.raw.done[name, seed]
+        run = self.raw.done[name, seed]
         print(
-            f"  {found['seconds']:.1f} s, {found['cpu_seconds']:.0f} CPU-s, accuracy {found['accuracy']:.4f}",
+            f"  {run['seconds']:.1f} s, {run['cpu_seconds']:.0f} CPU-s, accuracy {run['accuracy']:.4f}",
             file=sys.stderr,
         )
-        return found
+        return run
 
     def peft(self, task: str, seed: int, *extra: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:

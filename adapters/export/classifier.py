@@ -12,16 +12,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.export.peft.folder import label_names
+from adapters.export.problems import Problem, assumed_problem, head_of
 from adapters.model import GraftModel
-from adapters.specs import Classification, Head, MultiLabel, Pooling, Probe, Regression, TokenTagging
-from adapters.tagging import fault
+from adapters.specs import Head, Pooling, Probe, TokenTagging
+from adapters.tagging import not_bio
 from backbone.errors import InputError
 from backbone.importing import Published, read_published
 from backbone.preprocessing import TextPreprocessing
@@ -29,7 +29,6 @@ from backbone.storage import Backbone, load_backbone
 from backbone.trees import flatten
 
 KERNEL, BIAS = "classifier.weight", "classifier.bias"
-Problem: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def import_classifier(
         raise InputError(f"--max-tokens: must lie in 1..{longest}, the backbone's longest input, got {max_tokens}")
     _require_trunk(source, read, trunk, str(backbone), pooler=head.pooling == "pooler")
     names = _published_names(source, read, len(bias)) if labels is None else label_names(labels, (), len(bias))
-    if isinstance(head, TokenTagging) and (wrong := [name for name in names if fault(name, f"B-{name[2:]}")]):
+    if head.one_answer_per == "word" and (wrong := not_bio(names)):
         raise InputError(f"{source}: {wrong[0]!r} is no BIO tag (O, B-TYPE or I-TYPE); name the tags with --labels")
     model = GraftModel(trunk.network, (Probe(),), head, names)
     manifest = save_graft(
@@ -124,14 +123,10 @@ def _head(source: Path, read: Published, problem: Problem | None) -> tuple[Head,
 
 
 def _row_head(config: Path, stated: object, pooling: Pooling, outputs: int) -> Head:
-    """Returns the head of a `problem_type`; without one, as in transformers, one output is a number."""
-    problem = stated or ("regression" if outputs == 1 else "single_label_classification")
-    if problem == "single_label_classification" and outputs > 1:
-        return Classification(pooling=pooling)
-    if problem == "multi_label_classification":
-        return MultiLabel(pooling=pooling)
-    if problem == "regression" and outputs == 1:
-        return Regression(pooling=pooling, center=0.0, spread=1.0)
+    """Returns the head of a `problem_type`, or of the one that transformers assumes."""
+    problem = stated or assumed_problem(outputs)
+    if (head := head_of(problem, pooling, outputs)) is not None:
+        return head
     raise InputError(f"{config}: problem_type: {problem!r} with {outputs} outputs is not supported; see --problem-type")
 
 

@@ -241,6 +241,13 @@ class Head(Registered, by="kind", folder="adapters.heads", needs=NEEDS):
         probabilities = dict(list(prediction.probabilities.items())[:top])
         return {"labels": list(prediction.labels), "probabilities": probabilities, **score}
 
+    def in_own_units(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[Head, np.ndarray, np.ndarray]:
+        """Returns head, kernel float32 [F,C] and bias [C] whose logits are in the target's own units.
+
+        A head that is trained on scaled targets overrides it; for others they are the same.
+        """
+        return self, kernel, bias
+
     def exported(self, logits: Array) -> Array:
         """Returns the output `output` of an exported function: probabilities [B,C], or values [B]."""
         result: Array = self.probabilities(logits)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from adapters.heads.columns import Labels, Layout, Number
-from adapters.heads.head import RowHead
+from adapters.heads.head import Head, RowHead
 from backbone.errors import InputError
 from backbone.lazy import jnp
 
@@ -84,6 +84,10 @@ class Regression(RowHead, tag="regression"):
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         return np.asarray(self.in_units(np.asarray(probabilities, float)[:, 0]))
+
+    def in_own_units(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[Head, np.ndarray, np.ndarray]:
+        spread, center = np.float32(1.0 if self.spread is None else self.spread), np.float32(self.center or 0.0)
+        return replace(self, center=0.0, spread=1.0), kernel * spread, bias * spread + center
 
     def exported(self, logits: Array) -> Array:
         result: Array = self.in_units(logits[:, 0])

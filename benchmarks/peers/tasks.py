@@ -7,6 +7,7 @@ tagged words the text is a list of words and the label a list of tag numbers. `T
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,11 @@ def banking77(root: Path) -> tuple[Rows, Rows]:
     return tuple([(row["text"], number[row["category"]]) for row in rows] for rows in (train, test))  # type: ignore[return-value]
 
 
-def emotion(root: Path) -> tuple[Rows, Rows]:
+def tweet_eval(root: Path, task: str) -> tuple[Rows, Rows]:
+    """Returns the train and test rows of one of tweet_eval's tasks."""
+
     def read(name: str) -> Rows:
-        folder = root / "tweet_eval" / "emotion"
-        texts = (folder / f"{name}_text.txt").read_text(encoding="utf-8").split("\n")
-        labels = (folder / f"{name}_labels.txt").read_text(encoding="utf-8").split()
-        return [(text, int(label)) for text, label in zip(texts, labels, strict=False)]
-
-    return read("train"), read("test")
-
-
-def irony(root: Path) -> tuple[Rows, Rows]:
-    def read(name: str) -> Rows:
-        folder = root / "tweet_eval" / "irony"
+        folder = root / "tweet_eval" / task
         texts = (folder / f"{name}_text.txt").read_text(encoding="utf-8").split("\n")
         labels = (folder / f"{name}_labels.txt").read_text(encoding="utf-8").split()
         return [(text, int(label)) for text, label in zip(texts, labels, strict=False)]
@@ -56,7 +49,7 @@ def movie_reviews(root: Path) -> tuple[Rows, Rows]:
 
 
 def airline_tweets(root: Path) -> tuple[Rows, Rows]:
-    """A fifth of the tweets, by hash, is for the test."""
+    """Returns the tweets; a fifth of them, by hash, is for the test."""
     with (root / "airline_tweets" / "Tweets.csv").open(newline="", encoding="utf-8", errors="replace") as file:
         rows = [(row["text"], row["airline_sentiment"]) for row in csv.DictReader(file)]
     number = {name: i for i, name in enumerate(sorted({label for _, label in rows}))}
@@ -143,8 +136,8 @@ TASKS = {
     "clinc150": clinc150,
     "clinc150_domains": clinc150_domains,
     "cola": cola,
-    "emotion": emotion,
-    "irony": irony,
+    "emotion": functools.partial(tweet_eval, task="emotion"),
+    "irony": functools.partial(tweet_eval, task="irony"),
     "movie_reviews": movie_reviews,
     "mrpc": mrpc,
     "snips_slots": snips_slots,

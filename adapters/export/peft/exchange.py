@@ -18,8 +18,9 @@ from adapters.export.peft.ia3 import IA3Codec
 from adapters.export.peft.layers import PREFIX, WEIGHTS, Layer, Tensors, family_of, layers_of, task_prefix
 from adapters.export.peft.lora import LoraCodec, uniform
 from adapters.export.peft.norm import NormCodec
-from adapters.export.peft.task import CLASSIFIER, Problem, read_head, write_head
+from adapters.export.peft.task import CLASSIFIER, read_head, write_head
 from adapters.export.peft.vera import VeraCodec
+from adapters.export.problems import Problem
 from adapters.graft import Graft, dropped, load_graft
 from adapters.machine import ready_to_compute
 from adapters.model import GraftModel

@@ -13,7 +13,6 @@ classes.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -22,9 +21,10 @@ import numpy as np
 from adapters.export.peft.codec import Fields, Folder
 from adapters.export.peft.folder import EXTRA_FILE, HEAD, base_fields, extra_fields, label_names
 from adapters.export.peft.layers import PREFIX, WEIGHTS, Tensors, transposed
+from adapters.export.problems import PROBLEMS, Problem, assumed_problem, head_of
 from adapters.model import GraftModel
-from adapters.specs import Classification, Head, MultiLabel, Regression, TokenTagging
-from adapters.tagging import OUTSIDE, fault
+from adapters.specs import Head, TokenTagging
+from adapters.tagging import OUTSIDE, not_bio
 from backbone.errors import InputError
 from backbone.families import Family
 from backbone.importing import read_safetensors
@@ -34,8 +34,6 @@ from backbone.trees import Params
 CLASSIFIER = PREFIX + "classifier."
 
 Task: TypeAlias = Literal["SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION"]
-Problem: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
-PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 CLASSES: dict[str, Task] = {  # ends of the names of transformers' classes
     "ForSequenceClassification": "SEQ_CLS",
     "ForImageClassification": "SEQ_CLS",
@@ -130,7 +128,7 @@ def _own_head(folder: Folder, task: Task, family: Family, settings: Any) -> Head
     """Returns the head that Topgraft noted; raises InputError unless it is one of the task."""
     where = f"{folder.path / EXTRA_FILE}: head"
     head = decode(Head, {"kind": "classification"} | settings if isinstance(settings, dict) else settings, where)
-    fits = {"SEQ_CLS": head.pooling == family.task_pooling, "TOKEN_CLS": isinstance(head, TokenTagging)}
+    fits = {"SEQ_CLS": head.pooling == family.task_pooling, "TOKEN_CLS": head.one_answer_per == "word"}
     if not fits.get(task, True):
         raise InputError(f"{where}: {head.kind} with pooling {head.pooling} is not what task_type {task} computes")
     return head
@@ -167,8 +165,7 @@ def _names_of(base: Fields, count: int) -> tuple[str, ...]:
 
 
 def _tagger(folder: Folder, names: tuple[str, ...]) -> TokenTagging:
-    wrong = [name for name in names if fault(name, f"B-{name[2:]}")]
-    if wrong or OUTSIDE not in names:
+    if not_bio(names) or OUTSIDE not in names:
         raise InputError(
             f"{folder.file}: task_type: TOKEN_CLS: a tagger needs the names of its BIO tags, in the order of the "
             f"classifier's outputs (--labels O,B-PER,I-PER); these are {', '.join(names[:6])}"
@@ -180,24 +177,20 @@ def _row_head(
     folder: Folder, family: Family, outputs: int, problem: Problem | None, base: Fields
 ) -> tuple[Head, tuple[str, ...]]:
     """Returns the head of one vector a row, and what was assumed about it."""
-    pooling: Any = family.task_pooling or "mean"
     stated = problem or base.get("problem_type")
     if stated is not None and stated not in PROBLEMS:
         raise InputError(f"config.json: problem_type: {stated!r} is not supported; one of {', '.join(PROBLEMS)}")
-    kind = stated or ("regression" if outputs == 1 else "single_label_classification")
+    kind = stated or assumed_problem(outputs)
     if kind == "regression" and outputs > 1:
         raise InputError(
             f"{folder.path}: problem_type: regression with {outputs} outputs; a graft's head gives one number"
         )
     if kind == "single_label_classification" and outputs == 1:
         raise InputError(f"{folder.path}: problem_type: {kind} with one output; a classifier needs at least two")
-    heads: dict[str, Head] = {
-        "regression": Regression(pooling=pooling, center=0.0, spread=1.0),
-        "multi_label_classification": MultiLabel(pooling=pooling),
-        "single_label_classification": Classification(pooling=pooling),
-    }
+    head = head_of(kind, family.task_pooling or "mean", outputs)
+    assert head is not None, "the number of outputs fits"
     notes = () if stated else (f"problem_type: {kind} assumed, since the folder does not say it (--problem-type)",)
-    return heads[kind], notes
+    return head, notes
 
 
 @dataclass(frozen=True)
@@ -216,15 +209,12 @@ class ExportedHead:
 
 def write_head(model: GraftModel, params: Params, family: Family, max_tokens: int) -> ExportedHead:
     """Returns the head of a graft for PEFT; a regression's logit is then in the target's own units."""
-    weight, bias, head = transposed(params["kernel"]), np.array(params["bias"], np.float32), model.head
+    head, kernel, bias = model.head.in_own_units(np.asarray(params["kernel"]), np.array(params["bias"], np.float32))
+    weight = transposed(kernel)
     task: Task = "FEATURE_EXTRACTION"
-    if isinstance(head, TokenTagging):
+    if head.one_answer_per == "word":
         task = "TOKEN_CLS" if family.task_tagging else task
     elif head.pooling == family.task_pooling:
         task = "SEQ_CLS"
-    if isinstance(head, Regression):
-        spread, center = np.float32(1.0 if head.spread is None else head.spread), np.float32(head.center or 0.0)
-        weight, bias = weight * spread, bias * spread + center
-        head = dataclasses.replace(head, center=0.0, spread=1.0)
     extra = {"labels": list(model.labels), "head": encode(head), "max_tokens": max_tokens}
     return ExportedHead(task, {"weight": weight, "bias": bias}, extra)

@@ -120,7 +120,7 @@ def _widest(first: Method, second: Method, network: Network) -> Method | None:
         return None
     try:
         return first.widest(second, network.spec)
-    except Exception as error:
+    except Exception as error:  # whatever a user's method raises
         raise InputError(
             f"{first.tag}: widest: {type(error).__name__}: {error}; mend {type(first).__name__}"
         ) from error
@@ -241,7 +241,7 @@ def _padded(method: SiteMethod, setting: Any, leaves: Params, shared: Any, blank
         padded = method.bank_leaves(setting, leaves, shared)
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a user's method raises
         names = ", ".join(leaves)
         raise InputError(f"bank_leaves of the leaves {names}: {type(error).__name__}: {error}") from error
     for leaf in blank.keys() | padded.keys():

@@ -35,7 +35,7 @@ MAX_SHOWN = 20  # labels, groups of rows or warnings of a kind that people are s
 TOKENS_PER_WORD = 1.4  # usual sub-words of an English word
 SPECIAL = 3  # tokens around a pair
 CUTS = (32, 64, 128, 256, 512)  # values of data.max_tokens that are chosen
-METRICS = {"regression": "pearson", "token_tagging": "entity_f1", "multi_label": "macro_f1"}
+METRICS = {"multi_label": "macro_f1"}  # metric by head.kind where it is not the first of the head's
 
 
 @dataclass(frozen=True)

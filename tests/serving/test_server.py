@@ -156,13 +156,13 @@ def test_overload_and_deadlines(server, client):
 
 
 def test_counters_and_their_bounds(server, client):
-    client.post("/predict", json={"tasks": ["alpha", "beta"], "inputs": ["ban"]})
-    client.post("/predict", json={"tasks": ["no-such-task-7"], "inputs": ["ban"]})
+    for tasks in (["gamma"], ["alpha", "beta"], ["no-such-task-7"]):  # three grafts on two slots
+        client.post("/predict", json={"tasks": tasks, "inputs": ["ban"]})
     text = client.get("/metrics").text
     for name in (
         'topgraft_request_seconds_bucket{le="0.05",task="beta"}', 'topgraft_requests_total{status="404",task="other"}',
         "topgraft_queue_rows 0.0", 'topgraft_slots{group="0"} 2.0', "topgraft_host_bytes_budget",
-        'topgraft_loads_total{cause="source"}', "topgraft_evictions_total", "topgraft_bank_bytes",
+        'topgraft_loads_total{cause="source"}', 'topgraft_evictions_total{cause="slots"}', "topgraft_bank_bytes",
         'topgraft_generation{task="alpha"}', 'topgraft_cpu_seconds_per_request{quality="measured_counter"}',
         "topgraft_catalogue_reachable 1.0",
     ):  # fmt: skip

@@ -6,6 +6,7 @@ A new schedule is found by its registration. The suite runs its `example()`.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from backbone.registered import VARIANTS, variants
 from backbone.trees import flatten
 from tests.trainers.training import trained
 from trainers.config import Plan
-from trainers.freezing.schedule import RunShape, Schedule, parse
+from trainers.freezing.schedule import RunShape, Schedule, parse, spellings
 
 SCHEDULES = {tag: kind.example() for tag, kind in variants(Schedule).items()}
 SHAPES = (

@@ -22,9 +22,14 @@ from pathlib import Path
 
 import pytest
 
+from adapters.heads.columns import OneLabel
+from backbone.errors import InputError
 from tests.recipes import FILES, PAGE
 from tests.tiny import rows, write_csv
 from tests.trainers.pretraining.backbone_runs import paragraphs
+from trainers.config import Data
+from trainers.data.formats.format import Format
+from trainers.data.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("adapters", "backbone", "configs", "metering", "registry", "serving", "tests", "trainers")
@@ -41,9 +46,11 @@ PRODUCTION = [path for path in FILES if not path.startswith("tests/") and path !
 
 
 def commands(section: str) -> list[list[str]]:
-    """Returns the words of each command in the section's `sh` blocks."""
+    """Returns the words of each command in the section's `sh` blocks; `topgraft` is that of the checkout."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
-    return [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    assert all(first.startswith(".venv/bin/") for first, *_ in words)
+    return [["topgraft", *rest] if first == ".venv/bin/topgraft" else [first, *rest] for first, *rest in words]
 
 
 TYPED = {title: commands(section) for title, section in RECIPES.items()}
@@ -160,6 +167,22 @@ def test_a_variant_is_one_production_file():
         assert sum(path.startswith("tests/") for path in paths) == len(paths) - 1 > 0
         folder = Path(next(path for path in paths if path in PRODUCTION)).parent
         assert f"| `{folder}/TAG.py` |" in TEXT, "the table says where the file lies"
+
+
+def test_the_format_with_columns_reads_them(tmp_path):
+    """The block of the page that has no file of its own."""
+    block = re.search(r"^```python\n(class Semicolons.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    imports = "from pathlib import Path\nfrom backbone.errors import InputError\n"
+    imports += "from trainers.data.formats.format import Format, lines\n"
+    (tmp_path / "rows.txt").write_text("id;text;label\n1;two words;a\n2;;b\n")
+    try:
+        exec(compile(imports + block[1], "semicolons.py", "exec"), {"__name__": "semicolons"})
+        rows = read_rows(Data(train=str(tmp_path / "rows.txt"), format="semicolons"), "train", OneLabel())
+        assert next(rows).text == "two words"
+        with pytest.raises(InputError, match=r"rows\.txt:3: text: expected text, got nothing"):
+            next(rows)
+    finally:
+        del Format.registry.variants["semicolons"], Format.registry.files["semicolons"]
 
 
 def test_a_strangers_method_passes_the_suite_and_the_bank_with_one_production_file(place):

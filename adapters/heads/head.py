@@ -72,7 +72,7 @@ Shape letters: `B` or `N` rows, `T` tokens, `F` features, `C` names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -118,6 +118,15 @@ class Head(Registered, by="kind", folder="adapters.heads", needs=NEEDS):
     one_answer_per: ClassVar[Literal["row", "word", "token"]] = "row"
     supports: ClassVar[frozenset[Support]] = frozenset()
     output: ClassVar[Literal["probabilities", "value"]] = "probabilities"
+
+    @classmethod
+    def misses(cls) -> Iterator[str]:
+        def defined(name: str) -> type:
+            return next(base for base in cls.__mro__ if name in vars(base))
+
+        former = defined("host_loss")
+        if former is not Head and issubclass(defined("loss"), former) and defined("loss") is not former:
+            yield f"host_loss is missing: that of {former.__name__} computes the loss of {former.__name__}"
 
     @property
     def pooling(self) -> str:

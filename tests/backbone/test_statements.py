@@ -48,6 +48,10 @@ FAULTS = [
     ("(Classification, tag='a'): output = 'number'", "output: 'number' is unknown; known: probabilities, value"),
     ("(Classification, tag='a'): gamma = 2.0", "gamma = 2.0 is no part of it, and no setting, since it has no type"),
     ("(Classification, tag='a'): dropout = 0.1", "dropout = 0.1 has no type, so the default of Classification stays"),
+    (
+        "(Classification, tag='a'):\n    def loss(self, *given): ...",
+        "host_loss is missing: that of Classification computes",
+    ),
     ("(Lora, tag='a'): rank = 4", "rank = 4 has no type, so the default of Lora stays; write rank: TYPE = ..."),
     (f"(SiteMethod, tag='a'):\n{FIELDS}", "init is missing"),
     (f"(SiteMethod, tag='a'):\n{INIT}", "the field sites is missing; add it, or override groups"),

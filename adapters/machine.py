@@ -241,13 +241,13 @@ def _measure(key: str) -> tuple[MachineRecord, bool]:
     Raises ChildProcessError where jax does not start.
     """
     started = time.monotonic()
-    own = {
+    variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(PROGRAMS.parents[1]), os.environ.get("PYTHONPATH")))),
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # what was compiled before says nothing about this compiler
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # leaves an accelerator's memory to this process
     }
     command = [sys.executable, "-P", "-m", "metering.known_answers", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | own)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | variables)
     said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:

@@ -54,8 +54,8 @@ def main() -> int:
         print(json.dumps(asdict(answer)) if as_json else _line(answer), flush=True)
     seconds = time.monotonic() - started
     if not as_json:
-        summary = f"{count - wrong} of {count} known answers are right: Python {sys.version.split()[0]}, "
-        print(f"{summary}jax {jax.__version__}, {jax.default_backend()}, {seconds:.1f} s")
+        counts = f"{count - wrong} of {count} known answers are right: Python {sys.version.split()[0]}, "
+        print(f"{counts}jax {jax.__version__}, {jax.default_backend()}, {seconds:.1f} s")
     return 1 if wrong else 0
 
 

@@ -42,6 +42,7 @@ from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.endpoint import all_endpoints
 from serving.server.limits import Tokens
+from serving.server.openapi import document
 from serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def serve(settings: Settings) -> ServeResult:
     tokens = Tokens.read(settings.token_file)
     _require_readable(settings)
     endpoints = all_endpoints()
+    document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
     catalogue = _catalogue(settings)
     backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
     start = time.perf_counter()
@@ -196,6 +198,7 @@ def _listen(server: Server, settings: Settings) -> None:
         server.app(),
         host=settings.host,
         port=settings.port,
+        log_config=None,  # records go to the handlers of the command
         log_level="warning",
         access_log=False,
         # longer than load balancers keep a connection (60 s): otherwise a request may meet a connection that is closing
@@ -235,7 +238,12 @@ def _admin(server: Server, settings: Settings) -> Iterator[None]:
         yield
         return
     config = uvicorn.Config(
-        server.admin(), host=settings.host, port=settings.admin_port, log_level="warning", access_log=False
+        server.admin(),
+        host=settings.host,
+        port=settings.admin_port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
     )
     admin = _Announcing(config)
     thread = threading.Thread(target=admin.run, name="admin", daemon=True)

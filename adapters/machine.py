@@ -89,9 +89,10 @@ class MachineRecord:
             ("versions", listed),
             *((name, value) for name, value in self.flags.items()),
             *((f"joules, {source.name}", source.state) for source in self.joules),
-            ("known answers", f"{self.verdict}: {self.summary()}, {self.seconds:.1f} s"),
         ]
-        return "\n".join([*(f"{name + ':':18} {value}" for name, value in lines), *map(_line, self.answers)])
+        head = [f"{name + ':':18} {value}" for name, value in lines]
+        end = f"known answers:     {self.verdict}: {self.summary()}, {self.seconds:.1f} s"
+        return "\n".join([*head, *map(_line, self.answers), end])
 
     def summary(self) -> str:
         """Returns how many programs are right."""

@@ -19,6 +19,7 @@ from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.export.peft.folder import label_names
 from adapters.export.problems import Problem, assumed_problem, head_of
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.specs import Head, Pooling, Probe, TokenTagging
 from adapters.tagging import not_bio
@@ -58,6 +59,7 @@ def import_classifier(
     backbone's. Raises InputError where trunk or tokenizer are not the backbone's, or where no head of ours is that
     classifier.
     """
+    ready_to_compute()
     source, out = Path(source), Path(out)
     read = read_published(source)
     head, kernel, bias = _head(source, read, problem)

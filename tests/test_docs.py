@@ -32,10 +32,13 @@ from backbone.importing import minilm_folder
 from backbone.options import filled
 from backbone.records import decode
 from serving.bank import Envelope
+from tests.adapters.test_classifier import fine_tune
 from tests.families import config_of
 from tests.tiny import write_csv
 from tests.tiny_images import write_folder
+from trainers.config import TrainConfig
 from trainers.data.docstrings import collect
+from trainers.pretraining.config import BackboneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT / "tests" / "goldens" / "families"
@@ -46,7 +49,7 @@ FOR_SCHEDULERS = ("cron", "yaml", "py")  # of docs/retraining.md, and checked by
 HOURS = ("train-backbone text_mlm --workdir runs/text_mlm", "train-backbone vit_small", "train trec6", "train mnist")
 SMALL = ("--buckets", "16", "--batch-sizes", "1", "--slots", "2")  # of a server, so that it compiles little
 PATIENCE = 240.0  # seconds
-PROCESSOR = {"size": {"height": 8, "width": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
+PROCESSOR = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,13 @@ def pictures(tmp_path) -> None:
 
 
 @pytest.fixture
-def prepared(docstrings, pictures, tmp_path, monkeypatch, shared_data) -> None:
+def published(tmp_path) -> None:
+    """A full fine-tune, as docs/using.md names it."""
+    fine_tune(tmp_path / "fine-tune", "Sequence")
+
+
+@pytest.fixture
+def prepared(docstrings, pictures, published, tmp_path, monkeypatch, shared_data) -> None:
     """The files that the documents speak of."""
     monkeypatch.setenv("TOPGRAFT_DATA", str(shared_data))
     kinds = {label: [row for row in docstrings if row[1] == label][:40] for label in ("asyncio", "email")}
@@ -148,12 +157,9 @@ class Typist:
         else:
             assert words[0] == "topgraft", words
             if " ".join(words[1:]).startswith(HOURS):
-                verb = topgraft.parser().parse_args(words[1:]).verb
-                verb_of = filled(verb, topgraft.parser().parse_args(words[1:]))
-                from trainers.config import TrainConfig
-                from trainers.pretraining.config import BackboneConfig
-
-                verb_of.load(BackboneConfig if verb.verb == "train-backbone" else TrainConfig)
+                options = topgraft.parser().parse_args(words[1:])
+                kind = BackboneConfig if words[1] == "train-backbone" else TrainConfig
+                assert filled(options.verb, options).load(kind)
                 return
             status = topgraft.main(words[1:])
             assert status == 0, f"{shlex.join(words)}\n{self._capsys.readouterr().err}"
@@ -207,9 +213,10 @@ def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
     typist = Typist(monkeypatch, capsys)
     for kind, block in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
         if kind == "python":
-            for name in re.findall(r"This one, `(\w+\.py)`", (ROOT / document).read_text(encoding="utf-8")):
-                Path(name).write_text(block)
-            exec(compile(block, document, "exec"), names)
+            if "class Labels(Protocol" in block:  # `labels.py` of docs/serving.md, which its server loads
+                Path("labels.py").write_text(block)
+            else:
+                exec(compile(block, document, "exec"), names)
         elif kind in ("sh", "console"):
             typist.type(list(commands(kind, block, variables)))
         elif kind == "csv":

@@ -195,6 +195,7 @@ def _listen(server: Server, settings: Settings) -> None:
         server.app(),
         host=settings.host,
         port=settings.port,
+        log_config=None,  # records go to the handlers of the command
         log_level="warning",
         access_log=False,
         # longer than load balancers keep a connection (60 s): otherwise a request may meet a connection that is closing
@@ -234,7 +235,12 @@ def _admin(server: Server, settings: Settings) -> Iterator[None]:
         yield
         return
     config = uvicorn.Config(
-        server.admin(), host=settings.host, port=settings.admin_port, log_level="warning", access_log=False
+        server.admin(),
+        host=settings.host,
+        port=settings.admin_port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
     )
     admin = _Announcing(config)
     thread = threading.Thread(target=admin.run, name="admin", daemon=True)

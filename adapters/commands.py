@@ -1,4 +1,4 @@
-"""The verbs of `adapters`: export, import-graft, combine. Imports no jax."""
+"""The verbs of `adapters`: export, import-graft, combine, machine. Imports no jax."""
 
 from __future__ import annotations
 
@@ -47,20 +47,16 @@ class ImportGraft(IntoFolder, Verb, verb="import-graft"):
 
     def call(self) -> object:
         """Imports a PEFT adapter folder, or the classifier of a full fine-tune, as a graft."""
+        labels, problem, max_tokens = self.labels, self.problem_type, self.max_tokens
         if not Path(self.source, "adapter_config.json").exists() and Path(self.source, "config.json").exists():
             from adapters.export.classifier import import_classifier
 
-            return import_classifier(self.source, self.backbone, self.out, labels=self.labels)
+            return import_classifier(
+                self.source, self.backbone, self.out, labels=labels, problem=problem, max_tokens=max_tokens
+            )
         from adapters.export.peft import import_peft
 
-        return import_peft(
-            self.source,
-            self.backbone,
-            self.out,
-            labels=self.labels,
-            problem=self.problem_type,
-            max_tokens=self.max_tokens,
-        )
+        return import_peft(self.source, self.backbone, self.out, labels=labels, problem=problem, max_tokens=max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +70,15 @@ class Combine(Combination, OnBackbone, IntoFolder, Verb, verb="combine"):
         return combine(self.grafts, self.out, self, backbone=self.backbone)
 
 
-VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine)
+@dataclass(frozen=True, kw_only=True)
+class DescribeMachine(Verb, verb="machine"):
+    again: bool = option(False, "measure anew, even where there is a record")
+
+    def call(self) -> object:
+        """Describes this machine, and whether its compiler gives the right results."""
+        from adapters.machine import machine_record
+
+        return machine_record(again=self.again)
+
+
+VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine, DescribeMachine)

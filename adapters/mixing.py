@@ -25,6 +25,7 @@ from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.combination import Combination, How
 from adapters.graft import Graft, dropped, load_graft
+from adapters.machine import ready_to_compute
 from adapters.methods.lora import Lora, LoraSetting
 from adapters.model import GraftModel
 from adapters.patterns import Site, sites_of
@@ -63,6 +64,7 @@ def combine(
     """
     how, rank, density, head_from = combination.how, combination.rank, combination.density, combination.head_from
     weights = _weights(grafts, combination)
+    ready_to_compute()
     loaded = [load_graft(grafts[0], backbone)]
     loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
     parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]

@@ -61,6 +61,14 @@ class Variant:
     storage: Storage  # dtype in which they are stored
     backend: str  # cpu, gpu or tpu, whose last bits differ
     layout: int = LAYOUT  # version of the files
+    compiler: str = ""  # verdict on a compiler whose known answers are wrong; "" for one that is right
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the JSON values that name the folder; `compiler` is among them only if it is wrong."""
+        values: dict[str, Any] = encode(self)
+        if not self.compiler:
+            del values["compiler"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ class RowCache:
     """The rows of one variant below `root`; opening it reads indices only."""
 
     def __init__(self, root: Path, variant: Variant):
-        self.variant, self.folder = variant, root / digest(encode(variant)).removeprefix("sha256:")[:24]
+        self.variant, self.folder = variant, root / digest(variant.identity()).removeprefix("sha256:")[:24]
         self._root = root
         self._places: dict[bytes, _Place] = {}
         self._maps: dict[int, np.ndarray] = {}
@@ -255,7 +263,7 @@ class RowCache:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             self._clean()
             if not (self.folder / VARIANT_FILE).exists():
-                write_durable(self.folder / VARIANT_FILE, json.dumps(encode(self.variant), indent=1).encode())
+                write_durable(self.folder / VARIANT_FILE, json.dumps(self.variant.identity(), indent=1).encode())
             known = {place.segment for place in self._places.values()}
             for number in _segments(self.folder):
                 if number not in known:

@@ -27,6 +27,11 @@ def boundaries_folder() -> Path:
     return home() / "boundaries"
 
 
+def machines_folder() -> Path:
+    """Returns the folder of records of this machine, one for each set of versions and flags (`adapters.machine`)."""
+    return home() / "machines"
+
+
 def resolve_backbone(name: str) -> Path:
     """Returns the folder of a backbone given as a folder, or as `minilm`, imported on first use."""
     from backbone.files import BACKBONE_FILE

@@ -31,7 +31,7 @@ from backbone.images import ImagePreprocessing, from_published
 from backbone.preprocessing import TextPreprocessing
 from backbone.published_files import read_json, refuse_pointer
 from backbone.published_tokenizer import published_tokenizer
-from backbone.registered import VARIANTS, variants
+from backbone.registered import VARIANTS, named_variants, variants
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import BackboneRecord, Preprocessing, save_backbone
 from backbone.tokenizer_files import FILE, FILES
@@ -244,7 +244,7 @@ def _family(config: dict[str, Any], folder: Path) -> Family:
     if (family := find_family(str(name))) is None:
         raise InputError(
             f"{folder / 'config.json'}: model_type: {name!r} is not supported; "
-            f"{nearest(str(name), variants(Family))}; a family of your own needs {VARIANTS}"
+            f"{nearest(str(name), variants(Family))}; a family of your own needs {VARIANTS}{named_variants()}"
         )
     return family
 

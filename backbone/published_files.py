@@ -38,7 +38,11 @@ def read_text(path: Path, remedy: str) -> str:
 
 def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
     """Returns the content of a JSON file, an object or what `kind` says. Raises InputError as `read_text` does."""
-    content = parse_json(read_text(path, remedy), str(path))
+    text = read_text(path, remedy)
+    try:
+        content = parse_json(text, str(path))
+    except InputError as error:
+        raise InputError(f"{error}; if the file is damaged, fetch it again") from error
     if not isinstance(content, kind):
         expected = "a JSON object" if kind is dict else "a JSON list"
         raise InputError(f"{path}: expected {expected}, got {type(content).__name__}; fetch the file again")

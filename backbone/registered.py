@@ -7,9 +7,10 @@
     class Lora(Method, tag="lora"):
         '''A variant; `variants(Method)["lora"]` finds it, and records are decoded to it by method="lora".'''
 
-The modules of the folder are imported when a tag is first looked up. A user's config script may define its own
-variant, which is known once the script has run. For lookups without that script, the environment variable
-`TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides which code runs.
+A class statement is checked: the parts that `needs` names must be there, and each part has its type
+(`backbone.statements`). The modules of the folder are imported when a tag is first looked up. A user's config script
+may define its own variant, which is known once the script has run. For lookups without that script, the environment
+variable `TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides which code runs.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import importlib
 import os
 import pkgutil
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from backbone.errors import InputError, nearest
+from backbone.statements import faults, lacks_decorator
 
 VARIANTS = "TOPGRAFT_VARIANTS"  # environment variable: modules or scripts that define variants, commas between
 
@@ -38,6 +41,10 @@ class UnknownVariant(InputError):
         self.tag = tag
 
 
+class VariantsError(InputError):
+    """A module or script of `TOPGRAFT_VARIANTS` that fails."""
+
+
 @dataclass
 class Registry:
     """The variants of one base class."""
@@ -48,26 +55,52 @@ class Registry:
     variants: dict[str, type] = field(default_factory=dict)  # class of each tag
     files: dict[str, str] = field(default_factory=dict)  # file that defines each tag
     names: dict[str, dict[str, Any]] = field(default_factory=dict)  # names in that file, kept after a script has ended
+    decorated: set[type] = field(default_factory=set)  # classes whose decorator is known to be there
+
+
+REGISTRIES: list[Registry] = []  # one for each base
 
 
 class Registered:
-    """A base of variants (`by`, `folder`), a variant (`tag`), or something between them (neither)."""
+    """A base of variants (`by`, `folder`), a variant (`tag`), or something between them (neither).
+
+    `needs` names the parts that every variant below must define.
+    """
 
     registry: ClassVar[Registry]
     tag: ClassVar[str]  # name in records
+    needs: ClassVar[Mapping[str, type]] = MappingProxyType({})  # base that asks for each part
 
     def __init_subclass__(
-        cls, *, by: str | None = None, folder: str = "", tag: str | None = None, **arguments: Any
+        cls,
+        *,
+        by: str | None = None,
+        folder: str = "",
+        tag: str | None = None,
+        needs: tuple[str, ...] = (),
+        **arguments: Any,
     ) -> None:
         super().__init_subclass__(**arguments)
+        if needs:
+            cls.needs = MappingProxyType({**cls.needs, **dict.fromkeys(needs, cls)})
         if by is not None:
             cls.registry = Registry(by, folder)
+            REGISTRIES.append(cls.registry)
+            return
+        frame = sys._getframe(1)  # the frame of the class statement
+        file = _resolved(frame.f_code.co_filename)
+        for fault in (*faults(cls, cls.needs if tag else {}), *(cls.misses() if tag else ())):
+            raise InputError(f"{file}: class {cls.__name__}: {fault}")
         if tag is not None:
-            frame = sys._getframe(1)  # the frame of the class statement
             cls.tag = tag
             setattr(cls, cls.registry.by, tag)
-            _register(cls, _resolved(frame.f_code.co_filename))
+            _register(cls, file)
             cls.registry.names[tag] = frame.f_globals
+
+    @classmethod
+    def misses(cls) -> Iterator[str]:
+        """Yields what a variant lacks beside `needs`, in words: parts that depend on each other; nothing by default."""
+        yield from ()
 
 
 def _resolved(file: str) -> str:
@@ -90,6 +123,11 @@ def variants(base: type[B]) -> dict[str, type[B]]:
     if not registry.loaded:
         load_folder(registry.folder)
         registry.loaded = True
+    for tag, cls in registry.variants.items():
+        if cls not in registry.decorated:
+            if fault := lacks_decorator(cls):
+                raise InputError(f"{registry.files[tag]}: class {cls.__name__}: {fault}")
+            registry.decorated.add(cls)
     return dict(sorted(registry.variants.items()))
 
 
@@ -103,7 +141,7 @@ def variant(base: type[B], tag: str, where: str = "") -> type[B]:
         by = base.registry.by  # type: ignore[attr-defined]
         raise UnknownVariant(
             f"{where or by}: {tag!r} is unknown; {nearest(tag, known)}; a variant of your own needs the script or "
-            f"module that defines it: import it first, or name it in {VARIANTS}",
+            f"module that defines it: import it first, or name it in {VARIANTS}{named_variants()}",
             tag,
         )
     return known[tag]
@@ -126,15 +164,40 @@ def load_folder(package: str) -> list[Any]:
 
 
 def run_named_variants() -> None:
-    """Imports the modules and runs the scripts that `TOPGRAFT_VARIANTS` names; raises InputError if one fails."""
-    for name in filter(None, (part.strip() for part in os.environ.get(VARIANTS, "").split(","))):
+    """Imports the modules and runs the scripts that `TOPGRAFT_VARIANTS` names; raises VariantsError if one fails."""
+    for name in _named():
         try:
             if name.endswith(".py"):
                 run_script(name)
             else:
                 importlib.import_module(name)
+        except InputError as error:  # a class statement that does not fit, with its file
+            raise VariantsError(f"{VARIANTS}: {name}: {error}") from error
         except Exception as error:  # whatever the user's code raises
-            raise InputError(f"{VARIANTS}: {name}: {type(error).__name__}: {error}; mend it or leave it out") from error
+            hint = _not_there(name) if isinstance(error, (FileNotFoundError, ModuleNotFoundError)) else "mend it"
+            message = f"{VARIANTS}: {name}: {type(error).__name__}: {error}; {hint}, or leave it out"
+            raise VariantsError(message) from error
+
+
+def named_variants() -> str:
+    """Returns what the files that `TOPGRAFT_VARIANTS` names define, as the end of a message; "" where it names none."""
+    parts = []
+    for name in _named():
+        file = name if name.endswith(".py") else getattr(sys.modules.get(name), "__file__", None)
+        places = [(registry.by, tag, place) for registry in REGISTRIES for tag, place in registry.files.items()]
+        tags = sorted(f"{by}={tag}" for by, tag, place in places if file and place == _resolved(file))
+        parts.append(f"{name}, which it names, defines {', '.join(tags) or 'no variant'}")
+    return "".join(f"; {part}" for part in parts)
+
+
+def _named() -> list[str]:
+    return [part.strip() for part in os.environ.get(VARIANTS, "").split(",") if part.strip()]
+
+
+def _not_there(name: str) -> str:
+    if name.endswith(".py"):
+        return f"paths are relative to the working folder, {Path.cwd()}"
+    return "modules are looked for in PYTHONPATH"
 
 
 def run_script(file: str | Path) -> ModuleType:

@@ -156,7 +156,7 @@ def random_settings(special: Sequence[str], draw: random.Random) -> dict[str, An
     if draw.random() < 0.3:
         settings["truncation_side"] = draw.choice(["left", "right"])
     if draw.random() < 0.2:
-        settings["model_max_length"] = draw.choice([512, 10**30, 20, published.CUT])
+        settings["model_max_length"] = draw.choice([512, 10**30, 64, published.CUT])
     for role in ROLES:
         if draw.random() < 0.15:
             token = random_token(special, draw)

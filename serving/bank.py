@@ -25,7 +25,7 @@ import numpy as np
 
 from adapters.heads.head import Head, kinds_for
 from adapters.heads.pooling import Pooling
-from adapters.methods.method import Method, at_inference
+from adapters.methods.method import Method, SiteMethod, at_inference
 from adapters.model import GraftModel
 from adapters.specs import Classification
 from backbone.encoder import Network
@@ -107,8 +107,23 @@ def _joined(group: Group, new: Group, network: Network) -> Group | None:
     kinds = [[method.tag for method in g.methods] for g in (group, new)]
     if kinds[0] != kinds[1] or group.pooling != new.pooling or _start(group, network) != _start(new, network):
         return None
-    wide = [first.widest(second, network.spec) for first, second in zip(group.methods, new.methods, strict=True)]
+    wide = [_widest(first, second, network) for first, second in zip(group.methods, new.methods, strict=True)]
     return None if None in wide else replace(group, methods=tuple(method for method in wide if method is not None))
+
+
+def _widest(first: Method, second: Method, network: Network) -> Method | None:
+    """Returns settings for grafts of both; None where each needs a bank of its own.
+
+    Raises InputError naming the method if its `widest` fails.
+    """
+    if first.apart(second):
+        return None
+    try:
+        return first.widest(second, network.spec)
+    except Exception as error:
+        raise InputError(
+            f"{first.tag}: widest: {type(error).__name__}: {error}; mend {type(first).__name__}"
+        ) from error
 
 
 def _start(group: Group, network: Network) -> int:
@@ -170,18 +185,21 @@ class Bank:
         if list(model.site_parts) != [name for name in order if name in self.model.site_parts]:
             raise InputError(f"its methods are {_names(model.methods)}, the group's {_names(self.group.methods)}")
         for name, (method, settings) in model.site_parts.items():
-            shared = self.model.site_parts[name][1]
+            wide, shared = self.model.site_parts[name]
+            if reason := method.apart(wide):
+                raise InputError(f"{name}: {reason}")
             if outside := [site.full_name for site in settings if site not in shared]:
                 raise InputError(f"{name} adapts {', '.join(outside[:4])}, outside the group's sites")
             if not method.identity_at_start and (rest := [s for s in shared if s not in settings]):
                 raise InputError(f"{name} leaves out {rest[0].full_name}, which the group cannot switch off")
             for site, setting in settings.items():
                 of_site = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
+                of_block = leaves["adapter"][name][str(site.block)]
                 try:
-                    padded = method.bank_leaves(setting, of_site, shared[site])
+                    padded = _padded(method, setting, of_site, shared[site], of_block[site.name])
                 except InputError as error:
                     raise InputError(f"{name} at {site.full_name}: {error}") from error
-                leaves["adapter"][name][str(site.block)][site.name] = padded
+                of_block[site.name] = padded
         if model.feature_method is not None and (name := model.feature_method.tag) in leaves["adapter"]:
             leaves["adapter"][name] = map_leaves(np.asarray, params.get("adapter", {}).get(name, {}))
         extra = self.labels - len(model.labels)
@@ -215,6 +233,22 @@ class Bank:
     def settle(self) -> None:
         """Waits until every write has finished."""
         jax.block_until_ready(self.leaves)
+
+
+def _padded(method: SiteMethod, setting: Any, leaves: Params, shared: Any, blank: Params) -> Params:
+    """Returns one site's leaves in the shapes of the bank's, `blank`; raises InputError that names the leaf."""
+    try:
+        padded = method.bank_leaves(setting, leaves, shared)
+    except InputError:
+        raise
+    except Exception as error:
+        names = ", ".join(leaves)
+        raise InputError(f"bank_leaves of the leaves {names}: {type(error).__name__}: {error}") from error
+    for leaf in blank.keys() | padded.keys():
+        shape, expected = (np.shape(tree[leaf]) if leaf in tree else "absent" for tree in (padded, blank))
+        if shape != expected:
+            raise InputError(f"the leaf {leaf} is {shape}, the bank's is {expected}; bank_leaves must make it so")
+    return padded
 
 
 def _features_key(model: GraftModel) -> Any:

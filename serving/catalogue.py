@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
 from backbone.errors import InputError, nearest
+from backbone.registered import UnknownVariant
 from registry.database import Registry
 from registry.entries import require_task
 from registry.store import Store
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 RUN_GRAFT = "graft"  # name of the graft in a work folder of `topgraft train`
 RUN_CONFIG = "config.json"  # file that every work folder has
 DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
+UNKNOWN = "unknown"  # name of the version of a graft with a variant that this process does not know
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ class FolderCatalogue:
             try:
                 manifest = read_manifest(path)
             except InputError as error:  # kept as an entry: a request for it gets the reason
-                entries[task] = Entry(task, DAMAGED, f"{DAMAGED}:{task}", lineage={"error": str(error)})
+                version = UNKNOWN if isinstance(error, UnknownVariant) else DAMAGED
+                entries[task] = Entry(task, version, f"{version}:{task}", lineage={"error": str(error)})
                 continue
             version = manifest.content_id.removeprefix("sha256:")[:12]
             lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}

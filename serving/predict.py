@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.graft import load_graft
+from adapters.machine import ready_to_answer
 from backbone.errors import InputError
-from backbone.home import use_compilation_cache
 from backbone.texts import lines, read_text, text_of
 
 
@@ -51,7 +51,7 @@ def predict(
     files = [file] if isinstance(file, str) else list(file)
     if not texts and not files:
         raise InputError("no text: pass --text TEXT or --file FILE")
-    use_compilation_cache()
+    ready_to_answer()
     graft = load_graft(path, backbone, dtype=dtype)
     images = graft.backbone.spec.image is not None
     if images and texts:

@@ -13,7 +13,7 @@ from adapters.block_counts import block_forward
 from adapters.costs import forward
 from adapters.forward import forward_program
 from adapters.graft import Graft, load_graft
-from backbone.home import use_compilation_cache
+from adapters.machine import ready_to_answer
 from backbone.trees import count
 from metering.roofline import Roofline, measure
 from metering.window import window
@@ -80,7 +80,7 @@ def profile(
     path: str | Path, *, backbone: str | Path | None = None, dtype: str, plot: str | Path | None = None
 ) -> Profile:
     """Profiles the graft at `path`; raises InputError if it does not load."""
-    use_compilation_cache()
+    ready_to_answer()
     graft = load_graft(path, backbone, dtype=dtype)
     machine = measure()
     buckets = graft.backbone.lengths  # images have a single length

@@ -14,13 +14,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile the same small programs again and again: every one of them is kept for the run, in one folder
 # for all workers of pytest-xdist, which inherit this variable.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Compiling is most of what the tests do; without LLVM's optimisations they take two thirds. `make soak` runs those of
-# exactness with them, as `XLA_FLAGS= make test` runs all.
+# Compiling is most of what the tests do; without LLVM's optimisations they take two thirds. `make test-shipped` runs
+# some of exactness with them, `make soak` all of these, and `XLA_FLAGS= make test` everything. The flag that this
+# jaxlib needs is added by `backbone.compiler_flags`, as for users.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-_PROGRAMS = Path(os.environ.setdefault("TOPGRAFT_TEST_PROGRAMS", str(Path(os.environ["TOPGRAFT_HOME"]) / "programs")))
-_PROGRAMS.mkdir(parents=True, exist_ok=True)
-if not (Path(os.environ["TOPGRAFT_HOME"]) / "programs").exists():
-    (Path(os.environ["TOPGRAFT_HOME"]) / "programs").symlink_to(_PROGRAMS)
+os.environ.setdefault("TOPGRAFT_TEST_PROGRAMS", str(Path(os.environ["TOPGRAFT_HOME"]) / "programs"))
 
 import pytest  # noqa: E402
 
@@ -30,6 +28,10 @@ ALLOWED_SKIPS = {
     for line in (ROOT / "tests" / "allowed_skips.txt").read_text().splitlines()
     if line.strip() and not line.startswith("#")
 }
+
+from tests.home import linked  # noqa: E402
+
+linked(Path(os.environ["TOPGRAFT_HOME"]))
 
 from tests.registry.postgres import Postgres, binaries, running  # noqa: E402
 from tests.tiny import make_tiny_backbone, write_config  # noqa: E402

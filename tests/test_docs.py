@@ -121,11 +121,9 @@ def commands(kind: str, block: str, variables: dict[str, str]) -> Iterator[list[
                 name, _, value = words[1].partition("=")
                 variables[name] = value
             elif words:
-                yield [each for word in words for each in (matches(word) if "*" in word else [word])]
-
-
-def matches(pattern: str) -> list[str]:
-    return sorted(str(path) for path in Path().glob(pattern))
+                yield [
+                    each for word in words for each in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+                ]
 
 
 class Typist:
@@ -223,7 +221,8 @@ def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
         elif kind in ("sh", "console"):
             typist.type(list(commands(kind, block, variables)))
         elif kind == "csv":
-            assert next(csv.reader(io.StringIO(block))) == next(csv.reader(Path("train.csv").read_text().splitlines()))
+            known = io.StringIO(Path("train.csv").read_text(encoding="utf-8"))
+            assert next(csv.reader(io.StringIO(block))) == next(csv.reader(known))
         elif kind == "json":
             decode(Envelope, json.loads(block))
         elif kind == "text":

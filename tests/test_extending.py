@@ -1,7 +1,8 @@
 """What docs/extending.md shows is done here: the files are written into a copy of the tree, and the commands typed.
 
 One process in the copy runs every command of the page, so that jax is imported and compiles once. It keeps the status
-and the output of each, which the tests below read.
+and the output of each, which the tests below read. A method of tests/strangers, written by somebody who had read only
+the page, goes through the shared suite beside them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from tests.trainers.pretraining.backbone_runs import paragraphs
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("adapters", "backbone", "configs", "metering", "registry", "serving", "tests", "trainers")
 SCRIPT = "gain.py"  # the file that lies outside the tree
+STRANGER = {
+    "adapters/methods/loha.py": "loha.py",
+    "tests/adapters/formulas/loha.py": "loha_formula.py",
+}  # file of tests/strangers for each path
 PATIENCE = 240.0  # seconds: a busy machine starts slowly
 TEXT = PAGE.read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
@@ -42,6 +47,8 @@ def commands(section: str) -> list[list[str]]:
 
 
 TYPED = {title: commands(section) for title, section in RECIPES.items()}
+OF_STRANGER = [".venv/bin/python", "-m", "pytest", "tests/adapters/test_methods.py", "-k", "loha"]
+OF_SCRIPT = ["topgraft", "train", SCRIPT, "--workdir", "runs/gain"]
 
 DRIVER = """
 import contextlib, io, json, sys
@@ -91,9 +98,9 @@ class Place:
 
 
 def write_data(folder: Path) -> None:
-    """Writes the files that the page speaks of."""
-    for name, count, seed in (("train", 90, 1), ("test", 40, 2)):
-        table = rows(count, seed=seed)
+    """Writes the files that the page speaks of; all texts have one bucket, so that little is compiled."""
+    for name, count, seed in (("train", 135, 1), ("test", 60, 2)):
+        table = [(text, label) for text, label in rows(count, seed=seed) if len(text.split()) < 6]
         write_csv(folder / f"{name}.csv", table)
         (folder / f"{name}.fasttext").write_text("".join(f"__label__{label} {text}\n" for text, label in table))
         grades = [(text, str(3 * int(label[-1]))) for text, label in table]
@@ -111,13 +118,15 @@ def place(tiny_path, tmp_path_factory) -> Place:
     for path, content in FILES.items():
         assert not (folder / path).exists(), f"{path} is in the tree already"
         (folder / path).write_text(content, encoding="utf-8")
+    for path, name in STRANGER.items():
+        shutil.copy(ROOT / "tests/strangers" / name, folder / path)
     shutil.copy(ROOT / "tests/goldens/extending/electra.safetensors", folder / "tests/goldens/families")
     write_data(folder)
     script = (folder / SCRIPT).read_text(encoding="utf-8")
     (folder / SCRIPT).write_text(script.replace('"minilm"', f'"{tiny_path}"'), encoding="utf-8")
 
-    typed = [words for all_words in TYPED.values() for words in all_words]
-    small = ["--set", f"backbone={tiny_path}", "--set", "data.max_tokens=48", "--quiet"]
+    typed = [*(words for all_words in TYPED.values() for words in all_words), OF_STRANGER, OF_SCRIPT]
+    small = ["--set", f"backbone={tiny_path}", "--set", "data.max_tokens=16", "--quiet"]
     done = [words + small if words[:2] == ["topgraft", "train"] else words for words in typed]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     results = folder / "results.json"
@@ -153,9 +162,17 @@ def test_a_variant_is_one_production_file():
         assert f"| `{folder}/TAG.py` |" in TEXT, "the table says where the file lies"
 
 
+def test_a_strangers_method_passes_the_suite_and_the_bank_with_one_production_file(place):
+    result = place.results[shlex.join(OF_STRANGER)]
+    assert result["status"] == 0, result["text"][-4000:]
+    names = {name.rpartition("::")[2] for name in result["passed"]}
+    assert {"test_a_bank_equals_each_adapter_alone[loha]", "test_merged_equals_unmerged[loha in the mlp]"} <= names
+    assert [path for path in STRANGER if not path.startswith("tests/")] == ["adapters/methods/loha.py"]
+
+
 def test_the_files_are_as_tidy_as_the_tree(place):
     for words in (("ruff", "check"), ("ruff", "format", "--check", "--diff")):
-        done = place.run(*words, *FILES)
+        done = place.run(*words, *FILES, *STRANGER)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -164,7 +181,7 @@ def test_the_server_has_the_route_and_serves_the_methods(place, tiny_path):
     words = ["topgraft", "serve", "--grafts", "runs_served", "--backbone", str(tiny_path), "--port", "0"]
     for name in ("hira", "last_states", "ordinal"):
         shutil.copytree(place.folder / "runs" / name / "graft", place.folder / "runs_served" / name)
-    small = ["--buckets", "48", "--batch-sizes", "8", "--slots", "2", "--labels", "4"]
+    small = ["--buckets", "16", "--batch-sizes", "8", "--slots", "2", "--labels", "4"]
     log = place.folder / "serve.log"
     with log.open("w") as file:
         command = [sys.executable, "-m", *words, *small]
@@ -188,8 +205,8 @@ def test_the_server_has_the_route_and_serves_the_methods(place, tiny_path):
 
 
 def test_a_variant_of_a_script_loads_where_the_script_is_named(place):
-    trained = place.run("topgraft", "train", SCRIPT, "--workdir", "runs/gain", "--set", "data.max_tokens=48")
-    assert trained.returncode == 0, trained.stderr
+    trained = place.results[shlex.join(OF_SCRIPT)]
+    assert trained["status"] == 0, trained["text"][-4000:]
     predict = ("topgraft", "predict", "runs/gain/graft", "--text", "ban bas")
     refused = place.run(*predict)
     assert refused.returncode == 2

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from adapters.heads.head import kinds_for
+from adapters.machine import ready_to_compute
 from backbone.cache import row_key
 from backbone.errors import InputError
-from backbone.home import use_compilation_cache
 from trainers.config import TrainConfig
 from trainers.data.prepare import Table
 from trainers.data.splits import normalise
@@ -75,8 +76,11 @@ class LabelAudit:
 def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = False) -> LabelAudit:
     """Audits the rows of data.train; lists at most `max_suspects`, 0 = all. Raises InputError for other targets."""
     if "audit" not in config.head.supports:
-        raise InputError(f"head.kind: audit-labels reads one label per row; {config.head.kind} has another target")
-    use_compilation_cache()
+        raise InputError(
+            f"head.kind: {config.head.kind} does not state that it supports audit; "
+            f"audit-labels needs a head that does: {kinds_for('audit')}"
+        )
+    ready_to_compute()
     data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
     run = Run(Path(), show)
     inputs = prepare(only_rows(replace(config, data=data)), run)

@@ -40,11 +40,15 @@ class TrainBackbone(Run, verb="train-backbone"):
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Run, verb="train"):
+    config: str = argument(f"{SCRIPT}; or a file of labelled rows")
+
     def call(self) -> object:
-        """Trains a graft from a config script."""
+        """Trains a graft from a config script, or from a file whose columns, labels and head are inferred."""
+        from trainers.check import inferred_config, is_data
         from trainers.train import train
 
-        config = self.load(TrainConfig)
+        data = is_data(self.config, self.overrides)
+        config = inferred_config(self.config, self.overrides) if data else self.load(TrainConfig)
         return train(config, self.folder(config.name), resume=self.resume, show=self.show)
 
 
@@ -116,6 +120,17 @@ class AuditLabels(Scripted, Verb, verb="audit-labels"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check(Overridden, Verb, verb="check"):
+    files: tuple[str, ...] = argument("file of labelled rows; further ones are other splits", name="file")
+
+    def call(self) -> object:
+        """Checks files of labelled rows: columns, labels, lengths, copies, and what a run would assume."""
+        from trainers.check import check
+
+        return check(self.files, self.overrides)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspect(Overridden, OnBackbone, Verb, verb="inspect"):
     path: str = argument("graft, run or backbone folder, or config script")
 
@@ -147,6 +162,7 @@ VERBS: tuple[type[Verb], ...] = (
     Retrain,
     Evaluate,
     AuditLabels,
+    Check,
     Inspect,
     Cache,
 )

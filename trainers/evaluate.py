@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from adapters.graft import Graft, load_graft
+from adapters.machine import ready_to_compute
 from backbone.errors import InputError
-from backbone.home import use_compilation_cache
 from backbone.records import decode
 from trainers.config import Data
 from trainers.config.load import override_part
@@ -49,7 +49,7 @@ def evaluate(
     answers. Raises InputError for a damaged graft, bad data, a label that the graft does not know, or exits that it
     does not have.
     """
-    use_compilation_cache()
+    ready_to_compute()
     graft = load_graft(path, backbone, dtype=dtype)
     data = _data_of(graft, overrides)
     splits: tuple[str, ...] = ("dev", "test")

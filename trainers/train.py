@@ -18,9 +18,9 @@ from typing import Any
 from adapters.artefact.manifest import Manifest, Training
 from adapters.artefact.write import save_graft
 from adapters.graft import Graft
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from backbone.files import write_durable
-from backbone.home import use_compilation_cache
 from backbone.records import digest, encode
 from backbone.trees import count
 from metering.window import cpu_seconds, platform, wall_seconds, window
@@ -58,11 +58,10 @@ def train(
     With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
     finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
     """
-    use_compilation_cache()
     with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
-        run = Run(workdir, show)
+        run = Run(workdir, show, known_answers=ready_to_compute().verdict)
         inputs = prepare(config, run)
         parent = read_parent(start) if start is not None else None
         if parent is not None and inputs.calibration is not None:
@@ -97,6 +96,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
             variants = validated(config, inputs.folder, graft, data, metrics)
     scope = scope_of_run(inputs, run, scores["dev"].logits) if inputs.bare is not None else None
     exits = exits_of(inputs, run, graft) if inputs.calibration is not None else None
+    origin = versions() | {"known answers": run.known_answers}
     manifest = save_graft(
         run.workdir / "graft",
         fitted.model,
@@ -110,7 +110,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
             data=data.fingerprint,
             metrics=metrics,
             costs=encode(run.records()),
-            versions=versions(),
+            versions=origin,
         ),
         scope=scope,
         exits=exits,
@@ -119,7 +119,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
     )
     limits = limits_of(inputs, run, graft, metrics)
     result = result_of(run, fitted, manifest, None if exits is None else exits.facts(), limits, data.report)
-    environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **versions()}
+    environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **origin}
     write_report(run.workdir, result, scores, data.labels, environment)
     write_durable(run.workdir / RESULT, json.dumps(encode(result), indent=1).encode())
     return result
@@ -182,6 +182,7 @@ def result_of(
         exits=exits,
         rows_computed=run.computed.rows,
         skipped=fitted.progress.skipped,
+        known_answers=run.known_answers,
         limits=limits,
         reading=reading,
     )

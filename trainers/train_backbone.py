@@ -17,9 +17,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from adapters.machine import ready_to_compute
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE, write_durable
-from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.home import resolve_backbone
 from backbone.masked_head import load_head, save_head
 from backbone.records import decode, digest, encode
 from backbone.storage import Backbone, load_backbone, save_backbone
@@ -60,6 +61,7 @@ class TrainBackboneResult:
     cpu_seconds: float  # CPU time of this process
     costs: dict[str, CostRecord]  # cost of each phase of this process
     resumed: bool
+    known_answers: str = ""  # verdict on the compiler, right-... or wrong-...
 
 
 def train_backbone(
@@ -71,14 +73,15 @@ def train_backbone(
     Same config, data and machine: same weights, killed or not. `show` draws progress. Raises InputError for bad text
     or images, config or start.
     """
-    use_compilation_cache()
     with claimed(workdir, encode(config), resume, free=FREE, kind=BackboneConfig) as stored:
         if stored is not None and stored.get("finished"):
             return decode(TrainBackboneResult, stored, str(workdir / RESULT))
-        return _train_backbone(config, workdir, resume, show)
+        return _train_backbone(config, workdir, resume, show, ready_to_compute().verdict)
 
 
-def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: bool) -> TrainBackboneResult:
+def _train_backbone(
+    config: BackboneConfig, workdir: Path, resume: bool, show: bool, known_answers: str
+) -> TrainBackboneResult:
     """Trains in a folder that is claimed."""
     costs: dict[str, Cost] = {}
     with window("data") as costs["data"]:
@@ -125,6 +128,7 @@ def _train_backbone(config: BackboneConfig, workdir: Path, resume: bool, show: b
         cpu_seconds=round(cpu_seconds(), 3),
         costs={name: cost.record() for name, cost in costs.items()},
         resumed=resumed,
+        known_answers=known_answers,
     )
     write_durable(workdir / RESULT, json.dumps(encode(result), indent=1).encode())
     return result

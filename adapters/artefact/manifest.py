@@ -16,7 +16,7 @@ from adapters.methods.method import Method
 from adapters.specs import Head
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode
-from backbone.registered import VARIANTS, UnknownVariant
+from backbone.registered import VARIANTS, UnknownVariant, VariantsError, named_variants
 
 SCHEMA = 1
 MANIFEST, TENSORS, CANARY = "manifest.json", "graft.safetensors", "canary.safetensors"
@@ -101,7 +101,10 @@ def _values(manifest: Manifest) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads and verifies `manifest.json` of the graft folder `path`; raises InputError."""
+    """Reads and verifies `manifest.json` of the graft folder `path`; raises InputError.
+
+    It is UnknownVariant where this process does not know a variant of an intact graft.
+    """
     file = path / MANIFEST
     try:
         content = file.read_bytes()
@@ -118,7 +121,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = decode(Manifest, values)
     except UnknownVariant as error:
-        raise InputError(f"{file}: {_unknown(error, values)}") from error
+        raise UnknownVariant(f"{file}: {_unknown(error, values)}", error.tag) from error
+    except VariantsError:  # a fault of a script, not of the graft
+        raise
     except InputError as error:
         raise InputError(f"{file}: {error}; the manifest was altered or is damaged") from error
     if sealed(manifest) != manifest or dumps(manifest) != content:
@@ -134,5 +139,5 @@ def _unknown(error: UnknownVariant, values: dict[str, Any]) -> str:
         return str(error)
     return (
         f"{error.tag!r} is no variant of Topgraft: {files[error.tag]} defined it where the graft was made; import that "
-        f"file first, or name it in {VARIANTS}"
+        f"file first, or name it in {VARIANTS}{named_variants()}"
     )

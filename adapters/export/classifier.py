@@ -10,10 +10,9 @@ by `import-backbone` and naming that one keeps the classifier too. The pooler co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -45,17 +44,28 @@ class ImportedClassifier:
 
 
 def import_classifier(
-    source: str | Path, backbone: str | Path, out: str | Path, *, labels: str | None = None
+    source: str | Path,
+    backbone: str | Path,
+    out: str | Path,
+    *,
+    labels: str | None = None,
+    problem: Problem | None = None,
+    max_tokens: int | None = None,
 ) -> ImportedClassifier:
     """Writes the classifier of the fine-tune `source` as a graft on `backbone`, into the new folder `out`.
 
-    `labels` are names, comma separated, or a file with one name a line. Without them those of config.json are taken.
-    Raises InputError where trunk or tokenizer are not the backbone's, or where no head of ours is that classifier.
+    `labels` are names, comma separated, or a file with one name a line. `problem` is transformers' `problem_type`.
+    Without them those of config.json are taken. `max_tokens` is the length of the longest text, by default the
+    backbone's. Raises InputError where trunk or tokenizer are not the backbone's, or where no head of ours is that
+    classifier.
     """
     source, out = Path(source), Path(out)
     read = read_published(source)
-    head, kernel, bias = _head(source, read)
+    head, kernel, bias = _head(source, read, problem)
     trunk = load_backbone(backbone)
+    longest = trunk.preprocessing.max_tokens
+    if max_tokens is not None and not 1 <= max_tokens <= longest:
+        raise InputError(f"--max-tokens: must lie in 1..{longest}, the backbone's longest input, got {max_tokens}")
     _require_trunk(source, read, trunk, str(backbone), pooler=head.pooling == "pooler")
     names = _published_names(source, read, len(bias)) if labels is None else label_names(labels, (), len(bias))
     if isinstance(head, TokenTagging) and (wrong := [name for name in names if fault(name, f"B-{name[2:]}")]):
@@ -67,7 +77,7 @@ def import_classifier(
         {"adapter": {Probe.tag: {}}, "head": {"kernel": kernel, "bias": bias}},
         trunk,
         name=source.resolve().name,
-        max_tokens=trunk.preprocessing.max_tokens,
+        max_tokens=max_tokens or longest,
         training=Training(
             config={"imported_from": "classifier", "backbone_path": str(Path(backbone).resolve())},
             seeds={},
@@ -80,8 +90,8 @@ def import_classifier(
     return ImportedClassifier(str(out), manifest.content_id, head.kind, names, trunk.weights_id)
 
 
-def _head(source: Path, read: Published) -> tuple[Head, np.ndarray, np.ndarray]:
-    """Returns the head of a fine-tune, its kernel [D,C] and bias [C].
+def _head(source: Path, read: Published, problem: Problem | None) -> tuple[Head, np.ndarray, np.ndarray]:
+    """Returns the head of a fine-tune, its kernel [D,C] and bias [C]; `problem` beats the one of config.json.
 
     Raises InputError unless its classifier is a single dense layer on what a head of ours reads.
     """
@@ -93,10 +103,12 @@ def _head(source: Path, read: Published) -> tuple[Head, np.ndarray, np.ndarray]:
             f"{config}: architectures: {architecture!r} has no classifier that a graft can hold; a model for "
             f"sequence, image or token classification has"
         )
+    if tokens and problem:
+        raise InputError(f"--problem-type: {architecture} in {config} says what the head is; leave the option out")
     weight, bias = read.outside.get(KERNEL), read.outside.get(BIAS)
     others = sorted({*read.outside} - {KERNEL, BIAS})
     pooling = read.family.task_pooling
-    if weight is None or bias is None or others or not (tokens or pooling):
+    if weight is None or bias is None or others or not (read.family.task_tagging if tokens else pooling):
         holds = ", ".join(others[:3] or sorted(read.outside)) or "none"
         raise InputError(
             f"{source}: the classifier of {architecture} is no single dense layer on the pooled or the tokens' states "
@@ -106,20 +118,21 @@ def _head(source: Path, read: Published) -> tuple[Head, np.ndarray, np.ndarray]:
         raise InputError(f"{source}: {KERNEL} has shape {weight.shape}, expected {(len(bias), read.spec.width)}")
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise InputError(f"{source}: {KERNEL} or {BIAS} holds values that are not finite; fetch another copy")
-    head = TokenTagging() if tokens else _row_head(config, read.config, pooling or "mean", len(bias))
+    stated = problem or read.config.get("problem_type")
+    head = TokenTagging() if tokens else _row_head(config, stated, pooling or "mean", len(bias))
     return head, np.ascontiguousarray(weight.T), bias
 
 
-def _row_head(config: Path, fields: Mapping[str, Any], pooling: Pooling, outputs: int) -> Head:
-    """Returns the head that `problem_type` names; as in transformers, one output is a number, several are classes."""
-    problem = fields.get("problem_type") or ("regression" if outputs == 1 else "single_label_classification")
+def _row_head(config: Path, stated: object, pooling: Pooling, outputs: int) -> Head:
+    """Returns the head of a `problem_type`; without one, as in transformers, one output is a number."""
+    problem = stated or ("regression" if outputs == 1 else "single_label_classification")
     if problem == "single_label_classification" and outputs > 1:
         return Classification(pooling=pooling)
     if problem == "multi_label_classification":
         return MultiLabel(pooling=pooling)
     if problem == "regression" and outputs == 1:
         return Regression(pooling=pooling, center=0.0, spread=1.0)
-    raise InputError(f"{config}: problem_type: {problem!r} with {outputs} outputs is not supported")
+    raise InputError(f"{config}: problem_type: {problem!r} with {outputs} outputs is not supported; see --problem-type")
 
 
 def _published_names(source: Path, read: Published, outputs: int) -> tuple[str, ...]:

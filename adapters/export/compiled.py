@@ -32,6 +32,7 @@ from adapters.artefact.scope import differences
 from adapters.artefact.write import tolerance_of
 from adapters.graft import SCORE, Graft, dropped, load_graft
 from adapters.heads.head import kinds_for
+from adapters.machine import ready_to_compute
 from adapters.target import target_of
 from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError
@@ -78,6 +79,7 @@ def export_jax(
     """
     if batch < 1:
         raise InputError(f"--batch: must be at least 1, got {batch}")
+    ready_to_compute()
     loaded = load_graft(graft, backbone)
     manifest = loaded.manifest
     assert manifest is not None

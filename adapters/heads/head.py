@@ -106,7 +106,10 @@ Support: TypeAlias = Literal[
 ]
 
 
-class Head(Registered, by="kind", folder="adapters.heads"):
+NEEDS = ("metrics", "column", "loss", "probabilities", "decide", "counts")  # parts that every head defines
+
+
+class Head(Registered, by="kind", folder="adapters.heads", needs=NEEDS):
     """The base of all heads. A head is hashable and holds no weights; a manifest stores it by its tag."""
 
     kind: ClassVar[str]

@@ -35,6 +35,7 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
     """
 
     kinds: ClassVar[tuple[str, ...]] = SUBLAYER
+    free_in_bank: ClassVar[tuple[str, ...]] = ("width", "scale", "dropout", "blocks")
 
     width: int = 48  # hidden units
     placement: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"  # sublayers, and after or beside them
@@ -79,9 +80,6 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
 
     def bank_leaves(self, setting: Bottleneck, leaves: Params, shared: Bottleneck) -> Params:
         """Adds hidden units of zeros up to the bank's width; multiplies U and u by the scales' ratio."""
-        for field in ("placement", "activation"):
-            if getattr(setting, field) != getattr(shared, field):
-                raise InputError(f"{field} {getattr(setting, field)} is not the bank's {getattr(shared, field)}")
         extra = shared.width - setting.width
         if extra < 0:
             raise InputError(f"width {setting.width} exceeds the bank's {shared.width}")
@@ -94,8 +92,6 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
         }
 
     def widest(self, other: Self, encoder: EncoderSpec) -> Self | None:
-        if (self.placement, self.activation) != (other.placement, other.activation):
-            return None
         lowest = min(site.block for method in (self, other) for site in method.settings(encoder))
         blocks = self.blocks if self.blocks == other.blocks else f"{lowest}:"
         return replace(self, width=max(self.width, other.width), dropout=0.0, blocks=blocks)

@@ -7,7 +7,7 @@ product's input is scaled (the mlp's hidden units before the second dense layer)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod, select
 from adapters.methods.settings import require_blocks
@@ -26,6 +26,8 @@ class IA3(SiteMethod, tag="ia3"):
 
     Source: Liu et al. 2022 (arXiv 2205.05638), section 3.3. Scales start at one.
     """
+
+    free_in_bank: ClassVar[tuple[str, ...]] = ("scale_outputs", "scale_inputs", "blocks")
 
     scale_outputs: tuple[str, ...] = ("attention/key", "attention/value")  # patterns over linear sites
     scale_inputs: tuple[str, ...] = ("mlp/down",)  # patterns over linear sites

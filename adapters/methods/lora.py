@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -61,6 +62,12 @@ class Lora(SiteMethod, tag="lora"):
     """
 
     has_magnitude: ClassVar[bool] = False  # a leaf `magnitude` beside A and B (DoRA)
+    free_in_bank: ClassVar[tuple[str, ...]] = (
+        "rank", "alpha", "sites", "overrides", "scaling", "dropout", "blocks",
+    )  # fmt: skip
+    # A subclass with other leaves says the same of them.
+    rank_axes: ClassVar[Mapping[str, int]] = MappingProxyType({"a": 1, "b": 0})  # axis that is the rank, by leaf
+    scaled: ClassVar[str] = "b"  # leaf to which the update is proportional: it takes up the ratio of two scales
 
     rank: int = 8  # columns of A
     alpha: float = 16.0  # numerator of the scale
@@ -109,15 +116,27 @@ class Lora(SiteMethod, tag="lora"):
         return kernel + setting.scale * leaves["a"] @ leaves["b"], bias
 
     def bank_leaves(self, setting: LoraSetting, leaves: Params, shared: LoraSetting) -> Params:
-        """Adds zero columns of A and rows of B up to the bank's rank; multiplies B by the scales' ratio."""
+        """Adds zeros along `rank_axes` up to the bank's rank; multiplies the leaf `scaled` by the scales' ratio.
+
+        Zero columns of A and rows of B change no product. Where other ranks do, a subclass pads in its own way.
+        """
         extra = shared.rank - setting.rank
         if extra < 0:
             raise InputError(f"rank {setting.rank} exceeds the bank's {shared.rank}")
-        a = np.pad(leaves["a"], ((0, 0), (0, extra)))
-        b = np.pad(leaves["b"] * np.float32(setting.scale / shared.scale), ((0, extra), (0, 0)))
-        return {**leaves, "a": a, "b": b}
+        if unknown := [name for name in (*self.rank_axes, self.scaled) if name not in leaves]:
+            raise InputError(
+                f"no leaf {unknown[0]}, only {', '.join(leaves)}; state the leaves of {type(self).__name__} in "
+                f"rank_axes and scaled"
+            )
+        padded = {}
+        for name, leaf in leaves.items():
+            ends = [(0, extra if axis == self.rank_axes.get(name) else 0) for axis in range(leaf.ndim)]
+            padded[name] = np.pad(
+                leaf * np.float32(setting.scale / shared.scale) if name == self.scaled else leaf, ends
+            )
+        return padded
 
-    def widest(self, other: Self, encoder: EncoderSpec) -> Self:
+    def widest(self, other: Self, encoder: EncoderSpec) -> Self | None:
         both = [method.settings(encoder) for method in (self, other)]
         rank = max(setting.rank for settings in both for setting in settings.values())
         if (self.sites, self.blocks) == (other.sites, other.blocks):

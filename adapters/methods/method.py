@@ -14,8 +14,9 @@ Configs are made of methods, so importing one imports no jax: `backbone.lazy` im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import is_dataclass, replace
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from adapters.methods.settings import block_range
@@ -23,7 +24,7 @@ from adapters.patterns import Site, match, sites_of
 from backbone.errors import InputError
 from backbone.lazy import jax, jnp
 from backbone.registered import Registered
-from backbone.sites import LINEAR
+from backbone.sites import ATTEND, LINEAR, NORM, SUBLAYER
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 from metering.counts import Count, elementwise
@@ -87,13 +88,25 @@ class Method(Registered, by="method", folder="adapters.methods"):
         """Returns settings whose bank holds grafts of both methods, or None: then each needs a bank of its own."""
         raise NotImplementedError
 
+    def apart(self, other: Self) -> str:
+        """Returns why grafts of both cannot share a bank, where no leaf could make up for it; "" by default."""
+        return ""
+
     @classmethod
     def example(cls) -> Self:
-        """Returns small settings, on which the test suite of all methods runs."""
-        raise NotImplementedError
+        """Returns small settings, on which the test suite of all methods runs; the default ones."""
+        return cls()
 
 
-class SiteMethod(Method):
+HOOKS = (
+    (LINEAR, ("before", "after")),
+    (SUBLAYER, ("sublayer",)),
+    (ATTEND, ("attend",)),
+    (NORM, ("norm",)),
+)  # names of sites of one kind, and the hooks of which a method there overrides one
+
+
+class SiteMethod(Method, needs=("init",)):
     """A method that acts at sites of blocks. A variant overrides what it uses; the rest is the identity.
 
     The usual fields are `sites` and, last, `blocks`. A variant without `sites` overrides `groups`.
@@ -102,9 +115,28 @@ class SiteMethod(Method):
     acts_at_sites: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = LINEAR  # names of the sites among which the patterns choose
     leads: ClassVar[bool] = False  # reads the frozen kernel as if alone: must be the first method at its sites
+    # fields in which the grafts of one bank may differ; `bank_leaves` makes up for them where they change the algebra
+    free_in_bank: ClassVar[tuple[str, ...]] = ("sites", "blocks", "dropout")
 
     sites: tuple[str, ...]  # patterns over site names
     blocks: str  # range of blocks, slice notation
+
+    @classmethod
+    def misses(cls) -> Iterator[str]:
+        def overrides(name: str) -> bool:
+            return getattr(cls, name) is not getattr(SiteMethod, name)
+
+        below = cls.__mro__[: cls.__mro__.index(SiteMethod)]
+        fields = {name for base in below for name in (*vars(base), *inspect.get_annotations(base))}
+        for name, way in (("sites", "groups"), ("blocks", "candidates")):
+            if name not in fields and not overrides(way):
+                yield f"the field {name} is missing; add it, or override {way}"
+        for kind, hooks in HOOKS:
+            acts_at = [name for name in kind if name in cls.kinds]
+            if acts_at and not any(map(overrides, hooks)):
+                yield f"{' or '.join(hooks)} is missing: it does nothing at {', '.join(acts_at)}"
+        if overrides("before") and not overrides("changes_input"):
+            yield "changes_input is missing: query, key and value are one product, without `before`, unless it says so"
 
     def candidates(self, encoder: EncoderSpec) -> tuple[Site, ...]:
         """Returns the sites among which the patterns choose, in order."""
@@ -171,7 +203,8 @@ class SiteMethod(Method):
     def bank_leaves(self, setting: Any, leaves: Params, shared: Any) -> Params:
         """Pads and rescales one site's NumPy `leaves`, so that a bank compiled for `shared` computes `setting`.
 
-        Raises InputError naming the limit that is exceeded.
+        Both are values of `settings`: that of the graft at this site, and the bank's. The leaves that are returned have
+        the names and shapes of `init(site, shared, rng)`. Raises InputError naming the limit that is exceeded.
         """
         if at_inference(setting) != at_inference(shared):
             raise InputError(f"{setting} is not the bank's {shared}")
@@ -180,8 +213,15 @@ class SiteMethod(Method):
     def widest(self, other: Self, encoder: EncoderSpec) -> Self | None:
         return self if at_inference(self) == at_inference(other) else None
 
+    def apart(self, other: Self) -> str:
+        for field in fields(cast(Any, self)):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if field.name not in self.free_in_bank and mine != theirs:
+                return f"{field.name} {mine} is not the bank's {theirs}"
+        return ""
 
-class FeatureMethod(Method):
+
+class FeatureMethod(Method, needs=("taps", "width", "init", "features")):
     """A method that makes the head's features of the hidden states at `taps`; gradients stop at these states."""
 
     acts_at_sites: ClassVar[bool] = False

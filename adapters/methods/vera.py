@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -64,6 +64,8 @@ class Vera(SiteMethod, tag="vera"):
     Source: Kopiczko et al. 2023 (arXiv 2310.11454), equation 2. A and B are drawn from `seed` and never stored; b
     starts at zero.
     """
+
+    free_in_bank: ClassVar[tuple[str, ...]] = ("sites", "blocks", "d_start")
 
     rank: int = 256  # columns of A
     sites: tuple[str, ...] = ("attention/query", "attention/value")  # patterns over linear sites

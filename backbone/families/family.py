@@ -39,7 +39,10 @@ EXAMPLE_SIZES = {
 }  # sizes of the example configs, by the names that most families use
 
 
-class Family(Registered, by="family", folder="backbone.families"):
+NEEDS = ("task_prefix", "ignored", "block", "names", "qkv", "spec")  # parts that every family defines
+
+
+class Family(Registered, by="family", folder="backbone.families", needs=NEEDS):
     """The mapping of one `model_type` of Hugging Face's layout to our network."""
 
     task_prefix: ClassVar[str]  # name of the backbone inside transformers' model of a task

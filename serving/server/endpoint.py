@@ -109,7 +109,7 @@ def inference(path: str, read: Read, respond: Respond, *, body: Body, reply: typ
     return Endpoint(path, handle, {200: reply} | FAILURES, "POST", body)
 
 
-class Protocol(Registered, by="protocol", folder="serving.server.protocols"):
+class Protocol(Registered, by="protocol", folder="serving.server.protocols", needs=("endpoints",)):
     """Endpoints that belong together."""
 
     endpoints: ClassVar[tuple[Endpoint, ...]]

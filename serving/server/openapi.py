@@ -50,10 +50,14 @@ REFUSALS = {
 NAMES = {"task": "name of a task", "version": "version of the task, as the registry numbers it"}  # names in paths
 
 
+class NoSchema(InputError):
+    """A type that no JSON schema is known for."""
+
+
 def document(endpoints: Iterable[Endpoint], limits: Limits, tokens: bool) -> dict[str, Any]:
     """Returns the document of these endpoints; `tokens`: the server asks for a bearer token.
 
-    Raises InputError if two different schemas have the same name.
+    Raises InputError if two different schemas have the same name, or if a type of a reply has none.
     """
     schemas: dict[str, Schema] = {}
     paths: dict[str, Any] = {}
@@ -102,7 +106,7 @@ def _named(name: str, schema: Schema, schemas: dict[str, Schema]) -> dict[str, A
 
 
 def schema_of(kind: Any) -> Schema:
-    """Returns the JSON schema of a dataclass, or of the type of a field; raises TypeError for other types."""
+    """Returns the JSON schema of a dataclass, or of the type of a field; raises NoSchema for other types."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return {}
@@ -120,7 +124,11 @@ def schema_of(kind: Any) -> Schema:
         return FREE
     if dataclasses.is_dataclass(kind):
         return FREE if tag_of(typing.cast(type, kind)) else _fields(typing.cast(type, kind))
-    raise TypeError(f"{kind}: no JSON schema is known for this type; use a dataclass, or a type of JSON")
+    name = kind.__name__ if isinstance(kind, type) else kind
+    raise NoSchema(
+        f"no JSON schema is known for the type {name}; use str, float, int, bool, None, Literal, tuple, list, dict or "
+        f"Any, or a dataclass of them"
+    )
 
 
 def _either(schemas: list[Schema]) -> Schema:
@@ -138,11 +146,14 @@ def _fields(cls: type) -> Schema:
     for field in dataclasses.fields(cls):
         description = {k: v for k, v in field.metadata.items() if k == "description"}
         kind = hints(cls)[field.name]
-        if field.metadata.get("optional"):
-            present = [schema_of(one) for one in get_args(kind) if one is not type(None)]
-            optional[key_of(field)] = _either(present) | description
-        else:
-            required[key_of(field)] = schema_of(kind) | description
+        try:
+            if field.metadata.get("optional"):
+                present = [schema_of(one) for one in get_args(kind) if one is not type(None)]
+                optional[key_of(field)] = _either(present) | description
+            else:
+                required[key_of(field)] = schema_of(kind) | description
+        except NoSchema as error:
+            raise NoSchema(f"{cls.__name__}.{field.name}: {error}") from None
     return record(required, optional)
 
 

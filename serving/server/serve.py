@@ -22,10 +22,11 @@ from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import read_manifest
 from adapters.artefact.scope import read_scope
 from adapters.artefact.write import model_on
+from adapters.machine import ready_to_answer
 from adapters.model import GraftModel
 from adapters.specs import Lora
 from backbone.errors import InputError
-from backbone.home import resolve_backbone, use_compilation_cache
+from backbone.home import resolve_backbone
 from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
 from backbone.texts import parse_json, read_text
@@ -41,6 +42,7 @@ from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.endpoint import all_endpoints
 from serving.server.limits import Tokens
+from serving.server.openapi import document
 from serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -59,13 +61,14 @@ class ServeResult:
 
 def serve(settings: Settings) -> ServeResult:
     """Serves until SIGTERM or SIGINT. Raises InputError before anything is compiled if it cannot."""
-    use_compilation_cache()
+    ready_to_answer()
     for port in (settings.port, settings.admin_port):
         if port is not None:
             _require_free(settings.host, port)
     tokens = Tokens.read(settings.token_file)
     _require_readable(settings)
     endpoints = all_endpoints()
+    document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
     catalogue = _catalogue(settings)
     backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
     start = time.perf_counter()

@@ -108,13 +108,22 @@ def test_classes_answer_as_softmax_of_the_pooler(backbone, tmp_path, capsys):
         )
 
 
-def test_several_labels_a_number_and_names_of_ones_own(backbone, tmp_path):
+def test_several_labels_a_number_and_names_of_ones_own(backbone, tmp_path, capsys):
     several = fine_tune(tmp_path / "several", "Sequence", problem_type="multi_label_classification")
     report = import_classifier(several, backbone, tmp_path / "a", labels="x,y,z")
     assert (report.head, report.labels) == ("multi_label", ("x", "y", "z"))
     expected = scipy.special.expit(logits(several, pooled(several, states(backbone, TEXTS))))
     for prediction, row in zip(topgraft.load(tmp_path / "a").predict(TEXTS), expected, strict=True):
         assert prediction.probabilities == pytest.approx(dict(zip("xyz", row.tolist(), strict=True)), abs=1e-5)
+    once_more = ("--problem-type", "regression", "--max-tokens", "16")
+    one = fine_tune(tmp_path / "one", "Sequence", outputs=1, problem_type="multi_label_classification")
+    status, printed, _ = call(
+        *("import-graft", one, "--backbone", backbone, "--out", tmp_path / "c", "--json", *once_more), capsys=capsys
+    )
+    assert (status, json.loads(printed.splitlines()[-1])["head"]) == (0, "regression")
+    assert topgraft.load(tmp_path / "c").manifest.max_tokens == 16
+    with pytest.raises(InputError, match=r"--max-tokens: must lie in 1\.\.32"):
+        import_classifier(one, backbone, tmp_path / "d", max_tokens=33)
     number = fine_tune(tmp_path / "number", "Sequence", outputs=1)
     assert import_classifier(number, backbone, tmp_path / "b").head == "regression"
     expected = logits(number, pooled(number, states(backbone, TEXTS)))[:, 0]

@@ -7,7 +7,8 @@ single adapters, merging, and the work that the method counts.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+from dataclasses import fields, replace
 from math import sqrt
 
 import jax
@@ -26,7 +27,8 @@ from backbone.buckets import pad
 from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.registered import variants
-from backbone.trees import count, flatten, map_leaves, unflatten
+from backbone.trees import count, flatten, map_leaves
+from serving.bank import Bank, Envelope, place_in
 from tests import reference
 from tests.grafts import nonzero
 from tests.methods import FEATURE, FORMULAS, MERGEABLE, METHODS, SITE, UNMERGEABLE, WITH_DROPOUT, says
@@ -87,18 +89,51 @@ def test_gradients_reach_every_leaf_and_only_the_graft(name, backbone, inputs):
         assert np.abs(leaf).max() > 0, f"{path} has no gradient"
 
 
+def other_settings(method: Method) -> list[Method]:
+    """Returns wider settings for the method's bank, and settings that differ in a number that a bank cannot level."""
+    numbers = {f.name: getattr(method, f.name) for f in fields(method) if type(getattr(method, f.name)) in (int, float)}
+    free = [name for name in numbers if name in getattr(method, "free_in_bank", ())]
+    wider = {name: factor * numbers[name] for name, factor in zip(free, (2, 3, 2, 3), strict=False)}
+    others: list[Method] = []
+    for change in (wider, *({name: 2 * value} for name, value in numbers.items() if name not in free)):
+        with contextlib.suppress(InputError):
+            other = replace(method, **change)
+            model_with(other).abstract()
+            others += [other] if other != method else []
+    return others
+
+
+def model_with(method: Method) -> GraftModel:
+    return GraftModel(Network(SPEC), (method,), Classification(), LABELS)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_bank_equals_each_adapter_alone(name, backbone, inputs):
-    """Three adapters on a leading slot axis, slot 0 the identity; rows choose."""
+    """The banks of a server: the narrowest envelope around the graft and another one of its method.
+
+    A bank that holds the graft refuses the other, or computes it too; slot 0 is no adapter.
+    """
     model = model_of(name)
-    start = unflatten(flatten(model.init(jax.random.key(0))))  # without the empty tree of a probe
-    slots = [start, nonzero(model, 1), nonzero(model, 2)]
-    bank = jax.tree.map(lambda *leaves: jnp.stack(leaves), *slots)
-    chosen = jnp.array([2, 0, 1, 2])
-    found = model.logits(backbone, bank, inputs, slots=chosen)
-    for row, slot in enumerate(chosen.tolist()):
-        expected = model.logits(backbone, slots[slot], inputs)[row]
-        np.testing.assert_allclose(found[row], expected, atol=2e-5)
+    alone: dict[int, np.ndarray] = {0: np.zeros((4, 3)), 1: model.logits(backbone, nonzero(model, 1), inputs)}
+    for number, other in enumerate(map(model_with, other_settings(METHODS[name]) or [METHODS[name]])):
+        grafts = {1: (model, nonzero(model, 1)), 2: (other, nonzero(other, 2))}
+        envelope = Envelope.around([model, other], slots=2, labels=4)
+        banks = [Bank(Network(SPEC), group, envelope.labels) for group in envelope.groups]
+        first = place_in(banks, *grafts[1], name)[0]
+        place_in(banks, *grafts[2], name)  # raises where no bank takes it
+        held = [0]
+        for slot, graft in grafts.items():
+            with contextlib.suppress(InputError):
+                banks[first].write(slot, banks[first].fit(*graft).leaves)
+                held.append(slot)
+        if number and 2 not in held:
+            continue  # the graft without the other has been compared
+        alone[2] = other.logits(backbone, grafts[2][1], inputs) if 2 in held else alone[0]
+        slots = [held[-1], 0, 1, held[-1]]
+        logits = banks[first].model.logits(backbone, banks[first].leaves, inputs, slots=np.array(slots, np.int32))
+        for row, slot in enumerate(slots):
+            said = f"slot {slot} of {METHODS[name]} and {other.methods[0]}"
+            np.testing.assert_allclose(logits[row, :3], alone[slot][row], rtol=1e-4, atol=2e-5, err_msg=said)
 
 
 @pytest.mark.parametrize("name", MERGEABLE)

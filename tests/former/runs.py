@@ -18,9 +18,19 @@ try:
 except ImportError:  # where the former version has it
     from trainers.experiment import load_config as load_config
 
+from tests.home import linked
+
 ROOT = Path(__file__).resolve().parents[2]
 FORMER = ROOT / "tests" / "former"
 FLAGS = "--xla_backend_optimization_level=0"  # as in conftest.py; the ids were made with them
+# the same as jaxlib 0.10.2 understands them where `backbone.compiler_flags` adds nothing
+UNCURED = f"{FLAGS} --xla_cpu_experimental_ynn_fusion_type=+reduce"
+# goes on knowingly with a compiler whose known answers are wrong
+ACCEPT = """
+import os
+from adapters.machine import ACCEPT, machine_record
+os.environ[ACCEPT] = machine_record().verdict
+"""
 # several command lines in one process, which imports jax once; a line of [status, stdout] for each
 CHILD = """
 import contextlib, io, json, sys, topgraft
@@ -49,23 +59,19 @@ def numerics() -> dict[str, str]:
     return {"processor": processor(), "flags": FLAGS} | {name: version(name) for name in libraries}
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(home: Path, flags: str = FLAGS) -> dict[str, str]:
     """Gives the variables of a command that has `home` for itself and shares compiled programs with all tests."""
-    home.mkdir(exist_ok=True)
-    programs = os.environ.get("TOPGRAFT_TEST_PROGRAMS")
-    if programs and not (home / "programs").exists():
-        (home / "programs").symlink_to(programs)
-    own = {"TOPGRAFT_HOME": str(home), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT)}
+    own = {"TOPGRAFT_HOME": str(linked(home)), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     return os.environ | own | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def called(
-    place: Path, lines: Sequence[Sequence[str]], home: str = "home", *, child: str = CHILD
+    place: Path, lines: Sequence[Sequence[str]], home: str = "home", *, child: str = CHILD, flags: str = FLAGS
 ) -> list[dict[str, Any]]:
     """Runs command lines in `place`, in one process; gives the JSON object that each printed."""
     command = [sys.executable, "-c", child, json.dumps([[*words, "--json"] for words in lines])]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=place, env=environment(place / home)
+        command, capture_output=True, text=True, check=False, cwd=place, env=environment(place / home, flags)
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(lines), done.stderr

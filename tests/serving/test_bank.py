@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 import pytest
@@ -97,6 +99,65 @@ def test_a_bottleneck_of_another_kind_is_refused():
     ):
         with pytest.raises(InputError, match=limit):
             bank.fit(model(spec), nonzero(model(spec)))
+
+
+@dataclass(frozen=True)
+class Renamed(Lora):
+    """A LoRA with leaves of other names, of which it states nothing."""
+
+    method = "lora"
+
+    def init(self, site, setting, rng):
+        return {f"{name}1": leaf for name, leaf in super().init(site, setting, rng).items()}
+
+
+class Stated(Renamed):
+    rank_axes = {"a1": 1, "b1": 0}  # noqa: RUF012 - a class variable
+    scaled = "b1"
+
+
+class Halved(Stated):
+    rank_axes = {"a1": 1}  # noqa: RUF012 - a class variable
+
+
+class Broken(Stated):
+    def bank_leaves(self, setting, leaves, shared):
+        return {"a1": leaves["a"]}
+
+    def widest(self, other, encoder):
+        return self.no_such_setting
+
+
+def test_leaves_of_any_name_are_padded_as_the_method_states():
+    bank = Bank(NETWORK, Group((Stated(rank=4, alpha=3.0),), slots=1), labels=3)
+    slot = flatten(bank.fit(model(Stated(rank=2)), nonzero(model(Stated(rank=2)))).leaves)
+    assert slot["adapter.lora.1.attention/query.a1"].shape == (32, 4)
+    for method, fault in (
+        (Renamed, r"no leaf a, only a1, b1; state the leaves of Renamed in rank_axes and scaled"),
+        (Halved, r"the leaf b1 is \(2, 32\), the bank's is \(4, 32\); bank_leaves must make it so"),
+        (Broken, r"bank_leaves of the leaves a1, b1: KeyError: 'a'"),
+    ):
+        narrow = model(method(rank=2))
+        with pytest.raises(InputError, match=rf"^lora at 0/attention/query: {fault}"):
+            bank.fit(narrow, nonzero(narrow))
+    with pytest.raises(InputError, match=r"^lora: widest: AttributeError: .*no_such_setting.*; mend Broken"):
+        Envelope.around([model(Broken(rank=1)), model(Broken(rank=2))])
+
+
+@dataclass(frozen=True)
+class Raised(Lora):
+    """A LoRA with a setting that no leaf holds."""
+
+    method = "lora"
+    power: float = 1.0
+
+
+def test_grafts_whose_settings_differ_beyond_the_leaves_share_no_bank():
+    first, second = model(Raised(power=1.0)), model(Raised(rank=4, power=2.0))
+    assert len(Envelope.around([first, second]).groups) == 2
+    bank = Bank(NETWORK, Group(first.methods, slots=1), labels=3)
+    with pytest.raises(InputError, match=r"^lora: power 2\.0 is not the bank's 1\.0"):
+        bank.fit(second, nonzero(second))
 
 
 def test_a_write_replaces_the_whole_slot_and_compiles_nothing(bank):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -25,7 +26,7 @@ from backbone.errors import InputError
 from backbone.files import sha256_file
 from serving.bank import Envelope
 from serving.server.app import Server
-from serving.server.endpoint import Endpoint, Protocol, all_endpoints
+from serving.server.endpoint import Endpoint, Error, Protocol, all_endpoints
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
 from serving.server.openapi import document, schema_of
@@ -321,8 +322,24 @@ def test_an_endpoint_needs_a_schema(server):
     with pytest.raises(TypeError, match="replies"):
         Endpoint("/undocumented", handle)
     assert schema_of(Envelope)["properties"]["groups"]["items"]["properties"]["methods"]["items"] == {"type": "object"}
-    with pytest.raises(TypeError, match=r"bytes.*no JSON schema"):
+    with pytest.raises(InputError, match=r"no JSON schema is known for the type bytes"):
         schema_of(dict[str, tuple[bytes, ...]])
+    with pytest.raises(InputError, match=r"^Outer\.inner: Inner\.content: no JSON schema is known for the type bytes"):
+        document([Endpoint("/outer", handle, {200: Outer})], LIMITS, tokens=False)
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What has no JSON."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What holds it."""
+
+    inner: tuple[Inner, ...]
 
 
 @dataclass(frozen=True)
@@ -390,26 +407,76 @@ def test_two_schemas_of_one_name_are_refused():
         document(endpoints, LIMITS, tokens=False)
 
 
-@pytest.mark.parametrize("port", ["public", "admin"])
-def test_the_served_document_is_kept(server, port):
-    """schemathesis makes requests from the document, right and wrong, and checks every response against it."""
+def check(cases, count: int, status: int | None = None) -> None:
+    """Makes `count` requests, and checks that each answer is a documented one, and has the status."""
+
+    @settings(max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=HealthCheck)
+    @given(case=cases)
+    def ask(case) -> None:
+        # a schema cannot say that a tensor's shape is the number of its data
+        inferring = case.path.endswith("/infer")
+        response = case.call_and_validate(excluded_checks=[positive_data_acceptance] if inferring else [])
+        where = f"{case.method} {case.path}"
+        assert status in (None, response.status_code), f"{where}: {response.status_code} for a task that nobody serves"
+
+    ask()
+
+
+def keep_document(app, address: str, path: str) -> None:
+    """Makes requests from a document by schemathesis, right and wrong, and checks every response of a path against it.
+
+    A status that the document lacks is a failure, and so is another one than 404 for a task that nobody serves.
+    """
+    schema = schemathesis.openapi.from_asgi(address, app).include(path=path)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert operations
+    for operation in operations:
+        check(operation.as_strategy(), 6)
+        if "{task}" in path:
+            names = dict.fromkeys(re.findall(r"{(\w+)}", path), "nobody")
+            check(operation.as_strategy(path_parameters=names), 1, 404)
+
+
+ADDRESSES = {"public": "/openapi.json", "admin": "/admin/openapi.json"}
+DOCUMENTED = list(dict.fromkeys((e.port, e.path) for e in all_endpoints() if e.path not in ADDRESSES.values()))
+
+
+@pytest.mark.parametrize(("port", "path"), DOCUMENTED)
+def test_the_served_document_is_kept(server, port, path):
     wide = Server(server.runtime, server.follower, Limits(), Tokens())
     wide.ready = True
-    app, address = (wide.app(), "/openapi.json") if port == "public" else (wide.admin(), "/admin/openapi.json")
-    schema, paths = schemathesis.openapi.from_asgi(address, app), []
-    for result in schema.get_all_operations():
-        operation = result.ok()
-        paths.append(operation.path)
+    keep_document(wide.app() if port == "public" else wide.admin(), ADDRESSES[port], path)
 
-        @settings(max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=HealthCheck)
-        @given(case=operation.as_strategy())
-        def check(case) -> None:
-            # a schema cannot say that a tensor's shape is the number of its data
-            inferring = case.path.endswith("/infer")
-            case.call_and_validate(excluded_checks=[positive_data_acceptance] if inferring else [])
 
-        check()
-    assert set(paths) == {endpoint.path for endpoint in wide.endpoints_of(port)} - {address}
+@dataclass(frozen=True)
+class Named:
+    """A task, whether it is served or not."""
+
+    task: str
+
+
+async def any_task(server, request):
+    return Named(request.path_params["task"])
+
+
+async def served_task(server, request):
+    return Named((await server.served(request)).task)
+
+
+@pytest.mark.parametrize(
+    ("handle", "replies", "message"),
+    [
+        (any_task, {200: Named, 404: Error}, "200 for a task that nobody serves"),
+        (served_task, {200: Named}, "Undocumented status code"),
+        (served_task, {200: Named, 404: Error}, ""),
+    ],
+)
+def test_a_status_that_breaks_the_document_is_a_failure(server, handle, replies, message):
+    contract = [e for e in server.endpoints_of("public") if e.path == "/openapi.json"]
+    endpoints = (*contract, Endpoint("/named/{task}", handle, replies))
+    app = Server(server.runtime, server.follower, LIMITS, Tokens(), endpoints=endpoints).app()
+    with pytest.raises(BaseException, match=message) if message else contextlib.nullcontext():
+        keep_document(app, "/openapi.json", "/named/{task}")
 
 
 def test_settings_that_make_no_sense():

@@ -38,7 +38,7 @@ def test_planted_errors_are_found(config, tmp_path, capsys):
     assert "data.train" in err
     status, _, err = call("audit-labels", config, "--set", "head.kind=multi_label", capsys=capsys)
     assert status == 2
-    assert "one label per row" in err
+    assert "does not state that it supports audit" in err
 
 
 def test_a_wrong_label_that_is_there_twice_does_not_vouch_for_itself(config, tmp_path, capsys):

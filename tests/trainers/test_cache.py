@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from tests.command import call
+from tests.home import linked
 from tests.tiny import as_json
 
 
 def test_cache_room(config, capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home")))
     call("train", config, "--workdir", "run", "--set", "plan.stages=top(1)", "--set", "epochs=1", capsys=capsys)
     status, out, _ = call("cache", "stat", "--json", capsys=capsys)
     before = as_json(out)

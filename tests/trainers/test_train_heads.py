@@ -92,7 +92,7 @@ def test_a_number_for_a_pair_read_as_one_row(config, capsys):
     status, _, err = call("predict", "run/graft", "--text", left, capsys=capsys)
     assert (status, "this graft reads pairs: pass --text-pair" in err) == (2, True)
     status, _, err = call("audit-labels", config, capsys=capsys)
-    assert (status, "regression has another target" in err) == (2, True)
+    assert (status, "regression does not state that it supports audit" in err) == (2, True)
 
 
 def test_two_towers_climb_the_rungs_of_auto(config, capsys):

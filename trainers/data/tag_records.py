@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from adapters.cells import as_parts
+from adapters.cells import as_parts, listed
 from adapters.tag_schemes import InBio, in_bio
 from backbone.errors import InputError
 from trainers.data.formats.format import Record
@@ -21,14 +23,27 @@ def records_in_bio(records: Iterable[Record], column: str, name: str) -> Iterato
     """
     kept = list(records)
     try:
-        cells = [as_parts(record.get(column), column, where) for where, record in kept]
+        read = in_bio([_tags(record.get(column), column, where) for where, record in kept])
     except InputError:
         yield from kept
         return
-    read = in_bio([cell if all(isinstance(part, str) for part in cell) else ["?"] for cell in cells])
     if not isinstance(read, InBio) or read.scheme == "BIO":
         yield from kept
         return
     log.info("%s: the tags are in %s, read as BIO", name, read.scheme)
     for (where, record), tags in zip(kept, read.tags, strict=True):
-        yield where, {**record, column: list(tags)}
+        yield where, {**record, column: _as_written(record[column], tags, column, where)}
+
+
+def _tags(cell: Any, column: str, where: str) -> list[str]:
+    """Returns the tags in a cell: a list, a list written out as text, or text with spaces between."""
+    written = listed(cell, column, where) if isinstance(cell, str) else None
+    parts = as_parts(cell if written is None else written, column, where)
+    return parts if all(isinstance(part, str) for part in parts) else ["no text"]
+
+
+def _as_written(cell: Any, tags: Sequence[str], column: str, where: str) -> Any:
+    """Returns tags in the form of the cell that held them, by which the words beside them are read."""
+    if not isinstance(cell, str):
+        return list(tags)
+    return " ".join(tags) if listed(cell, column, where) is None else json.dumps(list(tags))

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from adapters.forward import grouped, logits_of, pool_program, states_at
+from adapters.machine import require_known_answers
 from adapters.model import GraftModel
 from backbone.buckets import TokenRow, pad, sides_of, tokens_of
 from backbone.cache import (
@@ -123,6 +124,7 @@ class Boundaries:
                 compute_dtype=self._backbone.dtype.name,
                 storage="float32" if pooled else self._storage,
                 backend=jax.default_backend(),
+                compiler=require_known_answers().cache_key,
             )
             self._caches[boundary] = RowCache(self._root, variant)
         return self._caches[boundary]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from backbone.errors import InputError
 from backbone.records import Raw, decode
-from backbone.registered import VARIANTS, Registered, UnknownVariant, variant, variants
+from backbone.registered import VARIANTS, Registered, UnknownVariant, named_variants, variant, variants
 
 _SPELLING = re.compile(r"(\w+)(?:\((.*)\))?")
 
@@ -55,11 +55,16 @@ class Span:
     until: int  # micro-batches done when the stage ends
 
 
-class Schedule(Registered, by="schedule", folder="trainers.freezing"):
+class Schedule(Registered, by="schedule", folder="trainers.freezing", needs=("spans",)):
     """A freezing schedule. A variant overrides `spans`; the rest has defaults."""
 
     spelled: ClassVar[bool] = True  # can be written as text in `plan.stages`
     signal: ClassVar[Literal["", "gradient"]] = ""  # sums that the loop keeps for `decide`
+
+    @classmethod
+    def misses(cls) -> Iterator[str]:
+        if cls.signal and cls.decide is Schedule.decide:
+            yield "decide is missing: it has a signal, and nothing decides by it"
 
     @classmethod
     def example(cls) -> Self:
@@ -96,8 +101,21 @@ def spellings() -> tuple[str, ...]:
 
 
 def _spelling(tag: str, kind: type[Schedule]) -> str:
-    names = ", ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+    names = ", ".join(map(_written, dataclasses.fields(kind)))  # type: ignore[arg-type]
     return f"{tag}({names})" if names else tag
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    """Returns whether a value must be written; fields with a default may be left out, from the last one on."""
+    return field.default is dataclasses.MISSING
+
+
+def _written(field: dataclasses.Field[Any]) -> str:
+    return field.name if _is_needed(field) else f"{field.name}={field.default}"
+
+
+def _takes(fields: Sequence[dataclasses.Field[Any]]) -> str:
+    return f"takes {', '.join(map(_written, fields))}" if fields else "takes no values"
 
 
 def parse(text: str) -> Schedule:
@@ -108,15 +126,15 @@ def parse(text: str) -> Schedule:
     except UnknownVariant:
         raise InputError(
             f"{text!r} is none of {', '.join(spellings())}, auto; or a list; a schedule of your own needs the script "
-            f"or module that defines it: import it first, or name it in {VARIANTS}"
+            f"or module that defines it: import it first, or name it in {VARIANTS}{named_variants()}"
         ) from None
     if match is None or kind is None or not kind.spelled:
         raise InputError(f"{text!r} is none of {', '.join(spellings())}, auto; or a list")
     values = [part.strip() for part in match[2].split(",")] if match[2] else []
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    if len(values) != len(fields):
-        raise InputError(f"{text!r} is none of {', '.join(spellings())}, auto; or a list")
+    if not sum(map(_is_needed, fields)) <= len(values) <= len(fields):
+        raise InputError(f"{text}: {_takes(fields)}; got {len(values)} value{'' if len(values) == 1 else 's'}")
     try:
-        return decode(kind, {field.name: Raw(value) for field, value in zip(fields, values, strict=True)})
+        return decode(kind, {field.name: Raw(value) for field, value in zip(fields, values, strict=False)})
     except InputError as error:
         raise InputError(f"{text}: {error}") from None

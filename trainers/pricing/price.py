@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from adapters.costs import train_step
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
-from backbone.home import use_compilation_cache
 from metering.counts import Count
 from metering.energy import Joules, modelled
 from metering.window import on_accelerator
@@ -55,7 +55,7 @@ class Price:
 
 def price(config: TrainConfig, run: Run) -> Price:
     """Predicts a run's cost. Raises InputError where the run would be refused, before anything is timed."""
-    use_compilation_cache()
+    ready_to_compute()
     inputs = prepare(config, run)
     config, model = inputs.config, inputs.model()
     difficulty = difficulty_of(config, model, inputs.backbone, inputs.train)

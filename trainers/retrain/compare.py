@@ -11,9 +11,9 @@ from adapters.artefact.manifest import read_manifest
 from adapters.effects import cohens_d
 from adapters.graft import Graft, load_graft
 from adapters.heads.columns import numbered, unknown_labels
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.specs import Head, Probe
-from backbone.home import use_compilation_cache
 from metering.window import Cost, window
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples, part_of
@@ -50,7 +50,7 @@ def trial(
 
     `rows` are the present ones, `before` those of the champion.
     """
-    use_compilation_cache()
+    ready_to_compute()
     split = "gate" if "gate" in rows else "dev"
     if split not in rows:
         return _no_evidence(

@@ -154,7 +154,7 @@ def judge(
         champion=champion,
         rows={name: len(rows) for name, rows in slices.items()},
         candidate=gather(model, sides.candidate, labels).compute(),
-        champion_metrics=gather(model, sides.champion, labels).compute() if sides.champion is not None else {},
+        champion_metrics={} if sides.champion is None else _metrics_of(model, sides.champion, labels),
         checks=tuple(checks),
     )
 
@@ -168,6 +168,12 @@ def _without_evidence(label: str, rows: int, champion_knows: bool) -> Check:
     if champion_knows:
         reason += "; the live version knows it: give training rows of it, or promote by hand"
     return Check(f"label {label}", "NO_EVIDENCE", None, 0.0, rows, reason, decides=champion_knows)
+
+
+def _metrics_of(model: GraftModel, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns the metrics of answers; no loss where some have no probability, as those of the majority label."""
+    metrics = gather(model, logits, labels).compute()
+    return {name: value for name, value in metrics.items() if name != "loss" or np.abs(logits).max() < -UNLIKELY}
 
 
 def _few(gate: Gate, name: str, threshold: float, rows: np.ndarray) -> Check | None:

@@ -57,6 +57,9 @@ def retrain(
     now = now or take(kept, before.fingerprint)
     if nothing := _nothing(registry, task, before, now):
         return nothing
+    from adapters.machine import require_known_answers  # a run with nothing to do needs none of it
+
+    require_known_answers()
     if options.dry_run:
         work = Work(kept, registry, store, options, on_step, before, now, None)
         return replace(work.dry(), seconds=round(time.monotonic() - started, 3))

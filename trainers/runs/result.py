@@ -56,6 +56,7 @@ class TrainResult:
     exits: dict[str, Any] | None = None  # early exits of the graft: boundaries, threshold, calibration
     rows_computed: int = 0  # forward passes of a row, whole or in part, that no cache had
     skipped: int = 0  # micro-batches whose loss or gradient was not finite
+    known_answers: str = ""  # verdict on the compiler, right-... or wrong-...
     limits: tuple[Limit, ...] = ()  # every limit of config.target, beside what was measured
     reading: ReadReport = field(default_factory=ReadReport)  # what was merged, moved, empty or left out among the rows
 

@@ -27,6 +27,7 @@ class Run:
     workdir: Path
     show: bool = False  # progress bars
     identity: Mapping[str, str] = field(default_factory=dict)  # values that a checkpoint must share to be resumed
+    known_answers: str = ""  # verdict on the compiler (`adapters.machine`)
     computed: ComputedRows = field(default_factory=ComputedRows)
     costs: dict[str, Cost] = field(default_factory=dict)  # cost of each phase of this process
     _inside: bool = False  # a phase is open

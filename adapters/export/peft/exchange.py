@@ -21,6 +21,7 @@ from adapters.export.peft.norm import NormCodec
 from adapters.export.peft.task import CLASSIFIER, Problem, read_head, write_head
 from adapters.export.peft.vera import VeraCodec
 from adapters.graft import Graft, dropped, load_graft
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.patterns import Site
 from backbone.errors import InputError
@@ -127,6 +128,7 @@ def import_peft(
     the wrapped model's config.json are taken, or LABEL_0, LABEL_1, ... `problem` is transformers' `problem_type`, and
     `max_tokens` the length of the longest text; by default it is the backbone's.
     """
+    ready_to_compute()
     source, out = Path(source), Path(out)
     config, codec = read_config(source, CODECS)
     left = read_weights(source)

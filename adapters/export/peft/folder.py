@@ -18,7 +18,6 @@ from backbone.texts import parse_json, read_names, read_text
 HEAD = "topgraft_head.safetensors"
 EXTRA_FILE = "topgraft.json"  # file with what PEFT has no field for: names of the labels, settings of the head
 PICKLED = "adapter_model.bin"
-POINTER = b"version https://git-lfs.github.com"  # first bytes of a file of Git LFS that was not downloaded
 
 # fields that every type has: what wraps the layers, and what says nothing about the computation
 COMMON = frozenset(
@@ -78,9 +77,6 @@ def read_weights(path: Path) -> Tensors:
                 f"writes {WEIGHTS}"
             )
         raise InputError(f"{file}: missing; PEFT's save_pretrained writes it")
-    with file.open("rb") as stream:
-        if stream.read(len(POINTER)) == POINTER:
-            raise InputError(f"{file}: a pointer of Git LFS, not the weights; download them: git lfs pull")
     return read_safetensors(file)
 
 

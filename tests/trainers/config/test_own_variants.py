@@ -13,6 +13,7 @@ from adapters.methods.method import Method
 from backbone.errors import InputError
 from backbone.records import encode
 from backbone.registered import VARIANTS
+from serving.catalogue import FolderCatalogue
 from tests.command import call, run
 from tests.tiny import WORDS, as_json, write_config
 from trainers.config.load import load_config
@@ -160,7 +161,7 @@ def test_a_feature_method_of_a_users_own_is_trained_by_gradient(write_script, st
 
 
 @pytest.mark.parametrize("part", ["method", "kind"])
-def test_an_unknown_method_or_head_names_the_file_that_defined_it_if_it_is_known(part, tiny, tmp_path):
+def test_an_unknown_method_or_head_names_the_file_that_defined_it_if_it_is_known(part, tiny, tmp_path, monkeypatch):
     import json
 
     from adapters.artefact.manifest import read_manifest
@@ -176,6 +177,15 @@ def test_an_unknown_method_or_head_names_the_file_that_defined_it_if_it_is_known
     values["training"]["variants"] = {"mine": "mine.py"}
     file.write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"'mine' is no variant of Topgraft: mine\.py defined it"):
+        read_manifest(tmp_path / "graft")
+    (entry,) = FolderCatalogue(tmp_path).lives().values()
+    assert (entry.version, "'mine' is no variant" in entry.lineage["error"]) == ("unknown", True), "it is not damaged"
+    (tmp_path / "other.py").write_text("")
+    monkeypatch.setenv(VARIANTS, str(tmp_path / "other.py"))
+    with pytest.raises(InputError, match=r"; .*other\.py, which it names, defines no variant$"):
+        read_manifest(tmp_path / "graft")
+    (tmp_path / "other.py").write_text("1/0")
+    with pytest.raises(InputError, match=r"^TOPGRAFT_VARIANTS: .*other\.py: ZeroDivisionError: .*; mend it, or"):
         read_manifest(tmp_path / "graft")
 
 

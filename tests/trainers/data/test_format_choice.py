@@ -106,6 +106,9 @@ def test_two_formats_of_one_suffix_have_to_be_named(tmp_path):
 
         suffixes = (".csv",)
 
+        def records(self, entries, settings):
+            raise AssertionError("nobody named it")
+
     try:
         message = r"data\.train: rows\.csv: the formats csv and other_csv have this suffix; set data\.format"
         with pytest.raises(InputError, match=message):

@@ -106,6 +106,9 @@ def test_columns_of_tags_are_read_as_bio_too(tmp_path, caplog):
         sides = Data(train=(str(tmp_path / "side0"), str(tmp_path / "side1")), format="parallel")
         assert [(row.text, row.labels) for row in read_rows(sides, "train", Tags())] == in_bio
     assert caplog.text.count("the tags are in IOB1, read as BIO") == 3
+    written = [{"text": str(row["text"]), "label": str(row["label"])} for row in lists]
+    (tmp_path / "written.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    assert read(tmp_path / "written.jsonl") == in_bio, "lists that pandas wrote as text"
     with (tmp_path / "rows.csv").open("a") as file:
         file.write("e f,O B-x\n")
     with pytest.raises(InputError, match=r"rows\.csv:2: word 2 \('b'\): 'I-x' continues nothing"):

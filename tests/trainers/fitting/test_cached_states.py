@@ -16,9 +16,9 @@ from adapters.specs import Bottleneck, Classification, Ladder, Lora, TokenTaggin
 from backbone.buckets import Sides
 from backbone.cache import stored_bytes
 from backbone.files import sha256_file
-from backbone.home import home
 from backbone.trees import map_leaves, unflatten
 from tests.command import call, same
+from tests.home import linked
 from tests.trainers.training import assert_same, trained
 from trainers.config import Stage
 from trainers.data.batches import Examples, part_of
@@ -168,9 +168,7 @@ def test_a_cache_that_would_not_fit_is_not_begun(task, tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{}", "5"])
 def test_a_damaged_description_costs_its_rows_and_nothing_else(content, config, capsys, tmp_path, monkeypatch):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "programs").symlink_to(home() / "programs")
-    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home")))
     settings = ("--set", "plan.stages=top(1)", "--set", "epochs=1", "--quiet")
     assert call("train", config, "--workdir", "a", *settings, capsys=capsys)[0] == 0
     segment = next(p for p in (tmp_path / "home" / "boundaries").glob("*/*.json") if p.stem.isdecimal())

@@ -17,9 +17,9 @@ import pytest
 from adapters.costs import train_step
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
-from backbone.home import home
 from backbone.trees import flatten, map_leaves, unflatten
 from tests.command import call, killed_run, run, same
+from tests.home import linked
 from tests.tiny import as_json
 from tests.trainers.training import apart, assert_same, compiles, trained
 from trainers.config import Optimizer, Stage
@@ -266,14 +266,10 @@ sys.exit(topgraft.main(sys.argv[2:]))
 def test_killed_in_a_fill_and_resumed(storage, config, tmp_path, capsys, monkeypatch):
     """A part of the rows is stored when the process dies; what the resumed run reads is what a whole fill gives."""
     settings = ("--set", "epochs=2", "--set", "plan.stages=geometric(0.4)", "--set", f"plan.cache={storage}")
-    programs = home() / "programs"
-    for name in ("whole", "killed"):
-        (tmp_path / f"home-{name}").mkdir()
-        (tmp_path / f"home-{name}" / "programs").symlink_to(programs)
-    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home-whole"))
+    monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home-whole")))
     status, _, err = call("train", config, "--workdir", "whole", *settings, "--quiet", capsys=capsys)
     assert status == 0, err
-    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home-killed"))
+    monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home-killed")))
     words = ["train", str(config), "--workdir", "killed", *settings, "--quiet"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", KILLED_IN_A_FILL, "60", *words]

@@ -53,7 +53,7 @@ class Headless(TextObjective):
 
 
 @dataclass(frozen=True)
-class Halves(Headless, tag="halves"):
+class Halves(Headless, tag="mean_halves"):
     norm: Literal["squared"] = "squared"  # distance of the two means
 
     def loss(self, material, params, batch, rng, *, dtype="float32", remat=False):

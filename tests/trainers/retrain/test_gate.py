@@ -127,6 +127,9 @@ def test_the_first_version_has_a_rule():
     assert constant.min() == np.float32(UNLIKELY)
     beats = asked(Gate(), sides(TRUTH, [2] * 300, TRUTH), champion=None)
     assert (beats.verdict, beats.checks[0].value) == ("PASS", pytest.approx(2 / 3))
+    fixed = replace(sides(TRUTH, None, TRUTH), champion=constant)
+    report = asked(Gate(), fixed, champion=None)
+    assert report.champion_metrics.keys() == report.candidate.keys() - {"loss"}, "it has no probabilities"
     assert asked(Gate(), sides([2] * 300, [2] * 300, TRUTH), champion=None).verdict == "FAIL"
     bare = Gate(first="bounds")
     assert asked(bare, sides(TRUTH, None, TRUTH), champion=None).verdict == "NO_EVIDENCE", "nothing was asked"

@@ -19,7 +19,10 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, caplog):
     clock = iter([0.0, 10.0, 40.0, 50.0, 80.0])
     monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    with caplog.at_level(logging.INFO), logs.bar(1000, "steps", "batch", show=True, initial=200) as shown:
+    with (
+        caplog.at_level(logging.INFO, logger="trainers"),
+        logs.bar(1000, "steps", "batch", show=True, initial=200) as shown,
+    ):
         shown.update(100)
         shown.set_postfix(loss="0.5000", refresh=False)
         for _ in range(3):

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from trainers.pretraining.material import Batch, Material
 
 
-class Objective(Registered, by="kind", folder="trainers.pretraining.objectives"):
+NEEDS = ("reads", "check", "read", "init_head", "loss", "head_cost")  # parts that every objective defines
+
+
+class Objective(Registered, by="kind", folder="trainers.pretraining.objectives", needs=NEEDS):
     """A loss over batches of rows, with the head that it needs beside the backbone.
 
     `params` is {"backbone", "head"} everywhere. Each method is a pure function of its arguments.

@@ -1,0 +1,74 @@
+"""The roles of columns: text, label, pair and head."""
+
+from __future__ import annotations
+
+import pytest
+
+from backbone.errors import InputError
+from trainers.data.columns import Roles, described, roles_of
+
+N = 40
+TEXTS = [f"a sentence of words with number{i} in it" for i in range(N)]
+OTHERS = [f"another sentence of words with word{i} here" for i in range(N)]
+
+
+def roles(**table) -> Roles:
+    return roles_of(table, described(table), "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("label", "cells", "kind"),
+    [
+        ("kind", [("a", "b", "c")[i % 3] for i in range(N)], "classification"),
+        ("label", [str(i % 2) for i in range(N)], "classification"),
+        ("y", [f"{i / 7:.3f}" for i in range(N)], "regression"),
+        ("topics", [["x", "y"][: i % 3] for i in range(N)], "multi_label"),
+        ("topics", [("red|blue", "red", "green|red", "blue|green")[i % 4] for i in range(N)], "multi_label"),
+        ("slots", [("O O B-city I-city", "B-day O O O")[i % 2] for i in range(N)], "token_tagging"),
+    ],
+)
+def test_the_label_says_the_head(label, cells, kind):
+    chosen = roles(id=[str(1000 + i) for i in range(N)], text=TEXTS, **{label: cells})
+    assert (chosen.text, chosen.label, chosen.kind) == ("text", label, kind)
+
+
+def test_ids_dates_constants_addresses_and_confidences_are_no_labels():
+    chosen = roles(
+        id=[f"q{i}" for i in range(N)],
+        created=[f"2024-01-{1 + i % 28:02}" for i in range(N)],
+        source=["web"] * N,
+        url=[f"https://a.example/{i % 4}" for i in range(N)],
+        mood=["good", "bad"] * (N // 2),
+        mood_confidence=[f"{1 / (1 + i % 9):.2f}" for i in range(N)],
+        note=["", "x", "", "y"] * (N // 4),
+        body=TEXTS,
+    )
+    assert (chosen.text, chosen.label, chosen.kind) == ("body", "mood", "classification")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("sentence1", "sentence2"), ("premise", "hypothesis"), ("text_a", "text_b")]
+)
+def test_pairs_are_known_by_their_names(first, second):
+    chosen = roles(**{second: OTHERS, first: TEXTS, "label": ["yes", "no"] * (N // 2)})
+    assert (chosen.text, chosen.text_pair) == (first, second)
+
+
+def test_two_possible_labels_are_refused_with_the_setting_for_each():
+    with pytest.raises(InputError, match=r"could be the label.*data\.label='mood' or --set data\.label='team'"):
+        roles(text=TEXTS, mood=["good", "bad"] * (N // 2), team=["a", "a", "b", "b"] * (N // 4))
+
+
+def test_two_possible_texts_are_refused():
+    with pytest.raises(InputError, match=r"2 columns could be the text.*data\.text='one'"):
+        roles(one=TEXTS, two=OTHERS, label=["a", "b"] * (N // 2))
+
+
+def test_a_number_and_a_name_of_one_class_are_one_label():
+    chosen = roles(text=TEXTS, label=[0, 1] * (N // 2), label_text=["no", "yes"] * (N // 2))
+    assert chosen.label == "label_text"
+
+
+def test_a_file_without_a_header_is_refused():
+    with pytest.raises(InputError, match=r"data\.columns"):
+        roles(**{"0": ["1", "0"] * (N // 2), "we saw it at last in the old town": TEXTS})

@@ -1,0 +1,338 @@
+"""The roles of a table's columns, from what they hold: text, second text, label, and the head that fits the label.
+
+Names of columns help where the content leaves several. Where both leave several, an InputError lists them. Imports no
+jax.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from adapters.cells import as_number, as_text, binary_digits, listed, plain, stripped
+from backbone.errors import InputError
+
+Content = Literal["text", "names", "numbers", "lists", "tags", "dates", "addresses", "constant", "empty", "ids"]
+Kind = Literal["classification", "multi_label", "regression", "token_tagging"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LABEL_NAMES = _words(
+    "label labels class classes category categories target targets intent intents sentiment emotion "
+    "emotions topic topics tag tags score rating stars stance quality polarity toxic toxicity spam "
+    "similarity relevance y"
+)
+FIRST_NAMES = ("label", "labels", "target", "gold_label", "class")  # names before all others
+SCORES = _words("score rating similarity relevance value")
+TEXT_NAMES = _words("text sentence content body review message tweet utterance comment question query")
+WEAK_NAMES = _words(
+    "id ids index idx key uid guid uuid confidence probability prob weight count date time year month "
+    "created updated url link filename file source annotator worker split fold timestamp row number "
+    "length"
+)
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("question", "answer"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("first", "second"),
+    ("left", "right"),
+    ("text", "text_pair"),
+    ("claim", "evidence"),
+)
+SEPARATORS = ("|", ";", ",")
+DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d\d(:\d\d)?")
+ADDRESS = re.compile(r"(https?://|www\.)\S+")
+TAG = re.compile(r"O|[BILUES]-\S+")
+MAX_CLASSES = 20  # distinct whole numbers that are classes without a doubt
+DECISIVE = 0.95  # share of a column's cells that decides what it holds
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds."""
+
+    name: str
+    content: Content
+    rows: int  # rows of the table
+    filled: int  # cells that are not blank
+    distinct: int  # different values
+    words: float  # mean words of a cell
+    separator: str = ""  # text between several names in a cell
+    fractions: bool = False  # numbers that are not all whole
+
+    @property
+    def tokens(self) -> frozenset[str]:
+        """Returns the words of the name, in lower case."""
+        return frozenset(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name).lower()))
+
+    @property
+    def repeats(self) -> bool:
+        """Returns whether values come back as labels do."""
+        return 2 <= self.distinct <= self.filled / 2
+
+    @property
+    def weak(self) -> bool:
+        """Returns whether the name is that of an id, a date, a confidence or their like."""
+        return bool(self.tokens & WEAK_NAMES)
+
+    @property
+    def weight(self) -> float:
+        """Returns how much the column looks like the text: its words, by the share of distinct cells."""
+        return self.words * self.distinct / max(self.rows, 1)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of the columns of a table."""
+
+    text: str
+    text_pair: str  # "" without a second text
+    label: str
+    kind: Kind  # head.kind
+    separator: str  # text between several labels of a cell; "" where it does not matter
+
+
+def described(table: Mapping[str, Sequence[Any]]) -> tuple[Column, ...]:
+    """Returns what each column holds, of the cells of every row."""
+    return tuple(_described(name, [plain(cell) for cell in cells]) for name, cells in table.items())
+
+
+def roles_of(
+    table: Mapping[str, Sequence[Any]],
+    columns: Sequence[Column],
+    where: str,
+    text: str = "",
+    pair: str = "",
+    label: str = "",
+    kind: str = "",
+) -> Roles:
+    """Returns the roles of columns, those that are named as they are; raises InputError where several would fit."""
+    _require_header(columns, where)
+    known = {column.name: column for column in columns}
+    for role, name in (("text", text), ("text_pair", pair), ("label", label)):
+        if name and name not in known:
+            raise InputError(f"{where}: has no column {name!r}; it has {', '.join(known)}; set data.{role}")
+    stated_pair = pair
+    if not text:
+        text, pair = _texts([c for c in columns if c.name not in (label, pair)], where, pair)
+    column = known[label] if label else _label(table, [c for c in columns if c.name not in (text, pair)], where)
+    chosen: Any = kind or _kind(column, where)
+    if chosen == "token_tagging":
+        pair = stated_pair
+    return Roles(text, pair, column.name, chosen, column.separator if chosen == "multi_label" else "")
+
+
+def _described(name: str, cells: list[Any]) -> Column:
+    filled = [cell for cell in cells if not _blank(cell)]
+    texts = [_text(cell, name) for cell in filled]
+    distinct = len(set(texts))
+    words = sum(len(text.split()) for text in texts) / max(len(texts), 1)
+    content, separator, fractions = _content(name, filled, texts, distinct, words)
+    return Column(name, content, len(cells), len(filled), distinct, round(words, 2), separator, fractions)
+
+
+def _content(name: str, filled: list[Any], texts: list[str], distinct: int, words: float) -> tuple[Content, str, bool]:
+    """Returns what cells hold, the separator of several names, and whether numbers have fractions."""
+    if not filled:
+        return "empty", "", False
+    if (numbers := _numbers(filled, name)) is not None:
+        fractions = any(not number.is_integer() for number in numbers)
+        return "constant" if distinct == 1 else "numbers", "", fractions
+    if _share(isinstance(cell, (list, tuple, dict)) or _is_listed(cell, name) for cell in filled):
+        return "lists", "", False
+    if _share(binary_digits(text) is not None for text in texts):
+        return "lists", "", False
+    if all(all(TAG.fullmatch(part) for part in text.split()) for text in texts) and words > 1:
+        return "tags", "", False
+    if distinct == 1:
+        return "constant", "", False
+    patterns: tuple[tuple[re.Pattern[str], Content], ...] = ((DATE, "dates"), (ADDRESS, "addresses"))
+    for pattern, content in patterns:
+        if _share(bool(pattern.fullmatch(text)) for text in texts):
+            return content, "", False
+    if separator := _separator(texts):
+        return "names", separator, False
+    if _is_ids(texts, distinct):
+        return "ids", "", False
+    return "names" if 2 * distinct <= len(texts) and words < 6 else "text", "", False
+
+
+def _share(hits: Any) -> bool:
+    """Returns whether nearly all are true."""
+    flags = list(map(bool, hits))
+    return bool(sum(flags) >= DECISIVE * len(flags))
+
+
+def _blank(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not stripped(cell))
+
+
+def _text(cell: Any, name: str) -> str:
+    return stripped(as_text(cell, name)) if isinstance(cell, (str, bytes)) else str(cell)
+
+
+def _numbers(cells: list[Any], name: str) -> list[float] | None:
+    """Returns the numbers of a column; None if a cell holds none."""
+    try:
+        return [as_number(cell, name, "") for cell in cells]
+    except InputError:
+        return None
+
+
+def _is_listed(cell: Any, name: str) -> bool:
+    try:
+        return isinstance(cell, str) and listed(cell, name, "") is not None
+    except InputError:
+        return True
+
+
+def _separator(texts: list[str]) -> str:
+    """Returns what stands between the names of cells that hold several; "" for other cells.
+
+    Names come back: there are fewer of them than of cells, and in the mean each is there four times.
+    """
+    for mark in SEPARATORS:
+        parts = [[stripped(part) for part in text.split(mark)] for text in texts]
+        names = [part for row in parts for part in row]
+        several = sum(len(row) > 1 for row in parts)
+        short = sum(len(part.split()) for part in names) <= 3 * len(names)
+        come_back = 4 * len(set(names)) <= len(names) and len(set(names)) < len(set(texts))
+        if several >= 0.1 * len(texts) and short and come_back:
+            return mark
+    return ""
+
+
+def _is_ids(texts: list[str], distinct: int) -> bool:
+    """Returns whether cells are single words with digits that hardly come back."""
+    single = all(len(text.split()) == 1 for text in texts)
+    return single and distinct > 0.9 * len(texts) and _share(any(c.isdigit() for c in text) for text in texts)
+
+
+def _require_header(columns: Sequence[Column], where: str) -> None:
+    """Raises InputError if the names of the columns look like a row."""
+    for column in columns:
+        if re.fullmatch(r"[+-]?[0-9.]+", column.name.strip()) or len(column.name.split()) > 6:
+            raise InputError(
+                f"{where}: its first line seems to be a row, not the names of columns ({column.name[:60]!r}); name "
+                "them with --set data.columns=NAME,NAME,..."
+            )
+
+
+def _texts(columns: list[Column], where: str, pair: str) -> tuple[str, str]:
+    """Returns the columns of the text and of the second text, "" if there is none."""
+    sentences = [c for c in columns if c.content == "lists" and c.tokens & {"tokens", "words", "text", "sentence"}]
+    texts = [c for c in columns if c.content == "text" and c.filled > c.rows / 2]
+    if not texts and len(sentences) == 1:
+        return sentences[0].name, ""
+    if not texts:  # few rows, or texts that come back
+        texts = [c for c in columns if c.content == "names" and c.words >= 2 and not c.separator]
+    if not texts:
+        raise InputError(f"{where}: no column looks like the text; {_settings('text', columns)}")
+    texts.sort(key=lambda column: -column.weight)
+    best = texts[0]
+    if pair:
+        return best.name, pair
+    for other in texts[1:]:
+        if couple := _couple(best, other):
+            return couple
+    rivals = [best, *(c for c in texts[1:] if c.weight >= best.weight / 2)]
+    named = [c for c in rivals if c.tokens & TEXT_NAMES]
+    if len(rivals) > 1 and len(named) != 1:
+        raise InputError(f"{where}: {len(rivals)} columns could be the text; {_settings('text', rivals)}")
+    return (named[0] if len(rivals) > 1 else best).name, ""
+
+
+def _couple(one: Column, other: Column) -> tuple[str, str] | None:
+    """Returns the names of two columns that are a pair by their names, the first text first."""
+    for left, right in ((one.name, other.name), (other.name, one.name)):
+        if (left.lower(), right.lower()) in PAIRS:
+            return left, right
+        marks = [
+            re.sub(r"(?<![a-z])a(?![a-z])|1", "#", left.lower()),
+            re.sub(r"(?<![a-z])b(?![a-z])|2", "#", right.lower()),
+        ]
+        if marks[0] == marks[1] and "#" in marks[0] and left != right:
+            return left, right
+    return None
+
+
+def _label(table: Mapping[str, Sequence[Any]], columns: list[Column], where: str) -> Column:
+    """Returns the column of the label; raises InputError if none, or more than one, could be it."""
+    fitting = [c for c in columns if _may_be_label(c)]
+    strong = _unlike([c for c in fitting if not c.weak], table)
+    for group in (
+        [c for c in strong if c.content == "tags"],
+        [c for c in strong if c.name.lower() in FIRST_NAMES],
+        [c for c in strong if c.tokens & LABEL_NAMES],
+        strong,
+        _unlike(fitting, table),
+    ):
+        if len(group) == 1:
+            return group[0]
+        if group:
+            raise InputError(f"{where}: {len(group)} columns could be the label; {_settings('label', group)}")
+    raise InputError(f"{where}: no column looks like the label; {_settings('label', columns)}")
+
+
+def _may_be_label(column: Column) -> bool:
+    if column.content in ("lists", "tags"):
+        return True
+    if column.filled < 0.9 * column.rows:
+        return False
+    if column.content == "numbers":
+        known = column.tokens & LABEL_NAMES
+        unlikely = not column.fractions and column.distinct > 0.9 * column.rows  # whole numbers that never come back
+        return bool(known) or not unlikely
+    return bool(column.separator) or (column.content == "names" and column.repeats)
+
+
+def _unlike(columns: list[Column], table: Mapping[str, Sequence[Any]]) -> list[Column]:
+    """Returns the columns without those that say the same as another; names stay, and numbers of classes go."""
+    kept: list[Column] = []
+    for column in sorted(columns, key=lambda c: c.content == "numbers"):
+        cells = list(map(str, table[column.name]))
+        same = any(
+            len(set(zip(cells, map(str, table[other.name]), strict=True))) == column.distinct == other.distinct
+            for other in kept
+        )
+        kept += [] if same else [column]
+    return kept
+
+
+def _kind(column: Column, where: str) -> Kind:
+    """Returns the head that reads a column of labels; raises InputError for whole numbers of either kind."""
+    if column.content == "tags":
+        return "token_tagging"
+    if column.content == "lists":
+        return "token_tagging" if column.tokens & {"ner", "pos", "slots", "bio", "iob"} else "multi_label"
+    if column.separator:
+        return "multi_label"
+    if column.content != "numbers":
+        return "classification"
+    if column.fractions:
+        return "regression"
+    if column.distinct <= MAX_CLASSES:
+        return "classification"
+    if column.tokens & SCORES or not column.repeats:
+        return "regression"
+    if column.tokens & LABEL_NAMES:
+        return "classification"
+    raise InputError(
+        f"{where}: {column.name}: {column.distinct} whole numbers may be classes or amounts; say which with --set "
+        "head.kind=classification or --set head.kind=regression"
+    )
+
+
+def _settings(role: str, columns: Sequence[Column]) -> str:
+    """Returns the settings of which a person chooses one."""
+    choices = " or ".join(f"--set data.{role}={column.name!r}" for column in columns)
+    return f"choose {choices}" if choices else f"the file has no other column for data.{role}"

@@ -42,6 +42,8 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "audit-labels": ("c", {"config": "c"}),
     "inspect": ("p", {"path": "p"}),
     "cache": ("stat", {"action": "stat"}),
+    "check": ("f", {"files": ("f",)}),
+    "machine": ("", {}),
     "predict": ("g", {"graft": "g"}),
     "serve": ("--backbone b --grafts .", {"backbone": "b", "grafts": "."}),
     "profile": ("g", {"graft": "g"}),

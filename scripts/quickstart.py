@@ -80,7 +80,8 @@ def main() -> None:
     for question, answer in zip(QUESTIONS, graft.predict(QUESTIONS), strict=True):
         best = ", ".join(f"{name} {p:.0%}" for name, p in list(answer.probabilities.items())[:3])
         print(f"  {question}\n    -> {best}")
-    print(f"\n{time.monotonic() - started:.0f} s after the installation. Next: your own files, see README.md.")
+    seconds = time.monotonic() - started
+    print(f"\n{seconds:.0f} s after the installation. Next: `. .venv/bin/activate`, then your own files (README.md).")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ from tests.adapters.test_classifier import fine_tune
 from tests.families import config_of
 from tests.tiny import write_csv
 from tests.tiny_images import write_folder
+from trainers.config import TrainConfig
 from trainers.data.docstrings import collect
+from trainers.pretraining.config import BackboneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT / "tests" / "goldens" / "families"
@@ -109,7 +111,7 @@ def prepared(docstrings, pictures, published, tmp_path, monkeypatch, shared_data
 
 
 def commands(kind: str, block: str, variables: dict[str, str]) -> Iterator[list[str]]:
-    """The words of each command, with variables and patterns filled in; in `console` blocks others lines are output."""
+    """The words of each command, with variables and patterns filled in; other lines of `console` blocks are output."""
     for line in block.replace("\\\n", " ").splitlines():
         if kind == "console" and not line.startswith("$ "):
             continue
@@ -156,12 +158,9 @@ class Typist:
         else:
             assert words[0] == "topgraft", words
             if " ".join(words[1:]).startswith(HOURS):
-                verb = topgraft.parser().parse_args(words[1:]).verb
-                verb_of = filled(verb, topgraft.parser().parse_args(words[1:]))
-                from trainers.config import TrainConfig
-                from trainers.pretraining.config import BackboneConfig
-
-                verb_of.load(BackboneConfig if verb.verb == "train-backbone" else TrainConfig)
+                options = topgraft.parser().parse_args(words[1:])
+                kind = BackboneConfig if words[1] == "train-backbone" else TrainConfig
+                assert filled(options.verb, options).load(kind)
                 return
             status = topgraft.main(words[1:])
             assert status == 0, f"{shlex.join(words)}\n{self._capsys.readouterr().err}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 import topgraft
@@ -44,6 +47,22 @@ def test_cron():
     options = parsed(shlex.split(command))
     assert options.all
     assert options.json
+
+
+@pytest.mark.parametrize("status", WORST_FIRST)
+def test_cron_mails_what_a_person_should_see(status, tmp_path):
+    """The line runs as cron runs it, with a command that ends with `status`."""
+    line = block("cron").strip().splitlines()[-1].split(None, 5)[5].replace("/srv/grafts", str(tmp_path))
+    command = tmp_path / "topgraft"
+    command.write_text(f'#!/bin/sh\necho "$@"\nexit {status}\n')
+    command.chmod(0o755)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "one.py").write_text("")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["/bin/sh", "-c", line], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if status in (0, 12, 75) else 1)
+    assert done.stdout == ""
+    assert (tmp_path / "retrain.jsonl").read_text() == "retrain configs/one.py --all --json --quiet\n"
 
 
 def test_kubernetes():

@@ -61,12 +61,12 @@ class LabelAudit:
     def table(self) -> str:
         """Returns the audit for people."""
         lines = [f"{self.rows} rows audited", ""]
-        lines.append(f"{len(self.suspects)} rows whose label is probably wrong, the most suspect first")
+        lines.append(f"rows whose label is probably wrong, the most suspect first: {len(self.suspects)}")
         for row in self.suspects:
             text = row.text if len(row.text) <= SHOWN else f"{row.text[: SHOWN - 3]}..."
             lines.append(f"  {row.where}: {row.label}, probably {row.instead} ({row.label}: {row.confidence:.2g})")
             lines.append(f"      {text}")
-        lines += ["", f"{len(self.duplicates)} texts that are there more than once"]
+        lines += ["", f"texts that are there more than once: {len(self.duplicates)}"]
         for group in self.duplicates:
             rows = ", ".join(f"{where} {label}" for where, label in zip(group.where, group.labels, strict=True))
             lines.append(f"  {'labels differ' if group.conflict else 'same label'}: {rows}")

@@ -6,6 +6,7 @@ import random
 
 from tests.command import call
 from tests.tiny import as_json, rows, write_csv
+from trainers.audit_labels import Duplicates, LabelAudit, Suspect
 
 
 def test_planted_errors_are_found(config, tmp_path, capsys):
@@ -48,3 +49,18 @@ def test_a_wrong_label_that_is_there_twice_does_not_vouch_for_itself(config, tmp
     assert status == 0, err
     lines = [int(s["where"].rpartition(":")[2]) for s in as_json(out)["suspects"]]
     assert set(lines[:6]) == {2, 3, 4, 5, 6, 7}
+
+
+def test_people_get_headings_and_numbers_that_are_no_zeros():
+    suspects = [Suspect("a.csv:2", "x" * 200, "one", "two", 0.0000123)]
+    copies = [Duplicates(["a.csv:3", "a.csv:9"], ["one", "two"], True)]
+    assert LabelAudit(240, suspects, copies).table().splitlines() == [
+        "240 rows audited",
+        "",
+        "rows whose label is probably wrong, the most suspect first: 1",
+        "  a.csv:2: one, probably two (one: 1.2e-05)",
+        f"      {'x' * 107}...",
+        "",
+        "texts that are there more than once: 1",
+        "  labels differ: a.csv:3 one, a.csv:9 two",
+    ]

@@ -15,6 +15,7 @@ import pytest
 import topgraft
 from adapters.artefact.read import read_graft
 from adapters.graft import load_graft
+from backbone.records import decode
 from backbone.storage import Backbone
 from registry.entries import LeaseHeld
 from registry.store import Store
@@ -23,6 +24,7 @@ from tests.trainers.retrain.place import DEV, ROOT, TABLE
 from trainers.config.load import load_config
 from trainers.data.splits import membership
 from trainers.retrain.fingerprint import take
+from trainers.retrain.fleet import Outcomes
 
 
 def in_train(text: str) -> bool:
@@ -250,6 +252,9 @@ def test_all_gives_an_entry_a_task_and_the_worst_status(place, capsys, monkeypat
         "__init__": skipped, "template": skipped, "broken": error, "ends": error, "elsewhere": error,
         "tiny": ("nothing", 0),
     }  # fmt: skip
+    lines = decode(Outcomes, result).table().splitlines()
+    assert [line.split()[:3] for line in lines[:-1]] == [[t, a, str(e)] for t, (a, e) in entries.items()]
+    assert lines[-1] == "status 2, the worst of 6"
     reasons = " ".join(task["reason"] for task in result["tasks"])
     for reason in ("defines no function get_config()", "names no file", "broken.py:1", "ended its process", "gone.csv"):
         assert reason in reasons, reason

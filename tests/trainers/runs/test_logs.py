@@ -43,10 +43,12 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, caplog):
     assert logs.sys.stderr.getvalue() == ""
 
 
-def test_a_run_in_a_log_has_neither_bars_nor_messages_of_tfds(config, tmp_path, capfd):
+def test_a_run_in_a_log_prints_a_short_table_and_neither_bars_nor_messages_of_tfds(config, tmp_path, capfd):
     words = ["train", str(config), "--set", "adapter.method=probe", "--workdir", str(tmp_path / "run")]
     assert topgraft.main(words) == 0
-    both = "".join(capfd.readouterr())
+    out, err = capfd.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["stored", "dev", "test", "trained", "took", "report"]
+    both = out + err
     assert "\r" not in both
     assert "Downloading and preparing" not in both
     assert "Shuffling" not in both

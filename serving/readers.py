@@ -58,7 +58,7 @@ class Readers:
         """Starts a call, or joins the one of this key that is under way; `title` begins the message of Unanswered."""
         future: Future[T] = Future()
         with self._changed:
-            call = self._calls.get(key)
+            call = None if self._closed else self._calls.get(key)
             if call is None and not self._closed:
                 call = self._calls[key] = _Call(key, title, function)
                 self._queue.append(call)

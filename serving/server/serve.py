@@ -105,7 +105,8 @@ class _Start:
     ):
         self._settings, self._backbone, self._catalogue = settings, backbone, catalogue
         self._tokens, self._endpoints = tokens, endpoints
-        self.public, self.admin = Door(settings.limits.seconds), Door(settings.limits.seconds)
+        seconds = settings.limits.body_seconds + settings.limits.seconds  # a request may take so long anyhow
+        self.public, self.admin = Door(seconds), Door(seconds)
         self.admin.asked = self.public.asked
         self._server: Server | None = None
         self._closed = False
@@ -133,6 +134,7 @@ class _Start:
                 self.public.reason = self.admin.reason = live.nothing
                 return False
             envelope = live.envelope(settings)
+        self.public.reason = self.admin.reason = "programs are compiled, and the first grafts loaded"
         self._server = self._made(envelope)
         self.admin.open(self._server.admin())
         self.public.open(self._server.app(), self._server.sample)

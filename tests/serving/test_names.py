@@ -31,7 +31,9 @@ def test_the_work_is_bounded(monkeypatch):
     compared = []
     original = difflib.get_close_matches
     monkeypatch.setattr(
-        difflib, "get_close_matches", lambda name, names, **more: compared.append(names) or original(name, names, **more)
+        difflib,
+        "get_close_matches",
+        lambda name, names, **more: compared.append(names) or original(name, names, **more),
     )
     names = Names(MANY)
     names.nearest("team-1-intent-classifier-99000")

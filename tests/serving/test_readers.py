@@ -30,7 +30,7 @@ def until(condition) -> None:
 def test_calls_of_one_key_are_one_call_and_a_cancelled_waiter_harms_no_other(gate):
     readers, calls = Readers("read"), []
     waiters: list[Future[str]] = [
-        readers.submit("a", "a", lambda: calls.append(1) or gate.wait(60) and "done") for _ in range(3)
+        readers.submit("a", "a", lambda: calls.append(1) or (gate.wait(60) and "done")) for _ in range(3)
     ]
     waiters[1].cancel()
     gate.set()

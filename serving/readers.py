@@ -79,6 +79,11 @@ class Readers:
         with self._changed:
             return sum(call.overdue and call.started is not None for call in self._calls.values())
 
+    @property
+    def busy(self) -> bool:
+        """Returns whether a call is under way."""
+        return bool(self._calls)
+
     def close(self) -> None:
         """Fails every waiter, and leaves calls under way alone."""
         with self._changed:

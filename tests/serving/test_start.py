@@ -16,7 +16,7 @@ from backbone.storage import load_backbone
 from registry.database import open_registry
 from registry.store import Store
 from serving.catalogue import FolderCatalogue, RegistryCatalogue, Timely
-from serving.server import serve as module
+from serving.server import envelopes
 from serving.server.endpoint import all_endpoints
 from serving.server.limits import Limits, Tokens
 from serving.server.serve import _Start, warm
@@ -105,7 +105,7 @@ def test_where_nothing_can_be_answered_the_server_does_not_begin(why, tiny, fold
 
 
 def test_manifests_that_hang_keep_the_server_from_the_others_only(tiny, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MANIFEST_SECONDS", 0.2)
+    monkeypatch.setattr(envelopes, "MANIFEST_SECONDS", 0.2)
     place = tmp_path / "grafts"
     for task in ("alpha", "gamma"):
         shutil.copytree(folder / task, place / task)
@@ -114,7 +114,7 @@ def test_manifests_that_hang_keep_the_server_from_the_others_only(tiny, folder, 
     catalogue.lives = lambda: lives
     (place / "alpha" / "manifest.json").unlink()
     os.mkfifo(place / "alpha" / "manifest.json")
-    live = module._read_live(settings({"grafts": str(place)}), tiny, catalogue)
+    live = envelopes.read_live(settings({"grafts": str(place)}), tiny, catalogue)
     assert live.nothing is None
     assert [model.methods for model in live.models] == [(SPEC,)]
     os.close(os.open(place / "alpha" / "manifest.json", os.O_WRONLY | os.O_NONBLOCK))

@@ -103,8 +103,19 @@ REFUSED = [
     ("cache gc --most-gib 5", "--most-gib: has another name now; use --max-gib"),
     ("audit-labels c --most 5", "--most: has another name now; use --max-suspects"),
     ("audit-labels c --most", "--most: has another name now; use --max-suspects"),
-    ("audit-labels c --max 5", "unrecognized arguments: --max"),
-    ("retrain c --dry", "unrecognized arguments: --dry"),
+    ("audit-labels c --max 5", "topgraft audit-labels: --max: options may not be shortened; write --max-suspects"),
+    ("retrain c --dry", "topgraft retrain: --dry: options may not be shortened; write --dry-run"),
+    ("registry gc --dry", "topgraft registry gc: --dry: options may not be shortened; write --dry-run"),
+    ("serve --max-w=3", "--max-w: options may not be shortened; write --max-wait-ms or --max-waiting or --max-watts"),
+    # misspelt names: told before what is missing because of them; values with spaces are values
+    ("export g --formt peft --out o", "topgraft export: --formt: no such option; nearest: --format"),
+    ("train --workdri=r c", "topgraft train: --workdri: no such option; nearest: --workdir"),
+    ("serve --backbone b --qiet", "topgraft serve: --qiet: no such option; nearest: --quiet"),
+    ("registry publish g --stor s", "topgraft registry publish: --stor: options may not be shortened; write --store"),
+    ("predict g --text --a", "topgraft predict: --a: no such option"),
+    ("predict g --top 0 --text=--a", "--top: must be a whole number"),
+    ("train c d", "topgraft train: unrecognized arguments: d; options stand behind their verb, values are quoted"),
+    ("--quiet train c", "topgraft: unrecognized arguments: --quiet; options stand behind their verb"),
 ]
 
 

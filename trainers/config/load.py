@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import trainers
 from backbone.errors import InputError
+from backbone.names import place_of_missing
 from backbone.options import argument, option
 from backbone.records import TAGS, Raw, decode, encode, former_field
 from trainers.config import TrainConfig
@@ -77,16 +78,16 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except (Exception, SystemExit) as error:  # whatever the user's script raises
-            problem = f"the config script failed: {type(error).__name__}: {_renamed(error)}"
+            problem = f"the config script failed: {type(error).__name__}: {_told(error, path)}"
             raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
         if not callable(namespace.get("get_config")):
             raise NoConfig(f"{path}: defines no function get_config()")
         try:
             config = namespace["get_config"]()
         except (InputError, TypeError, NameError, AttributeError) as error:
-            raise InputError(f"{path}{_line_in(path, error)}: get_config(): {_renamed(error)}") from error
+            raise InputError(f"{path}{_line_in(path, error)}: get_config(): {_told(error, path)}") from error
         except (Exception, SystemExit) as error:
-            problem = f"get_config(): {type(error).__name__}: {error}"
+            problem = f"get_config(): {type(error).__name__}: {_told(error, path)}"
             raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
     if not isinstance(config, kind):
         raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
@@ -108,12 +109,13 @@ def _former_modules() -> Iterator[None]:
             delattr(trainers, former.removeprefix("trainers."))
 
 
-def _renamed(error: BaseException) -> str:
-    """Returns the error's message; if it is about a former name of a field, the present name is added."""
+def _told(error: BaseException, script: Path) -> str:
+    """Returns the error's message, with the present name of a renamed field, or the place of a name."""
     message = str(error)
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    name = former_field(*unknown.groups()) if unknown else ""
-    return f"{message}; the field is now {name}" if name else message
+    if unknown and (name := former_field(*unknown.groups())):
+        return f"{message}; the field is now {name}"
+    return message + place_of_missing(error, script)
 
 
 def find_config(script: str) -> Path:

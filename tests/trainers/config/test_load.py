@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,31 @@ def test_a_script_that_fails_is_named_with_its_line(script, message, tmp_path):
     (tmp_path / "config.py").write_text(script)
     with pytest.raises(InputError, match=message):
         load_config(tmp_path / "config.py")
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("from trainers.config import Lora", "Lora is in adapters.specs: from adapters.specs import Lora"),
+        ("from adapters.specs import Gate", "Gate is in trainers.config: from trainers.config import Gate"),
+        ("from trainers import TrainConfig", "TrainConfig is in trainers.config: from"),
+        ("from trainers.data import Data", "Data is in trainers.config: from"),
+        ("from trainers.specs import Classification, Lora", "Classification is in adapters.specs: .*; Lora is in adap"),
+        ("from adapters.lora.settings import Lora", "No module named 'adapters.lora'; Lora is in adapters.specs"),
+        ("import trainers.config\ntrainers.config.LoraOverride()", "LoraOverride is in adapters.specs: from"),
+        ("adapter = Lora()", "name 'Lora' is not defined; Lora is in adapters.specs"),
+        ("from adapters.specs import LoRA", "cannot import name 'LoRA' .*; in adapters.specs, nearest: Lora"),
+        ("from backbone.errors import *; nearest_of()", r"name 'nearest_of' is not defined$"),
+        ("import not_a_module", "No module named 'not_a_module'$"),
+        ("from json import Lora", r"cannot import name 'Lora' from 'json' \(\S+\)$"),
+    ],
+)
+def test_a_name_in_the_wrong_module_comes_with_its_place(line, place, tmp_path):
+    (tmp_path / "top.py").write_text(line)
+    (tmp_path / "inside.py").write_text("def get_config():\n" + textwrap.indent(line.replace("import *", "import nearest"), "    "))
+    for script in ("top.py", "inside.py"):
+        with pytest.raises(InputError, match=rf"{script}:[12345]: .*{place}"):
+            load_config(tmp_path / script)
 
 
 def test_an_unknown_config_lists_the_known_ones():

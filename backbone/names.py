@@ -48,7 +48,7 @@ def _missing(error: BaseException, script: Path) -> Iterator[tuple[str, str]]:
             yield told[1], told[2]
     elif isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
         if error.obj.__name__.partition(".")[0] in PACKAGES:
-            yield error.name, error.obj.__name__
+            yield str(error.name), error.obj.__name__
     elif isinstance(error, NameError) and error.name:
         yield error.name, ""
 

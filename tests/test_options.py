@@ -127,6 +127,28 @@ def test_nonsense_is_refused(words, message, capsys):
     assert as_json(out) == {"error": err.strip().splitlines()[-1], "exit": 2}
 
 
+UNREAD = [
+    ("cache stat --max-gib 1", "--max-gib: belongs to `cache gc`, which removes segments; stat removes none"),
+    ("cache verify --max-gib 0", "--max-gib: belongs to `cache gc`, which removes segments; verify removes none"),
+    ("inspect . --set epochs=1", "--set epochs=1: changes a config; . is a folder, which is described as it is"),
+    ("retrain c --executor ray", "--executor: belongs to --all, got ray without it"),
+    ("retrain c --workers 2", "--workers: belongs to --all, got 2 without it"),
+    ("registry list --before 3", "--limit: this and --before are for the versions of a task; name one"),
+    ("combine a b --out o --density 0.5", "--density: for ties only; got 0.5 with cat"),
+    ("serve --backbone b --grafts g --store s", "--store: belongs to --registry; --grafts names the folder"),
+    ("serve --backbone b --grafts g --envelope e --slots 8", "--slots: is for the default envelope; e says its own"),
+    ("serve --backbone b --grafts g --dwell 8", "--dwell: nothing switches the submodel; set --submodels and a bound"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), UNREAD, ids=[words for words, _ in UNREAD])
+def test_an_option_that_nothing_would_read_is_refused(words, message, capsys):
+    assert topgraft.main([*words.split(), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert message in as_json(out)["error"]
+    assert err.startswith(f"topgraft {words.split()[0]}")
+
+
 @pytest.mark.parametrize("verb", ["promote", "rollback"])
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_a_reason_is_a_reason(verb, blank, capsys):

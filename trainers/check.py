@@ -23,7 +23,7 @@ from backbone.registered import variant
 from trainers.config import Data, TrainConfig
 from trainers.config.load import load_config, override_part
 from trainers.data.columns import Column, Kind, Roles, described, roles_of
-from trainers.data.formats.format import Format, known_formats
+from trainers.data.formats.format import known_formats
 from trainers.data.rows import LabelledRow, RowReader, entries
 from trainers.data.splits import normalise
 from trainers.runs.reading import ReadReport

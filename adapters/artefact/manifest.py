@@ -109,7 +109,7 @@ def _values(manifest: Manifest) -> dict[str, Any]:
 def read_manifest(path: Path) -> Manifest:
     """Reads and verifies `manifest.json` of the graft folder `path`; raises InputError.
 
-    It is one of `adapters.artefact.scripts.FAULTS` where this process lacks the script of an own variant, or has another.
+    It is one of `adapters.artefact.scripts.FAULTS` where the script of an own variant is missing, or has changed.
     """
     file = path / MANIFEST
     try:

@@ -34,8 +34,8 @@ from adapters.artefact.manifest import (
     identity,
     sealed,
 )
-from adapters.artefact.scripts import changed, own_code
 from adapters.artefact.scope import Scope
+from adapters.artefact.scripts import changed, own_code
 from adapters.forward import forward_program
 from adapters.model import GraftModel
 from backbone.errors import InputError

@@ -38,7 +38,10 @@ RENAMED = SCRIPT.replace("gain:", "boost:").replace("self.gain", "self.boost")
 CHANGES = {  # a later text of the script, and a pattern of the message beside those that all have in common
     "missing": ("", r"'gained' is no variant of Topgraft: gained\.py defined it"),
     "a field is gone": (RENAMED, r"methods\[0\]\.gain: no such field in Gained; .*has changed since"),
-    "a field is new": (SCRIPT.replace("    gain", "    other: int = 1\n    gain"), "does not match its own hash; .*has"),
+    "a field is new": (
+        SCRIPT.replace("    gain", "    other: int = 1\n    gain"),
+        "does not match its own hash; .*has",
+    ),
     "a field has another type": (SCRIPT.replace("float = 2.0", "str = ''"), r"gain: expected str.*has changed since"),
     "a value is refused": (SCRIPT + "    def __post_init__(self): raise ValueError('no')\n", "no; the graft .*changed"),
     "a part is gone": (SCRIPT.replace("super().settings", "super().places"), "AttributeError: .*'places'.*has changed"),
@@ -170,5 +173,7 @@ def test_a_manifest_of_another_version_of_topgraft_is_told_apart_from_an_altered
     with pytest.raises(InputError, match=r"newer: no such field in Manifest; .*; the manifest was altered or is dam"):
         read_manifest(tmp_path / "g")
     file.write_bytes(_spelled(values | {"manifest_id": digest(values)}))
-    with pytest.raises(InputError, match=r"newer: no such field .*; .*is whole, but another version .* wrote it: 9\.1$"):
+    with pytest.raises(
+        InputError, match=r"newer: no such field .*; .*is whole, but another version .* wrote it: 9\.1$"
+    ):
         read_manifest(tmp_path / "g")

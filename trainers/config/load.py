@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trainers
-from backbone.errors import InputError
+from backbone.errors import InputError, nearest
 from backbone.names import place_of_missing
 from backbone.options import argument, option
 from backbone.records import TAGS, Raw, decode, encode, former_field
@@ -176,9 +176,11 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
     *parents, last = keys
     node = values
     for depth, key in enumerate(parents):
-        child = node.get(key)
+        child, parent = node.get(key), ".".join(keys[: depth + 1])
+        if key not in node:
+            level = ".".join(keys[:depth]) or "the config"
+            raise InputError(f"--set {'.'.join(keys)}: {level} has no field {key!r}; {nearest(key, node)}")
         if not isinstance(child, dict):
-            parent = ".".join(keys[: depth + 1])
             raise InputError(f"{'.'.join(keys)}: {parent} has no fields; set it as a whole")
         node = child
     if last in TAGS and last in node:

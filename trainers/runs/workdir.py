@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
+from backbone.former_names import present_values
 from backbone.records import decode, encode
-from trainers.config.former import present_values
 
 CONFIG, RESULT = "config.json", "result.json"
 PLAN = "plan.json"  # the prediction of `plan` for a run in this folder

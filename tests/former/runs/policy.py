@@ -1,4 +1,4 @@
-"""One label per text, with a policy of columns and bounds; its run is finished in one folder, interrupted in another."""
+"""One label per text, with a policy of columns and bounds; one run of it finished, another was interrupted."""
 
 from adapters.specs import Classification, Lora
 from trainers.config import Data, Optimizer, Plan, TrainConfig

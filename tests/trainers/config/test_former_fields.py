@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from backbone.errors import InputError
+from backbone.former_names import RENAMED, present_values
 from backbone.records import FORMER_FIELDS, decode
 from trainers.config import TrainConfig
-from trainers.config.former import RENAMED, former_values, present_values
+from trainers.config.former import former_values
 from trainers.config.retrain import Bound, Column, Gate, Retrain, Schema
 
 POLICY = Retrain(

@@ -80,6 +80,9 @@ def test_another_method_starts_from_its_own_defaults():
         ("epochs", "expected FIELD=VALUE"),
         ("=1", "expected FIELD=VALUE"),
         ("epochs.x=1", "epochs has no fields"),
+        ("optimiser.clip_norm=1", "--set optimiser.clip_norm: the config has no field 'optimiser'; nearest: optimizer"),
+        ("retrain.gat.tolerance=1", "retrain.gat.tolerance: retrain has no field 'gat'; nearest: gate"),
+        ("a.b=1", "--set a.b: the config has no field 'a'; nearest: plan"),
         ("batch_size=1.5", "batch_size: '1.5' is not an int"),
         ("batch_size=0", "batch_size: must be at least 1"),
         ("remat=maybe", "remat: 'maybe' is not a bool"),
@@ -153,7 +156,9 @@ def test_a_script_that_fails_is_named_with_its_line(script, message, tmp_path):
 )
 def test_a_name_in_the_wrong_module_comes_with_its_place(line, place, tmp_path):
     (tmp_path / "top.py").write_text(line)
-    (tmp_path / "inside.py").write_text("def get_config():\n" + textwrap.indent(line.replace("import *", "import nearest"), "    "))
+    (tmp_path / "inside.py").write_text(
+        "def get_config():\n" + textwrap.indent(line.replace("import *", "import nearest"), "    ")
+    )
     for script in ("top.py", "inside.py"):
         with pytest.raises(InputError, match=rf"{script}:[12345]: .*{place}"):
             load_config(tmp_path / script)

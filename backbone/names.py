@@ -43,9 +43,9 @@ def _missing(error: BaseException, script: Path) -> Iterator[tuple[str, str]]:
     if isinstance(error, ModuleNotFoundError) and error.name:
         if error.name.partition(".")[0] in PACKAGES:
             yield from ((name, error.name) for name in _imported_from(script, error.name))
-    elif isinstance(error, ImportError) and (told := _NOT_THERE.match(str(error))):
-        if told[2].partition(".")[0] in PACKAGES:
-            yield told[1], told[2]
+    elif isinstance(error, ImportError) and (match := _NOT_THERE.match(str(error))):
+        if match[2].partition(".")[0] in PACKAGES:
+            yield match[1], match[2]
     elif isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
         if error.obj.__name__.partition(".")[0] in PACKAGES:
             yield str(error.name), error.obj.__name__

@@ -105,12 +105,12 @@ class Readers:
     def _start(self) -> None:
         """Starts threads for queued calls, and the watch; the lock is held."""
         now = time.monotonic()
-        begun = [call for call in self._calls.values() if call.started is not None]
-        crowd = sum(call.crowds(now) for call in begun)
-        while self._queue and crowd < self._threads and len(begun) < MAX_THREADS:
+        running = [call for call in self._calls.values() if call.started is not None]
+        crowd = sum(call.crowds(now) for call in running)
+        while self._queue and crowd < self._threads and len(running) < MAX_THREADS:
             call = self._queue.popleft()
             call.started = now
-            begun.append(call)
+            running.append(call)
             crowd += 1
             threading.Thread(target=self._run, args=(call,), name=self._name, daemon=True).start()
         if self._calls and not self._watching:

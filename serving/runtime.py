@@ -244,8 +244,8 @@ class Runtime:
             if not isinstance(text, str):
                 raise InputError(f"rows[{number}]: expected (task, text), got {type(text).__name__} for the text")
         deadline = None if timeout is None else time.monotonic() + timeout
-        wanted = Counter(served.content_id for served, _ in chosen)
-        loading = {graft: count for graft, count in wanted.items() if not self.residency.resident(graft)}
+        rows_of = Counter(served.content_id for served, _ in chosen)
+        loading = {graft: count for graft, count in rows_of.items() if not self.residency.resident(graft)}
         self._batcher.reserve(len(chosen) - sum(loading.values()), loading)
         return [self._submit(served, text, deadline, served.content_id in loading) for served, text in chosen]
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from adapters.cells import as_number, as_text, binary_digits, listed, plain, stripped
 from backbone.errors import InputError
+from trainers.data.lengths import word_count
 
 Content = Literal["text", "names", "numbers", "lists", "tags", "dates", "addresses", "constant", "empty", "ids"]
 Kind = Literal["classification", "multi_label", "regression", "token_tagging"]
@@ -149,7 +150,7 @@ def _described(name: str, cells: list[Any]) -> Column:
     filled = [cell for cell in cells if not _blank(cell)]
     texts = [_text(cell, name) for cell in filled]
     distinct = len(set(texts))
-    words = sum(len(text.split()) for text in texts) / max(len(texts), 1)
+    words = sum(map(word_count, texts)) / max(len(texts), 1)
     content, separator, fractions = _content(name, filled, texts, distinct, words)
     sample = tuple(dict.fromkeys(text[:MAX_SHOWN] for text in texts[:100]))[:3]
     return Column(name, content, len(cells), len(filled), distinct, round(words, 2), separator, fractions, sample)
@@ -228,7 +229,7 @@ def _separator(texts: list[str]) -> str:
 
 def _is_ids(texts: list[str], distinct: int) -> bool:
     """Returns whether cells are single words with digits that hardly come back."""
-    single = all(len(text.split()) == 1 for text in texts)
+    single = all(word_count(text) == 1 for text in texts)
     return single and distinct > 0.9 * len(texts) and _share(any(c.isdigit() for c in text) for text in texts)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WIDE = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"  # characters that are words by themselves
-_PIECE = re.compile(rf"[{_WIDE}]|[^\W{_WIDE}]+|[^\w\s]")
+_ALONE = re.compile(f"[{_WIDE}]")
+_PIECE = re.compile(rf"[{_WIDE}]|[^\W{_WIDE}]+|[^\w\s\0]")
 LETTERS = 7  # letters of a piece of a word
 SPECIAL = 2  # tokens around a text; one more for the second of a pair
 ROOM = 1.1  # tokens of a real tokenizer for each estimated one, at most
@@ -35,6 +36,12 @@ class Lengths:
         cut = f"{about}{self.cut} cut" if self.cut else "none cut"
         most = f"99 % up to {self.p99}, longest {self.max}"
         return f"median {about}{self.median}, {most}; max_tokens {self.max_tokens}: {cut}"
+
+
+def word_count(text: str) -> float:
+    """Returns the words of a text; in Chinese and Japanese, where no blanks part them, two characters are a word."""
+    wide = 0 if text.isascii() else len(_ALONE.findall(text))
+    return len(text.split()) + wide / 2
 
 
 def estimate(content: str) -> int:

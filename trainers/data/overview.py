@@ -99,12 +99,18 @@ def overview(config: TrainConfig, task: TaskData) -> Overview:
         metric=config.metric,
         rows={split: len(table) for split, table in tables.items()},
         share=data.dev_fraction if not data.dev and "dev" in tables else 0.0,
-        labels=dict(Counter(itertools.chain.from_iterable(every)).most_common()) if column.closed else {},
+        labels=_by_count(every) if column.closed else {},
         numbers=(min(numbers), max(numbers)) if numbers else None,
         lengths=None if of_images or not lengths else lengths_of(lengths, data.max_tokens, cut=cut),
         copies=copies_in(itertools.islice(placed, MAX_ROWS)),
         limited=len(every) > MAX_ROWS,
     )
+
+
+def _by_count(rows: Sequence[tuple[str, ...]]) -> dict[str, int]:
+    """Returns the number of each label, the most frequent first, equal ones by name."""
+    counts = Counter(itertools.chain.from_iterable(rows))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _roles(data: Data) -> dict[str, str]:

@@ -88,7 +88,9 @@ def add_verb(verbs: Any, verb: type[Verb]) -> None:
     add_fields(parser, verb)
     parser.set_defaults(verb=verb)
     for former, call in verb.former.items():  # without a help text it is in no list
-        verbs.add_parser(former, add_help=False).add_argument("rest", nargs="...", action=_Former, call=call)
+        gone = verbs.add_parser(former, add_help=False)
+        gone.has_verbs = True  # no option is unknown to it
+        gone.add_argument("rest", nargs="...", action=_Former, call=call)
 
 
 class _Former(argparse.Action):

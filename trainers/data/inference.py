@@ -20,11 +20,11 @@ from adapters.heads.head import Head
 from backbone.compression import plain_name
 from backbone.errors import InputError
 from backbone.home import max_tokens_of
-from backbone.registered import variant, variants
+from backbone.registered import variant
 from trainers.config import Data, TrainConfig
 from trainers.config.load import load_config, override_part
 from trainers.data.columns import Column, Roles, Stated, described, roles_of
-from trainers.data.formats.format import Format
+from trainers.data.formats.format import known_formats
 from trainers.data.headers import NoHeader, without_header
 from trainers.data.lengths import chosen_max_tokens, estimate, lengths_of
 from trainers.data.rows import Entries, Split, entries
@@ -75,7 +75,7 @@ def is_data(name: str, overrides: Sequence[str] = ()) -> bool:
     suffix = Path(plain_name(Path(name))).suffix.lower()
     if suffix == ".py":
         return False
-    known = variants(Format).values()
+    known = known_formats().values()
     if any(suffix in cls.suffixes or (cls.prefix and name.startswith(cls.prefix)) for cls in known):
         return True
     path = Path(name.partition("#")[0])

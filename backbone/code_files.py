@@ -14,7 +14,7 @@ import importlib.machinery
 import linecache
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from backbone.errors import InputError
@@ -58,11 +58,13 @@ def code_files(files: Iterable[str]) -> list[str]:
     return list(reached)
 
 
-def code_hash(files: Iterable[str]) -> str:
+def code_hash(files: Sequence[str]) -> str:
     """Returns the hash of files and of all that they import, wherever they lie.
 
-    Of one file alone it is the hash of its bytes. Raises InputError for code that is in no file.
+    Of one file alone it is the hash of its bytes, and "" of none. Raises InputError for code that is in no file.
     """
+    if not files:
+        return ""
     hashes = {file: hashlib.sha256(_content(file)).hexdigest() for file in code_files(files)}
     if len(hashes) == 1:
         return next(iter(hashes.values()))

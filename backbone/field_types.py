@@ -174,7 +174,7 @@ def _ambiguity(members: tuple[Any, ...]) -> str:
 
 
 def _nested_fault(cls: type, names: Mapping[str, Any], inside: tuple[type, ...]) -> str:
-    """Returns the fault of a dataclass within a setting; keeps the types of its fields, for when the script has ended."""
+    """Returns the fault of a dataclass within a setting; keeps the types of its fields for later."""
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         return f"{cls.__name__} is no frozen dataclass; write @dataclass(frozen=True) above it"
     pseudo = [f.name for f in cls.__dataclass_fields__.values() if "InitVar" in str(f.type)]  # type: ignore[attr-defined]

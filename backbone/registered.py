@@ -15,7 +15,6 @@ variable `TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored ar
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import pkgutil
@@ -154,10 +153,9 @@ def _register(cls: type[Registered]) -> None:
                 f"{file}: class {cls.__name__}: {registry.by}={cls.tag} is the tag of class {other.__name__} there; "
                 "choose another"
             )
-        if not same_run and registry.files[cls.tag] != file:
-            raise InputError(
-                f"{registry.by}={cls.tag}: {file} defines it, but {registry.files[cls.tag]} has that name; choose another"
-            )
+        before = registry.files[cls.tag]
+        if not same_run and before != file:
+            raise InputError(f"{registry.by}={cls.tag}: {file} defines it, but {before} has that name; choose another")
     registry.variants[cls.tag], registry.files[cls.tag] = cls, file
 
 

@@ -95,7 +95,7 @@ def test_an_environment_variable_names_scripts_that_define_variants(tmp_path, mo
     assert variant(Shape, "dot").tag == "dot"
     del Shape.registry.variants["dot"], Shape.registry.files["dot"]
     script.write_text("1/0\n")
-    with pytest.raises(InputError, match=r"TOPGRAFT_VARIANTS: .*mine.py: ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"TOPGRAFT_VARIANTS: .*mine.py:1: ZeroDivisionError"):
         variant(Shape, "dot")
 
 

@@ -185,17 +185,17 @@ def test_an_unknown_method_or_head_names_the_file_that_defined_it_if_it_is_known
     with pytest.raises(InputError, match=r"; .*other\.py, which it names, defines no variant$"):
         read_manifest(tmp_path / "graft")
     (tmp_path / "other.py").write_text("1/0")
-    with pytest.raises(InputError, match=r"^TOPGRAFT_VARIANTS: .*other\.py: ZeroDivisionError: .*; mend it, or"):
+    with pytest.raises(InputError, match=r"^TOPGRAFT_VARIANTS: .*other\.py:1: ZeroDivisionError: .*; mend it, or"):
         read_manifest(tmp_path / "graft")
 
 
 def test_the_file_of_a_users_own_head_is_noted_too(tmp_path):
-    from adapters.artefact.write import own_files
+    from adapters.artefact.write import own_names
 
     space: dict = {}
     script = tmp_path / "mine.py"
     script.write_text("from adapters.specs import Classification\nclass Mine(Classification, tag='mine'): pass\n")
     exec(compile(script.read_text(), str(script), "exec"), space)
     head = space["Mine"]()
-    assert own_files((Lora(), head)) == {"mine": "mine.py"}
+    assert own_names((Lora(), head)) == {"mine": "mine.py"}
     del head.registry.variants["mine"], head.registry.files["mine"]

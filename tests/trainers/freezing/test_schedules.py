@@ -120,5 +120,5 @@ def test_a_schedule_that_nobody_defines_names_the_way_to_define_one(tmp_path, mo
         Plan(stages="thawed(1)")
     (tmp_path / "broken.py").write_text("1/0")
     monkeypatch.setenv(VARIANTS, str(tmp_path / "broken.py"))
-    with pytest.raises(InputError, match=r"broken\.py: ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"broken\.py:1: ZeroDivisionError"):
         Plan(stages="thawed(1)")

@@ -81,7 +81,7 @@ def _require_own_modules(file: Path) -> None:
     for name in imported_names(file):
         beside = file.resolve().parent / f"{name}.py"
         loaded = getattr(sys.modules.get(name), "__file__", None)
-        if loaded and beside.is_file() and not is_library(loaded) and not beside.samefile(loaded):
+        if loaded and beside.is_file() and not is_library(loaded) and beside != Path(loaded).resolve():
             raise InputError(
                 f"{file}: imports {name}, which is {beside} beside it, but {loaded} is loaded by that name; rename one "
                 "of them, or use them in two processes"

@@ -40,7 +40,12 @@ def test_imports_are_followed_from_file_to_file_and_libraries_left_out(files):
 def test_the_hash_changes_with_each_file_that_is_reached_and_with_no_other(files):
     own = [str(files / "own.py")]
     before = code_hash(own)
-    for name, counts in (("words.py", True), ("tools/last.py", True), ("tools/deep/leaf.py", True), ("unused.py", False)):
+    for name, counts in (
+        ("words.py", True),
+        ("tools/last.py", True),
+        ("tools/deep/leaf.py", True),
+        ("unused.py", False),
+    ):
         text = (files / name).read_text()
         (files / name).write_text(text + "x = 1\n")
         assert (code_hash(own) != before) is counts, name

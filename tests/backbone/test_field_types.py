@@ -147,7 +147,10 @@ def test_an_enum_is_read_from_the_command_line_and_a_wrong_text_named(define):
         ("size: list[int] = field(default_factory=list)", "size: list[int] is no type .* write tuple[T, ...]"),
         ("size: List[int] = field(default_factory=list)", "size: List[int] is no type .* write tuple[T, ...]"),
         ("size: tuple = (1, 2)", "size: tuple is no type .* write tuple[T, ...]"),
-        ("size: dict[str, int] = field(default_factory=dict)", "dict[str, int] is no type .* tuple[tuple[str, T], ...]"),
+        (
+            "size: dict[str, int] = field(default_factory=dict)",
+            "dict[str, int] is no type .* tuple[tuple[str, T], ...]",
+        ),
         ("size: set[int] = field(default_factory=set)", "size: set[int] is no type"),
         ("size: frozenset = frozenset()", "size: frozenset is no type .* write tuple[T, ...]"),
         ("size: bytes = b''", "size: bytes is no type .* write str"),
@@ -175,7 +178,10 @@ def test_an_enum_is_read_from_the_command_line_and_a_wrong_text_named(define):
         ("kind: str = 'x'", "kind: no field may have this name, since records tell variants apart by it"),
         ("tag: str = 'x'", "tag: no field may have this name"),
         ("registry: str = 'x'", "registry: no field may have this name"),
-        ("size: Fraction = None", "its type Fraction is unknown when the file runs (NameError: .* outside `if TYPE_CHECK"),
+        (
+            "size: Fraction = None",
+            "its type Fraction is unknown when the file runs (NameError: .* outside `if TYPE_CHECK",
+        ),
         ("size: Nothing = 1", "size: its type Nothing is unknown when the file runs (NameError: .*; allowed: str, int"),
     ],
 )

@@ -119,7 +119,9 @@ def run(tmp_path):
 
 def test_two_classes_of_one_file_cannot_share_a_tag_unless_the_file_has_changed(run):
     both = "class Dot(Shape, tag='dot'): pass\nclass Spot(Shape, tag='dot'): pass"
-    with pytest.raises(InputError, match=r"own\.py: class Spot: kind=dot is the tag of class Dot there; choose another"):
+    with pytest.raises(
+        InputError, match=r"own\.py: class Spot: kind=dot is the tag of class Dot there; choose another"
+    ):
         run(both)
     renamed = run("class Spot(Shape, tag='dot'): pass")
     assert variant(Shape, "dot") is renamed["Spot"], "the file ran anew, and defines one class"
@@ -238,7 +240,9 @@ def test_a_base_may_lie_in_a_module_beside_the_script(beside, monkeypatch):
 def test_annotations_of_a_base_in_a_script_that_has_ended_are_known(run):
     """The script is no module that could be imported: another script ran it."""
     base = run(BASE.replace("from __future__ import annotations", ""), "base.py")  # compiled with those of this file
-    later = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Own(Round, tag='own'):\n    size: int = 1"
+    later = (
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Own(Round, tag='own'):\n    size: int = 1"
+    )
     space = run(later, "later.py", {"__name__": "__main__", "Round": base["Round"]})
     assert decode(Shape, {"kind": "own", "how": "out"}) == space["Own"]("out")
 

@@ -150,7 +150,9 @@ def test_a_variant_that_is_in_no_file_cannot_be_retrained(script):
     text = script.read_text().replace("own_last", "typed_last")
     exec(compile(text, "<typed>", "exec"), space)
     try:
-        with pytest.raises(InputError, match="method=typed_last is defined in <typed>, which is no file; define it in one"):
+        with pytest.raises(
+            InputError, match="method=typed_last is defined in <typed>, which is no file; define it in one"
+        ):
             take(space["get_config"](), None)
         assert own_identity(space["get_config"]()), "a run that was interrupted knows its settings"
     finally:

@@ -9,7 +9,8 @@ import pytest
 
 from backbone.errors import InputError
 from backbone.records import Raw, decode, encode
-from backbone.registered import Registered, run_script, variants
+from backbone.registered import Registered, variants
+from backbone.scripts import run_script
 
 
 class Figure(Registered, by="kind", folder="backbone.families"):
@@ -137,7 +138,7 @@ def test_a_dataclass_with_slots_is_the_variant(define):
 def test_an_enum_is_read_from_the_command_line_and_a_wrong_text_named(define):
     cls = define("mode: Mode = Mode.FAST")
     assert decode(Figure, {"kind": "dot", "mode": Raw("sure")}).mode is type(cls().mode).SURE
-    with pytest.raises(InputError, match="shape.mode: 'slow' is not one of fast, sure"):
+    with pytest.raises(InputError, match=r"shape\.mode: 'slow' is not one of fast, sure"):
         decode(Figure, {"kind": "dot", "mode": Raw("slow")}, "shape")
 
 

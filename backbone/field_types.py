@@ -86,7 +86,8 @@ def field_faults(cls: type, reserved: Collection[str], *, late: bool = False) ->
         if base is not cls and (base in ORIGINS or "__dataclass_fields__" not in vars(base)):
             continue
         for name, annotation in _annotations(base).items():
-            if name in reserved:
+            key = getattr(vars(base).get(name), "metadata", {}).get("json", name)
+            if name in reserved or key in reserved:
                 yield f"{name}: no field may have this name, since records tell variants apart by it; choose another"
             elif fault := _field_fault(base, name, annotation, {**names_of(cls), **names_of(base)}, late=late):
                 yield f"{name}: {fault}"
@@ -98,6 +99,8 @@ def _field_fault(cls: type, name: str, annotation: Any, names: Mapping[str, Any]
         kind = _evaluated({name: annotation}, names)[name]
     except Exception as error:  # noqa: BLE001 - whatever a text that is evaluated raises
         return _unknown(annotation, error) if late else ""
+    if kind is dataclasses.KW_ONLY:
+        return ""
     default = vars(cls).get(name, dataclasses.MISSING)
     if isinstance(default, dataclasses.Field):
         if not default.init:

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, TypeVar
 from backbone.code_files import is_topgraft
 from backbone.errors import InputError, nearest
 from backbone.field_types import ORIGINS, Origin, field_faults
-from backbone.scripts import failure, line_in, run_script
+from backbone.scripts import failure, former_names, line_in, run_script
 from backbone.statements import faults, lacks_decorator
 
 VARIANTS = "TOPGRAFT_VARIANTS"  # environment variable: modules or scripts that define variants, commas between
@@ -56,6 +56,7 @@ class Registry:
     by: str  # name of the tag in records: method, kind, ...
     folder: str  # package whose modules hold the variants that come with Topgraft
     spelling: str = "[a-z0-9_]+"  # pattern of the tags
+    words: tuple[str, ...] = ()  # words that stand for something else where a tag may stand
     loaded: bool = False  # the folder has been imported
     variants: dict[str, type] = field(default_factory=dict)  # class of each tag
     files: dict[str, str] = field(default_factory=dict)  # file that defines each tag
@@ -83,6 +84,7 @@ class Registered:
         tag: str | None = None,
         needs: tuple[str, ...] = (),
         spelling: str = Registry.spelling,
+        words: tuple[str, ...] = (),
         **arguments: Any,
     ) -> None:
         if "tag" in vars(cls) and "__dataclass_fields__" in vars(cls):  # made again by dataclass(slots=True)
@@ -100,7 +102,7 @@ class Registered:
         if needs:
             cls.needs = MappingProxyType({**cls.needs, **dict.fromkeys(needs, cls)})
         if by is not None and not hasattr(cls, "registry"):
-            cls.registry = Registry(by, folder, spelling)
+            cls.registry = Registry(by, folder, spelling, words)
             REGISTRIES.append(cls.registry)
             return
         for fault in _faults(cls, tag, by):
@@ -129,6 +131,8 @@ def _faults(cls: type[Registered], tag: str | None, by: str | None) -> Iterator[
         yield f"by={by!r} is for the base of a kind, which {base.__name__} is; leave it out"
     if tag is not None and (not isinstance(tag, str) or not re.fullmatch(registry.spelling, tag)):
         yield f"tag={tag!r}: expected a text of {registry.spelling}; write tag={_suggested(tag, cls.__name__)!r}"
+    if tag in registry.words:
+        yield f"tag={tag!r}: {registry.by}={tag} means something else; choose another"
     yield from field_faults(cls, {registry.by, "tag", "registry", "needs"})
     yield from faults(cls, cls.needs if tag is not None else {})
     yield from cls.misses() if tag is not None else ()
@@ -174,8 +178,18 @@ def require_recorded(value: Registered) -> None:
         tag = _suggested("", cls.__name__)
         statement = f"class {cls.__name__}({base.__name__}, tag={tag!r})"
         raise InputError(f"{where}: has no tag, so no record can name it; write {statement}")
-    if fault := lacks_decorator(cls):
-        raise InputError(f"{where}: {fault}")
+    _check_finished(cls)
+    if not hasattr(cls, "__dataclass_fields__"):
+        raise InputError(f"{where}: is no dataclass, so no record can hold it; write @dataclass(frozen=True) above it")
+
+
+def _check_finished(cls: Any) -> None:
+    """Raises InputError for a fault of a class that shows once its decorator and its file have run."""
+    registry: Registry = cls.registry
+    if cls not in registry.checked:
+        for fault in filter(None, (lacks_decorator(cls), *field_faults(cls, (), late=True))):
+            raise InputError(f"{ORIGINS[cls].file}: class {cls.__name__}: {fault}")
+        registry.checked.add(cls)
 
 
 def variants(base: type[B]) -> dict[str, type[B]]:
@@ -184,11 +198,8 @@ def variants(base: type[B]) -> dict[str, type[B]]:
     if not registry.loaded:
         load_folder(registry.folder)
         registry.loaded = True
-    for tag, cls in registry.variants.items():
-        if cls not in registry.checked:
-            for fault in filter(None, (lacks_decorator(cls), *field_faults(cls, (), late=True))):
-                raise InputError(f"{registry.files[tag]}: class {cls.__name__}: {fault}")
-            registry.checked.add(cls)
+    for cls in registry.variants.values():
+        _check_finished(cls)
     return dict(sorted(registry.variants.items()))
 
 
@@ -214,6 +225,13 @@ def own_file(cls: Any) -> str:
     return "" if is_topgraft(file) else file
 
 
+def is_own(cls: type) -> bool:
+    """Returns whether a class does not come with Topgraft."""
+    if cls in ORIGINS:
+        return not is_topgraft(ORIGINS[cls].file)
+    return cls is not object and not is_topgraft(getattr(sys.modules.get(cls.__module__), "__file__", "") or "<none>")
+
+
 def own_files(cls: type[Registered]) -> list[str]:
     """Returns the file of a variant that does not come with Topgraft, and those of its bases that do not."""
     files = [ORIGINS[base].file for base in cls.__mro__ if base in ORIGINS]
@@ -234,7 +252,8 @@ def run_named_variants() -> None:
             if name.endswith(".py"):
                 run_script(name)
             else:
-                importlib.import_module(name)
+                with former_names():
+                    importlib.import_module(name)
         except InputError as error:  # a class statement that does not fit, with its file
             raise VariantsError(f"{VARIANTS}: {name}: {error}") from error
         except KeyboardInterrupt:

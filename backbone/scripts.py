@@ -62,6 +62,13 @@ def imports_of(file: str | Path) -> Iterator[None]:
     folder = str(Path(file).resolve().parent)
     if not any(isinstance(finder, _Beside) and finder.folder == folder for finder in sys.meta_path):
         sys.meta_path.append(_Beside(folder))
+    with former_names():
+        yield
+
+
+@contextlib.contextmanager
+def former_names() -> Iterator[None]:
+    """Lets modules of Topgraft be imported by their former names while the block runs."""
     former = _FormerNames()
     before = [name for name in FORMER_MODULES if name in sys.modules]  # a script may load another
     sys.meta_path.append(former)

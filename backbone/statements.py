@@ -13,6 +13,7 @@ import functools
 import inspect
 import math
 import numbers
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from types import UnionType
@@ -100,7 +101,7 @@ def _declared(base: type) -> dict[str, object]:
 def is_class_variable(kind: Any) -> bool:
     """Returns whether an annotation, which may be text, says that a name is no field."""
     if isinstance(kind, str):
-        return kind.removeprefix("typing.").startswith("ClassVar")
+        return re.match(r"(\w+\.)?ClassVar\b", kind) is not None
     return kind is ClassVar or get_origin(kind) is ClassVar
 
 

@@ -20,7 +20,8 @@ class Figure(Registered, by="kind", folder="backbone.families"):
 IMPORTS = """
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, field
+import typing as t
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import *
@@ -115,6 +116,8 @@ def define(tmp_path):
         "family: str = 'x'",
         "later: Later | None = None",
         "FACTOR: ClassVar[dict] = {}; size: int = 1",
+        "FACTOR: t.ClassVar[dict] = {}; size: int = 1",
+        "_: KW_ONLY; size: int = 1",
     ],
 )
 def test_a_field_that_records_hold_is_given_back(fields, define):
@@ -177,6 +180,7 @@ def test_an_enum_is_read_from_the_command_line_and_a_wrong_text_named(define):
         ("size: float = float('nan')", "size: its default: must be a finite number, got nan"),
         ("size: tuple[int, int] = (1,)", "size: its default: expected 2 values, got (1,)"),
         ("kind: str = 'x'", "kind: no field may have this name, since records tell variants apart by it"),
+        ("size: int = field(default=1, metadata={'json': 'kind'})", "size: no field may have this name"),
         ("tag: str = 'x'", "tag: no field may have this name"),
         ("registry: str = 'x'", "registry: no field may have this name"),
         (
@@ -203,6 +207,10 @@ def test_a_field_of_a_plain_dataclass_among_the_bases_is_checked_too(define, tmp
     ("statement", "message"),
     [
         ("class Dot(Figure)", "class Dot: has no tag, so no record can name it; write class Dot(Figure, tag='dot')"),
+        (
+            "class Dot(Figure, tag='dot'):\n    pass\nclass Other",
+            "class Dot: is no dataclass, so no record can",
+        ),
         ("class Dot(Figure, tag='dot')", "class Dot: size is no field without @dataclass(frozen=True) above the class"),
     ],
 )

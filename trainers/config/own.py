@@ -1,20 +1,21 @@
 """The variants of a config that a user defines, as what they compute depends on them. Imports no jax.
 
 A variant of Topgraft changes with a version of Topgraft. A user's own changes with its file: its code, and the defaults
-of its settings. So its settings count in full, and so do the bytes of its files.
+of its settings. So the settings that it states count in full, and so do the bytes of its files.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from backbone.code_files import code_hash
 from backbone.errors import InputError
-from backbone.records import digest, encode
-from backbone.registered import Registered, own_files
+from backbone.records import digest, encode, encode_set, key_of
+from backbone.registered import Registered, is_own, own_files
 from trainers.config.experiment import TrainConfig
 
 OWN = "own variants"  # part of the identity of an interrupted run; runs of the first versions lack it
@@ -25,7 +26,7 @@ class OwnVariant:
     """A variant that a user defines, in a config."""
 
     name: str  # how configs name it: method=gain
-    values: Any  # every setting, as JSON
+    values: Any  # its settings, as JSON
     code: str  # hash of the files that define it; "" where none does, as for a text that was executed
 
 
@@ -64,7 +65,17 @@ def _own(value: Registered) -> OwnVariant:
         code = code_hash(own_files(type(value)))
     except InputError:
         code = ""
-    return OwnVariant(_name(value), encode(value), code)
+    return OwnVariant(_name(value), _values(value), code)
+
+
+def _values(value: Any) -> dict[str, Any]:
+    """Returns the settings of an own variant; one that Topgraft states in a base counts unless it has its default."""
+    if not dataclasses.is_dataclass(value):  # a schedule without settings
+        return {}
+    stated = {name for cls in inspect.getmro(type(value)) if is_own(cls) for name in inspect.get_annotations(cls)}
+    values: dict[str, Any] = encode_set(value)
+    every = {key_of(field): field.name for field in dataclasses.fields(value)}
+    return values | {key: encode_set(getattr(value, name)) for key, name in every.items() if name in stated}
 
 
 def _name(value: Registered) -> str:

@@ -12,7 +12,7 @@ from adapters.methods.method import Method
 from backbone.errors import InputError
 from tests.tiny import write_config
 from trainers.config.load import load_config
-from trainers.config.own import own_identity
+from trainers.config.own import own_identity, own_in_graft
 from trainers.freezing.schedule import Schedule
 from trainers.retrain.fingerprint import OWN_SCHEME, SCHEME, Fingerprint, take
 
@@ -124,6 +124,16 @@ def test_own_heads_and_schedules_count_too_and_only_methods_and_heads_make_a_gra
     now = print_of(script, *overrides)
     assert now.config != before.config
     assert (now.graft != before.graft) is (override == "head.kind=own_head")
+
+
+def test_a_field_that_topgraft_states_counts_unless_it_has_its_default(script):
+    text = script.read_text().replace("from dataclasses", "from adapters.methods.lora import Lora\nfrom dataclasses", 1)
+    low = "@dataclass(frozen=True)\nclass Low(Lora, tag='own_low'):\n    rank: int = 2\n\n\n"
+    script.write_text(text.replace("def get_config", low + "def get_config").replace("adapter=Last()", "adapter=Low()"))
+    (plain,), (other,) = (own_in_graft(load_config(script, overrides)) for overrides in ((), ("adapter.alpha=3",)))
+    Method.registry.variants.pop("own_low"), Method.registry.files.pop("own_low")
+    assert plain.values == {"method": "own_low", "rank": 2}, "a new default or field of Lora retrains nothing"
+    assert other.values == {"method": "own_low", "rank": 2, "alpha": 3.0}
 
 
 def test_variants_of_topgraft_count_as_before(script):

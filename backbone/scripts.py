@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 from backbone.code_files import imported_names, is_library
 from backbone.errors import InputError
@@ -25,13 +25,13 @@ FORMER_MODULES = {  # present name of each module that scripts may import by a f
 }
 
 
-class _FormerNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _FormerNames:
     """Finds modules by their former names."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self) if name in FORMER_MODULES else None
+        return importlib.machinery.ModuleSpec(name, cast(Any, self)) if name in FORMER_MODULES else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         return None
@@ -40,7 +40,7 @@ class _FormerNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         sys.modules[module.__name__] = importlib.import_module(FORMER_MODULES[module.__name__])
 
 
-class _Beside(importlib.abc.MetaPathFinder):
+class _Beside:
     """Finds modules in the folder of a script, where nothing else does; functions of the script may import later."""
 
     def __init__(self, folder: str):

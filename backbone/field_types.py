@@ -41,37 +41,37 @@ class Origin(NamedTuple):
     """Where a class statement stands."""
 
     file: str  # file, or what code without a file is called
-    names: dict[str, Any]  # names of that file, kept after a script has ended
-    local: dict[str, Any]  # names of the function around it
+    names: Mapping[str, Any]  # names of that file, kept after a script has ended
+    local: Mapping[str, Any]  # names of the function around it
 
 
 ORIGINS: WeakKeyDictionary[type, Origin] = WeakKeyDictionary()  # of variants and their bases
-_nested: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()  # types of the fields of nested dataclasses
+_nested: WeakKeyDictionary[type, Mapping[str, Any]] = WeakKeyDictionary()  # types of the fields of nested dataclasses
 
 
-def names_of(cls: type) -> dict[str, Any]:
+def names_of(cls: type) -> Mapping[str, Any]:
     """Returns the names that the annotations of a class may use, also if its script has ended."""
     if cls in ORIGINS:
-        return ORIGINS[cls].names | ORIGINS[cls].local
+        return {**ORIGINS[cls].names, **ORIGINS[cls].local}
     module = vars(sys.modules.get(cls.__module__, builtins))
     if module.get(cls.__name__) is cls:
         return module
     return {**module, **getattr(vars(cls).get("__init__"), "__globals__", {})}
 
 
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> Mapping[str, Any]:
     """Returns the types of the fields of a dataclass, with those of its bases. Raises what an unknown name raises."""
-    types: dict[str, Any] = {}
+    types: Mapping[str, Any] = {}
     for base in reversed(cls.__mro__):
-        types |= _nested.get(base) or _evaluated(_annotations(base), names_of(base))
+        types = {**types, **(_nested.get(base) or _evaluated(_annotations(base), names_of(base)))}
     return types
 
 
-def _annotations(cls: type) -> dict[str, Any]:
+def _annotations(cls: type) -> Mapping[str, Any]:
     return {name: kind for name, kind in inspect.get_annotations(cls).items() if not is_class_variable(kind)}
 
 
-def _evaluated(annotations: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+def _evaluated(annotations: Mapping[str, Any], names: Mapping[str, Any]) -> Mapping[str, Any]:
     holder = type("Fields", (), {"__annotations__": dict(annotations)})
     return typing.get_type_hints(holder, globalns=dict(names), include_extras=True)
 

@@ -7,10 +7,11 @@
     class Lora(Method, tag="lora"):
         '''A variant; `variants(Method)["lora"]` finds it, and records are decoded to it by method="lora".'''
 
-A class statement is checked: the parts that `needs` names must be there, each part has its type (`backbone.statements`),
-and records can hold each field (`backbone.field_types`). A file that runs again replaces its classes. The modules of the folder are imported when a tag is first looked up. A user's config script
-may define its own variant, which is known once the script has run. For lookups without that script, the environment
-variable `TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides which code runs.
+A class statement is checked: the parts that `needs` names must be there, each part has its type
+(`backbone.statements`), and records can hold each field (`backbone.field_types`). The modules of the folder are
+imported when a tag is first looked up. A user's config script may define its own variant, which is known once the
+script has run; a file that runs again replaces its classes. For lookups without that script, the environment variable
+`TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides which code runs.
 """
 
 from __future__ import annotations

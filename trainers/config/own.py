@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class OwnVariant:
     """A variant that a user defines, in a config."""
 
     name: str  # how configs name it: method=gain
-    values: Any  # its settings, as JSON
+    values: Mapping[str, Any]  # its settings, as JSON
     code: str  # hash of the files that define it; "" where none does, as for a text that was executed
 
 
@@ -68,14 +68,14 @@ def _own(value: Registered) -> OwnVariant:
     return OwnVariant(_name(value), _values(value), code)
 
 
-def _values(value: Any) -> dict[str, Any]:
+def _values(value: Any) -> Mapping[str, Any]:
     """Returns the settings of an own variant; one that Topgraft states in a base counts unless it has its default."""
     if not dataclasses.is_dataclass(value):  # a schedule without settings
         return {}
     stated = {name for cls in inspect.getmro(type(value)) if is_own(cls) for name in inspect.get_annotations(cls)}
-    values: dict[str, Any] = encode_set(value)
     every = {key_of(field): field.name for field in dataclasses.fields(value)}
-    return values | {key: encode_set(getattr(value, name)) for key, name in every.items() if name in stated}
+    counted: Mapping[str, Any] = encode_set(value)
+    return {**counted, **{key: encode_set(getattr(value, name)) for key, name in every.items() if name in stated}}
 
 
 def _name(value: Registered) -> str:

@@ -127,7 +127,7 @@ def test_one_section_can_be_overridden():
         ),
         (
             "import sys\nsys.exit(0)\n",
-            r"config.py:2: the config script failed: SystemExit: 0; it ends the process: put",
+            r"config.py:2: the config script failed: SystemExit: 0; it ends the process",
         ),
         ("def get_config():\n    raise SystemExit\n", r"config.py:2: get_config\(\): SystemExit: None; it ends"),
         ("def get_config():\n    raise GeneratorExit('x')\n", r"config.py:2: get_config\(\): GeneratorExit: x"),
@@ -141,7 +141,7 @@ def test_a_script_that_fails_is_named_with_its_line(script, message, tmp_path):
 
 def test_a_field_with_the_name_of_another_kinds_tag_is_set_like_any_other(tmp_path):
     (tmp_path / "config.py").write_text(
-        "from dataclasses import dataclass\nfrom adapters.specs import Lora\nfrom trainers.config import TrainConfig\n\n"
+        "from dataclasses import *\nfrom adapters.specs import Lora\nfrom trainers.config import TrainConfig\n\n"
         "@dataclass(frozen=True)\nclass Own(Lora, tag='own_lora'):\n    kind: str = 'x'\n    family: str = 'y'\n\n"
         "def get_config():\n    return TrainConfig(adapter=Own(rank=3))\n"
     )

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from backbone.errors import InputError
+from backbone.errors import InputError, nearest
+from backbone.names import place_of_missing
 from backbone.options import argument, option
 from backbone.records import TAGS, Raw, decode, encode, former_field
 from backbone.scripts import failure, imports_of, line_in
@@ -72,28 +73,31 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever the user's script raises, `sys.exit` included
-            problem = f"the config script failed: {_renamed(failure(error))}"
+            problem = f"the config script failed: {_told(error, path, failure(error))}"
             raise InputError(f"{path}{line_in(path, error)}: {problem}") from error
         if not callable(namespace.get("get_config")):
             raise NoConfig(f"{path}: defines no function get_config()")
         try:
             config = namespace["get_config"]()
         except (InputError, TypeError, NameError, AttributeError) as error:
-            raise InputError(f"{path}{line_in(path, error)}: get_config(): {_renamed(str(error))}") from error
+            raise InputError(f"{path}{line_in(path, error)}: get_config(): {_told(error, path, str(error))}") from error
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise InputError(f"{path}{line_in(path, error)}: get_config(): {failure(error)}") from error
+            raise InputError(
+                f"{path}{line_in(path, error)}: get_config(): {_told(error, path, failure(error))}"
+            ) from error
     if not isinstance(config, kind):
         raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
     return override(config, overrides)
 
 
-def _renamed(message: str) -> str:
-    """Returns the message of an error; if it is about a former name of a field, the present name is added."""
+def _told(error: BaseException, script: Path, message: str) -> str:
+    """Returns the message of an error, with the present name of a renamed field, or the place of a name."""
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    name = former_field(*unknown.groups()) if unknown else ""
-    return f"{message}; the field is now {name}" if name else message
+    if unknown and (name := former_field(*unknown.groups())):
+        return f"{message}; the field is now {name}"
+    return message + place_of_missing(error, script)
 
 
 def find_config(script: str) -> Path:
@@ -142,9 +146,11 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
     *parents, last = keys
     node = values
     for depth, key in enumerate(parents):
-        child = node.get(key)
+        child, parent = node.get(key), ".".join(keys[: depth + 1])
+        if key not in node:
+            level = ".".join(keys[:depth]) or "the config"
+            raise InputError(f"--set {'.'.join(keys)}: {level} has no field {key!r}; {nearest(key, node)}")
         if not isinstance(child, dict):
-            parent = ".".join(keys[: depth + 1])
             raise InputError(f"{'.'.join(keys)}: {parent} has no fields; set it as a whole")
         node = child
     if last in TAGS and last == next(iter(node), ""):  # a tag stands first; a field further on may have such a name

@@ -83,7 +83,7 @@ class ReadSettings:
                 )
 
 
-class Format(Registered, by="format", folder="trainers.data.formats", needs=("records",)):
+class Format(Registered, by="format", folder="trainers.data.formats", needs=("records",), words=(AUTO,)):
     """A way to store rows in files. It has no state; its properties are class variables."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()  # suffixes of files that are of this format with data.format=auto

@@ -10,6 +10,7 @@ ON_GATE = "tests/trainers/retrain/test_gate.py"
 ON_REGISTRY = "tests/registry/test_registry.py"
 AGAINST = f"{ON_GATE}::test_the_gate_against_a_champion"
 FORGETTING = f"{ON_GATE}::test_forgetting_is_judged_on_the_rows_that_the_champion_knew"
+SUSPECTS = "tests/trainers/retrain/test_suspects.py"
 FIRST = f"{ON_GATE}::test_the_first_version_has_a_rule"
 BUDGETS = f"{ON_GATE}::test_budgets_and_what_was_not_measured"
 BOUNDS = f"{ON_GATE}::test_bounds_by_slice"
@@ -57,8 +58,8 @@ PROMOTION = (
     ),
     Mutant(
         GATE,
-        '"PASS" if interval[0] > 0 else "FAIL"',
-        '"PASS" if gain >= 0 else "FAIL"',
+        "enough = interval[0] > 0 if doubt else gain > 0",
+        "enough = gain >= 0",
         FIRST,
         "a first version no better than the majority would go live",
     ),
@@ -161,5 +162,47 @@ PROMOTION = (
         "from_version=None",
         PROMOTION_TEST,
         "the log would not say what was replaced",
+    ),
+    Mutant(
+        "trainers/retrain/suspects.py",
+        "wrong = usual - here - doubt > limit",
+        "wrong = here - usual - doubt > limit",
+        f"{SUSPECTS}::test_the_rows_to_look_at_are_those_with_wrong_labels",
+        "wrong labels of added rows would be trained",
+    ),
+    Mutant(
+        "trainers/retrain/suspects.py",
+        "cosine[row, np.searchsorted(places, start + row)] = -1.0",
+        "pass",
+        f"{SUSPECTS}::test_a_row_is_familiar_if_it_lies_among_former_ones",
+        "a former row would be its own neighbour, and no new row familiar",
+    ),
+    Mutant(
+        "trainers/retrain/suspects.py",
+        "wrong = share > limits.max_relabelled",
+        "wrong = False",
+        f"{SUSPECTS}::test_shuffled_labels_are_refused_before_training_and_the_verdict_stands",
+        "a label column that was shuffled would be trained",
+    ),
+    Mutant(
+        "trainers/retrain/beforehand.py",
+        "if min(lost, gone) > limits.max_label_lost:",
+        "if max(lost, gone) < 0:",
+        f"{SUSPECTS}::test_a_corruption_of_a_fifth_of_the_new_rows_is_refused[a label lost by a join]",
+        "a label would vanish without a word",
+    ),
+    Mutant(
+        "trainers/retrain/beforehand.py",
+        "share, limit = copies / added, usual + limits.max_copies",
+        "share, limit = 0.0, usual + limits.max_copies",
+        f"{SUSPECTS}::test_a_corruption_of_a_fifth_of_the_new_rows_is_refused[yesterday's rows again]",
+        "a file that came twice would be trained",
+    ),
+    Mutant(
+        "registry/database.py",
+        "runs = runs.where(outcome.is_(None) | outcome.not_in(but))",
+        "pass",
+        f"{SUSPECTS}::test_a_daily_limit_is_kept_however_often_it_refused",
+        "refusals would make a daily limit forget its training",
     ),
 )

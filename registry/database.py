@@ -21,13 +21,14 @@ from adapters.artefact.manifest import read_manifest
 from backbone.errors import InputError, nearest
 from backbone.records import canonical_json
 from registry import leases as leasing
-from registry import tables
+from registry import log, tables
 from registry.engine import Database, connect
 from registry.entries import (
     ROLLBACK,
     Conflict,
     Lease,
     Live,
+    LogPosition,
     Measurement,
     Promotion,
     Run,
@@ -72,10 +73,18 @@ class Registry:
             rows = connection.execute(select(tables.live).order_by(tables.live.c.task))
             return {row.task: Live(**row._mapping) for row in rows}
 
-    def change(self) -> int:
-        """Returns a number that rises with every promotion of any task; it is cheap to poll."""
+    def change(self) -> LogPosition:
+        """Returns the end of the log, which differs whenever other versions are live; it is cheap to poll."""
         with self.database.reading() as connection:
-            return int(connection.execute(select(func.coalesce(func.sum(tables.live.c.generation), 0))).scalar_one())
+            former = self.database.version != tables.SCHEMA and self.database.look(connection) != tables.SCHEMA
+            return log.position_by_live(connection) if former else log.position(connection)
+
+    def entries(self, after: int, limit: int) -> dict[int, str]:
+        """Returns the ids of the last `limit` promotions behind position `after`; none with tables of schema 1."""
+        if self.database.version != tables.SCHEMA:
+            return {}
+        with self.database.reading() as connection:
+            return log.entries(connection, after, limit)
 
     def tasks(self) -> list[str]:
         """Returns the names of the tasks that have versions."""
@@ -98,9 +107,9 @@ class Registry:
 
     def promotions(self, task: str) -> list[Promotion]:
         """Returns the log of a task, oldest entry first."""
-        log = select(tables.promotions).where(tables.promotions.c.task == task)
+        of_task = select(tables.promotions).where(tables.promotions.c.task == task)
         with self.database.reading() as connection:
-            rows = connection.execute(log.order_by(tables.promotions.c.generation))
+            rows = connection.execute(of_task.order_by(tables.promotions.c.generation))
             return [Promotion(**row._mapping) for row in rows]
 
     def runs(self, task: str, limit: int = 50) -> list[Run]:
@@ -230,7 +239,7 @@ class Registry:
             if live is not None and live.version == number:
                 return live
             entry = {"actor": actor, "reason": reason, "verdict": verdict, "gate": report, "at": now}
-            return _switch(connection, live, version, live.version if live else None, entry)
+            return self._switch(connection, live, version, live.version if live else None, entry)
 
     def rollback(self, task: str, *, actor: str, reason: str, expected_generation: int | None = None) -> Live:
         """Makes the version before the live one live again, as a new entry of the log.
@@ -247,12 +256,28 @@ class Registry:
             version = _version(connection, task, live.previous)
             now = self.database.time(connection)
             entry = {"actor": actor, "reason": reason, "verdict": ROLLBACK, "gate": None, "at": now}
-            log = select(tables.promotions.c.to_version, tables.promotions.c.verdict)
+            history = select(tables.promotions.c.to_version, tables.promotions.c.verdict)
             entries = connection.execute(
-                log.where(tables.promotions.c.task == task).order_by(tables.promotions.c.generation)
+                history.where(tables.promotions.c.task == task).order_by(tables.promotions.c.generation)
             )
-            before = before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])
-            return _switch(connection, live, version, before, entry)
+            before = log.before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])
+            return self._switch(connection, live, version, before, entry)
+
+    def _switch(
+        self,
+        connection: Connection,
+        live: Live | None,
+        version: Version,
+        previous: int | None,
+        entry: dict[str, Any],
+    ) -> Live:
+        """Makes `version` live and writes `entry` into the log."""
+        if version.state != "published":
+            raise InputError(
+                f"{version.task}: the artefact of version {version.number} was collected; publish it again"
+            )
+        self.database.lock(connection, log.LOCK)
+        return log.switch(connection, live, version, previous, entry)
 
     # Leases and runs
 
@@ -345,49 +370,6 @@ def _require_generation(connection: Connection, task: str, expected: int) -> Liv
         expected=expected,
         present=present,
     )
-
-
-def _switch(
-    connection: Connection, live: Live | None, version: Version, previous: int | None, entry: dict[str, Any]
-) -> Live:
-    """Moves the live pointer to `version` and writes `entry` into the log."""
-    if version.state != "published":
-        raise InputError(f"{version.task}: the artefact of version {version.number} was collected; publish it again")
-    now_live = Live(
-        task=version.task,
-        version=version.number,
-        content_id=version.content_id,
-        generation=(live.generation if live else 0) + 1,
-        previous=previous,
-    )
-    if live is None:
-        connection.execute(tables.live.insert().values(**vars(now_live)))
-    else:
-        connection.execute(tables.live.update().where(tables.live.c.task == live.task).values(**vars(now_live)))
-    connection.execute(
-        tables.promotions.insert().values(
-            task=version.task,
-            generation=now_live.generation,
-            from_version=live.version if live else None,
-            to_version=version.number,
-            **entry,
-        )
-    )
-    return now_live
-
-
-def before_in(log: Iterable[tuple[int, str]]) -> int | None:
-    """Returns the version to which a rollback goes after a log of (version, verdict).
-
-    The log is read as a stack from which a rollback takes the last version.
-    """
-    stack: list[int] = []
-    for number, verdict in log:
-        if verdict == ROLLBACK:
-            stack.pop()
-        else:
-            stack.append(number)
-    return stack[-2] if len(stack) > 1 else None
 
 
 def _store_backbone(connection: Connection, weights_id: str, preprocessing_id: str, now: float) -> None:

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, select
 from backbone.errors import InputError
 from backbone.files import write_durable
 from registry import leases, tables
-from registry.database import STORE, Registry, before_in
+from registry.database import STORE, Registry
+from registry.log import before_in
 from registry.store import Store
 
 FORGOTTEN = 24 * 3600.0  # seconds after which a copy that no version names may be removed

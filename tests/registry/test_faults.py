@@ -15,7 +15,7 @@ import pytest
 import topgraft
 from backbone.errors import InputError
 from registry.database import open_registry
-from registry.engine import require_local
+from registry.sqlite import require_local
 from registry.entries import Conflict, Unavailable
 from registry.housekeeping import FORGOTTEN, audit, collect
 from registry.store import Store
@@ -195,11 +195,13 @@ def test_a_postgresql_that_goes_away_and_comes_back(postgres, store, grafts):
 
 def test_a_transaction_that_stands_still_is_ended_by_postgresql(postgres):
     """As of a process that was stopped while it wrote; the others do not wait for it for ever."""
-    with contextlib.closing(open_registry(postgres.schema())) as registry:
-        with registry.database.reading() as connection:
+    with contextlib.closing(open_registry(url := postgres.schema())) as registry:
+        with registry.database.writing("task") as connection:
             shown = connection.exec_driver_sql("show idle_in_transaction_session_timeout").scalar_one()
         assert shown == "30s"
-        url = registry.database.engine.url.render_as_string()
+        with registry.database.reading() as connection:
+            shown = connection.exec_driver_sql("show idle_in_transaction_session_timeout").scalar_one()
+        assert shown == "0", "the limit went with its transaction"
         with contextlib.closing(open_registry(url)) as other, contextlib.ExitStack() as standing:
             connection = standing.enter_context(registry.database.writing("task"))
             connection.exec_driver_sql("set idle_in_transaction_session_timeout = '50ms'")
@@ -235,8 +237,8 @@ def test_a_database_that_does_not_answer_is_unavailable(tmp_path):
 
 def test_another_schema_is_refused_and_a_registry_is_only_made_when_asked(url, registry):
     with registry.database.engine.begin() as connection:
-        connection.execute(schema.update().values(version=2))
-    with pytest.raises(InputError, match="schema 2: this version of topgraft reads schema 1"):
+        connection.execute(schema.update().values(version=3))
+    with pytest.raises(InputError, match="schema 3: this version of topgraft reads schema 2; use the version that"):
         open_registry(url)
     with pytest.raises(InputError, match=r"registry: none at sqlite:///nowhere\.db"):
         open_registry("sqlite:///nowhere.db", create=False)

@@ -11,13 +11,13 @@ to share between threads; a forked process opens its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from adapters.artefact.manifest import read_manifest
+from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError, nearest
 from backbone.records import canonical_json
 from registry import leases as leasing
@@ -37,6 +37,9 @@ from registry.entries import (
     require_task,
 )
 from registry.store import Store
+from registry.users import Uses
+
+logger = logging.getLogger(__name__)
 
 STORE = "store"  # lock of processes that add or remove artefacts
 
@@ -149,7 +152,12 @@ class Registry:
         origin = _plain(lineage or {}, "lineage")
         with self.database.reading() as connection:
             self.require_store(connection, store)
-        content_id, path = store.add(artefact)
+        uses = self._announced(store, name := store.path(read_manifest(Path(artefact)).content_id).name)
+        try:
+            content_id, _ = store.add(artefact)
+        except (InputError, Unavailable):
+            uses.give_up(name)
+            raise
         manifest = read_manifest(store.path(content_id))
         scores = _plain(manifest.training.metrics if metrics is None else metrics, "metrics")
         with self.database.writing(task, STORE) as connection:
@@ -157,30 +165,22 @@ class Registry:
             self.require_store(connection, store, claim=True)
             if not store.path(content_id).exists():
                 raise Unavailable(f"{task}: the artefact was collected while it was published; publish it again")
-            known = (tables.versions.c.task == task) & (tables.versions.c.content_id == content_id)
-            row = connection.execute(select(tables.versions).where(known)).first()
-            if row is not None:
-                if row.state != "published":
-                    connection.execute(tables.versions.update().where(known).values(state="published"))
-                return _version(connection, task, row.number)
-            if parent is not None:
-                _version(connection, task, parent)
-            last = select(func.max(tables.versions.c.number)).where(tables.versions.c.task == task)
-            version = Version(
-                task=task,
-                number=(connection.execute(last).scalar_one() or 0) + 1,
-                content_id=content_id,
-                weights_id=manifest.weights_id,
-                path=path,
-                parent=parent,
-                created_at=now,
-                metrics=scores,
-                lineage=origin,
-                state="published",
-            )
-            _store_backbone(connection, manifest.weights_id, manifest.preprocessing_id, now)
-            connection.execute(tables.versions.insert().values(**vars(version)))
+            version = _enter(connection, task, manifest, parent, now, scores, origin)
+        try:
+            uses.finish(name)
+        except Unavailable as error:  # the next gc does it: the version is there
+            logger.warning("%s: version %d is published, its mark in the store is not: %s", task, version.number, error)
         return version
+
+    def _announced(self, store: Store, name: str) -> Uses:
+        """Tells the store that this registry uses it, and is about to name an artefact."""
+        self.database.forward()
+        store.identity(create=True)
+        uses = Uses(store, self.change().registry)
+        if not uses.label.exists():
+            uses.claim(self.database.place())
+        uses.begin(name)
+        return uses
 
     def measure(
         self,
@@ -201,8 +201,11 @@ class Registry:
             circumstances = _plain(detail or {}, "detail")
             connection.execute(tables.measurements.insert().values(**values, detail=circumstances, at=now))
 
-    def require_store(self, connection: Connection, store: Store, *, claim: bool = False) -> None:
-        """Raises InputError unless `store` is the store of this registry; `claim` makes the first one its store."""
+    def require_store(self, connection: Connection, store: Store, *, claim: bool = False) -> bool:
+        """Returns whether the registry has a store; `claim` makes the first one its store.
+
+        Raises InputError if `store` is another one.
+        """
         known = connection.execute(select(tables.schema.c.store_id)).scalar_one()
         if known is None and claim:
             connection.execute(tables.schema.update().values(store_id=store.identity()))
@@ -211,6 +214,7 @@ class Registry:
                 f"store: {store.root} is not the store of this registry ({other[:8]}..., expected {known[:8]}...): "
                 "another folder, or one that is not mounted"
             )
+        return known is not None or claim
 
     # What is live
 
@@ -354,6 +358,42 @@ def _version(connection: Connection, task: str, number: int) -> Version:
         raise InputError(f"task: {task!r} has no versions; {nearest(task, tasks)}")
     last = select(func.max(tables.versions.c.number)).where(tables.versions.c.task == task)
     raise InputError(f"{task}: no version {number}; the last one is {connection.execute(last).scalar_one()}")
+
+
+def _enter(
+    connection: Connection,
+    task: str,
+    manifest: Manifest,
+    parent: int | None,
+    now: float,
+    metrics: dict[str, Any],
+    lineage: dict[str, Any],
+) -> Version:
+    """Makes an artefact of the store the next version of a task, unless it is one already."""
+    known = (tables.versions.c.task == task) & (tables.versions.c.content_id == manifest.content_id)
+    row = connection.execute(select(tables.versions).where(known)).first()
+    if row is not None:
+        if row.state != "published":
+            connection.execute(tables.versions.update().where(known).values(state="published"))
+        return _version(connection, task, row.number)
+    if parent is not None:
+        _version(connection, task, parent)
+    last = select(func.max(tables.versions.c.number)).where(tables.versions.c.task == task)
+    version = Version(
+        task=task,
+        number=(connection.execute(last).scalar_one() or 0) + 1,
+        content_id=manifest.content_id,
+        weights_id=manifest.weights_id,
+        path=manifest.content_id.removeprefix("sha256:"),
+        parent=parent,
+        created_at=now,
+        metrics=metrics,
+        lineage=lineage,
+        state="published",
+    )
+    _store_backbone(connection, manifest.weights_id, manifest.preprocessing_id, now)
+    connection.execute(tables.versions.insert().values(**vars(version)))
+    return version
 
 
 def _require_generation(connection: Connection, task: str, expected: int) -> Live | None:

@@ -65,10 +65,14 @@ class Database:
         It is committed when the block ends without an error. Tables of a former schema are brought forward first;
         raises LeaseHeld while a run of the former version works on them.
         """
-        if self.version != SCHEMA:
-            self.upgrade()
+        self.forward()
         with self._changing(*locks) as connection:
             yield connection
+
+    def forward(self) -> None:
+        """Brings tables of a former schema forward, as every write does first."""
+        if self.version != SCHEMA:
+            self.upgrade()
 
     @contextlib.contextmanager
     def _changing(self, *locks: str) -> Iterator[Connection]:

@@ -191,5 +191,3 @@ def require_local(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
             f"registry: {path} lies on a network file system ({kind}), where SQLite loses writes; "
             "use a local disk, or postgresql://HOST/NAME for several machines"
         )
-
-

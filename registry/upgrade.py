@@ -9,12 +9,14 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Table, select
 
 from registry import log, tables
 from registry.entries import LeaseHeld
 
 READABLE = (1, tables.SCHEMA)  # schemas that reading takes as they are
+
+NEWER = (tables.identity, tables.log)  # tables that schema 1 did not have
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,22 @@ def bring_forward(connection: Connection, now: float) -> int:
     leased = select(tables.leases).where(tables.leases.c.owner.is_not(None), tables.leases.c.expires_at > now)
     if row := connection.execute(leased).first():
         raise LeaseHeld(row.task, row.owner, row.expires_at - now)
-    tables.metadata.create_all(connection, tables=[tables.identity, tables.log])
+    tables.metadata.create_all(connection, tables=list(NEWER))
+    complete(connection, now)
+    return before
+
+
+def complete(connection: Connection, now: float) -> None:
+    """Adds to the rows of schema 1 what the present schema has beside them."""
     identify(connection, now)
     fill_log(connection)
     connection.execute(tables.schema.update().values(version=tables.SCHEMA))
-    return before
+
+
+def tables_of(version: int) -> list[Table]:
+    """Returns the tables of a schema."""
+    newer = () if version == tables.SCHEMA else NEWER
+    return [table for table in tables.metadata.sorted_tables if table not in newer]
 
 
 def fill_log(connection: Connection) -> None:

@@ -24,11 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from registry.audit import audit
 from registry.database import Registry, open_registry
 from registry.entries import Conflict, Unavailable
-from registry.housekeeping import audit
 from registry.leases import heartbeat
-from registry.store import Store
+from registry.store import USERS, Store
 from registry.tables import metadata, versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,7 +154,7 @@ def killed(url: str, store: Store, graft: Path, first: Path, stride: int) -> Non
         assert status in (0, signal.SIGKILL), status
         with contextlib.closing(open_registry(url)) as registry:
             for folder in store.root.iterdir():
-                if folder.is_dir() and not folder.name.startswith("."):
+                if folder.is_dir() and not folder.name.startswith(".") and folder.name != USERS:
                     store.verify(f"sha256:{folder.name}")
             audit(registry, store)
             live, there = registry.live("task"), registry.versions("task")

@@ -14,12 +14,14 @@ import pytest
 
 import topgraft
 from backbone.errors import InputError
+from registry.audit import audit
+from registry.collect import FORGOTTEN, collect
 from registry.database import open_registry
-from registry.sqlite import require_local
 from registry.entries import Conflict, Unavailable
-from registry.housekeeping import FORGOTTEN, audit, collect
+from registry.sqlite import require_local
 from registry.store import Store
 from registry.tables import live, promotions, schema, versions
+from registry.users import Uses
 from tests.registry.support import TOLD, answer, flip
 
 
@@ -137,11 +139,15 @@ def test_gc_spares_what_is_live_was_live_or_is_leased(published, store, grafts, 
     published.promote("task", 4, expected_generation=4, **TOLD)
     audit(published, store)
     debris = [store.root / name for name in (f".{'0' * 64}.tmp-x", f".{'1' * 64}.gone", "2" * 64, "3" * 64)]
+    uses = Uses(store, published.change().registry)
     for path in debris:
         path.mkdir()
+    for path in debris[2:]:
+        uses.begin(path.name)  # as a publication that was killed before its version was there
     os.utime(debris[0], (0, 0))
     os.utime(debris[2], times=(p := debris[3].stat().st_mtime - FORGOTTEN - 60, p))
     assert sorted(collect(published, store, keep=10).removed) == sorted(path.name for path in debris[:3])
+    assert list(uses.under_way()) == [debris[3].name]
     elsewhere = Store(tmp_path / "elsewhere")
     elsewhere.add(grafts[0])
     with pytest.raises(InputError, match="not mounted"):

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from backbone.errors import InputError
+from registry.audit import audit
 from registry.database import open_registry
 from registry.entries import Conflict, LeaseHeld
-from registry.housekeeping import audit
 from registry.store import Store
 from tests.registry.actors import invented
 from tests.registry.support import TOLD

@@ -11,9 +11,9 @@ import pytest
 
 from adapters.artefact.manifest import read_manifest
 from backbone.errors import InputError
+from registry.audit import audit
 from registry.database import open_registry
 from registry.entries import ROLLBACK, Conflict, Lease, LeaseHeld
-from registry.housekeeping import audit
 from registry.leases import heartbeat
 from registry.store import Store
 from tests.registry.support import TOLD, shift_clock, wait_for

@@ -20,6 +20,8 @@ from serving.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+STOP_SECONDS = 5.0  # seconds that `stop` waits for a look under way
+
 
 class Follower:
     """Keeps a runtime at the live versions of a catalogue; `poll` is one step, `start` a thread of them."""
@@ -107,10 +109,10 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, if it was started."""
+        """Ends the thread, if it was started; one whose look at the catalogue hangs is left behind."""
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def _poll_until_stopped(self) -> None:
         while not self._stop.wait(self._seconds):

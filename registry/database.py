@@ -89,6 +89,12 @@ class Registry:
         with self.database.reading() as connection:
             return log.entries(connection, after, limit)
 
+    def store_id(self) -> str | None:
+        """Returns the id of the one store that holds the artefacts; None before the first publication."""
+        with self.database.reading() as connection:
+            store_id: str | None = connection.execute(select(tables.schema.c.store_id)).scalar_one()
+            return store_id
+
     def tasks(self) -> list[str]:
         """Returns the names of the tasks that have versions."""
         with self.database.reading() as connection:

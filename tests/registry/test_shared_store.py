@@ -166,7 +166,7 @@ def test_a_copy_of_a_registry_collects_nothing(tmp_path, store, grafts):
         source.backup(target)
     with contextlib.closing(open_registry(f"sqlite:///{tmp_path}/copy.db")) as copy:
         for dry_run in (True, False):
-            with pytest.raises(InputError, match="a copy, whose gc would remove what the original names.*--moved"):
+            with pytest.raises(InputError, match=r"a copy, whose gc would remove what the original names.*--moved"):
                 collect(copy, store, keep=0, dry_run=dry_run)
         assert len(folders(store)) == 5
         (tmp_path / "registry.db").rename(tmp_path / "away.db")

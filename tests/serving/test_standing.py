@@ -177,9 +177,9 @@ def test_a_registry_made_anew_is_followed_once_it_has_every_task(place):
 
 
 def test_live_rows_that_somebody_deleted_stop_no_task(place):
-    with contextlib.closing(open_registry(f"sqlite:///{place.file}")) as registry:
-        with registry.database.engine.begin() as connection:
-            connection.execute(live.delete().where(live.c.task == "a"))
+    opened = contextlib.closing(open_registry(f"sqlite:///{place.file}"))
+    with opened as registry, registry.database.engine.begin() as connection:
+        connection.execute(live.delete().where(live.c.task == "a"))
     place.promote("b", 2)
     assert [place.poll(), place.poll()] == ["behind", "behind"]
     assert "no live version of a" in place.follower.state().reason

@@ -16,7 +16,14 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from backbone.errors import InputError
 from registry.audit import audit
@@ -102,9 +109,18 @@ class Machine(RuleBasedStateMachine):
         self.names[graft] = version.path
         assert version.number == number
 
-    @rule(side=side, actor=actor, task=task, number=st.integers(1, 5), behind=st.integers(0, 1))
-    def promote(self, side: int, actor: int, task: str, number: int, behind: int) -> None:
+    @initialize()
+    def begin(self) -> None:
+        """Publishes the same versions on both sides, so that most steps find something to do."""
+        for side in range(SIDES):
+            for graft in (0, 1, 2):
+                self.publish(side, 0, TASKS[0], graft)
+            self.promote(side, 0, TASKS[0], 0, 0)
+
+    @rule(side=side, actor=actor, task=task, pick=st.integers(0, 9), behind=st.sampled_from((0, 0, 0, 1)))
+    def promote(self, side: int, actor: int, task: str, pick: int, behind: int) -> None:
         state, registry, model = self._at(side, actor, task)
+        number = pick % (len(model.versions) + 1) + 1
         generation = len(model.log) - behind
 
         def call() -> int:

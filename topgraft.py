@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Runs the console script and ends the process."""
     if sys.argv[1:2] == ["serve"]:  # before anything slow is imported: process 1 ignores a signal that nobody handles
-        ending.catch_signals()
+        ending.catch_signals_of_process()
     sys.exit(main())
 
 

@@ -228,7 +228,7 @@ class Batcher:
                     rows = self._due(now)
                     if call or rows:
                         break
-                    if self._closing and not self._reserved and not self._loading:
+                    if self._closing and not self._reserved and not self._loading.total():
                         self._ended = True
                         return
                     self._changed.wait(self._pause(now))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
+from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError, nearest, shown
-from backbone.registered import UnknownVariant
 from registry.database import Registry
 from registry.entries import LogPosition, NoRegistry, Unavailable, require_task
 from registry.store import Store
@@ -29,11 +29,11 @@ T = TypeVar("T")
 RUN_GRAFT = "graft"  # name of the graft in a work folder of `topgraft train`
 RUN_CONFIG = "config.json"  # file that every work folder has
 DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
+UNKNOWN = "unknown"  # name of the version of a graft whose variant this process does not know as it was made
 AMBIGUOUS = "ambiguous"  # name of the version of a task that two folders have
 STORE_SECONDS = 5.0  # seconds for a store to say which one it is
 MANIFEST_SECONDS = 5.0  # seconds for a manifest of a folder to be read
 CATALOGUE_SECONDS = 30.0  # seconds for a catalogue to answer
-UNKNOWN = "unknown"  # name of the version of a graft with a variant that this process does not know
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class FolderCatalogue:
                 return self._known[path][1]
             manifest = self._readers.call(path, f"{path / MANIFEST}", lambda: read_manifest(path))
         except Exception as error:  # noqa: BLE001 - whatever a damaged file makes of its reader
-            version = UNKNOWN if isinstance(error, UnknownVariant) else DAMAGED
+            version = UNKNOWN if isinstance(error, FAULTS) else DAMAGED
             return Entry(task, version, f"{version}:{task}", lineage={"error": str(error) or type(error).__name__})
         version = manifest.content_id.removeprefix("sha256:")[:12]
         lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}

@@ -22,6 +22,7 @@ from serving.standing import FollowState
 
 log = logging.getLogger(__name__)
 
+WARM_SECONDS = 15.0  # seconds that one new version may keep the look at the others waiting
 STOP_SECONDS = 5.0  # seconds that `stop` waits for a look under way
 
 
@@ -107,7 +108,7 @@ class Follower:
             return False
         try:
             if former is not None:  # a first version is loaded when first asked for
-                self._runtime.warm(new)
+                self._runtime.warm(new, WARM_SECONDS)
         except Exception as error:  # noqa: BLE001 - a bad artefact: the former version keeps answering
             if task not in self.refused:
                 log.error("%s version %s was refused, %s stays live: %s", task, new.version, former, error)

@@ -30,7 +30,7 @@ class Names:
         all_of_them = f"{len(self._forward)} tasks are served"
         if len(name) > MAX_NAME:
             return all_of_them
-        beside = {*_beside(name, self._forward), *(found[::-1] for found in _beside(name[::-1], self._backward))}
+        beside = {*_beside(name, self._forward), *(near[::-1] for near in _beside(name[::-1], self._backward))}
         close = difflib.get_close_matches(name, sorted(beside), n=3, cutoff=0.4)
         return f"nearest: {', '.join(close)} ({all_of_them})" if close else all_of_them
 

@@ -58,7 +58,7 @@ class Readers:
         """Starts a call, or joins the one of this key that is under way; `title` begins the message of Unanswered."""
         future: Future[T] = Future()
         with self._changed:
-            call = self._calls.get(key)
+            call = None if self._closed else self._calls.get(key)
             if call is None and not self._closed:
                 call = self._calls[key] = _Call(key, title, function)
                 self._queue.append(call)
@@ -78,6 +78,11 @@ class Readers:
         """Returns how many calls have not ended within their deadline, and are not ended yet."""
         with self._changed:
             return sum(call.overdue and call.started is not None for call in self._calls.values())
+
+    @property
+    def busy(self) -> bool:
+        """Returns whether a call is under way."""
+        return bool(self._calls)
 
     def close(self) -> None:
         """Fails every waiter, and leaves calls under way alone."""
@@ -100,12 +105,12 @@ class Readers:
     def _start(self) -> None:
         """Starts threads for queued calls, and the watch; the lock is held."""
         now = time.monotonic()
-        begun = [call for call in self._calls.values() if call.started is not None]
-        crowd = sum(call.crowds(now) for call in begun)
-        while self._queue and crowd < self._threads and len(begun) < MAX_THREADS:
+        running = [call for call in self._calls.values() if call.started is not None]
+        crowd = sum(call.crowds(now) for call in running)
+        while self._queue and crowd < self._threads and len(running) < MAX_THREADS:
             call = self._queue.popleft()
             call.started = now
-            begun.append(call)
+            running.append(call)
             crowd += 1
             threading.Thread(target=self._run, args=(call,), name=self._name, daemon=True).start()
         if self._calls and not self._watching:

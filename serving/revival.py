@@ -27,11 +27,11 @@ class Revival:
         now, residency = self._clock(), self._runtime.residency
         live = {served.content_id: served for served in self._runtime.entries.values()}
         able = {content_id: residency.answers(content_id) for content_id in live}
-        wanted = [content_id for content_id, answers in able.items() if answers is False]
+        failing = [content_id for content_id, answers in able.items() if answers is False]
         if not any(able.values()):  # nothing is known to answer: those that nobody has tried count as well
-            wanted += [content_id for content_id, answers in able.items() if answers is None]
-        self._pauses = {content_id: self._pauses[content_id] for content_id in wanted if content_id in self._pauses}
-        due = [content_id for content_id in wanted if self._pauses.get(content_id, (0.0, 0.0))[0] <= now][:AT_ONCE]
+            failing += [content_id for content_id, answers in able.items() if answers is None]
+        self._pauses = {content_id: self._pauses[content_id] for content_id in failing if content_id in self._pauses}
+        due = [content_id for content_id in failing if self._pauses.get(content_id, (0.0, 0.0))[0] <= now][:AT_ONCE]
         for content_id in due:
             self._try(live[content_id], now)
         return len(due)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from serving.loading import load_for_serving
 from serving.names import Names
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs
+from serving.readers import Unanswered
 from serving.residency import LOAD_SECONDS, LoadedGraft, Residency, Seat, Served
 
 CLOSE_SECONDS = 30.0  # seconds that `close` waits for loads, and for the device
@@ -173,9 +174,17 @@ class Runtime:
         if former is not None and former.content_id not in {s.content_id for s in self.entries.values()}:
             self.residency.drop(former.content_id)
 
-    def warm(self, served: Served) -> None:
-        """Puts a graft into a slot, and returns when it is in; raises what its load raised."""
-        self.warm_later(served).result()
+    def warm(self, served: Served, seconds: float | None = None) -> None:
+        """Puts a graft into a slot, and returns when it is in; raises what its load raised.
+
+        After `seconds` it raises Unanswered; the load goes on.
+        """
+        done = self.warm_later(served)
+        if wait([done], seconds).not_done:
+            raise Unanswered(
+                f"{served.task} version {served.version}: not loaded within {seconds:g} s; the load goes on"
+            )
+        done.result()
 
     def warm_later(self, served: Served) -> Future[None]:
         """Returns the future of `warm`."""
@@ -235,8 +244,8 @@ class Runtime:
             if not isinstance(text, str):
                 raise InputError(f"rows[{number}]: expected (task, text), got {type(text).__name__} for the text")
         deadline = None if timeout is None else time.monotonic() + timeout
-        wanted = Counter(served.content_id for served, _ in chosen)
-        loading = {graft: count for graft, count in wanted.items() if not self.residency.resident(graft)}
+        rows_of = Counter(served.content_id for served, _ in chosen)
+        loading = {graft: count for graft, count in rows_of.items() if not self.residency.resident(graft)}
         self._batcher.reserve(len(chosen) - sum(loading.values()), loading)
         return [self._submit(served, text, deadline, served.content_id in loading) for served, text in chosen]
 

@@ -35,6 +35,7 @@ from adapters.artefact.manifest import (
     sealed,
 )
 from adapters.artefact.scope import Scope
+from adapters.artefact.scripts import changed, own_code
 from adapters.forward import forward_program
 from adapters.model import GraftModel
 from backbone.errors import InputError
@@ -135,7 +136,8 @@ def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
                 f"{where}: grafted on another backbone: its {field} is {expected[:19]}..., that of {backbone.path} is "
                 f"{here[:19]}...; load it with the backbone it was trained on"
             )
-    return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
+    with own_code(where, manifest.training.variants):
+        return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
 
 
 def verify_on(
@@ -147,16 +149,19 @@ def verify_on(
     where: str,
 ) -> None:
     """Checks every tensor against the architecture and the canary's logits; raises InputError."""
-    require_same_structure(params, model.abstract(), where)
-    logits = canary_logits(model, backbone, params, canary)
+    scripts = manifest.training.variants
+    with own_code(where, scripts):
+        require_same_structure(params, model.abstract(), where)
+        logits = canary_logits(model, backbone, params, canary)
     dtype = jnp.dtype(backbone.dtype).name
     allowed = tolerance_of(manifest, dtype, where)
     worst = float(np.abs(logits - canary["logits"]).max())
     if not worst <= allowed:
-        raise InputError(
+        problem = (
             f"{where}: the canary's logits differ by {worst:.3g}, more than {allowed:.3g} allowed for "
             f"{dtype}/{_platform()}: this machine or these libraries do not reproduce the graft"
         )
+        raise changed(problem, scripts, certain=False) if scripts else InputError(problem)
 
 
 def tolerance_of(manifest: Manifest, dtype: str, where: str) -> float:

@@ -76,7 +76,7 @@ class Door:
         """Answers while there is no server."""
         path = Request(scope).url.path if scope["type"] == "http" else ""
         if path == LIVE:
-            response = JSON({"live": True, "reason": None})
+            response = JSON({"live": True})
         elif path == READY:
             empty = {"tasks": 0, "unable": 0, "reasons": {}, "catalogue": None}
             response = JSON({"ready": False, "reason": self.reason, **empty}, 503)

@@ -7,8 +7,12 @@ has no default action, and would miss a signal that comes earlier than its handl
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -24,6 +28,7 @@ class _State:
     """What a signal does now."""
 
     caught = False  # the handlers are ours
+    process = False  # the process serves and does nothing else
     came = False  # a signal came
     over = False  # the server has drained: a signal changes nothing
     drain: Callable[[], None] | None = None  # asks the server that listens to drain
@@ -43,6 +48,26 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _State.drain()
     elif not _State.over:
         raise Ended(0)
+
+
+def catch_signals_of_process() -> None:
+    """Handles the signals of a process that serves and does nothing else."""
+    catch_signals()
+    _State.process = True
+
+
+def leave_behind() -> None:
+    """Ends the process without the work that Python does last: a thread is in a library that this would crash."""
+    if _State.process:
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ class Metrics:
         self.drift = Drift(max_tasks)
         self._named: set[str] = set()
         self._counted: dict[str, set[str]] = {}  # statuses that were counted, by task
-        self._naming = threading.Lock()
+        self._naming = threading.RLock()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._answers = self._timed = 0  # responses, and those among them that waited for a batch
         self.in_progress = 0  # POST requests received and not answered
@@ -154,11 +154,12 @@ class Metrics:
 
     def answered(self, tasks: tuple[str, ...], status: int, seconds: float) -> None:
         """Counts one response."""
-        for task in {self.label(task) for task in tasks} or {OTHER}:
-            self._requests.labels(task, str(status)).inc()
-            self._counted.setdefault(task, set()).add(str(status))
-            if status == 200:
-                self._seconds.labels(task).observe(seconds)
+        with self._naming:
+            for task in {self.label(task) for task in tasks} or {OTHER}:
+                self._requests.labels(task, str(status)).inc()
+                self._counted.setdefault(task, set()).add(str(status))
+                if status == 200:
+                    self._seconds.labels(task).observe(seconds)
         self._answers += 1
         if status in (200, 504):  # refusals are quick: their time is not that of an answer
             self._timed += 1

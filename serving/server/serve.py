@@ -13,40 +13,30 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 
-from adapters.artefact.exits import read_exits
-from adapters.artefact.manifest import read_manifest
-from adapters.artefact.scope import read_scope
-from adapters.artefact.write import model_on
 from adapters.machine import ready_to_answer
-from adapters.model import GraftModel
-from adapters.specs import Lora
 from backbone.errors import InputError
 from backbone.home import resolve_backbone
-from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
-from backbone.texts import parse_json, read_text
 from metering.energy import meter
 from metering.thermal import thermometer
 from metering.window import on_accelerator
 from registry.database import open_registry
 from registry.store import Store
-from serving.bank import Envelope, Group
-from serving.catalogue import MANIFEST_SECONDS, Catalogue, Entry, FolderCatalogue, RegistryCatalogue, Timely
+from serving.bank import Envelope
+from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue, Timely
 from serving.follow import Follower
-from serving.readers import Readers, Unanswered
 from serving.residency import LoadedGraft, Served
 from serving.runtime import Runtime
 from serving.server import ending
 from serving.server.app import Server
 from serving.server.door import Door
 from serving.server.endpoint import Endpoint, all_endpoints
+from serving.server.envelopes import read_envelope, read_live
 from serving.server.limits import Tokens
 from serving.server.openapi import document
 from serving.server.settings import Settings
@@ -55,7 +45,6 @@ log = logging.getLogger(__name__)
 
 QUIET = 30.0  # seconds without any load after which the server begins without the rest
 AHEAD = 8  # grafts that are read ahead of their slots at the start
-MAX_HUNG = 8  # manifests that hang before the server begins without the rest
 BUCKETS = (16, 32, 64, 128)  # lengths in tokens by default; the backbone's longest input is added
 
 
@@ -105,9 +94,11 @@ class _Start:
     ):
         self._settings, self._backbone, self._catalogue = settings, backbone, catalogue
         self._tokens, self._endpoints = tokens, endpoints
-        self.public, self.admin = Door(settings.limits.seconds), Door(settings.limits.seconds)
+        seconds = settings.limits.body_seconds + settings.limits.seconds  # a request may take so long anyhow
+        self.public, self.admin = Door(seconds), Door(seconds)
         self.admin.asked = self.public.asked
         self._server: Server | None = None
+        self._thread: threading.Thread | None = None
         self._closed = False
 
     def begins(self) -> bool:
@@ -126,13 +117,14 @@ class _Start:
         if settings.envelope:
             envelope = read_envelope(settings.envelope)
         else:
-            live = _read_live(settings, self._backbone, self._catalogue)
+            live = read_live(settings, self._backbone, self._catalogue)
             if live.nothing is not None:
                 if self.public.reason != live.nothing:
                     log.error("not ready: %s", live.nothing)
                 self.public.reason = self.admin.reason = live.nothing
                 return False
             envelope = live.envelope(settings)
+        self.public.reason = self.admin.reason = "programs are compiled, and the first grafts loaded"
         self._server = self._made(envelope)
         self.admin.open(self._server.admin())
         self.public.open(self._server.app(), self._server.sample)
@@ -159,7 +151,8 @@ class _Start:
 
     def later(self) -> None:
         """Tries again in a thread, every `poll_seconds` and for every request, until the server begins."""
-        threading.Thread(target=self._until_begun, name="start", daemon=True).start()
+        self._thread = threading.Thread(target=self._until_begun, name="start", daemon=True)
+        self._thread.start()
 
     def _until_begun(self) -> None:
         while True:
@@ -185,6 +178,10 @@ class _Start:
         if server is not None:
             server.follower.stop()
             server.runtime.close()
+        if (self._thread is not None and self._thread.is_alive()) or (
+            server is not None and server.runtime.residency.readers.busy
+        ):
+            ending.leave_behind()  # it compiles, or reads what hangs
 
     def result(self) -> ServeResult:
         """Returns what was served."""
@@ -270,78 +267,6 @@ def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runt
         bfloat16=load_backbone(backbone.path, dtype="bfloat16") if "bfloat16" in settings.submodels else None,
         load_seconds=settings.load_seconds,
     )
-
-
-def read_envelope(file: str | Path) -> Envelope:
-    """Reads an envelope from a JSON file; raises InputError.
-
-    The file holds `{"labels": 64, "groups": [{"methods": [{"method": "lora", ...}], ...}]}`.
-    """
-    return decode(Envelope, parse_json(read_text(Path(file)), str(file)), str(file))
-
-
-@dataclass
-class _Live:
-    """What the live versions need of an envelope."""
-
-    nothing: str | None = None  # reason why none of them can be read
-    models: list[GraftModel] = field(default_factory=list)
-    scopes: set[int] = field(default_factory=set)
-    exits: set[int] = field(default_factory=set)
-
-    def envelope(self, settings: Settings) -> Envelope:
-        """Returns the narrowest envelope around them; without any, LoRA of rank 16 on query and value."""
-        if not self.models:
-            return Envelope((Group((Lora(rank=16),), slots=settings.slots),), settings.labels)
-        scopes = sorted(self.scopes)
-        return Envelope.around(
-            self.models, slots=settings.slots, labels=settings.labels, scopes=scopes, exits=self.exits
-        )
-
-
-def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:
-    """Returns the narrowest envelope around the live versions; without any, LoRA of rank 16 on query and value."""
-    return _read_live(settings, backbone, catalogue).envelope(settings)
-
-
-def _read_live(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> _Live:
-    """Reads the manifests of the live versions; one that cannot be read is logged."""
-    live, readers, hung = _Live(scopes={backbone.spec.blocks}), Readers("manifest", seconds=MANIFEST_SECONDS), 0
-    try:
-        entries = catalogue.lives()
-    except Exception as error:  # noqa: BLE001 - whatever a database or disk raises: it may answer later
-        return _Live(f"the catalogue does not answer: {error}")
-    reasons: list[str] = []
-    for task, entry in entries.items():
-        try:
-            title = f"{task} version {entry.version}"
-            readers.call(task, title, partial(_add, live, entry, settings, backbone, catalogue))
-        except Exception as error:  # noqa: BLE001 - whatever a bad graft raises harms no other
-            log.error("%s version %s: %s", task, entry.version, error)
-            reasons.append(f"{task} version {entry.version}: {error}")
-            hung += isinstance(error, Unanswered)
-            if hung > MAX_HUNG:
-                log.error("%d reads hang; the envelope is made without the other live versions", hung)
-                break
-    if not live.models:
-        first = f"; the first of {len(reasons)}: {reasons[0]}" if reasons else ""
-        live.nothing = f"no live version can be read{first}" if entries else "nothing is live"
-    return live
-
-
-def _add(live: _Live, entry: Entry, settings: Settings, backbone: Backbone, catalogue: Catalogue) -> None:
-    """Adds what one live version needs; raises InputError if it cannot be served on this backbone."""
-    path = catalogue.path(entry)
-    manifest = read_manifest(path)
-    model = model_on(manifest, backbone, str(path))
-    Envelope.around([model])  # raises for a head that no bank holds
-    scope = read_scope(path, manifest, model.pooled_width, backbone.spec.blocks)
-    early = read_exits(path, manifest, backbone.spec.width, backbone.spec.blocks)
-    live.models.append(model)
-    if scope:
-        live.scopes.add(scope.boundary)
-    elif early and "exits" in settings.submodels:  # a graft with a score is answered in full
-        live.exits.update(early.boundaries)
 
 
 def _listen(door: Door, settings: Settings) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trainers
-from backbone.errors import InputError
+from backbone.errors import InputError, nearest
+from backbone.names import place_of_missing
 from backbone.options import argument, option
 from backbone.records import TAGS, Raw, decode, encode, former_field
 from trainers.config import TrainConfig
@@ -77,16 +78,16 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except (Exception, SystemExit) as error:  # whatever the user's script raises
-            problem = f"the config script failed: {type(error).__name__}: {_renamed(error)}"
+            problem = f"the config script failed: {type(error).__name__}: {_told(error, path)}"
             raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
         if not callable(namespace.get("get_config")):
             raise NoConfig(f"{path}: defines no function get_config()")
         try:
             config = namespace["get_config"]()
         except (InputError, TypeError, NameError, AttributeError) as error:
-            raise InputError(f"{path}{_line_in(path, error)}: get_config(): {_renamed(error)}") from error
+            raise InputError(f"{path}{_line_in(path, error)}: get_config(): {_told(error, path)}") from error
         except (Exception, SystemExit) as error:
-            problem = f"get_config(): {type(error).__name__}: {error}"
+            problem = f"get_config(): {type(error).__name__}: {_told(error, path)}"
             raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
     if not isinstance(config, kind):
         raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
@@ -108,12 +109,13 @@ def _former_modules() -> Iterator[None]:
             delattr(trainers, former.removeprefix("trainers."))
 
 
-def _renamed(error: BaseException) -> str:
-    """Returns the error's message; if it is about a former name of a field, the present name is added."""
+def _told(error: BaseException, script: Path) -> str:
+    """Returns the error's message, with the present name of a renamed field, or the place of a name."""
     message = str(error)
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    name = former_field(*unknown.groups()) if unknown else ""
-    return f"{message}; the field is now {name}" if name else message
+    if unknown and (name := former_field(*unknown.groups())):
+        return f"{message}; the field is now {name}"
+    return message + place_of_missing(error, script)
 
 
 def find_config(script: str) -> Path:
@@ -174,9 +176,11 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
     *parents, last = keys
     node = values
     for depth, key in enumerate(parents):
-        child = node.get(key)
+        child, parent = node.get(key), ".".join(keys[: depth + 1])
+        if key not in node:
+            level = ".".join(keys[:depth]) or "the config"
+            raise InputError(f"--set {'.'.join(keys)}: {level} has no field {key!r}; {nearest(key, node)}")
         if not isinstance(child, dict):
-            parent = ".".join(keys[: depth + 1])
             raise InputError(f"{'.'.join(keys)}: {parent} has no fields; set it as a whole")
         node = child
     if last in TAGS and last in node:

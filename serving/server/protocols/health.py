@@ -6,13 +6,13 @@ tasks cannot be; without a token, where tokens are needed, it names none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.server.app import Server
-from serving.server.endpoint import Endpoint, Protocol, json_of
+from serving.server.endpoint import OPTIONAL, Endpoint, Protocol, json_of
 from serving.server.json_response import JSON
 from serving.standing import Word
 
@@ -24,7 +24,7 @@ class Live:
     """Whether the device thread moves."""
 
     live: bool
-    reason: str | None = None  # why it does not
+    reason: str | None = field(metadata=OPTIONAL)  # why it does not
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from adapters.heads.columns import Number, OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
 from backbone.registered import variants
 from tests.tiny import as_json, rows
+from trainers.check import is_data
 from trainers.config import Data, TrainConfig
 from trainers.config.load import override
 from trainers.data.formats.format import Format, format_of
@@ -216,6 +217,28 @@ def test_a_config_script_brings_a_format_of_its_own(tiny_path, tmp_path):
     misspelt = topgraft("train", "config.py", "--workdir", "run4", "--set", "data.format=chatt")
     assert misspelt.returncode == 2
     assert "data.format: 'chatt' is unknown; nearest: chat" in misspelt.stderr
+
+
+def test_a_format_of_ones_own_is_known_by_its_suffix_where_its_script_is_named(tmp_path, monkeypatch):
+    script = tmp_path / "chats.py"
+    script.write_text(CHAT.split("def get_config")[0] + "open('ran', 'a').write('x')\n")
+    (tmp_path / "train.chat").write_text("a: x\nb: y\n")
+    data = Data(train="train.chat")
+    with pytest.raises(InputError, match=r"train\.chat: format unknown from its suffix; set .*TOPGRAFT_VARIANTS$"):
+        list(read_rows(data, "train", OneLabel()))
+    assert not is_data("train.chat")
+    monkeypatch.setenv("TOPGRAFT_VARIANTS", "chats.py")
+    try:
+        assert is_data("train.chat")
+        assert [row.text for row in read_rows(data, "train", OneLabel())] == ["x", "y"]
+        assert format_of("rows.csv", "auto", "train").tag == "csv"
+        assert Path("ran").read_text() == "x", "it ran once, so its class is one class"
+        monkeypatch.setenv("TOPGRAFT_VARIANTS", "other.py")
+        assert format_of("rows.csv", "csv", "train").tag == "csv", "a named format needs no script"
+        with pytest.raises(InputError, match=r"^TOPGRAFT_VARIANTS: other\.py: FileNotFoundError"):
+            format_of("rows.csv", "auto", "train")
+    finally:
+        del Format.registry.variants["chat"], Format.registry.files["chat"]
 
 
 def test_a_change_of_a_formats_own_code_has_its_rows_read_again(tmp_path):

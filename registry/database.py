@@ -16,17 +16,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, select
 
-from adapters.artefact.manifest import Manifest, read_manifest
-from backbone.errors import InputError, nearest
-from backbone.records import canonical_json
+from adapters.artefact.manifest import read_manifest
+from backbone.errors import InputError
 from registry import leases as leasing
-from registry import log, tables
+from registry import log, rows, tables
 from registry.engine import Database, connect
 from registry.entries import (
     ROLLBACK,
-    Conflict,
     Lease,
     Live,
     LogPosition,
@@ -69,13 +67,13 @@ class Registry:
     def live(self, task: str) -> Live | None:
         """Returns the live version of a task; None if nothing is live."""
         with self.database.reading() as connection:
-            return _live(connection, task)
+            return rows.live_of(connection, task)
 
     def lives(self) -> dict[str, Live]:
         """Returns the live version of every task that has one, all from one instant."""
         with self.database.reading() as connection:
-            rows = connection.execute(select(tables.live).order_by(tables.live.c.task))
-            return {row.task: Live(**row._mapping) for row in rows}
+            result = connection.execute(select(tables.live).order_by(tables.live.c.task))
+            return {row.task: Live(**row._mapping) for row in result}
 
     def change(self) -> LogPosition:
         """Returns the end of the log, which differs whenever other versions are live; it is cheap to poll."""
@@ -99,12 +97,12 @@ class Registry:
     def tasks(self) -> list[str]:
         """Returns the names of the tasks that have versions."""
         with self.database.reading() as connection:
-            return _tasks(connection)
+            return rows.tasks_in(connection)
 
     def version(self, task: str, number: int) -> Version:
         """Returns one version; raises InputError if there is none of that number."""
         with self.database.reading() as connection:
-            return _version(connection, task, number)
+            return rows.version_of(connection, task, number)
 
     def versions(self, task: str, limit: int = 50, before: int | None = None) -> list[Version]:
         """Returns `limit` versions of a task, newest first; `before` is the last number of the page above."""
@@ -119,8 +117,8 @@ class Registry:
         """Returns the log of a task, oldest entry first."""
         of_task = select(tables.promotions).where(tables.promotions.c.task == task)
         with self.database.reading() as connection:
-            rows = connection.execute(of_task.order_by(tables.promotions.c.generation))
-            return [Promotion(**row._mapping) for row in rows]
+            result = connection.execute(of_task.order_by(tables.promotions.c.generation))
+            return [Promotion(**row._mapping) for row in result]
 
     def runs(self, task: str, limit: int = 50, *, but: Collection[str] = ()) -> list[Run]:
         """Returns `limit` runs of a task, newest first; those with an outcome in `but` are passed over."""
@@ -129,16 +127,16 @@ class Registry:
             outcome = tables.runs.c.outcome
             runs = runs.where(outcome.is_(None) | outcome.not_in(but))  # without an outcome: running, or dead
         with self.database.reading() as connection:
-            rows = connection.execute(runs.order_by(tables.runs.c.started_at.desc()).limit(limit))
-            return [Run(**row._mapping) for row in rows]
+            result = connection.execute(runs.order_by(tables.runs.c.started_at.desc()).limit(limit))
+            return [Run(**row._mapping) for row in result]
 
     def measurements(self, task: str, version: int) -> list[Measurement]:
         """Returns the measurements of a version, oldest first."""
         of = (tables.measurements.c.task == task) & (tables.measurements.c.version == version)
         columns = [column for column in tables.measurements.c if column.name != "id"]
         with self.database.reading() as connection:
-            rows = connection.execute(select(*columns).where(of).order_by(tables.measurements.c.id))
-            return [Measurement(**row._mapping) for row in rows]
+            result = connection.execute(select(*columns).where(of).order_by(tables.measurements.c.id))
+            return [Measurement(**row._mapping) for row in result]
 
     # Versions
 
@@ -159,7 +157,7 @@ class Registry:
         `fence` was lost.
         """
         require_task(task)
-        origin = _plain(lineage or {}, "lineage")
+        origin = rows.plain(lineage or {}, "lineage")
         with self.database.reading() as connection:
             self.require_store(connection, store)
         uses = self._announced(store, name := store.path(read_manifest(Path(artefact)).content_id).name)
@@ -169,13 +167,13 @@ class Registry:
             uses.give_up(name)
             raise
         manifest = read_manifest(store.path(content_id))
-        scores = _plain(manifest.training.metrics if metrics is None else metrics, "metrics")
+        scores = rows.plain(manifest.training.metrics if metrics is None else metrics, "metrics")
         with self.database.writing(task, STORE) as connection:
             now = self._now(connection, task, fence)
             self.require_store(connection, store, claim=True)
             if not store.path(content_id).exists():
                 raise Unavailable(f"{task}: the artefact was collected while it was published; publish it again")
-            version = _enter(connection, task, manifest, parent, now, scores, origin)
+            version = rows.enter(connection, task, manifest, parent, now, scores, origin)
         try:
             uses.finish(name)
         except Unavailable as error:  # the next gc does it: the version is there
@@ -206,9 +204,9 @@ class Registry:
             raise InputError(f"{name}: {value} and quality {quality!r}: a value is None exactly when unavailable")
         values = {"task": task, "version": version, "name": name, "value": value, "quality": quality}
         with self.database.writing(task) as connection:
-            _version(connection, task, version)
+            rows.version_of(connection, task, version)
             now = self.database.time(connection)
-            circumstances = _plain(detail or {}, "detail")
+            circumstances = rows.plain(detail or {}, "detail")
             connection.execute(tables.measurements.insert().values(**values, detail=circumstances, at=now))
 
     def require_store(self, connection: Connection, store: Store, *, claim: bool = False) -> bool:
@@ -245,11 +243,11 @@ class Registry:
         Raises Conflict if the task is no longer at `expected_generation` (0: nothing live yet), or if the lease with
         the token `fence` was lost. Promoting the live version changes nothing.
         """
-        report = None if gate is None else _plain(gate, "gate")
+        report = None if gate is None else rows.plain(gate, "gate")
         with self.database.writing(task) as connection:
             now = self._now(connection, task, fence)
-            live = _require_generation(connection, task, expected_generation)
-            version = _version(connection, task, number)
+            live = rows.require_generation(connection, task, expected_generation)
+            version = rows.version_of(connection, task, number)
             if live is not None and live.version == number:
                 return live
             entry = {"actor": actor, "reason": reason, "verdict": verdict, "gate": report, "at": now}
@@ -262,12 +260,12 @@ class Registry:
         there is no version before.
         """
         with self.database.writing(task) as connection:
-            live = _live(connection, task)
+            live = rows.live_of(connection, task)
             if live is not None and expected_generation is not None:
-                live = _require_generation(connection, task, expected_generation)
+                live = rows.require_generation(connection, task, expected_generation)
             if live is None or live.previous is None:
                 raise InputError(f"{task}: nothing was live before; promote a version instead")
-            version = _version(connection, task, live.previous)
+            version = rows.version_of(connection, task, live.previous)
             now = self.database.time(connection)
             entry = {"actor": actor, "reason": reason, "verdict": ROLLBACK, "gate": None, "at": now}
             history = select(tables.promotions.c.to_version, tables.promotions.c.verdict)
@@ -321,7 +319,7 @@ class Registry:
             now = self._now(connection, task, fence)
             if connection.execute(select(tables.runs).where(tables.runs.c.run_id == run_id)).first() is not None:
                 raise InputError(f"run_id: {run_id} is taken")
-            run = Run(task, run_id, owner, fence, now, None, None, _plain(detail or {}, "detail"))
+            run = Run(task, run_id, owner, fence, now, None, None, rows.plain(detail or {}, "detail"))
             connection.execute(tables.runs.insert().values(**vars(run)))
         return run
 
@@ -329,7 +327,7 @@ class Registry:
         self, task: str, run_id: str, outcome: str, detail: dict[str, Any] | None = None, fence: int | None = None
     ) -> Run:
         """Stores the end of a run; `detail` is added to that of its start."""
-        added = _plain(detail or {}, "detail")
+        added = rows.plain(detail or {}, "detail")
         with self.database.writing(task) as connection:
             now = self._now(connection, task, fence)
             this = (tables.runs.c.task == task) & (tables.runs.c.run_id == run_id)
@@ -345,95 +343,3 @@ class Registry:
         if fence is None:
             return self.database.time(connection)
         return leasing.require_fence(self.database, connection, task, fence)
-
-
-def _tasks(connection: Connection) -> list[str]:
-    return list(
-        connection.execute(select(tables.versions.c.task).distinct().order_by(tables.versions.c.task)).scalars()
-    )
-
-
-def _live(connection: Connection, task: str) -> Live | None:
-    row = connection.execute(select(tables.live).where(tables.live.c.task == task)).first()
-    return None if row is None else Live(**row._mapping)
-
-
-def _version(connection: Connection, task: str, number: int) -> Version:
-    this: ColumnElement[bool] = (tables.versions.c.task == task) & (tables.versions.c.number == number)
-    row = connection.execute(select(tables.versions).where(this)).first()
-    if row is not None:
-        return Version(**row._mapping)
-    tasks = _tasks(connection)
-    if task not in tasks:
-        raise InputError(f"task: {task!r} has no versions; {nearest(task, tasks)}")
-    last = select(func.max(tables.versions.c.number)).where(tables.versions.c.task == task)
-    raise InputError(f"{task}: no version {number}; the last one is {connection.execute(last).scalar_one()}")
-
-
-def _enter(
-    connection: Connection,
-    task: str,
-    manifest: Manifest,
-    parent: int | None,
-    now: float,
-    metrics: dict[str, Any],
-    lineage: dict[str, Any],
-) -> Version:
-    """Makes an artefact of the store the next version of a task, unless it is one already."""
-    known = (tables.versions.c.task == task) & (tables.versions.c.content_id == manifest.content_id)
-    row = connection.execute(select(tables.versions).where(known)).first()
-    if row is not None:
-        if row.state != "published":
-            connection.execute(tables.versions.update().where(known).values(state="published"))
-        return _version(connection, task, row.number)
-    if parent is not None:
-        _version(connection, task, parent)
-    last = select(func.max(tables.versions.c.number)).where(tables.versions.c.task == task)
-    version = Version(
-        task=task,
-        number=(connection.execute(last).scalar_one() or 0) + 1,
-        content_id=manifest.content_id,
-        weights_id=manifest.weights_id,
-        path=manifest.content_id.removeprefix("sha256:"),
-        parent=parent,
-        created_at=now,
-        metrics=metrics,
-        lineage=lineage,
-        state="published",
-    )
-    _store_backbone(connection, manifest.weights_id, manifest.preprocessing_id, now)
-    connection.execute(tables.versions.insert().values(**vars(version)))
-    return version
-
-
-def _require_generation(connection: Connection, task: str, expected: int) -> Live | None:
-    """Returns what is live; raises Conflict if the task is at another generation."""
-    live = _live(connection, task)
-    present = live.generation if live else 0
-    if present == expected:
-        return live
-    last = select(tables.promotions).where(tables.promotions.c.task == task, tables.promotions.c.generation == present)
-    entry = connection.execute(last).first()
-    now = f"version {entry.to_version} by {entry.actor} ({entry.reason})" if entry else "nothing is live"
-    raise Conflict(
-        f"{task}: expected generation {expected}, found {present}: {now}; nothing was changed",
-        expected=expected,
-        present=present,
-    )
-
-
-def _store_backbone(connection: Connection, weights_id: str, preprocessing_id: str, now: float) -> None:
-    """Stores a backbone when it is first seen."""
-    this = select(tables.backbones).where(tables.backbones.c.weights_id == weights_id)
-    if connection.execute(this).first() is None:
-        values = {"weights_id": weights_id, "preprocessing_id": preprocessing_id, "first_seen": now}
-        connection.execute(tables.backbones.insert().values(**values))
-
-
-def _plain(value: dict[str, Any], what: str) -> dict[str, Any]:
-    """Returns the value; raises InputError naming `what` unless it is plain JSON."""
-    try:
-        canonical_json(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what}: not JSON: {error}") from None
-    return value

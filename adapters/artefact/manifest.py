@@ -37,7 +37,7 @@ class Training:
     metrics: dict[str, dict[str, float]]  # value by split, by metric
     costs: dict[str, Any]  # measurements, each with its quality
     versions: dict[str, str]  # versions of libraries
-    variants: dict[str, str] = field(default_factory=dict)  # name of the user's file that defines a variant, by tag
+    variants: dict[str, str] = field(default_factory=dict)  # names of the user's files behind a variant, by tag
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,11 @@ from adapters.artefact.scope import Scope
 from adapters.artefact.scripts import changed, own_code
 from adapters.forward import forward_program
 from adapters.model import GraftModel
+from backbone.code_files import code_files
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
-from backbone.registered import Registered, own_file
+from backbone.registered import Registered, own_file, own_files
 from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
 
@@ -114,17 +115,25 @@ def save_graft(
             variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name, *variants})),
             tolerances={key: value * scale for key, value in TOLERANCES.items()},
             files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
-            training=replace(training, variants=own_files((*model.methods, model.head))),
+            training=replace(training, variants=own_names((*model.methods, model.head))),
         )
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
         (folder / MANIFEST).write_bytes(dumps(manifest))
     return manifest
 
 
-def own_files(values: Iterable[object]) -> dict[str, str]:
-    """Returns, by tag, the name of the file behind each variant that does not come with Topgraft."""
-    variants = [value for value in values if isinstance(value, Registered)]
-    return {value.tag: Path(file).name for value in variants if (file := own_file(type(value)))}
+def own_names(values: Iterable[object]) -> dict[str, str]:
+    """Returns, by tag, the names of the files behind each variant that does not come with Topgraft.
+
+    The file that defines it stands first; behind it those of its bases, and what they import of the user's own.
+    """
+    files = {v.tag: code_files(own_files(type(v))) for v in values if isinstance(v, Registered) and own_file(type(v))}
+    return {tag: " with ".join([Path(first).name, *_rest(others)]) for tag, (first, *others) in files.items()}
+
+
+def _rest(files: Iterable[str]) -> list[str]:
+    names = sorted({Path(file).name for file in files})
+    return [", ".join(names)] if names else []
 
 
 def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:

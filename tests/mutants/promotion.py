@@ -110,7 +110,7 @@ PROMOTION = (
     ),
     # promotion
     Mutant(
-        DATABASE,
+        "registry/rows.py",
         "if present == expected:",
         "if present >= expected:",
         PROMOTION_TEST,

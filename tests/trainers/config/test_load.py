@@ -129,12 +129,32 @@ def test_one_section_can_be_overridden():
             "from trainers.config import *\ndef get_config():\n    return TrainConfig(epochs=-1)\n",
             r"config.py.*epochs: must be positive",
         ),
+        (
+            "import sys\nsys.exit(0)\n",
+            r"config.py:2: the config script failed: SystemExit: 0; it ends the process",
+        ),
+        ("def get_config():\n    raise SystemExit\n", r"config.py:2: get_config\(\): SystemExit: None; it ends"),
+        ("def get_config():\n    raise GeneratorExit('x')\n", r"config.py:2: get_config\(\): GeneratorExit: x"),
     ],
 )
 def test_a_script_that_fails_is_named_with_its_line(script, message, tmp_path):
     (tmp_path / "config.py").write_text(script)
     with pytest.raises(InputError, match=message):
         load_config(tmp_path / "config.py")
+
+
+def test_a_field_with_the_name_of_another_kinds_tag_is_set_like_any_other(tmp_path):
+    (tmp_path / "config.py").write_text(
+        "from dataclasses import *\nfrom adapters.specs import Lora\nfrom trainers.config import TrainConfig\n\n"
+        "@dataclass(frozen=True)\nclass Own(Lora, tag='own_lora'):\n    kind: str = 'x'\n    family: str = 'y'\n\n"
+        "def get_config():\n    return TrainConfig(adapter=Own(rank=3))\n"
+    )
+    try:
+        adapter = load_config(tmp_path / "config.py", ["adapter.kind=lora", "adapter.family=bert"]).adapter
+        assert (adapter.tag, adapter.rank, adapter.kind, adapter.family) == ("own_lora", 3, "lora", "bert")
+    finally:
+        Lora.registry.variants.pop("own_lora", None)
+        Lora.registry.files.pop("own_lora", None)
 
 
 @pytest.mark.parametrize(

@@ -394,7 +394,7 @@ def test_a_protocol_of_ones_own_in_one_file(server, tmp_path, monkeypatch, no_pr
     with pytest.raises(InputError, match=r"GET /tasks: a route of .*count.py and of .*status.py"):
         all_endpoints()
     script.write_text("1/0\n")
-    with pytest.raises(InputError, match=r"TOPGRAFT_VARIANTS: .*count.py: ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"TOPGRAFT_VARIANTS: .*count.py:1: ZeroDivisionError"):
         serve(Settings(backbone="b", grafts=".", port=0))
 
 

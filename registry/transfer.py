@@ -23,7 +23,8 @@ from registry import tables, upgrade
 from registry.audit import history_problems
 from registry.database import STORE, Registry
 
-Rows = dict[str, list[dict[str, Any]]]  # rows by table
+Row = dict[str, Any]
+Rows = dict[str, list[Row]]  # rows by table
 _OWN = ("schema", "identity")  # tables that an empty registry has rows in
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -84,7 +85,7 @@ def read(file: Path) -> Rows:
     return rows
 
 
-def _row(table: Table, values: dict[str, Any], where: str) -> dict[str, Any]:
+def _row(table: Table, values: Row, where: str) -> Row:
     if unknown := sorted(values.keys() - {column.name for column in table.columns}):
         raise InputError(f"{where}: {table.name} has no column {unknown[0]!r}; it is of a later version, or damaged")
     for column in table.columns:
@@ -119,7 +120,7 @@ def _kind(column: Column[Any]) -> str:
     return f"{kind} or null" if column.nullable else kind
 
 
-def _require_unique(file: Path, table: Table, rows: list[dict[str, Any]]) -> None:
+def _require_unique(file: Path, table: Table, rows: list[Row]) -> None:
     unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
     for columns in (table.primary_key.columns, *(constraint.columns for constraint in unique)):
         names, seen = [column.name for column in columns], set()
@@ -154,7 +155,7 @@ def _require_whole(file: Path, rows: Rows) -> None:
         raise InputError(f"{file}: {len(problems)} problems, the first: {problems[0]}; export it again")
 
 
-def _by_task(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def _by_task(rows: list[Row]) -> dict[str, list[Any]]:
     grouped: dict[str, list[Any]] = {}
     for row in rows:
         grouped.setdefault(row["task"], []).append(SimpleNamespace(**row))

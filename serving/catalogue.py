@@ -103,13 +103,13 @@ class RegistryCatalogue:
         return state if state.word != "current" else self._standing_of_store()
 
     def _standing_of_store(self) -> FollowState:
-        wanted = self._registry.store_id()
+        expected = self._registry.store_id()
         try:
             store_id = self._readers.call("identity", f"store: {self._store.root}", self._store.identity)
         except (InputError, Unavailable, OSError) as error:
-            return FollowState("no_store", str(error)) if wanted is not None else FollowState()
-        if wanted not in (None, store_id):
-            reason = f"store: {self._store.root} is {store_id[:8]}, and the registry's is {str(wanted)[:8]}"
+            return FollowState("no_store", str(error)) if expected is not None else FollowState()
+        if expected not in (None, store_id):
+            reason = f"store: {self._store.root} is {store_id[:8]}, and the registry's is {str(expected)[:8]}"
             return FollowState("another_store", reason)
         return FollowState()
 

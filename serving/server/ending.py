@@ -14,9 +14,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+SWALLOWED = 3.0  # seconds after which `Ended` counts as swallowed
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -47,7 +49,16 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _State.drain is not None:
         _State.drain()
     elif not _State.over:
+        if _State.process:
+            threading.Thread(target=_make_sure, name="ending", daemon=True).start()
         raise Ended(0)
+
+
+def _make_sure() -> None:
+    """Ends the process after a while, where a callback of a library has swallowed `Ended`."""
+    time.sleep(SWALLOWED)
+    if _State.drain is None and not _State.over:
+        _leave()
 
 
 def catch_signals_of_process() -> None:

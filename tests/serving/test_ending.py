@@ -103,6 +103,27 @@ def test_a_hung_backbone_does_not_stop_a_signal(tmp_path):
     assert process.returncode == 0, output
 
 
+def test_a_signal_that_a_library_swallows_ends_the_process_all_the_same():
+    """An exception in a callback of C is printed and forgotten, so that the handler's would be."""
+    program = (
+        "import gc, signal, time\n"
+        "from serving.server import ending\n"
+        "ending.SWALLOWED = 0.2\n"
+        "ending.catch_signals_of_process()\n"
+        "gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGTERM))\n"
+        "gc.collect()\n"
+        "gc.callbacks.clear()\n"
+        "print('swallowed', flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "swallowed\n"), done.stderr
+    assert "Exception ignored" in done.stderr
+
+
 def test_a_signal_drains_once_the_server_listens():
     drained = []
     former = {number: signal.getsignal(number) for number in ending.SIGNALS}

@@ -6,8 +6,11 @@ from tests.mutants.mutant import Mutant
 
 TARGETS = "trainers/runs/targets.py"
 GATE, DATABASE, LEASES = "trainers/retrain/gate.py", "registry/database.py", "registry/leases.py"
+LOG, COLLECT, STANDING = "registry/log.py", "registry/collect.py", "serving/standing.py"
 ON_GATE = "tests/trainers/retrain/test_gate.py"
 ON_REGISTRY = "tests/registry/test_registry.py"
+ON_STORE = "tests/registry/test_shared_store.py"
+ON_STANDING = "tests/serving/test_standing.py"
 AGAINST = f"{ON_GATE}::test_the_gate_against_a_champion"
 FORGETTING = f"{ON_GATE}::test_forgetting_is_judged_on_the_rows_that_the_champion_knew"
 SUSPECTS = "tests/trainers/retrain/test_suspects.py"
@@ -108,7 +111,7 @@ PROMOTION = (
     ),
     # promotion
     Mutant(
-        DATABASE,
+        "registry/rows.py",
         "if present == expected:",
         "if present >= expected:",
         PROMOTION_TEST,
@@ -130,13 +133,13 @@ PROMOTION = (
     ),
     Mutant(
         DATABASE,
-        "before = before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])",
+        "before = log.before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])",
         "before = live.version",
         ROLLBACK,
         "a second rollback would return to the version that was rolled back",
     ),
     Mutant(
-        DATABASE,
+        LOG,
         "            stack.pop()\n",
         "            stack.append(number)\n",
         ROLLBACK,
@@ -157,7 +160,7 @@ PROMOTION = (
         "a version would lie in a store that nobody else sees",
     ),
     Mutant(
-        DATABASE,
+        LOG,
         "from_version=live.version if live else None",
         "from_version=None",
         PROMOTION_TEST,
@@ -204,5 +207,54 @@ PROMOTION = (
         "pass",
         f"{SUSPECTS}::test_a_daily_limit_is_kept_however_often_it_refused",
         "refusals would make a daily limit forget its training",
+    ),
+    Mutant(
+        LOG,
+        '"entry": uuid.uuid4().hex',
+        '"entry": ""',
+        f"{ON_STANDING}::test_two_changes_that_cancel_out_are_seen",
+        "a lost promotion and another one would look like what was there",
+    ),
+    Mutant(
+        STANDING,
+        "if self._is_former(now, head):",
+        "if False:",
+        f"{ON_STANDING}::test_a_replica_that_lags_is_not_followed_until_it_goes_on",
+        "a replica that lags would bring old versions back",
+    ),
+    Mutant(
+        STANDING,
+        "            if not names:\n",
+        "            if True:\n",
+        f"{ON_STANDING}::test_a_registry_made_anew_is_followed_once_it_has_every_task",
+        "a registry made anew would end tasks",
+    ),
+    Mutant(
+        COLLECT,
+        "if size is None or self._shared(name):",
+        "if size is None:",
+        f"{ON_STORE}::test_gc_of_one_registry_takes_nothing_of_another",
+        "gc would remove what another registry serves",
+    ),
+    Mutant(
+        COLLECT,
+        "if path.name not in PARTS or not stat.S_ISREG(info.st_mode)",
+        "if False",
+        f"{ON_STORE}::test_what_is_nobodys_is_left",
+        "gc would remove what somebody put beside a graft",
+    ),
+    Mutant(
+        COLLECT,
+        "            if self.uses is None or not self.uses.others(folder.name):\n                return gone",
+        "            if True:\n                return gone",
+        f"{ON_STORE}::test_a_publisher_and_a_collector_that_meet",
+        "gc would take an artefact from under a publisher",
+    ),
+    Mutant(
+        COLLECT,
+        "    if known == here:",
+        "    if True:",
+        f"{ON_STORE}::test_a_copy_of_a_registry_collects_nothing",
+        "the copy of a registry would remove what its original serves",
     ),
 )

@@ -11,7 +11,7 @@ from backbone.options import argument, option
 from backbone.verbs import InPrecision, OfGraft, OnBackbone, Verb
 from registry.place import Place
 from trainers.config import TrainConfig
-from trainers.config.load import SCRIPT, Overridden, Scripted
+from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.retrain.outcome import Job, Options
 
 
@@ -41,14 +41,16 @@ class TrainBackbone(Run, verb="train-backbone"):
 @dataclass(frozen=True, kw_only=True)
 class Train(Run, verb="train"):
     config: str = argument(f"{SCRIPT}; or a file of labelled rows")
+    budget: float = option(0.0, "CPU seconds of the run, after which a climb tries no further step", min=0)
 
     def call(self) -> object:
         """Trains a graft from a config script, or from a file whose columns, labels and head are inferred."""
         from trainers.check import inferred_config, is_data
         from trainers.train import train
 
-        data = is_data(self.config, self.overrides)
-        config = inferred_config(self.config, self.overrides) if data else self.load(TrainConfig)
+        settings = (*self.overrides, *((f"target.max_cpu_seconds={self.budget}",) if self.budget else ()))
+        data = is_data(self.config, settings)
+        config = inferred_config(self.config, settings) if data else load_config(self.config, settings)
         return train(config, self.folder(config.name), resume=self.resume, show=self.show)
 
 

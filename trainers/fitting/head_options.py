@@ -279,8 +279,8 @@ class Problem:
         """Returns a function that fits options to the same rows; each starts from what the one before left."""
         scatter: Scatter | None = None
         x, labels = jax.device_put((self.x, self.labels))
-        params: Params = jax.tree.map(np.asarray, self.head.init(self.x.shape[1], self.names))
-        params = {name: params[name] for name in ("kernel", "bias")}
+        width = self.x.shape[1]
+        params: Params = {"kernel": np.zeros((width, self.names), np.float32), "bias": np.zeros(self.names, np.float32)}
 
         def solve(option: HeadOption) -> Params:
             nonlocal scatter, params

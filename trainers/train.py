@@ -34,6 +34,7 @@ from trainers.extras.out_of_scope import scope_of_run
 from trainers.extras.variants import validated
 from trainers.fitting import ways
 from trainers.fitting.climb import climb
+from trainers.fitting.probes import probe_of, refitted
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
@@ -79,7 +80,9 @@ def train(
         run.identity = run_identity(inputs, parent)
         log.info("%s", describe(inputs))
         if parent is not None and start is not None and start.head_only:
-            fitted = ways.new_head(inputs, run, parent)
+            model = parent.model(inputs.backbone, inputs.config, inputs.data.labels)
+            chosen = inputs.config.climbs and probe_of(model) is not None
+            fitted = refitted(inputs, run, model) if chosen else ways.new_head(inputs, run, parent)
         elif parent is not None:
             fitted = ways.steps(inputs, run, parent)
         else:

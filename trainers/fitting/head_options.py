@@ -50,7 +50,7 @@ class HeadOption:
     """A kind of linear head, on some pooled states."""
 
     probe: Probe  # features
-    shrinkage: float | None = None  # of a discriminant; None for a head that is fitted by its loss
+    shrinkage: float | None = None  # shrinkage of a discriminant; None: fitted by the head's loss
     strength: float = 10.0  # C of a head that is fitted by its loss
 
     def __str__(self) -> str:
@@ -68,6 +68,12 @@ def options_on(probes: Sequence[Probe], head: Head) -> tuple[HeadOption, ...]:
         return tuple(HeadOption(probe, None, strength) for probe in probes for strength in OTHER_STRENGTHS)
     closed = tuple(HeadOption(probe, shrinkage) for probe in probes for shrinkage in SHRINKAGES)
     return closed + tuple(HeadOption(probe, None, c) for probe in probes if probe == LAST for c in STRENGTHS)
+
+
+def options_on_one(probe: Probe, head: Head) -> tuple[HeadOption, ...]:
+    """Returns the options where the features are given: also those by loss, whatever is read."""
+    by_loss = (HeadOption(probe, None, strength) for strength in STRENGTHS)
+    return tuple(dict.fromkeys((*options_on((probe,), head), *by_loss)))
 
 
 def several_states(spec: EncoderSpec) -> tuple[Probe, ...]:
@@ -94,7 +100,7 @@ class LabelledStates:
     final: np.ndarray  # rows that the chosen head is fitted to, bool [N]
     is_dev: np.ndarray  # development rows, bool [N]
     parts: tuple[Part, ...]  # comparison; no row is scored twice
-    how: str  # of the scores: "out of fold" or "held out"
+    how: str  # origin of the scores: "out of fold" or "held out"
 
     @property
     def scored(self) -> np.ndarray:
@@ -151,7 +157,7 @@ def labelled_states(
     final = np.ones(train + dev, bool) if shared else ~is_dev
     if (few := int(final.sum()) < FEW) or not dev:
         fold = np.full(train + dev, -1)
-        fold[final] = folds(target[final], [keys[i] for i in np.flatnonzero(final)])
+        fold[final] = folds(target[final], [keys[i] for i in np.flatnonzero(final).tolist()])
         parts = [Part(final & (fold != k), fold == k) for k in (range(fold.max() + 1) if few else (0,))]
         if not shared and dev:
             parts.append(Part(final, is_dev))
@@ -167,8 +173,8 @@ def folds(labels: np.ndarray, keys: Sequence[bytes]) -> np.ndarray:
     stratum = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     fold_of: dict[bytes, int] = {}
     fold = np.zeros(len(labels), int)
-    for row in map(int, np.argsort(stratum, kind="stable")):
-        fold[row] = fold_of.setdefault(keys[row], len(fold_of) % count)
+    for row in np.argsort(stratum, kind="stable"):
+        fold[row] = fold_of.setdefault(keys[int(row)], len(fold_of) % count)
     return fold
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import numpy as np
@@ -16,12 +17,14 @@ from trainers.fitting.features import of_pooled, open_cache
 from trainers.fitting.head_options import (
     Comparison,
     LabelledStates,
+    compared,
     fitted_to_all,
     labelled_states,
+    options_on_one,
     probe_model,
 )
 from trainers.fitting.linear_head import pooled_features
-from trainers.fitting.ways import Unseen
+from trainers.fitting.ways import Fitted, Unseen
 from trainers.inputs import Inputs, climbed_blocks
 from trainers.runs.run import Run
 
@@ -86,6 +89,23 @@ def final_probe(inputs: Inputs, rows: LabelledStates, comparison: Comparison) ->
     if (chosen := rows.scored & rows.final).any():
         unseen = Unseen(rows.how, comparison.logits[place][chosen], rows.labels[chosen])
     return FinalProbe(model, with_head(inputs, model, head), dev_logits, unseen)
+
+
+def refitted(inputs: Inputs, run: Run, model: GraftModel) -> Fitted:
+    """Returns a probe on the features of `model`, its kind of head chosen and fitted anew; for a new head alone."""
+    probe = probe_of(model)
+    assert probe is not None
+    with run.phase("probe"):
+        rows = states_of(inputs, run)
+        final = final_probe(inputs, rows, compared(options_on_one(probe, inputs.config.head), inputs.probe(), rows))
+    return Fitted(final.model, final.params, dev_logits=final.dev_logits, unseen=final.unseen)
+
+
+def probe_of(model: GraftModel) -> Probe | None:
+    """Returns the features of a graft that is a probe of rows; None for any other graft."""
+    method = model.feature_method
+    alone = method is not None and method.reads_pooled and model.head.one_answer_per == "row"
+    return cast(Probe, method) if alone else None
 
 
 def with_head(inputs: Inputs, model: GraftModel, head: Params) -> Params:

@@ -19,11 +19,11 @@ from adapters.heads.head import Head
 from adapters.labels import counted
 from backbone.compression import plain_name
 from backbone.errors import InputError
-from backbone.registered import variant, variants
+from backbone.registered import variant
 from trainers.config import Data, TrainConfig
 from trainers.config.load import load_config, override_part
 from trainers.data.columns import Column, Kind, Roles, described, roles_of
-from trainers.data.formats.format import Format
+from trainers.data.formats.format import known_formats
 from trainers.data.rows import LabelledRow, RowReader, entries
 from trainers.data.splits import normalise
 from trainers.runs.reading import ReadReport
@@ -138,7 +138,7 @@ def is_data(name: str, overrides: Sequence[str] = ()) -> bool:
     if name.endswith(".py"):
         return False
     suffix = Path(plain_name(Path(name))).suffix.lower()
-    known = variants(Format).values()
+    known = known_formats().values()
     if any(suffix in cls.suffixes or (cls.prefix and name.startswith(cls.prefix)) for cls in known):
         return True
     stated = any(text.startswith("data.format=") for text in overrides)

@@ -83,6 +83,9 @@ class Retrain(Overridden, Verb, verb="retrain"):
         jobs = [Job(config=c, overrides=self.overrides, place=self.place, options=options) for c in self.configs]
         if self.all:
             return retrain_all(jobs, executor=self.executor, workers=self.workers)
+        for name, value, default in (("executor", self.executor, "processes"), ("workers", self.workers, 1)):
+            if value != default:
+                raise InputError(f"--{name}: belongs to --all, got {value} without it")
         if len(jobs) > 1:
             raise InputError("config: several configs need --all, which gives one entry a task and the worst status")
         return reported(attempt(jobs[0]))

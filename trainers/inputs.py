@@ -121,8 +121,7 @@ def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]
 def require_climb(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> None:
     """Raises InputError where a climb may not train the top block."""
     climbed_blocks(config, backbone.spec.blocks)
-    for method in config.methods:
-        GraftModel(backbone.network, (method,), config.head, labels)
+    GraftModel(backbone.network, config.methods, config.head, labels)
 
 
 def climbed_blocks(config: TrainConfig, blocks: int) -> tuple[int, int]:

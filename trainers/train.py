@@ -28,6 +28,7 @@ from metering.window import cpu_seconds, platform, wall_seconds, window
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
 from trainers.config.load import versions
+from trainers.config.own import own_identity
 from trainers.data.examples import TaskData
 from trainers.extras.early_exits import exits_of, require_unseen
 from trainers.extras.out_of_scope import scope_of_run
@@ -230,6 +231,7 @@ def run_identity(inputs: Inputs, parent: Parent | None = None) -> dict[str, str]
         "weights_id": inputs.backbone.weights_id,
         "preprocessing_id": inputs.backbone.preprocessing_id,
         **start,
+        **own_identity(inputs.config, inputs.config.plan.schedule),
     }
 
 

@@ -149,7 +149,10 @@ def test_methods_that_do_not_go_together(settings, message, config, capsys):
         (("data.train=",), "data.train: names no row to train on"),
         (("data.lable=x",), "data.lable: no such field in Data; nearest: label"),
         (("adapter.rank=0",), "adapter.rank: must be a positive number"),
-        (("adapter.sites=attention/qeury",), "matches no site; nearest: attention/query"),
+        (
+            ("adapter.sites=attention/qeury",),
+            "adapter.sites: the pattern 'attention/qeury' matches no site; nearest: at",
+        ),
         (("adapter.method=lore",), "adapter.method: 'lore' is unknown; nearest: lora"),
         (("epochs=many",), "epochs: 'many' is not a float"),
         (("backbone=nowhere",), "not a backbone folder"),

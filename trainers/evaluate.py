@@ -57,13 +57,15 @@ def evaluate(
     graft = load_graft(path, backbone, dtype=dtype)
     data = _data_of(graft, overrides)
     splits: tuple[str, ...] = ("dev", "test")
+    left_out: tuple[str, ...] = ()
     if not files and data.dev == () and _fitted_to_dev(graft):
-        log.info("dev: the head was fitted to these rows after they had chosen it; they are left out")
+        left_out = ("the head was fitted to the development rows, once they had been scored (`inspect` shows how)",)
+        log.info("dev is left out: %s", *left_out)
         splits = ("test",)
     if files:
         data, splits = replace(data, train=(), dev=(), test=files), ("test",)
     if splits == ("test",) and not data.test:
-        raise InputError("data.test: no file; pass one to evaluate (--file FILE)")
+        raise InputError(f"data.test: no file{'; '.join(('', *left_out))}; pass one to evaluate (--file FILE)")
     rows = load_data(data, graft.model.head, graft.backbone, labels=graft.model.labels, splits=splits, show=show)
     metrics, confusion, answered = {}, {}, {}
     for name, examples in rows.splits.items():

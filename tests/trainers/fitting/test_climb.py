@@ -131,6 +131,7 @@ def test_without_development_rows_a_probe_is_chosen_out_of_fold(config, capsys):
     fold, test = result["estimates"]
     assert (fold["split"], fold["how"], fold["rows"]) == ("train and dev", "out of fold", 240)
     assert (test["split"], test["how"], test["rows"]) == ("test", "test", 80)
+    assert "<td>out of fold</td>" in Path(result["report"]).read_text()
     for estimate in (fold, test):
         assert estimate["low"] <= estimate["value"] <= estimate["high"]
 
@@ -140,6 +141,12 @@ def test_rows_that_were_fitted_are_not_scored_as_development_rows(config, capsys
     assert set(result["metrics"]) == {"dev", "out_of_fold", "test"}
     _, out, _ = call("evaluate", result["graft"], "--json", capsys=capsys)
     assert set(as_json(out)["metrics"]) == {"test"}
+    result = climbed(config, "alone", "data.test=", capsys=capsys)
+    status, _, err = call("evaluate", result["graft"], capsys=capsys)
+    assert status == 2
+    assert "the head was fitted to the development rows" in err
+    given = call("evaluate", result["graft"], "--file", "test.csv", "--json", capsys=capsys)[1]
+    assert as_json(given)["rows"] == {"test": 80}
 
 
 def test_auto_grafts_downward_from_the_top_and_a_ladder_is_one_rung(config, capsys):

@@ -16,8 +16,8 @@ from trainers.retrain.outcome import Job, Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Scripted, Verb):
-    """A training run of a config in a work folder."""
+class Run(Verb):
+    """A training run in a work folder."""
 
     workdir: str | None = option(None, "folder of the run (default: runs/NAME)")
     resume: bool = option(False, "continue an interrupted run")
@@ -28,7 +28,7 @@ class Run(Scripted, Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainBackbone(Run, verb="train-backbone"):
+class TrainBackbone(Run, Scripted, verb="train-backbone"):
     def call(self) -> object:
         """Trains a backbone from text or labelled images."""
         from trainers.pretraining.config import BackboneConfig
@@ -39,18 +39,26 @@ class TrainBackbone(Run, verb="train-backbone"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Run, verb="train"):
-    config: str = argument(f"{SCRIPT}; or a file of labelled rows")
+class Train(Run, Overridden, verb="train"):
+    inputs: tuple[str, ...] = argument(
+        f"{SCRIPT}; or files of labelled rows: the train file, and dev and test files by their names", name="config"
+    )
     budget: float = option(0.0, "CPU seconds of the run, after which a climb tries no further step", min=0)
 
     def call(self) -> object:
-        """Trains a graft from a config script, or from a file whose columns, labels and head are inferred."""
-        from trainers.check import inferred_config, is_data
+        """Trains a graft from a config script, or from files whose columns, labels and head are inferred."""
+        from trainers.data.inference import infer, is_data
         from trainers.train import train
 
         settings = (*self.overrides, *((f"target.max_cpu_seconds={self.budget}",) if self.budget else ()))
-        data = is_data(self.config, settings)
-        config = inferred_config(self.config, settings) if data else load_config(self.config, settings)
+        if is_data(self.inputs[0], settings):
+            inferred = infer(self.inputs, settings)
+            inferred.log()
+            config = inferred.config
+        elif len(self.inputs) > 1:
+            raise InputError(f"{self.inputs[1]}: name one config script, or files of rows alone")
+        else:
+            config = load_config(self.inputs[0], settings)
         return train(config, self.folder(config.name), resume=self.resume, show=self.show)
 
 
@@ -114,25 +122,22 @@ class Evaluate(OfGraft, Overridden, OnBackbone, InPrecision, Verb, verb="evaluat
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditLabels(Scripted, Verb, verb="audit-labels"):
-    max_suspects: int = option(0, "suspects to list; 0 lists all of them", min=0, former="most")
+class Check(Overridden, Verb, verb="check", former={"audit-labels": "check CONFIG --audit"}):
+    inputs: tuple[str, ...] = argument(
+        f"file of labelled rows; further ones are other splits; or {SCRIPT}", name="file"
+    )
+    audit: bool = option(False, "list the rows whose label a probe doubts, which costs a forward pass of every row")
+    max_suspects: int = option(0, "rows that --audit lists; 0 lists all of them", min=0)
 
     def call(self) -> object:
-        """Lists rows whose label is probably wrong, and duplicates."""
-        from trainers.audit_labels import audit_labels
+        """Checks labelled rows: columns, labels, lengths, copies, what a run would assume; --audit doubts labels."""
+        from trainers.check import audit, check
 
-        return audit_labels(self.load(TrainConfig), max_suspects=self.max_suspects, show=self.show)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check(Overridden, Verb, verb="check"):
-    files: tuple[str, ...] = argument("file of labelled rows; further ones are other splits", name="file")
-
-    def call(self) -> object:
-        """Checks files of labelled rows: columns, labels, lengths, copies, and what a run would assume."""
-        from trainers.check import check
-
-        return check(self.files, self.overrides)
+        if self.audit:
+            return audit(self.inputs, self.overrides, max_suspects=self.max_suspects, show=self.show)
+        if self.max_suspects:
+            raise InputError("--max-suspects: bounds the list of --audit; add --audit")
+        return check(self.inputs, self.overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +171,6 @@ VERBS: tuple[type[Verb], ...] = (
     Plan,
     Retrain,
     Evaluate,
-    AuditLabels,
     Check,
     Inspect,
     Cache,

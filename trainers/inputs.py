@@ -1,6 +1,6 @@
 """The inputs of a run: config, backbone, rows and model, prepared and checked before anything is spent.
 
-`train`, `plan`, `audit-labels` and the trial of a retraining all prepare through `prepare`, so that one refuses what
+`train`, `plan`, `check --audit` and the trial of a retraining all prepare through `prepare`, so that one refuses what
 another refuses.
 """
 

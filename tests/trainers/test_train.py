@@ -24,7 +24,8 @@ def test_train_evaluate_predict_inspect(config, capsys, caplog):
     assert result["graft"] == "run/graft"
     for name in ("seconds", "cpu_seconds", "steps", "trainable"):
         assert result[name] > 0
-    assert "test 80; 3 labels; lora at 6 sites" in caplog.text
+    assert "test 80 (dev: 10% of train, by hash)" in caplog.text
+    assert "adapter: lora at 6 sites" in caplog.text
 
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert any("train/loss" in line for line in lines)

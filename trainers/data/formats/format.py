@@ -92,6 +92,7 @@ class Format(Registered, by="format", folder="trainers.data.formats", needs=("re
     files: ClassVar[tuple[str, ...]] = ()  # what the files of a split hold, in order; empty: any number, all of rows
     has_columns: ClassVar[bool] = True  # records have the file's columns; otherwise the roles text, image and label
     of_images: ClassVar[bool] = False  # every row is an image
+    binary: ClassVar[bool] = False  # files are no text: `data.encoding` does not matter
     image_column: ClassVar[bool] = False  # a column may hold encoded images
     labels_per: ClassVar[Literal["", "word"]] = ""  # word: only heads that answer for each word fit; "": any head
     reads: ClassVar[tuple[str, ...]] = ()  # those of `LAYOUT` that the format reads
@@ -104,6 +105,10 @@ class Format(Registered, by="format", folder="trainers.data.formats", needs=("re
         cannot be understood; none is left out.
         """
         raise NotImplementedError
+
+    def first_line(self, entry: str, settings: ReadSettings) -> tuple[str, ...]:
+        """Returns the fields of the line that names the columns; () for a format without such a line."""
+        return ()
 
     def require_layout(self, settings: ReadSettings) -> None:
         """Raises InputError for a setting of `LAYOUT` that the format does not read."""

@@ -51,6 +51,11 @@ def test_a_target_ends_the_climb(config, capsys):
     assert [r["name"] for r in result["climb"]] == ["probe"]
     result = climbed(config, "spent", "target.max_cpu_seconds=0.001", capsys=capsys)
     assert [r["name"] for r in result["climb"]] == ["probe"]
+    status, out, err = call("train", config, "--workdir", "budget", *AUTO, "--budget", "0.001", "--json", capsys=capsys)
+    assert status == 0, err
+    assert [r["name"] for r in as_json(out)["climb"]] == ["probe"]
+    (limit,) = as_json(out)["limits"]
+    assert limit["name"] == "target.max_cpu_seconds"
     result = climbed(config, "capped", "plan.highest=probe", capsys=capsys)
     assert [r["name"] for r in result["climb"]] == ["probe"]
     result = climbed(config, "second", "plan.highest=probe_all", capsys=capsys)

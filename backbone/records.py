@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 TAGS = ("method", "kind", "family")
 KEY = "json"  # entry of a field's metadata: its name in JSON
+NEWER = "newer"  # entry of a field's metadata: JSON leaves it out while it has its default
 FORMER_FIELDS = {  # present names of renamed fields; messages give them, nothing is read by a former name
     "Bound.most_lost": "max_drop",
     "Column.least": "min",
@@ -49,19 +50,28 @@ def stored_as(key: str) -> dict[str, str]:
     return {KEY: key}
 
 
+def newer() -> dict[str, bool]:
+    """Returns the metadata of a field that JSON leaves out at its default, so that what is stored without it stays."""
+    return {NEWER: True}
+
+
 def key_of(field: dataclasses.Field[Any]) -> str:
     """Returns the name of a field in JSON."""
     return str(field.metadata.get(KEY, field.name))
 
 
 def encode(value: Any) -> Any:
-    """Returns the JSON values (dict, list, str, int, float, bool, None) of a dataclass, tag first."""
+    """Returns the JSON values (dict, list, str, int, float, bool, None) of a dataclass, tag first.
+
+    A `newer` field is left out while it has its default.
+    """
     if isinstance(value, Registered):
         require_recorded(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tag = tag_of(type(value))
         head = {tag[0]: tag[1]} if tag else {}
-        return head | {key_of(f): encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = (f for f in dataclasses.fields(value) if not (f.metadata.get(NEWER) and _is_default(f, value)))
+        return head | {key_of(f): encode(getattr(value, f.name)) for f in fields}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
     if isinstance(value, dict):

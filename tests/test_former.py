@@ -189,10 +189,11 @@ def test_cached_states_are_read_and_none_computed(place):
     line = ("train", "configs/climb.py", "--workdir", "made/climb", "--quiet")
     verified, run = called(place, [("cache", "verify"), line])
     assert verified["bytes"] == EXPECTED["cache_bytes"]
-    assert [step["name"] for step in run["climb"]] == ["probe", "probe_all", "top"]
+    assert [step["name"] for step in run["climb"]][:2] == ["probe", "probe_all"]
     assert run["rows_computed"] == 0
-    content_id = MADE["tasks"]["climb"]["content_id"]
-    require_same_run("climb", run, content_id, FORMER / "store" / content_id.removeprefix("sha256:"))
+    content_id = MADE["tasks"]["climb"]["content_id"].removeprefix("sha256:")
+    former = json.loads((FORMER / "store" / content_id / "manifest.json").read_text())["training"]["metrics"]
+    assert run["metrics"]["test"]["accuracy"] >= former["test"]["accuracy"], "a climb chooses anew, and no worse"
 
 
 def test_seeded_runs_give_the_same_grafts(place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,10 @@ from trainers.config import Data
 from trainers.config.load import override_part
 from trainers.data.examples import load_data
 from trainers.runs.logs import bar
+from trainers.runs.result import UNSEEN_SPLITS
 from trainers.scoring.metrics import gather
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,15 @@ def evaluate(
     graft = load_graft(path, backbone, dtype=dtype)
     data = _data_of(graft, overrides)
     splits: tuple[str, ...] = ("dev", "test")
+    left_out: tuple[str, ...] = ()
+    if not files and data.dev == () and _fitted_to_dev(graft):
+        left_out = ("the head was fitted to the development rows, once they had been scored (`inspect` shows how)",)
+        log.info("dev is left out: %s", *left_out)
+        splits = ("test",)
     if files:
         data, splits = replace(data, train=(), dev=(), test=files), ("test",)
     if splits == ("test",) and not data.test:
-        raise InputError("data.test: no file; pass one to evaluate")
+        raise InputError(f"data.test: no file{'; '.join(('', *left_out))}; pass one to evaluate (--file FILE)")
     rows = load_data(data, graft.model.head, graft.backbone, labels=graft.model.labels, splits=splits, show=show)
     metrics, confusion, answered = {}, {}, {}
     for name, examples in rows.splits.items():
@@ -80,6 +89,12 @@ def evaluate(
         labels=graft.model.labels,
         answered=answered,
     )
+
+
+def _fitted_to_dev(graft: Graft) -> bool:
+    """Returns whether the graft was fitted to its development rows, once they had been scored."""
+    assert graft.manifest is not None
+    return not graft.manifest.training.metrics.keys().isdisjoint(UNSEEN_SPLITS.values())
 
 
 def _data_of(graft: Graft, overrides: tuple[str, ...]) -> Data:

@@ -41,6 +41,7 @@ class Inputs:
     data: TaskData
     calibration: Examples | None = None  # train rows that nothing is fitted to, for early exits
     bare: GraftModel | None = None  # model whose features the out-of-scope score measures
+    judged_on_dev: bool = False  # a gate will judge on the development rows, so nothing may be fitted to them
 
     @property
     def train(self) -> Examples:
@@ -51,6 +52,11 @@ class Inputs:
     def dev(self) -> Examples | None:
         """Returns the development rows, if there are any."""
         return self.data.splits.get("dev")
+
+    @property
+    def dev_is_shared(self) -> bool:
+        """Returns whether a probe may be fitted to the development rows once they have chosen it."""
+        return self.dev is not None and not self.config.data.dev and not self.judged_on_dev
 
     def model(self) -> GraftModel:
         """Returns the model of the config."""
@@ -88,7 +94,7 @@ def prepare(
     if config.validate and "dev" not in data.splits:
         raise InputError("validate: scored on development rows; set data.dev, or data.dev_fraction above 0")
     if config.climbs:
-        require_climb(config, backbone, data)
+        require_climb(config, backbone, data.labels)
     else:
         graft_model(config, backbone, data.labels)
     return Inputs(config, folder, backbone, data, calibration, bare)
@@ -112,12 +118,10 @@ def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]
     return GraftModel(backbone.network, methods, config.head, labels)
 
 
-def require_climb(config: TrainConfig, backbone: Backbone, data: TaskData) -> None:
-    """Raises InputError where a climb has nothing to decide on, or may not train the top block."""
-    if "dev" not in data.splits:
-        raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
+def require_climb(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> None:
+    """Raises InputError where a climb may not train the top block."""
     climbed_blocks(config, backbone.spec.blocks)
-    GraftModel(backbone.network, config.methods, config.head, data.labels)
+    GraftModel(backbone.network, config.methods, config.head, labels)
 
 
 def climbed_blocks(config: TrainConfig, blocks: int) -> tuple[int, int]:

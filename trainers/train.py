@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,19 @@ from trainers.extras.out_of_scope import scope_of_run
 from trainers.extras.variants import validated
 from trainers.fitting import ways
 from trainers.fitting.climb import climb
+from trainers.fitting.probes import probe_of, refitted
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
 from trainers.runs.reading import ReadReport
-from trainers.runs.result import TrainResult
+from trainers.runs.result import UNSEEN_SPLITS, Estimate, TrainResult
 from trainers.runs.run import Run
 from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 from trainers.runs.workdir import RESULT, claimed, stored_result
 from trainers.scoring.examine import Examined, examine
+from trainers.scoring.intervals import estimate
 from trainers.scoring.latency import latency
+from trainers.scoring.metrics import gather
 from trainers.scoring.report import write_report
 
 log = logging.getLogger(__name__)
@@ -52,26 +56,35 @@ PREDICTED = 256  # rows whose prediction shows the memory that target.max_memory
 
 
 def train(
-    config: TrainConfig, workdir: Path, *, resume: bool = False, start: Start | None = None, show: bool = False
+    config: TrainConfig,
+    workdir: Path,
+    *,
+    resume: bool = False,
+    start: Start | None = None,
+    judged_on_dev: bool = False,
+    show: bool = False,
 ) -> TrainResult:
     """Trains and stores a graft in `workdir`; raises InputError for bad data, config or backbone.
 
     `start` names a graft to begin from: its methods are trained on, in the stages of the plan.
     With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
-    finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
+    finished returns its result. With `judged_on_dev` nothing is fitted to the development rows, since a gate will
+    judge on them. Same config, data, backbone and machine: same parameters, killed or not.
     """
     with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show, known_answers=ready_to_compute().verdict)
-        inputs = prepare(config, run)
+        inputs = replace(prepare(config, run), judged_on_dev=judged_on_dev)
         parent = read_parent(start) if start is not None else None
         if parent is not None and inputs.calibration is not None:
             require_unseen(inputs.config, parent.manifest.training.config)
         run.identity = run_identity(inputs, parent)
         introduce(inputs)
         if parent is not None and start is not None and start.head_only:
-            fitted = ways.new_head(inputs, run, parent)
+            model = parent.model(inputs.backbone, inputs.config, inputs.data.labels)
+            chosen = inputs.config.climbs and probe_of(model) is not None
+            fitted = refitted(inputs, run, model) if chosen else ways.new_head(inputs, run, parent)
         elif parent is not None:
             fitted = ways.steps(inputs, run, parent)
         else:
@@ -91,7 +104,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     graft = Graft(fitted.model, fitted.params, backbone, config.data.max_tokens)
     scores = _scores(inputs, run, fitted)
-    metrics = {name: score.metrics for name, score in scores.items()}
+    metrics = {name: score.metrics for name, score in scores.items()} | unseen_metrics(fitted)
     variants: tuple[str, ...] = ()
     if config.validate:
         with run.phase("validate"):
@@ -120,7 +133,8 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
         replace_existing=replace_existing,
     )
     limits = limits_of(inputs, run, graft, metrics)
-    result = result_of(run, fitted, manifest, None if exits is None else exits.facts(), limits, data.report)
+    facts, estimates = None if exits is None else exits.facts(), estimates_of(inputs, fitted, scores)
+    result = result_of(run, fitted, manifest, facts, limits, data.report, estimates)
     environment = {"name": config.name, "blocks": backbone.spec.blocks, "backbone": backbone.weights_id, **origin}
     write_report(run.workdir, result, scores, data.labels, environment)
     write_durable(run.workdir / RESULT, json.dumps(encode(result), indent=1).encode())
@@ -135,6 +149,23 @@ def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
             name: examine(fitted.model, fitted.params, inputs.backbone, inputs.config, splits[name], known.get(name))
             for name in held_out(inputs.data)
         }
+
+
+def unseen_metrics(fitted: Fitted) -> dict[str, dict[str, float]]:
+    """Returns the metrics of rows that were fitted after they had been held out, under the name of how they were."""
+    if (unseen := fitted.unseen) is None:
+        return {}
+    return {UNSEEN_SPLITS[unseen.how]: gather(fitted.model, unseen.logits, unseen.labels).compute()}
+
+
+def estimates_of(inputs: Inputs, fitted: Fitted, scores: Mapping[str, Examined]) -> tuple[Estimate, ...]:
+    """Returns the config's metric of each split with its interval, and what it was measured on."""
+    metric, unseen, splits = inputs.config.metric, fitted.unseen, inputs.data.splits
+    parts = [] if unseen is None else [("train and dev", unseen.how, unseen.logits, unseen.labels)]
+    for name, score in scores.items():
+        if name != "dev" or unseen is None:
+            parts.append((name, "test" if name == "test" else "held out", score.logits, splits[name].labels))
+    return tuple(estimate(split, how, fitted.model, logits, labels, metric) for split, how, logits, labels in parts)
 
 
 def limits_of(inputs: Inputs, run: Run, graft: Graft, metrics: Mapping[str, Mapping[str, float]]) -> tuple[Limit, ...]:
@@ -166,6 +197,7 @@ def result_of(
     exits: dict[str, Any] | None,
     limits: tuple[Limit, ...],
     reading: ReadReport,
+    estimates: tuple[Estimate, ...],
 ) -> TrainResult:
     """Returns the result, which `--json` prints."""
     return TrainResult(
@@ -186,6 +218,7 @@ def result_of(
         skipped=fitted.progress.skipped,
         known_answers=run.known_answers,
         limits=limits,
+        estimates=estimates,
         reading=reading,
     )
 

@@ -194,6 +194,10 @@ class Head(Registered, by="kind", folder="adapters.heads", needs=NEEDS):
         """Returns where encoded labels stand, bool [N,T]; None where they belong to rows."""
         return None
 
+    def classes(self, labels: np.ndarray) -> np.ndarray | None:
+        """Returns the class of each row, int [N], where the most probable one is the answer; else None."""
+        return None
+
     def vector_head(self) -> Head:
         """Returns the head that a probe of single vectors is fitted by; the default is the head itself."""
         return self

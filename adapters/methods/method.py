@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar, cast
 
+import numpy as np
+
 from adapters.methods.settings import block_range
 from adapters.patterns import Site, match, sites_of
 from backbone.errors import InputError
@@ -245,6 +247,10 @@ class FeatureMethod(Method, needs=("taps", "width", "init", "features")):
     ) -> Array:
         """Returns features [B,F] from the tapped states [B,T,D]; the state at the last boundary is finished."""
         raise NotImplementedError
+
+    def of_pooled(self, encoder: EncoderSpec, pooled: np.ndarray) -> np.ndarray:
+        """Returns features float32 [N,F] from stored pooled states [N,L+1,P], where the method reads nothing else."""
+        return pooled[:, list(self.taps(encoder))].reshape(len(pooled), -1)
 
     def cost(self, encoder: EncoderSpec, batch: int, length: int) -> Count:
         """Returns the work of a forward pass over `batch` rows of `length` tokens."""

@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 STEP, STATE, LOOP = (f"trainers/fitting/{name}.py" for name in ("step", "state", "loop"))
 TASK, CLIMB, ORDER = "trainers/fitting/task.py", "trainers/fitting/climb.py", "trainers/data/order.py"
 LINEAR = "trainers/fitting/linear_head.py"
+OPTIONS = "trainers/fitting/head_options.py"
 GEOMETRIC, EXPLICIT, TOP = (f"trainers/freezing/{name}.py" for name in ("geometric", "explicit", "top"))
 RATIO, SCHEDULE = "trainers/freezing/gradient_ratio.py", "trainers/freezing/schedule.py"
 
@@ -15,6 +16,7 @@ ON_STAGES = "tests/trainers/fitting/test_stages.py"
 ON_PLANS = "tests/trainers/freezing/test_plans.py"
 ON_ORDER = "tests/trainers/data/test_order.py"
 ON_CLIMB = "tests/trainers/fitting/test_climb.py"
+ON_HEADS = "tests/trainers/fitting/test_head_options.py"
 ON_OPTIONS = "tests/trainers/test_train_options.py"
 BY_HAND = f"{ON_STAGES}::test_what_stays_live_keeps_its_moments_and_its_rate"
 MID_RUN = f"{ON_STAGES}::test_another_boundary_in_mid_run_changes_no_bit_where_the_live_tree_stays"
@@ -347,9 +349,7 @@ TRAINING = (
         "a copy of a row would give its label away",
     ),
     # the climb
-    Mutant(
-        CLIMB, "            if gain > 0:\n", "            if gain >= 0:\n", KEPT, "a tie would go to the dearer step"
-    ),
+    Mutant(CLIMB, "        if gain > 0:\n", "        if gain >= 0:\n", KEPT, "a tie would go to the dearer step"),
     Mutant(CLIMB, "elif candidate.steps:", "elif False:", GIVEN_UP, "a climb would go on where training does not pay"),
     Mutant(
         CLIMB,
@@ -371,5 +371,27 @@ TRAINING = (
         "lowest, kept",
         KEPT,
         "the step `top` would train every block",
+    ),
+    # the choice of a probe
+    Mutant(
+        OPTIONS,
+        "Part(final & (fold != k), fold == k)",
+        "Part(final, fold == k)",
+        f"{ON_HEADS}::test_no_head_has_seen_the_rows_that_it_is_scored_on",
+        "rows would be scored by heads that saw them",
+    ),
+    Mutant(
+        OPTIONS,
+        "np.ones(train + dev, bool) if shared else ~is_dev",
+        "~is_dev",
+        f"{ON_HEADS}::test_who_is_fitted_and_who_is_scored",
+        "development rows would be lost to the final head",
+    ),
+    Mutant(
+        OPTIONS,
+        "CAUTION * gain.std",
+        "0 * gain.std",
+        f"{ON_HEADS}::test_the_first_option_stays_unless_another_is_clearly_better",
+        "chance would choose between the options of few rows",
     ),
 )

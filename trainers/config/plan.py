@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from backbone.errors import InputError
+from backbone.records import newer
 from trainers.freezing.all import All
 from trainers.freezing.explicit import Explicit, Stage
 from trainers.freezing.schedule import Schedule, parse
@@ -27,6 +28,8 @@ class Plan:
     cache: Literal["none", "float32", "bfloat16", "int8"] = "float32"  # storage of states at a boundary
     highest: ClimbStep = "all"  # last step that a climb may try
     cache_gib: float = 8.0  # disk space that all boundary caches may take, GiB
+    trials: Literal["promising", "all"] = field(default="promising", metadata=newer())
+    # trained steps that a climb tries: those whose expected gain the development rows could show, or all of them
     climb: bool = False  # another way to write stages=auto, which it becomes
 
     def __post_init__(self) -> None:

@@ -62,5 +62,10 @@ def stored_features(
         store.fill(splits, (), pooled=True, show=show)
     except MemoryError:
         return None
-    taps = list(model.taps)
-    return [store.pooled(examples)[:, taps].reshape(len(examples), -1) for examples in splits]
+    return [of_pooled(model, store.pooled(examples)) for examples in splits]
+
+
+def of_pooled(model: GraftModel, pooled: np.ndarray) -> np.ndarray:
+    """Returns the head's features float32 [N,F] from pooled states [N,L+1,P] of every boundary."""
+    method = model.feature_method
+    return pooled[:, -1] if method is None else method.of_pooled(model.network.spec, pooled)

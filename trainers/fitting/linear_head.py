@@ -86,18 +86,56 @@ def _objective(head: Head, params: Params, x: jax.Array, labels: jax.Array, l2: 
     return jax.value_and_grad(value)(params)
 
 
+@functools.partial(jax.jit, static_argnames="head")
+def _weighted_objective(
+    head: Head, params: Params, x: jax.Array, labels: jax.Array, l2: float, weights: jax.Array
+) -> tuple[jax.Array, Params]:
+    """Returns value and gradient of the weighted sum of losses plus l2/2 |W|^2."""
+
+    def value(p: Params) -> jax.Array:
+        losses = head.loss(matrix_product(x, p["kernel"]) + p["bias"], labels)
+        return losses @ weights + 0.5 * l2 * jnp.square(p["kernel"]).sum()
+
+    return jax.value_and_grad(value)(params)
+
+
+def fit_rows(
+    head: Head, x: jax.Array, labels: jax.Array, rows: np.ndarray, strength: float, start: Params, tolerance: float
+) -> Params:
+    """Fits a head to the rows where `rows`, bool [N], is true, from `start`; other rows only keep the shape.
+
+    So every part of the rows is fitted by one compiled program. Minimises the sum of losses plus |W|^2 / (2 strength).
+    """
+    weights = jax.device_put((rows / rows.sum()).astype(np.float32))
+    objective = functools.partial(_weighted_objective, head, weights=weights)
+    zero = jax.tree.map(np.zeros_like, start)
+    steepest = _largest(objective(zero, x, labels, 0.0)[1])
+    return _lowest(lambda p, l2: objective(p, x, labels, l2), start, 1 / (strength * rows.sum()), tolerance * steepest)
+
+
+def _largest(gradient: Params) -> float:
+    """Returns the size of the gradient's largest entry."""
+    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+
+
 def _steepest(head: Head, params: Params, x: Any, labels: Any) -> float:
     """Returns the size of the gradient's largest entry at `params`."""
-    gradient = _objective(head, params, x, labels, 0.0)[1]
-    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+    return _largest(_objective(head, params, x, labels, 0.0)[1])
 
 
 def _minimise(head: Head, params: Params, x: Any, labels: Any, l2: float, flat_below: float) -> Params:
     """Returns parameters, reached from `params`, at which no entry of the gradient is larger than `flat_below`."""
+    return _lowest(lambda p, strength: _objective(head, p, x, labels, strength), params, l2, flat_below)
+
+
+def _lowest(
+    objective: Callable[[Params, float], tuple[jax.Array, Params]], params: Params, l2: float, flat_below: float
+) -> Params:
+    """Minimises an objective of (parameters, l2) by L-BFGS, until its gradient is flat."""
     flat, structure = ravel_pytree(params)
 
     def evaluate(point: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _objective(head, structure(jnp.asarray(point, jnp.float32)), x, labels, l2)
+        value, gradient = objective(structure(jnp.asarray(point, jnp.float32)), l2)
         return float(value), np.asarray(ravel_pytree(gradient)[0], np.float64)
 
     options = {"maxiter": MAX_ITERATIONS, "gtol": flat_below, "ftol": 1e-8}

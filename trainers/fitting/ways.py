@@ -35,6 +35,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """Rows that the head was fitted to in the end, as heads answer that had not seen them."""
+
+    how: str  # "out of fold", or "held out"
+    logits: np.ndarray  # logits float32 [N,C]
+    labels: np.ndarray  # labels as the head encodes them
+
+
+@dataclass(frozen=True)
 class Fitted:
     """The result of a way."""
 
@@ -45,6 +54,7 @@ class Fitted:
     resumed: bool = False  # the run had been interrupted
     climb: tuple[ClimbRecord, ...] = ()  # what a climb tried, in order
     dev_logits: np.ndarray | None = None  # logits of the development rows, where they are known
+    unseen: Unseen | None = None  # rows that were fitted after they had been held out
 
 
 def probe(inputs: Inputs, run: Run) -> Fitted:

@@ -299,7 +299,14 @@ class Work:
             start = Start(self.store.path(self.before.live.content_id), head_only=decision.action == "head")
         log.info("%s: %s: %s", self.task, decision.action, decision.reason)
         with window("retrain") as cost:
-            result = train(decision.config, workdir / "run", resume=True, start=start, show=self.options.show)
+            result = train(
+                decision.config,
+                workdir / "run",
+                resume=True,
+                start=start,
+                judged_on_dev="gate" not in self.rows,
+                show=self.options.show,
+            )
         if read_manifest(Path(result.graft)).training.data != self.now.rows:
             shutil.rmtree(workdir / "run")
             raise RuntimeError("the data files changed while they were trained on; nothing was published, run again")

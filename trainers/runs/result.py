@@ -30,11 +30,30 @@ class ClimbRecord:
     """One step that a climb tried."""
 
     name: str  # probe, probe_all, top, all
-    score: float  # development score, of the config's metric
+    score: float  # score of the config's metric: of probes on rows they had not seen, else on the development rows
     kept: bool  # better than the step kept before
     cost: CostRecord
     gain: float | None = None  # score less that of the step kept before; None for the first
     noise: float | None = None  # spread of that gain; None for the first
+
+
+UNSEEN_SPLITS = {"out of fold": "out_of_fold", "held out": "held_out"}  # names of their metrics, by how they were
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score, with what it was measured on."""
+
+    split: str  # dev, test; or train and dev, for rows that were fitted once they had been scored
+    how: str  # "out of fold": by heads fitted to the other parts of the rows; "held out"; "test"
+    rows: int  # number of rows
+    metric: str
+    value: float
+    low: float  # lower end of its 95 % interval, by resampling the rows
+    high: float  # upper end
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:.4f} ({self.low:.4f} to {self.high:.4f}, {self.rows:,} rows, {self.how})"
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,7 @@ class TrainResult:
     skipped: int = 0  # micro-batches whose loss or gradient was not finite
     known_answers: str = ""  # verdict on the compiler, right-... or wrong-...
     limits: tuple[Limit, ...] = ()  # every limit of config.target, beside what was measured
+    estimates: tuple[Estimate, ...] = ()  # the config's metric by split, with what it was measured on
     reading: ReadReport = field(default_factory=ReadReport)  # what was merged, moved, empty or left out among the rows
 
     def table(self) -> str:
@@ -65,6 +85,7 @@ class TrainResult:
         lines = [("stored", f"{self.graft} ({self.content_id[:19]}...)")]
         for split, scores in self.metrics.items():
             lines.append((split, ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())))
+        lines += [(estimate.split, str(estimate)) for estimate in self.estimates]
         for step in self.climb:
             gain = "" if step.gain is None or step.noise is None else f" (gain {step.gain:.4f}, noise {step.noise:.4f})"
             lines.append(("tried", f"{step.name}: {step.score:.4f}{gain}, {'kept' if step.kept else 'not kept'}"))

@@ -17,7 +17,7 @@ from metering.cost import CostRecord
 from metering.energy import Joules
 from trainers.config import ClimbStep
 from trainers.runs.logs import read_scalars
-from trainers.runs.result import ClimbRecord, StageRecord, TrainResult
+from trainers.runs.result import ClimbRecord, Estimate, StageRecord, TrainResult
 from trainers.runs.workdir import PLAN
 from trainers.scoring.examine import Examined
 
@@ -55,6 +55,7 @@ def write_report(
         f"<p class=note>{esc(result.content_id)}</p>",
         "<h2>Scores</h2>",
         _scores(result.metrics),
+        _estimates(result.estimates),
         *(["<h2>Climb</h2>", _climb(result.climb)] if result.climb else []),
         "<h2>Learning curves</h2>",
         _curves(workdir),
@@ -94,6 +95,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     return _table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
+
+
+def _estimates(estimates: Sequence[Estimate]) -> str:
+    """Returns the table of the config's metric with intervals."""
+    rows = [(one.split, one.metric, one.value, one.low, one.high, one.rows, one.how) for one in estimates]
+    return _table(("rows of", "metric", "value", "95 % from", "to", "rows", "measured"), rows)
 
 
 def _climb(steps: Sequence[ClimbRecord]) -> str:

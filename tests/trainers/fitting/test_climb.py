@@ -10,9 +10,10 @@ import pytest
 
 import topgraft
 from tests.command import call, killed_run, run, same, tensors
-from tests.tiny import WORDS, as_json, write_csv
+from tests.tiny import WORDS, as_json, rows, write_csv
 
 AUTO = ("--set", "plan.stages=auto", "--set", "data.dev_fraction=0.3", "--set", "epochs=2")
+ALL = "plan.trials=all"
 
 
 def climbed(config, workdir, *settings, capsys):
@@ -23,7 +24,7 @@ def climbed(config, workdir, *settings, capsys):
 
 
 def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
-    result = climbed(config, "run", capsys=capsys)
+    result = climbed(config, "run", ALL, capsys=capsys)
     assert [r["name"] for r in result["climb"]] == ["probe", "probe_all", "top"]
     assert not result["climb"][2]["kept"]
     assert result["climb"][2]["gain"] <= 0
@@ -38,7 +39,8 @@ def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "pooler"])
 def test_the_score_of_a_rung_is_that_of_its_graft(pooling, config, capsys):
-    result = climbed(config, "run", "plan.highest=probe", f"head.pooling={pooling}", capsys=capsys)
+    write_csv(Path("dev.csv"), rows(60, seed=7))
+    result = climbed(config, "run", "plan.highest=probe", f"head.pooling={pooling}", "data.dev=dev.csv", capsys=capsys)
     assert result["climb"][0]["score"] == result["metrics"]["dev"]["accuracy"]
     _, out, _ = call("evaluate", result["graft"], "--json", capsys=capsys)
     assert as_json(out)["metrics"]["dev"]["accuracy"] == result["climb"][0]["score"]
@@ -49,10 +51,15 @@ def test_a_target_ends_the_climb(config, capsys):
     assert [r["name"] for r in result["climb"]] == ["probe"]
     result = climbed(config, "spent", "target.max_cpu_seconds=0.001", capsys=capsys)
     assert [r["name"] for r in result["climb"]] == ["probe"]
+    status, out, err = call("train", config, "--workdir", "budget", *AUTO, "--budget", "0.001", "--json", capsys=capsys)
+    assert status == 0, err
+    assert [r["name"] for r in as_json(out)["climb"]] == ["probe"]
+    (limit,) = as_json(out)["limits"]
+    assert limit["name"] == "target.max_cpu_seconds"
     result = climbed(config, "capped", "plan.highest=probe", capsys=capsys)
     assert [r["name"] for r in result["climb"]] == ["probe"]
     result = climbed(config, "second", "plan.highest=probe_all", capsys=capsys)
-    assert [(r["name"], r["kept"]) for r in result["climb"]] == [("probe", True), ("probe_all", False)]
+    assert [r["name"] for r in result["climb"]] == ["probe", "probe_all"]
 
 
 def needles(count: int, seed: int) -> list[tuple[str, str]]:
@@ -73,7 +80,7 @@ def test_where_a_probe_is_not_enough_a_trained_step_is_kept(config, tmp_path, ca
     write_csv(tmp_path / "train.csv", needles(900, seed=0))
     write_csv(tmp_path / "test.csv", needles(200, seed=1))
     sites = ("adapter.rank=8", "adapter.sites=attention/*,mlp/*")
-    result = climbed(config, "run", "epochs=3", "batch_size=8", *sites, capsys=capsys)
+    result = climbed(config, "run", "epochs=3", "batch_size=8", ALL, *sites, capsys=capsys)
     steps = {step["name"]: step for step in result["climb"]}
     assert list(steps) == ["probe", "probe_all", "top", "all"]
     top, probes = steps["top"], max(steps["probe"]["score"], steps["probe_all"]["score"])
@@ -101,7 +108,7 @@ def test_a_trained_step_that_lies_behind_after_an_epoch_is_given_up(config, tmp_
         table.append((" ".join(words[:: 1 - 2 * label]), f"class{label}"))
     write_csv(tmp_path / "train.csv", table[:400])
     write_csv(tmp_path / "test.csv", table[400:])
-    result = climbed(config, "run", "epochs=4", capsys=capsys)
+    result = climbed(config, "run", "epochs=4", ALL, capsys=capsys)
     assert [step["name"] for step in result["climb"]] == ["probe", "probe_all", "top"], "and `all` is not tried"
     assert [step["kept"] for step in result["climb"]] == [True, True, False]
     lines = [json.loads(line) for line in Path("run/top/metrics.jsonl").read_text().splitlines()]
@@ -110,7 +117,7 @@ def test_a_trained_step_that_lies_behind_after_an_epoch_is_given_up(config, tmp_
 
 
 def test_killed_while_climbing_and_resumed(config, tmp_path, capsys):
-    settings = (*AUTO, "--set", "checkpoint_seconds=0.1", "--set", "epochs=8")
+    settings = (*AUTO, "--set", ALL, "--set", "checkpoint_seconds=0.1", "--set", "epochs=8")
     status, _, err = call("train", config, "--workdir", "whole", *settings, "--quiet", capsys=capsys)
     assert status == 0, err
     workdir = tmp_path / "killed"
@@ -122,11 +129,32 @@ def test_killed_while_climbing_and_resumed(config, tmp_path, capsys):
     same(tmp_path / "whole", workdir)
 
 
-def test_auto_needs_development_rows_and_a_ladder_is_one_rung(config, capsys):
-    status, _, err = call("train", config, "--workdir", "run", *AUTO, "--set", "data.dev_fraction=0", capsys=capsys)
+def test_without_development_rows_a_probe_is_chosen_out_of_fold(config, capsys):
+    result = climbed(config, "run", "data.dev_fraction=0", capsys=capsys)
+    assert [step["name"] for step in result["climb"]] == ["probe", "probe_all"]
+    assert set(result["metrics"]) == {"out_of_fold", "test"}
+    fold, test = result["estimates"]
+    assert (fold["split"], fold["how"], fold["rows"]) == ("train and dev", "out of fold", 240)
+    assert (test["split"], test["how"], test["rows"]) == ("test", "test", 80)
+    assert "<td>out of fold</td>" in Path(result["report"]).read_text()
+    for estimate in (fold, test):
+        assert estimate["low"] <= estimate["value"] <= estimate["high"]
+
+
+def test_rows_that_were_fitted_are_not_scored_as_development_rows(config, capsys):
+    result = climbed(config, "run", capsys=capsys)
+    assert set(result["metrics"]) == {"dev", "out_of_fold", "test"}
+    _, out, _ = call("evaluate", result["graft"], "--json", capsys=capsys)
+    assert set(as_json(out)["metrics"]) == {"test"}
+    result = climbed(config, "alone", "data.test=", capsys=capsys)
+    status, _, err = call("evaluate", result["graft"], capsys=capsys)
     assert status == 2
-    assert "auto decides on development rows" in err
-    assert call("plan", config, *AUTO, "--set", "data.dev_fraction=0", capsys=capsys)[0] == 2
+    assert "the head was fitted to the development rows" in err
+    given = call("evaluate", result["graft"], "--file", "test.csv", "--json", capsys=capsys)[1]
+    assert as_json(given)["rows"] == {"test": 80}
+
+
+def test_auto_grafts_downward_from_the_top_and_a_ladder_is_one_rung(config, capsys):
     settings = ("--set", "adapter.blocks=:2")
     status, _, err = call("train", config, "--workdir", "low", *AUTO, *settings, capsys=capsys)
     assert status == 2

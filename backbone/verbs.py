@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from backbone.options import add_fields, argument, check, option, required
 
@@ -64,9 +64,13 @@ class OnBackbone:
 
 @dataclass(frozen=True, kw_only=True)
 class InPrecision:
-    """The number format of a backbone."""
+    """The precision of a backbone."""
 
-    dtype: Literal["float32", "bfloat16"] = option("float32", "number format in which the backbone runs")
+    precision: str = option(
+        "",
+        "precision of the backbone: float32, bfloat16 or int8 (default: the graft's; for a server the recorded one)",
+        former="dtype",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

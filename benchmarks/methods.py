@@ -83,7 +83,7 @@ def measure(spec: Method, backbone: Backbone, options: argparse.Namespace) -> di
     model = GraftModel(backbone.network, (spec,), Classification(), tuple(map(str, range(LABELS))))
     live = map_leaves(np.asarray, model.init(jax.random.key(0)))
     optimizer = make_optimizer(Optimizer(learning_rate=1e-4, schedule="constant"), options.steps)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     draw, shape = np.random.default_rng(0), (options.rows, options.length)
     batch = {
         "ids": jnp.asarray(draw.integers(1000, 20000, shape), jnp.int32),

@@ -36,7 +36,7 @@ def test_train_and_serve_functions_lower_for_every_platform(spec, dtype, tiny):
     live, frozen = partition(params, lambda path: True)
     optimizer = make_optimizer(Optimizer(clip_norm=1.0, accumulate=2), 10)
     rows = batch(np.zeros(8, np.int32))
-    step = make_step(model, optimizer, dtype=dtype, remat=True, seed=0)
+    step = make_step(model, optimizer, remat=True, seed=0)
     state = first_state(live, optimizer)
     forward, features = forward_program(model, dtype), jax.jit(model.features)
     lowered = (
@@ -53,7 +53,7 @@ def test_a_multi_label_step_lowers_too(tiny):
     model = GraftModel(tiny.network, (Lora(rank=2),), MultiLabel(), ("a", "b", "c"))
     live, frozen = partition(model.init(jax.random.key(0)), lambda path: True)
     optimizer = make_optimizer(Optimizer(), 10)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     state, everything = first_state(live, optimizer), {"backbone": tiny.params, "graft": frozen}
     exported = export.export(step, platforms=PLATFORMS)(state, everything, batch(np.zeros((8, 3), np.float32)))
     assert exported.platforms == PLATFORMS

@@ -102,7 +102,7 @@ class Evaluate(OfGraft, Overridden, OnBackbone, InPrecision, Verb, verb="evaluat
             backbone=self.backbone,
             overrides=self.overrides,
             files=self.files,
-            dtype=self.dtype,
+            precision=self.precision,
             submodel=self.submodel,
             show=self.show,
         )

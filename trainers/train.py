@@ -21,6 +21,7 @@ from adapters.graft import Graft
 from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from backbone.files import write_durable
+from backbone.precisions.precision import FLOAT32
 from backbone.records import digest, encode
 from backbone.trees import count
 from metering.window import cpu_seconds, platform, wall_seconds, window
@@ -91,7 +92,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
     scores = _scores(inputs, run, fitted)
     metrics = {name: score.metrics for name, score in scores.items()}
     variants: tuple[str, ...] = ()
-    if config.validate:
+    if backbone.precision != FLOAT32:
         with run.phase("validate"):
             variants = validated(config, inputs.folder, graft, data, metrics)
     scope = scope_of_run(inputs, run, scores["dev"].logits) if inputs.bare is not None else None

@@ -70,7 +70,7 @@ def serve(settings: Settings) -> ServeResult:
     endpoints = all_endpoints()
     document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
     catalogue = _catalogue(settings)
-    backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
+    backbone = load_backbone(resolve_backbone(settings.backbone), precision=settings.precision)
     start = time.perf_counter()
     runtime = _runtime(settings, backbone, catalogue)
     follower = Follower(runtime, catalogue, seconds=settings.poll_seconds)
@@ -156,7 +156,6 @@ def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Ru
         max_waiting=settings.max_waiting,
         host_bytes=settings.host_mb << 20,
         cache_bytes=settings.cache_mb << 20,
-        bfloat16=load_backbone(backbone.path, dtype="bfloat16") if "bfloat16" in settings.submodels else None,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backbone.records import encode
+from backbone.records import GONE, encode
 from trainers.config.experiment import TrainConfig
 
 NEWER_FIELDS = {  # fields by section that the first version did not have; all may be left out
@@ -22,7 +22,9 @@ RENAMED_IN_BOUNDS = {"max_drop": "most_lost"}  # fields of retrain.gate.bounds: 
 
 def former_values(config: TrainConfig) -> dict[str, Any]:
     """Returns the JSON values of a config in the fields of the first version."""
-    values = dict(without_newer(encode(config), encode(TrainConfig())))
+    values = {**without_newer(encode(config), encode(TrainConfig())), **GONE["TrainConfig"]}
+    if not config.precision:
+        del values["precision"]
     gate = values["retrain"]["gate"]
     gate["bounds"] = [{RENAMED_IN_BOUNDS.get(k, k): v for k, v in bound.items()} for bound in gate["bounds"]]
     return values

@@ -60,7 +60,7 @@ def trial(
     unseen = _unseen(config.head, rows[split], known)
     labels = (*known, *unseen)
     inputs = prepare(only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split))
-    graft = load_graft(candidate.folder, inputs.backbone, dtype=config.compute_dtype)
+    graft = load_graft(candidate.folder, inputs.backbone)
     train, examples = inputs.train, inputs.data.splits[split]
     other = _champion(champion, graft, config)
     if other is not None and (reason := incomparable(graft.model.head, other.model.head)):
@@ -116,7 +116,7 @@ def _champion(champion: Contestant | None, graft: Graft, config: TrainConfig) ->
     if champion is None:
         return None
     same = read_manifest(champion.folder).weights_id == graft.backbone.weights_id
-    return load_graft(champion.folder, graft.backbone if same else None, dtype=config.compute_dtype)
+    return load_graft(champion.folder, graft.backbone if same else None)
 
 
 def _other_logits(

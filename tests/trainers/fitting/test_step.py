@@ -50,7 +50,7 @@ def test_one_step_equals_the_same_step_by_hand_and_touches_only_what_is_live(spe
     before = {path: np.array(leaf) for path, leaf in flatten(tiny.params).items()}
 
     state = jax.device_put(first_state(live, optimizer))
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     state = step(state, {"backbone": tiny.params, "graft": frozen}, batch)
 
     def loss(tree):
@@ -77,7 +77,7 @@ def test_a_batch_that_is_not_finite_changes_nothing_and_is_counted(tiny):
     model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), LABELS)
     live, frozen = partition(jax.tree.map(np.array, model.init(jax.random.key(0))), lambda path: True)
     optimizer = make_optimizer(Optimizer(), 10)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     batch = next(iter(batches(examples(), Order(examples().buckets, 8, 0), 0, 0, 1)))
     broken = jax.tree.map(lambda leaf: leaf, tiny.params)
     broken["blocks"]["1"]["mlp"]["down"]["bias"] = jnp.full((32,), jnp.nan)
@@ -141,7 +141,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny):
     results = []
     for accumulate, parts in ((1, [whole]), (2, halves)):
         optimizer = make_optimizer(Optimizer(learning_rate=1e-2, clip_norm=0.1, accumulate=accumulate), 10)
-        step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+        step = make_step(model, optimizer, remat=False, seed=0)
         state = jax.device_put(first_state(live, optimizer))
         for part in parts:
             state = step(state, frozen, part)

@@ -72,7 +72,7 @@ REFUSED = [
     ("retrain c --all --executor dask", "--executor: invalid choice: 'dask'"),
     ("cache gc --max-gib nan", "--max-gib: must be a finite number"),
     ("predict g --text x --top 0", "--top: must be a whole number, at least 1"),
-    ("predict g --text x --dtype float16", "--dtype: invalid choice: 'float16'"),
+    ("predict g --text x --dtype float16", "--dtype: has another name now; use --precision"),
     ("export g --format jax --out o --batch 0", "--batch: must be a whole number, at least 1"),
     ("export g --format jax --out o --buckets 16,x", "--buckets: must be a whole number, got 'x'"),
     ("combine a b --out o --rank -1", "--rank: must be a whole number, at least 0"),

@@ -15,6 +15,7 @@ from jax import export
 from adapters.forward import forward_program
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
+from backbone.storage import in_precision
 from trainers.config import Optimizer
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
 
@@ -28,9 +29,10 @@ def batch(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"ids": ids, "mask": np.ones((8, 16), bool), "labels": labels, "weights": np.ones(8, np.float32)}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("spec", METHODS, ids=lambda s: s.method)
-def test_train_and_serve_functions_lower_for_every_platform(spec, dtype, tiny):
+def test_train_and_serve_functions_lower_for_every_platform(spec, precision, tiny):
+    trunk = in_precision(tiny, precision).params
     model = GraftModel(tiny.network, (spec,), Classification(dropout=0.1), ("a", "b", "c"))
     params = model.init(jax.random.key(0))
     live, frozen = partition(params, lambda path: True)
@@ -38,11 +40,11 @@ def test_train_and_serve_functions_lower_for_every_platform(spec, dtype, tiny):
     rows = batch(np.zeros(8, np.int32))
     step = make_step(model, optimizer, remat=True, seed=0)
     state = first_state(live, optimizer)
-    forward, features = forward_program(model, dtype), jax.jit(model.features)
+    forward, features = forward_program(model), jax.jit(model.features)
     lowered = (
-        export.export(step, platforms=PLATFORMS)(state, {"backbone": tiny.params, "graft": frozen}, rows),
-        export.export(forward, platforms=PLATFORMS)(tiny.params, params, rows["ids"], rows["mask"]),
-        export.export(features, platforms=PLATFORMS)(tiny.params, params["adapter"], rows),
+        export.export(step, platforms=PLATFORMS)(state, {"backbone": trunk, "graft": frozen}, rows),
+        export.export(forward, platforms=PLATFORMS)(trunk, params, rows["ids"], rows["mask"]),
+        export.export(features, platforms=PLATFORMS)(trunk, params["adapter"], rows),
     )
     for exported in lowered:
         assert exported.platforms == PLATFORMS

@@ -11,7 +11,7 @@ from backbone.options import argument, option
 from backbone.verbs import InPrecision, OfGraft, OnBackbone, Verb
 from registry.place import Place
 from trainers.config import TrainConfig
-from trainers.config.load import SCRIPT, Overridden, Scripted
+from trainers.config.load import SCRIPT, Overridden, Scripted, load_as
 from trainers.retrain.outcome import Job, Options
 
 
@@ -49,7 +49,22 @@ class Train(Run, verb="train"):
 
         data = is_data(self.config, self.overrides)
         config = inferred_config(self.config, self.overrides) if data else self.load(TrainConfig)
-        return train(config, self.folder(config.name), resume=self.resume, show=self.show)
+        return train(config, self.folder(config.name), resume=self.resume, show=self.show, propose=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision(Overridden, Verb, verb="precision"):
+    backbone: str = argument("backbone folder, or minilm")
+    choose: str = option("", "precision of the trunk from now on, or auto (default: only measure)")
+    data: str | None = option(None, "config whose train rows tell what a precision loses (default: made-up rows)")
+
+    def call(self) -> object:
+        """Measures the precisions of a backbone on this machine, and records the one that its trunk has."""
+        from trainers.precision import precision
+
+        config = None if self.data is None else load_as(TrainConfig, self.data, self.overrides)
+        result = precision(self.backbone, choice=self.choose, config=config)
+        return result if self.json else str(result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +173,7 @@ class Cache(Verb, verb="cache"):
 VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
+    Precision,
     Plan,
     Retrain,
     Evaluate,

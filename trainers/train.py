@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from trainers.fitting.climb import climb
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
+from trainers.precision import settle
 from trainers.runs.reading import ReadReport
 from trainers.runs.result import TrainResult
 from trainers.runs.run import Run
@@ -51,19 +53,28 @@ PREDICTED = 256  # rows whose prediction shows the memory that target.max_memory
 
 
 def train(
-    config: TrainConfig, workdir: Path, *, resume: bool = False, start: Start | None = None, show: bool = False
+    config: TrainConfig,
+    workdir: Path,
+    *,
+    resume: bool = False,
+    start: Start | None = None,
+    show: bool = False,
+    propose: bool = False,
 ) -> TrainResult:
     """Trains and stores a graft in `workdir`; raises InputError for bad data, config or backbone.
 
     `start` names a graft to begin from: its methods are trained on, in the stages of the plan.
     With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
-    finished returns its result. Same config, data, backbone and machine: same parameters, killed or not.
+    finished returns its result. Same config, data, backbone and machine: same parameters, killed or not. With `propose`
+    a large backbone that nothing rests on gets the precision that this machine speeds up.
     """
     with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show, known_answers=ready_to_compute().verdict)
         inputs = prepare(config, run)
+        if propose:
+            inputs = replace(inputs, backbone=settle(inputs))
         parent = read_parent(start) if start is not None else None
         if parent is not None and inputs.calibration is not None:
             require_unseen(inputs.config, parent.manifest.training.config)

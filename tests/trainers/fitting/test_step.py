@@ -12,6 +12,7 @@ import pytest
 
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, Probe
+from backbone.storage import in_precision
 from backbone.trees import flatten, map_leaves
 from tests.trainers.training import examples
 from trainers.config import Optimizer
@@ -21,17 +22,18 @@ from trainers.fitting.step import first_state, join, make_optimizer, make_step, 
 
 
 def test_the_step_is_compiled_as_the_config_says(task):
-    """Rematerialised or not, in bfloat16 or not; leaves stay float32."""
+    """Rematerialised or not, on a trunk in bfloat16 or not; leaves stay float32."""
     batch = task.train.gather(*task.order.epoch(0)[0], 8)
 
-    def program(**fields) -> str:
-        one = replace(task, config=replace(task.config, **fields))
+    def program(precision: str = "float32", **fields) -> str:
+        backbone = in_precision(task.backbone, precision)
+        one = replace(task, config=replace(task.config, **fields), backbone=backbone)
         live, frozen = partition(map_leaves(np.asarray, one.model.init(jax.random.key(0))), lambda path: True)
         state, fixed = first_state(live, one.optimizer()), one.fixed(frozen)
         return str(jax.make_jaxpr(one.make_step(one.optimizer()))(state, fixed, batch))
 
     assert ("remat" in program(), "bf16" in program()) == (False, False)
-    assert ("remat" in program(remat=True), "bf16" in program(compute_dtype="bfloat16")) == (True, True)
+    assert ("remat" in program(remat=True), "bf16" in program("bfloat16")) == (True, True)
 
 
 LABELS = ("a", "b", "c")

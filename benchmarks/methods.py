@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32, help="tokens of every row")
     parser.add_argument("--steps", type=int, default=10, help="measured steps of each method and side")
     options, provenance = parsed(parser)
-    backbone = load_backbone(resolve_backbone("minilm"))
+    backbone = load_backbone(resolve_backbone("minilm"), precision="float32")
     # by path, not by module: the checkout's own `adapters` would hide AdapterHub's
     scripts = {"peft": (options.peers, "peft_methods.py"), "adapterhub": (options.adapterhub, "adapterhub_methods.py")}
     shape = {"rows": options.rows, "length": options.length, "steps": options.steps, "labels": LABELS}

@@ -147,7 +147,7 @@ def peak(kind: str) -> int:
 
     Both take the loop's own step, and neither keeps a second copy of the weights.
     """
-    backbone = load_backbone(resolve_backbone("minilm"))
+    backbone = load_backbone(resolve_backbone("minilm"), precision="float32")
     rows, first = examples(backbone, BATCH, TOKENS), backbone.spec.blocks - 2
     model = GraftModel(backbone.network, (Lora(blocks=f"{first}:"),), Classification(), tuple(map(str, range(CLASSES))))
     graft = map_leaves(np.asarray, model.init(jax.random.key(0)))
@@ -223,7 +223,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.stage_costs", "--data", options.data, "--peak", kind]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
         peaks[kind] = int(done.stdout)
-    backbone = load_backbone(resolve_backbone("minilm"))
+    backbone = load_backbone(resolve_backbone("minilm"), precision="float32")
     result = {
         "price": stages,
         "price_median_error": statistics.median(abs(stage["error"]) for stage in stages),

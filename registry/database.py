@@ -11,7 +11,7 @@ to share between threads; a forked process opens its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,12 @@ class Registry:
             rows = connection.execute(log.order_by(tables.promotions.c.generation))
             return [Promotion(**row._mapping) for row in rows]
 
-    def runs(self, task: str, limit: int = 50) -> list[Run]:
-        """Returns `limit` runs of a task, newest first."""
+    def runs(self, task: str, limit: int = 50, *, but: Collection[str] = ()) -> list[Run]:
+        """Returns `limit` runs of a task, newest first; those with an outcome in `but` are passed over."""
         runs = select(tables.runs).where(tables.runs.c.task == task)
+        if but:
+            outcome = tables.runs.c.outcome
+            runs = runs.where(outcome.is_(None) | outcome.not_in(but))  # without an outcome: running, or dead
         with self.database.reading() as connection:
             rows = connection.execute(runs.order_by(tables.runs.c.started_at.desc()).limit(limit))
             return [Run(**row._mapping) for row in rows]

@@ -16,7 +16,9 @@ NEWER_FIELDS = {  # fields by section that the first version did not have; all m
     "plan": ("climb",),
     "data": ("moved", "delimiter", "word_column", "tag_column"),
     "target": ("platform",),
+    "retrain": ("rows",),
 }
+NEWER_IN_GATE = ("label_drop",)  # fields of retrain.gate that the first version did not have
 RENAMED_IN_BOUNDS = {"max_drop": "most_lost"}  # fields of retrain.gate.bounds: present name, first name
 
 
@@ -25,7 +27,9 @@ def former_values(config: TrainConfig) -> dict[str, Any]:
     values = {**without_newer(encode(config), encode(TrainConfig())), **GONE["TrainConfig"]}
     if not config.precision:
         del values["precision"]
-    gate = values["retrain"]["gate"]
+    default = encode(TrainConfig())["retrain"]["gate"]
+    gate = {k: v for k, v in values["retrain"]["gate"].items() if k not in NEWER_IN_GATE or v != default[k]}
+    values["retrain"] = {**values["retrain"], "gate": gate}
     gate["bounds"] = [{RENAMED_IN_BOUNDS.get(k, k): v for k, v in bound.items()} for bound in gate["bounds"]]
     return values
 

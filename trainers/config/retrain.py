@@ -47,6 +47,7 @@ class Gate:
     tolerance: float = 0.02  # greatest distance of the candidate below the champion, over all rows
     forgetting: float = 0.02  # the same distance over held-out rows that the champion's data held already
     bounds: tuple[Bound, ...] = ()  # further thresholds
+    label_drop: float = 0.3  # greatest distance of a label's metric below the champion's, beyond doubt; 1 = any
     min_rows: int = 50  # held-out rows of a slice below which the verdict is NO_EVIDENCE
     confidence: float = 0.9  # coverage of the paired bootstrap's interval
     # rule for the first version. beats_majority: the interval of its gain over the most frequent label lies above
@@ -56,6 +57,8 @@ class Gate:
     def __post_init__(self) -> None:
         if self.tolerance < 0 or self.forgetting < 0:
             raise InputError("tolerance: neither this nor forgetting may be negative")
+        if not 0 <= self.label_drop <= 1:
+            raise InputError(f"label_drop: must lie in [0, 1], got {self.label_drop}")
         if self.min_rows < 2:
             raise InputError(f"min_rows: must be at least 2, got {self.min_rows}")
         if not 0.5 <= self.confidence < 1:
@@ -87,7 +90,7 @@ class Schema:
     columns: tuple[Column, ...] = ()  # columns of every file
     labels: tuple[str, ...] = ()  # allowed labels; empty = any
     min_rows: int = 0  # fewest train rows
-    min_rows_per_label: int = 0  # fewest train rows of each label that occurs
+    min_rows_per_label: int = 0  # fewest train rows of each label that occurs or is named in `labels`
 
     def __post_init__(self) -> None:
         if self.min_rows < 0 or self.min_rows_per_label < 0:
@@ -95,10 +98,37 @@ class Schema:
 
 
 @dataclass(frozen=True)
+class RowChecks:
+    """Checks of changed rows before anything is trained; a violation is a verdict of FAIL that names rows.
+
+    They look for what nobody means: a join that lost a label, a file that was cut off or came again, labels that were
+    shuffled, shifted or swapped. Each bound may be raised for a task that has a reason; 1 switches it off.
+    """
+
+    max_lost: float = 0.3  # greatest share by which the rows may become fewer
+    max_label_lost: float = 0.5  # greatest share of a live label's rows that may be gone, beyond that of all rows
+    max_copies: float = 0.15  # greatest share of copies of former rows among added rows, beyond the usual one
+    max_relabelled: float = 0.1  # greatest share of unchanged inputs that may have another label
+    max_disagreement: float = (
+        0.05  # greatest drop of the live version's score on added inputs that are like former ones
+    )
+    max_unlearnable: float = 0.2  # greatest drop of an out-of-fold probe's score on added inputs that are unlike them
+    min_rows: int = 50  # rows of a kind below which it is not checked
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "min_rows" and not 0 <= value <= 1:
+                raise InputError(f"{name}: must lie in [0, 1], got {value}")
+        if self.min_rows < 2:
+            raise InputError(f"min_rows: must be at least 2, got {self.min_rows}")
+
+
+@dataclass(frozen=True)
 class Retrain:
     """The policy of a task's retraining."""
 
     schema: Schema = field(default_factory=Schema)
+    rows: RowChecks = field(default_factory=RowChecks)
     gate: Gate = field(default_factory=Gate)
     min_changed: int = 1  # changed rows (added, removed or relabelled) below which a retraining is refused
     max_per_day: int = 0  # trainings started in 24 hours after which one is refused; 0 = no limit

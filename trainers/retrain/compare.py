@@ -14,6 +14,8 @@ from adapters.heads.columns import numbered, unknown_labels
 from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.specs import Head, Probe
+from backbone.errors import InputError
+from backbone.storage import Backbone
 from metering.window import Cost, window
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples, part_of
@@ -62,7 +64,11 @@ def trial(
     inputs = prepare(only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split))
     graft = load_graft(candidate.folder, inputs.backbone)
     train, examples = inputs.train, inputs.data.splits[split]
-    other = _champion(champion, graft, config)
+    try:
+        other = None if champion is None else champion_graft(champion, graft.backbone)
+    except InputError as error:
+        reason = f"it cannot be run: {error}; promote the candidate by hand (topgraft registry promote) if it is right"
+        return _no_evidence("the live version", reason, champion)
     if other is not None and (reason := incomparable(graft.model.head, other.model.head)):
         return _no_evidence("the champion", reason, champion)
     with window("predict") as predicting:
@@ -72,6 +78,8 @@ def trial(
         model = GraftModel(model.network, model.methods, model.head, labels)
         logits = in_labels(logits, known, labels)
     sides = PairedLogits(model, examples, logits, _other_logits(config, graft, other, train, examples, split, model))
+    majority = majority_logits(model, train, len(examples))
+    first = champion is None or config.retrain.gate.first != "beats_majority"
     report = judge(
         config.retrain.gate,
         config.target,
@@ -82,6 +90,7 @@ def trial(
         old=None if before is None or split not in before else ~added(before[split], rows[split]),
         costs={"train": train_cost, "predict": predicting},
         latency_ms=lambda: latency(graft, examples.rows),
+        majority=None if first else PairedLogits(model, examples, logits, majority),
         unseen={name: other is not None and name in numbered(other.model.labels) for name in unseen},
     )
     return report, _embedding_drift(config, graft, train, before, rows)
@@ -111,12 +120,15 @@ def incomparable(candidate: Head, live: Head) -> str:
     return ""
 
 
-def _champion(champion: Contestant | None, graft: Graft, config: TrainConfig) -> Graft | None:
-    """Loads the champion, on the candidate's backbone where it is the same."""
-    if champion is None:
-        return None
-    same = read_manifest(champion.folder).weights_id == graft.backbone.weights_id
-    return load_graft(champion.folder, graft.backbone if same else None)
+def champion_graft(champion: Contestant, backbone: Backbone) -> Graft:
+    """Loads the champion, on `backbone` where that is its own; raises InputError if its own is gone."""
+    same = read_manifest(champion.folder).weights_id == backbone.weights_id
+    return load_graft(champion.folder, backbone if same else None)
+
+
+def read_alike(champion: Graft, config: TrainConfig) -> bool:
+    """Returns whether the champion reads rows as the config does."""
+    return champion.max_tokens == config.data.max_tokens and champion.model.head.pair == config.head.pair
 
 
 def _other_logits(
@@ -135,8 +147,7 @@ def _other_logits(
     if other is None:
         beats = config.retrain.gate.first == "beats_majority"
         return majority_logits(model, train, len(examples)) if beats else None
-    read_alike = other.max_tokens == graft.max_tokens and other.model.head.pair == graft.model.head.pair
-    if other.backbone is not graft.backbone or not read_alike:
+    if other.backbone is not graft.backbone or not read_alike(other, config):
         data, head = replace(config.data, max_tokens=other.max_tokens), other.model.head
         examples = load_data(data, head, other.backbone, labels=model.labels, splits=(split,)).splits[split]
     return logits_in(other, examples, model.labels)

@@ -35,6 +35,11 @@ class Diagnosis:
         return sum(self.changes[name].total for name in LEARNT_FROM if name in self.changes)
 
     @property
+    def changed_everywhere(self) -> int:
+        """Returns the number of rows that differ in any split, held-out ones included."""
+        return sum(change.total for change in self.changes.values())
+
+    @property
     def share(self) -> float:
         """Returns `changed` as a share of the present rows of those splits."""
         return self.changed / max(1, sum(self.rows.get(name, 0) for name in LEARNT_FROM))

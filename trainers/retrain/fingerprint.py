@@ -50,6 +50,10 @@ class Fingerprint:
         """Returns whether training would give the same graft again; both must be of one scheme."""
         return self.scheme == other.scheme and self._trained == other._trained
 
+    def same_settings(self, other: Fingerprint) -> bool:
+        """Returns whether config, backbone and numerics are the same, so that only rows can have changed."""
+        return self.scheme == other.scheme and self._trained[1:] == other._trained[1:]
+
     @property
     def _trained(self) -> tuple[Any, ...]:
         return (
@@ -131,7 +135,10 @@ def _digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
     reading = {k: v for k, v in data.items() if k in ("max_tokens", "difficulty", "label_names")}
     goal = {k: v for k, v in target.items() if k in ("min_score", "max_cpu_seconds")}  # these end a climb
     shape = {name: values[name] for name in ("adapter", "head") if name in values}
-    judged = {"gate": values.get("retrain", {}).get("gate", {}), "target": target, "metric": values.get("metric", "")}
+    policy = values.get("retrain", {})
+    judged = {"gate": policy.get("gate", {}), "target": target, "metric": values.get("metric", "")}
+    if "rows" in policy:
+        judged["rows"] = policy["rows"]
     trained = {k: v for k, v in values.items() if k not in APART}
     return _Digests(
         config=digest(trained | {"data": reading, "target": goal}),

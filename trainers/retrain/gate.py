@@ -31,6 +31,7 @@ from trainers.scoring.examine import LENGTHS
 from trainers.scoring.metrics import gather
 
 RESAMPLES = 500  # draws of the held-out rows
+MIN_OF_LABEL = 10  # held-out rows of a label from which on its own score is checked
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,14 @@ def judge(
     costs: Mapping[str, Cost | None],
     latency_ms: Callable[[], float],
     unseen: Mapping[str, bool] = MappingProxyType({}),
+    majority: PairedLogits | None = None,
 ) -> GateReport:
     """Judges by every rule of the gate and of the target; `target.min_score` is a limit on `metric`.
 
     `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label. `unseen` are the
-    labels of held-out rows that the candidate's training lacks, and whether the champion knows each.
+    labels of held-out rows that the candidate's training lacks, and whether the champion knows each. `majority` sets
+    the candidate beside the majority label, which a successor has to beat too: where labels were shuffled, candidate
+    and champion are equally lost.
     """
     slices = slices_of(sides, old)
     checks: list[Check] = []
@@ -130,6 +134,9 @@ def judge(
         checks.append(_not_worse(gate, sides, "all rows", slices["all rows"], gate.metric, gate.tolerance))
         if old is not None:
             checks.append(_not_worse(gate, sides, "old rows", slices["old rows"], gate.metric, gate.forgetting))
+        checks += _labels_kept(gate, sides, slices)
+        if majority is not None:
+            checks.append(_beats(gate, majority, slices["all rows"], doubt=False))
     elif gate.first == "beats_majority":
         checks.append(_beats(gate, sides, slices["all rows"]))
     checks += _bounds(gate, sides, slices, compared=champion is not None)
@@ -197,15 +204,36 @@ def _not_worse(gate: Gate, sides: PairedLogits, place: str, rows: np.ndarray, me
     return Check(name, verdict, difference, -tolerance, len(rows), reason, interval)
 
 
-def _beats(gate: Gate, sides: PairedLogits, rows: np.ndarray) -> Check:
-    """Checks that a first version is better than the majority label, beyond doubt."""
+def _beats(gate: Gate, sides: PairedLogits, rows: np.ndarray, *, doubt: bool = True) -> Check:
+    """Checks that a version is better than the majority label; a first version beyond doubt."""
     name = f"{gate.metric} against the majority label"
     if few := _few(gate, name, 0.0, rows):
         return few
     gain, interval = sides.difference(rows, gate.metric, gate.confidence)
     reason = f"gain {gain:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}), above 0 asked"
-    verdict: Verdict = "PASS" if interval[0] > 0 else "FAIL" if gain <= 0 else "NO_EVIDENCE"
+    enough = interval[0] > 0 if doubt else gain > 0
+    verdict: Verdict = "PASS" if enough else "FAIL" if gain <= 0 else "NO_EVIDENCE"
     return Check(name, verdict, gain, 0.0, len(rows), reason, interval)
+
+
+def _labels_kept(gate: Gate, sides: PairedLogits, slices: Mapping[str, np.ndarray]) -> Iterable[Check]:
+    """Yields a check of each label that the candidate answers much worse than the champion, beyond doubt."""
+    for name in sides.model.labels if gate.label_drop < 1 else ():
+        rows = slices[f"label {name}"]
+        if len(rows) < MIN_OF_LABEL:
+            continue
+        candidate, champion = sides.scores(rows, gate.metric)
+        if candidate - champion >= -gate.label_drop:
+            continue
+        difference, interval = sides.difference(rows, gate.metric, gate.confidence)
+        if interval[1] < 0:
+            reason = (
+                f"difference {difference:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f}) on the rows of label {name}, "
+                f"gate.label_drop allows {-gate.label_drop:+.4f}"
+            )
+            yield Check(
+                f"{gate.metric} of label {name}", "FAIL", difference, -gate.label_drop, len(rows), reason, interval
+            )
 
 
 def _at_least(gate: Gate, sides: PairedLogits, name: str, rows: np.ndarray, metric: str, threshold: float) -> Check:

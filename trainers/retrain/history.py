@@ -11,7 +11,8 @@ from registry.database import Registry
 from registry.entries import MANUAL, ROLLBACK, Live, Run, Version
 from trainers.retrain.fingerprint import Fingerprint, Taken
 
-LOOK_BACK = 200  # newest versions and runs that are looked through
+LOOK_BACK = 200  # newest versions, and runs that came to a verdict, that are looked through
+NOTHING_DONE = ("refused", "invalid", "unjudged")  # outcomes of runs that trained and judged nothing
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,12 @@ class Known:
     live: Live | None
     version: Version | None  # live version, whole
     fingerprint: Fingerprint | None  # fingerprint of the live version; None: it was not made by a retraining
-    runs: list[Run]  # runs of the task, newest first
+    runs: list[Run]  # runs of the task that did something, newest first
+
+    @property
+    def trainings(self) -> list[Run]:
+        """Returns the runs that trained, newest first."""
+        return [run for run in self.runs if run.detail.get("trains")]
 
     @property
     def generation(self) -> int:
@@ -40,7 +46,7 @@ def known(registry: Registry, task: str) -> Known:
     """Reads the state of a task."""
     live = registry.live(task)
     version = registry.version(task, live.version) if live else None
-    return Known(live, version, fingerprint_of(version), registry.runs(task, LOOK_BACK))
+    return Known(live, version, fingerprint_of(version), registry.runs(task, LOOK_BACK, but=NOTHING_DONE))
 
 
 def fingerprint_of(version: Version | None) -> Fingerprint | None:

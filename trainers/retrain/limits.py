@@ -22,14 +22,19 @@ def by_policy(config: TrainConfig, before: Known, now: Taken, diagnosis: Diagnos
     """Returns why the policy forbids to train at the time `at` (default: this machine's); "" if it does not."""
     policy = config.retrain
     stored = before.fingerprint
-    known_rows = stored is not None and stored.config == now.in_scheme(stored.scheme).config
-    if known_rows and diagnosis.changed < policy.min_changed:
+    like_it = now.in_scheme(stored.scheme) if stored is not None else None
+    if (
+        like_it is not None
+        and stored is not None
+        and like_it.same_settings(stored)
+        and diagnosis.changed < policy.min_changed
+    ):
         return f"{diagnosis.changed} rows changed, retrain.min_changed is {policy.min_changed}"
     if policy.max_per_day:
         since = (time.time() if at is None else at) - DAY
-        today = [run for run in before.runs if run.detail.get("trains") and run.started_at > since]
-        if len(today) >= policy.max_per_day:
-            return f"{len(today)} trainings in 24 hours, retrain.max_per_day is {policy.max_per_day}"
+        today = sum(run.started_at > since for run in before.trainings)
+        if today >= policy.max_per_day:
+            return f"{today} trainings in 24 hours, retrain.max_per_day is {policy.max_per_day}"
     return ""
 
 

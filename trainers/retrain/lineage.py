@@ -78,6 +78,7 @@ class Check:
     reason: str = ""
     interval: tuple[float, float] | None = None  # interval of a difference
     decides: bool = True  # it is part of the verdict; a label that nobody could learn is only told
+    where: tuple[str, ...] = ()  # file and line of rows to look at
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class GateReport:
     """The verdict of the gate, and the checks behind it."""
 
     verdict: Verdict
-    split: str  # gate or dev
+    split: str  # gate or dev; train for checks of changed rows, before anything is trained
     champion: int | None  # version of the other side; None: the majority label, or nothing
     rows: dict[str, int]  # number of rows, by slice
     candidate: dict[str, float]  # metrics of the candidate on all rows
@@ -94,6 +95,10 @@ class GateReport:
 
     def failures(self) -> str:
         """Returns the reasons of the checks that decided against a pass, in words."""
-        return "; ".join(
-            f"{c.name}: {c.reason}" for c in self.checks if c.decides and c.verdict == self.verdict != "PASS"
-        )
+        against = [c for c in self.checks if c.decides and c.verdict == self.verdict != "PASS"]
+        return "; ".join(f"{c.name}: {c.reason}{_rows_of(c)}" for c in against)
+
+
+def _rows_of(check: Check) -> str:
+    """Returns the rows to look at, in words; "" where the check names none."""
+    return f"; look at {', '.join(check.where)}" if check.where else ""

@@ -12,7 +12,7 @@ from registry.place import Place
 from trainers.config.load import Scripted
 from trainers.retrain.lineage import ChangeReport, GateReport, NotReached, PriceEstimate
 
-Step = Literal["fingerprint", "diagnose", "decide", "train", "gate", "publish", "promote", "done"]
+Step = Literal["fingerprint", "diagnose", "decide", "check", "train", "gate", "publish", "promote", "done"]
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 10, "NO_EVIDENCE": 11}
 REFUSED = 12

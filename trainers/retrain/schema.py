@@ -41,7 +41,8 @@ def check(schema: Schema, data: Data, rows: Rows, labels: LabelColumn) -> None:
                     f"retrain.schema.labels: {name} holds the label {label!r}, which is not allowed; "
                     f"{nearest(label, allowed)}"
                 )
-    for label, count in counts.items():
+    named = dict.fromkeys(allowed, 0) if rows and schema.min_rows_per_label else {}
+    for label, count in (named | dict(counts)).items():
         if count < schema.min_rows_per_label:
             raise InputError(
                 f"retrain.schema.min_rows_per_label: {schema.min_rows_per_label} train rows of a label are asked for, "

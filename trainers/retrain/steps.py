@@ -23,6 +23,7 @@ from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
 from registry.store import Store
 from trainers.config import TrainConfig
+from trainers.retrain.beforehand import count_checks, unjudgeable
 from trainers.retrain.decide import Decision, decide, unpriced
 from trainers.retrain.diagnose import Diagnosis, diagnose
 from trainers.retrain.fingerprint import Fingerprint, Taken, read
@@ -84,6 +85,8 @@ class Work:
         refusal, predicted = self.refusal(decision, diagnosis)
         if refusal:
             return self.refused(refusal, diagnosis, predicted)
+        if self.options.promote and (reason := unjudgeable(self.config.retrain.gate, self.rows)):
+            return self.unjudged(reason, diagnosis)
         return Outcome(
             self.task,
             decision.action,
@@ -99,8 +102,7 @@ class Work:
         try:
             diagnosis = self.diagnose()
         except InputError as error:
-            self._start()
-            self._finish("invalid", {"error": str(error)})
+            self._record("invalid", {"error": str(error)})
             raise
         self.on_step("decide")
         ready = candidate_of(self.registry, self.task, self.taken)
@@ -109,9 +111,14 @@ class Work:
         if ready is None:
             refusal, predicted = self.refusal(decision, diagnosis)
             if refusal:
-                self._start()
-                self._finish("refused", {"reason": refusal})
+                self._record("refused", {"reason": refusal})
                 return self.refused(refusal, diagnosis, predicted)
+            if self.options.promote and (reason := unjudgeable(self.config.retrain.gate, self.rows)):
+                self._record("unjudged", {"reason": reason})
+                return self.unjudged(reason, diagnosis)
+            if suspects := self.suspects(diagnosis):
+                self._record(suspects.verdict, {"reason": suspects.failures(), "report": encode(suspects)})
+                return self.suspected(suspects, diagnosis, predicted)
         self._start(action="adopt" if ready else decision.action, trains=ready is None)
         try:
             outcome = self.work(decision, diagnosis, predicted, ready)
@@ -130,6 +137,11 @@ class Work:
         detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": encode(predicted)}
         self._finish("promoted" if outcome.promoted else outcome.verdict, detail)
         return outcome
+
+    def _record(self, outcome: str, detail: Mapping[str, Any]) -> None:
+        """Records this run, which ended before anything was trained."""
+        self._start()
+        self._finish(outcome, detail)
 
     def _start(self, **detail: Any) -> None:
         """Records the start of this run, and its fingerprint."""
@@ -188,6 +200,50 @@ class Work:
         """Returns the outcome of a run that a policy or a price refuses."""
         changes = diagnosis.report()
         return Outcome(self.task, "refused", REFUSED, reason, changes=changes, predicted=predicted, **self._live())
+
+    def unjudged(self, reason: str, diagnosis: Diagnosis) -> Outcome:
+        """Returns the outcome of a run whose candidate could not be judged, so none is trained."""
+        status = EXIT_STATUS["NO_EVIDENCE"]
+        return Outcome(
+            self.task, "refused", status, reason, verdict="NO_EVIDENCE", changes=diagnosis.report(), **self._live()
+        )
+
+    def suspects(self, diagnosis: Diagnosis) -> GateReport | None:
+        """Returns the report on changed rows that contradict what is live; None where nothing is wrong with them."""
+        if self.old is None or self.before.live is None:
+            return None
+        self.on_step("check")
+        limits = self.config.retrain.rows
+        checks = [*count_checks(limits, self.old, self.rows)]
+        if diagnosis.changed_everywhere >= limits.min_rows and self.parent is not None:
+            from trainers.retrain.compare import Contestant
+            from trainers.retrain.suspects import label_checks
+
+            live = Contestant(self.store.path(self.before.live.content_id), self.before.live.version)
+            try:
+                checks += label_checks(self.config, live, self.rows, self.old)
+            except InputError as error:
+                self._record("invalid", {"error": str(error)})
+                raise
+        if all(check.verdict == "PASS" for check in checks):
+            return None
+        counts = {name: len(split) for name, split in self.rows.items()}
+        return GateReport("FAIL", "train", self.before.live.version, counts, {}, {}, tuple(checks))
+
+    def suspected(self, report: GateReport, diagnosis: Diagnosis, predicted: PriceEstimate) -> Outcome:
+        """Returns the outcome of a run whose changed rows contradict what is live, so nothing is trained."""
+        return Outcome(
+            self.task,
+            "refused",
+            EXIT_STATUS[report.verdict],
+            report.failures(),
+            verdict=report.verdict,
+            changes=diagnosis.report(),
+            predicted=predicted,
+            gate=report,
+            run_id=self.run_id,
+            **self._live(),
+        )
 
     def work(
         self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, ready: Version | None

@@ -135,12 +135,14 @@ def test_a_candidate_that_fails_leaves_the_champion_and_the_verdict_stands(place
     place.run()
     turn = {"class0": "class1", "class1": "class2", "class2": "class0"}
     place.data([(text, turn[label] if in_train(text) else label) for text, label in TABLE])
-    result = place.run()
+    unchecked = "retrain.rows.max_relabelled=1"
+    result = place.run(unchecked)
     assert (result["exit"], result["verdict"], result["promoted"], result["live"]) == (10, "FAIL", False, 1)
     assert "against the champion" in result["reason"]
-    again = place.run()
+    again = place.run(unchecked)
     assert (again["exit"], again["action"], again["live"]) == (10, "nothing", 1), "judged, not trained again"
-    looser = place.run("retrain.gate.tolerance=1", "retrain.gate.forgetting=1")
+    loose = ("retrain.gate.tolerance=1", "retrain.gate.forgetting=1", "retrain.gate.label_drop=1")
+    looser = place.run(unchecked, *loose, "retrain.gate.first=bounds", 'retrain.gate.bounds=[{"at_least": 0.01}]')
     assert (looser["exit"], looser["action"], looser["version"]) == (0, "adopt", result["version"])
     assert place.live() == result["version"]
     assert [p.verdict for p in place.registry.promotions("tiny")] == ["PASS", "PASS"]

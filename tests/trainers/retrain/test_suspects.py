@@ -1,0 +1,149 @@
+"""Changed rows that contradict what is live: every planted corruption is refused, no harmless change is."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backbone.records import decode
+from tests.home import linked
+from tests.tiny import make_tiny_backbone, rows, write_config, write_csv
+from tests.trainers.retrain.corruptions import CORRUPTIONS, HARMLESS, Change
+from tests.trainers.retrain.place import TABLE
+from trainers.config.load import load_config
+from trainers.config.retrain import Gate, RowChecks
+from trainers.retrain.beforehand import count_checks, unjudgeable
+from trainers.retrain.compare import Contestant
+from trainers.retrain.fingerprint import read
+from trainers.retrain.lineage import Check, GateReport
+from trainers.retrain.suspects import familiar, label_checks
+from trainers.train import train
+
+SHARE = 0.2  # share of the new rows that is spoiled
+
+
+class Task:
+    """A live graft on 900 rows, and 300 new rows of the same kind."""
+
+    def __init__(self, folder: Path, backbone: Path):
+        self.file = folder / "train.csv"
+        table = list(dict.fromkeys(rows(1300, seed=1)))
+        self.old, self.new = table[:900], table[900:1200]
+        script = write_config(folder / "config.py", backbone, folder, adapter="Probe()")
+        write_csv(self.file, self.old)
+        self.config = load_config(script, ("data.dev_fraction=0.2", "data.gate_fraction=0.2"))
+        self.before = read(self.config).rows
+        self.live = Contestant(Path(train(self.config, folder / "run").graft), 1)
+
+    def violations(self, change: Change, share: float = SHARE, limits: RowChecks | None = None) -> list[Check]:
+        write_csv(self.file, change(self.old, self.new, random.Random(0), share))
+        policy = replace(self.config.retrain, rows=limits or RowChecks())
+        config, now = replace(self.config, retrain=policy), read(self.config).rows
+        checks = [*count_checks(policy.rows, self.before, now), *label_checks(config, self.live, now, self.before)]
+        return [check for check in checks if check.verdict == "FAIL"]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory, tiny_path) -> Task:
+    folder = tmp_path_factory.mktemp("suspects")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPGRAFT_HOME", str(linked(folder / "home")))
+        yield Task(folder, tiny_path)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_of_a_fifth_of_the_new_rows_is_refused(task, name):
+    violations = task.violations(CORRUPTIONS[name])
+    assert violations
+    for check in violations:
+        assert check.reason
+        assert all(where.startswith(str(task.file)) for where in check.where)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_harmless_change_is_not_refused(task, name):
+    assert not [(check.name, check.reason) for check in task.violations(HARMLESS[name])]
+
+
+def test_the_rows_to_look_at_are_those_with_wrong_labels(task):
+    (check,) = task.violations(CORRUPTIONS["labels at random"])
+    right = dict(task.new)
+    lines = task.file.read_text(encoding="utf-8").splitlines()
+    named = [lines[int(where.rpartition(":")[2]) - 1].rsplit(",", 1) for where in check.where]
+    assert len(named) == 10
+    assert all(right[text] != label for text, label in named)
+
+
+def test_a_limit_that_a_person_raised_is_kept(task):
+    change = CORRUPTIONS["labels at random"]
+    assert not task.violations(change, limits=RowChecks(max_disagreement=1.0))
+    assert task.violations(change, limits=RowChecks(max_disagreement=0.1))
+
+
+def test_a_row_is_familiar_if_it_lies_among_former_ones():
+    draw = np.random.default_rng(0)
+    former = draw.normal(size=(200, 8)).astype(np.float32) * [1, 1, 1, 1, 0, 0, 0, 0]
+    other = draw.normal(size=(50, 8)).astype(np.float32) * [0, 0, 0, 0, 1, 1, 1, 1]
+    same = former[:50] + 0.01 * draw.normal(size=(50, 8))
+    rows_, is_former = np.concatenate([former, same, other]).astype(np.float32), np.arange(300) < 200
+    alike = familiar(rows_, is_former)
+    assert alike[200:250].all()
+    assert not alike[250:].any()
+    assert 0.9 < alike[:200].mean() < 1.0, "a row is no neighbour of itself"
+
+
+def test_shuffled_labels_are_refused_before_training_and_the_verdict_stands(place):
+    place.run()
+    turn = {"class0": "class1", "class1": "class2", "class2": "class0"}
+    place.data([(text, turn[label]) for text, label in TABLE])
+    result = place.run()
+    assert (result["exit"], result["verdict"], result["action"], result["live"]) == (10, "FAIL", "refused", 1)
+    assert result["rows_computed"] == 0
+    assert result["version"] is None
+    report = decode(GateReport, result["gate"])
+    wrong = next(check for check in report.checks if check.name == "labels of inputs that stayed")
+    assert wrong.value == pytest.approx(1.0)
+    assert wrong.where[0] in result["reason"]
+    again = place.run()
+    assert (again["exit"], again["action"], again["live"]) == (10, "nothing", 1)
+
+
+def test_what_cannot_be_judged_is_said_before_training(place):
+    asked = place.run("retrain.gate.min_rows=1000")
+    assert (asked["exit"], asked["verdict"], asked["action"]) == (11, "NO_EVIDENCE", "refused")
+    assert "--no-promote" in asked["reason"]
+    assert place.registry.versions("tiny", 10) == [], "nothing was trained"
+    waiting = place.run("retrain.gate.min_rows=1000", options=("--no-promote",))
+    assert waiting["version"] == 1, "a person may judge it"
+    assert "no row is held out" in unjudgeable(Gate(), {})
+
+
+def test_a_daily_limit_is_kept_however_often_it_refused(place):
+    place.run("retrain.max_per_day=1")
+    place.data(TABLE[:-1])
+    registry = place.registry
+    lease = registry.acquire("tiny", "nights", 60)
+    for number in range(205):
+        registry.start_run("tiny", f"night {number}", "nights", lease.token, {"trains": False})
+        registry.finish_run("tiny", f"night {number}", "refused", {})
+    registry.release(lease)
+    result = place.run("retrain.max_per_day=1")
+    assert (result["exit"], result["action"]) == (12, "refused")
+    assert "1 trainings in 24 hours" in result["reason"]
+
+
+def test_a_replaced_backbone_is_a_change_like_any_other(place, tiny_path, tmp_path):
+    trunk = tmp_path / "trunk"
+    shutil.copytree(tiny_path, trunk)
+    place.run(f"backbone={trunk}")
+    shutil.rmtree(trunk)
+    make_tiny_backbone(trunk, seed=5)
+    result = place.run(f"backbone={trunk}")
+    assert (result["exit"], result["action"], result["verdict"]) == (11, "scratch", "NO_EVIDENCE")
+    assert "promote the candidate by hand" in result["reason"]
+    assert place.run(f"backbone={trunk}")["action"] == "nothing", "done once"

@@ -54,7 +54,7 @@ class Train(Run, verb="train"):
 
 @dataclass(frozen=True, kw_only=True)
 class Precision(Overridden, Verb, verb="precision"):
-    backbone: str = argument("backbone folder, or minilm")
+    backbone: str = argument("backbone folder to measure, or minilm")
     choose: str = option("", "precision of the trunk from now on, or auto (default: only measure)")
     data: str | None = option(None, "config whose train rows tell what a precision loses (default: made-up rows)")
 

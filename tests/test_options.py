@@ -44,7 +44,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "cache": ("stat", {"action": "stat"}),
     "check": ("f", {"files": ("f",)}),
     "machine": ("", {}),
-    "precision": (["b"], {"backbone": "b"}),
+    "precision": ("b", {"backbone": "b"}),
     "predict": ("g", {"graft": "g"}),
     "serve": ("--backbone b --grafts .", {"backbone": "b", "grafts": "."}),
     "profile": ("g", {"graft": "g"}),

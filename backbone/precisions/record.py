@@ -58,7 +58,7 @@ def choice_of(base_id: str) -> Choice | None:
     file = record_file(base_id)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
         raise InputError(f"{file}: unreadable: {error}; choose again with `topgraft precision BACKBONE`") from error

@@ -10,6 +10,7 @@ import pytest
 from adapters.graft import load_graft
 from backbone.precisions.record import Measured, choice_of, record
 from tests.command import call
+from tests.home import linked
 from tests.tiny import write_config
 from trainers import precision
 from trainers.config.load import load_config
@@ -22,7 +23,7 @@ from trainers.train import train
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home")))
     return tmp_path / "home"
 
 

@@ -7,6 +7,7 @@ import pytest
 import topgraft
 from backbone.precisions.record import record
 from tests.command import call
+from tests.home import linked
 from tests.tiny import write_config
 from trainers.config.load import load_config
 from trainers.extras import variants
@@ -23,7 +24,7 @@ def test_it_is_scored_and_recorded(script, tiny, tmp_path, monkeypatch):
     """The trunk has the recorded precision, with no word of it in the config."""
     from trainers.data.examples import load_data
 
-    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home")))
     record(tiny.base_id, "bfloat16", "by hand")
     config = load_config(str(script), ("data.dev_fraction=0.3",))
     result = train(config, tmp_path / "run")

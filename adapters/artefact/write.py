@@ -162,9 +162,9 @@ def tolerances(precision: str) -> dict[str, float]:
 
     The canary of a graft is computed in its own `precision`; another one adds its own difference.
     """
-    own = precision_named(precision).tolerance
+    limits = precision_named(precision).tolerance
     return {
-        f"{tag}/{platform}": max(limit, own.get(platform, limit) if tag != precision else limit)
+        f"{tag}/{platform}": limit if tag == precision else max(limit, limits.get(platform, limit))
         for tag, cls in variants_of(Precision).items()
         for platform, limit in cls.tolerance.items()
     }

@@ -27,3 +27,5 @@ class Combination:
             raise InputError(f"--weights: none may be zero, got {', '.join(map(str, self.weights))}")
         if self.rank and self.how not in ("svd", "ties"):
             raise InputError(f"--rank: a positive number, for svd and ties only; got {self.rank} with {self.how}")
+        if self.density != type(self).density and self.how != "ties":
+            raise InputError(f"--density: for ties only; got {self.density:g} with {self.how}")

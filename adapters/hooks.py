@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod
-from adapters.patterns import Site
+from adapters.patterns import Site, leaves_at
 from backbone.sites import ATTEND, PLAIN_HOOKS, BlockHooks
 from backbone.stored import FrozenKernel, columns
 from backbone.trees import Params
@@ -50,7 +50,7 @@ class GraftHooks:
         for name, (method, settings) in self._parts.items():
             for site, setting in settings.items():
                 if site.block == index:
-                    leaves = self._params[name][str(index)][site.name]
+                    leaves = leaves_at(self._params.get(name, {}), site)
                     acting.setdefault(site.name, []).append(Acting(method, setting, leaves))
         return _GraftedBlock(acting, self._slots, rng) if acting else PLAIN_HOOKS
 

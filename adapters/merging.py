@@ -11,7 +11,7 @@ import jax
 
 from adapters.methods.method import Array, Call
 from adapters.model import GraftModel
-from adapters.patterns import Site
+from adapters.patterns import Site, leaves_at
 from backbone.errors import InputError
 from backbone.sites import KEY, LINEAR, NORM, QUERY, VALUE
 from backbone.stored import Stored
@@ -31,7 +31,7 @@ def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
     merged = jax.tree.map(lambda leaf: leaf, backbone)
     for name, (method, settings) in model.site_parts.items():
         for site, setting in settings.items():
-            leaves = adapter[name][str(site.block)][site.name]
+            leaves = leaves_at(adapter.get(name, {}), site)
             if site.name in NORM:
                 norm = node_at(merged["blocks"][str(site.block)], site)
                 patched = method.norm(setting, leaves, norm["scale"], norm["bias"], Call(None, None))

@@ -11,7 +11,8 @@ at `adapter.<method>`. The caller chooses which blocks are computed, and from wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,7 +67,20 @@ class GraftModel:
     @cached_property
     def site_parts(self) -> dict[str, tuple[SiteMethod, dict[Site, Any]]]:
         """Returns the site methods by name, each with its setting at every matched site."""
-        return {method.tag: (method, method.settings(self.network.spec)) for method in site_methods(self.methods)}
+        parts: dict[str, tuple[SiteMethod, dict[Site, Any]]] = {}
+        for method in site_methods(self.methods):
+            with self._field_of(method):
+                parts[method.tag] = (method, method.settings(self.network.spec))
+        return parts
+
+    @contextlib.contextmanager
+    def _field_of(self, method: Method) -> Iterator[None]:
+        """Puts the place of a method in a config before the field that an InputError names."""
+        number = self.methods.index(method)
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{f'extra[{number - 1}]' if number else 'adapter'}.{error}") from error
 
     @cached_property
     def feature_method(self) -> FeatureMethod | None:
@@ -78,7 +92,8 @@ class GraftModel:
         """Returns the boundaries whose hidden states the head or a feature method reads."""
         if self.feature_method is None:
             return (self.network.spec.blocks,)
-        return self.feature_method.taps(self.network.spec)
+        with self._field_of(self.feature_method):
+            return self.feature_method.taps(self.network.spec)
 
     @cached_property
     def adapted_blocks(self) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from backbone.sites import (
     VALUE,
 )
 from backbone.spec import EncoderSpec
+from backbone.trees import Params
 
 
 @dataclass(frozen=True, order=True)
@@ -41,6 +42,12 @@ class Site:
     def full_name(self) -> str:
         """Returns the name with the block number before it."""
         return f"{self.block}/{self.name}"
+
+
+def leaves_at(leaves: Params, site: Site) -> Params:
+    """Returns the leaves at one site of a method's leaves, by block and site name; {} where the method has none."""
+    at_site: Params = leaves.get(str(site.block), {}).get(site.name, {})  # trees lose nodes without leaves
+    return at_site
 
 
 def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> tuple[Site, ...]:

@@ -7,6 +7,7 @@ command that only looks something up must be fast.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -52,6 +53,19 @@ def resolve_backbone(name: str) -> Path:
             if not (path / BACKBONE_FILE).is_file():  # else another process was faster
                 raise
     return path
+
+
+def max_tokens_of(name: str) -> int | None:
+    """Returns the longest input in tokens of a backbone, without importing jax; None where there is none yet."""
+    from backbone.files import BACKBONE_FILE
+
+    for folder in (Path(name), home() / "backbones" / name):
+        try:
+            longest = json.loads((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return longest if isinstance(longest, int) else None
+    return None
 
 
 def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:

@@ -20,11 +20,11 @@ import dataclasses
 import math
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from backbone.errors import InputError
+from backbone.errors import InputError, nearest
 from backbone.records import hints
 
 T = TypeVar("T")
@@ -64,7 +64,12 @@ def argument(help: str, default: Any = MISSING, **settings: Any) -> Any:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises InputError where argparse would end the process, and accepts no shortened names."""
+    """A parser that raises InputError where argparse would end the process, and accepts no shortened names.
+
+    An unknown option is told before anything that may be missing because of it. The message names the nearest option.
+    """
+
+    has_verbs = False  # options belong to the parsers of the verbs
 
     def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, **settings)
@@ -72,6 +77,32 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         raise InputError(f"{self.prog}: {message}")
+
+    def add_subparsers(self, **settings: Any) -> Any:
+        self.has_verbs = True
+        return super().add_subparsers(**settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        self._require_known(words)
+        namespace, left = super().parse_known_args(words, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}; options stand behind their verb, values are quoted")
+        return namespace, left
+
+    def _require_known(self, words: Sequence[str]) -> None:
+        """Raises InputError for an option that a verb does not have."""
+        actions = self._option_string_actions
+        for word in () if self.has_verbs else words:
+            if word == "--":  # values follow
+                return
+            name = word.partition("=")[0]
+            if not name.startswith("--") or " " in word or name in actions:
+                continue
+            known = [name for name, action in actions.items() if action.help != argparse.SUPPRESS and name != "-h"]
+            if longer := [other for other in known if other.startswith(name)]:
+                self.error(f"{name}: options may not be shortened; write {' or '.join(longer)}")
+            self.error(f"{name}: no such option; {nearest(name, known)}")
 
 
 def whole(min: float | None = None, max: float | None = None) -> Callable[[str], int]:

@@ -14,16 +14,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import math
-import sys
+import numbers
 import types
 import typing
+from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from backbone.errors import InputError, nearest
-from backbone.registered import Registered, variant, variants
+from backbone.field_types import field_types
+from backbone.registered import Registered, require_recorded, variant, variants
+from backbone.statements import unwrapped
 
 T = TypeVar("T")
 
@@ -61,6 +63,8 @@ def key_of(field: dataclasses.Field[Any]) -> str:
 
 def encode(value: Any) -> Any:
     """Returns the JSON values (dict, list, str, int, float, bool, None) of a dataclass, tag first."""
+    if isinstance(value, Registered):
+        require_recorded(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tag = tag_of(type(value))
         head = {tag[0]: tag[1]} if tag else {}
@@ -69,6 +73,15 @@ def encode(value: Any) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, dict):
         return {str(key): encode(item) for key, item in value.items()}
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Returns the text of a member of an Enum, and the number of a scalar of NumPy; other values as they are."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, numbers.Number) and hasattr(value, "item"):
+        return value.item()
     return value
 
 
@@ -87,7 +100,7 @@ def encode_items(value: Any) -> Any:
         return [encode_set(item) for item in value]
     if isinstance(value, dict):
         return {str(key): encode_set(item) for key, item in value.items()}
-    return value
+    return _plain(value)
 
 
 def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
@@ -129,25 +142,11 @@ def decode(kind: type[T], value: Any, where: str = "") -> T:
     return typing.cast(T, _decode(kind, value, where))
 
 
-@functools.cache
-def hints(cls: type) -> dict[str, Any]:
-    """Returns the resolved annotations of a dataclass.
-
-    A variant may come from a script that has ended and left no module: its registry keeps the names of its file.
-    """
-    if not issubclass(cls, Registered):
-        return typing.get_type_hints(cls)
-    resolved: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        if "tag" in vars(base) or base.__module__ not in sys.modules:  # a base without a tag may share the script
-            names = cls.registry.names[vars(base).get("tag", cls.tag)]
-        else:
-            names = vars(sys.modules[base.__module__])
-        resolved |= inspect.get_annotations(base, globals=names, eval_str=True)
-    return resolved
+hints = functools.cache(field_types)  # types of the fields of a dataclass, by name
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
+    kind = unwrapped(kind)
     origin = get_origin(kind)
     if kind is Any:
         return str(value) if isinstance(value, Raw) else value
@@ -166,6 +165,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return _decode_registered(kind, value, where)
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(typing.cast(type, kind), value, where)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _decode_enum(kind, value, where)
     return _decode_scalar(kind, value, where)
 
 
@@ -231,6 +232,14 @@ def _decode_literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         if value == choice or (isinstance(value, Raw) and str(value) == str(choice)):
             return choice
     raise InputError(f"{where}: {str(value)!r} is not one of {', '.join(map(str, choices))}")
+
+
+def _decode_enum(kind: type[Enum], value: Any, where: str) -> Enum:
+    """Decodes to the member that has the text `value`."""
+    for member in kind:
+        if member.value == value:
+            return member
+    raise InputError(f"{where}: {str(value)!r} is not one of {', '.join(str(member.value) for member in kind)}")
 
 
 def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -11,10 +11,13 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
+import numbers
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, NewType, Union, get_args, get_origin
 
 from backbone.errors import nearest
 
@@ -41,7 +44,7 @@ def faults(cls: type, needs: Mapping[str, type]) -> Iterator[str]:
 
 def lacks_decorator(cls: type) -> str:
     """Returns the fault of a class with fields that is no frozen dataclass; "" where there is none."""
-    fields = [name for name, kind in inspect.get_annotations(cls).items() if not _is_class_variable(kind)]
+    fields = [name for name, kind in inspect.get_annotations(cls).items() if not is_class_variable(kind)]
     if not fields:
         return ""
     parameters = cls.__dict__.get("__dataclass_params__")
@@ -86,7 +89,7 @@ def _declared(base: type) -> dict[str, object]:
     names = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
     declared = {}
     for name, kind in inspect.get_annotations(base).items():
-        if _is_class_variable(kind):
+        if is_class_variable(kind):
             try:
                 evaluated = eval(kind, dict(names)) if isinstance(kind, str) else kind
             except Exception:  # noqa: BLE001 - a name for type checkers only, or of a script that has ended
@@ -95,14 +98,16 @@ def _declared(base: type) -> dict[str, object]:
     return declared
 
 
-def _is_class_variable(kind: Any) -> bool:
+def is_class_variable(kind: Any) -> bool:
+    """Returns whether an annotation, which may be text, says that a name is no field."""
     if isinstance(kind, str):
-        return kind.removeprefix("typing.").startswith("ClassVar")
+        return re.match(r"(\w+\.)?ClassVar\b", kind) is not None
     return kind is ClassVar or get_origin(kind) is ClassVar
 
 
 def misfit(value: Any, kind: Any) -> str:
     """Returns why a value is none of a type, in words; "" where it is one, or where the type is not understood."""
+    kind = unwrapped(kind)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return "" if value in arguments else f"{value!r} is unknown; {nearest(str(value), map(str, arguments))}"
@@ -112,6 +117,8 @@ def misfit(value: Any, kind: Any) -> str:
     if origin in (tuple, frozenset):
         if not isinstance(value, origin):
             return f"expected a {origin.__name__}, got {value!r}"
+        if origin is tuple and arguments[1:] != (...,) and len(arguments) != len(value):
+            return f"expected {len(arguments)} values, got {value!r}"
         of_items = arguments[:1] * len(value) if origin is frozenset or arguments[1:] == (...,) else arguments
         problems = [misfit(item, one) for item, one in zip(value, of_items, strict=False)]
         return next(filter(None, problems), "")
@@ -120,6 +127,27 @@ def misfit(value: Any, kind: Any) -> str:
         return ""
     if isinstance(value, type) and known is not type:
         return f"{value.__name__} is a class; write {value.__name__}(), an instance"
-    if known is float and type(value) is int:
-        return ""
+    if known in (int, float):
+        return _misfit_number(value, known)
     return "" if isinstance(value, known) else f"expected {known.__name__}, got {value!r}"
+
+
+def _misfit_number(value: Any, kind: type) -> str:
+    """Returns why a value is no int or no float; numbers of NumPy are some, and a bool is none."""
+    numbers_of = numbers.Real if kind is float else numbers.Integral
+    if isinstance(value, bool) or not isinstance(value, numbers_of):
+        return f"expected {kind.__name__}, got {value!r}"
+    return "" if math.isfinite(value) else f"must be a finite number, got {value}"
+
+
+def unwrapped(kind: Any) -> Any:
+    """Returns the type that stands in `Annotated[T, ...]`, `Final[T]`, a `NewType` or a named alias."""
+    while True:
+        if get_origin(kind) in (Annotated, Final):
+            kind = get_args(kind)[0]
+        elif isinstance(kind, NewType):
+            kind = kind.__supertype__
+        elif type(kind).__name__ == "TypeAliasType":  # `type T = ...`, from Python 3.12 on
+            kind = kind.__value__
+        else:
+            return kind

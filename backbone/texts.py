@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from backbone.compression import read_bytes, unpacked
+from backbone.compression import plain_name, read_bytes, unpacked
 from backbone.errors import InputError
 
 CONVERT = "convert the file to UTF-8"  # remedy where no setting names the encoding
@@ -31,6 +31,16 @@ SAMPLE = 4096  # bytes by which UTF-16 without a mark is told
 def read_text(path: Path, encoding: str = "utf-8", remedy: str = CONVERT) -> str:
     """Returns the text of a file; raises InputError with file, line and `remedy`."""
     return decoded(read_bytes(path), str(path), encoding, remedy)
+
+
+def encoding_of(path: Path, encoding: str = "utf-8") -> str:
+    """Returns the encoding in which a file is read: that of its byte order mark, else `encoding`."""
+    if plain_name(path) != path.name:
+        head = read_bytes(path)[:4]
+    else:
+        with path.open("rb") as file:
+            head = file.read(4)
+    return next((name for mark, name in MARKS if head.startswith(mark)), encoding)
 
 
 def text_of(content: bytes, where: str) -> str:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
+from backbone.errors import InputError
 from backbone.options import add_fields, argument, check, option, required
 
 
@@ -26,14 +28,15 @@ class Verb:
     """A verb with the options that all of them have."""
 
     verb: ClassVar[str]  # what people type: "train", or "registry show"
+    former: ClassVar[Mapping[str, str]] = {}  # earlier verbs, refused with a message that gives the present call
 
     json: bool = option(False, "print one JSON object as the last line of stdout")
     quiet: bool = option(False, "show no progress bars, and log warnings only")
 
-    def __init_subclass__(cls, *, verb: str = "", **arguments: Any) -> None:
+    def __init_subclass__(cls, *, verb: str = "", former: Mapping[str, str] | None = None, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if verb:
-            cls.verb = verb
+            cls.verb, cls.former = verb, former or {}
 
     def __post_init__(self) -> None:
         check(self)
@@ -88,3 +91,18 @@ def add_verb(verbs: Any, verb: type[Verb]) -> None:
     )
     add_fields(parser, verb)
     parser.set_defaults(verb=verb)
+    for former, call in verb.former.items():  # without a help text it is in no list
+        gone = verbs.add_parser(former, add_help=False)
+        gone.has_verbs = True  # no option is unknown to it
+        gone.add_argument("rest", nargs="...", action=_Former, call=call)
+
+
+class _Former(argparse.Action):
+    """Everything behind a former verb."""
+
+    def __init__(self, *arguments: Any, call: str, **settings: Any):
+        super().__init__(*arguments, **settings)
+        self.present = call
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        raise InputError(f"{parser.prog}: has another name now; use `topgraft {self.present}`")

@@ -3,8 +3,8 @@
     python -m benchmarks.corruptions --data ../shared/data [--set emotion] [--draws 3]
 
 A probe on MiniLM is live, trained on a part of a set's train rows; the next rows come in. Each corruption of
-`tests/trainers/retrain/corruptions.py` spoils 100, 20 and 5 % of them, and each harmless change is made once. The
-checks before training (`retrain.rows`, at their defaults) refuse or not. Writes `results/corruptions.json`.
+`tests/trainers/retrain/corruptions.py` spoils 100, 20 and 5 % of them. Each harmless change is made once. The checks
+before training (`retrain.rows`, at their defaults) refuse or not. Writes `results/corruptions.json`.
 """
 
 from __future__ import annotations

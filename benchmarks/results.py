@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from adapters.machine import machine_record
 from metering.machine import Machine, machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +50,7 @@ class Provenance:
     versions: Mapping[str, str]  # of Python and the packages on our side
     peers: Mapping[str, str]  # of those on the other side; empty without one
     flags: Mapping[str, str]  # variables of the environment that change a compiler or its threads
+    known_answers: str  # verdict on the compiler (`topgraft machine`)
     settings: Mapping[str, Any]  # options of the script that differ from their defaults
     seed: int | None  # random seed; None where the runs say their own, or need none
 
@@ -76,6 +78,7 @@ def parsed(
         versions=versions(),
         peers=versions_of(peers) if peers else {},
         flags={name: value for name, value in sorted(os.environ.items()) if name in FLAGS or name.startswith("JAX_")},
+        known_answers=machine_record().verdict,
         settings={name: value for name, value in settings.items() if name not in PLACES},
         seed=getattr(options, "seed", None),
     )

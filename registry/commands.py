@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from backbone.errors import InputError
 from backbone.options import argument, option, required
 from backbone.verbs import OfGraft, Verb
 from registry.place import Place
@@ -51,13 +52,15 @@ class Publish(OfGraft, Action, verb="registry publish"):
 @dataclass(frozen=True, kw_only=True)
 class List(Action, verb="registry list"):
     task: str = argument("task whose versions are listed (default: the tasks themselves)", "")
-    limit: int = option(50, "versions in a page", min=1)
-    before: int | None = option(None, "only versions below this number, for the next page", min=1)
+    limit: int = option(50, "versions of the task in a page", min=1)
+    before: int | None = option(None, "only versions of the task below this number, for the next page", min=1)
 
     def call(self) -> object:
         """Lists tasks with their live versions, or the versions of one task."""
         from registry.verbs import listing
 
+        if not self.task and (self.before is not None or self.limit != type(self).limit):
+            raise InputError("--limit: this and --before are for the versions of a task; name one")
         return listing(self.place, self.task, limit=self.limit, before=self.before)
 
 

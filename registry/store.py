@@ -17,6 +17,7 @@ from pathlib import Path
 
 from adapters.artefact.manifest import MANIFEST, Manifest, tensor_files
 from adapters.artefact.read import read_graft
+from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError
 from backbone.files import new_folder, write_durable
 from registry.entries import Unavailable
@@ -67,13 +68,16 @@ class Store:
     def verify(self, content_id: str) -> Manifest:
         """Reads every byte of an artefact and returns its manifest.
 
-        Raises InputError if it is missing, altered, or another graft than its name says.
+        Raises InputError if it is missing, altered, or another graft than its name says, or if a script of its own
+        variants is missing or has changed.
         """
         self.identity()
         folder = self.path(content_id)
         try:
             with self.reached():
                 manifest = read_graft(folder)[0]
+        except FAULTS:  # a script is missing or has changed; the artefact is whole
+            raise
         except InputError as error:
             raise InputError(f"{error}; restore {folder}, or remove it and publish the graft again") from error
         if manifest.content_id != content_id:

@@ -12,6 +12,7 @@ from typing import Any
 
 from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError, nearest
+from backbone.former_names import present_values
 from backbone.records import encode
 from registry import housekeeping
 from registry.database import Registry
@@ -194,7 +195,7 @@ def diff(place: Place, task: str, one: int, other: int | None = None) -> Differe
     pair.append(registry.version(task, _number(task, other, registry.live(task))))
     left, right = (_facts(version, store) for version in pair)
     names = sorted(left.keys() | right.keys())
-    differs = {name: [left.get(name), right.get(name)] for name in names if left.get(name) != right.get(name)}
+    differs = {name: [left.get(name), right.get(name)] for name in names if not _same(name, left, right)}
     return Difference(task, pair[0].number, pair[1].number, differs)
 
 
@@ -279,7 +280,14 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
     values = encode(manifest)
     fields = ("methods", "head", "labels", "max_tokens", "variants")
     training = {name: values["training"][name] for name in ("config", "seeds", "data", "versions")}
-    return {name: values[name] for name in fields} | training
+    return {name: values[name] for name in fields} | training | {"config": present_values(training["config"])}
+
+
+def _same(name: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Returns whether a fact is the same; a field of the config that a former version lacks is, while it is empty."""
+    if name.startswith("config.") and (name not in left or name not in right):
+        return not (left.get(name) or right.get(name))
+    return bool(left.get(name) == right.get(name))
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

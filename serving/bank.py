@@ -27,6 +27,7 @@ from adapters.heads.head import Head, kinds_for
 from adapters.heads.pooling import Pooling
 from adapters.methods.method import Method, SiteMethod, at_inference
 from adapters.model import GraftModel
+from adapters.patterns import leaves_at
 from adapters.specs import Classification
 from backbone.encoder import Network
 from backbone.errors import InputError
@@ -193,7 +194,7 @@ class Bank:
             if not method.identity_at_start and (rest := [s for s in shared if s not in settings]):
                 raise InputError(f"{name} leaves out {rest[0].full_name}, which the group cannot switch off")
             for site, setting in settings.items():
-                of_site = map_leaves(np.asarray, params["adapter"][name][str(site.block)][site.name])
+                of_site = map_leaves(np.asarray, leaves_at(params.get("adapter", {}).get(name, {}), site))
                 of_block = leaves["adapter"][name][str(site.block)]
                 try:
                     padded = _padded(method, setting, of_site, shared[site], of_block[site.name])

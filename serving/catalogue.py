@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
+from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError, nearest
-from backbone.registered import UnknownVariant
 from registry.database import Registry
 from registry.entries import require_task
 from registry.store import Store
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 RUN_GRAFT = "graft"  # name of the graft in a work folder of `topgraft train`
 RUN_CONFIG = "config.json"  # file that every work folder has
 DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
-UNKNOWN = "unknown"  # name of the version of a graft with a variant that this process does not know
+UNKNOWN = "unknown"  # name of the version of a graft whose variant this process does not know as it was made
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class FolderCatalogue:
             try:
                 manifest = read_manifest(path)
             except InputError as error:  # kept as an entry: a request for it gets the reason
-                version = UNKNOWN if isinstance(error, UnknownVariant) else DAMAGED
+                version = UNKNOWN if isinstance(error, FAULTS) else DAMAGED
                 entries[task] = Entry(task, version, f"{version}:{task}", lineage={"error": str(error)})
                 continue
             version = manifest.content_id.removeprefix("sha256:")[:12]

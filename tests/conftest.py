@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 # Before anything imports jax: one private home for the whole run, CPU only.
@@ -14,10 +15,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile the same small programs again and again: every one of them is kept for the run, in one folder
 # for all workers of pytest-xdist, which inherit this variable.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Compiling is most of what the tests do; without LLVM's optimisations they take two thirds. `make test-shipped` runs
-# some of exactness with them, `make soak` all of these, and `XLA_FLAGS= make test` everything. The flag that this
-# jaxlib needs is added by `backbone.compiler_flags`, as for users.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Compiling is most of what the tests do. Without LLVM's optimisations a program compiles in two fifths of the time. By
+# the older emitters of fusions and in one piece it compiles in an eighth, on the jaxlib that still has them.
+# `make test-shipped` runs some of exactness without these flags, `make soak` all of these, and `XLA_FLAGS= make test`
+# everything. The flag that this jaxlib needs is added by `backbone.compiler_flags`, as for users.
+FAST = "--xla_backend_optimization_level=0"
+if version("jaxlib") == "0.10.2":
+    FAST += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", FAST)
 os.environ.setdefault("TOPGRAFT_TEST_PROGRAMS", str(Path(os.environ["TOPGRAFT_HOME"]) / "programs"))
 
 import pytest  # noqa: E402

@@ -127,6 +127,7 @@ def test_results_hold_their_provenance():
             provenance = record["provenance"]
             assert set(provenance) == wanted, path
             assert set(provenance["machine"]) == {field.name for field in fields(Machine)}, path
+            assert re.fullmatch("(right|wrong)-[0-9a-f]{12}", provenance["known_answers"]), path
             assert re.fullmatch("[0-9a-f]{40}", provenance["commit"]), path
             assert re.fullmatch("sha256:[0-9a-f]{64}", provenance["code"]), path
 

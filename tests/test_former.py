@@ -10,6 +10,7 @@ that made the fixture, the seeded runs must give the same ids. Elsewhere their t
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import topgraft
+from backbone.errors import InputError
 from tests.former.runs import (
     ACCEPT,
     CHILD,
@@ -37,6 +39,7 @@ from tests.former.runs import (
     numerics,
 )
 from tests.registry.postgres import Postgres, binaries, running
+from trainers.train import train
 
 TOLERANCE = 1e-5
 
@@ -217,6 +220,24 @@ def require_same_run(name: str, found: dict[str, Any], content_id: str, former: 
         assert found["content_id"] == content_id, name
     else:
         print(f"{name}: {numerics()} is not {MADE['numerics']}: compared by tensors alone")
+
+
+def test_runs_of_renamed_fields_are_resumed(place):
+    """Both runs of `runs/policy.py`: the finished one returns its result, the interrupted one goes on."""
+    words = ("train", "runs/policy.py", "--resume", "--quiet", "--workdir")
+    for former, now in (("least", "min"), ("most", "max"), ("most_lost", "max_drop")):
+        with pytest.raises(InputError, match=rf"argument '{former}'; the field is now {now}$"):
+            load_config("runs/policy.py")
+        script = Path("runs/policy.py")
+        script.write_text(re.sub(rf"\b{former}=", f"{now}=", script.read_text()))
+    told = json.loads(Path("runs/finished/result.json").read_text())
+    finished, resumed = called(place, [(*words, "runs/finished"), (*words, "runs/interrupted")])
+    assert (finished["content_id"], finished["metrics"]) == (told["content_id"], told["metrics"])
+    assert (resumed["resumed"], resumed["steps"]) == (True, told["steps"])
+    require_near(resumed["metrics"], told["metrics"])
+    script.write_text(script.read_text().replace("max_drop=0.05", "max_drop=0.06"))
+    with pytest.raises(InputError, match=r"^--resume: retrain\.gate\.bounds .*'max_drop': 0\.05.* then, .*0\.06.* now"):
+        train(load_config("runs/policy.py"), Path("runs/finished"), resume=True)
 
 
 def test_new_rows_are_learnt_from_the_former_live_version(place):

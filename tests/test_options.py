@@ -35,14 +35,13 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "import-backbone": ("minilm --out b", {"source": "minilm", "out": "b"}),
     "export-backbone": ("b --format hf --out o", {"backbone": "b", "format": "hf", "out": "o"}),
     "train-backbone": ("c", {"config": "c"}),
-    "train": ("c", {"config": "c"}),
+    "train": ("c", {"inputs": ("c",)}),
     "plan": ("c", {"config": "c"}),
     "retrain": ("c d", {"configs": ("c", "d")}),
     "evaluate": ("g", {"graft": "g"}),
-    "audit-labels": ("c", {"config": "c"}),
     "inspect": ("p", {"path": "p"}),
     "cache": ("stat", {"action": "stat"}),
-    "check": ("f", {"files": ("f",)}),
+    "check": ("f", {"inputs": ("f",)}),
     "machine": ("", {}),
     "precision": ("b", {"backbone": "b"}),
     "predict": ("g", {"graft": "g"}),
@@ -62,8 +61,8 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "registry export": ("--out f", {"out": "f"}),
 }
 REFUSED = [
-    ("audit-labels c --max-suspects -3", "--max-suspects: must be a whole number, at least 0, got -3"),
-    ("audit-labels c --max-suspects some", "--max-suspects: must be a whole number, at least 0, got 'some'"),
+    ("check c --max-suspects -3", "--max-suspects: must be a whole number, at least 0, got -3"),
+    ("check c --max-suspects some", "--max-suspects: must be a whole number, at least 0, got 'some'"),
     ("retrain c --lease nan", "--lease: must be a finite number in (0, inf), got 'nan'"),
     ("retrain c --lease 0", "--lease: must be a finite number in (0, inf), got '0'"),
     ("retrain c --wait -1", "--wait: must be a finite number in [0, inf), got '-1'"),
@@ -102,10 +101,21 @@ REFUSED = [
     ("serve --backbone b --most-watts 5", "--most-watts: has another name now; use --max-watts"),
     ("serve --backbone b --most-celsius 5", "--most-celsius: has another name now; use --max-celsius"),
     ("cache gc --most-gib 5", "--most-gib: has another name now; use --max-gib"),
-    ("audit-labels c --most 5", "--most: has another name now; use --max-suspects"),
-    ("audit-labels c --most", "--most: has another name now; use --max-suspects"),
-    ("audit-labels c --max 5", "unrecognized arguments: --max"),
-    ("retrain c --dry", "unrecognized arguments: --dry"),
+    ("audit-labels c --max-suspects 5", "audit-labels: has another name now; use `topgraft check CONFIG --audit`"),
+    ("audit-labels", "audit-labels: has another name now; use `topgraft check CONFIG --audit`"),
+    ("check c --audit --max 5", "topgraft check: --max: options may not be shortened; write --max-suspects"),
+    ("retrain c --dry", "topgraft retrain: --dry: options may not be shortened; write --dry-run"),
+    ("registry gc --dry", "topgraft registry gc: --dry: options may not be shortened; write --dry-run"),
+    ("serve --max-w=3", "--max-w: options may not be shortened; write --max-wait-ms or --max-waiting or --max-watts"),
+    # misspelt names: told before what is missing because of them; values with spaces are values
+    ("export g --formt peft --out o", "topgraft export: --formt: no such option; nearest: --format"),
+    ("train --workdri=r c", "topgraft train: --workdri: no such option; nearest: --workdir"),
+    ("serve --backbone b --qiet", "topgraft serve: --qiet: no such option; nearest: --quiet"),
+    ("registry publish g --stor s", "topgraft registry publish: --stor: options may not be shortened; write --store"),
+    ("predict g --text --a", "topgraft predict: --a: no such option"),
+    ("predict g --top 0 --text=--a", "--top: must be a whole number"),
+    ("plan c d", "topgraft plan: unrecognized arguments: d; options stand behind their verb, values are quoted"),
+    ("--quiet train c", "topgraft: unrecognized arguments: --quiet; options stand behind their verb"),
 ]
 
 
@@ -115,6 +125,28 @@ def test_nonsense_is_refused(words, message, capsys):
     out, err = capsys.readouterr()
     assert message in err
     assert as_json(out) == {"error": err.strip().splitlines()[-1], "exit": 2}
+
+
+UNREAD = [
+    ("cache stat --max-gib 1", "--max-gib: belongs to `cache gc`, which removes segments; stat removes none"),
+    ("cache verify --max-gib 0", "--max-gib: belongs to `cache gc`, which removes segments; verify removes none"),
+    ("inspect . --set epochs=1", "--set epochs=1: changes a config; . is a folder, which is described as it is"),
+    ("retrain c --executor ray", "--executor: belongs to --all, got ray without it"),
+    ("retrain c --workers 2", "--workers: belongs to --all, got 2 without it"),
+    ("registry list --before 3", "--limit: this and --before are for the versions of a task; name one"),
+    ("combine a b --out o --density 0.5", "--density: for ties only; got 0.5 with cat"),
+    ("serve --backbone b --grafts g --store s", "--store: belongs to --registry; --grafts names the folder"),
+    ("serve --backbone b --grafts g --envelope e --slots 8", "--slots: is for the default envelope; e says its own"),
+    ("serve --backbone b --grafts g --dwell 8", "--dwell: nothing switches the submodel; set --submodels and a bound"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), UNREAD, ids=[words for words, _ in UNREAD])
+def test_an_option_that_nothing_would_read_is_refused(words, message, capsys):
+    assert topgraft.main([*words.split(), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert message in as_json(out)["error"]
+    assert err.startswith(f"topgraft {words.split()[0]}")
 
 
 @pytest.mark.parametrize("verb", ["promote", "rollback"])

@@ -27,6 +27,8 @@ def caches(action: str, *, max_gib: float | None = None) -> CacheReport:
     """
     if max_gib is not None and not 0 <= max_gib < 2**32:
         raise InputError(f"--max-gib: must be at least 0, got {max_gib:g}")
+    if max_gib is not None and action != "gc":
+        raise InputError(f"--max-gib: belongs to `cache gc`, which removes segments; {action} removes none")
     root = boundaries_folder()
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: must be a folder; move it away")

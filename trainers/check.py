@@ -1,49 +1,35 @@
 """The verb `check`: what labelled files hold, what is assumed about them, and what is doubtful. Imports no jax.
 
-`train FILE` trains the config that the assumptions make: `inferred_config`.
+It takes files, whose reading is inferred, or a config script, which says it. With `audit` it costs a forward pass: a
+probe lists the rows whose label is probably wrong.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-import re
-import shlex
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from adapters.heads.head import Head
-from adapters.labels import counted
-from backbone.compression import plain_name
+from adapters.heads.columns import LabelColumn
+from adapters.labels import Spellings, counted
 from backbone.errors import InputError
-from backbone.registered import variant, variants
-from trainers.config import Data, TrainConfig
-from trainers.config.load import load_config, override_part
-from trainers.data.columns import Column, Kind, Roles, described, roles_of
-from trainers.data.formats.format import Format
-from trainers.data.rows import LabelledRow, RowReader, entries
-from trainers.data.splits import normalise
+from backbone.texts import encoding_of
+from trainers.config import Data
+from trainers.config.load import load_config
+from trainers.data.columns import Column
+from trainers.data.copies import Copies, Placed, copies_in
+from trainers.data.inference import MAX_ROWS, Assumption, Inferred, groups_of, inferred, is_data, measured
+from trainers.data.lengths import Lengths, estimate, lengths_of
+from trainers.data.prepare import SOURCES
+from trainers.data.rows import LabelledRow, RowReader, Split, entries
 from trainers.runs.reading import ReadReport
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from trainers.fitting.label_audit import LabelAudit
 
-MAX_ROWS = 100_000  # rows of a file that are read
-MAX_SHOWN = 20  # labels, groups of rows or warnings of a kind that people are shown
-TOKENS_PER_WORD = 1.4  # usual sub-words of an English word
-SPECIAL = 3  # tokens around a pair
-CUTS = (32, 64, 128, 256, 512)  # values of data.max_tokens that are chosen
-METRICS = {"multi_label": "macro_f1"}  # metric by head.kind where it is not the first of the head's
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """A setting that was inferred, and why."""
-
-    setting: str  # FIELD=VALUE, as --set takes it
-    reason: str
+MAX_SHOWN = 20  # labels, or groups of rows, that people are shown
 
 
 @dataclass(frozen=True)
@@ -51,30 +37,9 @@ class FileRows:
     """The rows of a file."""
 
     file: str
+    encoding: str  # "" for files that are no text
     rows: int
     limited: bool  # the file holds more rows, which were not read
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Rows with one normalised text."""
-
-    where: tuple[str, ...]  # file and line of each
-    labels: tuple[str, ...]  # label of each
-    across: bool  # they are in different files
-    conflict: bool  # the labels differ
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Lengths of the inputs in words, and what a run would cut."""
-
-    mean: float
-    median: int
-    p99: int
-    max: int
-    max_tokens: int  # tokens of the longest input that is not cut
-    cut: int  # rows that are probably cut, at 1.4 tokens a word
 
 
 @dataclass(frozen=True)
@@ -82,21 +47,26 @@ class DataCheck:
     """The result of `check`; `--json` prints it."""
 
     files: tuple[FileRows, ...]
-    columns: tuple[Column, ...]  # () for a format without columns
+    columns: tuple[Column, ...]  # columns of the train file; () for a format without columns, and for a config
     text: str
     text_pair: str  # "" without a second text
     label: str
     head: str  # head.kind
     metric: str
     labels: dict[str, int]  # rows or, of tags, words by label, the most frequent first; empty for numbers
-    lengths: Lengths
+    lengths: Lengths | None  # estimated tokens; None for images
     copies: tuple[Copies, ...]  # contradictions first, then copies across files
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...]  # what is doubtful about labels and texts
 
     def table(self) -> str:
         """Returns the check for people."""
-        lines = [f"{f.file}: {counted(f.rows)}" + f", the first {MAX_ROWS:,} alone" * f.limited for f in self.files]
+        lines = [
+            f"{f.file}: {counted(f.rows)}"
+            + f", the first {MAX_ROWS:,} alone" * f.limited
+            + f", {f.encoding}" * bool(f.encoding)
+            for f in self.files
+        ]
         roles = {self.text: "text", self.text_pair: "second text", self.label: "label"}
         lines += ["", "columns"] if self.columns else []
         for c in self.columns:
@@ -107,14 +77,10 @@ class DataCheck:
             lines.append(f"{len(self.labels)} labels")
             lines += [f"  {label}: {count}" for label, count in itertools.islice(self.labels.items(), MAX_SHOWN)]
             lines += _more(len(self.labels))
-        size = self.lengths
-        lines.append(f"words: mean {size.mean:.1f}, median {size.median}, 99 % up to {size.p99}, longest {size.max}")
-        lines.append(f"max_tokens {size.max_tokens} would cut about {counted(size.cut)}")
+        lines += [f"tokens: {self.lengths}"] if self.lengths is not None else []
         lines += self._copies()
         lines += ["", "assumed; --set says otherwise"] if self.assumptions else []
-        lines += [
-            f"  --set {shlex.quote(assumption.setting)}  ({assumption.reason})" for assumption in self.assumptions
-        ]
+        lines += [f"  {assumption}  ({assumption.reason})" for assumption in self.assumptions]
         lines += ["", "doubtful"] if self.warnings else []
         return "\n".join([*lines, *(f"  {warning}" for warning in self.warnings)])
 
@@ -123,9 +89,8 @@ class DataCheck:
         conflicts = sum(group.conflict for group in self.copies)
         lines = ["", f"{len(self.copies)} texts more than once, {across} in several files, {conflicts} contradicting"]
         for group in self.copies[:MAX_SHOWN]:
-            rows = ", ".join(f"{where} {label}" for where, label in zip(group.where, group.labels, strict=True))
             kind = "labels differ" if group.conflict else "same label"
-            lines.append(f"  {kind}{', in several files' * group.across}: {rows}")
+            lines.append(f"  {kind}{', in several files' * group.across}: {group}")
         return lines + _more(len(self.copies))
 
 
@@ -133,180 +98,112 @@ def _more(count: int) -> list[str]:
     return [f"  and {count - MAX_SHOWN} more (--json lists all)"] if count > MAX_SHOWN else []
 
 
-def is_data(name: str, overrides: Sequence[str] = ()) -> bool:
-    """Returns whether an argument of `train` names data: by its suffix, its prefix, or `data.format`."""
-    if name.endswith(".py"):
-        return False
-    suffix = Path(plain_name(Path(name))).suffix.lower()
-    known = variants(Format).values()
-    if any(suffix in cls.suffixes or (cls.prefix and name.startswith(cls.prefix)) for cls in known):
-        return True
-    stated = any(text.startswith("data.format=") for text in overrides)
-    return stated and Path(name.partition("#")[0]).is_file()
-
-
-def check(files: Sequence[str], overrides: Sequence[str] = ()) -> DataCheck:
-    """Checks files of one task, the first of which decides the roles; raises InputError where they are unclear."""
-    inferred = _inferred(files, overrides)
-    config = inferred.config
-    column = config.head.column
-    facts, rows, spellings = [], [], None
-    for file in _groups(files, config.data):
-        data = override_part(config.data, "data", ["data.dev=", "data.test=", _train(file)])
-        reader = RowReader(data, column, limit=MAX_ROWS + 1)
-        if spellings is not None:
-            reader.spellings = spellings
+def check(named: Sequence[str], overrides: Sequence[str] = ()) -> DataCheck:
+    """Checks files of one task, or the files of a config; raises InputError where their reading is unclear."""
+    reading = _reading(named, overrides)
+    config, column, spellings = reading.inferred.config, reading.inferred.config.head.column, Spellings()
+    facts, rows = [], []
+    for group in reading.groups:
+        data = replace(config.data, train=group, dev=(), test=())
+        reader = RowReader(data, column, limit=MAX_ROWS + 1, spellings=spellings)
         read = list(reader.rows("train"))
-        column, spellings = reader.column, reader.spellings
-        name = file if isinstance(file, str) else ", ".join(file)
-        facts.append(FileRows(name, min(len(read), MAX_ROWS), len(read) > MAX_ROWS))
+        column = reader.column
+        name = ", ".join(group)
+        facts.append(FileRows(name, _encoding(data), min(len(read), MAX_ROWS), len(read) > MAX_ROWS))
         rows += [(name, row) for row in read[:MAX_ROWS]]
-    report = ReadReport()
-    if spellings is not None:
-        report = ReadReport(spellings.several(), spellings.alike(), spellings.missing(), joined=spellings.joined())
-    empty = [row.where for _, row in rows if not row.content.strip("\0 \t\r\n")]
-    warnings = [*report.warnings(), *([f"an empty text in {counted(len(empty))}, first {empty[0]}"] if empty else [])]
-    labels = Counter(label for _, row in rows for label in row.labels) if column.closed else Counter()
+    placed = [Placed(name, row.content, _compared(row, column), row.where) for name, row in rows]
+    labels = Counter(label for _, row in rows for label in row.labels) if column.closed else Counter[str]()
     return DataCheck(
         files=tuple(facts),
-        columns=inferred.columns,
+        columns=reading.inferred.columns,
         text=config.data.text,
         text_pair=config.data.text_pair,
         label=config.data.label,
         head=config.head.kind,
         metric=config.metric,
         labels=dict(labels.most_common()),
-        lengths=_lengths([row for _, row in rows], config.data.max_tokens),
-        copies=copies_in(rows),
-        assumptions=inferred.assumptions,
-        warnings=tuple(warnings),
+        lengths=None if config.data.of_images else _lengths([row.content for _, row in rows], config.data.max_tokens),
+        copies=copies_in(placed),
+        assumptions=reading.inferred.assumptions,
+        warnings=tuple(_warnings(rows, spellings, column, facts[: reading.train])),
     )
 
 
-def inferred_config(file: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Returns the config that trains on a file, and logs each assumption as the setting that would say it."""
-    inferred = _inferred([file], overrides)
-    for assumption in inferred.assumptions:
-        log.info("assumed: --set %s (%s)", shlex.quote(assumption.setting), assumption.reason)
-    return inferred.config
+def audit(
+    named: Sequence[str], overrides: Sequence[str] = (), *, max_suspects: int = 0, show: bool = False
+) -> LabelAudit:
+    """Audits the labels of files, of all of them together, or of the train files of a config."""
+    from trainers.fitting.label_audit import audit_labels
 
-
-def copies_in(rows: Sequence[tuple[str, LabelledRow]]) -> tuple[Copies, ...]:
-    """Returns the groups of rows, each with its file, that share a normalised text; contradictions come first."""
-    groups: dict[str, list[tuple[str, LabelledRow]]] = defaultdict(list)
-    for file, row in rows:
-        groups[normalise(row.content)].append((file, row))
-    copies = []
-    for group in groups.values():
-        if len(group) > 1:
-            conflict = len({frozenset(row.labels) if len(row.labels) < 2 else row.labels for _, row in group}) > 1
-            copies.append(
-                Copies(
-                    where=tuple(row.where for _, row in group),
-                    labels=tuple("|".join(row.labels) for _, row in group),
-                    across=len({file for file, _ in group}) > 1,
-                    conflict=conflict,
-                )
-            )
-    return tuple(sorted(copies, key=lambda group: (not group.conflict, not group.across)))
+    reading = _reading(named, overrides)
+    config = reading.inferred.config
+    if is_data(named[0], overrides):
+        every = tuple(name for group in reading.groups for name in group)
+        config = replace(config, data=replace(config.data, train=every, dev=(), test=()))
+    return audit_labels(config, max_suspects=max_suspects, show=show)
 
 
 @dataclass(frozen=True)
-class _Inferred:
-    """A config with what was assumed for it."""
+class _Reading:
+    """The files to be checked, and how they are read."""
 
-    config: TrainConfig
-    columns: tuple[Column, ...]
-    assumptions: tuple[Assumption, ...]
+    inferred: Inferred
+    groups: list[tuple[str, ...]]  # files that are read together, those of training first
+    train: int  # number of the groups that are training's
 
 
-def _inferred(files: Sequence[str], overrides: Sequence[str]) -> _Inferred:
-    """Returns the config for the first of some files; settings that a person gave count first."""
-    stated = {text.partition("=")[0].strip(): text.partition("=")[2] for text in overrides}
-    of_data = [text for text in overrides if text.startswith("data.")]
-    first = _train(_groups(files, override_part(Data(), "data", of_data))[0])
-    data = override_part(Data(text="", label=""), "data", [first, *of_data])
+def _reading(named: Sequence[str], overrides: Sequence[str]) -> _Reading:
+    """Returns the files and their reading; the first train file decides the roles of all."""
+    if is_data(named[0], overrides):
+        groups = groups_of(named, overrides)
+        return _Reading(inferred(groups[0], overrides), groups, 1)
+    if len(named) > 1:
+        raise InputError(f"{named[1]}: name one config script, or files of rows alone")
+    config = load_config(named[0], overrides)
+    splits = [_together(config.data, split) for split in SOURCES if getattr(config.data, split)]
+    if not config.data.train:
+        raise InputError("data.train: no file; name one with --set data.train=FILE")
+    return _Reading(Inferred(config), [group for groups in splits for group in groups], len(splits[0]))
+
+
+def _together(data: Data, split: Split) -> list[tuple[str, ...]]:
+    return [group.names for group in entries(data, split)]
+
+
+def _encoding(data: Data) -> str:
+    """Returns the encoding of train files; "" for files that are no text."""
     group = next(entries(data, "train"))
-    if group.format.of_images or data.of_images:
-        raise InputError(f"{files[0]}: holds images; train them with the config image_classification")
-    columns: tuple[Column, ...] = ()
-    if group.format.has_columns:
-        table = _table(data)
-        columns = described(table)
-        roles = roles_of(table, columns, files[0], data.text, data.text_pair, data.label, stated.get("head.kind", ""))
-    else:
-        kind: Any = stated.get("head.kind") or _kind_without_columns(data, files[0])
-        roles = Roles("text", "", "label", kind, "")
-    assumed = _assumptions(roles, group.format.has_columns)
-    script = "token_tagging" if roles.kind == "token_tagging" else "text_classification"
-    name = re.sub(r"[^\w-]+", "_", Path(plain_name(Path(files[0]))).stem).strip("_") or "graft"
-    settings = [first, f"name={name}", *(a.setting for a in assumed)]
-    rest = [text for text in overrides if not (text.startswith("head.kind="))]
-    config = load_config(script, [*settings, *rest])
-    if "data.max_tokens" not in stated:
-        rows = list(RowReader(config.data, config.head.column, limit=MAX_ROWS).rows("train"))
-        size = _lengths(rows, config.data.max_tokens)
-        tokens = next((cut for cut in CUTS if size.p99 * TOKENS_PER_WORD + SPECIAL <= cut), CUTS[-1])
-        chosen = Assumption(f"data.max_tokens={tokens}", f"99 % of the inputs have up to {size.p99} words")
-        assumed.append(chosen)
-        config = load_config(script, [*settings, chosen.setting, *rest])
-    return _Inferred(config, columns, tuple(a for a in assumed if a.setting.partition("=")[0] not in stated))
+    if group.format.binary or group.format.entry != "file":
+        return ""
+    return encoding_of(group.format.path(group.names[0]), data.encoding)
 
 
-def _assumptions(roles: Roles, has_columns: bool) -> list[Assumption]:
-    """Returns the settings of some roles; those of the head come before those that depend on it."""
-    assumed = [Assumption(f"head.kind={roles.kind}", "by what the labels are")]
-    if has_columns:
-        assumed.append(Assumption(f"data.text={roles.text}", "the column of the longest and most different texts"))
-        if roles.text_pair:
-            assumed.append(Assumption(f"data.text_pair={roles.text_pair}", "the second text of a pair, by its name"))
-            assumed.append(Assumption("head.pair=cross", "both texts are read as one row"))
-        assumed.append(Assumption(f"data.label={roles.label}", "a column of labels, by its values and name"))
-    if roles.separator:
-        assumed.append(Assumption(f"data.label_separator={roles.separator}", "cells hold several labels"))
-    if roles.kind != "token_tagging" and roles.kind != "classification":
-        assumed.append(Assumption("head.pooling=mean", "the mean of all tokens"))
-    metric = METRICS.get(roles.kind, variant(Head, roles.kind, "head.kind").metrics[0])
-    return [*assumed, Assumption(f"metric={metric}", f"the usual one of {roles.kind}")]
+def _compared(row: LabelledRow, column: LabelColumn) -> tuple[str, ...]:
+    """Returns the labels of a row in an order that says nothing, unless each word has one."""
+    return row.labels if column.labels_per == "word" else tuple(sorted(row.labels))
 
 
-def _table(data: Data) -> Mapping[str, Sequence[Any]]:
-    """Returns the cells of every column of data.train; a record without a field has None there."""
-    records = []
-    for group in entries(data, "train"):
-        read = group.format.records(group.names, data.read_settings("train", {}))
-        records += [record for _, record in itertools.islice(read, MAX_ROWS)]
-    names = dict.fromkeys(name for record in records for name in record if name)
-    if not records:
-        raise InputError(f"{', '.join(data.train)}: holds no rows")
-    return {name: [record.get(name) for record in records] for name in names}
+def _warnings(
+    rows: Sequence[tuple[str, LabelledRow]], spellings: Spellings, column: LabelColumn, train: Sequence[FileRows]
+) -> Iterator[str]:
+    """Yields what is doubtful about labels and texts."""
+    report = ReadReport(spellings.several(), spellings.alike(), spellings.missing(), joined=spellings.joined())
+    yield from report.warnings()
+    empty = [row.where for _, row in rows if not row.content.strip("\0 \t\r\n")]
+    if empty:
+        yield f"an empty text in {counted(len(empty))}, first {empty[0]}"
+    names = {file.file for file in train}
+    known = {label for name, row in rows if name in names for label in row.labels}
+    unknown = [
+        (label, row.where) for name, row in rows if name not in names for label in row.labels if label not in known
+    ]
+    if unknown and column.closed:
+        label, where = unknown[0]
+        yield f"{where}: the label {label!r} is in no train file, which training refuses; {len(unknown)} such in all"
 
 
-def _kind_without_columns(data: Data, where: str) -> Kind:
-    """Returns the head of the labels of a format without columns."""
-    group = next(entries(data, "train"))
-    if group.format.labels_per == "word":
-        return "token_tagging"
-    records = group.format.records(group.names, data.read_settings("train", {}))
-    cells = [record["label"] for _, record in itertools.islice(records, MAX_ROWS)]
-    columns = described({"label": cells, "text": ["a text"] * len(cells)})
-    return roles_of({"label": cells, "text": cells}, columns, where, text="text", label="label").kind
-
-
-def _groups(files: Sequence[str], data: Data) -> list[str | tuple[str, ...]]:
-    """Returns the files that are read together: each alone, or as many as the format takes."""
-    size = len(data.file_format.files) if data.file_format is not None else 0
-    return [tuple(files[i : i + size]) for i in range(0, len(files), size)] if size else list(files)
-
-
-def _train(file: str | tuple[str, ...]) -> str:
-    return f"data.train={file if isinstance(file, str) else ','.join(file)}"
-
-
-def _lengths(rows: Sequence[LabelledRow], max_tokens: int) -> Lengths:
-    """Returns the lengths of the inputs, both texts of a pair together."""
-    words = sorted(len(row.content.replace("\0", " ").split()) for row in rows)
-    cut = sum(count * TOKENS_PER_WORD + SPECIAL > max_tokens for count in words)
-    last = len(words) - 1
-    p99 = words[int(0.99 * last)]
-    return Lengths(round(sum(words) / len(words), 2), words[last // 2], p99, words[-1], max_tokens, cut)
+def _lengths(contents: Sequence[str], max_tokens: int) -> Lengths:
+    """Returns the estimated lengths of texts, and how many are cut."""
+    some = measured(contents)
+    lengths = lengths_of([estimate(text) for text in some], max_tokens)
+    return replace(lengths, cut=round(lengths.cut * len(contents) / len(some)))

@@ -11,13 +11,13 @@ from backbone.options import argument, option
 from backbone.verbs import InPrecision, OfGraft, OnBackbone, Verb
 from registry.place import Place
 from trainers.config import TrainConfig
-from trainers.config.load import SCRIPT, Overridden, Scripted, load_as
+from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.retrain.outcome import Job, Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Scripted, Verb):
-    """A training run of a config in a work folder."""
+class Run(Verb):
+    """A training run in a work folder."""
 
     workdir: str | None = option(None, "folder of the run (default: runs/NAME)")
     resume: bool = option(False, "continue an interrupted run")
@@ -28,7 +28,7 @@ class Run(Scripted, Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainBackbone(Run, verb="train-backbone"):
+class TrainBackbone(Run, Scripted, verb="train-backbone"):
     def call(self) -> object:
         """Trains a backbone from text or labelled images."""
         from trainers.pretraining.config import BackboneConfig
@@ -39,16 +39,24 @@ class TrainBackbone(Run, verb="train-backbone"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Run, verb="train"):
-    config: str = argument(f"{SCRIPT}; or a file of labelled rows")
+class Train(Run, Overridden, verb="train"):
+    inputs: tuple[str, ...] = argument(
+        f"{SCRIPT}; or files of labelled rows: the train file, and dev and test files by their names", name="config"
+    )
 
     def call(self) -> object:
-        """Trains a graft from a config script, or from a file whose columns, labels and head are inferred."""
-        from trainers.check import inferred_config, is_data
+        """Trains a graft from a config script, or from files whose columns, labels and head are inferred."""
+        from trainers.data.inference import infer, is_data
         from trainers.train import train
 
-        data = is_data(self.config, self.overrides)
-        config = inferred_config(self.config, self.overrides) if data else self.load(TrainConfig)
+        if is_data(self.inputs[0], self.overrides):
+            inferred = infer(self.inputs, self.overrides)
+            inferred.log()
+            config = inferred.config
+        elif len(self.inputs) > 1:
+            raise InputError(f"{self.inputs[1]}: name one config script, or files of rows alone")
+        else:
+            config = load_config(self.inputs[0], self.overrides)
         return train(config, self.folder(config.name), resume=self.resume, show=self.show, propose=True)
 
 
@@ -62,7 +70,7 @@ class Precision(Overridden, Verb, verb="precision"):
         """Measures the precisions of a backbone on this machine, and records the one that its trunk has."""
         from trainers.precision import precision
 
-        config = None if self.data is None else load_as(TrainConfig, self.data, self.overrides)
+        config = None if self.data is None else load_config(self.data, self.overrides)
         result = precision(self.backbone, choice=self.choose, config=config)
         return result if self.json else str(result)
 
@@ -96,6 +104,9 @@ class Retrain(Overridden, Verb, verb="retrain"):
         jobs = [Job(config=c, overrides=self.overrides, place=self.place, options=options) for c in self.configs]
         if self.all:
             return retrain_all(jobs, executor=self.executor, workers=self.workers)
+        for name, value, default in (("executor", self.executor, "processes"), ("workers", self.workers, 1)):
+            if value != default:
+                raise InputError(f"--{name}: belongs to --all, got {value} without it")
         if len(jobs) > 1:
             raise InputError("config: several configs need --all, which gives one entry a task and the worst status")
         return reported(attempt(jobs[0]))
@@ -124,25 +135,22 @@ class Evaluate(OfGraft, Overridden, OnBackbone, InPrecision, Verb, verb="evaluat
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditLabels(Scripted, Verb, verb="audit-labels"):
-    max_suspects: int = option(0, "suspects to list; 0 lists all of them", min=0, former="most")
+class Check(Overridden, Verb, verb="check", former={"audit-labels": "check CONFIG --audit"}):
+    inputs: tuple[str, ...] = argument(
+        f"file of labelled rows; further ones are other splits; or {SCRIPT}", name="file"
+    )
+    audit: bool = option(False, "list the rows whose label a probe doubts, which costs a forward pass of every row")
+    max_suspects: int = option(0, "rows that --audit lists; 0 lists all of them", min=0)
 
     def call(self) -> object:
-        """Lists rows whose label is probably wrong, and duplicates."""
-        from trainers.audit_labels import audit_labels
+        """Checks labelled rows: columns, labels, lengths, copies, what a run would assume; --audit doubts labels."""
+        from trainers.check import audit, check
 
-        return audit_labels(self.load(TrainConfig), max_suspects=self.max_suspects, show=self.show)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check(Overridden, Verb, verb="check"):
-    files: tuple[str, ...] = argument("file of labelled rows; further ones are other splits", name="file")
-
-    def call(self) -> object:
-        """Checks files of labelled rows: columns, labels, lengths, copies, and what a run would assume."""
-        from trainers.check import check
-
-        return check(self.files, self.overrides)
+        if self.audit:
+            return audit(self.inputs, self.overrides, max_suspects=self.max_suspects, show=self.show)
+        if self.max_suspects:
+            raise InputError("--max-suspects: bounds the list of --audit; add --audit")
+        return check(self.inputs, self.overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +185,6 @@ VERBS: tuple[type[Verb], ...] = (
     Plan,
     Retrain,
     Evaluate,
-    AuditLabels,
     Check,
     Inspect,
     Cache,

@@ -1,6 +1,6 @@
 """The inputs of a run: config, backbone, rows and model, prepared and checked before anything is spent.
 
-`train`, `plan`, `audit-labels` and the trial of a retraining all prepare through `prepare`, so that one refuses what
+`train`, `plan`, `check --audit` and the trial of a retraining all prepare through `prepare`, so that one refuses what
 another refuses.
 """
 
@@ -115,8 +115,7 @@ def require_climb(config: TrainConfig, backbone: Backbone, data: TaskData) -> No
     if "dev" not in data.splits:
         raise InputError("plan.stages: auto decides on development rows; set data.dev, or data.dev_fraction above 0")
     climbed_blocks(config, backbone.spec.blocks)
-    for method in config.methods:
-        GraftModel(backbone.network, (method,), config.head, data.labels)
+    GraftModel(backbone.network, config.methods, config.head, data.labels)
 
 
 def climbed_blocks(config: TrainConfig, blocks: int) -> tuple[int, int]:

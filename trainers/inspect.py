@@ -43,9 +43,13 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
     folder = Path(path)
     if (folder / "graft" / MANIFEST).is_file():
         folder = folder / "graft"
+    if overrides and folder.is_dir():
+        raise InputError(f"--set {overrides[0]}: changes a config; {path} is a folder, which is described as it is")
     if (folder / MANIFEST).is_file():
         return _inspect_graft(folder, backbone)
     if (folder / BACKBONE_FILE).is_file():
+        if backbone:
+            raise InputError(f"--backbone: {path} is a backbone itself; name a graft or a config, or leave it out")
         return _inspect_backbone(folder)
     if folder.is_dir():
         raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {BACKBONE_FILE})")

@@ -29,7 +29,9 @@ from metering.window import cpu_seconds, platform, wall_seconds, window
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
 from trainers.config.load import versions
+from trainers.config.own import own_identity
 from trainers.data.examples import TaskData
+from trainers.data.overview import overview
 from trainers.extras.early_exits import exits_of, require_unseen
 from trainers.extras.out_of_scope import scope_of_run
 from trainers.extras.variants import validated
@@ -79,7 +81,7 @@ def train(
         if parent is not None and inputs.calibration is not None:
             require_unseen(inputs.config, parent.manifest.training.config)
         run.identity = run_identity(inputs, parent)
-        log.info("%s", describe(inputs))
+        introduce(inputs)
         if parent is not None and start is not None and start.head_only:
             fitted = ways.new_head(inputs, run, parent)
         elif parent is not None:
@@ -209,6 +211,7 @@ def run_identity(inputs: Inputs, parent: Parent | None = None) -> dict[str, str]
         "weights_id": inputs.backbone.weights_id,
         "preprocessing_id": inputs.backbone.preprocessing_id,
         **start,
+        **own_identity(inputs.config, inputs.config.plan.schedule),
     }
 
 
@@ -217,12 +220,14 @@ def held_out(data: TaskData) -> tuple[str, ...]:
     return tuple(name for name in ("dev", "test") if name in data.splits)
 
 
-def describe(inputs: Inputs) -> str:
-    """Returns one line for the log: rows and labels, and the sites of the methods unless a climb chooses them."""
-    rows = ", ".join(f"{name} {len(split)}" for name, split in inputs.data.splits.items())
-    line = f"rows: {rows}; {len(inputs.data.labels)} labels"
-    if inputs.config.climbs:
-        return line
-    model: GraftModel = inputs.model()
-    sites = sum(len(settings) for _, settings in model.site_parts.values())
-    return f"{line}; {', '.join(spec.method for spec in model.methods)} at {sites} sites"
+def introduce(inputs: Inputs) -> None:
+    """Logs the first lines of a run: its rows, and the sites of the methods unless a climb chooses them."""
+    rows = overview(inputs.config, inputs.data)
+    for line in rows.lines():
+        log.info("%s", line)
+    for warning in rows.warnings():
+        log.warning("%s", warning)
+    if not inputs.config.climbs:
+        model: GraftModel = inputs.model()
+        sites = sum(len(settings) for _, settings in model.site_parts.values())
+        log.info("adapter: %s at %d sites", ", ".join(spec.method for spec in model.methods), sites)

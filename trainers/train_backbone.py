@@ -28,6 +28,7 @@ from backbone.trees import Params, count, map_leaves
 from metering.cost import CostRecord
 from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.config.former import without_newer
+from trainers.config.own import own_identity
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.loop import BackboneTask, fit_backbone
 from trainers.pretraining.material import Material
@@ -95,6 +96,7 @@ def _train_backbone(
         **material.fingerprint,
         "preprocessing_id": material.preprocessing.preprocessing_id,
         "start": start.weights_id if start else "",
+        **own_identity(config),
     }
     with Checkpoints(workdir / FOLDER, identity) as checkpoints:
         resumed = checkpoints.notes() is not None

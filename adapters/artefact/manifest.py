@@ -8,15 +8,17 @@ versions do not change `content_id`: the same seed and data give the same id.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from adapters.artefact.scripts import changed, missing
 from adapters.methods.method import Method
 from adapters.specs import Head
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode
-from backbone.registered import VARIANTS, UnknownVariant, VariantsError, named_variants
+from backbone.registered import UnknownVariant, VariantsError
 
 SCHEMA = 1
 MANIFEST, TENSORS, CANARY = "manifest.json", "graft.safetensors", "canary.safetensors"
@@ -35,7 +37,7 @@ class Training:
     metrics: dict[str, dict[str, float]]  # value by split, by metric
     costs: dict[str, Any]  # measurements, each with its quality
     versions: dict[str, str]  # versions of libraries
-    variants: dict[str, str] = field(default_factory=dict)  # name of the user's file that defines a variant, by tag
+    variants: dict[str, str] = field(default_factory=dict)  # names of the user's files behind a variant, by tag
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,11 @@ def sealed(manifest: Manifest) -> Manifest:
 
 def dumps(manifest: Manifest) -> bytes:
     """Returns the one spelling of a manifest, so that a changed byte anywhere is noticed."""
-    return (json.dumps(_values(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return _spelled(_values(manifest))
+
+
+def _spelled(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _values(manifest: Manifest) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def _values(manifest: Manifest) -> dict[str, Any]:
 def read_manifest(path: Path) -> Manifest:
     """Reads and verifies `manifest.json` of the graft folder `path`; raises InputError.
 
-    It is UnknownVariant where this process does not know a variant of an intact graft.
+    It is one of `adapters.artefact.scripts.FAULTS` where the script of an own variant is missing, or has changed.
     """
     file = path / MANIFEST
     try:
@@ -126,23 +132,34 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = decode(Manifest, values)
     except UnknownVariant as error:
-        raise UnknownVariant(f"{file}: {_unknown(error, values)}", error.tag) from error
-    except VariantsError:  # a fault of a script, not of the graft
+        raise missing(error, str(file), _scripts(values)) from error
+    except VariantsError:  # a script fails
         raise
-    except InputError as error:
-        raise InputError(f"{file}: {error}; the manifest was altered or is damaged") from error
+    except Exception as error:  # whatever the code of an own variant raises
+        if not (isinstance(error, InputError) or _scripts(values)):
+            raise
+        raise _misread(f"{file}: {error}", values, content, "; the manifest was altered or is damaged") from error
     if sealed(manifest) != manifest or dumps(manifest) != content:
-        raise InputError(f"{file}: does not match its own hash: altered after it was written")
+        raise _misread(f"{file}: does not match its own hash", values, content, ": altered after it was written")
     return manifest
 
 
-def _unknown(error: UnknownVariant, values: dict[str, Any]) -> str:
-    """Returns the message for an unknown tag, with the file that defined it where the graft was made."""
-    training = values.get("training")
-    files = training.get("variants") if isinstance(training, dict) else None
-    if not isinstance(files, dict) or error.tag not in files:
-        return str(error)
-    return (
-        f"{error.tag!r} is no variant of Topgraft: {files[error.tag]} defined it where the graft was made; import that "
-        f"file first, or name it in {VARIANTS}{named_variants()}"
-    )
+def _misread(problem: str, values: Any, content: bytes, altered: str) -> InputError:
+    """Returns the error for a manifest that cannot be read back: its bytes were altered, or code has changed since."""
+    try:
+        whole = values["manifest_id"] == digest({**values, "manifest_id": ""}) and _spelled(values) == content
+        version = values["training"]["versions"].get("topgraft", "unknown")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        return InputError(f"{problem}{altered}")
+    if scripts := _scripts(values):
+        return changed(problem, scripts)
+    return InputError(f"{problem}; the manifest is whole, but another version of Topgraft wrote it: {version}")
+
+
+def _scripts(values: Any) -> dict[str, str]:
+    """Returns `training.variants` of a manifest's values, which may have any shape."""
+    training = values.get("training") if isinstance(values, dict) else None
+    scripts = training.get("variants") if isinstance(training, dict) else None
+    return {str(tag): str(name) for tag, name in scripts.items()} if isinstance(scripts, dict) else {}

@@ -34,13 +34,15 @@ from adapters.artefact.manifest import (
     sealed,
 )
 from adapters.artefact.scope import Scope
+from adapters.artefact.scripts import changed, own_code
 from adapters.forward import forward_program
 from adapters.model import GraftModel
+from backbone.code_files import code_files
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
 from backbone.precisions.precision import Precision, precision_named, precision_of
-from backbone.registered import Registered, own_file
+from backbone.registered import Registered, own_file, own_files
 from backbone.registered import variants as variants_of
 from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
@@ -103,17 +105,25 @@ def save_graft(
             variants=tuple(sorted({backbone.precision, *variants})),
             tolerances={key: value * scale for key, value in tolerances(backbone.precision).items()},
             files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
-            training=replace(training, variants=own_files((*model.methods, model.head))),
+            training=replace(training, variants=own_names((*model.methods, model.head))),
         )
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
         (folder / MANIFEST).write_bytes(dumps(manifest))
     return manifest
 
 
-def own_files(values: Iterable[object]) -> dict[str, str]:
-    """Returns, by tag, the name of the file behind each variant that does not come with Topgraft."""
-    variants = [value for value in values if isinstance(value, Registered)]
-    return {value.tag: Path(file).name for value in variants if (file := own_file(type(value)))}
+def own_names(values: Iterable[object]) -> dict[str, str]:
+    """Returns, by tag, the names of the files behind each variant that does not come with Topgraft.
+
+    The file that defines it stands first; behind it those of its bases, and what they import of the user's own.
+    """
+    files = {v.tag: code_files(own_files(type(v))) for v in values if isinstance(v, Registered) and own_file(type(v))}
+    return {tag: " with ".join([Path(first).name, *_rest(others)]) for tag, (first, *others) in files.items()}
+
+
+def _rest(files: Iterable[str]) -> list[str]:
+    names = sorted({Path(file).name for file in files})
+    return [", ".join(names)] if names else []
 
 
 def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
@@ -134,7 +144,8 @@ def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
             f"{where}: grafted on {backbone.path} in {trained}, and not validated in {backbone.precision}: "
             f"load it with precision={trained}, or train it again on {backbone.precision}"
         )
-    return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
+    with own_code(where, manifest.training.variants):
+        return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
 
 
 def verify_on(
@@ -146,15 +157,18 @@ def verify_on(
     where: str,
 ) -> None:
     """Checks every tensor against the architecture and the canary's logits; raises InputError."""
-    require_same_structure(params, model.abstract(), where)
-    logits = canary_logits(model, backbone, params, canary)
+    scripts = manifest.training.variants
+    with own_code(where, scripts):
+        require_same_structure(params, model.abstract(), where)
+        logits = canary_logits(model, backbone, params, canary)
     allowed = tolerance_of(manifest, backbone.precision, where)
     worst = float(np.abs(logits - canary["logits"]).max())
     if not worst <= allowed:
-        raise InputError(
+        problem = (
             f"{where}: the canary's logits differ by {worst:.3g}, more than {allowed:.3g} allowed for "
             f"{backbone.precision}/{_platform()}: this machine or these libraries do not reproduce the graft"
         )
+        raise changed(problem, scripts, certain=False) if scripts else InputError(problem)
 
 
 def tolerances(precision: str) -> dict[str, float]:

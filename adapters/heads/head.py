@@ -95,7 +95,7 @@ if TYPE_CHECKING:
 UNLIKELY = -1e9  # logit of a label that is never the answer
 
 Support: TypeAlias = Literal[
-    "audit",  # `audit-labels`: each row has one label that a probe can doubt
+    "audit",  # `check --audit`: each row has one label that a probe can doubt
     "bank",  # serving in slots beside other grafts: what answers is made of logits on the host
     "early_exits",  # answers from lower blocks: the most probable label, by softmax
     "export",  # a folder that stands alone: its runner knows `output` and `threshold_of_labels`

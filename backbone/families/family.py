@@ -42,7 +42,7 @@ EXAMPLE_SIZES = {
 NEEDS = ("task_prefix", "ignored", "block", "names", "qkv", "spec")  # parts that every family defines
 
 
-class Family(Registered, by="family", folder="backbone.families", needs=NEEDS):
+class Family(Registered, by="family", folder="backbone.families", needs=NEEDS, spelling=r"[\w.-]+"):
     """The mapping of one `model_type` of Hugging Face's layout to our network."""
 
     task_prefix: ClassVar[str]  # name of the backbone inside transformers' model of a task

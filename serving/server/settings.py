@@ -45,6 +45,7 @@ class Settings(InPrecision):
             raise InputError("serve: give --registry URL with --store PATH, or --grafts DIR")
         if self.registry is not None and self.store is None:
             raise InputError("--store: the folder of the registry's artefacts is needed with --registry")
+        self._require_read()
         if "bfloat16" in self.submodels:
             raise InputError("--submodels: bfloat16 is a precision of the whole server now; use --precision bfloat16")
         self.controller()
@@ -53,6 +54,16 @@ class Settings(InPrecision):
             raise InputError(f"--max-queued: {queued} rows are never exceeded: --max-waiting is {self.max_waiting}")
         if not self.batch_sizes:
             raise InputError("--batch-sizes: at least one is needed")
+
+    def _require_read(self) -> None:
+        """Raises InputError for an option that nothing would read beside the others."""
+        if self.store is not None and self.grafts is not None:
+            raise InputError("--store: belongs to --registry; --grafts names the folder of the grafts themselves")
+        for name in ("slots", "labels"):
+            if self.envelope is not None and getattr(self, name) != getattr(type(self), name):
+                raise InputError(f"--{name}: is for the default envelope; {self.envelope} says its own")
+        if self.bounds.dwell != type(self.bounds).dwell and not self.bounds.count:
+            raise InputError("--dwell: nothing switches the submodel; set --submodels and a bound, such as --p95")
 
     def controller(self) -> Controller:
         """Returns a controller that chooses among the submodels; raises InputError for impossible bounds."""

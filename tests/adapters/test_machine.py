@@ -98,7 +98,7 @@ def test_a_wrong_compiler_stops_what_computes_and_nothing_else(config, tiny, tin
     stopped = [
         (*train, "--workdir", "a"),
         ("plan", config),
-        ("audit-labels", config),
+        ("check", config, "--audit"),
         ("retrain", config, *place),
         ("evaluate", tmp_path / "grafts" / "t", "--file", tmp_path / "train.csv"),
         ("combine", tmp_path / "grafts" / "t", tmp_path / "grafts" / "t", "--out", "both"),

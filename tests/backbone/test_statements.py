@@ -9,7 +9,8 @@ import pytest
 from adapters.heads.head import Head
 from adapters.methods.method import Method
 from backbone.errors import InputError
-from backbone.registered import VARIANTS, run_script, variant, variants
+from backbone.registered import VARIANTS, variant, variants
+from backbone.scripts import run_script
 from trainers.data.formats.format import Format
 from trainers.freezing.schedule import Schedule
 

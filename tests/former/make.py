@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 import topgraft
 from tests.former.runs import CHILD, FORMER, answers, called, load_config, numerics
@@ -32,6 +33,21 @@ RUNS = GRAFTS[:3]
 TASKS = ("topics", "climb", "aspects")
 FIRST = 150  # rows of the first version of `topics`
 NAMED = f"import platform; platform.node = lambda: 'grafts'\n{CHILD}"  # owners of leases and runs name the machine
+RUN = "policy"  # name of a config script whose run is stored whole, and interrupted
+FOLDERS = ("finished", "interrupted")
+RUBBISH = ("runs/finished/tensorboard", "runs/interrupted/tensorboard", "runs/interrupted/checkpoints/4")
+KILLED = f"""
+import os
+from trainers.checkpoints import Checkpoints
+save, saved = Checkpoints.save, []
+def save_and_die(self, *arguments):
+    save(self, *arguments)
+    self.wait()
+    saved.append(1)
+    if len(saved) == 5:
+        os._exit(9)
+Checkpoints.save = save_and_die
+{CHILD}"""
 KNOWN = WORDS[::6]  # of which texts are made
 OPENING = [word for word in KNOWN if word[0] in "bd"]
 SHORT = 9  # words of the longest text of `topics`, all of which lie in one bucket; `aspects` has two
@@ -123,6 +139,16 @@ def dump(folder: Path) -> dict[str, dict[str, Any]]:
     return live
 
 
+def stored_runs() -> None:
+    """Trains `runs/policy.py` twice, the second time until it is killed; keeps the newest checkpoint of that run."""
+    lines = {name: ["train", f"runs/{RUN}.py", "--workdir", f"runs/{name}", "--quiet"] for name in FOLDERS}
+    called(AT, [lines["finished"]], "empty")
+    with pytest.raises(AssertionError):
+        called(AT, [lines["interrupted"]], "empty", child=KILLED)
+    for folder in map(AT.joinpath, ("runs/finished/checkpoints", "runs/finished/graft", *RUBBISH)):
+        shutil.rmtree(folder)
+
+
 def plain(value: Any) -> Any:
     """Gives a config as JSON, with the kinds of its methods and head, which are no fields."""
     if is_dataclass(value):
@@ -149,6 +175,8 @@ def main() -> None:
         for name in GRAFTS:
             shutil.copytree(AT / runs[name]["graft"], AT / "grafts" / name)
             print(name, runs[name]["content_id"], runs[name]["metrics"], runs[name]["exits"])
+        shutil.copytree(FORMER / "runs", AT / "runs", ignore=shutil.ignore_patterns(*FOLDERS))
+        stored_runs()
         sqlite = ("--registry", "sqlite:///registry.db", "--store", "store")
         shows = [("registry", "show", task, *sqlite) for task in TASKS]
         cache, audit, *shown = called(AT, [("cache", "stat"), ("registry", "audit", *sqlite), *shows])
@@ -179,9 +207,9 @@ def main() -> None:
 
 def put() -> None:
     """Replaces the fixture by what was made."""
-    for name in ("backbone", "data", "grafts", "store", "home"):
+    for name in ("backbone", "data", "grafts", "runs/finished", "runs/interrupted", "store", "home"):
         shutil.rmtree(FORMER / name, ignore_errors=True)
-    for name in ("backbone", "data", "grafts", "store"):
+    for name in ("backbone", "data", "grafts", "runs/finished", "runs/interrupted", "store"):
         shutil.copytree(AT / name, FORMER / name)
     shutil.copytree(AT / "home" / "boundaries", FORMER / "home" / "boundaries")
     for name in ("registry.db", "registry.sql", "expected.json", "content_ids.json"):

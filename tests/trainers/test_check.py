@@ -31,7 +31,7 @@ def test_the_check_says_what_files_hold(files, capsys):
         "classification",
         "accuracy",
     )
-    assert [file["rows"] for file in check["files"]] == [121, 21]
+    assert [(file["rows"], file["encoding"]) for file in check["files"]] == [(121, "utf-8"), (21, "utf-8")]
     assert sum(check["labels"].values()) == 142
     assert check["copies"][0]["conflict"]
     assert any(group["across"] for group in check["copies"])
@@ -57,8 +57,11 @@ def test_a_file_is_trained_with_what_it_shows(files, tiny_path, tmp_path, capsys
     settings = ("--set", f"backbone={tiny_path}", "--set", "plan.stages=all", "--set", "epochs=1")
     status, out, err = call("train", files[0], *settings, "--workdir", tmp_path / "run", "--json", capsys=capsys)
     assert status == 0, err
+    assert len(out.splitlines()) == 1, "what is assumed and read goes to the log"
     assert "accuracy" in as_json(out)["metrics"]["dev"]
-    assert "assumed: --set data.label=kind" in caplog.text
+    assert [line for line in caplog.messages if line.startswith("data: train ")]
+    assert "labels of equal texts differ: 1" in caplog.text
+    assert "--set data.label=kind" in next(line for line in caplog.messages if line.startswith("assumed"))
 
 
 def test_an_unclear_file_is_refused(tmp_path, capsys):
@@ -76,3 +79,31 @@ def test_columns_without_a_role_are_shown(tmp_path, capsys):
     assert status == 0, err
     assert "  id: numbers, 20 different" in out
     assert "mood: names, 2 different, 0 blank, 1.0 words  <- label" in out
+
+
+def test_a_config_says_how_its_files_are_read(config, tmp_path, capsys):
+    write_csv(tmp_path / "test.csv", [*rows(20, seed=2), ("ban bas", "class9")])
+    status, out, err = call("check", config, "--json", capsys=capsys)
+    assert status == 0, err
+    check = as_json(out)
+    assert [Path(file["file"]).name for file in check["files"]] == ["train.csv", "test.csv"]
+    assert check["assumptions"] == []
+    assert len(check["warnings"]) == 1
+    assert "test.csv:22: the label 'class9' is in no train file" in check["warnings"][0]
+    status, _, err = call("check", config, "test.csv", capsys=capsys)
+    assert status == 2
+    assert "test.csv: name one config script, or files of rows alone" in err
+
+
+def test_the_train_file_decides_whatever_the_order(files, capsys):
+    first, second = files
+    checks = [as_json(call("check", *some, "--json", capsys=capsys)[1]) for some in ((first, second), (second, first))]
+    assert checks[0] == checks[1]
+
+
+def test_the_encoding_is_that_of_the_mark(tmp_path, capsys):
+    text = "body,kind\n" + "".join(f"{text},{label}\n" for text, label in rows(30))
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-16")
+    status, out, err = call("check", "rows.csv", capsys=capsys)
+    assert status == 0, err
+    assert out.startswith("rows.csv: 30 rows, utf-16-le")

@@ -24,7 +24,8 @@ def test_train_evaluate_predict_inspect(config, capsys, caplog):
     assert result["graft"] == "run/graft"
     for name in ("seconds", "cpu_seconds", "steps", "trainable"):
         assert result[name] > 0
-    assert "test 80; 3 labels; lora at 6 sites" in caplog.text
+    assert "test 80 (dev: 10% of train, by hash)" in caplog.text
+    assert "adapter: lora at 6 sites" in caplog.text
 
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert any("train/loss" in line for line in lines)
@@ -149,7 +150,10 @@ def test_methods_that_do_not_go_together(settings, message, config, capsys):
         (("data.train=",), "data.train: names no row to train on"),
         (("data.lable=x",), "data.lable: no such field in Data; nearest: label"),
         (("adapter.rank=0",), "adapter.rank: must be a positive number"),
-        (("adapter.sites=attention/qeury",), "matches no site; nearest: attention/query"),
+        (
+            ("adapter.sites=attention/qeury",),
+            "adapter.sites: the pattern 'attention/qeury' matches no site; nearest: at",
+        ),
         (("adapter.method=lore",), "adapter.method: 'lore' is unknown; nearest: lora"),
         (("epochs=many",), "epochs: 'many' is not a float"),
         (("backbone=nowhere",), "not a backbone folder"),

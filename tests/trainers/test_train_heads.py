@@ -91,7 +91,7 @@ def test_a_number_for_a_pair_read_as_one_row(config, capsys):
     assert 900 < answers[0]["value"] < 1300
     status, _, err = call("predict", "run/graft", "--text", left, capsys=capsys)
     assert (status, "this graft reads pairs: pass --text-pair" in err) == (2, True)
-    status, _, err = call("audit-labels", config, capsys=capsys)
+    status, _, err = call("check", config, "--audit", capsys=capsys)
     assert (status, "regression does not state that it supports audit" in err) == (2, True)
 
 

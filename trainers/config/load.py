@@ -6,20 +6,19 @@ defaults of that class, and every value is read as the type that its field decla
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import re
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import trainers
-from backbone.errors import InputError
+from backbone.errors import InputError, nearest
+from backbone.names import place_of_missing
 from backbone.options import argument, option
 from backbone.records import TAGS, Raw, decode, encode, former_field
+from backbone.scripts import failure, imports_of, line_in
 from trainers.config import TrainConfig
 
 T = TypeVar("T")
@@ -30,11 +29,6 @@ class NoConfig(InputError):
 
 
 SCRIPT = "config script, or the name of one that comes with topgraft"
-FORMER_MODULES = {  # modules that scripts may import by a former name
-    "trainers.backbone_config": "trainers.pretraining.config",
-    "trainers.experiment": "trainers.config.load",
-    "trainers.policy": "trainers.config.retrain",
-}
 
 _PLACES = [Path(__file__).resolve().parents[2] / name for name in ("configs", "topgraft_configs")]
 CONFIGS = next((place for place in _PLACES if place.is_dir()), _PLACES[0])  # in a checkout, or installed
@@ -71,49 +65,39 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
     Raises InputError naming the script or the field, also if the config is no `kind`.
     """
     path = find_config(str(script))
-    with _former_modules():
+    with imports_of(path):
         try:
             namespace = runpy.run_path(str(path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except (Exception, SystemExit) as error:  # whatever the user's script raises
-            problem = f"the config script failed: {type(error).__name__}: {_renamed(error)}"
-            raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever the user's script raises, `sys.exit` included
+            problem = f"the config script failed: {_told(error, path, failure(error))}"
+            raise InputError(f"{path}{line_in(path, error)}: {problem}") from error
         if not callable(namespace.get("get_config")):
             raise NoConfig(f"{path}: defines no function get_config()")
         try:
             config = namespace["get_config"]()
         except (InputError, TypeError, NameError, AttributeError) as error:
-            raise InputError(f"{path}{_line_in(path, error)}: get_config(): {_renamed(error)}") from error
-        except (Exception, SystemExit) as error:
-            problem = f"get_config(): {type(error).__name__}: {error}"
-            raise InputError(f"{path}{_line_in(path, error)}: {problem}") from error
+            raise InputError(f"{path}{line_in(path, error)}: get_config(): {_told(error, path, str(error))}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise InputError(
+                f"{path}{line_in(path, error)}: get_config(): {_told(error, path, failure(error))}"
+            ) from error
     if not isinstance(config, kind):
         raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
     return override(config, overrides)
 
 
-@contextlib.contextmanager
-def _former_modules() -> Iterator[None]:
-    """Lets scripts import modules by their former names while the block runs."""
-    added = [former for former in FORMER_MODULES if former not in sys.modules]  # a script may load another
-    for former in added:
-        module = sys.modules[former] = importlib.import_module(FORMER_MODULES[former])
-        setattr(trainers, former.removeprefix("trainers."), module)  # for `import trainers.policy`
-    try:
-        yield
-    finally:
-        for former in added:
-            del sys.modules[former]
-            delattr(trainers, former.removeprefix("trainers."))
-
-
-def _renamed(error: BaseException) -> str:
-    """Returns the error's message; if it is about a former name of a field, the present name is added."""
-    message = str(error)
+def _told(error: BaseException, script: Path, message: str) -> str:
+    """Returns the message of an error, with the present name of a renamed field, or the place of a name."""
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    name = former_field(*unknown.groups()) if unknown else ""
-    return f"{message}; the field is now {name}" if name else message
+    if unknown and (name := former_field(*unknown.groups())):
+        return f"{message}; the field is now {name}"
+    return message + place_of_missing(error, script)
 
 
 def find_config(script: str) -> Path:
@@ -128,18 +112,6 @@ def find_config(script: str) -> Path:
             return named
     names = sorted(p.stem for folder in folders for p in folder.glob("*.py") if not p.stem.startswith("_"))
     raise InputError(f"{script}: no such config script; by name: {', '.join(names) or 'none'}")
-
-
-def _line_in(path: Path, error: BaseException) -> str:
-    """Returns `:17`, the line of the script in a traceback or a syntax error; "" if there is none."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f":{error.lineno}"
-    trace, line = error.__traceback__, ""
-    while trace:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = f":{trace.tb_lineno}"
-        trace = trace.tb_next
-    return line
 
 
 def override(config: T, overrides: Sequence[str]) -> T:
@@ -174,12 +146,14 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
     *parents, last = keys
     node = values
     for depth, key in enumerate(parents):
-        child = node.get(key)
+        child, parent = node.get(key), ".".join(keys[: depth + 1])
+        if key not in node:
+            level = ".".join(keys[:depth]) or "the config"
+            raise InputError(f"--set {'.'.join(keys)}: {level} has no field {key!r}; {nearest(key, node)}")
         if not isinstance(child, dict):
-            parent = ".".join(keys[: depth + 1])
             raise InputError(f"{'.'.join(keys)}: {parent} has no fields; set it as a whole")
         node = child
-    if last in TAGS and last in node:
+    if last in TAGS and last == next(iter(node), ""):  # a tag stands first; a field further on may have such a name
         if node[last] != value:
             node.clear()
         node[last] = value

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from adapters.cells import as_number, as_text, binary_digits, listed, plain, stripped
 from backbone.errors import InputError
+from trainers.data.lengths import word_count
 
 Content = Literal["text", "names", "numbers", "lists", "tags", "dates", "addresses", "constant", "empty", "ids"]
 Kind = Literal["classification", "multi_label", "regression", "token_tagging"]
@@ -53,6 +54,7 @@ DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d\d(:\d\d)
 ADDRESS = re.compile(r"(https?://|www\.)\S+")
 TAG = re.compile(r"O|[BILUES]-\S+")
 MAX_CLASSES = 20  # distinct whole numbers that are classes without a doubt
+MAX_SHOWN = 30  # characters of a cell that messages show
 DECISIVE = 0.95  # share of a column's cells that decides what it holds
 
 
@@ -68,6 +70,7 @@ class Column:
     words: float  # mean words of a cell
     separator: str = ""  # text between several names in a cell
     fractions: bool = False  # numbers that are not all whole
+    sample: tuple[str, ...] = ()  # the first different values, for messages
 
     @property
     def tokens(self) -> frozenset[str]:
@@ -101,6 +104,16 @@ class Roles:
     separator: str  # text between several labels of a cell; "" where it does not matter
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What a person said of the roles; "" is open."""
+
+    text: str = ""
+    text_pair: str = ""
+    label: str = ""
+    kind: str = ""  # head.kind
+
+
 def described(table: Mapping[str, Sequence[Any]]) -> tuple[Column, ...]:
     """Returns what each column holds, of the cells of every row."""
     return tuple(_described(name, [plain(cell) for cell in cells]) for name, cells in table.items())
@@ -110,24 +123,26 @@ def roles_of(
     table: Mapping[str, Sequence[Any]],
     columns: Sequence[Column],
     where: str,
-    text: str = "",
-    pair: str = "",
-    label: str = "",
-    kind: str = "",
+    stated: Stated = Stated(),
+    *,
+    named: bool = True,
 ) -> Roles:
-    """Returns the roles of columns, those that are named as they are; raises InputError where several would fit."""
-    _require_header(columns, where)
+    """Returns the roles of columns, those that are stated as they are; raises InputError where several would fit.
+
+    Without `named` the columns have no names of their own, so that these say nothing.
+    """
     known = {column.name: column for column in columns}
-    for role, name in (("text", text), ("text_pair", pair), ("label", label)):
+    for role, name in (("text", stated.text), ("text_pair", stated.text_pair), ("label", stated.label)):
         if name and name not in known:
             raise InputError(f"{where}: has no column {name!r}; it has {', '.join(known)}; set data.{role}")
-    stated_pair = pair
+    text, pair, label = stated.text, stated.text_pair, stated.label
     if not text:
-        text, pair = _texts([c for c in columns if c.name not in (label, pair)], where, pair)
+        free = [c for c in columns if c.name not in (label, pair)]
+        text, pair = _texts(free, where, pair, named)
     column = known[label] if label else _label(table, [c for c in columns if c.name not in (text, pair)], where)
-    chosen: Any = kind or _kind(column, where)
+    chosen: Any = stated.kind or _kind(column, where)
     if chosen == "token_tagging":
-        pair = stated_pair
+        pair = stated.text_pair
     return Roles(text, pair, column.name, chosen, column.separator if chosen == "multi_label" else "")
 
 
@@ -135,9 +150,10 @@ def _described(name: str, cells: list[Any]) -> Column:
     filled = [cell for cell in cells if not _blank(cell)]
     texts = [_text(cell, name) for cell in filled]
     distinct = len(set(texts))
-    words = sum(len(text.split()) for text in texts) / max(len(texts), 1)
+    words = sum(map(word_count, texts)) / max(len(texts), 1)
     content, separator, fractions = _content(name, filled, texts, distinct, words)
-    return Column(name, content, len(cells), len(filled), distinct, round(words, 2), separator, fractions)
+    sample = tuple(dict.fromkeys(text[:MAX_SHOWN] for text in texts[:100]))[:3]
+    return Column(name, content, len(cells), len(filled), distinct, round(words, 2), separator, fractions, sample)
 
 
 def _content(name: str, filled: list[Any], texts: list[str], distinct: int, words: float) -> tuple[Content, str, bool]:
@@ -213,21 +229,11 @@ def _separator(texts: list[str]) -> str:
 
 def _is_ids(texts: list[str], distinct: int) -> bool:
     """Returns whether cells are single words with digits that hardly come back."""
-    single = all(len(text.split()) == 1 for text in texts)
+    single = all(word_count(text) == 1 for text in texts)
     return single and distinct > 0.9 * len(texts) and _share(any(c.isdigit() for c in text) for text in texts)
 
 
-def _require_header(columns: Sequence[Column], where: str) -> None:
-    """Raises InputError if the names of the columns look like a row."""
-    for column in columns:
-        if re.fullmatch(r"[+-]?[0-9.]+", column.name.strip()) or len(column.name.split()) > 6:
-            raise InputError(
-                f"{where}: its first line seems to be a row, not the names of columns ({column.name[:60]!r}); name "
-                "them with --set data.columns=NAME,NAME,..."
-            )
-
-
-def _texts(columns: list[Column], where: str, pair: str) -> tuple[str, str]:
+def _texts(columns: list[Column], where: str, pair: str, by_name: bool) -> tuple[str, str]:
     """Returns the columns of the text and of the second text, "" if there is none."""
     sentences = [c for c in columns if c.content == "lists" and c.tokens & {"tokens", "words", "text", "sentence"}]
     texts = [c for c in columns if c.content == "text" and c.filled > c.rows / 2]
@@ -241,14 +247,14 @@ def _texts(columns: list[Column], where: str, pair: str) -> tuple[str, str]:
     best = texts[0]
     if pair:
         return best.name, pair
-    for other in texts[1:]:
+    for other in texts[1:] if by_name else ():
         if couple := _couple(best, other):
             return couple
     rivals = [best, *(c for c in texts[1:] if c.weight >= best.weight / 2)]
-    named = [c for c in rivals if c.tokens & TEXT_NAMES]
-    if len(rivals) > 1 and len(named) != 1:
+    known = [c for c in rivals if c.tokens & TEXT_NAMES]
+    if len(rivals) > 1 and len(known) != 1:
         raise InputError(f"{where}: {len(rivals)} columns could be the text; {_settings('text', rivals)}")
-    return (named[0] if len(rivals) > 1 else best).name, ""
+    return (known[0] if len(rivals) > 1 else best).name, ""
 
 
 def _couple(one: Column, other: Column) -> tuple[str, str] | None:
@@ -334,5 +340,8 @@ def _kind(column: Column, where: str) -> Kind:
 
 def _settings(role: str, columns: Sequence[Column]) -> str:
     """Returns the settings of which a person chooses one."""
-    choices = " or ".join(f"--set data.{role}={column.name!r}" for column in columns)
+    choices = " or ".join(
+        f"--set data.{role}={column.name!r} ({', '.join(column.sample)}{', ...' * (column.distinct > 3)})"
+        for column in columns
+    )
     return f"choose {choices}" if choices else f"the file has no other column for data.{role}"

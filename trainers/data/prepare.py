@@ -19,10 +19,11 @@ import numpy as np
 
 from adapters.cells import stripped
 from adapters.heads.columns import LabelColumn
+from backbone.code_files import code_hash
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.records import decode, digest, encode
-from backbone.registered import own_file
+from backbone.registered import own_files
 from trainers.config import Data
 from trainers.config.former import without_newer
 from trainers.data.rows import LabelledRow, RowReader, Split, entries
@@ -156,21 +157,19 @@ def source_of(data: Data, column: LabelColumn) -> Source:
         content[split] = []
         for group in entries(data, split):
             content[split] += [group.format.identity(name, split) for name in group.names]
-            if file := own_file(type(group.format)):
-                code[group.format.tag] = _code_of(f"data.format: {group.format.tag}", Path(file))
+            if files := own_files(type(group.format)):
+                code[group.format.tag] = _code_of(f"data.format: {group.format.tag}", files)
     if file := column.own_file():
-        code["label column"] = _code_of(f"head.kind: its label column {type(column).__name__}", Path(file))
+        code["label column"] = _code_of(f"head.kind: its label column {type(column).__name__}", [file])
     return Source({"reading": reading, "content": content, **column.key(), **({"code": code} if code else {})})
 
 
-def _code_of(variant: str, file: Path) -> str:
-    """Returns the hash of the file that defines a user's variant; raises InputError if no file does."""
-    if not file.is_file():
-        raise InputError(
-            f"{variant} is defined in {file}, which is no file; define it in one, so that rows are read again when "
-            "its code changes"
-        )
-    return sha256_file(file)
+def _code_of(variant: str, files: Sequence[str]) -> str:
+    """Returns the hash of the files behind a user's variant; raises InputError if none defines it."""
+    try:
+        return code_hash(files)
+    except InputError as error:
+        raise InputError(f"{variant} is defined in {error}") from None
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Span:
     until: int  # micro-batches done when the stage ends
 
 
-class Schedule(Registered, by="schedule", folder="trainers.freezing", needs=("spans",)):
+class Schedule(Registered, by="schedule", folder="trainers.freezing", needs=("spans",), words=("auto",)):
     """A freezing schedule. A variant overrides `spans`; the rest has defaults."""
 
     spelled: ClassVar[bool] = True  # can be written as text in `plan.stages`

@@ -59,22 +59,27 @@ def measure(
 ) -> tuple[Measured, ...]:
     """Measures every precision beside float32; `backbone` is in float32.
 
-    A score is computed only where it decides: for a precision that is fast enough and does not give the same states.
+    A score is computed only where it decides: for a precision that changes the states and is faster than all that do
+    not.
     """
     model = calibration.model if calibration else GraftModel(backbone.network, (Probe(),), Classification(), ("0", "1"))
     rows = calibration.rows.rows[:COMPARED] if calibration else made_up(backbone)
-    plain, measured, baseline = _features(model, backbone, rows), [], None
-    for tag in variants(Precision):
-        if tag == FLOAT32:
-            continue
+    plain, measured = _features(model, backbone, rows), []
+    for tag in (tag for tag in variants(Precision) if tag != FLOAT32):
         other = in_precision(backbone, tag)
         speed, cosine = _speed(backbone, other, shapes), _cosine(plain, _features(model, other, rows))
-        figures = Measured(tag, round(speed, 3), _bytes(other), round(cosine, 6))
-        if calibration and calibration.scores and speed >= MIN_SPEED and cosine < MIN_COSINE:
-            baseline = _right(calibration, backbone) if baseline is None else baseline
-            figures = _scored(figures, baseline, _right(calibration, other))
-        measured.append(figures)
-    return tuple(measured)
+        measured.append(Measured(tag, round(speed, 3), _bytes(other), round(cosine, 6)))
+    if calibration is None or not calibration.scores:
+        return tuple(measured)
+    enough = max((one.speed for one in measured if one.cosine >= MIN_COSINE), default=0.0)
+    doubtful = {one.precision for one in measured if one.speed >= max(MIN_SPEED, enough) and one.cosine < MIN_COSINE}
+    before = _right(calibration, backbone) if doubtful else np.zeros(0, bool)
+    return tuple(
+        _scored(one, before, _right(calibration, in_precision(backbone, one.precision)))
+        if one.precision in doubtful
+        else one
+        for one in measured
+    )
 
 
 def choose(measured: Sequence[Measured]) -> tuple[str, str]:

@@ -2,12 +2,13 @@
 
 Rows count by content: files are hashed first, and rows are read and hashed only where the bytes are new. The config
 counts as far as it changes what is trained, and the backbone by its ids. Numerics count by a version that is raised by
-hand, so that an upgrade of a library is no reason to retrain.
+hand, so that an upgrade of a library is no reason to retrain. A variant of a user's own counts in full, with its code.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +18,16 @@ from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
 from backbone.home import home
 from backbone.precisions.record import trunk_id
-from backbone.records import digest, encode_set
+from backbone.records import digest, encode, encode_set
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
+from trainers.config.own import own_in_graft, own_in_run, require_code
 from trainers.data.prepare import FORMER_READERS, read_splits, source_of
 from trainers.data.splits import NUMERICS_VERSION
 from trainers.retrain.rows import Rows, hashed
 
 SCHEME = 2  # how `config`, `graft` and `gate` are hashed; 1 also hashed fields that have their defaults
+OWN_SCHEME = 3  # as 2, with the settings and the code of the user's own variants; where there are some
 LEARNT_FROM = ("train", "dev")  # splits that decide what is trained
 # fields of a config that are no part of `Fingerprint.config`: they change how a run goes, or are hashed apart
 RUNNING = ("log_every", "checkpoint_seconds", "input_threads")
@@ -75,12 +78,12 @@ class Taken:
     """The present fingerprint of a task, and its rows where they had to be read for it."""
 
     fingerprint: Fingerprint  # in the scheme of this version
-    former: Fingerprint  # in scheme 1, to compare with what former versions stored
+    former: Mapping[int, Fingerprint]  # in former schemes, to compare with what former versions stored
     rows: Rows | None
 
     def in_scheme(self, scheme: int) -> Fingerprint:
         """Returns the fingerprint to compare with one of `scheme`."""
-        return self.former if scheme == 1 else self.fingerprint
+        return self.former.get(scheme, self.fingerprint)
 
     def gives(self, stored: Fingerprint) -> bool:
         """Returns whether training would give again the graft of the fingerprint `stored`."""
@@ -97,16 +100,20 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
             f"head.kind: {config.head.kind} cannot be retrained by a gate that compares labels; "
             f"train it with `topgraft train`, or use {kinds_for('retrain')}"
         )
+    require_code(config)
     source = source_of(config.data, config.head.column)
     weights, preprocessing = backbone_ids(config.backbone, config.precision)
-    now, former = _digests(config, weights, preprocessing), _former_digests(config, weights, preprocessing)
+    former = {1: _former_digests(config, weights, preprocessing), SCHEME: _digests(config, weights, preprocessing)}
+    has_own = bool(own_in_run(config))
+    now, scheme = (_own_digests(config, former[SCHEME]), OWN_SCHEME) if has_own else (former[SCHEME], SCHEME)
 
     def taken(rows: ReadRows, *, anew: bool) -> Taken:
         def made(digests: _Digests, scheme: int) -> Fingerprint:
             trained = (source.key(), rows.prints, digests.config, digests.graft, weights, preprocessing)
             return Fingerprint(*trained, NUMERICS_VERSION, digests.gate, scheme, rows.moved)
 
-        return Taken(made(now, SCHEME), made(former, 1), rows.rows if anew else None)
+        before = {number: made(digests, number) for number, digests in former.items()}
+        return Taken(made(now, scheme), before, rows.rows if anew else None)
 
     if before is not None:
         unread = taken(ReadRows({}, before.rows, before.moved), anew=False)
@@ -144,6 +151,15 @@ def _digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
         config=digest(trained | {"data": reading, "target": goal}),
         graft=digest(shape | ids | {"max_tokens": config.data.max_tokens}),
         gate=digest(judged),
+    )
+
+
+def _own_digests(config: TrainConfig, plain: _Digests) -> _Digests:
+    """Returns the digests with the settings, in full, and the code of the user's own variants."""
+    return _Digests(
+        config=digest([plain.config, encode(own_in_run(config))]),
+        graft=digest([plain.graft, encode(own_in_graft(config))]),
+        gate=plain.gate,
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from backbone.errors import InputError
 from backbone.orbax import ocp, reading
 from backbone.trees import flatten, require_same_structure, unflatten
+from trainers.config.own import OWN
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Checkpoints:
 
         stored = self._read(latest.step, load)
         for name, now in self._identity.items():
-            before = stored["identity"].get(name)
+            before = stored["identity"].get(name, now if name == OWN else None)
             if before != now:
                 raise InputError(
                     f"--resume: the run's {name} has changed ({before} then, {now} now); "

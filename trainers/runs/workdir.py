@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
+from backbone.former_names import present_values
 from backbone.records import decode, encode
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -31,7 +32,7 @@ def claimed(
     """Makes the folder, or checks that it holds the run of the config `values`; yields the stored result, if any.
 
     No other process may claim it while the block runs. Fields in `free` may change when a run is resumed; a stored
-    config gets the fields that are newer from its class `kind`. If bad input ends the block before it has written
+    config of a former version is read as its class `kind`. If bad input ends the block before it has written
     anything, a new folder becomes free again. Raises InputError that names what changed, or says that another process
     works there.
     """
@@ -71,7 +72,7 @@ def _claim(
         raise InputError(f"{workdir}: holds a run already; --resume goes on with it, --workdir names another folder")
     before = _read(stored)
     with contextlib.suppress(InputError):  # another version's fields: they are told below
-        before = encode(decode(kind, before)) if kind else before
+        before = encode(decode(kind, present_values(before))) if kind else before
     if names := changed({**before, **{name: values[name] for name in free}}, values):
         raise InputError(
             f"--resume: {names}: changed since {workdir} was started; restore it or name another --workdir"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,9 @@ def test_another_method_starts_from_its_own_defaults():
         ("epochs", "expected FIELD=VALUE"),
         ("=1", "expected FIELD=VALUE"),
         ("epochs.x=1", "epochs has no fields"),
+        ("optimiser.clip_norm=1", "--set optimiser.clip_norm: the config has no field 'optimiser'; nearest: optimizer"),
+        ("retrain.gat.tolerance=1", "retrain.gat.tolerance: retrain has no field 'gat'; nearest: gate"),
+        ("a.b=1", "--set a.b: the config has no field 'a'; nearest: plan"),
         ("batch_size=1.5", "batch_size: '1.5' is not an int"),
         ("batch_size=0", "batch_size: must be at least 1"),
         ("remat=maybe", "remat: 'maybe' is not a bool"),
@@ -125,12 +129,59 @@ def test_one_section_can_be_overridden():
             "from trainers.config import *\ndef get_config():\n    return TrainConfig(epochs=-1)\n",
             r"config.py.*epochs: must be positive",
         ),
+        (
+            "import sys\nsys.exit(0)\n",
+            r"config.py:2: the config script failed: SystemExit: 0; it ends the process",
+        ),
+        ("def get_config():\n    raise SystemExit\n", r"config.py:2: get_config\(\): SystemExit: None; it ends"),
+        ("def get_config():\n    raise GeneratorExit('x')\n", r"config.py:2: get_config\(\): GeneratorExit: x"),
     ],
 )
 def test_a_script_that_fails_is_named_with_its_line(script, message, tmp_path):
     (tmp_path / "config.py").write_text(script)
     with pytest.raises(InputError, match=message):
         load_config(tmp_path / "config.py")
+
+
+def test_a_field_with_the_name_of_another_kinds_tag_is_set_like_any_other(tmp_path):
+    (tmp_path / "config.py").write_text(
+        "from dataclasses import *\nfrom adapters.specs import Lora\nfrom trainers.config import TrainConfig\n\n"
+        "@dataclass(frozen=True)\nclass Own(Lora, tag='own_lora'):\n    kind: str = 'x'\n    family: str = 'y'\n\n"
+        "def get_config():\n    return TrainConfig(adapter=Own(rank=3))\n"
+    )
+    try:
+        adapter = load_config(tmp_path / "config.py", ["adapter.kind=lora", "adapter.family=bert"]).adapter
+        assert (adapter.tag, adapter.rank, adapter.kind, adapter.family) == ("own_lora", 3, "lora", "bert")
+    finally:
+        Lora.registry.variants.pop("own_lora", None)
+        Lora.registry.files.pop("own_lora", None)
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("from trainers.config import Lora", "Lora is in adapters.specs: from adapters.specs import Lora"),
+        ("from adapters.specs import Gate", "Gate is in trainers.config: from trainers.config import Gate"),
+        ("from trainers import TrainConfig", "TrainConfig is in trainers.config: from"),
+        ("from trainers.data import Data", "Data is in trainers.config: from"),
+        ("from trainers.specs import Classification, Lora", "Classification is in adapters.specs: .*; Lora is in adap"),
+        ("from adapters.lora.settings import Lora", "No module named 'adapters.lora'; Lora is in adapters.specs"),
+        ("import trainers.config\ntrainers.config.LoraOverride()", "LoraOverride is in adapters.specs: from"),
+        ("adapter = Lora()", "name 'Lora' is not defined; Lora is in adapters.specs"),
+        ("from adapters.specs import LoRA", "cannot import name 'LoRA' .*; in adapters.specs, nearest: Lora"),
+        ("from backbone.errors import *; nearest_of()", r"name 'nearest_of' is not defined$"),
+        ("import not_a_module", "No module named 'not_a_module'$"),
+        ("from json import Lora", r"cannot import name 'Lora' from 'json' \(\S+\)$"),
+    ],
+)
+def test_a_name_in_the_wrong_module_comes_with_its_place(line, place, tmp_path):
+    (tmp_path / "top.py").write_text(line)
+    (tmp_path / "inside.py").write_text(
+        "def get_config():\n" + textwrap.indent(line.replace("import *", "import nearest"), "    ")
+    )
+    for script in ("top.py", "inside.py"):
+        with pytest.raises(InputError, match=rf"{script}:[12345]: .*{place}"):
+            load_config(tmp_path / script)
 
 
 def test_an_unknown_config_lists_the_known_ones():

@@ -74,8 +74,8 @@ def test_it_is_trained_scored_asked_and_loaded_again(script, tmp_path, monkeypat
     assert status == 0, err
     few, many = (answer["value"] for answer in as_json(out)["predictions"])
     assert 0 < few < many
-    for command, message in (("export", "its head is count with pair=none"), ("audit-labels", "count does not state")):
-        words = ("run/graft", "--format", "jax", "--out", "out") if command == "export" else (script,)
+    for command, message in (("export", "its head is count with pair=none"), ("check", "count does not state")):
+        words = ("run/graft", "--format", "jax", "--out", "out") if command == "export" else (script, "--audit")
         status, _, err = call(command, *words, capsys=capsys)
         assert (status, message in err) == (2, True), err
 

@@ -10,6 +10,7 @@ import pytest
 import topgraft
 from adapters.methods.lora import Lora
 from adapters.methods.method import Method
+from backbone.buckets import pad
 from backbone.errors import InputError
 from backbone.records import encode
 from backbone.registered import VARIANTS
@@ -90,7 +91,7 @@ def write_script(tmp_path, tiny_path):
         return path
 
     yield write
-    for tag in ("scaled_lora", "scalar_mix"):  # other tests of this process run over every registered method
+    for tag in ("scaled_lora", "scalar_mix", "doubled"):  # other tests of this process run over every registered method
         Method.registry.variants.pop(tag, None)
         Method.registry.files.pop(tag, None)
 
@@ -185,17 +186,79 @@ def test_an_unknown_method_or_head_names_the_file_that_defined_it_if_it_is_known
     with pytest.raises(InputError, match=r"; .*other\.py, which it names, defines no variant$"):
         read_manifest(tmp_path / "graft")
     (tmp_path / "other.py").write_text("1/0")
-    with pytest.raises(InputError, match=r"^TOPGRAFT_VARIANTS: .*other\.py: ZeroDivisionError: .*; mend it, or"):
+    with pytest.raises(InputError, match=r"^TOPGRAFT_VARIANTS: .*other\.py:1: ZeroDivisionError: .*; mend it, or"):
         read_manifest(tmp_path / "graft")
 
 
 def test_the_file_of_a_users_own_head_is_noted_too(tmp_path):
-    from adapters.artefact.write import own_files
+    from adapters.artefact.write import own_names
 
     space: dict = {}
     script = tmp_path / "mine.py"
     script.write_text("from adapters.specs import Classification\nclass Mine(Classification, tag='mine'): pass\n")
     exec(compile(script.read_text(), str(script), "exec"), space)
     head = space["Mine"]()
-    assert own_files((Lora(), head)) == {"mine": "mine.py"}
+    assert own_names((Lora(), head)) == {"mine": "mine.py"}
     del head.registry.variants["mine"], head.registry.files["mine"]
+
+
+PLAIN = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapters.methods.method import SiteMethod
+from adapters.specs import Classification, Lora
+
+
+@dataclass(frozen=True)
+class Doubled(SiteMethod, tag="doubled"):
+    """Each output of the sites times a fixed factor; no parameters."""
+
+    identity_at_start = False
+
+    sites: tuple[str, ...] = ("mlp/up",)
+    factor: float = 2.0
+    blocks: str = ""
+
+    def init(self, site, setting, rng):
+        return {}
+
+    def after(self, setting, leaves, x, y, kernel, call):
+        return self.factor * y
+
+    def merge(self, setting, leaves, kernel, bias):
+        return self.factor * kernel, self.factor * bias
+
+
+'''
+
+
+def test_a_method_at_sites_may_have_no_parameters(write_script, tiny, tmp_path, monkeypatch, capsys):
+    import jax.numpy as jnp
+
+    from adapters.merging import merge
+    from adapters.model import GraftModel
+    from adapters.specs import Probe
+    from serving.bank import Bank, Group
+
+    script = write_script("doubled.py", PLAIN, "Doubled(factor=1.5)")
+    status, _, err = call("train", script, "--set", "plan.stages=top(1)", "--workdir", "run", capsys=capsys)
+    assert status == 0, err
+    monkeypatch.setenv(VARIANTS, str(script))
+    graft = topgraft.load(tmp_path / "run" / "graft")
+    assert "adapter" not in graft.params, "files hold no empty trees"
+    assert graft.manifest.training.metrics["test"]["accuracy"] > 0.8
+
+    model, backbone = graft.model, tiny.params
+    ids, mask = pad([np.asarray([2, 5, 6, 3], np.int32)], 8)
+    inputs = {"ids": jnp.asarray(ids), "mask": jnp.asarray(mask)}
+    features = model.features(backbone, {}, inputs)
+    plain = GraftModel(tiny.network, (Probe(),), model.head, model.labels)
+    assert np.abs(features - plain.features(backbone, {}, inputs)).max() > 1e-3, "it acts"
+    folded = plain.features(merge(model, backbone, {}), {}, inputs)
+    np.testing.assert_allclose(features, folded, rtol=1e-4, atol=1e-5)
+    bank = Bank(tiny.network, Group(model.methods, slots=1), labels=len(model.labels))
+    bank.write(1, bank.fit(model, graft.params).leaves)
+    banked = bank.model.logits(backbone, bank.leaves, inputs, slots=np.asarray([1], np.int32))
+    np.testing.assert_allclose(banked, model.logits(backbone, graft.params, inputs), rtol=1e-4, atol=2e-5)

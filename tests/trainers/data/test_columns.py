@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backbone.errors import InputError
-from trainers.data.columns import Roles, described, roles_of
+from trainers.data.columns import Roles, Stated, described, roles_of
 
 N = 40
 TEXTS = [f"a sentence of words with number{i} in it" for i in range(N)]
@@ -55,7 +55,9 @@ def test_pairs_are_known_by_their_names(first, second):
 
 
 def test_two_possible_labels_are_refused_with_the_setting_for_each():
-    with pytest.raises(InputError, match=r"could be the label.*data\.label='mood' or --set data\.label='team'"):
+    with pytest.raises(
+        InputError, match=r"could be the label.*data\.label='mood' \(good, bad\) or --set data\.label='team' \(a, b\)"
+    ):
         roles(text=TEXTS, mood=["good", "bad"] * (N // 2), team=["a", "a", "b", "b"] * (N // 4))
 
 
@@ -69,6 +71,15 @@ def test_a_number_and_a_name_of_one_class_are_one_label():
     assert chosen.label == "label_text"
 
 
-def test_a_file_without_a_header_is_refused():
-    with pytest.raises(InputError, match=r"data\.columns"):
-        roles(**{"0": ["1", "0"] * (N // 2), "we saw it at last in the old town": TEXTS})
+def test_names_that_nobody_chose_make_no_pair():
+    table = {"column1": TEXTS, "column2": OTHERS, "column3": ["a", "b"] * (N // 2)}
+    with pytest.raises(InputError, match="2 columns could be the text"):
+        roles_of(table, described(table), "rows.tsv", named=False)
+    chosen = roles_of(table, described(table), "rows.tsv", Stated(text="column2", text_pair="column1"), named=False)
+    assert (chosen.text, chosen.text_pair, chosen.label) == ("column2", "column1", "column3")
+
+
+def test_texts_without_blanks_are_texts():
+    texts = [f"我们在这里等了{i}天才收到信用卡，非常失望" for i in range(N)]
+    chosen = roles(text=texts, label=["信用卡", "汇率"] * (N // 2), city=["北京"] * N)
+    assert (chosen.text, chosen.label, chosen.kind) == ("text", "label", "classification")

@@ -12,7 +12,9 @@ import pytest
 from adapters.heads.columns import Number, OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
 from backbone.registered import variants
+from backbone.scripts import run_script
 from tests.tiny import as_json, rows
+from trainers.check import is_data
 from trainers.config import Data, TrainConfig
 from trainers.config.load import override
 from trainers.data.formats.format import Format, format_of
@@ -218,6 +220,28 @@ def test_a_config_script_brings_a_format_of_its_own(tiny_path, tmp_path):
     assert "data.format: 'chatt' is unknown; nearest: chat" in misspelt.stderr
 
 
+def test_a_format_of_ones_own_is_known_by_its_suffix_where_its_script_is_named(tmp_path, monkeypatch):
+    script = tmp_path / "chats.py"
+    script.write_text(CHAT.split("def get_config")[0] + "open('ran', 'a').write('x')\n")
+    (tmp_path / "train.chat").write_text("a: x\nb: y\n")
+    data = Data(train="train.chat")
+    with pytest.raises(InputError, match=r"train\.chat: format unknown from its suffix; set .*TOPGRAFT_VARIANTS$"):
+        list(read_rows(data, "train", OneLabel()))
+    assert not is_data("train.chat")
+    monkeypatch.setenv("TOPGRAFT_VARIANTS", "chats.py")
+    try:
+        assert is_data("train.chat")
+        assert [row.text for row in read_rows(data, "train", OneLabel())] == ["x", "y"]
+        assert format_of("rows.csv", "auto", "train").tag == "csv"
+        assert Path("ran").read_text() == "x", "it ran once, so its class is one class"
+        monkeypatch.setenv("TOPGRAFT_VARIANTS", "other.py")
+        assert format_of("rows.csv", "csv", "train").tag == "csv", "a named format needs no script"
+        with pytest.raises(InputError, match=r"^TOPGRAFT_VARIANTS: other\.py: FileNotFoundError"):
+            format_of("rows.csv", "auto", "train")
+    finally:
+        del Format.registry.variants["chat"], Format.registry.files["chat"]
+
+
 def test_a_change_of_a_formats_own_code_has_its_rows_read_again(tmp_path):
     (tmp_path / "train.chat").write_text("a: x\nb: y\n")
     script = tmp_path / "formats.py"
@@ -239,6 +263,34 @@ def test_a_change_of_a_formats_own_code_has_its_rows_read_again(tmp_path):
         for tag in ("chat", "typed"):
             Format.registry.variants.pop(tag, None)
             Format.registry.files.pop(tag, None)
+
+
+def test_a_change_of_a_module_beside_a_formats_file_has_its_rows_read_again(tmp_path):
+    (tmp_path / "train.chat").write_text("a: x\nb: y\n")
+    (tmp_path / "chat_texts.py").write_text("from chat_words import clean\n")
+    (tmp_path / "chat_words.py").write_text("clean = str.strip\n")
+    (tmp_path / "formats.py").write_text(
+        CHAT.split("def get_config")[0]
+        .replace("from pathlib", "from chat_texts import clean\nfrom pathlib", 1)
+        .replace("text.strip()", "clean(text)")
+    )
+    data, keys = None, []
+    finders = list(sys.meta_path)
+    try:
+        for body in ("clean = str.strip\n", "clean = str.upper\n"):
+            (tmp_path / "chat_words.py").write_text(body)
+            run_script(tmp_path / "formats.py")
+            data = Data(train="train.chat", format="chat")
+            keys.append(source_of(data, OneLabel()).key())
+        assert keys[0] != keys[1]
+        (tmp_path / "chat_unused.py").write_text("")
+        assert source_of(data, OneLabel()).key() == keys[1]
+    finally:
+        sys.meta_path[:] = finders
+        for name in ("chat_texts", "chat_words"):
+            sys.modules.pop(name, None)
+        Format.registry.variants.pop("chat", None)
+        Format.registry.files.pop("chat", None)
 
 
 def test_a_record_that_lacks_what_its_format_promises(tmp_path):

@@ -120,5 +120,14 @@ def test_a_schedule_that_nobody_defines_names_the_way_to_define_one(tmp_path, mo
         Plan(stages="thawed(1)")
     (tmp_path / "broken.py").write_text("1/0")
     monkeypatch.setenv(VARIANTS, str(tmp_path / "broken.py"))
-    with pytest.raises(InputError, match=r"broken\.py: ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"broken\.py:1: ZeroDivisionError"):
         Plan(stages="thawed(1)")
+
+
+def test_a_schedule_cannot_have_the_name_of_a_climb():
+    with pytest.raises(InputError, match="class Auto: tag='auto': schedule=auto means something else; choose another"):
+
+        class Auto(Schedule, tag="auto"):
+            """A schedule that `plan.stages=auto` would never reach."""
+
+            def spans(self, shape): ...

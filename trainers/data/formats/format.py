@@ -18,6 +18,8 @@ pyarrow, Pillow or tensorflow_datasets before a file that needs them is read.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +29,11 @@ from backbone import texts
 from backbone.compression import plain_name
 from backbone.errors import InputError, nearest
 from backbone.files import sha256_file
-from backbone.registered import Registered, variant, variants
+from backbone.registered import REGISTRIES, VARIANTS, Registered, run_named_variants, variant, variants
 from backbone.texts import lines as lines  # formats of users import it from here
 
 AUTO = "auto"  # data.format that leaves the choice to each file's suffix
+OWN = f", or name the script of a format of your own in {VARIANTS}"
 LAYOUT = ("delimiter", "word_column", "tag_column")  # fields of `data` that only some formats read
 
 Record = tuple[str, Mapping[str, Any]]  # file and line, for messages; and the raw value of each column or role
@@ -80,7 +83,7 @@ class ReadSettings:
                 )
 
 
-class Format(Registered, by="format", folder="trainers.data.formats", needs=("records",)):
+class Format(Registered, by="format", folder="trainers.data.formats", needs=("records",), words=(AUTO,)):
     """A way to store rows in files. It has no state; its properties are class variables."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()  # suffixes of files that are of this format with data.format=auto
@@ -89,6 +92,7 @@ class Format(Registered, by="format", folder="trainers.data.formats", needs=("re
     files: ClassVar[tuple[str, ...]] = ()  # what the files of a split hold, in order; empty: any number, all of rows
     has_columns: ClassVar[bool] = True  # records have the file's columns; otherwise the roles text, image and label
     of_images: ClassVar[bool] = False  # every row is an image
+    binary: ClassVar[bool] = False  # files are no text: `data.encoding` does not matter
     image_column: ClassVar[bool] = False  # a column may hold encoded images
     labels_per: ClassVar[Literal["", "word"]] = ""  # word: only heads that answer for each word fit; "": any head
     reads: ClassVar[tuple[str, ...]] = ()  # those of `LAYOUT` that the format reads
@@ -101,6 +105,10 @@ class Format(Registered, by="format", folder="trainers.data.formats", needs=("re
         cannot be understood; none is left out.
         """
         raise NotImplementedError
+
+    def first_line(self, entry: str, settings: ReadSettings) -> tuple[str, ...]:
+        """Returns the fields of the line that names the columns; () for a format without such a line."""
+        return ()
 
     def require_layout(self, settings: ReadSettings) -> None:
         """Raises InputError for a setting of `LAYOUT` that the format does not read."""
@@ -140,13 +148,25 @@ def named_format(tag: str, where: str = "data.format") -> Format:
     return chosen
 
 
+def known_formats() -> dict[str, type[Format]]:
+    """Returns the class of every format, those of `TOPGRAFT_VARIANTS` included.
+
+    A script whose classes are known does not run again, which would define them a second time.
+    """
+    names = [name.strip() for name in os.environ.get(VARIANTS, "").split(",") if name.strip()]
+    known = {file for registry in REGISTRIES for file in registry.files.values()}
+    if any(name not in sys.modules and str(Path(name).resolve()) not in known for name in names):
+        run_named_variants()
+    return variants(Format)
+
+
 def format_of(entry: str, tag: str, split: str, *, image_column: bool = False) -> Format:
     """Returns the format of an entry: by its prefix, by `tag`, or with `auto` by its suffix.
 
     With `image_column` only formats with columns of images are looked at; if there is but one, any suffix will do.
     """
     chosen = None if tag == AUTO else named_format(tag)
-    known = [cls() for cls in variants(Format).values()]
+    known = [cls() for cls in (variants(Format) if chosen else known_formats()).values()]
     by_prefix = [other for other in known if other.prefix and entry.startswith(other.prefix)]
     if by_prefix and not (chosen and chosen.files):
         return by_prefix[0]
@@ -162,6 +182,6 @@ def format_of(entry: str, tag: str, split: str, *, image_column: bool = False) -
     if not Path(entry).exists():
         raise InputError(f"data.{split}: {entry}: no such file")
     if not fitting:
-        raise InputError(f"data.{split}: {entry}: format unknown from its suffix; set data.format")
+        raise InputError(f"data.{split}: {entry}: format unknown from its suffix; set data.format{OWN}")
     tags = " and ".join(other.tag for other in fitting)
     raise InputError(f"data.{split}: {entry}: the formats {tags} have this suffix; set data.format to one of them")

@@ -22,6 +22,7 @@ class Idx(Format, tag="idx"):
     files = ("images", "labels")
     has_columns = False
     of_images = True
+    binary = True
 
     def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
         """Yields the pixels uint8 [H,W] and the label of each image, numbered from 0; the label is text."""

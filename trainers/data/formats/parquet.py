@@ -17,6 +17,7 @@ class Parquet(Format, tag="parquet"):
 
     suffixes = (".parquet",)
     image_column = True
+    binary = True
 
     def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
         """Yields the rows of a file, numbered from 1."""

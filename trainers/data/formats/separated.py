@@ -66,12 +66,15 @@ class Separated(Format):
     quoted: ClassVar[bool] = True  # a field may stand in quotes, and then hold delimiters and line ends
     guesses: ClassVar[bool] = False  # another delimiter is recognised by the header
 
+    def first_line(self, entry: str, settings: ReadSettings) -> tuple[str, ...]:
+        """Returns the fields of the first row."""
+        text, _, named = _after_sep(settings.text_of(Path(entry)), settings.delimiter)
+        return tuple(self._layout(text, named, settings, Path(entry)).first(text))
+
     def records(self, entries: Sequence[str], settings: ReadSettings) -> Iterator[Record]:
         """Yields the records of a file, without its empty lines; a record stands at its first line."""
         path = Path(entries[0])
-        text, line, named = settings.text_of(path), 1, settings.delimiter
-        if match := SEP_LINE.match(text):
-            text, line, named = text[match.end() :], 2, named or match[1]
+        text, line, named = _after_sep(settings.text_of(path), settings.delimiter)
         layout = self._layout(text, named, settings, path)
         reader, before = layout.rows(text), line - 1
         names: Sequence[str] = settings.header
@@ -141,6 +144,12 @@ class Separated(Format):
         if layout.delimiter != "\t":
             plain += f" data.delimiter={layout.delimiter!r}"
         return f"a field with the delimiter in it stands in quotes; quotes that are no quotation: set {plain}"
+
+
+def _after_sep(text: str, delimiter: str) -> tuple[str, int, str]:
+    """Returns the text behind a line `sep=;`, the number of its first line, and the delimiter that is named."""
+    match = SEP_LINE.match(text)
+    return (text[match.end() :], 2, delimiter or match[1]) if match else (text, 1, delimiter)
 
 
 def _fits(layout: Layout, text: str, settings: ReadSettings) -> bool:

@@ -1,4 +1,4 @@
-"""The verb `audit-labels`: rows whose label is probably wrong, and rows that are there twice.
+"""The audit of labels by a probe (`check --audit`): rows whose label is probably wrong, and rows that are there twice.
 
 All rows of data.train are audited, also those that a run holds out for development. A probe on the cached pooled
 states is fitted five times, each time without a fifth of the rows, and predicts those. Copies of a row are left out
@@ -9,7 +9,6 @@ least probable label on.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from adapters.machine import ready_to_compute
 from backbone.cache import row_key
 from backbone.errors import InputError
 from trainers.config import TrainConfig
-from trainers.data.prepare import Table
-from trainers.data.splits import normalise
+from trainers.data.copies import Copies, Placed, copies_in
 from trainers.fitting.features import features
 from trainers.fitting.linear_head import cross_fitted_logits
 from trainers.inputs import Inputs, only_rows, prepare
@@ -42,21 +40,12 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class Duplicates:
-    """Rows with one normalised text."""
-
-    where: list[str]  # file and line of each row
-    labels: list[str]  # label of each row
-    conflict: bool  # the labels differ
-
-
-@dataclass(frozen=True)
 class LabelAudit:
-    """The result of `audit-labels`; `--json` prints it."""
+    """The result of `check --audit`; `--json` prints it."""
 
     rows: int  # rows audited
-    suspects: list[Suspect]  # rows whose label is probably wrong, most suspect first
-    duplicates: list[Duplicates]  # groups of equal rows
+    suspects: tuple[Suspect, ...]  # rows whose label is probably wrong, most suspect first
+    duplicates: tuple[Copies, ...]  # groups of equal rows
 
     def table(self) -> str:
         """Returns the audit for people."""
@@ -68,8 +57,7 @@ class LabelAudit:
             lines.append(f"      {text}")
         lines += ["", f"texts that are there more than once: {len(self.duplicates)}"]
         for group in self.duplicates:
-            rows = ", ".join(f"{where} {label}" for where, label in zip(group.where, group.labels, strict=True))
-            lines.append(f"  {'labels differ' if group.conflict else 'same label'}: {rows}")
+            lines.append(f"  {'labels differ' if group.conflict else 'same label'}: {group}")
         return "\n".join(lines)
 
 
@@ -78,7 +66,7 @@ def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = Fal
     if "audit" not in config.head.supports:
         raise InputError(
             f"head.kind: {config.head.kind} does not state that it supports audit; "
-            f"audit-labels needs a head that does: {kinds_for('audit')}"
+            f"check --audit needs a head that does: {kinds_for('audit')}"
         )
     ready_to_compute()
     data = replace(config.data, dev=(), test=(), dev_fraction=0.0, gate_fraction=0.0)  # every row of data.train
@@ -86,7 +74,7 @@ def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = Fal
     inputs = prepare(only_rows(replace(config, data=data)), run)
     table, labels, names = inputs.data.tables["train"], inputs.train.labels, inputs.data.labels
     probabilities = np.asarray(config.head.probabilities(held_out_logits(inputs, run)))
-    suspects = [
+    suspects = tuple(
         Suspect(
             where=table.where[i],
             text=table.texts[i].replace("\0", " | "),
@@ -95,8 +83,10 @@ def audit_labels(config: TrainConfig, *, max_suspects: int = 0, show: bool = Fal
             confidence=float(probabilities[i, labels[i]]),
         )
         for i, instead in suspect_rows(probabilities, labels)
-    ]
-    return LabelAudit(len(table), suspects[:max_suspects] if max_suspects else suspects, duplicates_in(table))
+    )
+    placed = zip(table.texts, table.labels, table.where, strict=True)
+    duplicates = copies_in(Placed("train", *row) for row in placed)
+    return LabelAudit(len(table), suspects[:max_suspects] if max_suspects else suspects, duplicates)
 
 
 def held_out_logits(inputs: Inputs, run: Run) -> np.ndarray:
@@ -104,19 +94,6 @@ def held_out_logits(inputs: Inputs, run: Run) -> np.ndarray:
     model, rows = inputs.probe(), inputs.train
     x = features(inputs.config.plan, model, inputs.backbone, {}, [rows], run)[0]
     return cross_fitted_logits(model, x, rows.labels, [row_key(row) for row in rows.rows], inputs.config.metric)
-
-
-def duplicates_in(table: Table) -> list[Duplicates]:
-    """Returns the groups of rows with one normalised text; those whose labels differ come first."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, text in enumerate(table.texts):
-        groups[normalise(text)].append(i)
-    duplicates = []
-    for rows in groups.values():
-        if len(rows) > 1:
-            labels = [table.labels[i][0] for i in rows]
-            duplicates.append(Duplicates([table.where[i] for i in rows], labels, len(set(labels)) > 1))
-    return sorted(duplicates, key=lambda group: not group.conflict)
 
 
 def suspect_rows(probabilities: np.ndarray, labels: np.ndarray) -> list[tuple[int, int]]:

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
+from backbone.log_lines import LogLines
 from backbone.options import Parser, filled
 from backbone.ownership import require_own
 from backbone.records import encode
 from backbone.texts import require_unicode
 from backbone.verbs import Verb, add_verb
 from registry.entries import RegistryError
+from serving.server import ending
 
 if TYPE_CHECKING:
     from adapters.graft import Graft
@@ -99,12 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Runs the console script and ends the process."""
+    if sys.argv[1:2] == ["serve"]:  # before anything slow is imported: process 1 ignores a signal that nobody handles
+        ending.catch_signals_of_process()
     sys.exit(main())
 
 
 def _log_to_stderr(namespace: argparse.Namespace) -> None:
     """Sends logs to stderr: warnings of every library, and without `--quiet` the messages of our packages."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("topgraft", "backbone", "adapters", "trainers", "registry", "serving"):
         logging.getLogger(name).setLevel(logging.WARNING if namespace.quiet else logging.INFO)
 

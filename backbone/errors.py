@@ -7,7 +7,11 @@ status 1). A message names the culprit, the expectation and the remedy.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+MAX_NAME = 200  # characters of a name beyond which none is near to it
 
 
 class InputError(ValueError):
@@ -17,9 +21,18 @@ class InputError(ValueError):
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Returns words for "did you mean": the closest names in `known`, or all of them if they are few."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) if len(name) <= MAX_NAME else []
     if close:
         return "nearest: " + ", ".join(close)
     if len(names) <= 12:
         return "known: " + (", ".join(names) or "none")
     return "known: " + ", ".join(names[:12]) + f", ... ({len(names)} in all)"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def shown(value: Any) -> str:
+    """Returns a value from outside as a message may quote it: in quotes, without line ends, and short at any size."""
+    return _SHORT.repr(value)

@@ -4,15 +4,19 @@ Rows queue by length bucket. A bucket is due when it fills a batch, or when its 
 buckets that are due, the one with the oldest row runs. While a batch runs the next one gathers, so load makes batches
 full by itself. Rows of different grafts and groups share a batch. A row that was cancelled, or whose deadline passed,
 is dropped before it costs anything.
+
+Rows are admitted by places. Those whose graft is still being loaded have places of their own, and each graft only a
+share of them, so that a load which hangs keeps nobody else out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +26,7 @@ import numpy as np
 from adapters.artefact.exits import Exits
 
 NO_GROUP = -1  # group of rows without a graft
+LOADING_SHARE = 4  # one graft's rows may take 1/4 of the places of rows whose graft loads
 
 
 class Overloaded(Exception):
@@ -64,6 +69,11 @@ def fail(future: Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
+def _fits(present: int, rows: int, places: int) -> bool:
+    """Returns whether rows are admitted beside those present; many count as half of the places."""
+    return not rows or present + min(rows, max(1, places // 2)) <= places
+
+
 class Batcher:
     """The device thread and its queues."""
 
@@ -84,7 +94,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._queues: dict[int, deque[Queued]] = {}
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._reserved = 0  # rows that were promised a place and whose graft loads
+        self._reserved = 0  # rows that were promised a place
+        self._loading: Counter[str] = Counter()  # rows whose graft loads, by content id
+        self._busy_since: float | None = None  # monotonic time when the batch or call under way began, seconds
         self._waiting = 0  # rows in the queues
         self._row_seconds = 0.0  # recent device time of a row, seconds
         self._closing = self._ended = False
@@ -93,31 +105,66 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Returns how many rows are queued or were promised a place."""
-        return self._waiting + self._reserved
+        """Returns how many rows are queued, were promised a place, or wait for their graft."""
+        return self._waiting + self._reserved + self._loading.total()
 
-    def reserve(self, rows: int) -> None:
-        """Promises places to `rows` rows, to all or none; raises Overloaded or Closed."""
+    @property
+    def loading(self) -> int:
+        """Returns how many rows wait for their graft."""
+        return self._loading.total()
+
+    def reserve(self, rows: int, loading: Mapping[str, int] | None = None) -> None:
+        """Promises places to `rows` rows, and to those whose graft loads, by content id: to all or none.
+
+        More rows than half of the places count as half of them. So every request is admitted once enough is free, and
+        the queue exceeds its bound by at most one. Raises Overloaded or Closed.
+        """
+        loading = loading or {}
         with self._changed:
             if self._closing:
                 raise Closed("shutting down")
-            if self.waiting + rows > self._max_waiting:
-                raise Overloaded(self.waiting, max(0.1, self.waiting * self._row_seconds))
+            queued = self._waiting + self._reserved
+            admitted = _fits(queued, rows, self._max_waiting)
+            admitted &= _fits(self._loading.total(), sum(loading.values()), self._max_waiting)
+            share = max(1, self._max_waiting // LOADING_SHARE)
+            admitted &= all(_fits(self._loading[graft], count, share) for graft, count in loading.items())
+            if not admitted:
+                raise Overloaded(self.waiting, max(0.1, queued * self._row_seconds))
             self._reserved += rows
+            self._loading.update(loading)
 
-    def forget(self, rows: int = 1) -> None:
-        """Gives back promised places."""
+    def forget(self, loading: str | None = None) -> None:
+        """Gives back the place of a row; `loading` names the graft that it waited for."""
         with self._changed:
-            self._reserved -= rows
+            self._take_place(loading)
             self._changed.notify_all()
 
-    def put(self, row: Queued) -> None:
-        """Queues a row that was promised a place."""
+    def put(self, row: Queued, loading: str | None = None) -> None:
+        """Queues a row that was promised a place; `loading` names the graft that it waited for."""
         with self._changed:
+            self._take_place(loading)
+            if not self._ended:
+                self._waiting += 1
+                self._queues.setdefault(row.bucket, deque()).append(row)
+            self._changed.notify_all()
+            ended = self._ended
+        if ended:
+            fail(row.future, Closed("shut down"))
+
+    def _take_place(self, loading: str | None) -> None:
+        if loading is None:
             self._reserved -= 1
-            self._waiting += 1
-            self._queues.setdefault(row.bucket, deque()).append(row)
-            self._changed.notify_all()
+        else:
+            self._loading[loading] -= 1
+            if self._loading[loading] <= 0:
+                del self._loading[loading]
+
+    def stalled(self) -> float:
+        """Returns the seconds since which the device thread has been in one batch or call; infinite if it has ended."""
+        if not self._thread.is_alive():
+            return math.inf
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def call(self, function: Callable[[], Any]) -> Future[Any]:
         """Runs `function` on the device thread between two batches; raises Closed if that thread has ended."""
@@ -130,11 +177,24 @@ class Batcher:
         return future
 
     def close(self, timeout: float | None = None) -> None:
-        """Refuses new rows, answers those that wait, and ends the thread."""
+        """Refuses new rows, answers those that wait, and ends the thread.
+
+        A thread that has been in one batch for `timeout` seconds is left behind.
+        """
+        self.refuse()
+        while self._thread.is_alive() and (timeout is None or self.stalled() < timeout):
+            self._thread.join(timeout if timeout is None else min(timeout, 1.0))
+
+    def refuse(self) -> None:
+        """Refuses new rows from now on."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout)
+
+    def drained(self, timeout: float) -> bool:
+        """Waits until no row waits for its graft, at most `timeout` seconds; returns whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._loading.total(), timeout)
 
     def _due(self, now: float) -> list[Queued] | None:
         """Returns the rows of the next batch if one is due."""
@@ -167,16 +227,20 @@ class Batcher:
                     rows = self._due(now)
                     if call or rows:
                         break
-                    if self._closing and not self._reserved:
+                    if self._closing and not self._reserved and not self._loading.total():
                         self._ended = True
                         return
                     self._changed.wait(self._pause(now))
+            self._busy_since = time.monotonic()
             if call:
                 self._run_call(*call)
             if rows:
                 self._run_rows(rows)
+            self._busy_since = None
 
     def _run_call(self, function: Callable[[], Any], future: Future[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             future.set_result(function())
         except Exception as error:  # noqa: BLE001 - the waiting caller gets it

@@ -7,23 +7,31 @@ its artefact lies.
 from __future__ import annotations
 
 import logging
+import stat
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
 from adapters.artefact.scripts import FAULTS
-from backbone.errors import InputError, nearest
+from backbone.errors import InputError, nearest, shown
 from registry.database import Registry
-from registry.entries import require_task
+from registry.entries import NoRegistry, Unavailable, require_task
 from registry.store import Store
+from serving.readers import Readers
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RUN_GRAFT = "graft"  # name of the graft in a work folder of `topgraft train`
 RUN_CONFIG = "config.json"  # file that every work folder has
 DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
 UNKNOWN = "unknown"  # name of the version of a graft whose variant this process does not know as it was made
+AMBIGUOUS = "ambiguous"  # name of the version of a task that two folders have
+MANIFEST_SECONDS = 5.0  # seconds for a manifest of a folder to be read
+CATALOGUE_SECONDS = 30.0  # seconds for a catalogue to answer
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,14 @@ class RegistryCatalogue:
 
     def version(self, task: str, version: str) -> Entry:
         """Returns one version of a task; raises InputError if there is none."""
-        if not version.isdecimal():
-            raise InputError(f"version: {version!r} is not the number of a version")
-        record = self._registry.version(task, int(version))
+        if not (version.isascii() and version.isdecimal() and len(version) <= 9 and int(version)):
+            raise InputError(f"version: {shown(version)} is not the number of a version")
+        try:
+            record = self._registry.version(task, int(version))
+        except NoRegistry as error:  # it was there at the start: a version is no wrong one for that
+            raise Unavailable(str(error)) from error
         origin = {"parent": record.parent, "created_at": record.created_at, "metrics": record.metrics}
-        return Entry(task, version, record.content_id, lineage={**origin, **record.lineage})
+        return Entry(task, str(record.number), record.content_id, lineage={**origin, **record.lineage})
 
     def path(self, entry: Entry) -> Path:
         """Returns the graft folder; raises InputError for a symbolic link."""
@@ -107,32 +118,32 @@ class FolderCatalogue:
 
     FOLDER/NAME and FOLDER/NAME/graft, which `topgraft train --workdir FOLDER/NAME` writes, are the task NAME. FOLDER
     may itself be a graft or a work folder. Nothing deeper is searched. Replacing a graft by a rename is a promotion. A
-    graft in a folder with a name that no task may have is not served.
+    graft in a folder with a name that no task may have is not served. One that cannot be read, or whose manifest does
+    not arrive in time, harms no other: it is an entry without content, and a request for it gets the reason.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, manifest_seconds: float = MANIFEST_SECONDS):
         """Raises InputError if there is no graft, or if two grafts have the name of one task."""
         self._folder = Path(folder)
+        self._readers = Readers("manifest", seconds=manifest_seconds)
         if not self._folder.is_dir():
             raise InputError(f"--grafts: {folder} is not a folder")
-        self._grafts()
+        self._known: dict[Path, tuple[object, Entry]] = {}  # mark of each manifest when it was read, and its entry
+        for task, places in self._grafts().items():
+            if len(places) > 1:
+                raise InputError(_twice(task, places))
         for place in _unnamed(self._folder):
             log.warning("%s is not served: its folder's name is no name of a task; rename it", place)
 
-    def _grafts(self) -> dict[str, Path]:
-        """Returns the folder of the graft of each task.
+    def _grafts(self) -> dict[str, list[Path]]:
+        """Returns the folders of the grafts of each task: one, or several by mistake.
 
         Raises InputError if there is none: a folder that is empty all at once is a volume that is not mounted.
         """
-        grafts: dict[str, Path] = {}
+        grafts: dict[str, list[Path]] = {}
         for task, place in _places(self._folder):
-            if task in grafts:
-                raise InputError(
-                    f"--grafts: {grafts[task]} and {place} are both the task {task!r}: a graft has the name of its "
-                    "folder; rename or move one of them"
-                )
             if _is_name(task):
-                grafts[task] = place
+                grafts.setdefault(task, []).append(place)
         if not grafts:
             unnamed = "".join(f"; {place}: no name of a task, rename its folder" for place in _unnamed(self._folder))
             raise InputError(
@@ -143,23 +154,32 @@ class FolderCatalogue:
 
     def change(self) -> object:
         """Returns name, inode and time of every manifest."""
-        stats = [(task, (path / MANIFEST).stat()) for task, path in self._grafts().items()]
-        return tuple((task, stat.st_ino, stat.st_mtime_ns) for task, stat in stats)
+        return tuple((task, *map(_mark, places)) for task, places in self._grafts().items())
 
     def lives(self) -> dict[str, Entry]:
         """Returns the live version of every task."""
-        entries = {}
-        for task, path in self._grafts().items():
-            try:
-                manifest = read_manifest(path)
-            except InputError as error:  # kept as an entry: a request for it gets the reason
-                version = UNKNOWN if isinstance(error, FAULTS) else DAMAGED
-                entries[task] = Entry(task, version, f"{version}:{task}", lineage={"error": str(error)})
-                continue
-            version = manifest.content_id.removeprefix("sha256:")[:12]
-            lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}
-            entries[task] = Entry(task, version, manifest.content_id, lineage=lineage)
+        entries = {task: self._entry(task, places) for task, places in self._grafts().items()}
+        here = {places[0] for places in self._grafts().values()}
+        self._known = {path: known for path, known in self._known.items() if path in here}
         return entries
+
+    def _entry(self, task: str, places: list[Path]) -> Entry:
+        """Returns the entry of a task. One without content stays one, so that the reason reaches who asks for it."""
+        try:
+            if len(places) > 1:
+                return Entry(task, AMBIGUOUS, f"{AMBIGUOUS}:{task}", lineage={"error": _twice(task, places)})
+            path, mark = places[0], _mark(places[0])
+            if path in self._known and self._known[path][0] == mark:
+                return self._known[path][1]
+            manifest = self._readers.call(path, f"{path / MANIFEST}", lambda: read_manifest(path))
+        except Exception as error:  # noqa: BLE001 - whatever a damaged file makes of its reader
+            version = UNKNOWN if isinstance(error, FAULTS) else DAMAGED
+            return Entry(task, version, f"{version}:{task}", lineage={"error": str(error) or type(error).__name__})
+        version = manifest.content_id.removeprefix("sha256:")[:12]
+        lineage = {"metrics": manifest.training.metrics, "data": manifest.training.data}
+        entry = Entry(task, version, manifest.content_id, lineage=lineage)
+        self._known[path] = mark, entry
+        return entry
 
     def version(self, task: str, version: str) -> Entry:
         """Returns one version of a task; raises InputError if there is none."""
@@ -174,7 +194,9 @@ class FolderCatalogue:
         grafts = self._grafts()
         if entry.task not in grafts:
             raise InputError(f"{entry.task}: its graft is no longer in {self._folder}")
-        path = grafts[entry.task]
+        path, *others = grafts[entry.task]
+        if others:
+            raise InputError(_twice(entry.task, grafts[entry.task]))
         if path.parent != self._folder and path.parent.is_symlink():  # FOLDER/NAME/graft
             raise InputError(f"{path.parent}: a symbolic link; a graft is a folder of plain files")
         return plain_graft(path)
@@ -188,9 +210,68 @@ def _places(folder: Path) -> list[tuple[str, Path]]:
     for part in sorted(folder.iterdir()):
         of_this_run = part.name == RUN_GRAFT and (folder / RUN_CONFIG).is_file()
         places += [(whole.name if of_this_run else part.name, part), (part.name, part / RUN_GRAFT)]
-    return [(name, place) for name, place in places if (place / MANIFEST).is_file()]
+    return [(name, place) for name, place in places if _holds_manifest(place)]
+
+
+def _holds_manifest(place: Path) -> bool:
+    """Returns whether there is a manifest, of whatever kind; one in a folder that may not be read is none."""
+    try:
+        return not stat.S_ISDIR((place / MANIFEST).stat().st_mode)
+    except OSError:
+        return False
+
+
+def _mark(place: Path) -> object:
+    """Returns what changes with a manifest."""
+    try:
+        status = (place / MANIFEST).stat()
+    except OSError as error:
+        return error.errno
+    return (str(place), status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _twice(task: str, places: list[Path]) -> str:
+    """Returns the message for folders that have the name of one task."""
+    return (
+        f"--grafts: {' and '.join(map(str, places))} are both the task {task!r}: a graft has the name of its folder; "
+        "rename or move one of them"
+    )
 
 
 def _unnamed(folder: Path) -> list[Path]:
     """Returns the grafts whose folder has no name of a task, without hidden ones: those are being written."""
     return [place for name, place in _places(folder) if not _is_name(name) and not name.startswith(".")]
+
+
+class Timely:
+    """A catalogue whose answers have a deadline: a database or a disk that hangs raises Unanswered, an OSError."""
+
+    def __init__(self, catalogue: Catalogue, seconds: float = CATALOGUE_SECONDS):
+        """Gives `lives` ten times as long: it may read every manifest of a folder."""
+        self._catalogue = catalogue
+        self._readers = Readers("catalogue", seconds=seconds)
+        self._slow = Readers("lives", seconds=10 * seconds)
+
+    def change(self) -> object:
+        """Returns a value that differs whenever other versions are live."""
+        return self._ask("change", self._catalogue.change)
+
+    def lives(self) -> dict[str, Entry]:
+        """Returns the live version of every task."""
+        return self._slow.call("lives", "the catalogue", self._catalogue.lives)
+
+    def version(self, task: str, version: str) -> Entry:
+        """Returns one version of a task; raises InputError if there is none."""
+        return self._ask((task, version), lambda: self._catalogue.version(task, version))
+
+    def path(self, entry: Entry) -> Path:
+        """Returns the graft folder; its reader has a deadline of its own."""
+        return self._catalogue.path(entry)
+
+    def _ask(self, key: Hashable, question: Callable[[], T]) -> T:
+        return self._readers.call(key, "the catalogue", question)
+
+    def close(self) -> None:
+        """Waits for no answer any more."""
+        self._readers.close()
+        self._slow.close()

@@ -20,6 +20,9 @@ from serving.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+WARM_SECONDS = 15.0  # seconds that one new version may keep the look at the others waiting
+STOP_SECONDS = 5.0  # seconds that `stop` waits for a look under way
+
 
 class Follower:
     """Keeps a runtime at the live versions of a catalogue; `poll` is one step, `start` a thread of them."""
@@ -91,7 +94,7 @@ class Follower:
             return False
         try:
             if former is not None:  # a first version is loaded when first asked for
-                self._runtime.warm(new)
+                self._runtime.warm(new, WARM_SECONDS)
         except Exception as error:  # noqa: BLE001 - a bad artefact: the former version keeps answering
             if task not in self.refused:
                 log.error("%s version %s was refused, %s stays live: %s", task, new.version, former, error)
@@ -107,10 +110,10 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, if it was started."""
+        """Ends the thread, if it was started; one whose look at the catalogue hangs is left behind."""
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def _poll_until_stopped(self) -> None:
         while not self._stop.wait(self._seconds):

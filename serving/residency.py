@@ -3,7 +3,8 @@
 A graft can be in three places, each with its own budget: slots of the banks on the device, verified copies on the host
 (bytes), and the source (registry, folder). A row holds its graft's seat from submission to answer. Only a seat that
 no row holds is given to another graft. So a row is always answered by the version it was bound to, whatever is promoted
-or evicted meanwhile.
+or evicted meanwhile. Grafts are read on threads apart, with a deadline (`serving.readers`): one whose read hangs fails
+the rows that want it, and harms no other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +27,13 @@ from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
+from serving.readers import Readers
 
 log = logging.getLogger(__name__)
 
-LOADERS = 4  # threads that read grafts, verify them and shape them for a slot
+LOADERS = 4  # grafts that are read, verified and shaped for a slot side by side
+LOAD_SECONDS = 60.0  # seconds for a graft to be read and verified, by default
+OUTCOMES = 20_000  # grafts whose last load is remembered
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,12 @@ class Residency:
         call: Callable[[Callable[[], Any]], Future[Any]],
         host_bytes: int,
         scopes: Sequence[int] = (),
+        load_seconds: float = LOAD_SECONDS,
     ):
-        """Starts the threads that load; `call` runs a function on the device thread.
+        """Takes the banks; `call` runs a function on the device thread.
 
-        `scopes` are the boundaries that out-of-scope scores may be measured at.
+        `scopes` are the boundaries that out-of-scope scores may be measured at. A graft that is not read and verified
+        within `load_seconds` is not loaded.
         """
         self._banks, self._call, self.host_budget, self._scopes = banks, call, host_bytes, tuple(scopes)
         self._changed = threading.Condition()
@@ -94,12 +100,14 @@ class Residency:
         self._free = [list(range(bank.group.slots, 0, -1)) for bank in banks]
         self._loading: dict[str, list[Callable[[Seat | Exception], None]]] = {}
         self._host: OrderedDict[str, LoadedGraft] = OrderedDict()
-        self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
+        self.readers = Readers("load", threads=LOADERS, seconds=load_seconds)
+        self._seating = Readers("seat", threads=LOADERS, seconds=None)  # a wait for a slot is no hung read
         self._closed = False
         self.loads: Counter[str] = Counter()  # loads by cause: source, host
         self.evictions: Counter[str] = Counter()  # evictions by cause: slots, bytes, removed
         self.longest_write = 0.0  # seconds that a load kept the device thread
-        self.failed: dict[str, str] = {}  # reason of the last load by content id, where it failed
+        self.failed: OrderedDict[str, str] = OrderedDict()  # reason of the last load by content id, where it failed
+        self._proven: OrderedDict[str, None] = OrderedDict()  # content ids whose last load succeeded
 
     def acquire(self, served: Served, ready: Callable[[Seat | Exception], None]) -> None:
         """Calls `ready` with a held seat, or with the error of the load.
@@ -120,7 +128,7 @@ class Residency:
         if seat is not None:
             ready(seat)
         else:
-            self._pool.submit(self._load, served)
+            self.prepare_later(served).add_done_callback(lambda graft: self._loaded(served, graft))
 
     def release(self, seat: Seat) -> None:
         """Releases a held seat."""
@@ -131,16 +139,29 @@ class Residency:
                 self._changed.notify_all()
 
     def prepare(self, served: Served) -> LoadedGraft:
-        """Returns the verified graft, from the host or the source, without taking a slot; raises InputError.
+        """Returns the verified graft, from the host or the source, without taking a slot.
 
-        Reading and verifying happen on the calling thread.
+        Raises InputError for a bad graft, and Unanswered, an OSError, if the read does not end.
         """
+        return self.prepare_later(served).result()
+
+    def prepare_later(self, served: Served) -> Future[LoadedGraft]:
+        """Returns the future of `prepare`; it is done at once if the graft is on the host."""
         with self._changed:
             graft = self._host.get(served.content_id)
             if graft is not None:
                 self._host.move_to_end(served.content_id)
                 self.loads["host"] += 1
-                return graft
+        if graft is not None:
+            done: Future[LoadedGraft] = Future()
+            done.set_result(graft)
+            return done
+        title = f"{served.task} version {served.version}"
+        future = self.readers.submit(served.content_id, title, lambda: self._read_to_host(served))
+        future.add_done_callback(lambda done: self._note(served, None if done.cancelled() else done.exception()))
+        return future
+
+    def _read_to_host(self, served: Served) -> LoadedGraft:
         graft = self._read(served)
         with self._changed:
             self.loads["source"] += 1
@@ -148,7 +169,33 @@ class Residency:
             while self.host_bytes > self.host_budget and len(self._host) > 1:
                 self._host.popitem(last=False)
                 self.evictions["bytes"] += 1
+            self._prove(served.content_id)  # also where a late read ends, and nobody waits for it any more
         return graft
+
+    def _prove(self, content_id: str) -> None:
+        self.failed.pop(content_id, None)
+        self._proven[content_id] = None
+        if len(self._proven) > OUTCOMES:
+            self._proven.popitem(last=False)
+
+    def _note(self, served: Served, error: BaseException | None) -> None:
+        """Remembers why a graft did not load."""
+        if error is None:
+            return
+        with self._changed:
+            known = self.failed.get(served.content_id)
+            self.failed[served.content_id] = str(error)
+            self._proven.pop(served.content_id, None)
+            if len(self.failed) > OUTCOMES:
+                self.failed.popitem(last=False)
+        if known is None:
+            log.warning("%s version %s was not loaded: %s", served.task, served.version, error)
+
+    def answers(self, content_id: str) -> bool | None:
+        """Returns whether the graft can answer: it is loaded, or its last load succeeded; None: nobody has tried."""
+        if content_id in self._seats or content_id in self._host or content_id in self._proven:
+            return True
+        return False if content_id in self.failed else None
 
     def _read(self, served: Served) -> LoadedGraft:
         where = f"{served.task} version {served.version}"
@@ -187,6 +234,8 @@ class Residency:
         """Frees the host copy of a graft that is no longer served, and its slot if no row holds it."""
         with self._changed:
             self._host.pop(content_id, None)
+            self.failed.pop(content_id, None)
+            self._proven.pop(content_id, None)
             seat = self._seats.get(content_id)
             if seat is not None and not seat.holders:
                 self._vacate(seat, "removed")
@@ -206,21 +255,29 @@ class Residency:
         return [bank.group.slots - len(free) for bank, free in zip(self._banks, self._free, strict=True)]
 
     def close(self) -> None:
-        """Refuses new loads, and waits for those under way."""
+        """Refuses new loads, and fails the rows that wait for one; reads under way are left alone."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._pool.shutdown(wait=True, cancel_futures=False)
+        self.readers.close()
+        self._seating.close()
 
-    def _load(self, served: Served) -> None:
-        outcome: Seat | Exception
-        try:
-            outcome = self._seat(served, self.prepare(served))
-            self.failed.pop(served.content_id, None)
-        except Exception as error:  # noqa: BLE001 - whatever a bad graft raises goes to the rows that wait for it
-            log.warning("%s version %s was not loaded: %s", served.task, served.version, error)
-            self.failed[served.content_id] = str(error)
-            outcome = error
+    def _loaded(self, served: Served, graft: Future[LoadedGraft]) -> None:
+        """Seats a graft that was read, off the threads that read; else tells the rows that wait for it."""
+        if error := graft.exception():
+            self._tell(served, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            return
+        title = f"{served.task} version {served.version}"
+        seat = self._seating.submit(served.content_id, title, lambda: self._seat(served, graft.result()))
+        seat.add_done_callback(lambda done: self._seated(served, done))
+
+    def _seated(self, served: Served, seat: Future[Seat]) -> None:
+        error = seat.exception()
+        if error is not None and not isinstance(error, Closed):
+            self._note(served, error)
+        self._tell(served, seat.result() if error is None else error if isinstance(error, Exception) else Closed())
+
+    def _tell(self, served: Served, outcome: Seat | Exception) -> None:
         with self._changed:
             waiting = self._loading.pop(served.content_id)
             if isinstance(outcome, Seat):

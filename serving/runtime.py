@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 from adapters.artefact.exits import Exits
 from adapters.graft import Graft
 from backbone.buckets import bucket_of
-from backbone.errors import InputError, nearest
+from backbone.errors import InputError, shown
 from backbone.preprocessing import TextPreprocessing
 from backbone.storage import Backbone
 from backbone.trees import content_hash, map_leaves
@@ -34,9 +34,13 @@ from serving.bank import Bank, Envelope
 from serving.batching import NO_GROUP, Batcher, Queued, fail
 from serving.execution import Executor
 from serving.loading import load_for_serving
+from serving.names import Names
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs
-from serving.residency import LoadedGraft, Residency, Seat, Served
+from serving.readers import Unanswered
+from serving.residency import LOAD_SECONDS, LoadedGraft, Residency, Seat, Served
+
+CLOSE_SECONDS = 30.0  # seconds that `close` waits for loads, and for the device
 
 
 class UnknownTask(InputError):
@@ -61,6 +65,24 @@ class Submodels:
     exits: dict[str, Any] | None  # boundaries, threshold and certified extra error of its early exits; None: not usable
 
 
+class _Place:
+    """The place of a row in the queue: taken by the row, or given back, whichever comes first."""
+
+    def __init__(self, give_back: Callable[[], None]):
+        self._give_back, self._lock, self._open = give_back, threading.Lock(), True
+
+    def taken(self) -> bool:
+        """Returns whether the row may take it."""
+        with self._lock:
+            was_open, self._open = self._open, False
+        return was_open
+
+    def give_back(self) -> None:
+        """Gives it back, unless the row has taken it."""
+        if self.taken():
+            self._give_back()
+
+
 class Runtime:
     """Serves grafts by name; safe to use from any thread."""
 
@@ -75,12 +97,14 @@ class Runtime:
         max_waiting: int = 1024,
         host_bytes: int = 256 << 20,
         cache_bytes: int = 0,
+        load_seconds: float = LOAD_SECONDS,
     ):
         """Compiles everything for these `buckets` (tokens; default: the backbone's lengths) and batch sizes (rows).
 
         A row waits at most `max_wait` seconds for others, and at most `max_waiting` rows wait. `host_bytes` of verified
-        grafts are kept beside the slots, and `cache_bytes` of prefix states by input (0: none). Raises InputError for
-        a backbone for images, and for buckets or an envelope that do not fit the backbone.
+        grafts are kept beside the slots, and `cache_bytes` of prefix states by input (0: none). A graft that is not
+        read and verified within `load_seconds` fails the rows that want it. Raises InputError for a backbone for
+        images, and for buckets or an envelope that do not fit the backbone.
         """
         if not isinstance(backbone.preprocessing, TextPreprocessing):
             raise InputError(f"{backbone.path}: takes images; the runtime serves text")
@@ -101,8 +125,9 @@ class Runtime:
             max_waiting=max_waiting,
             max_wait=max_wait,
         )
-        self.residency = Residency(self.banks, self._batcher.call, host_bytes, scopes)
+        self.residency = Residency(self.banks, self._batcher.call, host_bytes, scopes, load_seconds)
         self._entries: dict[str, Served] = {}
+        self._names: Names | None = None  # names of the entries; None: to be made anew
         self._lock = threading.Lock()
 
     def load(self, task: str, graft: Graft | str | Path, *, version: str = "1", generation: int = 0) -> Served:
@@ -129,6 +154,7 @@ class Runtime:
         with self._lock:
             former = self._entries.get(served.task)
             self._entries[served.task] = served
+            self._names = self._names if former is not None else None
         self._drop(former)
         return former
 
@@ -136,24 +162,39 @@ class Runtime:
         """Stops serving the task; rows under way are still answered."""
         with self._lock:
             former = self._entries.pop(task, None)
+            self._names = None
         self._drop(former)
 
     def _drop(self, former: Served | None) -> None:
         if former is not None and former.content_id not in {s.content_id for s in self.entries.values()}:
             self.residency.drop(former.content_id)
 
-    def warm(self, served: Served) -> None:
-        """Puts a graft into a slot, and returns when it is in; raises what its load raised."""
-        done: Future[Seat] = Future()
+    def warm(self, served: Served, seconds: float | None = None) -> None:
+        """Puts a graft into a slot, and returns when it is in; raises what its load raised.
+
+        After `seconds` it raises Unanswered; the load goes on.
+        """
+        done = self.warm_later(served)
+        if wait([done], seconds).not_done:
+            raise Unanswered(
+                f"{served.task} version {served.version}: not loaded within {seconds:g} s; the load goes on"
+            )
+        done.result()
+
+    def warm_later(self, served: Served) -> Future[None]:
+        """Returns the future of `warm`."""
+        done: Future[None] = Future()
 
         def ready(outcome: Seat | Exception) -> None:
             if isinstance(outcome, Exception):
-                done.set_exception(outcome)
-            else:
-                done.set_result(outcome)
+                fail(done, outcome)
+                return
+            self.residency.release(outcome)
+            if done.set_running_or_notify_cancel():
+                done.set_result(None)
 
         self.residency.acquire(served, ready)
-        self.residency.release(done.result())
+        return done
 
     @property
     def entries(self) -> dict[str, Served]:
@@ -169,10 +210,16 @@ class Runtime:
     def find(self, task: str) -> Served:
         """Returns the version that is served as `task`; raises UnknownTask."""
         with self._lock:
-            served = self._entries.get(task)
-            if served is None:
-                raise UnknownTask(f"no task {task!r} is served; {nearest(task, self._entries)}")
-            return served
+            if (served := self._entries.get(task)) is not None:
+                return served
+            if self._names is None:
+                self._names = Names(self._entries)
+            names = self._names
+        raise UnknownTask(f"no task {shown(task)} is served; {names.nearest(task)}")
+
+    def serves(self, task: str) -> bool:
+        """Returns whether a version is served as `task`."""
+        return task in self._entries
 
     def scope_cost(self, graft: LoadedGraft) -> ScopeCost | None:
         """Describes a graft's out-of-scope score and its cost; None if it has none."""
@@ -192,40 +239,48 @@ class Runtime:
             if not isinstance(text, str):
                 raise InputError(f"rows[{number}]: expected (task, text), got {type(text).__name__} for the text")
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._batcher.reserve(len(chosen))
-        return [self._submit(served, text, deadline) for served, text in chosen]
+        rows_of = Counter(served.content_id for served, _ in chosen)
+        loading = {graft: count for graft, count in rows_of.items() if not self.residency.resident(graft)}
+        self._batcher.reserve(len(chosen) - sum(loading.values()), loading)
+        return [self._submit(served, text, deadline, served.content_id in loading) for served, text in chosen]
 
-    def _submit(self, served: Served, text: str, deadline: float | None) -> Pending:
-        pending = Pending(served)
+    def _submit(self, served: Served, text: str, deadline: float | None, loads: bool) -> Pending:
+        """Binds a row to its graft's seat, and queues it once it has one; `loads`: it has a place of loading rows."""
+        pending, loading = Pending(served), served.content_id if loads else None
+        place = _Place(lambda: self._batcher.forget(loading))
 
         def ready(outcome: Seat | Exception) -> None:
             if isinstance(outcome, Exception):
-                self._batcher.forget()
                 fail(pending.future, outcome)
                 return
-            graft = pending.graft = outcome.graft
+            pending.graft = outcome.graft
             pending.future.add_done_callback(lambda _: self.residency.release(outcome))
             try:
-                ids = self._ids(text, graft.max_tokens)
-                pending.row = Queued(
-                    bucket_of(len(ids), self.buckets),
-                    ids,
-                    graft.group,
-                    outcome.slot,
-                    deadline,
-                    pending.future,
-                    scope=None if graft.scope is None else graft.scope.boundary,
-                    exits=self.usable_exits(graft),
-                )
+                row = pending.row = self._queued(text, outcome, deadline, pending.future)
             except Exception as error:  # noqa: BLE001 - whatever one text raises belongs to its caller
-                self._batcher.forget()
                 fail(pending.future, error)
                 return
-            self._batcher.put(pending.row)
+            if place.taken():
+                self._batcher.put(row, loading)
 
         pending.future.add_done_callback(self._count_outcome)
+        pending.future.add_done_callback(lambda _: place.give_back())  # also where a client goes while the graft loads
         self.residency.acquire(served, ready)
         return pending
+
+    def _queued(self, text: str, seat: Seat, deadline: float | None, future: Future[np.ndarray]) -> Queued:
+        graft = seat.graft
+        ids = self._ids(text, graft.max_tokens)
+        return Queued(
+            bucket_of(len(ids), self.buckets),
+            ids,
+            graft.group,
+            seat.slot,
+            deadline,
+            future,
+            scope=None if graft.scope is None else graft.scope.boundary,
+            exits=self.usable_exits(graft),
+        )
 
     def _ids(self, text: str, max_tokens: int) -> np.ndarray:
         return self._preprocessing.encode([text], min(max_tokens, self.buckets[-1]))[0]
@@ -257,10 +312,20 @@ class Runtime:
         """Runs `function` on the device thread between two batches."""
         return self._batcher.call(function)
 
-    def close(self) -> None:
-        """Refuses new rows, answers those that wait, and ends the threads."""
-        self._batcher.close()
+    def stalled(self) -> float:
+        """Returns the seconds since which the device thread has been in one batch; infinite if it has ended."""
+        return self._batcher.stalled()
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Refuses new rows, answers those that wait, and ends the threads.
+
+        Rows whose graft is not loaded within `seconds` fail. A device thread that is in one batch for so long is left
+        behind.
+        """
+        self._batcher.refuse()
+        self._batcher.drained(seconds)
         self.residency.close()
+        self._batcher.close(seconds)
 
     def __enter__(self) -> Runtime:
         return self

@@ -9,36 +9,53 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from backbone.errors import InputError
-from serving.answers import NotFinite, Pending, score_rows
+from backbone.errors import InputError, shown
+from serving.answers import Answer, NotFinite, Pending, score_rows
 from serving.batching import Closed, DeadlineExceeded, Overloaded
 from serving.controller import Controller, Reading
 from serving.follow import Follower
+from serving.readers import Readers
+from serving.readiness import Readiness, readiness
 from serving.residency import LoadedGraft, Served
+from serving.revival import Revival
 from serving.runtime import Runtime, UnknownTask
-from serving.server.endpoint import Endpoint, Error, Port, TaskAnswers, all_endpoints, json_of
+from serving.server.closing import Closing
+from serving.server.endpoint import SMALL, Endpoint, Error, Port, TaskAnswers, all_endpoints, json_of
+from serving.server.json_response import JSON
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
-from serving.server.reading import Question
+from serving.server.reading import Question, UnsupportedMedia
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SAMPLE_SECONDS = 2.0  # seconds between two readings of the controller
+STALL_SECONDS = 60.0  # seconds in one batch after which the device thread counts as stuck, by default
+LOOKED_UP = 1000  # versions that were looked up, kept for when the catalogue does not answer
 
 
 class Refused(Exception):
     """The artefact of a task does not load; other tasks are served."""
+
+
+class Unreachable(Exception):
+    """The catalogue, which alone knows a version, does not answer."""
 
 
 class Gone(Exception):
@@ -56,12 +73,20 @@ class Server:
         tokens: Tokens,
         controller: Controller | None = None,
         endpoints: Sequence[Endpoint] | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ):
-        """Takes the endpoints of every protocol by default; raises InputError if a user's file of them fails."""
+        """Takes the endpoints of every protocol by default; raises InputError if a user's file of them fails.
+
+        After `stall_seconds` in one batch the device thread counts as stuck.
+        """
         self.runtime, self.follower, self.limits, self.tokens = runtime, follower, limits, tokens
         self.controller = controller
         self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics, controller)
         self.ready = False  # set once programs are compiled and the first grafts are in their slots
+        self.stall_seconds = stall_seconds
+        self._revival = Revival(runtime)
+        self._lookups = Readers("lookup", seconds=limits.seconds)
+        self._versions: OrderedDict[tuple[str, str], Served] = OrderedDict()
         self._endpoints = tuple(all_endpoints() if endpoints is None else endpoints)
 
     def endpoints_of(self, port: Port) -> list[Endpoint]:
@@ -70,29 +95,42 @@ class Server:
 
     def app(self) -> Starlette:
         """Returns the application of the public port; while it runs, the controller gets its readings."""
+
+        def no_route(_: Request, error: Exception) -> Response:
+            response = _http_error(error)
+            self.metrics.refused(response.status_code)
+            return response
+
         return Starlette(
             routes=[_route(endpoint, self) for endpoint in self.endpoints_of("public")],
-            exception_handlers={HTTPException: _http_error, Exception: _defect},
+            exception_handlers={HTTPException: no_route},
+            middleware=[Middleware(Closing)],
             lifespan=self._lifespan,
         )
 
     def admin(self) -> Starlette:
         """Returns the application of the admin port."""
         routes = [_route(endpoint, self) for endpoint in self.endpoints_of("admin")]
-        return Starlette(routes=routes, exception_handlers={Exception: _defect})
+        return Starlette(
+            routes=routes,
+            exception_handlers={HTTPException: lambda _, error: _http_error(error)},
+            middleware=[Middleware(Closing)],
+        )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        sampling = asyncio.create_task(self._sample())
+        sampling = asyncio.create_task(self.sample())
         try:
             yield
         finally:
             sampling.cancel()
 
-    async def _sample(self) -> None:
+    async def sample(self) -> None:
+        """Takes readings for the controller and the page, and tries failed grafts again, until it is cancelled."""
         while True:
             try:
                 self.control(self.metrics.sample())
+                self._revival.step()
             except Exception:  # a counter of the system that fails once must not end the control
                 log.exception("a reading failed; the submodel stays %s", self.runtime.submodel)
             await asyncio.sleep(SAMPLE_SECONDS)
@@ -112,27 +150,85 @@ class Server:
         live = self.runtime.find(task)
         if version is None or version == live.version:
             return live
+        return await self._looked_up(task, version)
+
+    async def _looked_up(self, task: str, version: str) -> Served:
+        """Returns a version that is not live; one that was looked up before, if the catalogue does not answer."""
+        key = (task, version)
+        title = f"the catalogue, for {task} version {shown(version)}"
         try:
-            return await run_in_threadpool(self.follower.version, task, version)
+            look = self._lookups.submit(key, title, lambda: self.follower.version(task, version))
+            served = await asyncio.wrap_future(look)
         except InputError as error:
             raise UnknownTask(str(error)) from error
+        except Exception as error:  # whatever a database or a disk raises
+            if key in self._versions:
+                return self._versions[key]
+            raise Unreachable(f"{task} version {shown(version)}: the catalogue does not answer: {error}") from error
+        self._versions[key] = served
+        self._versions.move_to_end(key)
+        if len(self._versions) > LOOKED_UP:
+            self._versions.popitem(last=False)
+        return served
 
     async def loaded(self, served: Served) -> LoadedGraft:
-        """Returns the graft, verified and on the host; raises Refused."""
+        """Returns the graft, verified and on the host; raises Refused, also if that takes longer than an answer may."""
+        return await self._in_time(self.runtime.residency.prepare_later(served), served)
+
+    async def seated(self, served: Served) -> None:
+        """Puts a graft into a slot; raises Refused as `loaded`."""
+        await self._in_time(self.runtime.warm_later(served), served)
+
+    async def _in_time(self, future: Future[T], served: Served) -> T:
+        where = f"{served.task} version {served.version}"
         try:
-            return await run_in_threadpool(self.runtime.residency.prepare, served)
-        except (InputError, OSError) as error:
-            raise Refused(str(error)) from error
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.seconds)
+        except TimeoutError as error:  # Unanswered is one, and has a message
+            raise Refused(str(error) or f"{where}: not loaded within {self.limits.seconds:g} s; try again") from error
+        except Exception as error:  # whatever a bad graft raises
+            raise Refused(str(error) or f"{where}: {type(error).__name__}") from error
+
+    async def polled(self) -> bool:
+        """Looks at the catalogue now, and returns whether anything changed; raises Unreachable if that hangs."""
+        try:
+            poll = self._lookups.submit("poll", "the look at the catalogue", self.follower.poll)
+            return await asyncio.wrap_future(poll)
+        except OSError as error:  # the follower itself never raises
+            raise Unreachable(str(error)) from error
+
+    def close(self) -> None:
+        """Says that it is not ready, and waits for no look-up any more."""
+        self.ready = False
+        self._lookups.close()
+
+    def readiness(self) -> Readiness:
+        """Returns what can be answered now."""
+        return readiness(self.runtime, self.follower)
+
+    @property
+    def stalled(self) -> str | None:
+        """Returns why the device thread counts as stuck; None: it moves."""
+        if (seconds := self.runtime.stalled()) < self.stall_seconds:
+            return None
+        return "the device thread has ended" if seconds == math.inf else f"one batch has run for {seconds:.0f} s"
+
+    def response(self, result: Any) -> Response:
+        """Returns the response of what a handler returned: a dataclass as JSON, or a response as it is."""
+        return result if isinstance(result, Response) else JSON(json_of(result))
 
     async def body(self, request: Request) -> bytes:
         """Returns the body; raises HTTPException beyond the limits of size (413) and time (408)."""
         content = bytearray()
+        too_large = HTTPException(413, f"the body exceeds {self.limits.body_bytes} bytes", {"Connection": "close"})
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and (len(length) > 18 or int(length) > self.limits.body_bytes):
+            raise too_large
 
         async def read() -> None:
             async for chunk in request.stream():
                 content.extend(chunk)
                 if len(content) > self.limits.body_bytes:
-                    raise HTTPException(413, f"the body exceeds {self.limits.body_bytes} bytes")
+                    raise too_large
 
         try:
             await asyncio.wait_for(read(), self.limits.body_seconds)
@@ -155,9 +251,10 @@ class Server:
         finally:
             for row in pending:
                 row.future.cancel()
-        if any(row.graft is not None and row.graft.scope is not None for row in pending):
-            await run_in_threadpool(score_rows, pending)  # off the event loop
-        answers = [row.answer(0) for row in pending]
+        if len(pending) > SMALL or any(row.graft is not None and row.graft.scope is not None for row in pending):
+            answers = await run_in_threadpool(_answers, pending)  # off the event loop
+        else:
+            answers = _answers(pending)
         self.metrics.observe(pending, answers)
         count, results = len(question.texts), []
         for first in range(0, len(answers), count):
@@ -176,17 +273,29 @@ class Server:
             if rows.done():
                 try:
                     rows.result()
-                except (InputError, OSError) as error:  # the load failed: the text was checked before
-                    raise Refused(str(error)) from error
+                except (NotFinite, DeadlineExceeded, Closed):
+                    raise
+                except Exception as error:
+                    if any(row.graft is None for row in pending):  # its load failed, whatever that raised
+                        raise Refused(str(error) or type(error).__name__) from error
+                    raise
             elif gone.done():
                 raise Gone
             else:
-                raise DeadlineExceeded("the deadline passed")
+                loading = sorted({row.served.task for row in pending if row.graft is None})
+                where = f" while a graft was loaded: {', '.join(loading)}" if loading else ""
+                raise DeadlineExceeded(f"the deadline passed{where}")
         finally:
             rows.cancel()
             gone.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await rows
+
+
+def _answers(pending: Sequence[Pending]) -> list[Answer]:
+    """Returns the answers of rows that are done."""
+    score_rows(pending)
+    return [row.answer(0) for row in pending]
 
 
 async def _disconnected(request: Request) -> None:
@@ -195,22 +304,23 @@ async def _disconnected(request: Request) -> None:
 
 
 def _route(endpoint: Endpoint, server: Server) -> Route:
-    """Returns the route of an endpoint: checks tokens, turns errors into JSON, counts responses."""
+    """Returns the route of an endpoint: checks tokens, turns errors into JSON, counts responses.
+
+    A request for answers is counted whatever becomes of it, another one if it fails. Probes are not counted.
+    """
 
     async def handle(request: Request) -> Response:
-        start = time.perf_counter()
-        if not endpoint.open and not server.tokens.admits(request.headers.get("authorization", "")):
-            return _refusal(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
-        if endpoint.method != "POST":
-            return await _response(endpoint, server, request)
-        server.metrics.in_progress += 1
+        start, posted = time.perf_counter(), endpoint.method == "POST"
+        server.metrics.in_progress += posted
         try:
             response = await _response(endpoint, server, request)
         finally:
-            server.metrics.in_progress -= 1
-        if endpoint.port == "public":
+            server.metrics.in_progress -= posted
+        if endpoint.port == "public" and posted:
             tasks = getattr(request.state, "tasks", ())
             server.metrics.answered(tasks, response.status_code, time.perf_counter() - start)
+        elif endpoint.port == "public" and not endpoint.open and response.status_code >= 400:
+            server.metrics.refused(response.status_code)
         return response
 
     return Route(endpoint.path, handle, methods=[endpoint.method])
@@ -218,36 +328,37 @@ def _route(endpoint: Endpoint, server: Server) -> Route:
 
 async def _response(endpoint: Endpoint, server: Server, request: Request) -> Response:
     """Returns the response of an endpoint, or the status and the message of the error that it raised."""
+    if not endpoint.open and not server.tokens.admits(request.headers.get("authorization", "")):
+        return _refusal(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
     try:
-        result = await endpoint.handle(server, request)
-        return result if isinstance(result, Response) else JSONResponse(json_of(result))
+        return server.response(await endpoint.handle(server, request))
     except Overloaded as error:
         return _refusal(429, error, {"Retry-After": str(max(1, round(error.retry_after)))})
     except UnknownTask as error:
         return _refusal(404, error)
+    except UnsupportedMedia as error:
+        return _refusal(415, error)
     except InputError as error:
         return _refusal(400, error)
     except DeadlineExceeded as error:
         return _refusal(504, error)
-    except (Closed, Refused) as error:
+    except (Closed, Refused, Unreachable) as error:
         return _refusal(503, error, {"Retry-After": "5"})
     except NotFinite as error:
         return _refusal(500, error)
     except Gone:
         return _refusal(499, "the client went away")
     except HTTPException as error:
-        return _http_error(request, error)
+        return _http_error(error)
+    except Exception as error:  # a defect of ours, or of a user's endpoint
+        log.error("a request failed", exc_info=error)
+        return _refusal(500, f"internal error: {type(error).__name__}")
 
 
 def _refusal(status: int, error: BaseException | str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(json_of(Error(str(error))), status, headers)
+    return JSON(json_of(Error(str(error))), status, headers)
 
 
-def _http_error(_: Request, error: Exception) -> Response:
+def _http_error(error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _refusal(error.status_code, error.detail, dict(error.headers or {}))
-
-
-def _defect(_: Request, error: Exception) -> Response:
-    log.error("a request failed", exc_info=error)
-    return _refusal(500, f"internal error: {type(error).__name__}")

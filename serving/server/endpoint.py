@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from backbone.errors import InputError
@@ -18,13 +19,15 @@ from backbone.registered import Registered, run_named_variants, variants
 from serving.answers import Answer
 from serving.residency import LoadedGraft
 from serving.server.limits import Limits
-from serving.server.reading import Question
+from serving.server.reading import Question, only_json
 
 if TYPE_CHECKING:
     from serving.server.app import Server
 
 Schema = dict[str, Any]  # JSON schema
 Port = Literal["public", "admin"]
+
+SMALL = 64  # rows of a response that is made on the event loop
 
 OPTIONAL = {"optional": True}  # metadata of a dataclass field that is left out of the JSON if it is None
 
@@ -88,7 +91,7 @@ class TaskAnswers:
 Read = Callable[[bytes, Mapping[str, str], Limits], Question]  # body, names from the path, limits of the server
 Respond = Callable[[Question, Sequence[TaskAnswers]], Any]  # returns a dataclass; one TaskAnswers for each task
 
-FAILURES: dict[int, type | Content] = dict.fromkeys((400, 404, 408, 413, 429, 500, 503, 504), Error)
+FAILURES: dict[int, type | Content] = dict.fromkeys((400, 404, 408, 413, 415, 429, 500, 503, 504), Error)
 
 
 def inference(path: str, read: Read, respond: Respond, *, body: Body, reply: type) -> Endpoint:
@@ -100,11 +103,15 @@ def inference(path: str, read: Read, respond: Respond, *, body: Body, reply: typ
     """
 
     async def handle(server: Server, request: Request) -> Any:
+        only_json(request.headers)
         named = [await server.served(request)] if "task" in request.path_params else []
         question = read(await server.body(request), request.path_params, server.limits)
         request.state.tasks = question.tasks
         versions = named or [server.runtime.find(task) for task in question.tasks]
-        return respond(question, await server.answers(request, question, versions))
+        tasks = await server.answers(request, question, versions)
+        if len(question.texts) * len(tasks) <= SMALL:
+            return respond(question, tasks)
+        return await run_in_threadpool(lambda: server.response(respond(question, tasks)))  # off the event loop
 
     return Endpoint(path, handle, {200: reply} | FAILURES, "POST", body)
 

@@ -6,6 +6,7 @@ cannot be had is absent from `/metrics` and null in `/stats`, never 0.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,13 @@ from serving.answers import Answer, Pending
 from serving.controller import SUBMODELS, Controller, Reading, Switch
 from serving.drift import Drift
 from serving.follow import Follower
+from serving.readiness import readiness
 from serving.runtime import Runtime
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # points kept for the page
 RECENT = 2048  # latencies kept for percentiles
+OTHER = "other"  # label value of tasks without one of their own
 WINDOW = 60.0  # seconds that `topgraft_busy` looks back
 
 
@@ -110,6 +113,8 @@ class Metrics:
         self._registry.register(self)
         self.drift = Drift(max_tasks)
         self._named: set[str] = set()
+        self._counted: dict[str, set[str]] = {}  # statuses that were counted, by task
+        self._naming = threading.RLock()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._answers = self._timed = 0  # responses, and those among them that waited for a batch
         self.in_progress = 0  # POST requests received and not answered
@@ -123,19 +128,37 @@ class Metrics:
 
     def label(self, task: str | None) -> str:
         """Returns the task as a label value: `other` unless it is served and within the limit."""
-        if task is None or task not in self._runtime.entries:
-            return "other"
-        if task not in self._named and len(self._named) >= self._max_tasks:
-            return "other"
-        self._named.add(task)
+        if task is None or not self._runtime.serves(task):
+            return OTHER
+        with self._naming:
+            if task not in self._named and len(self._named) >= self._max_tasks:
+                self._forget_removed()
+                if len(self._named) >= self._max_tasks:
+                    return OTHER
+            self._named.add(task)
         return task
+
+    def _forget_removed(self) -> None:
+        """Ends the series of tasks that are no longer served, so that others may have their label values."""
+        for task in [task for task in self._named if not self._runtime.serves(task)]:
+            self._named.discard(task)
+            for status in self._counted.pop(task, ()):
+                self._requests.remove(task, status)
+                if status == "200":
+                    self._seconds.remove(task)
+
+    def refused(self, status: int) -> None:
+        """Counts an error of a request that names no task, or that is not for answers."""
+        self._requests.labels(OTHER, str(status)).inc()
 
     def answered(self, tasks: tuple[str, ...], status: int, seconds: float) -> None:
         """Counts one response."""
-        for task in {self.label(task) for task in tasks} or {"other"}:
-            self._requests.labels(task, str(status)).inc()
-            if status == 200:
-                self._seconds.labels(task).observe(seconds)
+        with self._naming:
+            for task in {self.label(task) for task in tasks} or {OTHER}:
+                self._requests.labels(task, str(status)).inc()
+                self._counted.setdefault(task, set()).add(str(status))
+                if status == 200:
+                    self._seconds.labels(task).observe(seconds)
         self._answers += 1
         if status in (200, 504):  # refusals are quick: their time is not that of an answer
             self._timed += 1
@@ -220,9 +243,20 @@ class Metrics:
         yield labelled(CounterMetricFamily, "loads", "Grafts loaded", "cause", dict(residency.loads))
         yield labelled(CounterMetricFamily, "evictions", "Grafts evicted", "cause", dict(residency.evictions))
         yield gauge("longest_write_seconds", "Longest stall of the device thread by a load", residency.longest_write)
-        generations = {self.label(task): float(served.generation) for task, served in runtime.entries.items()}
+        entries = runtime.entries
+        if len(entries) <= self._max_tasks:  # else those that are asked for have label values
+            for task in entries:
+                self.label(task)
+        generations = {task: float(entries[task].generation) for task in sorted(self._named & entries.keys())}
         yield labelled(GaugeMetricFamily, "generation", "Promotions behind the served version", "task", generations)
-        yield gauge("refused_versions", "Live versions that were refused", len(self._follower.refused))
+        state = readiness(self._runtime, self._follower)
+        refused = len(self._follower.refused) + len(state.unable.keys() - self._follower.refused.keys())
+        yield gauge("refused_versions", "Live versions that were refused, or do not load", refused)
+        yield gauge("tasks", "Tasks with a live version", state.tasks)
+        yield gauge("unable_tasks", "Tasks that cannot answer, since no version of them loads", len(state.unable))
+        yield gauge("ready", "Whether something live can be answered", state.ready)
+        yield gauge("overdue_reads", "Reads of artefacts that have not ended in time", residency.readers.overdue)
+        yield gauge("device_stalled_seconds", "Time since the device thread began its batch", runtime.stalled())
         yield gauge("catalogue_reachable", "Whether the catalogue answered last", self._follower.unreachable is None)
         yield from self._drifts()
         if self._answers:
@@ -243,7 +277,7 @@ class Metrics:
         )
         live = {task: served.content_id for task, served in self._runtime.entries.items()}
         for task, report in self.drift.reports(live).items():
-            if self.label(task) != task:
+            if task not in self._named:
                 continue
             for kind, effect in report.effects().items():
                 effects.add_metric([task, kind], effect)
@@ -254,6 +288,8 @@ class Metrics:
 
     def sample(self) -> Reading:
         """Adds a point to the history, and returns the reading of the time since the last one."""
+        with self._naming:
+            self._forget_removed()
         joules, last = self.joules().value, self._last
         now = _Totals(time.monotonic(), self._answers, self._timed, self.cpu(), joules or 0.0)
         self._last = now

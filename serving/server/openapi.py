@@ -42,9 +42,10 @@ REFUSALS = {
     404: "no such task or version",
     408: "the body did not arrive in time",
     413: "the body is too large",
+    415: "the body is packed, or has binary tensors behind its JSON",
     429: "overloaded; see Retry-After",
-    500: "the graft produced a value that is not a number",
-    503: "shutting down, or the graft does not load",
+    500: "the graft produced a value that is not a number, or a defect of the server",
+    503: "starting or shutting down, the graft does not load, or the registry that knows the version does not answer",
     504: "the deadline passed",
 }
 NAMES = {"task": "name of a task", "version": "version of the task, as the registry numbers it"}  # names in paths
@@ -166,6 +167,11 @@ def record(required: dict[str, Schema], optional: dict[str, Schema] | None = Non
 def array(items: Schema, **limits: Any) -> Schema:
     """Returns the schema of a list; `limits` are minItems, maxItems, uniqueItems."""
     return {"type": "array", "items": items, **limits}
+
+
+def nullable(schema: Schema) -> Schema:
+    """Returns the schema of an optional field that may also be null, as clients with typed models send it."""
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def texts(limits: Limits) -> Schema:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backbone.errors import InputError, nearest
+from backbone.errors import InputError, nearest, shown
 from serving.server.limits import Limits
 
 
@@ -23,15 +24,64 @@ class Question:
     id: str | None = None  # name that the client gave the request, returned in the response
 
 
+BINARY_HEADER = "inference-header-content-length"  # header of a body that holds tensors behind its JSON
+BINARY = (  # parameters of the Open Inference Protocol's extensions that are not spoken here
+    "binary_data",
+    "binary_data_size",
+    "binary_data_output",
+    "classification",
+    "shared_memory_region",
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON's escape of half a surrogate pair, or of a whole one
+
+
+class UnsupportedMedia(InputError):
+    """A body in an encoding that is not read."""
+
+
+def only_json(headers: Mapping[str, str]) -> None:
+    """Raises InputError, by name, for a body that is not JSON alone: packed, or with binary tensors behind it."""
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMedia(f"Content-Encoding: {shown(coding)} is not read; send the body unpacked")
+    if BINARY_HEADER in headers:
+        raise UnsupportedMedia(
+            "Inference-Header-Content-Length: the binary tensor extension is not spoken here; send tensors as JSON "
+            "(tritonclient: set_data_from_numpy(..., binary_data=False))"
+        )
+
+
 def json_object(body: bytes) -> dict[str, Any]:
-    """Parses a JSON object; raises InputError."""
+    """Parses a JSON object of Unicode text; raises InputError."""
     try:
-        content = json.loads(body, parse_constant=_refuse_constant)
+        text = body.decode(json.detect_encoding(body))
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputError("the body must be a JSON object")
+    if _SURROGATE.search(text) and (where := next(_lone_surrogates(content, ""), None)) is not None:
+        raise InputError(f"{where[:100] or 'the name of a field'}: holds a lone surrogate, which is no text")
     return content
+
+
+def _lone_surrogates(value: Any, where: str) -> Iterator[str]:
+    """Yields the place of each string that is no Unicode text; the parser has bounded the depth."""
+    if isinstance(value, str) and not is_text(value):
+        yield where
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _lone_surrogates(item, f"{where}[{number}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not is_text(key):
+                yield where
+            yield from _lone_surrogates(item, f"{where}.{key}" if where else key)
+
+
+def is_text(text: str) -> bool:
+    """Returns whether every character is one of Unicode: none is half a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refuse_constant(name: str) -> Any:
@@ -42,7 +92,25 @@ def only_fields(content: dict[str, Any], known: Sequence[str], where: str = "") 
     """Raises InputError, with the nearest names, for a field that is not `known`; `where` comes before its name."""
     for key in content:
         if key not in known:
-            raise InputError(f"{where}{key}: unknown; {nearest(key, known)}")
+            name = key if len(key) <= 60 and key.isprintable() else shown(key)
+            raise InputError(f"{where}{name}: unknown; {nearest(key, known)}")
+
+
+def optional_object(value: Any, where: str, known: Sequence[str] | None = None) -> dict[str, Any]:
+    """Returns an optional object, empty where it is null; raises InputError.
+
+    Fields that are not `known` are refused; None takes all but extensions of the protocol that are not spoken here.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object")
+    for name in BINARY:
+        if value.get(name) not in (None, False):
+            raise InputError(f"{where}.{name}: this extension of the protocol is not spoken here; use JSON tensors")
+    if known is not None:
+        only_fields({name: item for name, item in value.items() if name not in BINARY}, known, f"{where}.")
+    return value
 
 
 def strings(value: Any, where: str) -> tuple[str, ...]:
@@ -56,10 +124,13 @@ def seconds(timeout_ms: Any, limits: Limits) -> float:
     """Returns the seconds of a `timeout_ms`, at most those of the limits; raises InputError."""
     if timeout_ms is None:
         return limits.seconds
-    number = isinstance(timeout_ms, (int, float)) and not isinstance(timeout_ms, bool)
-    if not number or not (math.isfinite(timeout_ms) and timeout_ms > 0):
-        raise InputError(f"timeout_ms: expected a positive number, got {timeout_ms!r}")
-    return min(float(timeout_ms) / 1e3, limits.seconds)
+    try:
+        number = 0.0 if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)) else float(timeout_ms)
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"timeout_ms: expected a positive number, got {shown(timeout_ms)}")
+    return min(number / 1e3, limits.seconds)
 
 
 def within(question: Question, limits: Limits) -> Question:
@@ -73,11 +144,8 @@ def within(question: Question, limits: Limits) -> Question:
     for number, text in enumerate(question.texts):
         if len(text) > limits.characters:
             raise InputError(f"inputs[{number}]: {len(text)} characters exceed the limit of {limits.characters}")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise InputError(f"inputs[{number}]: holds a lone surrogate, which is no text") from None
+        if not is_text(text):
+            raise InputError(f"inputs[{number}]: holds a lone surrogate, which is no text")
     if len(set(question.tasks)) != len(question.tasks):
         raise InputError("tasks: a task is named twice")
     return question

@@ -1,52 +1,50 @@
 """The verb `serve`: one process that owns the device and answers over HTTP until SIGTERM.
 
-On SIGTERM it takes no more connections, answers the requests that it has received, and ends with status 0.
+On SIGTERM it takes no more connections, answers the requests that it has received, and ends with status 0; before it
+listens, it ends at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from adapters.artefact.exits import read_exits
-from adapters.artefact.manifest import read_manifest
-from adapters.artefact.scope import read_scope
-from adapters.artefact.write import model_on
 from adapters.machine import ready_to_answer
-from adapters.model import GraftModel
-from adapters.specs import Lora
 from backbone.errors import InputError
 from backbone.home import resolve_backbone
-from backbone.records import decode
 from backbone.storage import Backbone, load_backbone
-from backbone.texts import parse_json, read_text
 from metering.energy import meter
 from metering.thermal import thermometer
 from metering.window import on_accelerator
 from registry.database import open_registry
 from registry.store import Store
-from serving.bank import Envelope, Group
-from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue
+from serving.bank import Envelope
+from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue, Timely
 from serving.follow import Follower
+from serving.residency import LoadedGraft, Served
 from serving.runtime import Runtime
+from serving.server import ending
 from serving.server.app import Server
-from serving.server.endpoint import all_endpoints
+from serving.server.door import Door
+from serving.server.endpoint import Endpoint, all_endpoints
+from serving.server.envelopes import read_envelope, read_live
 from serving.server.limits import Tokens
 from serving.server.openapi import document
 from serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+QUIET = 30.0  # seconds without any load after which the server begins without the rest
+AHEAD = 8  # grafts that are read ahead of their slots at the start
 BUCKETS = (16, 32, 64, 128)  # lengths in tokens by default; the backbone's longest input is added
 
 
@@ -61,37 +59,135 @@ class ServeResult:
 
 def serve(settings: Settings) -> ServeResult:
     """Serves until SIGTERM or SIGINT. Raises InputError before anything is compiled if it cannot."""
-    ready_to_answer()
-    for port in (settings.port, settings.admin_port):
-        if port is not None:
-            _require_free(settings.host, port)
-    tokens = Tokens.read(settings.token_file)
-    _require_readable(settings)
-    endpoints = all_endpoints()
-    document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
-    catalogue = _catalogue(settings)
-    backbone = load_backbone(resolve_backbone(settings.backbone), precision=settings.precision)
-    start = time.perf_counter()
-    runtime = _runtime(settings, backbone, catalogue)
-    follower = Follower(runtime, catalogue, seconds=settings.poll_seconds)
-    controller = settings.controller()
-    runtime.submodel = controller.submodel
-    server = Server(runtime, follower, settings.limits, tokens, controller, endpoints)
-    follower.poll()
-    warm(runtime)
-    log.info(
-        "%d programs, %d tasks in %.1f s", runtime.programs.count, len(runtime.entries), time.perf_counter() - start
-    )
-    follower.start()
-    server.ready = True
-    try:
-        with _admin(server, settings):
-            _listen(server, settings)
-    finally:
-        server.ready = False
-        follower.stop()
-        runtime.close()
-    return ServeResult(dict(runtime.answered), runtime.counts.batches)
+    with ending.caught():
+        ready_to_answer()
+        for port in (settings.port, settings.admin_port):
+            if port is not None:
+                _require_free(settings.host, port)
+        tokens = Tokens.read(settings.token_file)
+        _require_readable(settings)
+        endpoints = all_endpoints()
+        document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
+        catalogue = Timely(_catalogue(settings))
+        backbone = load_backbone(resolve_backbone(settings.backbone), precision=settings.precision)
+        start = _Start(settings, backbone, catalogue, tokens, endpoints)
+        try:
+            if not start.begins():
+                start.later()
+            with _admin(start.admin, settings):
+                _listen(start.public, settings)
+        finally:
+            start.close()
+    return start.result()
+
+
+class _Start:
+    """The way from settings to a server: at once if anything live can be read, else as soon as that is so."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        backbone: Backbone,
+        catalogue: Timely,
+        tokens: Tokens,
+        endpoints: Sequence[Endpoint],
+    ):
+        self._settings, self._backbone, self._catalogue = settings, backbone, catalogue
+        self._tokens, self._endpoints = tokens, endpoints
+        seconds = settings.limits.body_seconds + settings.limits.seconds  # a request may take so long anyhow
+        self.public, self.admin = Door(seconds), Door(seconds)
+        self.admin.asked = self.public.asked
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def begins(self) -> bool:
+        """Makes the server and opens its doors if anything live can be read; else notes why not."""
+        doors = (self.public, self.admin)
+        for door in doors:
+            door.trying = True
+        try:
+            return self._begins()
+        finally:
+            for door in doors:
+                door.tries, door.trying = door.tries + 1, False
+
+    def _begins(self) -> bool:
+        settings = self._settings
+        if settings.envelope:
+            envelope = read_envelope(settings.envelope)
+        else:
+            live = read_live(settings, self._backbone, self._catalogue)
+            if live.nothing is not None:
+                if self.public.reason != live.nothing:
+                    log.error("not ready: %s", live.nothing)
+                self.public.reason = self.admin.reason = live.nothing
+                return False
+            envelope = live.envelope(settings)
+        self.public.reason = self.admin.reason = "programs are compiled, and the first grafts loaded"
+        self._server = self._made(envelope)
+        self.admin.open(self._server.admin())
+        self.public.open(self._server.app(), self._server.sample)
+        return True
+
+    def _made(self, envelope: Envelope) -> Server:
+        settings, start = self._settings, time.perf_counter()
+        runtime = _runtime(settings, self._backbone, envelope)
+        follower = Follower(runtime, self._catalogue, seconds=settings.poll_seconds)
+        controller = settings.controller()
+        runtime.submodel = controller.submodel
+        server = Server(
+            runtime, follower, settings.limits, self._tokens, controller, self._endpoints, settings.stall_seconds
+        )
+        follower.poll()
+        warm(runtime, settings.load_seconds / 2)
+        seconds = time.perf_counter() - start
+        log.info("%d programs, %d tasks in %.1f s", runtime.programs.count, len(runtime.entries), seconds)
+        if (reason := server.readiness().reason) is not None:
+            log.error("not ready: %s", reason)
+        follower.start()
+        server.ready = True
+        return server
+
+    def later(self) -> None:
+        """Tries again in a thread, every `poll_seconds` and for every request, until the server begins."""
+        self._thread = threading.Thread(target=self._until_begun, name="start", daemon=True)
+        self._thread.start()
+
+    def _until_begun(self) -> None:
+        while True:
+            self.public.asked.wait(self._settings.poll_seconds)
+            self.public.asked.clear()
+            if self._closed:
+                return
+            try:
+                if self.begins():
+                    return
+            except Exception as error:  # the next look may find it mended
+                log.exception("the server could not begin")
+                self.public.reason = self.admin.reason = f"{type(error).__name__}: {error}"
+
+    def close(self) -> None:
+        """Ends the server, if it has begun; what hangs is left behind."""
+        self._closed = True
+        self.public.asked.set()
+        if (server := self._server) is not None:
+            server.close()
+            server.runtime.residency.close()
+        self._catalogue.close()
+        if server is not None:
+            server.follower.stop()
+            server.runtime.close()
+        if (self._thread is not None and self._thread.is_alive()) or (
+            server is not None and server.runtime.residency.readers.busy
+        ):
+            ending.leave_behind()  # it compiles, or reads what hangs
+
+    def result(self) -> ServeResult:
+        """Returns what was served."""
+        if self._server is None:
+            return ServeResult({}, 0)
+        return ServeResult(dict(self._server.runtime.answered), self._server.runtime.counts.batches)
 
 
 def _require_free(host: str, port: int) -> None:
@@ -113,24 +209,39 @@ def _require_readable(settings: Settings) -> None:
             raise InputError(f"{option}: cannot be read on this machine; bound --p95 or --max-queued instead")
 
 
-def warm(runtime: Runtime) -> None:
+def warm(runtime: Runtime, seconds: float = QUIET) -> None:
     """Loads as many grafts as there are slots.
 
-    One that does not load is logged, and a request for it gets the reason.
+    One that does not load is logged, and a request for it gets the reason. If nothing loads for `seconds`, since reads
+    hang, the server begins without the rest.
     """
     room = [bank.group.slots for bank in runtime.banks]
-    for served in runtime.entries.values():
-        if not any(room):
+    rest, reads = iter(runtime.entries.values()), dict[Future[LoadedGraft], Served]()
+    while any(room):
+        while len(reads) < AHEAD and (served := next(rest, None)) is not None:
+            reads[runtime.residency.prepare_later(served)] = served
+        if not reads:
             return
-        try:
-            graft = runtime.residency.prepare(served)
-            if room[graft.group]:
-                room[graft.group] -= 1
-                runtime.warm(served)
-                if (cost := runtime.scope_cost(graft)) and cost.extra_blocks:
-                    log.info("%s: its out-of-scope score runs %d blocks more", served.task, cost.extra_blocks)
-        except (InputError, OSError) as error:
-            log.error("%s version %s does not load: %s", served.task, served.version, error)
+        done = wait(reads, seconds, FIRST_COMPLETED).done
+        if not done:
+            hanging = ", ".join(served.task for served in reads.values())
+            log.error("%s: not loaded within %.0f s; the server begins without", hanging, seconds)
+            return
+        for future in [future for future in reads if future in done]:
+            _seat(runtime, reads.pop(future), future, room)
+
+
+def _seat(runtime: Runtime, served: Served, read: Future[LoadedGraft], room: list[int]) -> None:
+    """Puts a graft that was read into a slot, if its group has room."""
+    try:
+        graft = read.result()
+        if room[graft.group]:
+            room[graft.group] -= 1
+            runtime.warm(served)
+            if (cost := runtime.scope_cost(graft)) and cost.extra_blocks:
+                log.info("%s: its out-of-scope score runs %d blocks more", served.task, cost.extra_blocks)
+    except Exception as error:  # noqa: BLE001 - whatever a bad graft raises harms no other
+        log.error("%s version %s does not load: %s", served.task, served.version, error)
 
 
 def _catalogue(settings: Settings) -> Catalogue:
@@ -141,10 +252,7 @@ def _catalogue(settings: Settings) -> Catalogue:
     return RegistryCatalogue(open_registry(settings.registry), Store(settings.store))
 
 
-def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Runtime:
-    envelope = (
-        read_envelope(settings.envelope) if settings.envelope else default_envelope(settings, backbone, catalogue)
-    )
+def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runtime:
     if "exits" in settings.submodels and not envelope.exits:
         log.warning("--submodels: no live graft has early exits, and the envelope names none: all rows run in full")
     return Runtime(
@@ -156,45 +264,14 @@ def _runtime(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Ru
         max_waiting=settings.max_waiting,
         host_bytes=settings.host_mb << 20,
         cache_bytes=settings.cache_mb << 20,
+        load_seconds=settings.load_seconds,
     )
 
 
-def read_envelope(file: str | Path) -> Envelope:
-    """Reads an envelope from a JSON file; raises InputError.
-
-    The file holds `{"labels": 64, "groups": [{"methods": [{"method": "lora", ...}], ...}]}`.
-    """
-    return decode(Envelope, parse_json(read_text(Path(file)), str(file)), str(file))
-
-
-def default_envelope(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> Envelope:
-    """Returns the narrowest envelope around the live versions; without any, LoRA of rank 16 on query and value."""
-    models: list[GraftModel] = []
-    scopes, exits = {backbone.spec.blocks}, set[int]()
-    for task, entry in catalogue.lives().items():
-        try:
-            path = catalogue.path(entry)
-            manifest = read_manifest(path)
-            model = model_on(manifest, backbone, str(path))
-            Envelope.around([model])  # raises for a head that no bank holds
-            scope = read_scope(path, manifest, model.pooled_width, backbone.spec.blocks)
-            early = read_exits(path, manifest, backbone.spec.width, backbone.spec.blocks)
-            models.append(model)
-            if scope:
-                scopes.add(scope.boundary)
-            elif early and "exits" in settings.submodels:  # a graft with a score is answered in full
-                exits.update(early.boundaries)
-        except (InputError, OSError) as error:
-            log.error("%s version %s: %s", task, entry.version, error)
-    if not models:
-        return Envelope((Group((Lora(rank=16),), slots=settings.slots),), settings.labels)
-    return Envelope.around(models, slots=settings.slots, labels=settings.labels, scopes=sorted(scopes), exits=exits)
-
-
-def _listen(server: Server, settings: Settings) -> None:
+def _listen(door: Door, settings: Settings) -> None:
     """Runs uvicorn on the main thread; a signal ends it once the requests under way are answered."""
     config = uvicorn.Config(
-        server.app(),
+        door,
         host=settings.host,
         port=settings.port,
         log_config=None,  # records go to the handlers of the command
@@ -205,12 +282,21 @@ def _listen(server: Server, settings: Settings) -> None:
         timeout_graceful_shutdown=int(settings.limits.seconds + settings.limits.body_seconds) + 1,
         server_header=False,
     )
-    with _signals_are_uvicorns():
-        _Announcing(config).run()
+    server = _Announcing(config)
+    with ending.draining(server.drain):
+        server.run()
 
 
 class _Announcing(uvicorn.Server):
-    """A server that logs its addresses once it listens."""
+    """A server that logs its addresses once it listens, and leaves signals to `ending`."""
+
+    def drain(self) -> None:
+        """Takes no more connections, and ends once the requests under way are answered."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -220,24 +306,13 @@ class _Announcing(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _signals_are_uvicorns() -> Iterator[None]:
-    """Ignores signals outside uvicorn, which raises a signal once more after it has drained."""
-    former = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _admin(server: Server, settings: Settings) -> Iterator[None]:
+def _admin(door: Door, settings: Settings) -> Iterator[None]:
     """Serves the admin port, if there is one, in a thread of its own."""
     if settings.admin_port is None:
         yield
         return
     config = uvicorn.Config(
-        server.admin(),
+        door,
         host=settings.host,
         port=settings.admin_port,
         log_config=None,

@@ -31,6 +31,8 @@ class Settings(InPrecision):
     max_waiting: int = option(1024, "rows in the queue beyond which a request gets 429", min=1, former="most-waiting")
     host_mb: int = option(256, "memory for verified grafts outside the slots, in MiB", min=1)
     cache_mb: int = option(0, "memory for prefix states, which are kept by input, in MiB", min=0)
+    load_seconds: float = option(60.0, "seconds for a graft to be read and verified", above=0)
+    stall_seconds: float = option(60.0, "seconds in one batch after which the server is no longer live", above=0)
     poll_seconds: float = option(2.0, "seconds between two looks at what is live", above=0)
     token_file: str | None = option(None, "file of bearer tokens, one a line (default: everybody may ask)")
     submodels: tuple[str, ...] = option(

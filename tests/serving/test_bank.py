@@ -32,7 +32,7 @@ from backbone.errors import InputError
 from backbone.trees import flatten
 from serving.bank import Bank, Envelope, Group, lowest_block, place_in
 from serving.catalogue import FolderCatalogue
-from serving.server.serve import default_envelope
+from serving.server.envelopes import default_envelope
 from serving.server.settings import Settings
 from tests.grafts import make, nonzero
 from tests.tiny import SPEC

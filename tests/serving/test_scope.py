@@ -22,8 +22,8 @@ from serving.catalogue import FolderCatalogue
 from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
+from serving.server.envelopes import default_envelope
 from serving.server.limits import Limits, Tokens
-from serving.server.serve import default_envelope
 from serving.server.settings import Settings
 from tests.grafts import make
 from tests.tiny import WORDS, rows

@@ -43,7 +43,8 @@ def infer(*texts: str, **more) -> dict:
 
 def test_the_protocol(client, tiny, folder):
     assert client.get("/v2/health/live").json() == {"live": True}
-    assert client.get("/v2/health/ready").json() == {"ready": True}
+    ready = client.get("/v2/health/ready").json()
+    assert (ready["ready"], ready["tasks"], ready["reasons"]) == (True, 3, {})
     about = client.get("/v2").json()
     assert about["name"] == "topgraft"
     assert about["buckets"] == [48]
@@ -117,7 +118,7 @@ def test_what_is_wrong_is_said(client, body, status, said):
         ({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ["a"]}]}, "shape"),
         ({"outputs": [{"name": "logits"}]}, "logits"),
         ({"id": 3}, "id"),
-        ({"parameters": {"binary_data": True}}, "binary_data: unknown"),
+        ({"parameters": {"binary_data": True}}, "binary_data: this extension of the protocol is not spoken here"),
     ],
 )
 def test_what_is_wrong_in_an_inference_request_is_said(client, change, said):
@@ -393,7 +394,7 @@ def test_a_protocol_of_ones_own_in_one_file(server, tmp_path, monkeypatch, no_pr
     with pytest.raises(InputError, match=r"GET /tasks: a route of .*count.py and of .*status.py"):
         all_endpoints()
     script.write_text("1/0\n")
-    with pytest.raises(InputError, match=r"TOPGRAFT_VARIANTS: .*count.py: ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"TOPGRAFT_VARIANTS: .*count.py:1: ZeroDivisionError"):
         serve(Settings(backbone="b", grafts=".", port=0))
 
 

@@ -16,8 +16,9 @@ from serving.controller import Bounds, Controller, Reading
 from serving.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
+from serving.server.envelopes import default_envelope
 from serving.server.limits import Limits, Tokens
-from serving.server.serve import default_envelope, warm
+from serving.server.serve import warm
 from serving.server.settings import Settings
 from tests.command import call
 from tests.grafts import EMPTY

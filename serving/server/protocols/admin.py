@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from backbone.errors import InputError
-from serving.server.app import Refused, Server
+from serving.server.app import Server
 from serving.server.endpoint import Endpoint, Error, Protocol
 
 
@@ -44,17 +42,14 @@ class State:
 
 async def poll(server: Server, request: Request) -> Polled:
     """Serves what is live in the catalogue now."""
-    changed = await run_in_threadpool(server.follower.poll)
+    changed = await server.polled()
     return Polled(changed, server.follower.unreachable, server.follower.refused)
 
 
 async def load(server: Server, request: Request) -> Loaded:
     """Puts the live version of a task into a slot."""
     served = await server.served(request)
-    try:
-        await run_in_threadpool(server.runtime.warm, served)
-    except (InputError, OSError) as error:
-        raise Refused(str(error)) from error
+    await server.seated(served)
     return Loaded(served.task, served.version, resident=True)
 
 
@@ -75,7 +70,7 @@ class Admin(Protocol, tag="admin"):
     """Routes that should not be reachable from outside."""
 
     endpoints = (
-        Endpoint("/admin/poll", poll, {200: Polled}, "POST", port="admin"),
+        Endpoint("/admin/poll", poll, {200: Polled, 503: Error}, "POST", port="admin"),
         Endpoint("/admin/load/{task}", load, {200: Loaded, 404: Error, 503: Error}, "POST", port="admin"),
         Endpoint("/admin/state", state, {200: State}, port="admin"),
     )

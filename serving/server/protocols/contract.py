@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from serving.server.app import Server
 from serving.server.endpoint import Content, Endpoint, Port, Protocol
+from serving.server.json_response import JSON
 from serving.server.openapi import FREE, document
 
 DOCUMENT = Content("the OpenAPI document of this port", "application/json", FREE)
 
 
 def _document(server: Server, port: Port) -> Response:
-    return JSONResponse(document(server.endpoints_of(port), server.limits, bool(server.tokens.known)))
+    return JSON(document(server.endpoints_of(port), server.limits, bool(server.tokens.known)))
 
 
 async def public(server: Server, request: Request) -> Response:

@@ -14,14 +14,14 @@ from typing import Any
 
 from starlette.requests import Request
 
-from backbone.errors import InputError
+from backbone.errors import InputError, shown
 from serving.bank import Envelope
 from serving.runtime import ScopeCost, Submodels
 from serving.server.app import Server
 from serving.server.endpoint import OPTIONAL, Body, Endpoint, Error, Protocol, Schema, TaskAnswers, inference
 from serving.server.limits import Limits
-from serving.server.openapi import FREE, TEXT, TIMEOUT_MS, WHOLE, array, record, texts
-from serving.server.reading import Question, json_object, only_fields, seconds, strings, within
+from serving.server.openapi import FREE, TEXT, TIMEOUT_MS, WHOLE, array, nullable, record, texts
+from serving.server.reading import Question, json_object, only_fields, optional_object, seconds, strings, within
 
 DATATYPES = {"labels": "BYTES", "probabilities": "FP32", "out_of_scope_score": "FP32", "abstained": "BOOL"}
 SCOPED = ("out_of_scope_score", "abstained")  # outputs of grafts with an out-of-scope score only
@@ -172,35 +172,37 @@ def read(body: bytes, names: Mapping[str, str], limits: Limits) -> Question:
     """Reads an inference request with one input `text`; raises InputError."""
     content = json_object(body)
     only_fields(content, ("id", "parameters", "inputs", "outputs"))
-    identity, parameters = content.get("id"), content.get("parameters", {})
+    identity = content.get("id")
     if identity is not None and not isinstance(identity, str):
         raise InputError("id: expected a string")
-    if not isinstance(parameters, dict):
-        raise InputError("parameters: expected an object")
-    only_fields(parameters, ("timeout_ms",), "parameters.")
+    parameters = optional_object(content.get("parameters"), "parameters", ("timeout_ms",))
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise InputError("inputs: expected one tensor named text")
     tensor = inputs[0]
     only_fields(tensor, ("name", "shape", "datatype", "parameters", "data"), "inputs[0].")
+    optional_object(tensor.get("parameters"), "inputs[0].parameters")
     data = strings(tensor.get("data"), "inputs[0].data")
     for name, expected in (("name", "text"), ("datatype", "BYTES"), ("shape", [len(data)])):
         if tensor.get(name) != expected:
-            raise InputError(f"inputs[0].{name}: expected {expected!r}, got {tensor.get(name)!r}")
+            raise InputError(f"inputs[0].{name}: expected {expected!r}, got {shown(tensor.get(name))}")
+    if isinstance(tensor["shape"][0], bool):
+        raise InputError(f"inputs[0].shape: expected [{len(data)}], got {shown(tensor['shape'])}")
     timeout = seconds(parameters.get("timeout_ms"), limits)
     return within(Question((names["task"],), data, timeout, _output_names(content), identity), limits)
 
 
 def _output_names(content: dict[str, Any]) -> tuple[str, ...]:
-    if "outputs" not in content:
+    outputs = content.get("outputs")
+    if outputs is None:
         return ()
-    outputs = content["outputs"]
     if not isinstance(outputs, list) or not outputs or not all(isinstance(item, dict) for item in outputs):
         raise InputError("outputs: expected a list of objects, not empty")
     for item in outputs:
         only_fields(item, ("name", "parameters"), "outputs.")
-        if item.get("name") not in DATATYPES:
-            raise InputError(f"outputs: {item.get('name')!r} is none of {', '.join(DATATYPES)}")
+        optional_object(item.get("parameters"), "outputs.parameters")
+        if not isinstance(item.get("name"), str) or item["name"] not in DATATYPES:
+            raise InputError(f"outputs: {shown(item.get('name'))} is none of {', '.join(DATATYPES)}")
     return tuple(item["name"] for item in outputs)
 
 
@@ -246,13 +248,13 @@ def schema(limits: Limits) -> Schema:
             "shape": array(WHOLE, minItems=1, maxItems=1),
             "data": texts(limits),
         },
-        {"parameters": FREE},
+        {"parameters": nullable(FREE)},
     )
-    output = record({"name": {"enum": list(DATATYPES)}}, {"parameters": FREE})
+    output = record({"name": {"enum": list(DATATYPES)}}, {"parameters": nullable(FREE)})
     optional = {
-        "id": TEXT,
-        "outputs": array(output, minItems=1),
-        "parameters": record({}, {"timeout_ms": TIMEOUT_MS}),
+        "id": nullable(TEXT),
+        "outputs": nullable(array(output, minItems=1)),
+        "parameters": nullable(record({}, {"timeout_ms": nullable(TIMEOUT_MS)})),
     }
     return record({"inputs": array(tensor, minItems=1, maxItems=1)}, optional)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serving.server.endpoint import Body, Protocol, Schema, TaskAnswers, described, inference
 from serving.server.limits import Limits
-from serving.server.openapi import TEXT, TIMEOUT_MS, array, record, texts
+from serving.server.openapi import TEXT, TIMEOUT_MS, array, nullable, record, texts
 from serving.server.reading import Question, json_object, only_fields, seconds, strings, within
 
 
@@ -68,7 +68,7 @@ def _predicted(task: TaskAnswers) -> PredictedTask:
 def schema(limits: Limits) -> Schema:
     """Returns the JSON schema of a request."""
     tasks = array(TEXT, minItems=1, maxItems=limits.tasks, uniqueItems=True)
-    return record({"tasks": tasks, "inputs": texts(limits)}, {"timeout_ms": TIMEOUT_MS})
+    return record({"tasks": tasks, "inputs": texts(limits)}, {"timeout_ms": nullable(TIMEOUT_MS)})
 
 
 class Predict(Protocol, tag="predict"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -46,8 +47,12 @@ async def page(server: Server, request: Request) -> Response:
     return Response(PAGE.read_bytes(), media_type="text/html; charset=utf-8")
 
 
-async def tasks(server: Server, request: Request) -> Tasks:
+async def tasks(server: Server, request: Request) -> Response:
     """Returns the state of each task: version, slot, drift, and why a newer version was refused."""
+    return await run_in_threadpool(lambda: server.response(_tasks(server)))  # many tasks keep the event loop no longer
+
+
+def _tasks(server: Server) -> Tasks:
     served = server.runtime.entries
     drift = server.metrics.drift.reports({task: one.content_id for task, one in served.items()})
     entries, refused, residency = server.follower.entries, server.follower.refused, server.runtime.residency
@@ -75,7 +80,7 @@ async def stats(server: Server, request: Request) -> Stats:
 
 async def metrics(server: Server, request: Request) -> Response:
     """Returns the counters in Prometheus' text format."""
-    return Response(server.metrics.text(), media_type=PROMETHEUS)
+    return Response(await run_in_threadpool(server.metrics.text), media_type=PROMETHEUS)
 
 
 class Status(Protocol, tag="status"):

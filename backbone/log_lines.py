@@ -1,0 +1,51 @@
+"""The lines of a log: one record is one line, whatever the text in it.
+
+Texts of requests, file names and messages of other programs come from outside. A line end in one would begin a line of
+its own, and could so forge a record. Control characters could rewrite what a terminal shows. Both are escaped. A
+traceback keeps its lines, each behind a bar.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+BAR = "    | "  # begins every line of a traceback
+
+# controls of ASCII and Latin-1, line and paragraph separators, marks that reorder text, and halves of surrogate pairs
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def one_line(text: str) -> str:
+    """Returns a text with line ends and control characters escaped, as Python writes them."""
+    return _UNSAFE.sub(lambda match: _escaped(match.group()), text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+class LogLines(logging.Formatter):
+    """A formatter for one line a record."""
+
+    def __init__(self) -> None:
+        super().__init__(FORMAT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Returns the line of a record."""
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, exc_info: logging._SysExcInfoType) -> str:
+        """Returns a traceback, each line behind a bar."""
+        return _barred(super().formatException(exc_info))
+
+    def formatStack(self, stack_info: str) -> str:
+        """Returns a stack, each line behind a bar."""
+        return _barred(stack_info)
+
+
+def _barred(text: str) -> str:
+    return "\n".join(BAR + one_line(line) for line in text.split("\n"))

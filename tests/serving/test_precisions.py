@@ -9,7 +9,8 @@ from backbone.storage import in_precision
 from serving.catalogue import FolderCatalogue
 from serving.follow import Follower
 from serving.runtime import Runtime
-from serving.server.serve import default_envelope, warm
+from serving.server.envelopes import default_envelope
+from serving.server.serve import warm
 from serving.server.settings import Settings
 from tests.grafts import make
 from tests.serving.grafts import TEXTS

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,11 @@ def sync_tree(folder: Path) -> None:
         _fsync(Path(root))
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    _fsync(folder)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -38,7 +45,15 @@ def _fsync(path: Path) -> None:
 
 
 def write_durable(path: Path, content: bytes | memoryview) -> None:
-    """Replaces one file in one step: readers see the old bytes or the new ones. An OSError names the file."""
+    """Replaces one file in one step: readers see the old bytes or the new ones. An OSError names the file.
+
+    A link stays, and the file that it names is replaced. A device or a pipe stays too: the bytes are written to it.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb", buffering=0) as stream:
+            _write_all(stream, memoryview(content).cast("B"))
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -52,6 +67,32 @@ def write_durable(path: Path, content: bytes | memoryview) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_all(stream: io.RawIOBase, content: memoryview) -> None:
+    """Writes everything to a stream that takes as much as it can at once."""
+    while len(content):
+        content = content[stream.write(content) or 0 :]
+
+
+def create_durable(path: Path, content: bytes) -> bool:
+    """Makes a file that is whole or absent, and returns False if there was one: then it stays as it is."""
+    temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex}")
+    write_durable(temporary, content)
+    try:
+        path.hardlink_to(temporary)
+        _fsync(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if path.exists():  # a file system without hard links: two who are exactly as fast may both write
+            return False
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 @contextlib.contextmanager
@@ -68,8 +109,8 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{target}: cannot be made: {error}; choose another place") from error
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
-    temporary.chmod(0o755)
+    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()  # with the rights that the umask leaves, so that a group may share a store
     try:
         yield temporary
         sync_tree(temporary)

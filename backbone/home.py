@@ -19,8 +19,16 @@ log = logging.getLogger(__name__)
 
 
 def home() -> Path:
-    """Returns the folder `TOPGRAFT_HOME`, default `~/.cache/topgraft`."""
-    return Path(os.environ.get("TOPGRAFT_HOME", Path.home() / ".cache" / "topgraft"))
+    """Returns the folder `TOPGRAFT_HOME`, default `~/.cache/topgraft`.
+
+    Raises InputError if it is not set and this user has no home directory, as in many containers.
+    """
+    if place := os.environ.get("TOPGRAFT_HOME"):
+        return Path(place)
+    try:
+        return Path.home() / ".cache" / "topgraft"
+    except RuntimeError as error:
+        raise InputError("TOPGRAFT_HOME: not set, and this user has no home directory; set it to a folder") from error
 
 
 def boundaries_folder() -> Path:

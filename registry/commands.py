@@ -123,12 +123,13 @@ class Audit(Action, verb="registry audit"):
 class Gc(Action, verb="registry gc"):
     keep: int = option(10, "newest versions of each task that stay", min=0)
     dry_run: bool = option(False, "only say which artefacts would be removed")
+    moved: bool = option(False, "the registry was moved, or copied with its store: it is no copy beside its original")
 
     def call(self) -> object:
         """Removes the artefacts of old versions."""
         from registry.verbs import gc
 
-        return gc(self.place, keep=self.keep, dry_run=self.dry_run)
+        return gc(self.place, keep=self.keep, dry_run=self.dry_run, moved=self.moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,4 +143,24 @@ class Export(Action, verb="registry export"):
         return export(self.place, self.out)
 
 
-ACTIONS: tuple[type[Verb], ...] = (Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Export)
+@dataclass(frozen=True, kw_only=True)
+class Import(Action, verb="registry import"):
+    file: str = argument("file that `registry export` wrote")
+
+    def call(self) -> object:
+        """Makes a registry of an export, where there is none or an empty one."""
+        from registry.verbs import import_
+
+        return import_(self.place, self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgrade(Action, verb="registry upgrade"):
+    def call(self) -> object:
+        """Brings the tables of a former version forward."""
+        from registry.verbs import upgrade
+
+        return upgrade(self.place)
+
+
+ACTIONS: tuple[type[Verb], ...] = (Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Export, Import, Upgrade)

@@ -5,40 +5,43 @@ itself until it ends: advisory locks of the transaction on PostgreSQL, the whole
 nothing changes between its first read and its commit. The database rolls back the transaction of a dead client;
 PostgreSQL rolls back that of a stopped client after `PATIENCE` seconds.
 
+Nothing belongs to a session: no setting, no lock, no prepared statement. So each transaction may run on another
+connection, as behind PgBouncer in transaction mode.
+
 Time is the database's: all clients of one registry read the same clock.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sqlite3
-import time
+import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Select, create_engine, event, literal_column, select, text
+from sqlalchemy import Connection, Select, literal_column, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, ProgrammingError
 
 from backbone.errors import InputError
+from registry import postgresql, sqlite, upgrade
 from registry.entries import NoRegistry, Unavailable
-from registry.tables import SCHEMA, metadata, schema
+from registry.tables import SCHEMA, schema
 
-PATIENCE = 30  # seconds that a writer waits for another
-# file systems on which SQLite's locks or its shared memory are unreliable
-NETWORK = ("nfs", "cifs", "smb", "fuse.", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs", "beegfs")
+log = logging.getLogger(__name__)
+
+# errors of PostgreSQL that are no defect of this program: tables, schema or right that are gone
+GONE = ("42P01", "42501", "42703", "3D000", "3F000")
 
 
 class Database:
     """An open database."""
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.where = engine.url.render_as_string(hide_password=True)
-        self._postgresql = engine.dialect.name == "postgresql"
+    def __init__(self, where: URL, *, create: bool):
+        self._postgresql = where.get_backend_name() == "postgresql"
+        opened = postgresql.engine(where) if self._postgresql else sqlite.engine(where, create=create)
+        self.engine, self.namespace = opened
+        self.where = where.render_as_string(hide_password=True)
+        self.version = SCHEMA  # schema of the tables, as last seen
         self._now: Select[Any] = select(
             literal_column(
                 "extract(epoch from clock_timestamp())"
@@ -51,33 +54,99 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """Opens a transaction that only reads; raises Unavailable if the database does not answer."""
         options = {"isolation_level": "REPEATABLE READ"} if self._postgresql else {}
-        with self._translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
+        steady = contextlib.nullcontext() if self._postgresql else sqlite.steady(sqlite.path_of(self.engine.url))
+        with self._translated(), steady, self._connected(**options) as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self, *locks: str) -> Iterator[Connection]:
         """Opens a transaction that has `locks` to itself; raises Unavailable if the database does not answer.
 
-        It is committed when the block ends without an error.
+        It is committed when the block ends without an error. Tables of a former schema are brought forward first;
+        raises LeaseHeld while a run of the former version works on them.
         """
-        options = {"writes": True}
-        with self._translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
-            if self._postgresql:
-                for lock in locks:
-                    connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:lock, 7))"), {"lock": lock})
+        self.forward()
+        with self._changing(*locks) as connection:
             yield connection
+
+    def forward(self) -> None:
+        """Brings tables of a former schema forward, as every write does first."""
+        if self.version != SCHEMA:
+            self.upgrade()
+
+    @contextlib.contextmanager
+    def _changing(self, *locks: str) -> Iterator[Connection]:
+        with self._translated(), self._connected(writes=True) as connection:
+            if self._postgresql:
+                postgresql.begin(connection)
+            self.lock(connection, *locks)
+            yield connection
+
+    @contextlib.contextmanager
+    def _connected(self, **options: Any) -> Iterator[Connection]:
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
+    def lock(self, connection: Connection, *locks: str) -> None:
+        """Takes more locks in a transaction that writes; they go with it."""
+        if self._postgresql:
+            postgresql.lock(connection, locks)
 
     def time(self, connection: Connection) -> float:
         """Returns the time by the database's clock."""
         return float(connection.execute(self._now).scalar_one())
+
+    def exists(self, connection: Connection) -> bool:
+        """Returns True if the registry's tables are there."""
+        return self.engine.dialect.has_table(connection, schema.name, schema=self.namespace)
+
+    def look(self, connection: Connection) -> int:
+        """Returns the schema of the tables; raises InputError if this version cannot read it."""
+        self.version = connection.execute(select(schema.c.version)).scalar_one()
+        if self.version not in upgrade.READABLE:
+            raise InputError(
+                f"{self.where}: schema {self.version}: this version of topgraft reads schema {SCHEMA}; "
+                "use the version that wrote it, or a later one"
+            )
+        return self.version
+
+    def make(self) -> None:
+        """Makes the tables, unless another process was faster."""
+        with self._changing("schema") as connection:
+            upgrade.make(connection, self.time(connection))
+
+    def upgrade(self) -> int:
+        """Brings tables of a former schema forward, in one transaction; returns the schema before."""
+        with self._changing("schema") as connection:
+            before = upgrade.bring_forward(connection, self.time(connection))
+        self.version = SCHEMA
+        if before != SCHEMA:
+            log.warning(
+                "%s: tables of schema %d are now of schema %d; programs of the former version refuse them",
+                self.where,
+                before,
+                SCHEMA,
+            )
+        return before
+
+    def place(self) -> str:
+        """Returns what tells this database from a copy of it: the file, or server, database and schema."""
+        if not self._postgresql:
+            return f"sqlite:{sqlite.path_of(self.engine.url)}"
+        with self.reading() as connection:
+            return postgresql.place(connection, self.namespace)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         """Turns errors of the driver in the block into Unavailable."""
         try:
             yield
-        except (IntegrityError, ProgrammingError):
+        except IntegrityError:
             raise  # a defect of this program
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) not in GONE:
+                raise
+            raise Unavailable(f"{self.where}: {str(error.orig).strip()}") from error
         except DBAPIError as error:
             raise Unavailable(f"{self.where}: {str(error.orig).strip()}") from error
 
@@ -85,33 +154,23 @@ class Database:
 def connect(url: str, *, create: bool = True) -> Database:
     """Opens the database, makes missing tables if `create`, and checks the schema's version.
 
-    Raises InputError for an unusable URL, and Unavailable if nothing answers there.
+    Raises InputError for an unusable URL, NoRegistry without `create` if there is none, and Unavailable if nothing
+    answers there.
     """
-    where = _read_url(url)
-    sqlite = where.get_backend_name() == "sqlite"
-    database = Database(_sqlite(where, create=create) if sqlite else _postgresql(where))
+    database = Database(_read_url(url), create=create)
     try:
         with database.reading() as connection:
-            known = database.engine.dialect.has_table(connection, schema.name)
+            known = database.exists(connection)
         if not known and not create:
-            raise NoRegistry(_absent(database.where))
+            raise NoRegistry(sqlite.absent(database.where))
         if not known:
-            with database.writing("schema") as connection:
-                metadata.create_all(connection)
-                if connection.execute(select(schema.c.version)).first() is None:
-                    connection.execute(schema.insert().values(version=SCHEMA))
+            database.make()
         with database.reading() as connection:
-            version = connection.execute(select(schema.c.version)).scalar_one()
-        if version != SCHEMA:
-            raise InputError(f"{database.where}: schema {version}: this version of topgraft reads schema {SCHEMA}")
+            database.look(connection)
     except BaseException:
         database.engine.dispose()
         raise
     return database
-
-
-def _absent(where: str) -> str:
-    return f"registry: none at {where}; `topgraft registry publish` and `topgraft retrain` make one"
 
 
 def _read_url(url: str) -> URL:
@@ -127,123 +186,3 @@ def _read_url(url: str) -> URL:
     if where.drivername == "sqlite" and where.database in (None, "", ":memory:"):
         raise InputError("registry: sqlite without a file is gone with the process; expected sqlite:///PATH")
     return where
-
-
-def _sqlite(where: URL, *, create: bool) -> Engine:
-    """Returns an engine on a file in WAL mode; it notices a file that vanished or was exchanged while open."""
-    path = Path(str(where.database)).absolute()
-    require_local(path)
-    if not create and not path.exists():
-        raise NoRegistry(_absent(str(where)))
-    _prepare(path)
-
-    def opened() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=rw",
-            uri=True,
-            timeout=PATIENCE,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        connection.execute("pragma synchronous = full")
-        return connection
-
-    engine = create_engine(where, creator=opened, json_serializer=_dumps)
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, record: Any) -> None:
-        record.info["file"] = _file(path)
-
-    @event.listens_for(engine, "checkout")
-    def _same_file(connection: Any, record: Any, proxy: Any) -> None:
-        if record.info["file"] != _file(path):
-            raise DisconnectionError(f"{path} is not the file that was opened")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("begin immediate" if writes else "begin")
-
-    return engine
-
-
-def _prepare(path: Path) -> None:
-    """Makes the file a database in WAL mode; raises InputError if it is something else, Unavailable if it cannot.
-
-    Only SQLite may open it. Closing a file drops every lock that this process has on it. Another process would then
-    take a registry that is open here for closed, and remove the log that it is writing to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
-            _into_wal_mode(connection)
-    except OSError as error:
-        raise Unavailable(f"registry: {path}: {error.strerror}") from error
-    except sqlite3.OperationalError as error:
-        raise Unavailable(f"registry: {path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise InputError(
-            f"registry: {path} is no SQLite database, or a damaged one ({error}); restore it, or name another"
-        ) from error
-
-
-def _into_wal_mode(connection: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while connection.execute("pragma journal_mode").fetchone() != ("wal",):
-        # beside other clients SQLite answers a change of mode with "locked" at once, without its time-out
-        try:
-            connection.execute("pragma journal_mode = wal")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _file(path: Path) -> tuple[int, int] | None:
-    """Returns the device and inode of a file; None if it is absent."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
-
-
-def require_local(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
-    """Raises InputError if `path` lies on a network file system, as far as the system lists its mounts."""
-    kind, longest = "", -1
-    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if mounts.is_file() else ():
-        _, point, file_system, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        if path.resolve().is_relative_to(point) and len(point) >= longest:
-            kind, longest = file_system, len(point)
-    if kind.startswith(NETWORK):
-        raise InputError(
-            f"registry: {path} lies on a network file system ({kind}), where SQLite loses writes; "
-            "use a local disk, or postgresql://HOST/NAME for several machines"
-        )
-
-
-def _postgresql(where: URL) -> Engine:
-    try:
-        engine = create_engine(
-            where,
-            isolation_level="READ COMMITTED",
-            json_serializer=_dumps,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": 10, "keepalives_idle": 10, "application_name": "topgraft"},
-        )
-    except ModuleNotFoundError as error:
-        raise InputError(f"registry: PostgreSQL needs psycopg: pip install 'topgraft[postgres]' ({error})") from None
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, record: Any) -> None:
-        connection.autocommit = True
-        for name, seconds in (("idle_in_transaction_session_timeout", PATIENCE), ("lock_timeout", 2 * PATIENCE)):
-            connection.execute(f"set {name} = '{seconds}s'")
-        connection.autocommit = False
-
-    return engine
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)

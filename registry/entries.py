@@ -90,6 +90,15 @@ class Live:
 
 
 @dataclass(frozen=True)
+class LogPosition:
+    """The end of the log of all promotions; no two states of any registries share one."""
+
+    registry: str  # random id of the registry; empty with tables of schema 1
+    position: int  # promotions of all tasks so far
+    entry: str  # random id of the last promotion; empty if there is none
+
+
+@dataclass(frozen=True)
 class Promotion:
     """One entry of the log: at this generation the live version changed."""
 

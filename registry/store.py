@@ -2,6 +2,7 @@
 
     STORE/store.json        id of the store, so that an empty mount point is not mistaken for it
     STORE/<content hash>/   a graft folder, never changed after it was renamed into place
+    STORE/registries/       the registries that use the store, and what each names (`registry.users`)
 
 An artefact here is not yet a version; the registry's database says which ones are.
 """
@@ -19,10 +20,12 @@ from adapters.artefact.manifest import MANIFEST, Manifest, tensor_files
 from adapters.artefact.read import read_graft
 from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError
-from backbone.files import new_folder, write_durable
+from backbone.files import create_durable, new_folder
 from registry.entries import Unavailable
 
 LABEL = "store.json"
+USERS = "registries"  # folder of the registries that use the store
+VOLUME = ("lost+found",)  # what a new file system brings with it
 SCHEMA = 1
 
 
@@ -98,13 +101,16 @@ class Store:
     def _label(self, label: Path) -> None:
         """Makes an empty folder a store; if several processes try, one of them decides the id."""
         self.root.mkdir(parents=True, exist_ok=True)
-        if any(not path.name.startswith(".") and path != label for path in self.root.iterdir()):
-            raise InputError(f"store: {self.root} is a folder of something else; choose an empty one")
-        temporary = self.root / f".{LABEL}.tmp-{uuid.uuid4().hex}"
-        write_durable(temporary, json.dumps({"schema": SCHEMA, "store_id": uuid.uuid4().hex}).encode())
-        with contextlib.suppress(FileExistsError):
-            label.hardlink_to(temporary)
-        temporary.unlink()
+        names = [path.name for path in self.root.iterdir()]
+        strange = [name for name in names if not name.startswith(".") and name not in (LABEL, *VOLUME)]
+        if strange and not label.exists():
+            raise InputError(f"store: {self.root} is a folder of something else ({min(strange)}); choose an empty one")
+        create_durable(label, json.dumps({"schema": SCHEMA, "store_id": uuid.uuid4().hex}).encode())
+
+    def labelled(self) -> bool:
+        """Returns True if the folder is a store; raises Unavailable if it cannot be looked at."""
+        with self.reached():
+            return (self.root / LABEL).exists()
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:

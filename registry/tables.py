@@ -1,12 +1,25 @@
-"""The tables, which are the same on SQLite and PostgreSQL. `SCHEMA` rises with every change of them."""
+"""The tables, which are the same on SQLite and PostgreSQL. `SCHEMA` rises with every change of them.
+
+Schema 2 added `identity` and `log`; `registry.upgrade` brings tables of schema 1 forward.
+"""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, String, Table, UniqueConstraint
 
-SCHEMA = 1
+SCHEMA = 2
 
 metadata = MetaData()
+
+
+def plain_json(value: Any) -> str:
+    """Returns a value of a JSON column as text; raises ValueError for what is no JSON."""
+    return json.dumps(value, allow_nan=False)
+
+
 _JSON = JSON(none_as_null=True)
 
 schema = Table(
@@ -14,6 +27,12 @@ schema = Table(
     metadata,
     Column("version", Integer, primary_key=True),
     Column("store_id", String),  # id of the one store that holds this registry's artefacts
+)
+identity = Table(
+    "identity",
+    metadata,
+    Column("registry_id", String, primary_key=True),  # random id made with the registry, which a copy shares
+    Column("created_at", Double, nullable=False),
 )
 backbones = Table(
     "backbones",
@@ -58,6 +77,15 @@ promotions = Table(
     Column("verdict", String, nullable=False),
     Column("gate", _JSON),
     Column("at", Double, nullable=False),
+)
+log = Table(  # the promotions of all tasks in the order of their commits
+    "log",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, ... without gaps
+    Column("entry", String, nullable=False),  # random id: two histories of one length differ in it
+    Column("task", String, nullable=False),
+    Column("generation", Integer, nullable=False),
+    UniqueConstraint("task", "generation"),
 )
 runs = Table(
     "runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,17 +15,27 @@ from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError, nearest
 from backbone.former_names import present_values
 from backbone.records import encode
-from registry import housekeeping
+from registry import audit as auditing
+from registry import collect, transfer
+from registry.audit import StoreAudit
+from registry.collect import Collected
 from registry.database import Registry
 from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, require_task
-from registry.housekeeping import Collected, StoreAudit
 from registry.place import Place
 from registry.store import Store
+from registry.tables import SCHEMA
+from registry.transfer import RegistryExport, RegistryImport
+from registry.upgrade import Upgraded
+from registry.users import Uses
 
 
 def whoami() -> str:
-    """Returns the actor where nobody is named: user@machine."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    """Returns the actor where nobody is named: user@machine; a user without a name is `uid` and a number."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such entry in /etc/passwd, as in many containers
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def publish(place: Place, graft: str, task: str = "", parent: int | None = None) -> Version:
@@ -225,25 +236,37 @@ def rollback(place: Place, task: str, *, reason: str, actor: str = "") -> Live:
 
 def audit(place: Place) -> StoreAudit:
     """Checks that everything is present, whole and consistent; raises InputError that lists the problems."""
-    return housekeeping.audit(place.open(), place.artefacts())
+    return auditing.audit(place.open(), place.artefacts())
 
 
-def gc(place: Place, *, keep: int, dry_run: bool = False) -> Collected:
-    """Removes the artefacts of old versions; see `registry.housekeeping.collect`."""
-    return housekeeping.collect(place.open(), place.artefacts(), keep=keep, dry_run=dry_run)
-
-
-@dataclass(frozen=True)
-class RegistryExport:
-    """The result of `registry export`."""
-
-    file: str
-    lines: dict[str, int]  # lines of each table
+def gc(place: Place, *, keep: int, dry_run: bool = False, moved: bool = False) -> Collected:
+    """Removes the artefacts of old versions; see `registry.collect`."""
+    return collect.collect(place.open(), place.artefacts(), keep=keep, dry_run=dry_run, moved=moved)
 
 
 def export(place: Place, out: str) -> RegistryExport:
     """Writes the whole registry as JSON lines."""
-    return RegistryExport(out, housekeeping.export(place.open(), Path(out)))
+    return RegistryExport(out, transfer.export(place.open(), Path(out)))
+
+
+def import_(place: Place, file: str) -> RegistryImport:
+    """Makes a registry of the JSON lines that `export` wrote."""
+    rows = transfer.read(Path(file))
+    registry = place.open(create=True)
+    return RegistryImport(file, registry.database.where, transfer.bring_in(registry, rows))
+
+
+def upgrade(place: Place) -> Upgraded:
+    """Brings tables of a former version forward, in one transaction, and tells the store what the registry names."""
+    registry, store = place.open(), place.artefacts()
+    with registry.database.reading() as connection:
+        published = registry.require_store(connection, store)
+    before = registry.database.upgrade()
+    if published:
+        uses = Uses(store, registry.change().registry)
+        collect.require_original(registry, uses)
+        collect.mark(registry, uses)
+    return Upgraded(registry.database.where, before, SCHEMA)
 
 
 def _known(registry: Registry, task: str) -> str:

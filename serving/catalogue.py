@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import stat
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,9 +17,10 @@ from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read
 from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError, nearest, shown
 from registry.database import Registry
-from registry.entries import NoRegistry, Unavailable, require_task
+from registry.entries import LogPosition, NoRegistry, Unavailable, require_task
 from registry.store import Store
 from serving.readers import Readers
+from serving.standing import KEPT, FollowState, History
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ RUN_CONFIG = "config.json"  # file that every work folder has
 DAMAGED = "damaged"  # name of the version of a graft with an unreadable manifest
 UNKNOWN = "unknown"  # name of the version of a graft whose variant this process does not know as it was made
 AMBIGUOUS = "ambiguous"  # name of the version of a task that two folders have
+STORE_SECONDS = 5.0  # seconds for a store to say which one it is
 MANIFEST_SECONDS = 5.0  # seconds for a manifest of a folder to be read
 CATALOGUE_SECONDS = 30.0  # seconds for a catalogue to answer
 
@@ -56,6 +58,10 @@ class Catalogue(Protocol):
         """Returns the live version of every task."""
         ...
 
+    def standing(self, lives: Mapping[str, Entry], served: Collection[str]) -> FollowState:
+        """Returns what the source is since `change`, where it says `lives` and the tasks `served` are served."""
+        ...
+
     def version(self, task: str, version: str) -> Entry:
         """Returns one version of a task; raises InputError if there is none."""
         ...
@@ -76,12 +82,36 @@ def plain_graft(path: Path) -> Path:
 class RegistryCatalogue:
     """The live versions of a registry; their artefacts are in its store."""
 
-    def __init__(self, registry: Registry, store: Store):
+    def __init__(self, registry: Registry, store: Store, store_seconds: float = STORE_SECONDS):
         self._registry, self._store = registry, store
+        self._history, self._now = History(), LogPosition("", 0, "")
+        self._readers = Readers("store", seconds=store_seconds)
 
     def change(self) -> object:
-        """Returns the number of promotions of all tasks."""
-        return self._registry.change()
+        """Returns the end of the log of promotions."""
+        self._now = self._registry.change()
+        return self._now
+
+    def standing(self, lives: Mapping[str, Entry], served: Collection[str]) -> FollowState:
+        """Returns what registry and store are to what was followed before."""
+        now = self._now
+        state = self._history.judge(now, served - lives.keys())
+        if not state.follows:
+            return state
+        if not self._history.follows(now):
+            self._history.follow(now, self._registry.entries(now.position - KEPT, KEPT))
+        return state if state.word != "current" else self._standing_of_store()
+
+    def _standing_of_store(self) -> FollowState:
+        expected = self._registry.store_id()
+        try:
+            store_id = self._readers.call("identity", f"store: {self._store.root}", self._store.identity)
+        except (InputError, Unavailable, OSError) as error:
+            return FollowState("no_store", str(error)) if expected is not None else FollowState()
+        if expected not in (None, store_id):
+            reason = f"store: {self._store.root} is {store_id[:8]}, and the registry's is {str(expected)[:8]}"
+            return FollowState("another_store", reason)
+        return FollowState()
 
     def lives(self) -> dict[str, Entry]:
         """Returns the live version of every task."""
@@ -162,6 +192,10 @@ class FolderCatalogue:
         here = {places[0] for places in self._grafts().values()}
         self._known = {path: known for path, known in self._known.items() if path in here}
         return entries
+
+    def standing(self, lives: Mapping[str, Entry], served: Collection[str]) -> FollowState:
+        """Returns that the folder is what it says: one without grafts raises before."""
+        return FollowState()
 
     def _entry(self, task: str, places: list[Path]) -> Entry:
         """Returns the entry of a task. One without content stays one, so that the reason reaches who asks for it."""
@@ -263,6 +297,10 @@ class Timely:
     def version(self, task: str, version: str) -> Entry:
         """Returns one version of a task; raises InputError if there is none."""
         return self._ask((task, version), lambda: self._catalogue.version(task, version))
+
+    def standing(self, lives: Mapping[str, Entry], served: Collection[str]) -> FollowState:
+        """Returns what the source is to what was followed before."""
+        return self._ask("standing", lambda: self._catalogue.standing(lives, served))
 
     def path(self, entry: Entry) -> Path:
         """Returns the graft folder; its reader has a deadline of its own."""

@@ -1,7 +1,8 @@
 """The follower of a catalogue: a version that is promoted there is served here within one polling interval.
 
 A new version is read, verified and seated before it takes its task's place. Until then the former version answers; it
-stays if the new one is refused. If the catalogue does not answer, the live versions stay live.
+stays if the new one is refused. If the catalogue does not answer, or is not the one that was followed
+(`serving.standing`), the live versions stay live.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from serving.catalogue import Catalogue, Entry
 from serving.loading import load_for_serving
 from serving.residency import Served
 from serving.runtime import Runtime
+from serving.standing import FollowState
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class Follower:
     def __init__(self, runtime: Runtime, catalogue: Catalogue, *, seconds: float = 2.0):
         self._runtime, self._catalogue, self._seconds = runtime, catalogue, seconds
         self._seen: object = None
+        self._standing = FollowState()
         self._stop = threading.Event()
         self._polling = threading.Lock()
         self._thread = threading.Thread(target=self._poll_until_stopped, name="follow", daemon=True)
@@ -61,20 +64,21 @@ class Follower:
     def _poll(self) -> bool:
         try:
             change = self._catalogue.change()
-            if change == self._seen and not self.refused:
-                self._answered()
-                return False
-            lives = self._catalogue.lives()
+            same = change == self._seen and not self.refused
+            lives = self.entries if same else self._catalogue.lives()
+            standing = self._catalogue.standing(lives, set(self._runtime.entries))
         except Exception as error:  # noqa: BLE001 - whatever a database or disk raises: keep serving
             if self.unreachable is None:
                 log.warning("the catalogue does not answer, live versions stay live: %s", error)
             self.unreachable = str(error)
             return False
-        self._answered()
+        self._answered(standing)
+        if same or not standing.follows:
+            return False
         changed = False
         for task, entry in lives.items():
             changed |= self._adopt(task, entry)
-        for task in self._runtime.entries.keys() - lives.keys():
+        for task in self._runtime.entries.keys() - lives.keys() if standing.complete else ():
             self._runtime.remove(task)
             log.info("%s: no longer live", task)
             changed = True
@@ -82,8 +86,18 @@ class Follower:
         self._seen, self.entries = change, lives
         return changed
 
-    def _answered(self) -> None:
+    def _answered(self, standing: FollowState) -> None:
         self.unreachable, self.polled = None, time.monotonic()
+        if standing.word != self._standing.word:
+            level = logging.INFO if standing.word == "current" else logging.WARNING
+            log.log(level, "the catalogue is %s: %s", standing.word, standing.reason or "followed as before")
+        self._standing = standing
+
+    def state(self) -> FollowState:
+        """Returns what the catalogue is to what is served: followed, or why it is not."""
+        if self.unreachable is not None:
+            return FollowState("unreachable", self.unreachable, follows=False)
+        return self._standing
 
     def _adopt(self, task: str, entry: Entry) -> bool:
         """Serves a live version if it loads; returns whether it is new."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from serving.follow import Follower
 from serving.runtime import Runtime
+from serving.standing import Word
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Readiness:
     tasks: int  # tasks with a live version
     unable: Mapping[str, str]  # reason by task, where no version of it can answer
     proven: bool  # some live version is loaded, or was
-    catalogue: str | None  # reason why the catalogue did not answer last
+    following: Word  # state of the catalogue
+    catalogue: str | None  # reason why it is not followed, or not whole
 
     @property
     def ready(self) -> bool:
@@ -43,4 +45,5 @@ def readiness(runtime: Runtime, follower: Follower) -> Readiness:
         proven |= able is True
         if able is False:
             unable[task] = residency.failed.get(served.content_id, "it was not loaded")
-    return Readiness(len(entries), unable, proven, follower.unreachable)
+    state = follower.state()
+    return Readiness(len(entries), unable, proven, state.word, state.reason or None)

@@ -59,6 +59,8 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "registry audit": ("", {}),
     "registry gc": ("", {}),
     "registry export": ("--out f", {"out": "f"}),
+    "registry import": ("f", {"file": "f"}),
+    "registry upgrade": ("", {}),
 }
 REFUSED = [
     ("check c --max-suspects -3", "--max-suspects: must be a whole number, at least 0, got -3"),

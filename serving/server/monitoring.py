@@ -26,6 +26,7 @@ from serving.drift import Drift
 from serving.follow import Follower
 from serving.readiness import readiness
 from serving.runtime import Runtime
+from serving.standing import WORDS
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # points kept for the page
@@ -258,6 +259,8 @@ class Metrics:
         yield gauge("overdue_reads", "Reads of artefacts that have not ended in time", residency.readers.overdue)
         yield gauge("device_stalled_seconds", "Time since the device thread began its batch", runtime.stalled())
         yield gauge("catalogue_reachable", "Whether the catalogue answered last", self._follower.unreachable is None)
+        words: dict[str, float] = {word: float(word == state.following) for word in WORDS}
+        yield labelled(GaugeMetricFamily, "catalogue_state", "1 for the state of the catalogue", "state", words)
         yield from self._drifts()
         if self._answers:
             quality = {"measured_counter": self.cpu() / self._answers}

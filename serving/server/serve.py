@@ -249,7 +249,7 @@ def _catalogue(settings: Settings) -> Catalogue:
         return FolderCatalogue(settings.grafts)
     assert settings.registry is not None
     assert settings.store is not None
-    return RegistryCatalogue(open_registry(settings.registry), Store(settings.store))
+    return RegistryCatalogue(open_registry(settings.registry, create=False), Store(settings.store))
 
 
 def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runtime:

@@ -6,10 +6,14 @@ from tests.mutants.mutant import Mutant
 
 TARGETS = "trainers/runs/targets.py"
 GATE, DATABASE, LEASES = "trainers/retrain/gate.py", "registry/database.py", "registry/leases.py"
+LOG, COLLECT, STANDING = "registry/log.py", "registry/collect.py", "serving/standing.py"
 ON_GATE = "tests/trainers/retrain/test_gate.py"
 ON_REGISTRY = "tests/registry/test_registry.py"
+ON_STORE = "tests/registry/test_shared_store.py"
+ON_STANDING = "tests/serving/test_standing.py"
 AGAINST = f"{ON_GATE}::test_the_gate_against_a_champion"
 FORGETTING = f"{ON_GATE}::test_forgetting_is_judged_on_the_rows_that_the_champion_knew"
+SUSPECTS = "tests/trainers/retrain/test_suspects.py"
 FIRST = f"{ON_GATE}::test_the_first_version_has_a_rule"
 BUDGETS = f"{ON_GATE}::test_budgets_and_what_was_not_measured"
 BOUNDS = f"{ON_GATE}::test_bounds_by_slice"
@@ -57,8 +61,8 @@ PROMOTION = (
     ),
     Mutant(
         GATE,
-        '"PASS" if interval[0] > 0 else "FAIL"',
-        '"PASS" if gain >= 0 else "FAIL"',
+        "enough = interval[0] > 0 if doubt else gain > 0",
+        "enough = gain >= 0",
         FIRST,
         "a first version no better than the majority would go live",
     ),
@@ -107,7 +111,7 @@ PROMOTION = (
     ),
     # promotion
     Mutant(
-        DATABASE,
+        "registry/rows.py",
         "if present == expected:",
         "if present >= expected:",
         PROMOTION_TEST,
@@ -129,13 +133,13 @@ PROMOTION = (
     ),
     Mutant(
         DATABASE,
-        "before = before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])",
+        "before = log.before_in([*((number, verdict) for number, verdict in entries), (version.number, ROLLBACK)])",
         "before = live.version",
         ROLLBACK,
         "a second rollback would return to the version that was rolled back",
     ),
     Mutant(
-        DATABASE,
+        LOG,
         "            stack.pop()\n",
         "            stack.append(number)\n",
         ROLLBACK,
@@ -156,10 +160,101 @@ PROMOTION = (
         "a version would lie in a store that nobody else sees",
     ),
     Mutant(
-        DATABASE,
+        LOG,
         "from_version=live.version if live else None",
         "from_version=None",
         PROMOTION_TEST,
         "the log would not say what was replaced",
+    ),
+    Mutant(
+        "trainers/retrain/suspects.py",
+        "wrong = usual - here - doubt > limit",
+        "wrong = here - usual - doubt > limit",
+        f"{SUSPECTS}::test_the_rows_to_look_at_are_those_with_wrong_labels",
+        "wrong labels of added rows would be trained",
+    ),
+    Mutant(
+        "trainers/retrain/suspects.py",
+        "cosine[row, np.searchsorted(places, start + row)] = -1.0",
+        "pass",
+        f"{SUSPECTS}::test_a_row_is_familiar_if_it_lies_among_former_ones",
+        "a former row would be its own neighbour, and no new row familiar",
+    ),
+    Mutant(
+        "trainers/retrain/suspects.py",
+        "wrong = share > limits.max_relabelled",
+        "wrong = False",
+        f"{SUSPECTS}::test_shuffled_labels_are_refused_before_training_and_the_verdict_stands",
+        "a label column that was shuffled would be trained",
+    ),
+    Mutant(
+        "trainers/retrain/beforehand.py",
+        "if min(lost, gone) > limits.max_label_lost:",
+        "if max(lost, gone) < 0:",
+        f"{SUSPECTS}::test_a_corruption_of_a_fifth_of_the_new_rows_is_refused[a label lost by a join]",
+        "a label would vanish without a word",
+    ),
+    Mutant(
+        "trainers/retrain/beforehand.py",
+        "share, limit = copies / added, usual + limits.max_copies",
+        "share, limit = 0.0, usual + limits.max_copies",
+        f"{SUSPECTS}::test_a_corruption_of_a_fifth_of_the_new_rows_is_refused[yesterday's rows again]",
+        "a file that came twice would be trained",
+    ),
+    Mutant(
+        "registry/database.py",
+        "runs = runs.where(outcome.is_(None) | outcome.not_in(but))",
+        "pass",
+        f"{SUSPECTS}::test_a_daily_limit_is_kept_however_often_it_refused",
+        "refusals would make a daily limit forget its training",
+    ),
+    Mutant(
+        LOG,
+        '"entry": uuid.uuid4().hex',
+        '"entry": ""',
+        f"{ON_STANDING}::test_two_changes_that_cancel_out_are_seen",
+        "a lost promotion and another one would look like what was there",
+    ),
+    Mutant(
+        STANDING,
+        "if self._is_former(now, head):",
+        "if False:",
+        f"{ON_STANDING}::test_a_replica_that_lags_is_not_followed_until_it_goes_on",
+        "a replica that lags would bring old versions back",
+    ),
+    Mutant(
+        STANDING,
+        "            if not names:\n",
+        "            if True:\n",
+        f"{ON_STANDING}::test_a_registry_made_anew_is_followed_once_it_has_every_task",
+        "a registry made anew would end tasks",
+    ),
+    Mutant(
+        COLLECT,
+        "if size is None or self._shared(name):",
+        "if size is None:",
+        f"{ON_STORE}::test_gc_of_one_registry_takes_nothing_of_another",
+        "gc would remove what another registry serves",
+    ),
+    Mutant(
+        COLLECT,
+        "if path.name not in PARTS or not stat.S_ISREG(info.st_mode)",
+        "if False",
+        f"{ON_STORE}::test_what_is_nobodys_is_left",
+        "gc would remove what somebody put beside a graft",
+    ),
+    Mutant(
+        COLLECT,
+        "            if self.uses is None or not self.uses.others(folder.name):\n                return gone",
+        "            if True:\n                return gone",
+        f"{ON_STORE}::test_a_publisher_and_a_collector_that_meet",
+        "gc would take an artefact from under a publisher",
+    ),
+    Mutant(
+        COLLECT,
+        "    if known == here:",
+        "    if True:",
+        f"{ON_STORE}::test_a_copy_of_a_registry_collects_nothing",
+        "the copy of a registry would remove what its original serves",
     ),
 )

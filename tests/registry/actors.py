@@ -24,11 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from registry.audit import audit
 from registry.database import Registry, open_registry
 from registry.entries import Conflict, Unavailable
-from registry.housekeeping import audit
 from registry.leases import heartbeat
-from registry.store import Store
+from registry.store import USERS, Store
 from registry.tables import metadata, versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ def promoters(url: str, count: int, each: int) -> None:
     with contextlib.closing(open_registry(url)) as registry:
         log = registry.promotions("task")
         live = registry.live("task")
-        changes = registry.change()
+        changes = registry.change().position
     assert sorted(tuple(won) for one in found for won in one["won"]) == [(e.generation, e.to_version) for e in log]
     assert [e.generation for e in log] == list(range(1, count * each + 1))
     assert [e.from_version for e in log] == [None, *(e.to_version for e in log[:-1])]
@@ -154,7 +154,7 @@ def killed(url: str, store: Store, graft: Path, first: Path, stride: int) -> Non
         assert status in (0, signal.SIGKILL), status
         with contextlib.closing(open_registry(url)) as registry:
             for folder in store.root.iterdir():
-                if folder.is_dir() and not folder.name.startswith("."):
+                if folder.is_dir() and not folder.name.startswith(".") and folder.name != USERS:
                     store.verify(f"sha256:{folder.name}")
             audit(registry, store)
             live, there = registry.live("task"), registry.versions("task")
@@ -175,7 +175,7 @@ def emptied(registry: Registry) -> None:
     """No rows, and no store known."""
     with registry.database.writing() as connection:
         for table in metadata.tables.values():
-            if table.name != "schema":
+            if table.name not in ("schema", "identity"):
                 connection.execute(table.delete())
         connection.execute(metadata.tables["schema"].update().values(store_id=None))
 

@@ -11,6 +11,8 @@ import pytest
 from registry.database import Registry, open_registry
 from registry.store import Store
 from tests.grafts import make
+from tests.registry.pgbouncer import pooling, program
+from tests.registry.postgres import Postgres
 
 COUNT = 5  # different grafts
 
@@ -49,3 +51,13 @@ def published(registry: Registry, store: Store, grafts: list[Path]) -> Registry:
     for graft in grafts[:4]:
         registry.publish("task", graft, store)
     return registry
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres: Postgres) -> Iterator[int]:
+    """The port of a PgBouncer in transaction mode, in front of the session's PostgreSQL."""
+    command = program()
+    if command is None:
+        pytest.skip("PgBouncer is not installed")
+    with pooling(postgres, command) as port:
+        yield port

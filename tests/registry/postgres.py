@@ -22,6 +22,13 @@ def binaries() -> Path | None:
     return debian[-1] if debian else Path(found).parent if found else None
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Postgres]:
     """A server with the programs of `folder`; it and its data go when the block ends."""
@@ -43,9 +50,7 @@ class Postgres:
         self._user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
         if self._user:
             shutil.chown(folder, "postgres", "postgres")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._call("initdb", "--pgdata", self._data, "--auth", "trust", "--username", "topgraft", "--no-sync")
         with (self._data / "postgresql.conf").open("a") as settings:
             settings.write(

@@ -14,12 +14,14 @@ import pytest
 
 import topgraft
 from backbone.errors import InputError
+from registry.audit import audit
+from registry.collect import FORGOTTEN, collect
 from registry.database import open_registry
-from registry.engine import require_local
 from registry.entries import Conflict, Unavailable
-from registry.housekeeping import FORGOTTEN, audit, collect
+from registry.sqlite import require_local
 from registry.store import Store
 from registry.tables import live, promotions, schema, versions
+from registry.users import Uses
 from tests.registry.support import TOLD, answer, flip
 
 
@@ -137,11 +139,15 @@ def test_gc_spares_what_is_live_was_live_or_is_leased(published, store, grafts, 
     published.promote("task", 4, expected_generation=4, **TOLD)
     audit(published, store)
     debris = [store.root / name for name in (f".{'0' * 64}.tmp-x", f".{'1' * 64}.gone", "2" * 64, "3" * 64)]
+    uses = Uses(store, published.change().registry)
     for path in debris:
         path.mkdir()
+    for path in debris[2:]:
+        uses.begin(path.name)  # as a publication that was killed before its version was there
     os.utime(debris[0], (0, 0))
     os.utime(debris[2], times=(p := debris[3].stat().st_mtime - FORGOTTEN - 60, p))
     assert sorted(collect(published, store, keep=10).removed) == sorted(path.name for path in debris[:3])
+    assert list(uses.under_way()) == [debris[3].name]
     elsewhere = Store(tmp_path / "elsewhere")
     elsewhere.add(grafts[0])
     with pytest.raises(InputError, match="not mounted"):
@@ -195,11 +201,13 @@ def test_a_postgresql_that_goes_away_and_comes_back(postgres, store, grafts):
 
 def test_a_transaction_that_stands_still_is_ended_by_postgresql(postgres):
     """As of a process that was stopped while it wrote; the others do not wait for it for ever."""
-    with contextlib.closing(open_registry(postgres.schema())) as registry:
-        with registry.database.reading() as connection:
+    with contextlib.closing(open_registry(url := postgres.schema())) as registry:
+        with registry.database.writing("task") as connection:
             shown = connection.exec_driver_sql("show idle_in_transaction_session_timeout").scalar_one()
         assert shown == "30s"
-        url = registry.database.engine.url.render_as_string()
+        with registry.database.reading() as connection:
+            shown = connection.exec_driver_sql("show idle_in_transaction_session_timeout").scalar_one()
+        assert shown == "0", "the limit went with its transaction"
         with contextlib.closing(open_registry(url)) as other, contextlib.ExitStack() as standing:
             connection = standing.enter_context(registry.database.writing("task"))
             connection.exec_driver_sql("set idle_in_transaction_session_timeout = '50ms'")
@@ -235,8 +243,8 @@ def test_a_database_that_does_not_answer_is_unavailable(tmp_path):
 
 def test_another_schema_is_refused_and_a_registry_is_only_made_when_asked(url, registry):
     with registry.database.engine.begin() as connection:
-        connection.execute(schema.update().values(version=2))
-    with pytest.raises(InputError, match="schema 2: this version of topgraft reads schema 1"):
+        connection.execute(schema.update().values(version=3))
+    with pytest.raises(InputError, match="schema 3: this version of topgraft reads schema 2; use the version that"):
         open_registry(url)
     with pytest.raises(InputError, match=r"registry: none at sqlite:///nowhere\.db"):
         open_registry("sqlite:///nowhere.db", create=False)

@@ -108,7 +108,7 @@ class RowChecks:
     max_lost: float = 0.3  # greatest share by which the rows may become fewer
     max_label_lost: float = 0.5  # greatest share of a live label's rows that may be gone, beyond that of all rows
     max_copies: float = 0.15  # greatest share of copies of former rows among added rows, beyond the usual one
-    max_relabelled: float = 0.1  # greatest share of unchanged inputs that may have another label
+    max_relabelled: float = 0.07  # greatest share of unchanged inputs that may have another label
     max_disagreement: float = (
         0.05  # greatest drop of the live version's score on added inputs that are like former ones
     )

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from serving.server.app import Server
 from serving.server.endpoint import OPTIONAL, Endpoint, Protocol, json_of
 from serving.server.json_response import JSON
+from serving.standing import Word
 
 NAMED = 20  # tasks that a response names
 
@@ -35,7 +36,8 @@ class Ready:
     tasks: int  # tasks with a live version
     unable: int  # tasks that cannot be answered
     reasons: dict[str, str]  # reason by task, of the first of them
-    catalogue: str | None  # reason why the catalogue did not answer last
+    following: Word  # state of the catalogue: current, or why what is served stays as it is
+    catalogue: str | None  # the same in words
 
 
 async def live(server: Server, request: Request) -> Response:
@@ -52,8 +54,8 @@ async def ready(server: Server, request: Request) -> Response:
         reason = "starting or shutting down"
     admitted = server.tokens.admits(request.headers.get("authorization", ""))
     named = {task: state.unable[task] for task in sorted(state.unable)[:NAMED]} if admitted else {}
-    catalogue = state.catalogue if admitted or state.catalogue is None else "does not answer"
-    body = Ready(reason is None, reason, state.tasks, len(state.unable), named, catalogue)
+    catalogue = state.catalogue if admitted or state.catalogue is None else state.following
+    body = Ready(reason is None, reason, state.tasks, len(state.unable), named, state.following, catalogue)
     return JSON(json_of(body), 200 if body.ready else 503)
 
 

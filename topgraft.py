@@ -39,16 +39,17 @@ __all__ = ["InputError", "load", "main"]
 log = logging.getLogger("topgraft")
 
 
-def load(path: str | Path, backbone: str | Path | Backbone | None = None, *, dtype: str = "float32") -> Graft:
+def load(path: str | Path, backbone: str | Path | Backbone | None = None, *, precision: str = "") -> Graft:
     """Loads and verifies a graft: `.predict(texts)` gives labels and probabilities, `.logits(texts)` scores.
 
     `backbone` is a folder or a loaded backbone to share. By default it is the one used in training, or one in
-    `TOPGRAFT_HOME` with the same `weights_id`. Raises InputError (a ValueError) for anything damaged or mismatched.
+    `TOPGRAFT_HOME` with the same weights; `precision` is a tag of `backbone.precisions`, by default the one that the
+    graft was trained in. Raises InputError (a ValueError) for anything damaged or mismatched.
     """
     require_own("adapters")
     from adapters.graft import load_graft
 
-    return load_graft(path, backbone, dtype=dtype)
+    return load_graft(path, backbone, precision=precision)
 
 
 def parser() -> Parser:

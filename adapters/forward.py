@@ -31,11 +31,11 @@ SMALL_BATCHES = (1, 8)  # rows of the batches used when there are few
 
 
 @functools.lru_cache(maxsize=64)
-def forward_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
+def forward_program(model: GraftModel) -> Callable[..., jax.Array]:
     """Returns the jit of (backbone, graft, ids int32 [B,T], mask bool [B,T]) -> logits float32 [B,C]."""
 
     def forward(backbone: Any, params: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        return model.logits(backbone, params, {"ids": ids, "mask": mask}, dtype=jnp.dtype(dtype))
+        return model.logits(backbone, params, {"ids": ids, "mask": mask})
 
     return jax.jit(forward)
 
@@ -69,8 +69,8 @@ def alike(model: GraftModel, index: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _embed_program(model: GraftModel, dtype: str) -> Callable[..., jax.Array]:
-    return jax.jit(lambda backbone, ids: model.network.embed(backbone, {"ids": ids}, jnp.dtype(dtype)))
+def _embed_program(model: GraftModel) -> Callable[..., jax.Array]:
+    return jax.jit(lambda backbone, ids: model.network.embed(backbone, {"ids": ids}))
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,19 +94,15 @@ def pool_program(model: GraftModel) -> Callable[..., jax.Array]:
     return jax.jit(pooled)
 
 
-def states_at(
-    model: GraftModel, backbone: Any, adapter: Any, inputs: Any, taps: Sequence[int], dtype: str
-) -> dict[int, jax.Array]:
+def states_at(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, taps: Sequence[int]) -> dict[int, jax.Array]:
     """Returns the states [B,T,D] at `taps`, block by block; blocks alike share one compiled program.
 
     `inputs` are those of `GraftModel.features`; with `states` it starts from the highest boundary among them. The work
     of the blocks is counted in the open window (`metering.window`).
     """
-    stored = {k: jnp.asarray(state, jnp.dtype(dtype)) for k, state in inputs.get("states", {}).items()}
+    stored = {k: jnp.asarray(state, jnp.float32) for k, state in inputs.get("states", {}).items()}
     start = max(stored, default=0)
-    hidden = (
-        stored[start] if stored else _embed_program(model, dtype)({"embeddings": backbone["embeddings"]}, inputs["ids"])
-    )
+    hidden = stored[start] if stored else _embed_program(model)({"embeddings": backbone["embeddings"]}, inputs["ids"])
     states = {start: hidden} if start in taps else {}
     span, (rows, length) = (start, max(taps)), inputs["mask"].shape
     count_work(lambda: blocks_forward(model, rows, length, span, adapted=bool(adapter)))
@@ -128,46 +124,44 @@ def _features_program(model: GraftModel) -> Callable[..., jax.Array]:
     return jax.jit(features)
 
 
-def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, dtype: str) -> jax.Array:
+def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any) -> jax.Array:
     """Returns the head's features float32 [B,F], or [B,T,F] for tagging, block by block."""
-    states = states_at(model, backbone, adapter, inputs, model.taps, dtype)
+    states = states_at(model, backbone, adapter, inputs, model.taps)
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     return _features_program(model)(rest, adapter, states, inputs["mask"])
 
 
-def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str) -> jax.Array:
+def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any) -> jax.Array:
     """Returns logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
     states = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
     missing = [tap for tap in model.taps if tap not in states]
     if missing:
         below = {k: state for k, state in inputs.get("states", {}).items() if k <= min(missing)}
         partial = {**inputs, "states": below}
-        states |= states_at(model, backbone, params.get("adapter", {}), partial, missing, dtype)
+        states |= states_at(model, backbone, params.get("adapter", {}), partial, missing)
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     return _head_program(model)(rest, params, states, inputs["mask"])
 
 
-def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundary: int) -> jax.Array:
+def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, boundary: int) -> jax.Array:
     """Returns logits and, beside them, the bare backbone's pooled states at `boundary`: float32 [B,C+P].
 
     Blocks below the lowest adapted one run once for both.
     """
     first = model.adapted_blocks[0] if model.adapted_blocks else model.network.spec.blocks
     shared = {tap for tap in model.taps if tap <= first} | set(model.adapted_blocks[:1])
-    bare = states_at(model, backbone, {}, inputs, sorted(shared | {boundary}), dtype)
-    logits = logits_of(model, backbone, params, {**inputs, "states": {k: bare[k] for k in shared}}, dtype)
+    bare = states_at(model, backbone, {}, inputs, sorted(shared | {boundary}))
+    logits = logits_of(model, backbone, params, {**inputs, "states": {k: bare[k] for k in shared}})
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     pooled = pool_program(model)(rest, {boundary: bare[boundary]}, inputs["mask"])
     return jnp.concatenate([logits, pooled[:, 0]], axis=1)
 
 
-def with_exits(
-    model: GraftModel, backbone: Any, params: Any, inputs: Any, dtype: str, boundaries: Sequence[int]
-) -> jax.Array:
+def with_exits(model: GraftModel, backbone: Any, params: Any, inputs: Any, boundaries: Sequence[int]) -> jax.Array:
     """Returns logits and, beside them, the mean of the graft's states at each of E `boundaries`: float32 [B,C+E D]."""
     taps = sorted({*model.taps, *boundaries})
-    states = states_at(model, backbone, params.get("adapter", {}), inputs, taps, dtype)
-    logits = logits_of(model, backbone, params, {**inputs, "states": {k: states[k] for k in model.taps}}, dtype)
+    states = states_at(model, backbone, params.get("adapter", {}), inputs, taps)
+    logits = logits_of(model, backbone, params, {**inputs, "states": {k: states[k] for k in model.taps}})
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     plain = GraftModel(model.network, (), Classification(), model.labels)  # the mean, whatever the head's pooling
     pooled = pool_program(plain)(rest, {b: states[b] for b in boundaries}, inputs["mask"])

@@ -27,7 +27,8 @@ from adapters.predictions import Prediction
 from backbone.buckets import TokenRow
 from backbone.errors import InputError
 from backbone.home import find_backbone
-from backbone.storage import Backbone, load_backbone
+from backbone.precisions.precision import precision_of
+from backbone.storage import Backbone, load_backbone, read_record
 from backbone.trees import Params, map_leaves
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ class Graft:
         """Returns logits float32 [N,C] of N rows of token ids; [N,T,C] of tokens, T the longest bucket."""
         if not len(rows):
             return np.zeros((0, len(self.model.labels)), np.float32)
-        params, dtype = jax.device_put(self.params), self.backbone.dtype.name
+        params = jax.device_put(self.params)
 
         def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
-            return logits_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, dtype)
+            return logits_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask})
 
         return run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill, on_rows)
 
@@ -73,10 +74,10 @@ class Graft:
         """Returns logits as `logits_of_rows`, and out-of-scope scores float [N] or None, in one pass."""
         if self.scope is None or not len(rows):
             return self.logits_of_rows(rows), None
-        params, dtype, boundary = jax.device_put(self.params), self.backbone.dtype.name, self.scope.boundary
+        params, boundary = jax.device_put(self.params), self.scope.boundary
 
         def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
-            return answers_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, dtype, boundary)
+            return answers_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, boundary)
 
         outputs = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
         logits, features = np.split(outputs, [len(self.model.labels)], axis=1)
@@ -87,11 +88,11 @@ class Graft:
         if not len(rows):
             empty = np.zeros((0, len(self.model.labels)), np.float32)
             return empty, np.zeros((0, len(boundaries) * self.backbone.spec.width), np.float32)
-        params, dtype = jax.device_put(self.params), self.backbone.dtype.name
+        params = jax.device_put(self.params)
 
         def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
             inputs = {"ids": ids, "mask": mask}
-            return with_exits(self.model, self.backbone.params, params, inputs, dtype, boundaries)
+            return with_exits(self.model, self.backbone.params, params, inputs, boundaries)
 
         outputs = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
         logits, pooled = np.split(outputs, [len(self.model.labels)], axis=1)
@@ -134,23 +135,32 @@ class Graft:
         )
 
 
-def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, *, dtype: str = "float32") -> Graft:
+def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, *, precision: str = "") -> Graft:
     """Loads and verifies a graft and its backbone; raises InputError for anything that does not fit.
 
     `backbone` is a folder or a loaded backbone to share. The default is the folder used in training, or one of the
-    home with the right `weights_id`. The backbone's activations, products and weights have `dtype` ("float32",
-    "bfloat16").
+    home with the right weights. `precision` is that of the backbone, a tag of `backbone.precisions`; "" takes the one
+    that the graft was trained in. Another must be among those that it was validated in.
     """
     manifest, params, canary = read_graft(path)
     if not isinstance(backbone, Backbone):
         hint = str(manifest.training.config.get("backbone_path", ""))
         folder = Path(backbone) if backbone else find_backbone(manifest.weights_id, [hint])
-        backbone = load_backbone(folder, dtype=dtype)
+        backbone = load_backbone(folder, precision=precision or trained_in(manifest, read_record(folder).weights_id))
+    elif precision not in ("", backbone.precision):
+        raise InputError(f"{path}: precision={precision}, but the loaded backbone is in {backbone.precision}")
     model = model_on(manifest, backbone, str(path))
     verify_on(manifest, params, canary, model, backbone, str(path))
     scope = read_scope(Path(path), manifest, model.pooled_width, backbone.spec.blocks)
     exits = read_exits(Path(path), manifest, backbone.spec.width, backbone.spec.blocks)
     return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope, exits)
+
+
+def trained_in(manifest: Manifest, base_id: str) -> str:
+    """Returns the precision of the trunk `base_id` that a graft was trained in; "" for another trunk."""
+    if manifest.training.config.get("compute_dtype") == "bfloat16":  # a former run, on the float32 weights' identity
+        return "bfloat16"
+    return precision_of(base_id, manifest.weights_id) or ""
 
 
 SCORE, EXITS = "out-of-scope score", "early exits"  # parts of a graft that not every product of it can carry

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from adapters.methods.method import Array, Call, Kernel, SiteMethod
 from adapters.patterns import Site, leaves_at
 from backbone.sites import ATTEND, PLAIN_HOOKS, BlockHooks
+from backbone.stored import FrozenKernel, columns
 from backbone.trees import Params
 
 
@@ -62,13 +63,13 @@ class _GraftedBlock(BlockHooks):
         keys = [None] * len(acting) if rng is None else list(jax.random.split(rng, len(acting)))
         self._calls = {name: Call(slots, key) for name, key in zip(acting, keys, strict=True)}
 
-    def linear(self, name: str, x: Array, kernel: Array, bias: Array | None) -> Array:
+    def linear(self, name: str, x: Array, kernel: FrozenKernel, bias: Array | None) -> Array:
         for part in self._acting.get(name, ()):
             x = part.method.before(part.setting, part.leaves, x, self._calls[name])
         return self._after(name, x, super().linear(name, x, kernel, bias), Kernel(kernel, bias))
 
-    def joint(self, names: tuple[str, ...], x: Array, kernel: Array, bias: Array | None) -> tuple[Array, ...]:
-        kernels = jnp.split(kernel, len(names), axis=-1)
+    def joint(self, names: tuple[str, ...], x: Array, kernel: FrozenKernel, bias: Array | None) -> tuple[Array, ...]:
+        kernels = columns(kernel, len(names))
         biases = [None] * len(names) if bias is None else jnp.split(bias, len(names))
         if any(p.method.changes_input(name, p.setting) for name in names for p in self._acting.get(name, ())):
             return tuple(self.linear(n, x, k, b) for n, k, b in zip(names, kernels, biases, strict=True))

@@ -14,7 +14,8 @@ from adapters.model import GraftModel
 from adapters.patterns import Site, leaves_at
 from backbone.errors import InputError
 from backbone.sites import KEY, LINEAR, NORM, QUERY, VALUE
-from backbone.trees import Params
+from backbone.stored import Stored
+from backbone.trees import Params, flatten
 
 _JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.encoder.Attention
 
@@ -22,8 +23,11 @@ _JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.encoder.Att
 def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:
     """Returns backbone weights with every site method folded in: a plain forward pass then gives the graft's states.
 
-    Raises InputError naming the method whose algebra does not allow it (bottleneck, prefix, router).
+    Raises InputError naming the method whose algebra does not allow it (bottleneck, prefix, router), and for weights
+    that are not float32: rounded once more, they would be another graft.
     """
+    if any(isinstance(leaf, Stored) for leaf in flatten(backbone).values()):
+        raise InputError("merge: an adapter is merged into float32 weights; load the backbone with precision=float32")
     merged = jax.tree.map(lambda leaf: leaf, backbone)
     for name, (method, settings) in model.site_parts.items():
         for site, setting in settings.items():

@@ -142,7 +142,6 @@ class GraftModel:
         adapter: Params,
         inputs: Mapping[str, Any],
         *,
-        dtype: Any = jnp.float32,
         slots: Array | None = None,
         rng: Array | None = None,
         remat: bool = False,
@@ -155,13 +154,13 @@ class GraftModel:
         of these boundaries that lies under everything still missing. Of pairs encoded apart, both sides follow
         one another: 2B rows for B examples. `head` holds the query of attention pooling; without it the mean is taken.
         """
-        stored = {k: state.astype(dtype) for k, state in inputs.get("states", {}).items()}
+        stored = {k: jnp.asarray(state) for k, state in inputs.get("states", {}).items()}
         missing = [tap for tap in self.taps if tap not in stored]
         if not missing:
             tapped = {k: stored[k] for k in self.taps}
             return self.features_from_states(backbone, adapter, tapped, inputs["mask"], head, slots)
         start = max((k for k in stored if k <= min(missing)), default=0)
-        hidden = stored[start] if start in stored else self.network.embed(backbone, inputs, dtype)
+        hidden = stored[start] if start in stored else self.network.embed(backbone, inputs)
         row_slots = slots if slots is None or self.sides == 1 else jnp.repeat(slots, self.sides)
         hooks = GraftHooks(self.site_parts, adapter, row_slots) if self.site_parts else None
         _, states = self.network.run_blocks(
@@ -224,7 +223,6 @@ class GraftModel:
         params: Params,
         inputs: Mapping[str, Any],
         *,
-        dtype: Any = jnp.float32,
         slots: Array | None = None,
         rng: Array | None = None,
         remat: bool = False,
@@ -232,9 +230,7 @@ class GraftModel:
         """Returns logits float32 [B,C], or [B,T,C] for tagging; `rng` switches dropout on."""
         block_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
         adapter, head = params.get("adapter", {}), params["head"]
-        features = self.features(
-            backbone, adapter, inputs, dtype=dtype, slots=slots, rng=block_rng, remat=remat, head=head
-        )
+        features = self.features(backbone, adapter, inputs, slots=slots, rng=block_rng, remat=remat, head=head)
         return self.head.logits(params["head"], features, slots, head_rng)
 
     def logits_from_states(self, backbone: Params, params: Params, states: Mapping[int, Array], mask: Array) -> Array:

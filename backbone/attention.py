@@ -16,13 +16,18 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def attention(q: Array, k: Array, v: Array, mask: Array, heads: int, window: int = 0) -> Array:
+def attention(
+    q: Array, k: Array, v: Array, mask: Array, heads: int, window: int = 0, *, exact_rows: bool = False
+) -> Array:
     """Computes attention from q [B,T,D] to k, v [B,S,D]: [B,T,D] in the dtype of q.
 
     `mask` bool [B,T'] is true on real tokens. If S exceeds T', an adapter has prepended the first S - T' keys, which
     are always visible. A row without a real token gives finite values. `window` is the number of tokens that a token
-    sees on either side; 0 is no limit.
+    sees on either side; 0 is no limit. With `exact_rows` a row that is alone has the bits that it has among others.
     """
+    if exact_rows and len(q) == 1:  # XLA drops a batch axis of one, and then adds up in another order
+        q, k, v, mask = (jnp.concatenate([t, t]) for t in (q, k, v, mask))
+        return attention(q, k, v, mask, heads, window)[:1]
     batch, tokens, width = q.shape
     depth = width // heads
     q, k, v = (t.reshape(t.shape[0], t.shape[1], heads, depth) for t in (q, k, v))

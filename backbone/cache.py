@@ -51,15 +51,15 @@ _INDEX = np.dtype([("key", "S16"), ("start", "<i8"), ("tokens", "<i4"), ("bucket
 class Variant:
     """The meaning of the rows of a folder."""
 
-    weights_id: str  # identity of the backbone
+    weights_id: str  # identity of the backbone in its precision
     boundary: int  # block whose input the states are; L = the last state
     prefix_id: str  # identity of the adapter below the boundary, or "none"
     content: Literal["states", "pooled"]  # states [t,D] of a row, or pooled states [L+1,D] of all boundaries
     pooling: str  # pooling of pooled rows; "" for states
     width: int  # D
-    compute_dtype: str  # dtype in which the states were computed
     storage: Storage  # dtype in which they are stored
     backend: str  # cpu, gpu or tpu, whose last bits differ
+    compute_dtype: str = "float32"  # dtype of states as they are computed; former versions had others
     layout: int = LAYOUT  # version of the files
     compiler: str = ""  # verdict on a compiler whose known answers are wrong; "" for one that is right
 
@@ -123,9 +123,9 @@ def _record(width: int, storage: Storage) -> np.dtype[Any]:
     return np.dtype((np.dtype("<f4") if storage == "float32" else np.dtype(ml_dtypes.bfloat16), (width,)))
 
 
-def lossless(storage: str, compute_dtype: str) -> bool:
+def lossless(storage: str) -> bool:
     """Returns whether states come back as they were computed."""
-    return storage in ("float32", compute_dtype)
+    return storage == "float32"
 
 
 def compress(states: np.ndarray, storage: Storage) -> np.ndarray:

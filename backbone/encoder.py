@@ -38,6 +38,7 @@ from backbone.sites import (
     Hooks,
 )
 from backbone.spec import BlockKind, EncoderSpec, ImageSpec
+from backbone.stored import has_exact_rows
 from backbone.trees import Params
 
 Array = jax.Array
@@ -147,7 +148,8 @@ class Attention(nnx.Module):
         if self.theta:
             q, k = rotate(q, self.heads, self.theta), rotate(k, self.heads, self.theta)
         k, v = hooks.attend(k, v)
-        mixed = attention(q, k, v, mask, self.heads, self.window)
+        exact = has_exact_rows(self.qkv.kernel[...])
+        mixed = attention(q, k, v, mask, self.heads, self.window, exact_rows=exact)
         y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
         y = hidden + hooks.sublayer("attention", x, y)
         return y if self.pre else self._norm(y, hooks)

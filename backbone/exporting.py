@@ -48,7 +48,7 @@ def export_hf(source: str | Path, out: str | Path) -> ExportReport:
     source, out = Path(source), Path(out)
     inside = source / "backbone"
     is_run = (inside / BACKBONE_FILE).is_file()
-    backbone = load_backbone(inside if is_run else source)
+    backbone = load_backbone(inside if is_run else source, precision="float32")
     family = _exportable_family(source, backbone.source.get("family", ""))
     preprocessing = backbone.preprocessing
     if isinstance(preprocessing, ImagePreprocessing):

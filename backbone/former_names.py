@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from backbone.records import FORMER_FIELDS
+from backbone.records import FORMER_FIELDS, GONE
 
 RENAMED = {  # lists in a config whose items have renamed fields (`FORMER_FIELDS`): section, part, list -> class
     ("retrain", "gate", "bounds"): "Bound",
@@ -19,8 +19,12 @@ def first_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def present_values(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the JSON values of a config that any version has stored, under the present names of the fields."""
-    return _renamed(stored, _present_names)
+    """Returns the JSON values of a config that any version has stored, under the present names of the fields.
+
+    Fields that are gone are left out while they mean nothing.
+    """
+    gone = {name: value for name, value in GONE["TrainConfig"].items() if stored.get(name, value) == value}
+    return _renamed({name: value for name, value in stored.items() if name not in gone}, _present_names)
 
 
 def _present_names(cls: str) -> dict[str, str]:

@@ -77,11 +77,12 @@ def max_tokens_of(name: str) -> int | None:
 
 
 def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
-    """Returns the folder of the backbone `weights_id`: among `hints`, then in the home.
+    """Returns the folder of the backbone that is `weights_id` in some precision: among `hints`, then in the home.
 
     Raises InputError with the places that it looked at and the backbones that it saw there.
     """
     from backbone.files import BACKBONE_FILE
+    from backbone.precisions.precision import precision_of
     from backbone.storage import read_record
 
     stored = sorted((home() / "backbones").glob("*")) if (home() / "backbones").is_dir() else []
@@ -91,7 +92,7 @@ def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
             seen.append(f"{path}: no backbone")
             continue
         stored_id = read_record(path).weights_id
-        if stored_id == weights_id:
+        if precision_of(stored_id, weights_id):
             return path
         seen.append(f"{path}: {stored_id[:19]}...")
     places = "\n  ".join(seen) or "nowhere: no place was given"

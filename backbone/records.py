@@ -36,7 +36,14 @@ FORMER_FIELDS = {  # present names of renamed fields; messages give them, nothin
     "Bound.most_lost": "max_drop",
     "Column.least": "min",
     "Column.most": "max",
+    "TrainConfig.compute_dtype": "precision",
+    "TrainConfig.validate": "precision",
 }
+# values of fields that are gone at which they mean nothing, by class; stored configs may hold them
+GONE: dict[str, dict[str, Any]] = {"TrainConfig": {"compute_dtype": "float32", "validate": []}}
+
+
+_NONE = object()  # equal to no JSON value
 
 
 class Raw(str):
@@ -186,6 +193,8 @@ def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
                 raise InputError(f"{prefix}{key}: expected {tag[1]!r}, got {str(item)!r}")
             continue
         if key not in names:
+            if GONE.get(cls.__name__, {}).get(key, _NONE) == item and not isinstance(item, Raw):
+                continue  # a stored config of a former version
             now = former_field(cls.__name__, key)
             remedy = f"it is now {now}" if now else nearest(key, names)
             raise InputError(f"{prefix}{key}: no such field in {cls.__name__}; {remedy}")

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any, Protocol, TypeAlias
 
 from backbone.lazy import jax, jnp
+from backbone.stored import FrozenKernel
 
 Array: TypeAlias = "jax.Array"
 
@@ -35,14 +36,14 @@ ATTEND = ("attend",)
 NORM = (ATTENTION_NORM, MLP_NORM)
 
 
-def product(x: Array, kernel: Array, bias: Array | None) -> Array:
+def product(x: Array, kernel: FrozenKernel, bias: Array | None) -> Array:
     """Returns x W + b in the dtype of x, as one product of matrices.
 
     XLA on CPU is slower with a batch axis.
     """
     from backbone.products import matrix_product
 
-    y = matrix_product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
+    y = matrix_product(x.reshape(-1, x.shape[-1]), kernel)
     y = y if bias is None else y + bias.astype(x.dtype)
     return y.reshape(*x.shape[:-1], -1)
 
@@ -50,10 +51,10 @@ def product(x: Array, kernel: Array, bias: Array | None) -> Array:
 class BlockHooks:
     """The actions at the sites of one block. This base class is the plain block."""
 
-    def linear(self, name: str, x: Array, kernel: Array, bias: Array | None) -> Array:
+    def linear(self, name: str, x: Array, kernel: FrozenKernel, bias: Array | None) -> Array:
         return product(x, kernel, bias)
 
-    def joint(self, names: tuple[str, ...], x: Array, kernel: Array, bias: Array | None) -> tuple[Array, ...]:
+    def joint(self, names: tuple[str, ...], x: Array, kernel: FrozenKernel, bias: Array | None) -> tuple[Array, ...]:
         """Returns the outputs of several sites that read one input; kernel [I, n O], bias [n O]."""
         return tuple(jnp.split(product(x, kernel, bias), len(names), axis=-1))
 

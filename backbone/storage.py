@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from backbone.buckets import lengths_up_to
@@ -23,6 +22,8 @@ from backbone.files import BACKBONE_FILE, new_folder
 from backbone.images import FILE as IMAGE_FILE
 from backbone.images import ImagePreprocessing
 from backbone.orbax import load_tree, save_tree
+from backbone.precisions.precision import FLOAT32, precision_named
+from backbone.precisions.record import recorded
 from backbone.preprocessing import TextPreprocessing
 from backbone.records import canonical_json, decode, encode
 from backbone.spec import EncoderSpec
@@ -53,15 +54,20 @@ class BackboneRecord:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded backbone: static network, weights as a plain dict, preprocessing, ids."""
+    """A loaded backbone: static network, weights as a plain dict, preprocessing, ids, precision."""
 
     path: Path  # folder it was loaded from
     network: Network
-    params: Params  # weights on the default device
+    params: Params  # weights on the default device, in the precision
     preprocessing: Preprocessing
-    weights_id: str
-    dtype: Any  # dtype of activations and products
+    base_id: str  # identity of architecture and float32 weights, which the folder has
     source: dict[str, str]  # source of the weights; `family` names their published layout
+    precision: str = FLOAT32  # precision in which frozen kernels are stored and multiplied
+
+    @property
+    def weights_id(self) -> str:
+        """Returns the identity of the trunk: its weights, in its precision."""
+        return precision_named(self.precision).weights_id(self.base_id)
 
     @property
     def spec(self) -> EncoderSpec:
@@ -138,14 +144,15 @@ def read_record(path: Path) -> BackboneRecord:
     return decode(BackboneRecord, content, str(file))
 
 
-def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
+def load_backbone(path: str | Path, *, precision: str = "") -> Backbone:
     """Loads and verifies a backbone folder.
 
-    `dtype` ("float32" or "bfloat16") is that of activations and products. In bfloat16 the weights are kept in bfloat16
-    too. Raises InputError if anything differs from what was written.
+    `precision` is a tag of `backbone.precisions`; "" takes the one that is recorded for these weights, float32 where
+    none is. Raises InputError if anything differs from what was written.
     """
     path = Path(path)
     record = read_record(path)
+    chosen = precision_named(precision or recorded(record.weights_id))
     preprocessing = _read_preprocessing(path, record)
     network = Network(record.spec)
     params = load_tree(path / "weights", network.abstract(), f"{path}: weights")
@@ -158,9 +165,16 @@ def load_backbone(path: str | Path, *, dtype: str = "float32") -> Backbone:
                 f"{path}: {name} is {computed[:19]}..., {BACKBONE_FILE} says {expected[:19]}...: the folder was "
                 f"altered after it was written; import the backbone again"
             )
-    kept = jnp.dtype(dtype)
-    device = map_leaves(lambda leaf: jax.device_put(leaf.astype(kept)), params)
-    return Backbone(path, network, device, preprocessing, record.weights_id, kept, record.source)
+    device = map_leaves(jax.device_put, chosen.prepare(params))
+    return Backbone(path, network, device, preprocessing, record.weights_id, record.source, chosen.precision)
+
+
+def in_precision(backbone: Backbone, precision: str) -> Backbone:
+    """Returns a float32 backbone in another precision, without reading it again."""
+    if backbone.precision != FLOAT32:
+        raise ValueError(f"{backbone.path}: only float32 weights can be prepared, these are in {backbone.precision}")
+    params = precision_named(precision).prepare(map_leaves(np.asarray, backbone.params))
+    return replace(backbone, params=map_leaves(jax.device_put, params), precision=precision)
 
 
 def _read_preprocessing(path: Path, record: BackboneRecord) -> Preprocessing:

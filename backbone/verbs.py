@@ -17,7 +17,7 @@ import argparse
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from backbone.errors import InputError
 from backbone.options import add_fields, argument, check, option, required
@@ -67,9 +67,13 @@ class OnBackbone:
 
 @dataclass(frozen=True, kw_only=True)
 class InPrecision:
-    """The number format of a backbone."""
+    """The precision of a backbone."""
 
-    dtype: Literal["float32", "bfloat16"] = option("float32", "number format in which the backbone runs")
+    precision: str = option(
+        "",
+        "precision of the backbone: float32, bfloat16 or int8 (default: the graft's; for a server the recorded one)",
+        former="dtype",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Steps on an accelerator in bfloat16: every block, and the top two on cached states kept on the host or the device.
 
-    python -m benchmarks.accelerator [--dtype bfloat16] [--rounds 7] [--steps 50]
+    python -m benchmarks.accelerator [--precision bfloat16] [--rounds 7] [--steps 50]
 
 MiniLM's architecture with random weights, so that nothing but this checkout is needed; rows of 32 tokens in batches
 of 32, through the training loop's own step and input pipeline. The three sides take turns, `steps` at a time:
@@ -19,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
 from backbone.buckets import TokenRow, lengths_up_to
 from backbone.encoder import Network
+from backbone.precisions.precision import precision_named
 from backbone.spec import EncoderSpec
 from backbone.trees import map_leaves
 from benchmarks.results import parsed, spread, write
@@ -49,14 +49,14 @@ def examples() -> Examples:
     return Examples(list(ids), draw.integers(0, CLASSES, ROWS).astype(np.int32), lengths_up_to(64))
 
 
-def states_of(side: str, boundary: int, dtype: str) -> States | None:
+def states_of(side: str, boundary: int) -> States | None:
     """What gives a batch its states [B,T,D] at the boundary; None where every block runs."""
     if side == SIDES[0]:
         return None
     kept = np.random.default_rng(1).normal(size=(ROWS, TOKENS, SPEC.width)).astype(np.float32)
     if side == SIDES[1]:
         return lambda rows, bucket: {boundary: kept[[row[0] for row in rows]]}
-    table = jax.device_put(kept.astype(jnp.dtype(dtype)))
+    table = jax.device_put(kept)
     take = jax.jit(lambda table, numbers: table[numbers])
 
     def taken(rows: Sequence[TokenRow], bucket: int) -> dict[int, Any]:
@@ -68,16 +68,17 @@ def states_of(side: str, boundary: int, dtype: str) -> States | None:
 class Side:
     """One side's parameters, program and batches."""
 
-    def __init__(self, side: str, rows: Examples, dtype: str):
+    def __init__(self, side: str, rows: Examples, precision: str):
         boundary = 0 if side == SIDES[0] else SPEC.blocks - 2
         network = Network(SPEC)
         model = GraftModel(network, (Lora(blocks=f"{boundary}:"),), Classification(), tuple(map(str, range(CLASSES))))
         optimizer = make_optimizer(Optimizer(learning_rate=1e-4, schedule="constant"), 1000)
         live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(0))), live_from(boundary))
+        trunk = precision_named(precision).prepare(map_leaves(np.asarray, network.init(0)))
         self.state = jax.device_put(first_state(live, optimizer))
-        self.everything = jax.device_put({"backbone": network.init(0), "graft": frozen})
-        self.step = make_step(model, optimizer, dtype=dtype, remat=False, seed=0)
-        self.stream = self._batches(rows, states_of(side, boundary, dtype))
+        self.everything = jax.device_put({"backbone": trunk, "graft": frozen})
+        self.step = make_step(model, optimizer, remat=False, seed=0)
+        self.stream = self._batches(rows, states_of(side, boundary))
 
     def _batches(self, rows: Examples, states: States | None) -> Iterator[Batch]:
         order = Order(rows.buckets, BATCH, seed=0)
@@ -93,12 +94,12 @@ class Side:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--precision", default="bfloat16", help="precision of the trunk")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=50, help="of each side in a round")
     options, provenance = parsed(parser)
     rows = examples()
-    sides = {name: Side(name, rows, options.dtype) for name in SIDES}
+    sides = {name: Side(name, rows, options.precision) for name in SIDES}
     runs: list[dict[str, Any]] = []
     for side in sides.values():
         side.run(3)
@@ -119,7 +120,7 @@ def main() -> None:
     whole = statistics.median(run["step_ms"] for run in runs if run["side"] == SIDES[0])
     result = {
         "device": str(jax.devices()[0].device_kind),
-        "dtype": options.dtype,
+        "precision": options.precision,
         "step_ms": found,
         "times_faster_than_every_block": {name: whole / found[name]["median"] for name in SIDES},
     }

@@ -83,7 +83,7 @@ def measure(spec: Method, backbone: Backbone, options: argparse.Namespace) -> di
     model = GraftModel(backbone.network, (spec,), Classification(), tuple(map(str, range(LABELS))))
     live = map_leaves(np.asarray, model.init(jax.random.key(0)))
     optimizer = make_optimizer(Optimizer(learning_rate=1e-4, schedule="constant"), options.steps)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     draw, shape = np.random.default_rng(0), (options.rows, options.length)
     batch = {
         "ids": jnp.asarray(draw.integers(1000, 20000, shape), jnp.int32),
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32, help="tokens of every row")
     parser.add_argument("--steps", type=int, default=10, help="measured steps of each method and side")
     options, provenance = parsed(parser)
-    backbone = load_backbone(resolve_backbone("minilm"))
+    backbone = load_backbone(resolve_backbone("minilm"), precision="float32")
     # by path, not by module: the checkout's own `adapters` would hide AdapterHub's
     scripts = {"peft": (options.peers, "peft_methods.py"), "adapterhub": (options.adapterhub, "adapterhub_methods.py")}
     shape = {"rows": options.rows, "length": options.length, "steps": options.steps, "labels": LABELS}

@@ -108,7 +108,7 @@ def overhead(backbone: Backbone, first: int) -> dict[str, Any]:
     live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(0))), live_from(first))
     state = jax.device_put(first_state(live, optimizer))
     everything = jax.device_put({"backbone": backbone.params, "graft": frozen})
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     shape = (BATCH, SHORT, backbone.spec.width)
     states = (lambda chosen, bucket: {first: np.full(shape, 0.1, np.float32)}) if first else None
 
@@ -147,7 +147,7 @@ def peak(kind: str) -> int:
 
     Both take the loop's own step, and neither keeps a second copy of the weights.
     """
-    backbone = load_backbone(resolve_backbone("minilm"))
+    backbone = load_backbone(resolve_backbone("minilm"), precision="float32")
     rows, first = examples(backbone, BATCH, TOKENS), backbone.spec.blocks - 2
     model = GraftModel(backbone.network, (Lora(blocks=f"{first}:"),), Classification(), tuple(map(str, range(CLASSES))))
     graft = map_leaves(np.asarray, model.init(jax.random.key(0)))
@@ -165,7 +165,7 @@ def peak(kind: str) -> int:
         if kind == "top":
             live, still = partition(graft, live_from(first))
             frozen = jax.device_put({"backbone": weights, "graft": still})
-            step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+            step = make_step(model, optimizer, remat=False, seed=0)
             batch = rows.gather(TOKENS, np.arange(BATCH), BATCH, lambda chosen, bucket: {first: states})
         else:
             live, frozen = {"backbone": weights, "graft": graft}, {}
@@ -223,7 +223,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.stage_costs", "--data", options.data, "--peak", kind]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
         peaks[kind] = int(done.stdout)
-    backbone = load_backbone(resolve_backbone("minilm"))
+    backbone = load_backbone(resolve_backbone("minilm"), precision="float32")
     result = {
         "price": stages,
         "price_median_error": statistics.median(abs(stage["error"]) for stage in stages),

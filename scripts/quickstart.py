@@ -67,7 +67,7 @@ def main() -> None:
     print(f"stored in {result.graft}, id {result.content_id[:19]}..., {result.trainable:,} parameters")
 
     say("4. load it again, verified, and evaluate")
-    on_test = evaluate(result.graft, files=(str(FOLDER / "test.csv"),), dtype="float32", submodel="full", show=True)
+    on_test = evaluate(result.graft, files=(str(FOLDER / "test.csv"),), submodel="full", show=True)
     accuracy = on_test.metrics["test"]["accuracy"]
     beside = baselines(read(FOLDER / "train.csv"), read(FOLDER / "test.csv"))
     print(

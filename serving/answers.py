@@ -26,7 +26,7 @@ class Answer(Prediction):
     version: str
     content_id: str
     generation: int  # promotions of the task when the version became live; 0 if nobody counts them
-    submodel: str = "full"  # submodel that answered: full, bfloat16, or exit:N, the head at boundary N
+    submodel: str = "full"  # submodel that answered: full, or exit:N, the head at boundary N
 
 
 @dataclass

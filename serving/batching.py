@@ -60,7 +60,6 @@ class Queued:
     arrived: float = field(default_factory=time.monotonic)  # time of the monotonic clock
     scope: int | None = None  # boundary of the bare backbone whose pooled state the out-of-scope score needs
     exits: Exits | None = None  # early exits of the graft that may answer
-    bfloat16: bool = False  # the graft was validated in bfloat16
     submodel: str = "full"  # submodel that answered; set by the device thread before the future resolves
 
 

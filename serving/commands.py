@@ -33,7 +33,7 @@ class Predict(OfGraft, OnBackbone, InPrecision, Verb, verb="predict"):
             pairs=self.pairs,
             file=self.files,
             backbone=self.backbone,
-            dtype=self.dtype,
+            precision=self.precision,
             top=self.top,
         )
 
@@ -55,7 +55,7 @@ class Profile(OfGraft, OnBackbone, InPrecision, Verb, verb="profile"):
         """Measures what one prediction costs, against this machine's roofline."""
         from serving.profile import profile
 
-        return profile(self.graft, backbone=self.backbone, dtype=self.dtype, plot=self.plot)
+        return profile(self.graft, backbone=self.backbone, precision=self.precision, plot=self.plot)
 
 
 VERBS: tuple[type[Verb], ...] = (Predict, Serve, Profile)

@@ -23,7 +23,7 @@ from backbone.options import check, option
 
 log = logging.getLogger(__name__)
 
-Submodel = Literal["full", "bfloat16", "exits"]
+Submodel = Literal["full", "exits"]
 SUBMODELS: tuple[Submodel, ...] = get_args(Submodel)
 RELIEF = 0.7  # share of the bound below which a reading asks for the better submodel again
 COOLER = 5.0  # degrees below the bound for the relief of a temperature: its zero means nothing

@@ -60,17 +60,16 @@ class _Waiting:
 class Executor:
     """Runs batches; used by the device thread only."""
 
-    def __init__(self, programs: Programs, bfloat16: Programs | None, prefix_cache: PrefixCache):
-        self._programs, self._bfloat16, self._prefix_cache = programs, bfloat16, prefix_cache
+    def __init__(self, programs: Programs, prefix_cache: PrefixCache):
+        self._programs, self._prefix_cache = programs, prefix_cache
         self.counts = ServingCounts()
         self.answered_by: Counter[str] = Counter()  # rows of grafts by submodel
 
     def run(self, rows: Sequence[Queued], submodel: str) -> list[Result]:
         """Returns the result of each row [N] of one bucket, and notes in each row which submodel answered it."""
         early = np.array([submodel == "exits" and row.exits is not None for row in rows])
-        bfloat16 = np.array([submodel == "bfloat16" and row.bfloat16 and self._bfloat16 is not None for row in rows])
         results: list[Result] = [NotFinite("not computed")] * len(rows)
-        for chosen, run in ((early, self._run_early), (bfloat16, self._run_bfloat16), (~early & ~bfloat16, self._run)):
+        for chosen, run in ((early, self._run_early), (~early, self._run)):
             numbers = np.flatnonzero(chosen).tolist()
             for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
                 results[number] = result
@@ -86,21 +85,16 @@ class Executor:
         self._count(rows, inputs, start)
         return [_finite(value) for value in values]
 
-    def _run_bfloat16(self, rows: Sequence[Queued]) -> list[Result]:
-        for row in rows:
-            row.submodel = "bfloat16"
-        return self._run(rows, self._bfloat16)
-
-    def _run(self, rows: Sequence[Queued], programs: Programs | None = None) -> list[Result]:
+    def _run(self, rows: Sequence[Queued]) -> list[Result]:
         """Runs the prefix once for each distinct input, then the suffix of each group."""
-        start, programs = time.perf_counter(), programs or self._programs
+        start, programs = time.perf_counter(), self._programs
         inputs = self._inputs(rows)
         groups = sorted({row.group for row in rows})
         last = programs.backbone.spec.blocks
         answering = {b for g in groups for b in ((last,) if g == NO_GROUP else programs.needs[g])}
         scoped = sorted({(row.group, row.scope) for row in rows if row.scope is not None})
         boundaries = sorted(answering | {boundary for _, boundary in scoped})
-        states = self._states(programs, inputs, boundaries)
+        states = self._states(inputs, boundaries)
         pooled = {key: programs.pooled(*key, states[key[1]], inputs.mask) for key in scoped}
         waiting: list[_Waiting] = []
         for group in groups:
@@ -108,7 +102,7 @@ class Executor:
             if group == NO_GROUP:
                 waiting.append(_Waiting(chosen, programs.plain(states[last], inputs.mask), inputs.of_rows[chosen]))
             else:
-                waiting += self._suffixes(programs, group, rows, chosen, inputs, states)
+                waiting += self._suffixes(group, rows, chosen, inputs, states)
         results: list[Result] = [NotFinite("not computed")] * len(rows)
         for part in waiting:
             for number, value in zip(part.rows.tolist(), np.asarray(part.values)[part.places], strict=True):
@@ -135,13 +129,10 @@ class Executor:
         ids, mask = pad(padded, rows[0].bucket, self._programs.backbone.preprocessing.fill)
         return _Inputs(np.array([places[key] for key in keys], np.int32), len(inputs), ids, mask)
 
-    def _states(self, programs: Programs, inputs: _Inputs, boundaries: Sequence[int]) -> dict[int, Any]:
-        """Returns states [U,T,D] at the boundaries, from the cache if it has those of every input.
-
-        No states are kept in bfloat16.
-        """
-        cache, ids, mask = self._prefix_cache, inputs.ids, inputs.mask
-        if not cache.budget or programs is not self._programs:
+    def _states(self, inputs: _Inputs, boundaries: Sequence[int]) -> dict[int, Any]:
+        """Returns states [U,T,D] at the boundaries, from the cache if it has those of every input."""
+        programs, cache, ids, mask = self._programs, self._prefix_cache, inputs.ids, inputs.mask
+        if not cache.budget:
             return programs.prefix(ids, mask, boundaries)
         keys = [(ids.shape[1], ids[i][mask[i]].tobytes()) for i in range(inputs.count)]
         cached = [kept for key in keys if (kept := cache.get(key, boundaries)) is not None]
@@ -157,7 +148,6 @@ class Executor:
 
     def _suffixes(
         self,
-        programs: Programs,
         group: int,
         rows: Sequence[Queued],
         chosen: np.ndarray,
@@ -165,6 +155,7 @@ class Executor:
         states: dict[int, Any],
     ) -> list[_Waiting]:
         """Starts the suffix of a group for its rows `chosen` int [n], in the cheapest batches that cover them."""
+        programs = self._programs
         needed, waiting, done = {boundary: states[boundary] for boundary in programs.needs[group]}, [], 0
         for size in cover(len(chosen), programs.sizes):
             part = chosen[done : done + size]

@@ -35,7 +35,7 @@ def predict(
     pairs: Sequence[str] = (),
     file: Sequence[str] | str = (),
     backbone: str | Path | None = None,
-    dtype: str,
+    precision: str = "",
     top: int,
 ) -> Answers:
     """Predicts for `texts`, and for each line of each `file` ("-" is standard input).
@@ -52,7 +52,7 @@ def predict(
     if not texts and not files:
         raise InputError("no text: pass --text TEXT or --file FILE")
     ready_to_answer()
-    graft = load_graft(path, backbone, dtype=dtype)
+    graft = load_graft(path, backbone, precision=precision)
     images = graft.backbone.spec.image is not None
     if images and texts:
         raise InputError("--text: this graft is on a backbone for images: pass --file IMAGE")

@@ -77,11 +77,11 @@ class Profile:
 
 
 def profile(
-    path: str | Path, *, backbone: str | Path | None = None, dtype: str, plot: str | Path | None = None
+    path: str | Path, *, backbone: str | Path | None = None, precision: str = "", plot: str | Path | None = None
 ) -> Profile:
     """Profiles the graft at `path`; raises InputError if it does not load."""
     ready_to_answer()
-    graft = load_graft(path, backbone, dtype=dtype)
+    graft = load_graft(path, backbone, precision=precision)
     machine = measure()
     buckets = graft.backbone.lengths  # images have a single length
     lengths = [n for n in LENGTHS if n <= buckets[-1] and len(buckets) > 1] or [buckets[-1]]
@@ -104,7 +104,7 @@ def profile(
 
 
 def _shape(graft: Graft, machine: Roofline, batch: int, tokens: int) -> Shape:
-    program = forward_program(graft.model, graft.backbone.dtype.name)
+    program = forward_program(graft.model)
     rows = batch * graft.model.sides
     ids, mask = graft.backbone.made_up_ids(rows, tokens), np.ones((rows, tokens), bool)
 

@@ -66,7 +66,6 @@ class Programs:
         """
         self.backbone, self.banks = backbone, tuple(banks)
         self.buckets, self.sizes = tuple(sorted(buckets)), tuple(sorted(sizes))
-        self.dtype = jnp.dtype(backbone.dtype)
         last = backbone.spec.blocks
         self.needs = [tuple(sorted({b.start, *(t for t in b.model.taps if t < b.start)})) for b in self.banks]
         self.scopes = tuple(scopes)
@@ -90,13 +89,13 @@ class Programs:
     def _compile(self, bucket: int, size: int) -> None:
         spec, network, params = self.backbone.spec, self.backbone.network, self.backbone.params
         ids, mask = jax.ShapeDtypeStruct((size, bucket), jnp.int32), jax.ShapeDtypeStruct((size, bucket), jnp.bool_)
-        state = jax.ShapeDtypeStruct((size, bucket, spec.width), self.dtype)
+        state = jax.ShapeDtypeStruct((size, bucket, spec.width), jnp.float32)
         number = jax.ShapeDtypeStruct((size,), jnp.int32)
 
         def keep(name: tuple[Any, ...], function: Any, *arguments: Any) -> None:
             self._compiled[name] = jax.jit(function).lower(*arguments).compile()
 
-        keep(("embed", bucket, size), lambda p, i: network.embed(p, {"ids": i}, self.dtype), params, ids)
+        keep(("embed", bucket, size), lambda p, i: network.embed(p, {"ids": i}), params, ids)
         for start, stop in itertools.pairwise(self.stops):
             run = functools.partial(network.run_blocks, start=start, stop=stop)
             keep(("blocks", start, bucket, size), run, params, state, mask)
@@ -127,7 +126,7 @@ class Programs:
 
     def _suffix(self, bank: Bank, params: Any, leaves: Any, states: Any, mask: Any, slots: Any) -> jax.Array:
         inputs = {"states": states, "mask": mask}
-        return bank.model.logits(params, leaves, inputs, dtype=self.dtype, slots=slots)
+        return bank.model.logits(params, leaves, inputs, slots=slots)
 
     @property
     def _poolings(self) -> set[str]:

@@ -22,7 +22,7 @@ import jax
 
 from adapters.artefact.exits import Exits
 from adapters.artefact.scope import Scope
-from adapters.graft import Graft
+from adapters.graft import Graft, trained_in
 from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
@@ -59,7 +59,6 @@ class LoadedGraft:
     methods: tuple[str, ...]
     scope: Scope | None = None  # its out-of-scope score
     exits: Exits | None = None  # early exits that may answer in this precision
-    bfloat16: bool = False  # it was validated in bfloat16, and may be served in it
 
     @property
     def bytes(self) -> int:
@@ -213,12 +212,11 @@ class Residency:
                 "(--envelope) and start again"
             )
         group, slot_leaves = place_in(self._banks, graft.model, graft.params, where)
-        # an out-of-scope score is measured on the whole pass in full precision, and an early answer could not abstain
+        # an out-of-scope score is measured on the whole pass, and an early answer could not abstain
         cheaper = graft.scope is None
         # exits were calibrated in the precision of their run
-        precision = graft.backbone.dtype.name
-        config = graft.manifest.training.config if graft.manifest else {}
-        calibrated_in = config.get("compute_dtype", precision)
+        precision = graft.backbone.precision
+        calibrated_in = trained_in(graft.manifest, graft.backbone.base_id) if graft.manifest else precision
         if graft.exits is not None and calibrated_in != precision:
             log.warning("%s: its exits were calibrated in %s: not used in %s", where, calibrated_in, precision)
         return LoadedGraft(
@@ -230,7 +228,6 @@ class Residency:
             methods=tuple(spec.method for spec in graft.model.methods),
             scope=graft.scope,
             exits=graft.exits if cheaper and calibrated_in == precision else None,
-            bfloat16=cheaper and graft.manifest is not None and "bfloat16" in graft.manifest.variants,
         )
 
     def drop(self, content_id: str) -> None:

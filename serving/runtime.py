@@ -62,7 +62,6 @@ class ScopeCost:
 class Submodels:
     """The cheaper submodels that can serve a graft."""
 
-    bfloat16: bool  # there are programs in bfloat16, and the graft was validated in it
     exits: dict[str, Any] | None  # boundaries, threshold and certified extra error of its early exits; None: not usable
 
 
@@ -98,16 +97,14 @@ class Runtime:
         max_waiting: int = 1024,
         host_bytes: int = 256 << 20,
         cache_bytes: int = 0,
-        bfloat16: Backbone | None = None,
         load_seconds: float = LOAD_SECONDS,
     ):
         """Compiles everything for these `buckets` (tokens; default: the backbone's lengths) and batch sizes (rows).
 
         A row waits at most `max_wait` seconds for others, and at most `max_waiting` rows wait. `host_bytes` of verified
-        grafts are kept beside the slots, and `cache_bytes` of prefix states by input (0: none). `bfloat16` is the same
-        backbone in bfloat16, for the submodel of that name. A graft that is not read and verified within `load_seconds`
-        fails the rows that want it. Raises InputError for a backbone for images, and for
-        buckets or an envelope that do not fit the backbone.
+        grafts are kept beside the slots, and `cache_bytes` of prefix states by input (0: none). A graft that is not
+        read and verified within `load_seconds` fails the rows that want it. Raises InputError for a backbone for
+        images, and for buckets or an envelope that do not fit the backbone.
         """
         if not isinstance(backbone.preprocessing, TextPreprocessing):
             raise InputError(f"{backbone.path}: takes images; the runtime serves text")
@@ -118,11 +115,9 @@ class Runtime:
         self.banks = [Bank(backbone.network, group, envelope.labels) for group in envelope.groups]
         scopes = envelope.scope_boundaries(backbone.spec.blocks)
         self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits)
-        self.bfloat16 = bfloat16 is not None
-        programs_bfloat16 = Programs(bfloat16, self.banks, self.buckets, batch_sizes) if bfloat16 else None
         self.submodel = "full"  # submodel in use from the next batch on; any thread may set it
         self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
-        executor = Executor(self.programs, programs_bfloat16, PrefixCache(cache_bytes))
+        executor = Executor(self.programs, PrefixCache(cache_bytes))
         self.counts, self.answered_by = executor.counts, executor.answered_by
         self._batcher = Batcher(
             lambda rows: executor.run(rows, self.submodel),
@@ -285,7 +280,6 @@ class Runtime:
             future,
             scope=None if graft.scope is None else graft.scope.boundary,
             exits=self.usable_exits(graft),
-            bfloat16=graft.bfloat16,
         )
 
     def _ids(self, text: str, max_tokens: int) -> np.ndarray:
@@ -347,4 +341,4 @@ class Runtime:
     def submodels_of(self, graft: LoadedGraft) -> Submodels:
         """Describes which cheaper submodels can serve this graft."""
         exits = self.usable_exits(graft)
-        return Submodels(self.bfloat16 and graft.bfloat16, None if exits is None else exits.facts())
+        return Submodels(None if exits is None else exits.facts())

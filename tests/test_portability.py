@@ -15,6 +15,7 @@ from jax import export
 from adapters.forward import forward_program
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
+from backbone.storage import in_precision
 from trainers.config import Optimizer
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
 
@@ -28,21 +29,22 @@ def batch(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"ids": ids, "mask": np.ones((8, 16), bool), "labels": labels, "weights": np.ones(8, np.float32)}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("spec", METHODS, ids=lambda s: s.method)
-def test_train_and_serve_functions_lower_for_every_platform(spec, dtype, tiny):
+def test_train_and_serve_functions_lower_for_every_platform(spec, precision, tiny):
+    trunk = in_precision(tiny, precision).params
     model = GraftModel(tiny.network, (spec,), Classification(dropout=0.1), ("a", "b", "c"))
     params = model.init(jax.random.key(0))
     live, frozen = partition(params, lambda path: True)
     optimizer = make_optimizer(Optimizer(clip_norm=1.0, accumulate=2), 10)
     rows = batch(np.zeros(8, np.int32))
-    step = make_step(model, optimizer, dtype=dtype, remat=True, seed=0)
+    step = make_step(model, optimizer, remat=True, seed=0)
     state = first_state(live, optimizer)
-    forward, features = forward_program(model, dtype), jax.jit(model.features)
+    forward, features = forward_program(model), jax.jit(model.features)
     lowered = (
-        export.export(step, platforms=PLATFORMS)(state, {"backbone": tiny.params, "graft": frozen}, rows),
-        export.export(forward, platforms=PLATFORMS)(tiny.params, params, rows["ids"], rows["mask"]),
-        export.export(features, platforms=PLATFORMS)(tiny.params, params["adapter"], rows),
+        export.export(step, platforms=PLATFORMS)(state, {"backbone": trunk, "graft": frozen}, rows),
+        export.export(forward, platforms=PLATFORMS)(trunk, params, rows["ids"], rows["mask"]),
+        export.export(features, platforms=PLATFORMS)(trunk, params["adapter"], rows),
     )
     for exported in lowered:
         assert exported.platforms == PLATFORMS
@@ -53,7 +55,7 @@ def test_a_multi_label_step_lowers_too(tiny):
     model = GraftModel(tiny.network, (Lora(rank=2),), MultiLabel(), ("a", "b", "c"))
     live, frozen = partition(model.init(jax.random.key(0)), lambda path: True)
     optimizer = make_optimizer(Optimizer(), 10)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     state, everything = first_state(live, optimizer), {"backbone": tiny.params, "graft": frozen}
     exported = export.export(step, platforms=PLATFORMS)(state, everything, batch(np.zeros((8, 3), np.float32)))
     assert exported.platforms == PLATFORMS

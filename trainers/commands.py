@@ -59,7 +59,22 @@ class Train(Run, Overridden, verb="train"):
             raise InputError(f"{self.inputs[1]}: name one config script, or files of rows alone")
         else:
             config = load_config(self.inputs[0], settings)
-        return train(config, self.folder(config.name), resume=self.resume, show=self.show)
+        return train(config, self.folder(config.name), resume=self.resume, show=self.show, propose=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision(Overridden, Verb, verb="precision"):
+    backbone: str = argument("backbone folder to measure, or minilm")
+    choose: str = option("", "precision of the trunk from now on, or auto (default: only measure)")
+    data: str | None = option(None, "config whose train rows tell what a precision loses (default: made-up rows)")
+
+    def call(self) -> object:
+        """Measures the precisions of a backbone on this machine, and records the one that its trunk has."""
+        from trainers.precision import precision
+
+        config = None if self.data is None else load_config(self.data, self.overrides)
+        result = precision(self.backbone, choice=self.choose, config=config)
+        return result if self.json else str(result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +130,7 @@ class Evaluate(OfGraft, Overridden, OnBackbone, InPrecision, Verb, verb="evaluat
             backbone=self.backbone,
             overrides=self.overrides,
             files=self.files,
-            dtype=self.dtype,
+            precision=self.precision,
             submodel=self.submodel,
             show=self.show,
         )
@@ -168,6 +183,7 @@ class Cache(Verb, verb="cache"):
 VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
+    Precision,
     Plan,
     Retrain,
     Evaluate,

@@ -43,7 +43,7 @@ def evaluate(
     backbone: str | Path | None = None,
     overrides: tuple[str, ...] = (),
     files: tuple[str, ...] = (),
-    dtype: str,
+    precision: str = "",
     submodel: Literal["full", "exits"],
     show: bool = False,
 ) -> Evaluation:
@@ -54,7 +54,7 @@ def evaluate(
     does not have.
     """
     ready_to_compute()
-    graft = load_graft(path, backbone, dtype=dtype)
+    graft = load_graft(path, backbone, precision=precision)
     data = _data_of(graft, overrides)
     splits: tuple[str, ...] = ("dev", "test")
     left_out: tuple[str, ...] = ()

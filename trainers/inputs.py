@@ -82,7 +82,7 @@ def prepare(
     """
     with run.phase("load"):
         folder = resolve_backbone(config.backbone)
-        backbone = load_backbone(folder, dtype=config.compute_dtype)
+        backbone = load_backbone(folder, precision=config.precision)
     with run.phase("data"):
         data = load_data(config.data, config.head, backbone, labels=labels, splits=splits, show=run.show)
     moved = tuple(sorted({*config.data.moved, *(row.hash for row in data.report.moved)}))
@@ -91,8 +91,6 @@ def prepare(
     calibration: Examples | None = None
     if config.exits.boundaries:
         data, calibration = split_off_calibration(config, backbone, data)
-    if config.validate and "dev" not in data.splits:
-        raise InputError("validate: scored on development rows; set data.dev, or data.dev_fraction above 0")
     if config.climbs:
         require_climb(config, backbone, data.labels)
     else:
@@ -103,7 +101,7 @@ def prepare(
 def only_rows(config: TrainConfig) -> TrainConfig:
     """Returns the config without the parts that only a training needs; for callers that read rows and score them."""
     plan = Plan(cache=config.plan.cache, cache_gib=config.plan.cache_gib)
-    return replace(config, plan=plan, out_of_scope=OutOfScope(), exits=EarlyExits(), validate=())
+    return replace(config, plan=plan, out_of_scope=OutOfScope(), exits=EarlyExits())
 
 
 def graft_model(config: TrainConfig, backbone: Backbone, labels: tuple[str, ...]) -> GraftModel:

@@ -16,6 +16,7 @@ from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
 from backbone.home import find_backbone, resolve_backbone
+from backbone.precisions.record import recorded
 from backbone.records import encode
 from backbone.spec import EncoderSpec
 from backbone.storage import read_record
@@ -85,7 +86,8 @@ def _inspect_backbone(folder: Path) -> Inspection:
     record = read_record(folder)
     weights = Network(record.spec).abstract()
     tensors = {path: describe(leaf) for path, leaf in flatten(weights).items()}
-    return Inspection("backbone", str(folder), encode(record), {}, tensors, 0, count(weights), 0.0)
+    facts = encode(record) | {"precision": recorded(record.weights_id)}
+    return Inspection("backbone", str(folder), facts, {}, tensors, 0, count(weights), 0.0)
 
 
 def _describe(

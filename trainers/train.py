@@ -22,6 +22,7 @@ from adapters.graft import Graft
 from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from backbone.files import write_durable
+from backbone.precisions.precision import FLOAT32
 from backbone.records import digest, encode
 from backbone.trees import count
 from metering.window import cpu_seconds, platform, wall_seconds, window
@@ -40,6 +41,7 @@ from trainers.fitting.probes import probe_of, refitted
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
 from trainers.inputs import Inputs, prepare
+from trainers.precision import settle
 from trainers.runs.reading import ReadReport
 from trainers.runs.result import UNSEEN_SPLITS, Estimate, TrainResult
 from trainers.runs.run import Run
@@ -63,19 +65,23 @@ def train(
     start: Start | None = None,
     judged_on_dev: bool = False,
     show: bool = False,
+    propose: bool = False,
 ) -> TrainResult:
     """Trains and stores a graft in `workdir`; raises InputError for bad data, config or backbone.
 
     `start` names a graft to begin from: its methods are trained on, in the stages of the plan.
     With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
     finished returns its result. With `judged_on_dev` nothing is fitted to the development rows, since a gate will
-    judge on them. Same config, data, backbone and machine: same parameters, killed or not.
+    judge on them. Same config, data, backbone and machine: same parameters, killed or not. With `propose` a large
+    backbone that nothing rests on gets the precision that this machine speeds up.
     """
     with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show, known_answers=ready_to_compute().verdict)
         inputs = replace(prepare(config, run), judged_on_dev=judged_on_dev)
+        if propose:
+            inputs = replace(inputs, backbone=settle(inputs))
         parent = read_parent(start) if start is not None else None
         if parent is not None and inputs.calibration is not None:
             require_unseen(inputs.config, parent.manifest.training.config)
@@ -106,7 +112,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
     scores = _scores(inputs, run, fitted)
     metrics = {name: score.metrics for name, score in scores.items()} | unseen_metrics(fitted)
     variants: tuple[str, ...] = ()
-    if config.validate:
+    if backbone.precision != FLOAT32:
         with run.phase("validate"):
             variants = validated(config, inputs.folder, graft, data, metrics)
     scope = scope_of_run(inputs, run, scores["dev"].logits) if inputs.bare is not None else None

@@ -141,7 +141,8 @@ def _load_start(config: BackboneConfig) -> Backbone | None:
     if not config.start:
         return None
     inside = Path(config.start) / "backbone"
-    start = load_backbone(inside if (inside / BACKBONE_FILE).is_file() else resolve_backbone(config.start))
+    folder = inside if (inside / BACKBONE_FILE).is_file() else resolve_backbone(config.start)
+    start = load_backbone(folder, precision="float32")
     if start.spec.reads != config.objective.reads:
         raise InputError(
             f"start: {config.start} reads {start.spec.reads}, and {config.objective.tag} needs a backbone that reads "

@@ -47,15 +47,15 @@ class Manifest:
     schema: int  # version of this layout
     content_id: str  # sha256 of tensors and identity
     name: str  # name of the task
-    weights_id: str  # weights of the backbone it was grafted on
+    weights_id: str  # weights of the backbone it was grafted on, in their precision
     preprocessing_id: str  # preprocessing of that backbone (tokenizer or image transform)
     methods: tuple[Method, ...]  # methods of the adapter, in the order they act
     head: Head  # settings of the head
     labels: tuple[str, ...]  # names of the labels, in the order of the logits
     max_tokens: int  # length at which longer inputs are cut
     tensors: dict[str, str]  # dtype and shape by path
-    variants: tuple[str, ...]  # dtypes of the backbone it was validated on
-    tolerances: dict[str, float]  # largest differences of the canary's logits, by "dtype/platform"
+    variants: tuple[str, ...]  # precisions of the backbone that it was validated in
+    tolerances: dict[str, float]  # largest differences of the canary's logits, by "precision/platform"
     files: dict[str, str]  # sha256 by file name
     training: Training  # the making of the graft
     manifest_id: str = ""  # sha256 of all of the above
@@ -75,10 +75,15 @@ def identity(manifest: Manifest) -> str:
     fields = ("schema", "weights_id", "preprocessing_id", "methods", "head", "labels", "max_tokens")
     parts: dict[str, Any] = {name: manifest.files[name] for name in OPTIONAL if name in manifest.files}
     # precisions that a run validated beside its own decide how the graft may be served
-    requested = manifest.training.config.get("validate") or ()
-    if validated := sorted(set(manifest.variants) & set(requested)):
+    former = manifest.training.config.get("validate")  # former configs named those beside float32
+    if validated := sorted(set(manifest.variants) & set(former)) if former is not None else _beside_one(manifest):
         parts["variants"] = validated
     return canonical_json({name: encode(getattr(manifest, name)) for name in fields} | parts)
+
+
+def _beside_one(manifest: Manifest) -> list[str]:
+    """Returns all precisions of a graft that was validated in several; none for one."""
+    return sorted(manifest.variants) if len(manifest.variants) > 1 else []
 
 
 def sealed(manifest: Manifest) -> Manifest:

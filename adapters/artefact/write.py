@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
@@ -42,23 +41,14 @@ from backbone.code_files import code_files
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
+from backbone.precisions.precision import Precision, precision_named, precision_of
 from backbone.registered import Registered, own_file, own_files
+from backbone.registered import variants as variants_of
 from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
 
 CANARY_ROWS, CANARY_BUCKET = 8, 16
 FILES = (TENSORS, CANARY, *OPTIONAL)
-
-# Largest difference of a logit, relative to the largest expected logit (at least 1). Measured on CPU;
-# accelerators multiply float32 in shorter formats unless told otherwise.
-TOLERANCES = {
-    "float32/cpu": 1e-4,
-    "float32/gpu": 2e-2,
-    "float32/tpu": 2e-2,
-    "bfloat16/cpu": 1e-1,
-    "bfloat16/gpu": 1e-1,
-    "bfloat16/tpu": 1e-1,
-}
 
 
 def save_graft(
@@ -77,8 +67,8 @@ def save_graft(
 ) -> Manifest:
     """Writes a graft folder in one step and returns its manifest.
 
-    `params` is the tree of `GraftModel.init`, float32. `variants` are the dtypes in which it was validated, beside
-    float32 and the backbone's. Raises InputError if `target` exists (unless `replace_existing`), if a tensor does not
+    `params` is the tree of `GraftModel.init`, float32. `variants` are the precisions in which it was validated,
+    beside the backbone's. Raises InputError if `target` exists (unless `replace_existing`), if a tensor does not
     fit the model, or if any value is not finite.
     """
     target = Path(target)
@@ -112,8 +102,8 @@ def save_graft(
             labels=model.labels,
             max_tokens=max_tokens,
             tensors={path: describe(leaf) for path, leaf in flatten(host).items()},
-            variants=tuple(sorted({"float32", jnp.dtype(backbone.dtype).name, *variants})),
-            tolerances={key: value * scale for key, value in TOLERANCES.items()},
+            variants=tuple(sorted({backbone.precision, *variants})),
+            tolerances={key: value * scale for key, value in tolerances(backbone.precision).items()},
             files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
             training=replace(training, variants=own_names((*model.methods, model.head))),
         )
@@ -137,14 +127,23 @@ def _rest(files: Iterable[str]) -> list[str]:
 
 
 def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
-    """Returns the graft's model on `backbone`; raises InputError unless both ids are those it was trained on."""
-    for field in ("weights_id", "preprocessing_id"):
+    """Returns the graft's model on `backbone`; raises InputError unless it was trained or validated there."""
+    trained = precision_of(backbone.base_id, manifest.weights_id)
+    for field, fits in (
+        ("weights_id", trained is not None),
+        ("preprocessing_id", backbone.preprocessing_id == manifest.preprocessing_id),
+    ):
         here, expected = getattr(backbone, field), getattr(manifest, field)
-        if here != expected:
+        if not fits:
             raise InputError(
                 f"{where}: grafted on another backbone: its {field} is {expected[:19]}..., that of {backbone.path} is "
                 f"{here[:19]}...; load it with the backbone it was trained on"
             )
+    if backbone.precision not in (trained, *manifest.variants):
+        raise InputError(
+            f"{where}: grafted on {backbone.path} in {trained}, and not validated in {backbone.precision}: "
+            f"load it with precision={trained}, or train it again on {backbone.precision}"
+        )
     with own_code(where, manifest.training.variants):
         return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
 
@@ -162,20 +161,32 @@ def verify_on(
     with own_code(where, scripts):
         require_same_structure(params, model.abstract(), where)
         logits = canary_logits(model, backbone, params, canary)
-    dtype = jnp.dtype(backbone.dtype).name
-    allowed = tolerance_of(manifest, dtype, where)
+    allowed = tolerance_of(manifest, backbone.precision, where)
     worst = float(np.abs(logits - canary["logits"]).max())
     if not worst <= allowed:
         problem = (
             f"{where}: the canary's logits differ by {worst:.3g}, more than {allowed:.3g} allowed for "
-            f"{dtype}/{_platform()}: this machine or these libraries do not reproduce the graft"
+            f"{backbone.precision}/{_platform()}: this machine or these libraries do not reproduce the graft"
         )
         raise changed(problem, scripts, certain=False) if scripts else InputError(problem)
 
 
-def tolerance_of(manifest: Manifest, dtype: str, where: str) -> float:
+def tolerances(precision: str) -> dict[str, float]:
+    """Returns the largest relative difference of a canary's logit, by "precision/platform".
+
+    The canary of a graft is computed in its own `precision`; another one adds its own difference.
+    """
+    limits = precision_named(precision).tolerance
+    return {
+        f"{tag}/{platform}": limit if tag == precision else max(limit, limits.get(platform, limit))
+        for tag, cls in variants_of(Precision).items()
+        for platform, limit in cls.tolerance.items()
+    }
+
+
+def tolerance_of(manifest: Manifest, precision: str, where: str) -> float:
     """Returns the largest difference of a logit allowed on this platform; raises InputError where none is stated."""
-    key = f"{dtype}/{_platform()}"
+    key = f"{precision}/{_platform()}"
     if key not in manifest.tolerances:
         raise InputError(f"{where}: no canary tolerance for {key}; known: {', '.join(manifest.tolerances)}")
     return manifest.tolerances[key]
@@ -214,5 +225,5 @@ def canary_logits(
     """Returns logits float32 [8,C] of the canary's inputs; [4,C] for pairs encoded apart, [8,16,C] for tagging."""
     # a program does not depend on the labels' names: grafts of one shape share it, and loading them compiles nothing
     alike = replace(model, labels=tuple(map(str, range(len(model.labels)))))
-    program = forward_program(alike, jnp.dtype(backbone.dtype).name)
+    program = forward_program(alike)
     return np.asarray(program(backbone.params, params, canary["ids"], canary["mask"]))

@@ -25,8 +25,9 @@ from adapters.specs import Head, Pooling, Probe, TokenTagging
 from adapters.tagging import not_bio
 from backbone.errors import InputError
 from backbone.importing import Published, read_published
+from backbone.precisions.record import recorded
 from backbone.preprocessing import TextPreprocessing
-from backbone.storage import Backbone, load_backbone
+from backbone.storage import Backbone, in_precision, load_backbone
 from backbone.trees import flatten
 
 KERNEL, BIAS = "classifier.weight", "classifier.bias"
@@ -63,7 +64,7 @@ def import_classifier(
     source, out = Path(source), Path(out)
     read = read_published(source)
     head, kernel, bias = _head(source, read, problem)
-    trunk = load_backbone(backbone)
+    trunk = load_backbone(backbone, precision="float32")
     longest = trunk.preprocessing.max_tokens
     if max_tokens is not None and not 1 <= max_tokens <= longest:
         raise InputError(f"--max-tokens: must lie in 1..{longest}, the backbone's longest input, got {max_tokens}")
@@ -71,6 +72,7 @@ def import_classifier(
     names = _published_names(source, read, len(bias)) if labels is None else label_names(labels, (), len(bias))
     if head.one_answer_per == "word" and (wrong := not_bio(names)):
         raise InputError(f"{source}: {wrong[0]!r} is no BIO tag (O, B-TYPE or I-TYPE); name the tags with --labels")
+    trunk = in_precision(trunk, recorded(trunk.base_id))
     model = GraftModel(trunk.network, (Probe(),), head, names)
     manifest = save_graft(
         out,

@@ -38,7 +38,7 @@ from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
-from backbone.trees import flatten, unflatten
+from backbone.trees import Params
 
 SCHEMA = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -53,6 +53,7 @@ class Exported:
     path: str  # folder written
     manifest_id: str  # sha256 of its manifest, which names the whole folder
     content_id: str  # content_id of the graft
+    precision: str  # precision of the backbone, the graft's own
     buckets: tuple[int, ...]  # lengths in tokens
     batch: int  # rows of a call
     platforms: tuple[str, ...]  # platforms the functions are lowered for
@@ -87,9 +88,9 @@ def export_jax(
     lost = dropped([loaded], "an exported folder", kept=(SCORE,))
     chosen = _buckets(loaded, buckets)
     limit = min(loaded.max_tokens, chosen[-1])
-    weights = {path: np.asarray(leaf) for path, leaf in flatten(_weights(loaded)).items()}
+    named, function = _named(_weights(loaded)), jax.jit(_function(loaded))
+    weights = {path: _as_saved(leaf) for path, leaf in named.items()}
     shapes = {path: _shape(leaf.shape, leaf.dtype) for path, leaf in weights.items()}
-    function = jax.jit(_function(loaded))
     with new_folder(Path(out)) as folder:
         functions = {str(bucket): f"bucket{bucket}.jax" for bucket in chosen}
         for bucket, name in zip(chosen, functions.values(), strict=True):
@@ -103,6 +104,7 @@ def export_jax(
             "manifest_id": "",
             "content_id": manifest.content_id,
             "name": manifest.name,
+            "precision": loaded.backbone.precision,
             "kind": loaded.model.head.kind,
             "labels": list(loaded.model.labels),
             "threshold": loaded.model.head.threshold_of_labels,
@@ -126,6 +128,7 @@ def export_jax(
         path=str(out),
         manifest_id=written["manifest_id"],
         content_id=manifest.content_id,
+        precision=loaded.backbone.precision,
         buckets=chosen,
         batch=batch,
         platforms=PLATFORMS,
@@ -178,6 +181,18 @@ def _weights(graft: Graft) -> dict[str, Any]:
     return {"backbone": {**backbone, "blocks": blocks}, "graft": graft.params, "scope": scope}
 
 
+def _named(weights: Params) -> dict[str, jax.Array]:
+    """Returns every array by its dotted path; a stored leaf has one for each of its arrays (`kernel.values`)."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
+    return {".".join(str(getattr(key, "key", "") or key.name) for key in path): leaf for path, leaf in leaves}
+
+
+def _as_saved(leaf: jax.Array) -> np.ndarray:
+    """Returns an array as NumPy's files can hold it: bfloat16 as uint16."""
+    array = np.asarray(leaf)
+    return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
+
+
 def _outputs(graft: Graft) -> list[str]:
     return ["logits", graft.model.head.output, *(["out_of_scope"] if graft.scope else [])]
 
@@ -185,9 +200,12 @@ def _outputs(graft: Graft) -> list[str]:
 def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
     """Returns the function (weights by path, ids, mask) -> outputs by name."""
     model, head, scope = graft.model, graft.model.head, graft.scope
+    tree = jax.tree.map(lambda leaf: _shape(leaf.shape, leaf.dtype), _weights(graft))
+    structure, kinds = jax.tree.structure(tree), {path: leaf.dtype for path, leaf in _named(tree).items()}
 
-    def answer(leaves: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-        weights = unflatten(leaves)
+    def answer(saved: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+        leaves = [_as_computed(saved[path], kind) for path, kind in kinds.items()]
+        weights = jax.tree.unflatten(structure, leaves)
         backbone, inputs = {"blocks": {}, **weights["backbone"]}, {"ids": ids, "mask": mask}
         logits = model.logits(backbone, weights["graft"], inputs)
         outputs = {"logits": logits, head.output: head.exported(logits)}
@@ -201,6 +219,11 @@ def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
         return outputs
 
     return answer
+
+
+def _as_computed(leaf: jax.Array, kind: Any) -> jax.Array:
+    """Returns a saved array in its own dtype."""
+    return jax.lax.bitcast_convert_type(leaf, kind) if kind == jnp.bfloat16 else leaf
 
 
 def _check(
@@ -219,7 +242,7 @@ def _check(
         program = jax.jit(export.deserialize(bytearray((folder / name).read_bytes())).call).lower(*inputs).compile()
         logits = np.asarray(program(*inputs)["logits"])
         worst = max(worst, float(np.abs(logits - graft.logits_of_rows(rows)).max()))
-        allowed = tolerance_of(manifest, "float32", name)
+        allowed = tolerance_of(manifest, graft.backbone.precision, name)
         if not worst <= allowed:
             raise InputError(f"{name}: its logits differ from the graft's by {worst:.3g}, more than {allowed:.3g}")
         counted = program.memory_analysis()

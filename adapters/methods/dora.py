@@ -41,7 +41,7 @@ class Dora(Lora, tag="dora"):
 
     def after(self, setting: LoraSetting, leaves: Params, x: Array, y: Array, kernel: Kernel, call: Call) -> Array:
         a, b, magnitude = (select(leaves[name], call.slots) for name in ("a", "b", "magnitude"))
-        g = magnitude * _shrinkage(kernel.kernel.astype(jnp.float32), a, b, setting.scale, call.slots is not None)
+        g = magnitude * _shrinkage(kernel.kernel, a, b, setting.scale, call.slots is not None)
         low = dropout(x, setting.dropout, call.rng) @ a.astype(x.dtype) @ b.astype(x.dtype)
         plain = y if kernel.bias is None else y - kernel.bias.astype(y.dtype)
         return y + (g - 1).astype(y.dtype) * plain + (g * setting.scale).astype(y.dtype) * low

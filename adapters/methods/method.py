@@ -28,6 +28,7 @@ from backbone.lazy import jax, jnp
 from backbone.registered import Registered
 from backbone.sites import ATTEND, LINEAR, NORM, SUBLAYER
 from backbone.spec import EncoderSpec
+from backbone.stored import FrozenKernel, dense
 from backbone.trees import Params
 from metering.counts import Count, elementwise
 
@@ -63,8 +64,13 @@ class Call(NamedTuple):
 class Kernel(NamedTuple):
     """The frozen weights of a linear site."""
 
-    kernel: Array  # weights [I,O]
+    stored: FrozenKernel  # weights [I,O] in the trunk's precision
     bias: Array | None  # bias [O]; None where the layer has none
+
+    @property
+    def kernel(self) -> Array:
+        """Returns the weights as a float32 array [I,O], whatever the trunk's precision."""
+        return dense(self.stored)
 
 
 class Method(Registered, by="method", folder="adapters.methods"):

@@ -34,14 +34,14 @@ class Recipe:
         use_compilation_cache()
         plain = ("plan.stages=all", "curriculum.difficulty=none")  # as the other side trains
         config = load_config(name, (*plain, *overrides))
-        backbone = load_backbone(resolve_backbone(config.backbone), dtype=config.compute_dtype)
+        backbone = load_backbone(resolve_backbone(config.backbone), precision=config.precision)
         data = load_data(config.data, config.head, backbone)
         model = GraftModel(backbone.network, config.methods, data.head, data.labels)
         self.task = GraftTask(config, model, backbone, data.splits["train"], None)
         self.test = data.splits["test"]
         live, frozen = partition(map_leaves(np.asarray, model.init(jax.random.key(config.seed))), lambda path: True)
         optimizer = self.task.optimizer()
-        self.step = make_step(model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed)
+        self.step = make_step(model, optimizer, remat=config.remat, seed=config.seed)
         self.state = jax.device_put(first_state(live, optimizer))
         self.everything = jax.device_put({"backbone": backbone.params, "graft": frozen})
 

@@ -69,7 +69,7 @@ def serve(settings: Settings) -> ServeResult:
         endpoints = all_endpoints()
         document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
         catalogue = Timely(_catalogue(settings))
-        backbone = load_backbone(resolve_backbone(settings.backbone), dtype=settings.dtype)
+        backbone = load_backbone(resolve_backbone(settings.backbone), precision=settings.precision)
         start = _Start(settings, backbone, catalogue, tokens, endpoints)
         try:
             if not start.begins():
@@ -264,7 +264,6 @@ def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runt
         max_waiting=settings.max_waiting,
         host_bytes=settings.host_mb << 20,
         cache_bytes=settings.cache_mb << 20,
-        bfloat16=load_backbone(backbone.path, dtype="bfloat16") if "bfloat16" in settings.submodels else None,
         load_seconds=settings.load_seconds,
     )
 

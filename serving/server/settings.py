@@ -48,12 +48,12 @@ class Settings(InPrecision):
         if self.registry is not None and self.store is None:
             raise InputError("--store: the folder of the registry's artefacts is needed with --registry")
         self._require_read()
+        if "bfloat16" in self.submodels:
+            raise InputError("--submodels: bfloat16 is a precision of the whole server now; use --precision bfloat16")
         self.controller()
         queued = self.bounds.max_queued
         if queued is not None and queued >= self.max_waiting:
             raise InputError(f"--max-queued: {queued} rows are never exceeded: --max-waiting is {self.max_waiting}")
-        if "bfloat16" in self.submodels and self.dtype != "float32":
-            raise InputError(f"--submodels: bfloat16 is a cheaper variant of float32, and --dtype is {self.dtype}")
         if not self.batch_sizes:
             raise InputError("--batch-sizes: at least one is needed")
 

@@ -178,7 +178,7 @@ def test_training_work_agrees_with_the_compiler(boundary, built):
     _, model, backbone, params = built
     live, frozen = partition(params, live_from(boundary))
     optimizer = make_optimizer(Optimizer(), 10)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     rows = batch()
     if boundary:
         rows["states"] = {boundary: np.ones((BATCH, TOKENS, SPEC.width), np.float32)}
@@ -195,7 +195,7 @@ def test_gradients_stop_at_the_lowest_adapted_block(method, built):
     network, _, backbone, _ = built
     model = GraftModel(network, (method,), Classification(), ("a", "b"))
     optimizer = make_optimizer(Optimizer(), 10)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     state = first_state(model.init(jax.random.key(0)), optimizer)
     found = step.lower(state, {"backbone": backbone, "graft": {}}, batch()).compile().cost_analysis()
     found = float((found[0] if isinstance(found, list) else found)["flops"])

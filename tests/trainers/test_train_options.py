@@ -100,8 +100,8 @@ def test_rematerialisation_changes_no_result(trained):
     assert trained("remat=true").apart(trained()) < 1e-5
 
 
-def test_bfloat16_is_the_type_of_products_alone(trained):
-    rough = trained("compute_dtype=bfloat16")
+def test_a_precision_is_that_of_frozen_kernels_alone(trained):
+    rough = trained("precision=bfloat16")
     assert {leaf.dtype for leaf in rough.leaves.values()} == {np.dtype("float32")}
     assert 1e-5 < rough.apart(trained()) < 0.1
     assert rough.result.metrics["test"]["accuracy"] > 0.8

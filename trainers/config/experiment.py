@@ -10,6 +10,7 @@ from adapters.methods.method import Method
 from adapters.specs import Classification, Lora
 from adapters.target import Target
 from backbone.errors import InputError
+from backbone.precisions.precision import precision_named
 from trainers.config.curriculum import Curriculum
 from trainers.config.data import Data
 from trainers.config.extras import EarlyExits, OutOfScope
@@ -24,6 +25,7 @@ class TrainConfig:
 
     name: str = "graft"  # name of the task, and of the output folder
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
+    precision: str = ""  # precision of the backbone; "" = the one recorded for it, float32 where none is
     data: Data = field(default_factory=Data)
     adapter: Method = field(default_factory=Lora)
     extra: tuple[Method, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
@@ -35,12 +37,10 @@ class TrainConfig:
     retrain: Retrain = field(default_factory=Retrain)
     out_of_scope: OutOfScope = field(default_factory=OutOfScope)
     exits: EarlyExits = field(default_factory=EarlyExits)
-    validate: tuple[Literal["bfloat16"], ...] = ()  # cheaper variants to score on the development rows, for serving
     head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
     # what adapters start from: a fitted probe with small weights, the best one, or a zero head; auto: always the first
     epochs: float = 3.0  # passes over the train rows
     batch_size: int = 32  # rows per micro-batch
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of activations and products
     remat: bool = False  # recompute each block in the backward pass instead of storing it
     seed: int = 0  # random seed of initialisation, order and dropout
     select: Literal["best", "last"] = "best"  # parameters kept: best development epoch, or the last
@@ -58,6 +58,8 @@ class TrainConfig:
         for name in ("batch_size", "log_every", "input_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.precision:
+            precision_named(self.precision)
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
         alone = [method.tag for method in self.methods if method.stands_alone]

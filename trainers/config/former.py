@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from backbone.former_names import first_values
-from backbone.records import encode
+from backbone.records import GONE, encode
 from trainers.config.experiment import TrainConfig
 
 NEWER_FIELDS = {  # fields by section that the first version did not have; all may be left out
+    "": ("precision",),
     "plan": ("climb",),
     "data": ("moved", "delimiter", "word_column", "tag_column"),
     "target": ("platform",),
@@ -24,7 +25,8 @@ NEWER_FIELDS = {  # fields by section that the first version did not have; all m
 
 def former_values(config: TrainConfig) -> dict[str, Any]:
     """Returns the JSON values of a config in the fields of the first version."""
-    return first_values(without_newer(encode(config), encode(TrainConfig())))
+    values = without_newer(encode(config), encode(TrainConfig()))
+    return first_values(values) | GONE["TrainConfig"]
 
 
 def without_newer(values: Mapping[str, Any], default: Mapping[str, Any], section: str = "") -> dict[str, Any]:

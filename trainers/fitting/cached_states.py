@@ -121,7 +121,6 @@ class Boundaries:
                 content="pooled" if pooled else "states",
                 pooling=_pooling(self._model) if pooled else "",
                 width=self._model.pooled_width if pooled else spec.width,
-                compute_dtype=self._backbone.dtype.name,
                 storage="float32" if pooled else self._storage,
                 backend=jax.default_backend(),
                 compiler=require_known_answers().cache_key,
@@ -213,11 +212,11 @@ class Boundaries:
     @property
     def lossless(self) -> bool:
         """Returns whether the cache gives back exactly the states that were computed."""
-        return lossless(self._storage, self._backbone.dtype.name)
+        return lossless(self._storage)
 
     def _states(self, inputs: dict[str, Any], taps: Sequence[int]) -> dict[int, jax.Array]:
         model, backbone = self._model, self._backbone
-        return states_at(model, backbone.params, self._adapter, inputs, taps, backbone.dtype.name)
+        return states_at(model, backbone.params, self._adapter, inputs, taps)
 
     def _by_row(self, states: jax.Array) -> np.ndarray:
         """Returns the states [N,S,T,D] of S sides of each row, from those of a batch [N S,T,D]."""
@@ -296,7 +295,7 @@ class Boundaries:
 
     def logits(self, params: Params, examples: Examples, boundaries: Sequence[int]) -> np.ndarray:
         """Returns the logits float32 [N,C], or [N,T,C] for tagging, from the cached states at `boundaries`."""
-        params, dtype = jax.device_put(params), self._backbone.dtype.name
+        params = jax.device_put(params)
         tokens = (max(examples.buckets),) if self._model.head.pooling == "tokens" else ()
         out = np.zeros((len(examples), *tokens, len(self._model.labels)), np.float32)
         for bucket, size, indices in grouped([len(row) for row in examples.rows], examples.lengths):
@@ -304,6 +303,6 @@ class Boundaries:
             _, mask = pad(chosen, bucket)
             states = {k: self.padded(k, chosen, bucket) for k in boundaries}
             inputs = {"mask": mask, "states": states}
-            logits = logits_of(self._model, self._backbone.params, params, inputs, dtype)
+            logits = logits_of(self._model, self._backbone.params, params, inputs)
             out[(indices, slice(bucket)) if tokens else indices] = np.asarray(logits)[: len(indices)]
         return out

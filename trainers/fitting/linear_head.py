@@ -54,7 +54,7 @@ def pooled_features(
     adapter = jax.device_put(adapter)
 
     def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
-        return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask}, backbone.dtype.name)
+        return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask})
 
     places = model.head.places(examples.labels)
     keep = None if places is None else lambda row, states: states[places[row, : len(states)]]

@@ -85,7 +85,6 @@ def make_step(
     model: GraftModel,
     optimizer: optax.GradientTransformation,
     *,
-    dtype: str,
     remat: bool,
     seed: int,
     track: bool = False,
@@ -99,7 +98,7 @@ def make_step(
     def loss_of(live: Params, frozen: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = join(live, frozen["graft"])
         inputs = {name: value for name, value in batch.items() if name in ("ids", "states", "mask")}
-        logits = model.logits(frozen["backbone"], params, inputs, dtype=jnp.dtype(dtype), rng=rng, remat=remat)
+        logits = model.logits(frozen["backbone"], params, inputs, rng=rng, remat=remat)
         rows = batch["weights"].sum()
         return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
 

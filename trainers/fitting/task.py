@@ -121,7 +121,6 @@ class GraftTask(Trainable):
         return make_step(
             self.model,
             optimizer,
-            dtype=config.compute_dtype,
             remat=config.remat,
             seed=config.seed,
             track=self.schedule.signal == "gradient",

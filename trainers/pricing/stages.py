@@ -78,7 +78,7 @@ def stage_price(task: GraftTask, before: Span, span: Span, timed: Timed, what: s
     steps = total(timings[b].times(n) for b, n in batches.items())
     fill = score = NOTHING
     if cached and boundary != below:
-        start = below if below < boundary and lossless(config.plan.cache, config.compute_dtype) else 0
+        start = below if below < boundary and lossless(config.plan.cache) else 0
         fill = time_pass(task.model, backbone, (start, boundary), buckets_of(*rows), timed.passes)
     ended = sum(before.until < end <= span.until for end in task.order.ends)
     if task.dev and ended:

@@ -51,7 +51,7 @@ def time_step(task: GraftTask, boundary: int, bucket: int, cached: bool) -> Timi
     """Times a training step on a full batch of a bucket, from states at the boundary where they are cached."""
     config = task.config
     optimizer = task.optimizer()
-    step = make_step(task.model, optimizer, dtype=config.compute_dtype, remat=config.remat, seed=config.seed)
+    step = make_step(task.model, optimizer, remat=config.remat, seed=config.seed)
     params = map_leaves(np.asarray, task.model.init(jax.random.key(config.seed)))
     live, frozen = partition(params, live_from(boundary))
     state = jax.device_put(first_state(live, optimizer))
@@ -109,7 +109,7 @@ def _time_batch(model: GraftModel, backbone: Backbone, span: tuple[int, int], bu
         inputs["ids"] = backbone.made_up_ids(size, bucket)
 
     def run() -> None:
-        states = states_at(model, backbone.params, adapter, inputs, (stop,), backbone.dtype.name)
+        states = states_at(model, backbone.params, adapter, inputs, (stop,))
         jax.block_until_ready(states)  # type: ignore[no-untyped-call]
 
     return _timed(run)

@@ -62,10 +62,10 @@ def trial(
     unseen = _unseen(config.head, rows[split], known)
     labels = (*known, *unseen)
     inputs = prepare(only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split))
-    graft = load_graft(candidate.folder, inputs.backbone, dtype=config.compute_dtype)
+    graft = load_graft(candidate.folder, inputs.backbone)
     train, examples = inputs.train, inputs.data.splits[split]
     try:
-        other = None if champion is None else champion_graft(champion, graft.backbone, config)
+        other = None if champion is None else champion_graft(champion, graft.backbone)
     except InputError as error:
         reason = f"it cannot be run: {error}; promote the candidate by hand (topgraft registry promote) if it is right"
         return _no_evidence("the live version", reason, champion)
@@ -120,10 +120,10 @@ def incomparable(candidate: Head, live: Head) -> str:
     return ""
 
 
-def champion_graft(champion: Contestant, backbone: Backbone, config: TrainConfig) -> Graft:
+def champion_graft(champion: Contestant, backbone: Backbone) -> Graft:
     """Loads the champion, on `backbone` where that is its own; raises InputError if its own is gone."""
     same = read_manifest(champion.folder).weights_id == backbone.weights_id
-    return load_graft(champion.folder, backbone if same else None, dtype=config.compute_dtype)
+    return load_graft(champion.folder, backbone if same else None)
 
 
 def read_alike(champion: Graft, config: TrainConfig) -> bool:

@@ -17,6 +17,7 @@ from adapters.heads.head import kinds_for
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
 from backbone.home import home
+from backbone.precisions.record import trunk_id
 from backbone.records import digest, encode, encode_set
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
@@ -29,7 +30,8 @@ SCHEME = 2  # how `config`, `graft` and `gate` are hashed; 1 also hashed fields 
 OWN_SCHEME = 3  # as 2, with the settings and the code of the user's own variants; where there are some
 LEARNT_FROM = ("train", "dev")  # splits that decide what is trained
 # fields of a config that are no part of `Fingerprint.config`: they change how a run goes, or are hashed apart
-APART = ("name", "backbone", "retrain", "data", "target", "log_every", "checkpoint_seconds", "input_threads")
+RUNNING = ("log_every", "checkpoint_seconds", "input_threads")
+APART = ("name", "backbone", "precision", "retrain", "data", "target", *RUNNING)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
         )
     require_code(config)
     source = source_of(config.data, config.head.column)
-    weights, preprocessing = backbone_ids(config.backbone)
+    weights, preprocessing = backbone_ids(config.backbone, config.precision)
     former = {1: _former_digests(config, weights, preprocessing), SCHEME: _digests(config, weights, preprocessing)}
     has_own = bool(own_in_run(config))
     now, scheme = (_own_digests(config, former[SCHEME]), OWN_SCHEME) if has_own else (former[SCHEME], SCHEME)
@@ -139,7 +141,7 @@ def _digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
     data, target = values.get("data", {}), values.get("target", {})
     reading = {k: v for k, v in data.items() if k in ("max_tokens", "difficulty", "label_names")}
     goal = {k: v for k, v in target.items() if k in ("min_score", "max_cpu_seconds")}  # these end a climb
-    shape = {name: values[name] for name in ("adapter", "head", "compute_dtype") if name in values}
+    shape = {name: values[name] for name in ("adapter", "head") if name in values}
     policy = values.get("retrain", {})
     judged = {"gate": policy.get("gate", {}), "target": target, "metric": values.get("metric", "")}
     if "rows" in policy:
@@ -166,7 +168,7 @@ def _unused(config: TrainConfig) -> tuple[str, ...]:
     used = {
         "out_of_scope": bool(config.out_of_scope.false_alarms),
         "exits": bool(config.exits.boundaries),
-        "validate": bool(config.validate),
+        "validate": False,  # of former configs
     }
     return tuple(name for name, is_used in used.items() if not is_used)
 
@@ -177,7 +179,7 @@ def _former_digests(config: TrainConfig, weights: str, preprocessing: str) -> _D
     reading = {k: v for k, v in values["data"].items() if k in ("max_tokens", "difficulty", "label_names")}
     ids = {"weights_id": weights, "preprocessing_id": preprocessing, "max_tokens": config.data.max_tokens}
     goal = {"min_score": config.target.min_score, "max_cpu_seconds": config.target.max_cpu_seconds}
-    shape = {"adapter": values["adapter"], "head": values["head"], "compute_dtype": config.compute_dtype}
+    shape = {"adapter": values["adapter"], "head": values["head"], "compute_dtype": values["compute_dtype"]}
     trained = {k: v for k, v in values.items() if k not in (*APART, *_unused(config))}
     return _Digests(
         config=digest(trained | {"data": reading, "target": goal}),
@@ -210,8 +212,11 @@ def keeping(config: TrainConfig, before: Fingerprint | None) -> TrainConfig:
     return replace(config, data=replace(config.data, moved=tuple(sorted({*config.data.moved, *before.moved}))))
 
 
-def backbone_ids(name: str) -> tuple[str, str]:
-    """Reads (weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use."""
+def backbone_ids(name: str, precision: str = "") -> tuple[str, str]:
+    """Reads (weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use.
+
+    `precision` "" is the one recorded for the backbone.
+    """
     path = Path(name)
     if not (path / BACKBONE_FILE).is_file() and name == "minilm":
         path = home() / "backbones" / name
@@ -221,7 +226,7 @@ def backbone_ids(name: str) -> tuple[str, str]:
             path = resolve_backbone(name)
     try:
         record = json.loads((path / BACKBONE_FILE).read_text(encoding="utf-8"))
-        return str(record["weights_id"]), str(record["preprocessing_id"])
+        weights, preprocessing = str(record["weights_id"]), str(record["preprocessing_id"])
     except FileNotFoundError:
         raise InputError(
             f"backbone: {path}: not a backbone folder (no {BACKBONE_FILE}); make one with "
@@ -229,3 +234,4 @@ def backbone_ids(name: str) -> tuple[str, str]:
         ) from None
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"backbone: {path / BACKBONE_FILE}: unreadable: {error}; import the backbone again") from error
+    return trunk_id(weights, precision), preprocessing

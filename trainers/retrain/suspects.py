@@ -151,7 +151,7 @@ def _live_answers(
     """
     nobody = np.zeros(len(sample.where), bool)
     try:
-        graft = champion_graft(champion, inputs.backbone, config)
+        graft = champion_graft(champion, inputs.backbone)
     except InputError as error:
         log.warning("the live version cannot be asked about the changed rows: %s", error)
         return None, nobody

@@ -31,6 +31,7 @@ from adapters.patterns import Site, covering, sites_of
 from backbone.errors import InputError
 from backbone.sites import LINEAR
 from backbone.storage import Backbone
+from backbone.stored import dense
 from backbone.trees import Params
 
 MATRICES, MAGNITUDE = ("lora_A.weight", "lora_B.weight"), "lora_magnitude_vector"
@@ -214,7 +215,7 @@ def uniform(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
 def lengths(backbone: Backbone, site: Site) -> np.ndarray:
     """Returns ||W|| of each output unit, float32 [O]."""
     node, part = site_weights(backbone.params["blocks"][str(site.block)], site)
-    return np.asarray(np.linalg.norm(np.asarray(node["kernel"], np.float32)[:, part], axis=0))
+    return np.asarray(np.linalg.norm(np.asarray(dense(node["kernel"]))[:, part], axis=0))
 
 
 def _relative(folder: Folder, backbone: Backbone, site: Site, magnitude: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, Probe
+from backbone.storage import in_precision
 from backbone.trees import flatten, map_leaves
 from tests.trainers.training import examples
 from trainers.config import Optimizer
@@ -21,17 +22,18 @@ from trainers.fitting.step import first_state, join, make_optimizer, make_step, 
 
 
 def test_the_step_is_compiled_as_the_config_says(task):
-    """Rematerialised or not, in bfloat16 or not; leaves stay float32."""
+    """Rematerialised or not, on a trunk in bfloat16 or not; leaves stay float32."""
     batch = task.train.gather(*task.order.epoch(0)[0], 8)
 
-    def program(**fields) -> str:
-        one = replace(task, config=replace(task.config, **fields))
+    def program(precision: str = "float32", **fields) -> str:
+        backbone = in_precision(task.backbone, precision)
+        one = replace(task, config=replace(task.config, **fields), backbone=backbone)
         live, frozen = partition(map_leaves(np.asarray, one.model.init(jax.random.key(0))), lambda path: True)
         state, fixed = first_state(live, one.optimizer()), one.fixed(frozen)
         return str(jax.make_jaxpr(one.make_step(one.optimizer()))(state, fixed, batch))
 
     assert ("remat" in program(), "bf16" in program()) == (False, False)
-    assert ("remat" in program(remat=True), "bf16" in program(compute_dtype="bfloat16")) == (True, True)
+    assert ("remat" in program(remat=True), "bf16" in program("bfloat16")) == (True, True)
 
 
 LABELS = ("a", "b", "c")
@@ -50,7 +52,7 @@ def test_one_step_equals_the_same_step_by_hand_and_touches_only_what_is_live(spe
     before = {path: np.array(leaf) for path, leaf in flatten(tiny.params).items()}
 
     state = jax.device_put(first_state(live, optimizer))
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     state = step(state, {"backbone": tiny.params, "graft": frozen}, batch)
 
     def loss(tree):
@@ -77,7 +79,7 @@ def test_a_batch_that_is_not_finite_changes_nothing_and_is_counted(tiny):
     model = GraftModel(tiny.network, (Lora(rank=2),), Classification(), LABELS)
     live, frozen = partition(jax.tree.map(np.array, model.init(jax.random.key(0))), lambda path: True)
     optimizer = make_optimizer(Optimizer(), 10)
-    step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+    step = make_step(model, optimizer, remat=False, seed=0)
     batch = next(iter(batches(examples(), Order(examples().buckets, 8, 0), 0, 0, 1)))
     broken = jax.tree.map(lambda leaf: leaf, tiny.params)
     broken["blocks"]["1"]["mlp"]["down"]["bias"] = jnp.full((32,), jnp.nan)
@@ -141,7 +143,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny):
     results = []
     for accumulate, parts in ((1, [whole]), (2, halves)):
         optimizer = make_optimizer(Optimizer(learning_rate=1e-2, clip_norm=0.1, accumulate=accumulate), 10)
-        step = make_step(model, optimizer, dtype="float32", remat=False, seed=0)
+        step = make_step(model, optimizer, remat=False, seed=0)
         state = jax.device_put(first_state(live, optimizer))
         for part in parts:
             state = step(state, frozen, part)

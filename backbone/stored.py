@@ -1,0 +1,107 @@
+"""Kernels and tables that are stored in fewer bytes than float32, and what the network asks of them.
+
+The network asks for products, rows and columns; it never asks how they are stored. A precision (`backbone.precisions`)
+makes such a leaf of a float32 array and gives it the arithmetic. A leaf of this kind is frozen: a gradient passes
+through its product to the states, never to the stored values. Importing this module imports no jax.
+
+Shapes: N rows, I inputs, O outputs, V rows of a table, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar, Self, TypeAlias
+
+from backbone.lazy import jax, jnp
+
+Array: TypeAlias = "jax.Array"
+
+
+class Stored:
+    """A leaf of stored values: a frozen dataclass of arrays, of which `values` has the shape of the float32 array."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the float32 array that this leaf stands for."""
+        return tuple(self.values.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Returns the dtype of the stored values."""
+        return self.values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Returns the bytes of all arrays of the leaf."""
+        return sum(int(leaf.nbytes) for leaf in jax.tree.leaves(self))
+
+    def dense(self) -> Array:
+        """Returns the values as a float32 array."""
+        raise NotImplementedError
+
+
+class StoredKernel(Stored):
+    """A frozen kernel [I,O]."""
+
+    exact_rows: ClassVar[bool] = False  # the bits of a product's row hang on that row alone, whatever lies beside it
+
+    def times(self, x: Array) -> Array:
+        """Computes x float32 [N,I] times this kernel: float32 [N,O]."""
+        raise NotImplementedError
+
+    def transposed_times(self, g: Array) -> Array:
+        """Computes g float32 [N,O] times this kernel's transposition: float32 [N,I], the gradient of the input."""
+        raise NotImplementedError
+
+    def columns(self, part: slice) -> Self:
+        """Returns the kernel of some of the outputs."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> Self:
+        """Returns the leaf itself for `...`, which is how the network reads a parameter."""
+        if key is not Ellipsis:
+            raise TypeError(f"a stored kernel is read by `...`, `columns` or `dense`, not by {key!r}")
+        return self
+
+
+class StoredTable(Stored):
+    """A frozen table [V,D], read by rows."""
+
+    def rows(self, key: Any) -> Array:
+        """Returns the rows of an index array or a slice, float32 [...,D]."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> Any:
+        """Returns the leaf itself for `...`, and otherwise rows."""
+        return self if key is Ellipsis else self.rows(key)
+
+
+FrozenKernel: TypeAlias = "Array | StoredKernel"
+
+
+@functools.cache
+def register(cls: type[Stored]) -> None:
+    """Tells jax, once, that a class of leaves is a tree of its arrays."""
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
+
+
+def has_exact_rows(kernel: FrozenKernel) -> bool:
+    """Returns whether a row of this kernel's products has the same bits in every batch."""
+    return isinstance(kernel, StoredKernel) and kernel.exact_rows
+
+
+def dense(kernel: FrozenKernel) -> Array:
+    """Returns a kernel as a float32 array [I,O]."""
+    return kernel.dense() if isinstance(kernel, StoredKernel) else kernel.astype(jnp.float32)
+
+
+def columns(kernel: FrozenKernel, parts: int) -> list[FrozenKernel]:
+    """Returns the kernels of `parts` equal groups of the outputs, side by side in `kernel`."""
+    if not isinstance(kernel, StoredKernel):
+        return list(jnp.split(kernel, parts, axis=-1))
+    size = kernel.shape[1] // parts
+    return [kernel.columns(slice(n * size, (n + 1) * size)) for n in range(parts)]

@@ -13,12 +13,12 @@ RENAMED = {  # lists in a config whose items have renamed fields (`FORMER_FIELDS
 }
 
 
-def first_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def first_values(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the JSON values of a config under the first names of the fields."""
     return _renamed(values, _first_names)
 
 
-def present_values(stored: Mapping[str, Any]) -> dict[str, Any]:
+def present_values(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the JSON values of a config that any version has stored, under the present names of the fields.
 
     Fields that are gone are left out while they mean nothing.
@@ -37,7 +37,7 @@ def _first_names(cls: str) -> dict[str, str]:
     return {now: first for first, now in _present_names(cls).items()}
 
 
-def _renamed(config: Mapping[str, Any], names_of: Callable[[str], Mapping[str, str]]) -> dict[str, Any]:
+def _renamed(config: Mapping[str, Any], names_of: Callable[[str], Mapping[str, str]]) -> Mapping[str, Any]:
     """Returns a copy of a config's JSON values with the fields of `RENAMED` renamed."""
     values: Any = config
     for path, cls in RENAMED.items():

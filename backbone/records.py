@@ -19,6 +19,7 @@ import math
 import numbers
 import types
 import typing
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -40,7 +41,7 @@ FORMER_FIELDS = {  # present names of renamed fields; messages give them, nothin
     "TrainConfig.validate": "precision",
 }
 # values of fields that are gone at which they mean nothing, by class; stored configs may hold them
-GONE: dict[str, dict[str, Any]] = {"TrainConfig": {"compute_dtype": "float32", "validate": []}}
+GONE: Mapping[str, Mapping[str, Any]] = {"TrainConfig": {"compute_dtype": "float32", "validate": []}}
 
 
 _NONE = object()  # equal to no JSON value

@@ -35,7 +35,6 @@ from tests.adapters.test_classifier import fine_tune
 from tests.families import config_of
 from tests.tiny import write_csv
 from tests.tiny_images import write_folder
-from trainers.config import TrainConfig
 from trainers.data.docstrings import collect
 from trainers.pretraining.config import BackboneConfig
 
@@ -159,8 +158,8 @@ class Typist:
             assert words[0] == "topgraft", words
             if " ".join(words[1:]).startswith(HOURS):
                 options = topgraft.parser().parse_args(words[1:])
-                kind = BackboneConfig if words[1] == "train-backbone" else TrainConfig
-                assert filled(options.verb, options).load(kind)
+                verb = filled(options.verb, options)
+                assert verb.load(BackboneConfig) if words[1] == "train-backbone" else verb.config()
                 return
             status = topgraft.main(words[1:])
             assert status == 0, f"{shlex.join(words)}\n{self._capsys.readouterr().err}"

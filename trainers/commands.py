@@ -45,20 +45,24 @@ class Train(Run, Overridden, verb="train"):
     )
     budget: float = option(0.0, "CPU seconds of the run, after which a climb tries no further step", min=0)
 
-    def call(self) -> object:
-        """Trains a graft from a config script, or from files whose columns, labels and head are inferred."""
+    def config(self) -> TrainConfig:
+        """Returns the config of the script, or of the files: then columns, labels and head are inferred."""
         from trainers.data.inference import infer, is_data
-        from trainers.train import train
 
         settings = (*self.overrides, *((f"target.max_cpu_seconds={self.budget}",) if self.budget else ()))
         if is_data(self.inputs[0], settings):
             inferred = infer(self.inputs, settings)
             inferred.log()
-            config = inferred.config
-        elif len(self.inputs) > 1:
+            return inferred.config
+        if len(self.inputs) > 1:
             raise InputError(f"{self.inputs[1]}: name one config script, or files of rows alone")
-        else:
-            config = load_config(self.inputs[0], settings)
+        return load_config(self.inputs[0], settings)
+
+    def call(self) -> object:
+        """Trains a graft from a config script, or from files whose columns, labels and head are inferred."""
+        from trainers.train import train
+
+        config = self.config()
         return train(config, self.folder(config.name), resume=self.resume, show=self.show, propose=True)
 
 

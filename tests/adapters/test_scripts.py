@@ -17,7 +17,8 @@ from backbone.registered import VARIANTS, run_script
 from registry.database import open_registry
 from registry.store import Store
 from serving.catalogue import UNKNOWN, FolderCatalogue
-from serving.server.serve import Settings, default_envelope
+from serving.server.envelopes import default_envelope
+from serving.server.settings import Settings
 from tests.command import call
 from tests.grafts import make
 from tests.tiny import write_config
@@ -47,7 +48,7 @@ CHANGES = {  # a later text of the script, and a pattern of the message beside t
     "a part is gone": (SCRIPT.replace("super().settings", "super().places"), "AttributeError: .*'places'.*has changed"),
     "other tensors": (SCRIPT.replace("return {", "return {} and {"), "tensors do not fit.*has changed since"),
     "another result": (SCRIPT.replace("self.gain *", "3 * self.gain *"), "canary's logits differ .*may have changed"),
-    "it fails": ("1/0", r"^TOPGRAFT_VARIANTS: .*gained\.py: ZeroDivisionError"),
+    "it fails": ("1/0", r"^TOPGRAFT_VARIANTS: .*gained\.py:1: ZeroDivisionError"),
 }
 READ_LATER = ("a part is gone", "other tensors", "another result")  # the files themselves are read without a fault
 

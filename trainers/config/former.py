@@ -23,13 +23,13 @@ NEWER_FIELDS = {  # fields by section that the first version did not have; all m
 }
 
 
-def former_values(config: TrainConfig) -> dict[str, Any]:
+def former_values(config: TrainConfig) -> Mapping[str, Any]:
     """Returns the JSON values of a config in the fields of the first version."""
     values = without_newer(encode(config), encode(TrainConfig()))
-    return first_values(values) | GONE["TrainConfig"]
+    return {**first_values(values), **GONE["TrainConfig"]}
 
 
-def without_newer(values: Mapping[str, Any], default: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+def without_newer(values: Mapping[str, Any], default: Mapping[str, Any], section: str = "") -> Mapping[str, Any]:
     """Returns the JSON values of a config without the fields of `NEWER_FIELDS` that have their default."""
     newer = NEWER_FIELDS.get(section, ())
     left = {k: v for k, v in values.items() if k not in newer or v != default[k]}

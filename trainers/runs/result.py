@@ -83,9 +83,16 @@ class TrainResult:
     def table(self) -> str:
         """Returns the result for people; `--json` and the report hold the rest."""
         lines = [("stored", f"{self.graft} ({self.content_id[:19]}...)")]
+        unshown = {(estimate.split, estimate.metric): estimate for estimate in self.estimates}
         for split, scores in self.metrics.items():
-            lines.append((split, ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())))
-        lines += [(estimate.split, str(estimate)) for estimate in self.estimates]
+            parts = [
+                str(unshown.pop((split, metric)))
+                if (split, metric) in unshown and unshown[split, metric].value == score
+                else f"{metric} {score:.4f}"
+                for metric, score in scores.items()
+            ]
+            lines.append((split, ", ".join(parts)))
+        lines += [(estimate.split, str(estimate)) for estimate in unshown.values()]
         for step in self.climb:
             gain = "" if step.gain is None or step.noise is None else f" (gain {step.gain:.4f}, noise {step.noise:.4f})"
             lines.append(("tried", f"{step.name}: {step.score:.4f}{gain}, {'kept' if step.kept else 'not kept'}"))

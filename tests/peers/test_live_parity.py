@@ -153,8 +153,8 @@ def test_combined_adapters_equal_pefts(how, theirs, golden_tiny, tmp_path):
         else:
             model.load_adapter(folder, adapter_name=str(number))
     paths, weights = [tmp_path / "0", tmp_path / "1"], [0.7, 0.4]
-    combine(paths, tmp_path / "both", Combination(how=how, weights=weights, density=0.3), backbone=golden_tiny.path)
     density = {"density": 0.3} if how == "ties" else {}
+    combine(paths, tmp_path / "both", Combination(how=how, weights=weights, **density), backbone=golden_tiny.path)
     model.add_weighted_adapter(["0", "1"], weights, "both", combination_type=theirs, **density)
     graft = topgraft.load(tmp_path / "both", golden_tiny)
     settings = graft.model.site_parts["lora"][1]

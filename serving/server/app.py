@@ -275,7 +275,7 @@ class Server:
                     rows.result()
                 except (NotFinite, DeadlineExceeded, Closed):
                     raise
-                except Exception as error:
+                except Exception as error:  # whatever a reader or the device thread raised; always raised again
                     if any(row.graft is None for row in pending):  # its load failed, whatever that raised
                         raise Refused(str(error) or type(error).__name__) from error
                     raise

@@ -34,7 +34,7 @@ class Door:
         self.reason = "starting"  # why the server has not begun
         self.trying = False  # the server tries to begin
         self.tries = 0  # tries that have failed
-        self.asked = threading.Event()  # a request waits for another try
+        self.retry = threading.Event()  # set while a request waits for another try
 
     def open(self, app: ASGIApp, background: Callable[[], Awaitable[None]] | None = None) -> None:
         """Hands every request to `app` from now on, and runs `background` beside it; from any thread."""
@@ -52,7 +52,7 @@ class Door:
     async def _tried(self) -> None:
         """Returns once the server has begun, or has failed to in a try that began later than now, or time is up."""
         enough, end = self.tries + 1 + self.trying, time.monotonic() + self._seconds
-        self.asked.set()
+        self.retry.set()
         while self._app is None and self.tries < enough and time.monotonic() < end:
             await asyncio.sleep(TICK)
 

@@ -96,7 +96,7 @@ class _Start:
         self._tokens, self._endpoints = tokens, endpoints
         seconds = settings.limits.body_seconds + settings.limits.seconds  # a request may take so long anyhow
         self.public, self.admin = Door(seconds), Door(seconds)
-        self.admin.asked = self.public.asked
+        self.admin.retry = self.public.retry
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -156,8 +156,8 @@ class _Start:
 
     def _until_begun(self) -> None:
         while True:
-            self.public.asked.wait(self._settings.poll_seconds)
-            self.public.asked.clear()
+            self.public.retry.wait(self._settings.poll_seconds)
+            self.public.retry.clear()
             if self._closed:
                 return
             try:
@@ -170,7 +170,7 @@ class _Start:
     def close(self) -> None:
         """Ends the server, if it has begun; what hangs is left behind."""
         self._closed = True
-        self.public.asked.set()
+        self.public.retry.set()
         if (server := self._server) is not None:
             server.close()
             server.runtime.residency.close()

@@ -122,7 +122,7 @@ class Work:
         self._start(action="adopt" if ready else decision.action, trains=ready is None)
         try:
             outcome = self.work(decision, diagnosis, predicted, ready)
-        except Exception as error:
+        except Exception as error:  # of any kind: the run's record names it, and it is raised again
             with contextlib.suppress(Exception):  # the note is a courtesy; the error is what counts
                 self._finish("error", {"error": f"{type(error).__name__}: {error}"})
             raise

@@ -43,7 +43,7 @@ MIN_OF_LABEL = 10  # added rows of a label, and former ones, from which on it is
 LABEL_DROP = 0.4  # drop of the score on one label's rows, beyond doubt, that is no chance
 BLOCK = 512  # rows whose cosines are computed at once
 RESAMPLES = 200  # draws of rows for the spread of a score
-DOUBT = 1.0  # spreads by which a score has to lie below its limit
+DOUBT = 2.0  # spreads by which a score has to lie below its limit
 SHOWN = 10  # rows that a check names
 
 

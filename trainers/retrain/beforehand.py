@@ -99,8 +99,8 @@ def _labels_lost(limits: RowChecks, old: SplitRows, new: SplitRows) -> Iterator[
         gone = 1 - stayed.get(label, 0) / max(1.0, overall * count)
         if min(lost, gone) > limits.max_label_lost:
             reason = (
-                f"{now.get(label, 0)} rows, the live version was made from {count}; retrain.rows.max_label_lost="
-                f"{min(lost, 1):.2g} allows it"
+                f"{now.get(label, 0)} rows, the live version was made from {count}; mend the file, or say "
+                "retrain.rows.max_label_lost=1 if the label may go"
             )
             yield Check(f"rows of label {label}", "FAIL", lost, limits.max_label_lost, count, reason)
 

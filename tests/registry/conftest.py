@@ -12,7 +12,7 @@ from registry.database import Registry, open_registry
 from registry.store import Store
 from tests.grafts import make
 from tests.registry.pgbouncer import pooling, program
-from tests.registry.postgres import Postgres
+from tests.registry.postgres import Postgres, empty_database
 
 COUNT = 5  # different grafts
 
@@ -20,9 +20,7 @@ COUNT = 5  # different grafts
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/registry.db"
-    return request.getfixturevalue("postgres").schema()
+    return empty_database(request, tmp_path / "registry.db")
 
 
 @pytest.fixture

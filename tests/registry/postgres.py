@@ -11,8 +11,12 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def binaries() -> Path | None:
@@ -80,3 +84,10 @@ class Postgres:
         ) as admin:
             admin.execute(f"create schema {name}")
         return f"postgresql+psycopg://topgraft@127.0.0.1:{self.port}/postgres?options=-csearch_path%3D{name}"
+
+
+def empty_database(request: pytest.FixtureRequest, file: Path) -> str:
+    """Returns the URL of an empty database of the kind that the fixture's parameter names."""
+    if request.param == "sqlite":
+        return f"sqlite:///{file}"
+    return str(request.getfixturevalue("postgres").schema())

@@ -19,6 +19,7 @@ from registry.database import Registry, open_registry
 from registry.store import Store
 from registry.transfer import bring_in, export, read
 from tests.registry.actors import ROOT
+from tests.registry.postgres import empty_database
 from tests.registry.support import TOLD
 
 
@@ -38,9 +39,7 @@ def lived(published: Registry) -> Registry:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database, of the same kind or of the other one."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/target.db"
-    return request.getfixturevalue("postgres").schema()
+    return empty_database(request, tmp_path / "target.db")
 
 
 @pytest.fixture

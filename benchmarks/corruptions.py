@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         refused[kind]["refused" if run["violations"] else "let through"] += 1
     for kind, counts in refused.items():
         print(f"{kind}: {dict(counts)}")
-    write("corruptions", provenance, {"refused": refused, "runs": runs})
+    write("corruptions", {"refused": refused, "runs": runs}, provenance)
 
 
 def planted(name: str, number: int, live: Live) -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ def test_a_door_answers_for_a_server_that_has_not_begun():
         assert response.status_code == 503
         assert response.headers["retry-after"] == "5"
         assert door.reason in response.json()["error"]
-        assert door.asked.is_set(), "it makes the server look again"
+        assert door.retry.is_set(), "it makes the server look again"
 
         async def app(scope, receive, send):
             await JSON({"begun": True})(scope, receive, send)

@@ -20,13 +20,13 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backbone.console.log_lines import LogLines
+from backbone.console.options import Parser, filled
+from backbone.console.verbs import Verb, add_verb
 from backbone.errors import InputError
-from backbone.log_lines import LogLines
-from backbone.options import Parser, filled
 from backbone.ownership import require_own
 from backbone.records import encode
 from backbone.texts import require_unicode
-from backbone.verbs import Verb, add_verb
 from registry.entries import RegistryError
 from serving.server import ending
 

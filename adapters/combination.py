@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from backbone.console.options import check, option
 from backbone.errors import InputError
-from backbone.options import check, option
 
 How: TypeAlias = Literal["linear", "cat", "svd", "ties"]
 

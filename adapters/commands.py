@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from adapters.combination import Combination
+from backbone.console.options import argument, option, required
+from backbone.console.verbs import IntoFolder, OfGraft, OnBackbone, Verb
 from backbone.errors import InputError
-from backbone.options import argument, option, required
-from backbone.verbs import IntoFolder, OfGraft, OnBackbone, Verb
 
 
 @dataclass(frozen=True, kw_only=True)

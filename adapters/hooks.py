@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from adapters.methods.method import Array, Call, Kernel, SiteMethod
 from adapters.patterns import Site, leaves_at
-from backbone.sites import ATTEND, PLAIN_HOOKS, BlockHooks
-from backbone.stored import FrozenKernel, columns
+from backbone.network.sites import ATTEND, PLAIN_HOOKS, BlockHooks
+from backbone.network.stored import FrozenKernel, columns
 from backbone.trees import Params
 
 

@@ -13,11 +13,11 @@ from adapters.methods.method import Array, Call
 from adapters.model import GraftModel
 from adapters.patterns import Site, leaves_at
 from backbone.errors import InputError
-from backbone.sites import KEY, LINEAR, NORM, QUERY, VALUE
-from backbone.stored import Stored
+from backbone.network.sites import KEY, LINEAR, NORM, QUERY, VALUE
+from backbone.network.stored import Stored
 from backbone.trees import Params, flatten
 
-_JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.encoder.Attention
+_JOINT = (QUERY, KEY, VALUE)  # one array side by side, see backbone.network.encoder.Attention
 
 
 def merge(model: GraftModel, backbone: Params, adapter: Params) -> Params:

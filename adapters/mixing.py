@@ -30,7 +30,7 @@ from adapters.methods.lora import Lora, LoraSetting
 from adapters.model import GraftModel
 from adapters.patterns import Site, sites_of
 from backbone.errors import InputError
-from backbone.sites import LINEAR
+from backbone.network.sites import LINEAR
 
 Factors: TypeAlias = tuple[np.ndarray, np.ndarray]  # A [I,r] and B [r,O], with the scale multiplied in
 

@@ -25,8 +25,8 @@ from adapters.hooks import GraftHooks
 from adapters.methods.method import Array, FeatureMethod, Method, SiteMethod, feature_methods, select, site_methods
 from adapters.patterns import Site
 from adapters.specs import Head
-from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.network.encoder import Network
 from backbone.trees import Params
 
 

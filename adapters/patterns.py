@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from adapters.methods.settings import block_range
 from backbone.errors import InputError, nearest
-from backbone.sites import (
+from backbone.network.sites import (
     ATTEND,
     ATTENTION_NORM,
     ATTENTION_OUTPUT,

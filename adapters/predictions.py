@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters.tagging import Entity
+from adapters.labels.tagging import Entity
 
 
 @dataclass(frozen=True)

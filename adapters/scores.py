@@ -14,7 +14,7 @@ import flax.struct
 import numpy as np
 from clu import metrics as clu_metrics
 
-from adapters.tagging import NO_TAG, spans
+from adapters.labels.tagging import NO_TAG, spans
 
 
 class MetricCounts(clu_metrics.Metric):  # type: ignore[misc]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from backbone.options import argument, option, required
-from backbone.verbs import IntoFolder, Verb
+from backbone.console.options import argument, option, required
+from backbone.console.verbs import IntoFolder, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class ImportBackbone(IntoFolder, Verb, verb="import-backbone"):
 
     def call(self) -> object:
         """Imports pretrained weights into a backbone folder."""
-        from backbone.importing import import_backbone
+        from backbone.exchange.importing import import_backbone
 
         return import_backbone(self.source, self.out, replace=self.replace)
 
@@ -28,7 +28,7 @@ class ExportBackbone(IntoFolder, Verb, verb="export-backbone"):
 
     def call(self) -> object:
         """Writes a backbone for other software."""
-        from backbone.exporting import export_hf
+        from backbone.exchange.exporting import export_hf
 
         return export_hf(self.backbone, self.out)
 

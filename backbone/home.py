@@ -52,7 +52,7 @@ def resolve_backbone(name: str) -> Path:
         return path
     path = home() / "backbones" / name
     if not (path / BACKBONE_FILE).is_file():
-        from backbone.importing import import_backbone
+        from backbone.exchange.importing import import_backbone
 
         log.info("importing %s into %s", name, path)
         try:

@@ -3,7 +3,7 @@
 A row is uint8 [T,P]: a token for each patch of P values (rows of pixels, channels last), behind empty places for the
 special tokens. It has a length, a bucket and a hash like a row of token ids, so it takes the same way through
 batches, cache and canary. The host decodes (Pillow), resizes and crops. Scaling and normalising run on the device, in
-`backbone.encoder`.
+`backbone.network.encoder`.
 
 Shapes: T tokens, P values of a patch, S pixels a side, C channels.
 """

@@ -1,9 +1,9 @@
 """Frozen dataclasses to plain JSON and back, strictly.
 
 Specs and configs are frozen dataclasses. `encode` turns one into JSON values. `decode` builds one from JSON values and
-refuses unknown keys, missing keys and wrong types, naming the field by its dotted path. A tag tells the variants
-of a registered base (`backbone.registered`) apart: a class variable named in `TAGS` (`method = "lora"`), written first
-and read to choose the class. A field may have another name in JSON (`stored_as`).
+refuses unknown keys, missing keys and wrong types, naming the field by its dotted path. A tag tells the variants of a
+registered base (`backbone.variants.registered`) apart: a class variable named in `TAGS` (`method = "lora"`), written
+first and read to choose the class. A field may have another name in JSON (`stored_as`).
 
 A `Raw` string comes from the command line (`--set a.b=c`) and is read as the type that the field declares. So
 `--set data.label=1` gives the string "1", and `--set epochs=1` the number.
@@ -24,9 +24,9 @@ from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from backbone.errors import InputError, nearest
-from backbone.field_types import field_types
-from backbone.registered import Registered, require_recorded, variant, variants
-from backbone.statements import unwrapped
+from backbone.variants.field_types import field_types
+from backbone.variants.registered import Registered, require_recorded, variant, variants
+from backbone.variants.statements import unwrapped
 
 T = TypeVar("T")
 

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from backbone.buckets import lengths_up_to
-from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE, new_folder
 from backbone.images import FILE as IMAGE_FILE
 from backbone.images import ImagePreprocessing
+from backbone.network.encoder import Network
 from backbone.orbax import load_tree, save_tree
 from backbone.precisions.precision import FLOAT32, precision_named
 from backbone.precisions.record import recorded

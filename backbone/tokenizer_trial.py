@@ -9,9 +9,9 @@ from __future__ import annotations
 import unicodedata
 
 from backbone.errors import InputError
+from backbone.exchange.published_tokenizer import tokenizers_errors
+from backbone.exchange.tokenizer_files import SAVE
 from backbone.preprocessing import TextPreprocessing
-from backbone.published_tokenizer import tokenizers_errors
-from backbone.tokenizer_files import SAVE
 
 _BLOCK = 0x100  # characters between two that are tried
 

@@ -24,7 +24,7 @@ import numpy as np
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
 from backbone.buckets import TokenRow, lengths_up_to
-from backbone.encoder import Network
+from backbone.network.encoder import Network
 from backbone.precisions.precision import precision_named
 from backbone.spec import EncoderSpec
 from backbone.trees import map_leaves

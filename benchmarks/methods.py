@@ -37,8 +37,8 @@ from adapters.specs import (
     Router,
     Vera,
 )
+from backbone.exchange.importing import minilm_folder
 from backbone.home import resolve_backbone
-from backbone.importing import minilm_folder
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import count, map_leaves
 from benchmarks.peft_lora import Worker

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from backbone.importing import minilm_folder
+from backbone.exchange.importing import minilm_folder
 from benchmarks.peers.tasks import TASKS, Rows
 from benchmarks.results import ROOT, Provenance, RawRuns, parsed, write
 

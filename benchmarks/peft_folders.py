@@ -23,7 +23,7 @@ from adapters.export.peft import export_peft, import_peft
 from adapters.graft import load_graft
 from backbone.buckets import pad
 from backbone.errors import InputError
-from backbone.importing import import_backbone
+from backbone.exchange.importing import import_backbone
 
 TOLERANCE = 1e-4  # largest difference of a logit that counts as equal
 

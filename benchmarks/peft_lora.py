@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from backbone.importing import minilm_folder
+from backbone.exchange.importing import minilm_folder
 from benchmarks.results import ROOT, parsed, spread, write
 
 SIDES = ("topgraft", "peft_random", "peft_grouped", "peft_random_no_dropout", "peft_grouped_no_dropout")

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from backbone.importing import minilm_folder
+from backbone.exchange.importing import minilm_folder
 from benchmarks.results import ROOT, parsed, write
 
 # measure and learning rate; the config of the same name holds the same

@@ -25,9 +25,9 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
 from backbone.home import resolve_backbone
 from backbone.precisions.precision import FLOAT32, Precision
-from backbone.registered import variants
 from backbone.storage import Backbone, in_precision, load_backbone
 from backbone.trees import map_leaves
+from backbone.variants.registered import variants
 from benchmarks.results import parsed, spread, write
 from trainers.config import Optimizer
 from trainers.fitting.step import first_state, make_optimizer, make_step

@@ -116,7 +116,7 @@ def probe(folder: Path) -> dict[str, Any]:
     from adapters.model import GraftModel
     from adapters.specs import Classification, Probe
     from backbone.home import use_compilation_cache
-    from backbone.local_start import start_locally
+    from backbone.network.local_start import start_locally
     from backbone.storage import load_backbone
     from trainers.config import TrainConfig
     from trainers.config.load import load_config

@@ -26,8 +26,8 @@ import numpy as np
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
+from backbone.exchange.importing import minilm_folder
 from backbone.home import resolve_backbone, use_compilation_cache
-from backbone.importing import minilm_folder
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import content_hash, flatten, map_leaves, unflatten
 from benchmarks import serving_http

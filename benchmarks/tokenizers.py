@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import InputError
-from backbone.importing import minilm_folder, read_tokenizer
-from backbone.tokenizer_files import ROLES
+from backbone.exchange.importing import minilm_folder, read_tokenizer
+from backbone.exchange.tokenizer_files import ROLES
 from benchmarks.results import ROOT, parsed, write
 from tests import published_tokenizers as published
 from tests.families import TEXT, family_of

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from backbone.console.options import argument, option, required
+from backbone.console.verbs import OfGraft, Verb
 from backbone.errors import InputError
-from backbone.options import argument, option, required
-from backbone.verbs import OfGraft, Verb
 from registry.place import Place
 
 HELP = "Lists, compares, promotes and removes the versions of every task."

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backbone.console.options import option
 from backbone.home import home
-from backbone.options import option
 
 if TYPE_CHECKING:
     from registry.database import Registry

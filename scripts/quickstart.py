@@ -43,7 +43,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
     import topgraft
-    from backbone.importing import import_backbone
+    from backbone.exchange.importing import import_backbone
     from trainers.config.load import load_config
     from trainers.data.docstrings import baselines, write_docstrings
     from trainers.evaluate import evaluate

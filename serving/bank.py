@@ -29,8 +29,8 @@ from adapters.methods.method import Method, SiteMethod, at_inference
 from adapters.model import GraftModel
 from adapters.patterns import leaves_at
 from adapters.specs import Classification
-from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.network.encoder import Network
 from backbone.trees import Params, flatten, map_leaves
 
 

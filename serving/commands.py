@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backbone.options import option
-from backbone.verbs import InPrecision, OfGraft, OnBackbone, Verb
+from backbone.console.options import option
+from backbone.console.verbs import InPrecision, OfGraft, OnBackbone, Verb
 from serving.server.settings import Settings
 
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from backbone.console.options import check, option
 from backbone.errors import InputError
-from backbone.options import check, option
 
 log = logging.getLogger(__name__)
 

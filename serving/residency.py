@@ -1,10 +1,10 @@
 """Grafts in slots: each loads off the hot path; the seat unused for longest makes room.
 
 A graft can be in three places, each with its own budget: slots of the banks on the device, verified copies on the host
-(bytes), and the source (registry, folder). A row holds its graft's seat from submission to answer. Only a seat that
-no row holds is given to another graft. So a row is always answered by the version it was bound to, whatever is promoted
-or evicted meanwhile. Grafts are read on threads apart, with a deadline (`serving.readers`): one whose read hangs fails
-the rows that want it, and harms no other.
+(bytes), and the source (registry, folder). A row holds its graft's seat from submission to answer. Only a seat that no
+row holds is given to another graft. So a row is always answered by the version it was bound to, whatever is promoted or
+evicted meanwhile. Grafts are read on threads apart, with a deadline (`serving.live.readers`): one whose read hangs
+fails the rows that want it, and harms no other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
-from serving.readers import Readers
+from serving.live.readers import Readers
 
 log = logging.getLogger(__name__)
 

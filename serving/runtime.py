@@ -33,11 +33,11 @@ from serving.answers import Answer, Pending, score_rows
 from serving.bank import Bank, Envelope
 from serving.batching import NO_GROUP, Batcher, Queued, fail
 from serving.execution import Executor
-from serving.loading import load_for_serving
+from serving.live.loading import load_for_serving
+from serving.live.readers import Unanswered
 from serving.names import Names
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs
-from serving.readers import Unanswered
 from serving.residency import LOAD_SECONDS, LoadedGraft, Residency, Seat, Served
 
 CLOSE_SECONDS = 30.0  # seconds that `close` waits for loads, and for the device

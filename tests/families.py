@@ -8,7 +8,7 @@ import numpy as np
 
 from backbone.families import Family
 from backbone.families.family import EXAMPLE_VOCABULARY
-from backbone.registered import variants
+from backbone.variants.registered import variants
 
 LENGTHS = (24, 17, 5)  # of the rows of the goldens: longer than ModernBERT's window of 4 on either side
 

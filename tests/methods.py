@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.methods.method import Method
-from backbone.registered import load_folder, variants
+from backbone.variants.registered import load_folder, variants
 
 FORMULAS = {module.__name__.rsplit(".", 1)[-1]: module for module in load_folder("tests.adapters.formulas")}
 METHODS = {tag: method.example() for tag, method in variants(Method).items()}

@@ -330,7 +330,7 @@ def write_folder(folder: Path, family: str, kind: str) -> Path:
 
 def imported(folder: Path, family: str):
     """Returns the tokenizer as an import makes it, and its notes."""
-    from backbone.importing import read_tokenizer
+    from backbone.exchange.importing import read_tokenizer
 
     known, content = family_of(family), config(family)
     return read_tokenizer(folder, content, known, known.spec(content, set()))

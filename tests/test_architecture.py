@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.registered import Registered, variants
+from backbone.variants.registered import Registered, variants
 from trainers.commands import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,8 +27,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 import topgraft
-from backbone.importing import minilm_folder
-from backbone.options import filled
+from backbone.console.options import filled
+from backbone.exchange.importing import minilm_folder
 from backbone.records import decode
 from serving.bank import Envelope
 from tests.adapters.test_classifier import fine_tune

@@ -16,10 +16,10 @@ import backbone.commands
 import serving.commands
 import topgraft
 import trainers.commands
+from backbone.console.options import KEY, Parser, add_fields, argument, check, filled, option, required
+from backbone.console.verbs import Verb
 from backbone.errors import InputError
-from backbone.options import KEY, Parser, add_fields, argument, check, filled, option, required
 from backbone.records import decode, encode, hints
-from backbone.verbs import Verb
 from registry.commands import ACTIONS
 from registry.place import Place
 from tests.tiny import as_json

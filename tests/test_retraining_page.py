@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import topgraft
-from backbone.options import filled
+from backbone.console.options import filled
 from trainers.commands import Retrain
 from trainers.retrain.fleet import WORST_FIRST
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from backbone.encoder import Network
+from backbone.network.encoder import Network
 from backbone.preprocessing import TextPreprocessing
 from backbone.spec import EncoderSpec
 from backbone.storage import save_backbone

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adapters.heads.columns import LabelColumn
-from adapters.labels import Spellings, counted
+from adapters.labels.spelling import Spellings, counted
 from backbone.errors import InputError
 from backbone.texts import encoding_of
 from trainers.config import Data

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from backbone.console.options import argument, option
+from backbone.console.verbs import InPrecision, OfGraft, OnBackbone, Verb
 from backbone.errors import InputError
-from backbone.options import argument, option
-from backbone.verbs import InPrecision, OfGraft, OnBackbone, Verb
 from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config

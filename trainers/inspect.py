@@ -12,10 +12,10 @@ from adapters.artefact.scope import read_scope
 from adapters.methods.method import Method
 from adapters.model import GraftModel
 from adapters.specs import Head
-from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE
 from backbone.home import find_backbone, resolve_backbone
+from backbone.network.encoder import Network
 from backbone.precisions.record import recorded
 from backbone.records import encode
 from backbone.spec import EncoderSpec

@@ -21,7 +21,7 @@ from adapters.machine import ready_to_compute
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE, write_durable
 from backbone.home import resolve_backbone
-from backbone.masked_head import load_head, save_head
+from backbone.network.masked_head import load_head, save_head
 from backbone.records import decode, digest, encode
 from backbone.storage import Backbone, load_backbone, save_backbone
 from backbone.trees import Params, count, map_leaves

@@ -18,7 +18,7 @@ from adapters.methods.method import Method
 from adapters.specs import Head
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode
-from backbone.registered import UnknownVariant, VariantsError
+from backbone.variants.registered import UnknownVariant, VariantsError
 
 SCHEMA = 1
 MANIFEST, TENSORS, CANARY = "manifest.json", "graft.safetensors", "canary.safetensors"

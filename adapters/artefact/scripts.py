@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from backbone.errors import InputError
-from backbone.registered import VARIANTS, UnknownVariant, VariantsError, named_variants
+from backbone.variants.registered import VARIANTS, UnknownVariant, VariantsError, named_variants
 
 FAULTS = (UnknownVariant, VariantsError)  # errors of a script, not of the graft
 

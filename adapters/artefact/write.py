@@ -37,15 +37,15 @@ from adapters.artefact.scope import Scope
 from adapters.artefact.scripts import changed, own_code
 from adapters.forward import forward_program
 from adapters.model import GraftModel
-from backbone.code_files import code_files
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
 from backbone.precisions.precision import Precision, precision_named, precision_of
-from backbone.registered import Registered, own_file, own_files
-from backbone.registered import variants as variants_of
 from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
+from backbone.variants.code_files import code_files
+from backbone.variants.registered import Registered, own_file, own_files
+from backbone.variants.registered import variants as variants_of
 
 CANARY_ROWS, CANARY_BUCKET = 8, 16
 FILES = (TENSORS, CANARY, *OPTIONAL)

@@ -19,12 +19,12 @@ from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.export.peft.folder import label_names
 from adapters.export.problems import Problem, assumed_problem, head_of
+from adapters.labels.tagging import not_bio
 from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.specs import Head, Pooling, Probe, TokenTagging
-from adapters.tagging import not_bio
 from backbone.errors import InputError
-from backbone.importing import Published, read_published
+from backbone.exchange.importing import Published, read_published
 from backbone.precisions.record import recorded
 from backbone.preprocessing import TextPreprocessing
 from backbone.storage import Backbone, in_precision, load_backbone

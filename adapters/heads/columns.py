@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from adapters.cells import as_number, as_parts, as_text, binary_digits, listed, looks_listed, plain, stripped
-from adapters.labels import spelling
-from adapters.tagging import NO_TAG, OUTSIDE, check_sentence
+from adapters.labels.cells import as_number, as_parts, as_text, binary_digits, listed, looks_listed, plain, stripped
+from adapters.labels.spelling import spelling
+from adapters.labels.tagging import NO_TAG, OUTSIDE, check_sentence
 from backbone.errors import InputError, nearest
 
 Labels = Sequence[tuple[str, ...]]  # of each row

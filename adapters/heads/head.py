@@ -24,7 +24,7 @@ A whole head, a count for each row (Poisson regression):
 
     import numpy as np
 
-    from adapters.cells import as_number
+    from adapters.labels.cells import as_number
     from adapters.heads.columns import Number
     from adapters.heads.head import RowHead
     from backbone.errors import InputError
@@ -84,7 +84,7 @@ from adapters.methods.method import dropout, select
 from adapters.predictions import Prediction, labelled
 from backbone.errors import InputError
 from backbone.lazy import jnp, scipy
-from backbone.registered import Registered, variants
+from backbone.variants.registered import Registered, variants
 
 if TYPE_CHECKING:
     from jax import Array

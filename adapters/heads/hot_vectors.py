@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from adapters.heads.columns import LabelFields, SeveralLabels
-from adapters.labels import spelling
+from adapters.labels.spelling import spelling
 from backbone.errors import InputError
 
 

@@ -12,7 +12,7 @@ from backbone.lazy import jax, jnp
 if TYPE_CHECKING:
     from jax import Array
 
-    from backbone.encoder import Network
+    from backbone.network.encoder import Network
     from backbone.trees import Params
 
 # mean over tokens, first token, the backbone's own pooler, or a learned query

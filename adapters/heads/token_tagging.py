@@ -11,8 +11,8 @@ import numpy as np
 from adapters.heads.classification import Classification
 from adapters.heads.columns import Tags
 from adapters.heads.head import Head, check_dropout, cross_entropy, softmax
+from adapters.labels.tagging import NO_TAG, OUTSIDE, entities
 from adapters.predictions import Prediction
-from adapters.tagging import NO_TAG, OUTSIDE, entities
 from backbone.lazy import jnp, optax
 
 if TYPE_CHECKING:

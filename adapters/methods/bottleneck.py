@@ -16,7 +16,7 @@ from adapters.methods.settings import require_blocks, require_fraction, require_
 from adapters.patterns import Site
 from backbone.errors import InputError
 from backbone.lazy import jax, jnp
-from backbone.sites import SUBLAYER
+from backbone.network.sites import SUBLAYER
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 from metering.counts import Count, product
@@ -56,7 +56,7 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
         return dict.fromkeys(self.chosen(encoder), self)
 
     def init(self, site: Site, setting: Bottleneck, rng: Array) -> Params:
-        from backbone.encoder import INIT_STD
+        from backbone.network.encoder import INIT_STD
 
         return {
             "down": INIT_STD * jax.random.normal(rng, (site.inputs, self.width)),
@@ -66,7 +66,7 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
         }
 
     def sublayer(self, setting: Bottleneck, leaves: Params, x: Array, y: Array, call: Call) -> Array:
-        from backbone.encoder import ACTIVATIONS
+        from backbone.network.encoder import ACTIVATIONS
 
         p = {name: select(leaf, call.slots).astype(y.dtype) for name, leaf in leaves.items()}
         h = x if setting.placement == "parallel" else y

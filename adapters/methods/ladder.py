@@ -69,7 +69,7 @@ class Ladder(FeatureMethod, tag="ladder"):
         return encoder.width
 
     def init(self, encoder: EncoderSpec, rng: Array) -> Params:
-        from backbone.encoder import INIT_STD, Network
+        from backbone.network.encoder import INIT_STD, Network
 
         side, rungs = self.side_encoder(encoder), self._rungs(encoder)
         first, *keys = jax.random.split(rng, len(rungs) + 1)
@@ -90,7 +90,7 @@ class Ladder(FeatureMethod, tag="ladder"):
 
     def hidden(self, encoder: EncoderSpec, params: Params, states: Mapping[int, Array], mask: Array) -> Array:
         """Returns the sum of the backbone's output and the side network's, [B,T,D]."""
-        from backbone.encoder import Network
+        from backbone.network.encoder import Network
 
         last = states[encoder.blocks]
         network = Network(self.side_encoder(encoder))

@@ -25,11 +25,11 @@ from adapters.methods.settings import block_range
 from adapters.patterns import Site, match, sites_of
 from backbone.errors import InputError
 from backbone.lazy import jax, jnp
-from backbone.registered import Registered
-from backbone.sites import ATTEND, LINEAR, NORM, SUBLAYER
+from backbone.network.sites import ATTEND, LINEAR, NORM, SUBLAYER
+from backbone.network.stored import FrozenKernel, dense
 from backbone.spec import EncoderSpec
-from backbone.stored import FrozenKernel, dense
 from backbone.trees import Params
+from backbone.variants.registered import Registered
 from metering.counts import Count, elementwise
 
 Array: TypeAlias = "jax.Array"

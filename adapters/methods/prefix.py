@@ -14,7 +14,7 @@ from adapters.methods.method import Array, Call, SiteMethod, select
 from adapters.methods.settings import require_blocks, require_positive
 from adapters.patterns import Site
 from backbone.lazy import jax, jnp
-from backbone.sites import ATTEND
+from backbone.network.sites import ATTEND
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 from metering.counts import Count, product
@@ -44,7 +44,7 @@ class Prefix(SiteMethod, tag="prefix"):
         return dict.fromkeys(self.chosen(encoder), self)
 
     def init(self, site: Site, setting: Prefix, rng: Array) -> Params:
-        from backbone.encoder import INIT_STD
+        from backbone.network.encoder import INIT_STD
 
         key, value = INIT_STD * jax.random.normal(rng, (2, self.length, site.inputs))
         return {"key": key, "value": value}

@@ -63,7 +63,7 @@ class Router(SiteMethod, tag="router"):
         return dict.fromkeys(self.chosen(encoder), setting)
 
     def init(self, site: Site, setting: RouterSetting, rng: Array) -> Params:
-        from backbone.encoder import INIT_STD
+        from backbone.network.encoder import INIT_STD
 
         gate, experts = jax.random.split(rng)
         bound = 1 / math.sqrt(site.inputs)

@@ -12,7 +12,7 @@ from adapters.methods.method import Array, Call, Kernel, SiteMethod, select
 from adapters.methods.settings import require_blocks, require_patterns
 from adapters.patterns import Site
 from backbone.lazy import jnp
-from backbone.sites import LINEAR, NORM
+from backbone.network.sites import LINEAR, NORM
 from backbone.trees import Params
 
 

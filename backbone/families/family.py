@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from backbone.errors import InputError
-from backbone.registered import Registered, run_named_variants, variants
 from backbone.spec import EncoderSpec
+from backbone.variants.registered import Registered, run_named_variants, variants
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -115,7 +115,7 @@ class Family(Registered, by="family", folder="backbone.families", needs=NEEDS, s
         raise NotImplementedError
 
     def release_head(self, head: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Returns the published tensors of a head of masked language modelling (`backbone.masked_head`)."""
+        """Returns the published tensors of a head of masked language modelling (`backbone.network.masked_head`)."""
         raise NotImplementedError
 
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from backbone.lazy import jax, jnp
+from backbone.network.stored import Array, StoredKernel, register
 from backbone.precisions.precision import Precision
-from backbone.stored import Array, StoredKernel, register
 
 
 @dataclass(frozen=True)

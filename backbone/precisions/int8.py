@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from backbone.lazy import jax, jnp
+from backbone.network.stored import Array, StoredKernel, StoredTable, register
 from backbone.precisions.precision import Precision
-from backbone.stored import Array, StoredKernel, StoredTable, register
 
 LARGEST = 127  # largest magnitude of a stored value; -128 is not used
 SMALLEST = 1e-30  # scale of a row or channel of zeros

@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from backbone.records import digest
-from backbone.registered import Registered, variant, variants
 from backbone.trees import Params
+from backbone.variants.registered import Registered, variant, variants
 
 FLOAT32 = "float32"
 TABLES = ("token", "position")  # embeddings that are read by row

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from backbone.encoder import Network
 from backbone.home import use_compilation_cache
+from backbone.network.encoder import Network
 from backbone.records import decode
 from backbone.spec import EncoderSpec
 from backbone.trees import count

@@ -28,11 +28,11 @@ from backbone.errors import InputError, shown
 from serving.answers import Answer, NotFinite, Pending, score_rows
 from serving.batching import Closed, DeadlineExceeded, Overloaded
 from serving.controller import Controller, Reading
-from serving.follow import Follower
-from serving.readers import Readers
-from serving.readiness import Readiness, readiness
+from serving.live.follow import Follower
+from serving.live.readers import Readers
+from serving.live.readiness import Readiness, readiness
+from serving.live.revival import Revival
 from serving.residency import LoadedGraft, Served
-from serving.revival import Revival
 from serving.runtime import Runtime, UnknownTask
 from serving.server.closing import Closing
 from serving.server.endpoint import SMALL, Endpoint, Error, Port, TaskAnswers, all_endpoints, json_of

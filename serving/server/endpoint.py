@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from backbone.errors import InputError
 from backbone.records import encode
-from backbone.registered import Registered, run_named_variants, variants
+from backbone.variants.registered import Registered, run_named_variants, variants
 from serving.answers import Answer
 from serving.residency import LoadedGraft
 from serving.server.limits import Limits

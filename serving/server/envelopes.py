@@ -17,8 +17,8 @@ from backbone.records import decode
 from backbone.storage import Backbone
 from backbone.texts import parse_json, read_text
 from serving.bank import Envelope, Group
-from serving.catalogue import MANIFEST_SECONDS, Catalogue, Entry
-from serving.readers import Readers, Unanswered
+from serving.live.catalogue import MANIFEST_SECONDS, Catalogue, Entry
+from serving.live.readers import Readers, Unanswered
 from serving.server.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ from metering.window import cpu_seconds, on_accelerator
 from serving.answers import Answer, Pending
 from serving.controller import SUBMODELS, Controller, Reading, Switch
 from serving.drift import Drift
-from serving.follow import Follower
-from serving.readiness import readiness
+from serving.live.follow import Follower
+from serving.live.readiness import readiness
+from serving.live.standing import WORDS
 from serving.runtime import Runtime
-from serving.standing import WORDS
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # points kept for the page

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from backbone.errors import InputError
 from backbone.records import hints, key_of, tag_of
-from backbone.registered import Registered
+from backbone.variants.registered import Registered
 from serving.server.endpoint import Content, Endpoint, Error, Schema
 from serving.server.limits import Limits
 

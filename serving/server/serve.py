@@ -28,8 +28,8 @@ from metering.window import on_accelerator
 from registry.database import open_registry
 from registry.store import Store
 from serving.bank import Envelope
-from serving.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue, Timely
-from serving.follow import Follower
+from serving.live.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue, Timely
+from serving.live.follow import Follower
 from serving.residency import LoadedGraft, Served
 from serving.runtime import Runtime
 from serving.server import ending

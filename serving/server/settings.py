@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from backbone.console.options import check, option, required
+from backbone.console.verbs import InPrecision
 from backbone.errors import InputError
-from backbone.options import check, option, required
-from backbone.verbs import InPrecision
 from serving.controller import Bounds, Controller
 from serving.server.limits import Limits
 

@@ -24,8 +24,8 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, Method, MultiLabel, Probe
 from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
-from backbone.registered import variants
 from backbone.trees import flatten
+from backbone.variants.registered import variants
 from tests.grafts import EMPTY, LABELS, make
 from tests.tiny import make_tiny_backbone, rows
 

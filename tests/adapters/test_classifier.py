@@ -14,7 +14,7 @@ import topgraft
 from adapters.export.classifier import import_classifier
 from backbone.buckets import pad
 from backbone.errors import InputError
-from backbone.importing import import_backbone
+from backbone.exchange.importing import import_backbone
 from backbone.storage import load_backbone
 from backbone.trees import flatten
 from tests.command import call
@@ -35,7 +35,7 @@ CONFIG = {
 
 def trunk_tensors(seed: int = 0, pooler: bool = True) -> dict[str, np.ndarray]:
     """The tensors of a small BERT."""
-    from backbone.encoder import Network
+    from backbone.network.encoder import Network
     from tests.families import family_of
 
     known = family_of("bert")

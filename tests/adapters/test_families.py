@@ -13,8 +13,8 @@ from adapters.model import GraftModel
 from adapters.patterns import sites_of
 from adapters.specs import Classification
 from backbone.buckets import pad
-from backbone.encoder import Network
-from backbone.sites import LINEAR, NORM
+from backbone.network.encoder import Network
+from backbone.network.sites import LINEAR, NORM
 from backbone.trees import flatten
 from tests.families import config_of, family_of, token_rows
 from tests.grafts import nonzero

@@ -22,15 +22,15 @@ from adapters.graft import Graft, load_graft
 from adapters.heads.columns import Layout
 from adapters.heads.head import Head, kinds_for
 from adapters.inputs import checked
+from adapters.labels.tagging import entities
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, MultiLabel, Regression, TokenTagging
-from adapters.tagging import entities
 from backbone.buckets import Sides, pad
-from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.network.encoder import Network
 from backbone.records import decode, encode
-from backbone.registered import load_folder, own_file, variants
 from backbone.trees import flatten, map_leaves, unflatten
+from backbone.variants.registered import load_folder, own_file, variants
 from tests import reference
 from tests.tiny import SPEC, WORDS, random_params
 from trainers.config import Data

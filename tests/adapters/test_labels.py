@@ -9,10 +9,10 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from adapters.cells import as_number, as_parts, listed
 from adapters.heads.columns import OneLabel, SeveralLabels, Tags, label_name, unknown_labels
 from adapters.heads.hot_vectors import HotVectors, ListedLabels
-from adapters.labels import Spellings, spelling, spelt
+from adapters.labels.cells import as_number, as_parts, listed
+from adapters.labels.spelling import Spellings, spelling, spelt
 from backbone.errors import InputError
 from trainers.config import Data
 

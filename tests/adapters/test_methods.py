@@ -24,10 +24,10 @@ from adapters.methods.vera import draw_projections
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bias, Classification, Dora, Ladder, Lora, MultiLabel, Probe, Regression, TokenTagging
 from backbone.buckets import pad
-from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.registered import variants
+from backbone.network.encoder import Network
 from backbone.trees import count, flatten, map_leaves
+from backbone.variants.registered import variants
 from serving.bank import Bank, Envelope, place_in
 from tests import reference
 from tests.grafts import nonzero

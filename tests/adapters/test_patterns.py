@@ -7,9 +7,9 @@ import pytest
 from adapters.model import GraftModel
 from adapters.patterns import matched_sites, sites_of
 from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, LoraOverride, MultiLabel, Probe, block_range
-from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.sites import LINEAR
+from backbone.network.encoder import Network
+from backbone.network.sites import LINEAR
 from tests.tiny import SPEC
 
 

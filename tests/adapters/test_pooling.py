@@ -11,7 +11,7 @@ from adapters.costs import forward
 from adapters.model import GraftModel
 from adapters.specs import Classification
 from backbone.buckets import Sides, pad
-from backbone.encoder import Network
+from backbone.network.encoder import Network
 from backbone.trees import flatten, map_leaves, unflatten
 from tests import reference
 from tests.tiny import SPEC, random_params

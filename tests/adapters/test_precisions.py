@@ -15,12 +15,12 @@ from adapters.export.compiled import export_jax
 from adapters.merging import merge
 from adapters.model import GraftModel
 from adapters.specs import Classification, Dora, Lora
-from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.network.encoder import Network
 from backbone.precisions.precision import Precision, ids_of, precision_named
-from backbone.registered import variants
 from backbone.storage import in_precision, load_backbone
 from backbone.trees import flatten
+from backbone.variants.registered import variants
 from tests.grafts import EMPTY, make, nonzero
 from tests.methods import METHODS
 from tests.tiny import SPEC, random_params

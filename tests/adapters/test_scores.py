@@ -10,10 +10,10 @@ import scipy.stats
 import seqeval.metrics
 from sklearn.metrics import average_precision_score
 
+from adapters.labels.tagging import NO_TAG
 from adapters.model import GraftModel
 from adapters.specs import MultiLabel, Regression, TokenTagging
-from adapters.tagging import NO_TAG
-from backbone.encoder import Network
+from backbone.network.encoder import Network
 from tests.tiny import SPEC
 from trainers.scoring.metrics import gather
 

@@ -13,10 +13,10 @@ from adapters.artefact.scripts import FAULTS, own_code
 from adapters.methods.method import Method
 from adapters.specs import Classification
 from backbone.errors import InputError
-from backbone.registered import VARIANTS, run_script
+from backbone.variants.registered import VARIANTS, run_script
 from registry.database import open_registry
 from registry.store import Store
-from serving.catalogue import UNKNOWN, FolderCatalogue
+from serving.live.catalogue import UNKNOWN, FolderCatalogue
 from serving.server.envelopes import default_envelope
 from serving.server.settings import Settings
 from tests.command import call

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from adapters.tag_schemes import InBio, TagFault, in_bio
+from adapters.labels.tag_schemes import InBio, TagFault, in_bio
 
 SCHEMES = ("BIO", "IOB1", "IOE2", "IOE1", "BILOU", "IOBES", "BMES")
 LONG = {"BILOU": "BILU", "IOBES": "BIES", "BMES": "BMES"}  # first, inner, last and only word of an entity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from seqeval.metrics.sequence_labeling import get_entities
 
-from adapters.tagging import entities, fault, spans
+from adapters.labels.tagging import entities, fault, spans
 
 
 def test_spans_are_those_of_seqeval_whatever_the_tags():

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from backbone.code_files import code_files, code_hash, is_library
 from backbone.errors import InputError
+from backbone.variants.code_files import code_files, code_hash, is_library
 
 
 @pytest.fixture

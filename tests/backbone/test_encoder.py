@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from backbone.attention import attention
 from backbone.buckets import pad
-from backbone.encoder import Network
+from backbone.network.attention import attention
+from backbone.network.encoder import Network
 from backbone.spec import EncoderSpec
 from tests import reference
 from tests.tiny import SPEC, random_params

@@ -13,13 +13,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from backbone.attention import attention, rotate
 from backbone.buckets import pad
-from backbone.encoder import Network, normalised
 from backbone.errors import InputError
+from backbone.exchange.importing import bind, import_backbone
 from backbone.families import Family
 from backbone.images import patches
-from backbone.importing import bind, import_backbone
+from backbone.network.attention import attention, rotate
+from backbone.network.encoder import Network, normalised
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import load_backbone, weights_id
 from backbone.trees import flatten, unflatten

@@ -9,8 +9,8 @@ import pytest
 
 from backbone.errors import InputError
 from backbone.records import Raw, decode, encode
-from backbone.registered import Registered, variants
-from backbone.scripts import run_script
+from backbone.variants.registered import Registered, variants
+from backbone.variants.scripts import run_script
 
 
 class Figure(Registered, by="kind", folder="backbone.families"):

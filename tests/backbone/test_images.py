@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from backbone import images
 from backbone.errors import InputError
+from backbone.exchange.importing import import_backbone
 from backbone.images import FILE, ImagePreprocessing, from_published, patches
-from backbone.importing import import_backbone
 from backbone.spec import ImageSpec
 from backbone.storage import load_backbone
 from tests.families import config_of

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from backbone.errors import InputError
+from backbone.exchange.importing import MINILM_SHA256, import_backbone, minilm_folder
 from backbone.families.bert import Bert
 from backbone.files import sha256_file
-from backbone.importing import MINILM_SHA256, import_backbone, minilm_folder
 from backbone.storage import load_backbone
 from backbone.trees import flatten
 from tests.tiny import SPEC, random_params, tokenizer_json

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from backbone.encoder import INIT_STD, Network
-from backbone.local_start import start_locally
+from backbone.network.encoder import INIT_STD, Network
+from backbone.network.local_start import start_locally
 from backbone.spec import EncoderSpec
 from backbone.trees import flatten
 

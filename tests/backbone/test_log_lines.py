@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from backbone.log_lines import BAR, LogLines, one_line
+from backbone.console.log_lines import BAR, LogLines, one_line
 
 
 def logged(message: str, *arguments: object, error: BaseException | None = None) -> list[str]:

@@ -15,15 +15,15 @@ import pytest
 from adapters.forward import states_at
 from adapters.model import GraftModel
 from adapters.specs import Classification
-from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.network.encoder import Network
+from backbone.network.products import matrix_product
+from backbone.network.stored import Stored, columns, dense
 from backbone.precisions.precision import Precision, ids_of, precision_named, precision_of
 from backbone.precisions.record import record, record_file, recorded, trunk_id
-from backbone.products import matrix_product
-from backbone.registered import variants
 from backbone.storage import in_precision, load_backbone
-from backbone.stored import Stored, columns, dense
 from backbone.trees import content_hash, flatten
+from backbone.variants.registered import variants
 from tests.tiny import SPEC, random_params
 
 TAGS = tuple(variants(Precision))

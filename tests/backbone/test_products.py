@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from backbone.products import matrix_product
+from backbone.network.products import matrix_product
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(12, 5), (5, 12), (8, 8)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import InputError
-from backbone.importing import minilm_folder, read_tokenizer
+from backbone.exchange.importing import minilm_folder, read_tokenizer
 from backbone.preprocessing import TextPreprocessing
 from tests.families import family_of
 from tests.published_tokenizers import (

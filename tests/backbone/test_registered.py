@@ -10,7 +10,7 @@ import pytest
 
 from backbone.errors import InputError
 from backbone.records import Raw, decode, encode
-from backbone.registered import Registered, own_file, own_files, variant, variants
+from backbone.variants.registered import Registered, own_file, own_files, variant, variants
 
 
 class Shape(Registered, by="kind", folder="backbone.families"):

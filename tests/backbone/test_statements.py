@@ -9,8 +9,8 @@ import pytest
 from adapters.heads.head import Head
 from adapters.methods.method import Method
 from backbone.errors import InputError
-from backbone.registered import VARIANTS, variant, variants
-from backbone.scripts import run_script
+from backbone.variants.registered import VARIANTS, variant, variants
+from backbone.variants.scripts import run_script
 from trainers.data.formats.format import Format
 from trainers.freezing.schedule import Schedule
 
@@ -28,7 +28,7 @@ from adapters.heads.head import Head, RowHead
 from adapters.methods.lora import Lora
 from adapters.methods.method import FeatureMethod, SiteMethod
 from backbone.families.family import Family
-from backbone.sites import LINEAR, NORM, SUBLAYER
+from backbone.network.sites import LINEAR, NORM, SUBLAYER
 from serving.server.endpoint import Endpoint, Protocol
 from trainers.data.formats.format import Format
 from trainers.freezing.schedule import Schedule

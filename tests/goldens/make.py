@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from backbone.buckets import pad  # noqa: E402
-from backbone.importing import minilm_folder  # noqa: E402
+from backbone.exchange.importing import minilm_folder  # noqa: E402
 from backbone.trees import flatten  # noqa: E402
 from tests.families import CONFIGS, TEXT, config_of, family_of, images, token_rows  # noqa: E402
 from tests.published_tokenizers import CUT, FOLDERS, digest, strings, write_folder  # noqa: E402

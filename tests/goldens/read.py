@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from safetensors import safe_open
 
-from backbone.encoder import Network
-from backbone.importing import bind
+from backbone.exchange.importing import bind
+from backbone.network.encoder import Network
 from tests.families import family_of
 
 ROOT = Path(__file__).resolve().parents[2]

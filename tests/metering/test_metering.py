@@ -18,7 +18,7 @@ from adapters.block_counts import block_forward
 from adapters.costs import forward, train_step
 from adapters.model import GraftModel
 from adapters.specs import Classification, Ladder, Lora, Probe
-from backbone.encoder import Network
+from backbone.network.encoder import Network
 from backbone.records import decode, encode
 from backbone.spec import EncoderSpec
 from metering.cost import add_joules

@@ -6,7 +6,7 @@ from tests.mutants.mutant import Mutant
 
 TARGETS = "trainers/runs/targets.py"
 GATE, DATABASE, LEASES = "trainers/retrain/gate.py", "registry/database.py", "registry/leases.py"
-LOG, COLLECT, STANDING = "registry/log.py", "registry/collect.py", "serving/standing.py"
+LOG, COLLECT, STANDING = "registry/log.py", "registry/collect.py", "serving/live/standing.py"
 ON_GATE = "tests/trainers/retrain/test_gate.py"
 ON_REGISTRY = "tests/registry/test_registry.py"
 ON_STORE = "tests/registry/test_shared_store.py"

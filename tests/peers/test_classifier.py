@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers", reason="the peers environment
 from adapters.export.classifier import import_classifier  # noqa: E402
 from adapters.graft import load_graft  # noqa: E402
 from backbone.errors import InputError  # noqa: E402
-from backbone.importing import import_backbone  # noqa: E402
+from backbone.exchange.importing import import_backbone  # noqa: E402
 from tests.families import config_of, images  # noqa: E402
 from tests.published_tokenizers import FOLDERS, strings, write_folder  # noqa: E402
 

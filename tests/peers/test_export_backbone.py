@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the peers environment has PyTorch; see make test-peers")
 transformers = pytest.importorskip("transformers", reason="the peers environment has PyTorch; see make test-peers")
 
-from backbone.exporting import export_hf  # noqa: E402
-from backbone.masked_head import head_logits, init_head, save_head  # noqa: E402
+from backbone.exchange.exporting import export_hf  # noqa: E402
+from backbone.network.masked_head import head_logits, init_head, save_head  # noqa: E402
 from backbone.storage import load_backbone  # noqa: E402
 from tests.tiny import make_tiny_backbone  # noqa: E402
 

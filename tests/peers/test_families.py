@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the peers environment has PyTorch; 
 transformers = pytest.importorskip("transformers", reason="the peers environment has PyTorch; see make test-peers")
 
 from backbone.buckets import pad  # noqa: E402
-from backbone.importing import import_backbone  # noqa: E402
+from backbone.exchange.importing import import_backbone  # noqa: E402
 from backbone.storage import load_backbone  # noqa: E402
 from tests.families import CONFIGS, TEXT, images, token_rows  # noqa: E402
 from tests.goldens import make as goldens  # noqa: E402

@@ -23,7 +23,7 @@ from adapters.export.peft import export_peft, import_peft  # noqa: E402
 from adapters.mixing import combine  # noqa: E402
 from adapters.specs import IA3, Classification, Dora, Lora, LoraOverride, Norm, Vera  # noqa: E402
 from backbone.buckets import pad  # noqa: E402
-from backbone.importing import minilm_folder  # noqa: E402
+from backbone.exchange.importing import minilm_folder  # noqa: E402
 from backbone.storage import load_backbone  # noqa: E402
 from tests.goldens import make as goldens  # noqa: E402
 from tests.grafts import make  # noqa: E402

@@ -19,7 +19,7 @@ from peft.utils.other import get_pattern_key  # noqa: E402
 from adapters.export.peft import export_peft  # noqa: E402
 from adapters.export.peft.names import Chosen, Pattern  # noqa: E402
 from adapters.specs import IA3, Classification, Dora, Lora, LoraOverride, MultiLabel, TokenTagging  # noqa: E402
-from backbone.importing import import_backbone  # noqa: E402
+from backbone.exchange.importing import import_backbone  # noqa: E402
 from backbone.storage import load_backbone  # noqa: E402
 from benchmarks.peers.peft_folders import CASES, Case, loaded, trunk  # noqa: E402
 from benchmarks.peft_folders import TOLERANCE, distance, ours, run  # noqa: E402

@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from adapters.specs import MultiLabel
-from serving.catalogue import FolderCatalogue
-from serving.follow import Follower
+from serving.live.catalogue import FolderCatalogue
+from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.limits import Tokens

@@ -27,11 +27,11 @@ from adapters.specs import (
     Router,
     Vera,
 )
-from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.network.encoder import Network
 from backbone.trees import flatten
 from serving.bank import Bank, Envelope, Group, lowest_block, place_in
-from serving.catalogue import FolderCatalogue
+from serving.live.catalogue import FolderCatalogue
 from serving.server.envelopes import default_envelope
 from serving.server.settings import Settings
 from tests.grafts import make, nonzero

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from backbone.errors import InputError
-from serving.catalogue import FolderCatalogue
-from serving.follow import Follower
+from serving.live.catalogue import FolderCatalogue
+from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.serve import serve
 from serving.server.settings import Settings

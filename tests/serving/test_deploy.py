@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 import topgraft
-from backbone.options import filled
-from serving.catalogue import FolderCatalogue
+from backbone.console.options import filled
 from serving.commands import Serve
-from serving.follow import Follower
+from serving.live.catalogue import FolderCatalogue
+from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server import monitoring
 from serving.server.endpoint import all_endpoints

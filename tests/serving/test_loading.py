@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from backbone.errors import InputError
-from serving.loading import load_for_serving
+from serving.live.loading import load_for_serving
 from tests.grafts import EMPTY, make
 
 

@@ -18,10 +18,10 @@ from starlette.testclient import TestClient
 from backbone.errors import InputError
 from registry.entries import NoRegistry, Unavailable
 from serving.batching import Batcher, Overloaded
-from serving.catalogue import AMBIGUOUS, DAMAGED, UNKNOWN, Entry, FolderCatalogue, RegistryCatalogue, Timely
-from serving.readers import Unanswered
+from serving.live.catalogue import AMBIGUOUS, DAMAGED, UNKNOWN, Entry, FolderCatalogue, RegistryCatalogue, Timely
+from serving.live.readers import Unanswered
+from serving.live.revival import FIRST, Revival
 from serving.residency import Served
-from serving.revival import FIRST, Revival
 from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics

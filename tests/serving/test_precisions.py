@@ -6,8 +6,8 @@ import pytest
 
 import topgraft
 from backbone.storage import in_precision
-from serving.catalogue import FolderCatalogue
-from serving.follow import Follower
+from serving.live.catalogue import FolderCatalogue
+from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.envelopes import default_envelope
 from serving.server.serve import warm

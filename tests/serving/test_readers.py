@@ -8,8 +8,8 @@ from concurrent.futures import Future, wait
 
 import pytest
 
-from serving import readers as module
-from serving.readers import Readers, Unanswered
+from serving.live import readers as module
+from serving.live.readers import Readers, Unanswered
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from adapters.specs import Classification, Lora, MultiLabel
 from backbone.buckets import pad
 from backbone.errors import InputError
 from serving.bank import Envelope, Group
-from serving.catalogue import FolderCatalogue
-from serving.follow import Follower
+from serving.live.catalogue import FolderCatalogue
+from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.envelopes import default_envelope

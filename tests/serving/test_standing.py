@@ -16,11 +16,11 @@ from registry.database import open_registry
 from registry.entries import LogPosition
 from registry.store import Store
 from registry.tables import live, metadata
-from serving.catalogue import RegistryCatalogue, Timely
-from serving.follow import Follower
-from serving.readiness import readiness
+from serving.live.catalogue import RegistryCatalogue, Timely
+from serving.live.follow import Follower
+from serving.live.readiness import readiness
+from serving.live.standing import KEPT, History
 from serving.runtime import Runtime
-from serving.standing import KEPT, History
 from tests.grafts import make
 from tests.registry.support import TOLD
 from tests.serving.place import ENVELOPE, SPEC

@@ -15,7 +15,7 @@ from adapters.specs import Lora
 from backbone.storage import load_backbone
 from registry.database import open_registry
 from registry.store import Store
-from serving.catalogue import FolderCatalogue, RegistryCatalogue, Timely
+from serving.live.catalogue import FolderCatalogue, RegistryCatalogue, Timely
 from serving.server import envelopes
 from serving.server.endpoint import all_endpoints
 from serving.server.limits import Limits, Tokens

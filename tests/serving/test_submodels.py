@@ -11,9 +11,9 @@ import topgraft
 from adapters.artefact.write import save_graft
 from adapters.specs import Lora
 from backbone.errors import InputError
-from serving.catalogue import FolderCatalogue
 from serving.controller import Bounds, Controller, Reading
-from serving.follow import Follower
+from serving.live.catalogue import FolderCatalogue
+from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.app import Server
 from serving.server.envelopes import default_envelope

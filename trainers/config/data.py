@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.labels import spelt
+from adapters.labels.spelling import spelt
 from backbone.errors import InputError
-from backbone.registered import variants
+from backbone.variants.registered import variants
 from trainers.data.formats.format import AUTO, LAYOUT, Format, ReadSettings, named_format
 
 TABS = {"tab": "\t", "\\t": "\t"}  # spellings of a tab on the command line

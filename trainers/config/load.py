@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from backbone.console.options import argument, option
 from backbone.errors import InputError, nearest
-from backbone.names import place_of_missing
-from backbone.options import argument, option
 from backbone.records import TAGS, Raw, decode, encode, former_field
-from backbone.scripts import failure, imports_of, line_in
+from backbone.variants.names import place_of_missing
+from backbone.variants.scripts import failure, imports_of, line_in
 from trainers.config import TrainConfig
 
 T = TypeVar("T")

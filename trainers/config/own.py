@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backbone.code_files import code_hash
 from backbone.errors import InputError
 from backbone.records import digest, encode, encode_set, key_of
-from backbone.registered import Registered, is_own, own_files
+from backbone.variants.code_files import code_hash
+from backbone.variants.registered import Registered, is_own, own_files
 from trainers.config.experiment import TrainConfig
 
 OWN = "own variants"  # part of the identity of an interrupted run; runs of the first versions lack it

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from adapters.cells import as_number, as_text, binary_digits, listed, plain, stripped
+from adapters.labels.cells import as_number, as_text, binary_digits, listed, plain, stripped
 from backbone.errors import InputError
 from trainers.data.lengths import word_count
 

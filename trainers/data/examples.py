@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from adapters.cells import stripped
 from adapters.heads.columns import Layout, unknown_labels
 from adapters.inputs import Encoded, encode_inputs
-from adapters.labels import counted
+from adapters.labels.cells import stripped
+from adapters.labels.spelling import counted
 from adapters.specs import Head
 from backbone.buckets import bucket_of
 from backbone.cache import row_key

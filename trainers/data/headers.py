@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from adapters.cells import as_number, stripped
+from adapters.labels.cells import as_number, stripped
 from backbone.errors import InputError
 from trainers.config import Data
 from trainers.data.columns import LABEL_NAMES, TEXT_NAMES

@@ -20,7 +20,7 @@ from adapters.heads.head import Head
 from backbone.compression import plain_name
 from backbone.errors import InputError
 from backbone.home import max_tokens_of
-from backbone.registered import variant
+from backbone.variants.registered import variant
 from trainers.config import Data, TrainConfig
 from trainers.config.load import load_config, override_part
 from trainers.data.columns import Column, Roles, Stated, described, roles_of

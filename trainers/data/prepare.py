@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from adapters.cells import stripped
 from adapters.heads.columns import LabelColumn
-from backbone.code_files import code_hash
+from adapters.labels.cells import stripped
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.records import decode, digest, encode
-from backbone.registered import own_files
+from backbone.variants.code_files import code_hash
+from backbone.variants.registered import own_files
 from trainers.config import Data
 from trainers.config.former import without_newer
 from trainers.data.rows import LabelledRow, RowReader, Split, entries

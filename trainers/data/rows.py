@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from adapters.cells import as_number, as_parts, as_text, listed, stripped
 from adapters.heads.columns import LabelColumn
-from adapters.labels import Spellings
+from adapters.labels.cells import as_number, as_parts, as_text, listed, stripped
+from adapters.labels.spelling import Spellings
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.data.encoded_images import image_bytes

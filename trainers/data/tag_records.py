@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from adapters.cells import as_parts, listed
-from adapters.tag_schemes import InBio, in_bio
+from adapters.labels.cells import as_parts, listed
+from adapters.labels.tag_schemes import InBio, in_bio
 from backbone.errors import InputError
 from trainers.data.formats.format import Record
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from adapters.tag_schemes import is_tag
-from adapters.tagging import OUTSIDE
+from adapters.labels.tag_schemes import is_tag
+from adapters.labels.tagging import OUTSIDE
 from backbone.errors import InputError, nearest
 from backbone.texts import lines
 from trainers.data.formats.format import ReadSettings

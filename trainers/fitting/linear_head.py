@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from adapters.forward import features_of, run_rows
 from adapters.model import GraftModel
 from adapters.specs import Head
-from backbone.products import matrix_product
+from backbone.network.products import matrix_product
 from backbone.storage import Backbone
 from backbone.trees import Params
 from trainers.data.batches import Examples

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from backbone.errors import InputError
 from backbone.records import Raw, decode
-from backbone.registered import VARIANTS, Registered, UnknownVariant, named_variants, variant, variants
+from backbone.variants.registered import VARIANTS, Registered, UnknownVariant, named_variants, variant, variants
 
 _SPELLING = re.compile(r"(\w+)(?:\((.*)\))?")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backbone.errors import InputError
-from backbone.registered import variants
+from backbone.variants.registered import variants
 from trainers.config import Data, Optimizer
 from trainers.pretraining.corpus import Corpus
 from trainers.pretraining.networks import NewNetwork

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from backbone.encoder import Network
+    from backbone.network.encoder import Network
     from backbone.storage import Preprocessing
 
 Split = Literal["train", "held_out"]

@@ -24,8 +24,8 @@ from backbone.buckets import TokenRow
 from backbone.cache import row_key
 from backbone.precisions.precision import FLOAT32, Precision
 from backbone.precisions.record import Measured
-from backbone.registered import variants
 from backbone.storage import Backbone, in_precision
+from backbone.variants.registered import variants
 from trainers.data.batches import Examples, part_of
 from trainers.fitting.linear_head import cross_fitted_logits
 

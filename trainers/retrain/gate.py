@@ -19,7 +19,7 @@ import numpy as np
 from adapters.graft import Graft
 from adapters.heads.columns import numbered
 from adapters.heads.head import UNLIKELY
-from adapters.labels import spelling
+from adapters.labels.spelling import spelling
 from adapters.model import GraftModel
 from metering.window import Cost, platform
 from trainers.config import Target

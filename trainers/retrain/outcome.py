@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from backbone.options import check, option
+from backbone.console.options import check, option
 from metering.cost import CostRecord
 from registry.place import Place
 from trainers.config.load import Scripted

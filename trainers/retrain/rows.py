@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.labels import spelling
+from adapters.labels.spelling import spelling
 from backbone.files import write_durable
 from backbone.records import digest
 from trainers.data.rows import LabelledRow

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from adapters.cells import as_number
 from adapters.heads.columns import LabelColumn
-from adapters.labels import spelt
+from adapters.labels.cells import as_number
+from adapters.labels.spelling import spelt
 from backbone.errors import InputError, nearest
 from trainers.config import Data
 from trainers.config.retrain import Column, Schema

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from adapters.labels import Spelling, counted
+from adapters.labels.spelling import Spelling, counted
 
 MAX_NAMED = 5  # items of a kind that a message names
 

@@ -11,8 +11,8 @@ from adapters.export.peft.codec import CONFIG, Codec, Fields, Folder
 from adapters.export.peft.layers import WEIGHTS, Tensors
 from adapters.export.peft.names import Chosen
 from backbone.errors import InputError, nearest
+from backbone.exchange.importing import read_safetensors
 from backbone.families import Family
-from backbone.importing import read_safetensors
 from backbone.texts import parse_json, read_names, read_text
 
 HEAD = "topgraft_head.safetensors"

@@ -13,7 +13,7 @@ from adapters.methods.ia3 import IA3
 from adapters.model import GraftModel
 from adapters.patterns import Site, covering, sites_of
 from backbone.errors import InputError
-from backbone.sites import LINEAR
+from backbone.network.sites import LINEAR
 from backbone.storage import Backbone
 from backbone.trees import Params
 

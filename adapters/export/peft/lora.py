@@ -29,9 +29,9 @@ from adapters.methods.method import SiteMethod
 from adapters.model import GraftModel
 from adapters.patterns import Site, covering, sites_of
 from backbone.errors import InputError
-from backbone.sites import LINEAR
+from backbone.network.sites import LINEAR
+from backbone.network.stored import dense
 from backbone.storage import Backbone
-from backbone.stored import dense
 from backbone.trees import Params
 
 MATRICES, MAGNITUDE = ("lora_A.weight", "lora_B.weight"), "lora_magnitude_vector"

@@ -14,7 +14,7 @@ from adapters.methods.norm import Norm
 from adapters.model import GraftModel
 from adapters.patterns import Site, covering, sites_of
 from backbone.errors import InputError
-from backbone.sites import NORM
+from backbone.network.sites import NORM
 from backbone.storage import Backbone
 from backbone.trees import Params
 

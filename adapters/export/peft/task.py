@@ -22,12 +22,12 @@ from adapters.export.peft.codec import Fields, Folder
 from adapters.export.peft.folder import EXTRA_FILE, HEAD, base_fields, extra_fields, label_names
 from adapters.export.peft.layers import PREFIX, WEIGHTS, Tensors, transposed
 from adapters.export.problems import PROBLEMS, Problem, assumed_problem, head_of
+from adapters.labels.tagging import OUTSIDE, not_bio
 from adapters.model import GraftModel
 from adapters.specs import Head, TokenTagging
-from adapters.tagging import OUTSIDE, not_bio
 from backbone.errors import InputError
+from backbone.exchange.importing import read_safetensors
 from backbone.families import Family
-from backbone.importing import read_safetensors
 from backbone.records import decode, encode
 from backbone.trees import Params
 

@@ -17,7 +17,7 @@ from adapters.methods.vera import Vera, draw_projections
 from adapters.model import GraftModel
 from adapters.patterns import Site, covering, sites_of
 from backbone.errors import InputError
-from backbone.sites import LINEAR
+from backbone.network.sites import LINEAR
 from backbone.storage import Backbone
 from backbone.trees import Params
 

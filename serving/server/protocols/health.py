@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving.live.standing import Word
 from serving.server.app import Server
 from serving.server.endpoint import OPTIONAL, Endpoint, Protocol, json_of
 from serving.server.json_response import JSON
-from serving.standing import Word
 
 NAMED = 20  # tasks that a response names
 

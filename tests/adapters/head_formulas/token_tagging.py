@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from adapters.tagging import NO_TAG
+from adapters.labels.tagging import NO_TAG
 from tests.adapters.head_formulas import classification
 
 

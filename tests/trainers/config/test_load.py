@@ -30,11 +30,11 @@ def test_every_config_loads_by_name_and_survives_its_json(name):
 def test_configs_and_specs_import_no_jax():
     modules = (
         "trainers.config, trainers.config.load, trainers.data.rows, trainers.data.splits, adapters.specs, "
-        "backbone.records, backbone.registered, trainers.data.formats.format, trainers.pretraining.config"
+        "backbone.records, backbone.variants.registered, trainers.data.formats.format, trainers.pretraining.config"
     )
     heavy = ("jax", "flax", "optax", "torch", "tensorflow", "pyarrow", "PIL", "tensorflow_datasets")
     code = (
-        f"import {modules}, sys; backbone.registered.variants(trainers.data.formats.format.Format); "
+        f"import {modules}, sys; backbone.variants.registered.variants(trainers.data.formats.format.Format); "
         "trainers.config.load.load_config('trec6', ['adapter.method=ladder', 'adapter.reduction=4']); "
         f"sys.exit(any(m.split('.')[0] in {heavy} for m in sys.modules))"
     )

@@ -15,7 +15,7 @@ import adapters.heads.head
 from adapters.heads.head import Head
 from backbone.errors import InputError
 from backbone.records import decode, encode
-from backbone.registered import VARIANTS
+from backbone.variants.registered import VARIANTS
 from tests.command import call, run
 from tests.tiny import as_json, rows
 from trainers.config.load import load_config

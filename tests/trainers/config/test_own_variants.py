@@ -13,8 +13,8 @@ from adapters.methods.method import Method
 from backbone.buckets import pad
 from backbone.errors import InputError
 from backbone.records import encode
-from backbone.registered import VARIANTS
-from serving.catalogue import FolderCatalogue
+from backbone.variants.registered import VARIANTS
+from serving.live.catalogue import FolderCatalogue
 from tests.command import call, run
 from tests.tiny import WORDS, as_json, write_config
 from trainers.config.load import load_config

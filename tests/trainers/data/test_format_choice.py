@@ -11,8 +11,8 @@ import pytest
 
 from adapters.heads.columns import Number, OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
-from backbone.registered import variants
-from backbone.scripts import run_script
+from backbone.variants.registered import variants
+from backbone.variants.scripts import run_script
 from tests.tiny import as_json, rows
 from trainers.config import Data, TrainConfig
 from trainers.config.load import override

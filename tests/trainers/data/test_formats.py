@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from adapters.heads.columns import OneLabel, SeveralLabels, Tags
 from backbone.errors import InputError
-from backbone.registered import load_folder, variants
+from backbone.variants.registered import load_folder, variants
 from tests.packing import PACKED
 from tests.trainers.data.format_writers import IMAGES, TAGGED, TEXTS
 from trainers.config import Data

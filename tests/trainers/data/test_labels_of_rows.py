@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from adapters.heads.columns import Number, OneLabel, SeveralLabels, Tags
-from adapters.labels import Spelling
+from adapters.labels.spelling import Spelling
 from adapters.specs import Classification, MultiLabel, TokenTagging
 from backbone.errors import InputError
 from tests.tiny_images import write_folder

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from adapters.heads.columns import Number, OneLabel, Tags
 from adapters.inputs import encode_inputs
+from adapters.labels.tagging import NO_TAG
 from adapters.specs import Classification, MultiLabel, Probe, Regression, TokenTagging
-from adapters.tagging import NO_TAG
 from backbone.buckets import Sides, pad, sides_of, tokens_of
 from backbone.cache import row_key
 from backbone.errors import InputError

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from adapters.graft import Graft
+from adapters.labels.tagging import NO_TAG
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora, TokenTagging
-from adapters.tagging import NO_TAG
 from tests.grafts import manifest, nonzero
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples

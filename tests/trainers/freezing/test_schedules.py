@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from backbone.errors import InputError
-from backbone.registered import VARIANTS, variants
 from backbone.trees import flatten
+from backbone.variants.registered import VARIANTS, variants
 from tests.trainers.training import trained
 from trainers.config import Plan
 from trainers.freezing.schedule import RunShape, Schedule, parse, spellings

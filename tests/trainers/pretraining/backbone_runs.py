@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 import topgraft
-from backbone.encoder import Network
 from backbone.images import ImagePreprocessing
-from backbone.registered import variants
+from backbone.network.encoder import Network
 from backbone.storage import load_backbone
+from backbone.variants.registered import variants
 from tests import tiny, tiny_images
 from tests.tiny import WORDS, as_json
 from trainers.config import Data

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from backbone.encoder import Network
 from backbone.errors import InputError
+from backbone.network.encoder import Network
 from backbone.preprocessing import TextPreprocessing
 from backbone.trees import flatten
 from tests import reference

@@ -146,8 +146,8 @@ def test_an_objective_needs_no_head(run):
     ],
 )
 def test_it_is_checked_as_those_that_come_with_topgraft(values, message, run, tmp_path):
-    from backbone.encoder import Network
     from backbone.images import ImagePreprocessing
+    from backbone.network.encoder import Network
     from backbone.storage import save_backbone
     from tests.tiny_images import IMAGE, SPEC
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import topgraft
-from backbone.encoder import Network
 from backbone.errors import InputError
-from backbone.exporting import export_hf
+from backbone.exchange.exporting import export_hf
+from backbone.exchange.importing import import_backbone
 from backbone.images import ImagePreprocessing
-from backbone.importing import import_backbone
-from backbone.local_start import start_locally
-from backbone.masked_head import abstract_head, load_head, save_head
+from backbone.network.encoder import Network
+from backbone.network.local_start import start_locally
+from backbone.network.masked_head import abstract_head, load_head, save_head
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import load_backbone, read_record, save_backbone
 from backbone.trees import flatten

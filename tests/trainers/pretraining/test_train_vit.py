@@ -14,9 +14,9 @@ import pytest
 
 import topgraft
 from adapters.heads.columns import OneLabel, SeveralLabels
-from backbone.encoder import Network
 from backbone.errors import InputError
 from backbone.images import ImagePreprocessing, patches
+from backbone.network.encoder import Network
 from backbone.spec import ImageSpec
 from backbone.storage import load_backbone, read_record
 from backbone.trees import flatten

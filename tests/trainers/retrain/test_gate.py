@@ -11,7 +11,7 @@ from adapters.graft import Graft
 from adapters.heads.head import UNLIKELY
 from adapters.model import GraftModel
 from adapters.specs import Classification, Probe
-from backbone.encoder import Network
+from backbone.network.encoder import Network
 from metering.energy import Joules
 from metering.window import Cost
 from tests.grafts import nonzero

@@ -1,7 +1,7 @@
 """Sentences with a tag for each word, a word a line, as in CoNLL-2003 and CoNLL-U.
 
-Columns are found by `trainers.data.token_lines`, schemes other than BIO by `adapters.tag_schemes`. Both are decided for
-a whole file, never line by line, and what is not usual is said in the log.
+Columns are found by `trainers.data.token_lines`, schemes other than BIO by `adapters.labels.tag_schemes`. Both are
+decided for a whole file, never line by line, and what is not usual is said in the log.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from adapters.tag_schemes import TagFault, in_bio
-from adapters.tagging import OUTSIDE
+from adapters.labels.tag_schemes import TagFault, in_bio
+from adapters.labels.tagging import OUTSIDE
 from backbone.compression import plain_name
 from backbone.errors import InputError
 from trainers.data.formats.format import Format, ReadSettings, Record

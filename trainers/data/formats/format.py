@@ -29,8 +29,8 @@ from backbone import texts
 from backbone.compression import plain_name
 from backbone.errors import InputError, nearest
 from backbone.files import sha256_file
-from backbone.registered import REGISTRIES, VARIANTS, Registered, run_named_variants, variant, variants
 from backbone.texts import lines as lines  # formats of users import it from here
+from backbone.variants.registered import REGISTRIES, VARIANTS, Registered, run_named_variants, variant, variants
 
 AUTO = "auto"  # data.format that leaves the choice to each file's suffix
 OWN = f", or name the script of a format of your own in {VARIANTS}"

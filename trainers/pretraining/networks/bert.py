@@ -12,7 +12,7 @@ from trainers.pretraining.networks.network import NewNetwork, require_sizes
 if TYPE_CHECKING:
     from jax import Array
 
-    from backbone.encoder import Network
+    from backbone.network.encoder import Network
     from backbone.storage import Preprocessing
     from backbone.trees import Params
 
@@ -48,7 +48,7 @@ class NewBert(NewNetwork, tag="bert"):
         )
 
     def init_weights(self, network: Network, rng: Array) -> Params:
-        from backbone.local_start import start_locally
+        from backbone.network.local_start import start_locally
 
         params = network.init(rng)
         return start_locally(network.spec, params) if self.first_weights == "local" else params

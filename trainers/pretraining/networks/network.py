@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from backbone.errors import InputError
-from backbone.registered import Registered
+from backbone.variants.registered import Registered
 
 if TYPE_CHECKING:
     from jax import Array
 
-    from backbone.encoder import Network
     from backbone.images import ImagePreprocessing
+    from backbone.network.encoder import Network
     from backbone.spec import EncoderSpec
     from backbone.storage import Preprocessing
     from backbone.trees import Params

@@ -49,7 +49,7 @@ class MaskedTokens(TextObjective, tag="masked_tokens"):
         return max(1, round(self.fraction * tokens))
 
     def init_head(self, material: Material, rng: Array) -> Params:
-        from backbone.masked_head import init_head
+        from backbone.network.masked_head import init_head
 
         return init_head(material.network.spec, rng)
 
@@ -79,7 +79,7 @@ class MaskedTokens(TextObjective, tag="masked_tokens"):
         dtype: Any = "float32",
         remat: bool = False,
     ) -> tuple[Array, Array]:
-        from backbone.masked_head import head_logits
+        from backbone.network.masked_head import head_logits
 
         ids, backbone, network = batch["ids"], params["backbone"], material.network
         shown, positions, counts = self.masked(material, ids, rng)

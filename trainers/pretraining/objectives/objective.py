@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from backbone.lazy import jnp
-from backbone.registered import Registered
+from backbone.variants.registered import Registered
 from metering.counts import Count
 
 if TYPE_CHECKING:
     from jax import Array
 
-    from backbone.encoder import Network
+    from backbone.network.encoder import Network
     from backbone.storage import Backbone, Preprocessing
     from backbone.trees import Params
     from trainers.pretraining.config import BackboneConfig
@@ -103,7 +103,7 @@ class Objective(Registered, by="kind", folder="trainers.pretraining.objectives",
 
 def network_of(config: BackboneConfig, start: Backbone | None, preprocessing: Preprocessing) -> tuple[Network, str]:
     """Returns the network of `start`, or a new one for the rows of `preprocessing`, and its published layout."""
-    from backbone.encoder import Network
+    from backbone.network.encoder import Network
 
     if start is not None:
         return start.network, start.source.get("family", "")

@@ -38,7 +38,7 @@ class SupervisedImages(ImageObjective, tag="supervised_images"):
             raise InputError(f"shift: may not be negative, got {self.shift}")
 
     def init_head(self, material: Material, rng: Array) -> Params:
-        from backbone.encoder import INIT_STD
+        from backbone.network.encoder import INIT_STD
 
         shape = material.network.spec.width, len(material.labels)
         kernel = INIT_STD * jax.random.truncated_normal(rng, -2, 2, shape)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from backbone.preprocessing import TextPreprocessing
-from backbone.registered import Registered
 from backbone.texts import read_text
 from backbone.tokenizer_trial import require_usable
+from backbone.variants.registered import Registered
 
 
 class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokenizers"):

@@ -2,9 +2,9 @@
 
     made = published_tokenizer(folder, config, "BertTokenizer", room=30522)
 
-The files name a class of `backbone.tokenizer_classes`, or that of the family is taken. Special and added tokens are
-added in transformers' order, since new tokens get new ids. A tokenizer.json that means the same is kept to the byte, so
-that a `preprocessing_id` moves only where ids do.
+The files name a class of `backbone.exchange.tokenizer_classes`, or that of the family is taken. Special and added
+tokens are added in transformers' order, since new tokens get new ids. A tokenizer.json that means the same is kept to
+the byte, so that a `preprocessing_id` moves only where ids do.
 
 Source: transformers 5.24, `AutoTokenizer` and `TokenizersBackend`.
 """
@@ -22,8 +22,8 @@ from tokenizers import AddedToken, Tokenizer, processors
 from tokenizers.models import BPE
 
 from backbone.errors import InputError
-from backbone.tokenizer_classes import ALIASES, BACKEND, CLASSES, TokenizerClass, model_of
-from backbone.tokenizer_files import CONFIG, FILE, ROLES, SAVE, Token, TokenizerFiles, read_files, str_of
+from backbone.exchange.tokenizer_classes import ALIASES, BACKEND, CLASSES, TokenizerClass, model_of
+from backbone.exchange.tokenizer_files import CONFIG, FILE, ROLES, SAVE, Token, TokenizerFiles, read_files, str_of
 
 
 @dataclass(frozen=True)

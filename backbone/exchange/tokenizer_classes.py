@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from backbone.errors import InputError
-from backbone.tokenizer_files import (
+from backbone.exchange.tokenizer_files import (
     CONFIG,
     FILE,
     MERGES,

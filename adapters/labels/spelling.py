@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from adapters.cells import BLANK, as_text, plain, stripped
+from adapters.labels.cells import BLANK, as_text, plain, stripped
 from backbone.errors import InputError
 
 MISSING = ("nan", "<na>", "nat", "null", "#n/a")  # texts that tools write where there is no value

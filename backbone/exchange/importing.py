@@ -6,7 +6,8 @@
 
 A source folder has the Hugging Face layout: `config.json`, `model.safetensors` (or a sharded index) and the files of a
 tokenizer, or for images `preprocessor_config.json`. The names of a family's fields and tensors are in
-`backbone.families`. `backbone.published_tokenizer` makes the tokenizer that transformers' `AutoTokenizer` makes.
+`backbone.families`. `backbone.exchange.published_tokenizer` makes the tokenizer that transformers' `AutoTokenizer`
+makes.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from backbone.encoder import Network
 from backbone.errors import InputError, nearest
+from backbone.exchange.published_files import read_json, refuse_pointer
+from backbone.exchange.published_tokenizer import published_tokenizer
+from backbone.exchange.tokenizer_files import FILE, FILES
 from backbone.families import Family, find_family
 from backbone.files import sha256_file
 from backbone.images import ImagePreprocessing, from_published
+from backbone.network.encoder import Network
 from backbone.preprocessing import TextPreprocessing
-from backbone.published_files import read_json, refuse_pointer
-from backbone.published_tokenizer import published_tokenizer
-from backbone.registered import VARIANTS, named_variants, variants
 from backbone.spec import EncoderSpec, ImageSpec
 from backbone.storage import BackboneRecord, Preprocessing, save_backbone
-from backbone.tokenizer_files import FILE, FILES
 from backbone.tokenizer_trial import require_usable
 from backbone.trees import Params, describe, flatten, unflatten
+from backbone.variants.registered import VARIANTS, named_variants, variants
 
 WHOLE = "a source folder needs config.json, model.safetensors and the files of a tokenizer"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

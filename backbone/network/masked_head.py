@@ -20,9 +20,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from backbone.encoder import ACTIVATIONS, INIT_STD
 from backbone.errors import InputError
 from backbone.files import write_durable
+from backbone.network.encoder import ACTIVATIONS, INIT_STD
 from backbone.spec import EncoderSpec
 from backbone.trees import Params, flatten, require_same_structure, unflatten
 

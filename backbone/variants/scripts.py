@@ -1,7 +1,7 @@
 """Users' scripts: how one is run, what it may import, and where it failed. Imports no jax.
 
-A script may define variants (`backbone.registered`) or be a config (`trainers.config.load`). It may import modules that
-lie beside it, as one that Python runs, and modules of Topgraft by a former name.
+A script may define variants (`backbone.variants.registered`) or be a config (`trainers.config.load`). It may import
+modules that lie beside it, as one that Python runs, and modules of Topgraft by a former name.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from backbone.code_files import imported_names, is_library
 from backbone.errors import InputError
+from backbone.variants.code_files import imported_names, is_library
 
 FORMER_MODULES = {  # present name of each module that scripts may import by a former name
     "trainers.backbone_config": "trainers.pretraining.config",

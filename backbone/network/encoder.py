@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from backbone.attention import attention, rotate
-from backbone.sites import (
+from backbone.network.attention import attention, rotate
+from backbone.network.sites import (
     ATTENTION_NORM,
     ATTENTION_OUTPUT,
     KEY,
@@ -37,8 +37,8 @@ from backbone.sites import (
     BlockHooks,
     Hooks,
 )
+from backbone.network.stored import has_exact_rows
 from backbone.spec import BlockKind, EncoderSpec, ImageSpec
-from backbone.stored import has_exact_rows
 from backbone.trees import Params
 
 Array = jax.Array

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
+from backbone.console.options import add_fields, argument, check, option, required
 from backbone.errors import InputError
-from backbone.options import add_fields, argument, check, option, required
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@
         '''A variant; `variants(Method)["lora"]` finds it, and records are decoded to it by method="lora".'''
 
 A class statement is checked: the parts that `needs` names must be there, each part has its type
-(`backbone.statements`), and records can hold each field (`backbone.field_types`). The modules of the folder are
-imported when a tag is first looked up. A user's config script may define its own variant, which is known once the
-script has run; a file that runs again replaces its classes. For lookups without that script, the environment variable
-`TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides which code runs.
+(`backbone.variants.statements`), and records can hold each field (`backbone.variants.field_types`). The modules of the
+folder are imported when a tag is first looked up. A user's config script may define its own variant, which is known
+once the script has run; a file that runs again replaces its classes. For lookups without that script, the environment
+variable `TOPGRAFT_VARIANTS` names modules or scripts to run first. No stored artefact decides which code runs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
-from backbone.code_files import is_topgraft
 from backbone.errors import InputError, nearest
-from backbone.field_types import ORIGINS, Origin, field_faults
-from backbone.scripts import failure, former_names, line_in, run_script
-from backbone.statements import faults, lacks_decorator
+from backbone.variants.code_files import is_topgraft
+from backbone.variants.field_types import ORIGINS, Origin, field_faults
+from backbone.variants.scripts import failure, former_names, line_in, run_script
+from backbone.variants.statements import faults, lacks_decorator
 
 VARIANTS = "TOPGRAFT_VARIANTS"  # environment variable: modules or scripts that define variants, commas between
 

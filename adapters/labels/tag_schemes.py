@@ -22,7 +22,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adapters.tagging import OUTSIDE, fault
+from adapters.labels.tagging import OUTSIDE, fault
 
 Tags = Sequence[str]
 MARKS_OF = {  # marks of the schemes that say where an entity ends

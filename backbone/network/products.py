@@ -6,15 +6,15 @@ computed as g^T x [O, I] and transposed. The gradient alone is 18 % faster for 1
 35 % for 512 x 128; it is 4 % slower for 3,072 x 768 (2,048 to 4,096 rows, a core with AVX2). Wide gradients and other
 devices are left to XLA.
 
-A stored kernel (`backbone.stored`) brings its own product, and its own gradient of the states. It is frozen, so it has
-no gradient itself.
+A stored kernel (`backbone.network.stored`) brings its own product, and its own gradient of the states. It is frozen, so
+it has no gradient itself.
 """
 
 from __future__ import annotations
 
 import jax
 
-from backbone.stored import FrozenKernel, StoredKernel
+from backbone.network.stored import FrozenKernel, StoredKernel
 
 Array = jax.Array
 

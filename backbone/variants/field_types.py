@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from weakref import WeakKeyDictionary
 
-from backbone.statements import is_class_variable, misfit, unwrapped
+from backbone.variants.statements import is_class_variable, misfit, unwrapped
 
 ALLOWED = (
     "str, int, float, bool, Literal, an Enum of texts, tuple[T, ...], T | None, a frozen dataclass of such fields, "

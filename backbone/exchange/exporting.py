@@ -22,11 +22,11 @@ from backbone.errors import InputError
 from backbone.families import Family, find_family
 from backbone.files import BACKBONE_FILE, new_folder
 from backbone.images import ImagePreprocessing
-from backbone.masked_head import abstract_head, holds_masked_head, load_head
+from backbone.network.masked_head import abstract_head, holds_masked_head, load_head
 from backbone.preprocessing import TextPreprocessing
-from backbone.registered import variants
 from backbone.storage import load_backbone
 from backbone.trees import flatten
+from backbone.variants.registered import variants
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.cells import as_text
+from adapters.labels.cells import as_text
 from backbone.errors import InputError
 
 OUTSIDE = "O"  # tag of a word in no entity

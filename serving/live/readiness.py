@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving.follow import Follower
+from serving.live.follow import Follower
+from serving.live.standing import Word
 from serving.runtime import Runtime
-from serving.standing import Word
 
 
 @dataclass(frozen=True)

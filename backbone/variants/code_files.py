@@ -19,7 +19,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]  # folder that holds Topgraft's packages
+ROOT = Path(__file__).resolve().parents[2]  # folder that holds Topgraft's packages
 PACKAGES = ("adapters", "backbone", "metering", "registry", "serving", "topgraft", "topgraft.py", "trainers")
 INSTALLED = ("site-packages", "dist-packages")  # folders of installed packages
 

@@ -2,7 +2,7 @@
 
 A new version is read, verified and seated before it takes its task's place. Until then the former version answers; it
 stays if the new one is refused. If the catalogue does not answer, or is not the one that was followed
-(`serving.standing`), the live versions stay live.
+(`serving.live.standing`), the live versions stay live.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 from adapters.graft import Graft
 from backbone.storage import Backbone
-from serving.catalogue import Catalogue, Entry
-from serving.loading import load_for_serving
+from serving.live.catalogue import Catalogue, Entry
+from serving.live.loading import load_for_serving
+from serving.live.standing import FollowState
 from serving.residency import Served
 from serving.runtime import Runtime
-from serving.standing import FollowState
 
 log = logging.getLogger(__name__)
 

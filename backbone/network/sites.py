@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Any, Protocol, TypeAlias
 
 from backbone.lazy import jax, jnp
-from backbone.stored import FrozenKernel
+from backbone.network.stored import FrozenKernel
 
 Array: TypeAlias = "jax.Array"
 
@@ -41,7 +41,7 @@ def product(x: Array, kernel: FrozenKernel, bias: Array | None) -> Array:
 
     XLA on CPU is slower with a batch axis.
     """
-    from backbone.products import matrix_product
+    from backbone.network.products import matrix_product
 
     y = matrix_product(x.reshape(-1, x.shape[-1]), kernel)
     y = y if bias is None else y + bias.astype(x.dtype)

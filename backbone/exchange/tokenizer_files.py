@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from tokenizers import AddedToken
 
 from backbone.errors import InputError
-from backbone.published_files import read_json, read_text
+from backbone.exchange.published_files import read_json, read_text
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FILE, CONFIG, SPECIAL, ADDED = (

@@ -19,8 +19,8 @@ from backbone.errors import InputError, nearest, shown
 from registry.database import Registry
 from registry.entries import LogPosition, NoRegistry, Unavailable, require_task
 from registry.store import Store
-from serving.readers import Readers
-from serving.standing import KEPT, FollowState, History
+from serving.live.readers import Readers
+from serving.live.standing import KEPT, FollowState, History
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from backbone.encoder import INIT_STD
+from backbone.network.encoder import INIT_STD
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 

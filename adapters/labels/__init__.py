@@ -1,0 +1,1 @@
+"""Labels and cells of a column: their spelling, and tags of words. Imports no jax."""

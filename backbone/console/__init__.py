@@ -1,0 +1,1 @@
+"""The console: verbs, options from dataclasses, lines of a log. Imports no jax."""

@@ -1,0 +1,1 @@
+"""Other programs' folders, in and out: weights, tokenizers, Hugging Face's layout."""

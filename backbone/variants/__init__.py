@@ -1,0 +1,1 @@
+"""Variants: how they register themselves, and the users' scripts that bring their own. Imports no jax."""

@@ -1,0 +1,1 @@
+"""What is live: found, followed, loaded, and whether it can answer."""

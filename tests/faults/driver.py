@@ -1,0 +1,223 @@
+"""Runs each scenario once for each fault, each time in a child of a process that has imported everything.
+
+    LD_PRELOAD=calls.so python -m tests.faults.driver WORLD [--only SCENARIO ...] [--sample N] [--points]
+
+Lines of JSON on stdout say what became of each fault. Lines `["SCENARIO", "NAME", NUMBER, "KIND"]` on stdin name
+those that are known already.
+
+After a fault everything is read: each part is that of before the verb or that of after it. Then the verb is called
+again and `gc` runs, a month later by the files' times. Then everything is as without the fault, file by file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import outcome
+from tests.faults.forked import Ended, forked
+from tests.faults.library import Calls, Point
+from tests.faults.scenarios import SCENARIOS, Scenario, collect
+from tests.faults.statements import Statements
+from tests.faults.world import World
+
+POINTS = "points.tsv"  # file beside the root to which a run writes its points
+SAMPLED = ("work/checkpoints/", "work/tensorboard/", "work/metrics.jsonl")  # Orbax, and logs that nothing is read from
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A scenario without a fault."""
+
+    points: tuple[Point, ...]  # all of them, in order
+    before: outcome.Parts
+    end: outcome.Parts
+    files: tuple[str, ...]  # below the root, after gc
+    rows: dict[str, str] = field(default_factory=dict)  # hash of each row of a cache
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one fault."""
+
+    scenario: str
+    name: str  # of the point
+    number: int
+    kind: str
+    struck: bool  # the run came to the point
+    problems: tuple[str, ...]  # violations
+    seconds: float
+
+
+class Driver:
+    """The enumeration in one world."""
+
+    def __init__(self, world: World):
+        self.world, self.calls = world, Calls()
+
+    def child(self, function: Any, seconds: float = 120.0) -> Ended:
+        return forked(self.world.folder, function, seconds)
+
+    def must(self, function: Any) -> Any:
+        """Returns the value of a function in a child; raises RuntimeError where it fails."""
+        ended = self.child(function)
+        if ended.killed or ended.late or ended.raised:
+            raise RuntimeError(ended.said)
+        return ended.value
+
+    def reference(self, scenario: Scenario) -> Reference:
+        """Runs a scenario without a fault, and keeps the state before it as its template."""
+        self.world.empty()
+        self.must(lambda: scenario.begin(self.world))
+        self.world.keep(scenario.name)
+        before = self.must(lambda: outcome.seen(self.world))
+        points = self.world.folder / POINTS
+        points.unlink(missing_ok=True)
+        if (status := self.must(lambda: self.struck_at(scenario, None, ""))) != [0, False]:
+            raise RuntimeError(f"{scenario.name}: {status}")
+        names = [line.split("\t") for line in points.read_text().splitlines()]
+        end, files, rows = self.must(lambda: self.settled(scenario))
+        return Reference(tuple(Point(name, int(number)) for name, number in names), before, end, tuple(files), rows)
+
+    def struck_at(self, scenario: Scenario, point: Point | None, kind: str) -> tuple[int, bool]:
+        """Calls the verb with a fault, in a child; returns its status, and whether the fault has struck."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        lines = os.open(self.world.folder / POINTS, flags) if point is None else -1
+        statements = Statements(lines, point, kind)
+        self.calls.arm(self.world.root, lines, point, kind)
+        try:
+            status = scenario.act(self.world)
+        finally:
+            struck = self.calls.disarm()
+        return status, struck or statements.struck
+
+    def settled(self, scenario: Scenario) -> tuple[outcome.Parts, list[str], dict[str, str]]:
+        """Calls the verb again, then gc, in a child; returns what there is then: parts, files, rows of caches."""
+        status = scenario.act(self.world)
+        assert status in scenario.again, f"the second run ended with status {status}"
+        parts, rows = outcome.seen(self.world), outcome.cached_rows(self.world)
+        self.world.age()
+        if self.world.database.exists():
+            assert collect(self.world) == 0, "gc failed"
+        return parts, outcome.listing(self.world), rows
+
+    def fault(self, scenario: Scenario, known: Reference, point: Point, kind: str) -> Result:
+        """Returns what became of one fault."""
+        started = time.monotonic()
+        self.world.restore(scenario.name)
+        ended = self.child(lambda: self.struck_at(scenario, point, kind))
+        struck = ended.killed or ended.late or bool(ended.raised) or bool(ended.value and ended.value[1])
+        problems = []
+        if ended.late:
+            problems.append("the run hangs")
+        elif ended.raised:
+            problems.append(f"the run ends with a traceback: {ended.raised}")
+        elif not ended.killed and struck and kind in ("before", "after", "torn"):
+            problems.append("the fault did not kill the run")
+        problems += self.after(known)
+        problems += self.at_last(scenario, known)
+        return Result(
+            scenario.name, point.name, point.number, kind, struck, tuple(problems), round(time.monotonic() - started, 2)
+        )
+
+    def after(self, known: Reference) -> list[str]:
+        """Returns what is wrong before anybody has done anything."""
+        ended = self.child(lambda: [outcome.seen(self.world), outcome.cached_rows(self.world)])
+        if ended.value is None:
+            return [f"after the fault: {ended.raised or ended.said[-300:]}"]
+        parts, rows = ended.value
+        problems = outcome.between(parts, known.before, known.end)
+        return [f"after the fault: {problem}" for problem in (*problems, *wrong_rows(rows, known.rows))]
+
+    def at_last(self, scenario: Scenario, known: Reference) -> list[str]:
+        """Returns what is wrong after the second run and gc."""
+        ended = self.child(lambda: self.settled(scenario))
+        if ended.value is None:
+            return [f"at last: {'hangs' if ended.late else ended.raised or ended.said[-300:]} {errors(ended.said)}"]
+        parts, files, rows = ended.value
+        problems = [f"{name} is {parts[name]}" for name in parts if parts[name] != known.end[name]]
+        problems += [f"orphan {file}" for file in files if file not in known.files]
+        problems += [f"missing {file}" for file in known.files if file not in files]
+        return [f"at last: {problem}" for problem in (*problems, *wrong_rows(rows, known.rows))]
+
+
+def errors(said: str) -> str:
+    """Returns the lines of the command about errors."""
+    return " | ".join(line for line in said.splitlines() if line.startswith("topgraft "))
+
+
+def wrong_rows(rows: dict[str, str], known: dict[str, str]) -> list[str]:
+    """Returns the rows of caches that differ from computed ones."""
+    return [f"row {key} of a cache is wrong" for key, value in rows.items() if known.get(key, value) != value]
+
+
+def chosen(points: Sequence[Point]) -> list[Point]:
+    """Returns every point; of Orbax and of logs the first, the middle and the last of each kind of call."""
+    some: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        if point.file.startswith(SAMPLED):
+            some[point.call].append(point)
+    kept = {of[place] for of in some.values() for place in (0, len(of) // 2, -1)}
+    return [point for point in dict.fromkeys(points) if not point.file.startswith(SAMPLED) or point in kept]
+
+
+def imported(driver: Driver) -> None:
+    """Imports what the scenarios import, so that no child does."""
+    for scenario in SCENARIOS:
+        driver.world.empty()
+
+        def names(scenario: Scenario = scenario) -> list[str]:
+            scenario.begin(driver.world)
+            scenario.act(driver.world)
+            return sorted(sys.modules)
+
+        for name in driver.must(names):
+            if name.split(".")[0] not in ("__main__", "tests"):
+                try:
+                    importlib.import_module(name)
+                except Exception:  # a name that is no module of its own
+                    logging.debug("%s", name)
+
+
+def faults(driver: Driver, scenario: Scenario, done: set[tuple[Any, ...]], sample: int) -> Iterator[Any]:
+    """Yields the points of a scenario, then the result of each fault that is not done."""
+    known = driver.reference(scenario)
+    points = chosen(known.points)
+    yield {"scenario": scenario.name, "verb": scenario.verb, "calls": len(known.points), "points": [asdict(p) for p in points]}
+    runs = [(point, kind) for point in points for kind in point.kinds]
+    if sample:
+        runs = runs[:: max(1, len(runs) // sample)][:sample]
+    for point, kind in runs:
+        if (scenario.name, point.name, point.number, kind) not in done:
+            yield asdict(driver.fault(scenario, known, point, kind))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("world", type=Path)
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--sample", type=int, default=0, help="faults of each scenario; 0: all")
+    options = parser.parse_args(arguments)
+    done = {tuple(json.loads(line)) for line in sys.stdin}
+    driver = Driver(World(options.world.resolve()))
+    driver.must(driver.world.write_inputs)
+    imported(driver)
+    for scenario in SCENARIOS:
+        if not options.only or scenario.name in options.only:
+            for line in faults(driver, scenario, done, options.sample):
+                print(json.dumps(line), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

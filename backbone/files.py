@@ -1,9 +1,14 @@
-"""Files that are whole or absent: a folder is written beside its place, synced, then renamed into it."""
+"""Files that are whole or absent: a folder is written beside its place, synced, then renamed into it.
+
+What is written lies beside its place as `.NAME.tmp-ID`, and its writer holds a lock on it. The next writer of the same
+place removes what no living writer holds.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -54,19 +59,90 @@ def write_durable(path: Path, content: bytes | memoryview) -> None:
             _write_all(stream, memoryview(content).cast("B"))
         return
     path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with _written(path, content) as temporary:
+        temporary.replace(path)
+    _fsync(path.parent)
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: bytes | memoryview) -> Iterator[Path]:
+    """Yields a file beside `path` with this content on disk. The block gives it its name."""
+    temporary = _beside(path)
     try:
-        with temporary.open("wb") as file:
+        remove_abandoned(path)
+        with _locked_file(temporary) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        _fsync(path.parent)
+            yield temporary
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say where it is full
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """Returns a new name for what lies beside `path` until it is whole."""
+    return path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+
+
+@contextlib.contextmanager
+def _locked_file(path: Path) -> Iterator[io.BufferedWriter]:
+    """Opens a new file and holds its lock; another writer may have removed it before the lock was there."""
+    while True:
+        with path.open("wb") as file:
+            _lock(file.fileno())
+            if os.fstat(file.fileno()).st_nlink:
+                yield file
+                return
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[None]:
+    """Makes a new folder and holds its lock."""
+    while True:
+        path.mkdir()  # with the rights that the umask leaves, so that a group may share a store
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            _lock(descriptor)
+            if path.exists():
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Takes the lock of a file; some file systems have none, and then nobody can take it for abandoned either."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what killed writers of the file or folder `path` left beside it.
+
+    A former version of a folder stays while there is no other.
+    """
+    start = f".{path.name}."
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        names = [entry.name.removeprefix(start) for entry in entries if entry.name.startswith(start)]
+    for name in names:
+        if name.startswith("tmp-"):
+            _remove_unlocked(path.with_name(start + name))
+        elif name.startswith("old-") and path.exists() and name.replace("old-", "tmp-", 1) not in names:
+            shutil.rmtree(path.with_name(start + name), ignore_errors=True)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Removes a temporary file or folder, unless its writer lives."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # no link, and no wait for a pipe
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _write_all(stream: io.RawIOBase, content: memoryview) -> None:
@@ -77,21 +153,18 @@ def _write_all(stream: io.RawIOBase, content: memoryview) -> None:
 
 def create_durable(path: Path, content: bytes) -> bool:
     """Makes a file that is whole or absent, and returns False if there was one: then it stays as it is."""
-    temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex}")
-    write_durable(temporary, content)
-    try:
-        path.hardlink_to(temporary)
-        _fsync(path.parent)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        if path.exists():  # a file system without hard links: two who are exactly as fast may both write
+    with _written(path, content) as temporary:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
             return False
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            if path.exists():  # a file system without hard links: two who are exactly as fast may both write
+                return False
+            temporary.replace(path)
+    _fsync(path.parent)
     return True
 
 
@@ -109,21 +182,22 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{target}: cannot be made: {error}; choose another place") from error
-    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()  # with the rights that the umask leaves, so that a group may share a store
+    temporary = _beside(target)
+    former = target.with_name(temporary.name.replace(f".{target.name}.tmp-", f".{target.name}.old-", 1))
     try:
-        yield temporary
-        sync_tree(temporary)
-        former = target.with_name(f".{target.name}.old-{os.getpid()}")
-        if replace and target.exists():
-            target.rename(former)
-        try:
-            temporary.rename(target)
-        except OSError as error:  # another process has made it meanwhile
-            if not target.exists():
-                raise
-            raise InputError(f"{target} exists already; remove it or choose another place") from error
+        remove_abandoned(target)
+        with _locked_folder(temporary):
+            yield temporary
+            sync_tree(temporary)
+            if replace and target.exists():
+                target.rename(former)
+            try:
+                temporary.rename(target)
+            except OSError as error:  # another process has made it meanwhile
+                if not target.exists():
+                    raise
+                raise InputError(f"{target} exists already; remove it or choose another place") from error
         _fsync(target.parent)
-        shutil.rmtree(former, ignore_errors=True)
+        remove_abandoned(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

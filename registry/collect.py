@@ -24,6 +24,7 @@ from sqlalchemy import Connection, select
 
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS
 from backbone.errors import InputError
+from backbone.files import remove_abandoned
 from registry import leases, tables
 from registry.database import STORE, Registry
 from registry.store import Store
@@ -33,6 +34,7 @@ FORGOTTEN = 24 * 3600.0  # seconds after which a publication that did not end ma
 LOST = 30 * FORGOTTEN  # seconds after which the artefact of a version may be removed that a restored registry lacks
 PARTS = frozenset({MANIFEST, TENSORS, CANARY, *OPTIONAL})  # files of an artefact
 _ARTEFACT = re.compile(r"[0-9a-f]{64}")
+_TEMPORARY = re.compile(r"\.(store\.json|[0-9a-f]{32}\.rows\.npz)\.tmp-.+")  # a file beside the artefacts, half written
 _UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.(?:tmp-.+|gone)")
 
 
@@ -73,6 +75,7 @@ def collect(registry: Registry, store: Store, *, keep: int, dry_run: bool = Fals
         require_original(registry, uses, dry_run=dry_run, moved=moved)
         if not dry_run:
             mark(registry, uses)
+            _remove_temporary_files(store, uses)
     chosen, at_work = _choose(registry, tasks, keep, dry_run=dry_run)
     work = _Removal(registry, store, uses, chosen if dry_run else {}, Collected(dry_run, chosen, at_work))
     return work.run()
@@ -234,6 +237,14 @@ def mark(registry: Registry, uses: Uses) -> None:
         published = select(tables.versions.c.path).where(tables.versions.c.state == "published").distinct()
         paths = set(connection.execute(published).scalars())
     uses.finish(*(paths - uses.named().keys()), *(paths & uses.under_way().keys()))
+
+
+def _remove_temporary_files(store: Store, uses: Uses) -> None:
+    """Removes files that killed writers left in the store; a living writer has a lock on its own."""
+    with store.reached():
+        names = {match[1] for path in store.root.iterdir() if (match := _TEMPORARY.fullmatch(path.name))}
+        for path in (uses.label, *(store.root / name for name in names)):
+            remove_abandoned(path)
 
 
 def require_original(registry: Registry, uses: Uses, *, dry_run: bool = False, moved: bool = False) -> None:

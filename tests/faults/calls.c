@@ -48,9 +48,11 @@ void disarm(void) { armed = 0; }
 int has_struck(void) { return struck; }
 
 static int varies(const char *part, size_t length) {
+    size_t capitals = strspn(part, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ");
     int digits = 0, others = 0;
+    if (length == 6 && capitals >= 6) return 1;
     for (size_t i = 0; i < length; i++) part[i] >= '0' && part[i] <= '9' ? digits++ : others++;
-    return (digits >= 3 && !others) || (digits && length >= 7);
+    return (digits >= 3 && !others) || ((digits || !strncmp(part, "tmp", 3)) && length >= 7);
 }
 
 /* Writes the call and the file, with # for what differs from run to run. */

@@ -1,6 +1,6 @@
 """Runs each scenario once for each fault, each time in a child of a process that has imported everything.
 
-    LD_PRELOAD=calls.so python -m tests.faults.driver WORLD [--only SCENARIO ...] [--sample N] [--points]
+    LD_PRELOAD=calls.so python -m tests.faults.driver WORLD [--only SCENARIO ...] [--sample N] [--stride N]
 
 Lines of JSON on stdout say what became of each fault. Lines `["SCENARIO", "NAME", NUMBER, "KIND"]` on stdin name
 those that are known already.
@@ -19,20 +19,22 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.faults import outcome
 from tests.faults.forked import Ended, forked
-from tests.faults.library import Calls, Point
-from tests.faults.scenarios import SCENARIOS, Scenario, collect
+from tests.faults.library import SQL, Calls, Point
+from tests.faults.scenarios import SCENARIOS, Scenario, collect, later
 from tests.faults.statements import Statements
 from tests.faults.world import World
 
+Fault = tuple[Any, ...]  # scenario, name and number of a point, kind
 POINTS = "points.tsv"  # file beside the root to which a run writes its points
-SAMPLED = ("work/checkpoints/", "work/tensorboard/", "work/metrics.jsonl")  # Orbax, and logs that nothing is read from
+# files of libraries: Orbax's checkpoints, prepared rows of tensorflow-datasets, and logs that no run reads
+LIBRARIES = ("checkpoints/", "home/data/", "tensorboard/", "metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Driver:
 
     def settled(self, scenario: Scenario) -> tuple[outcome.Parts, list[str], dict[str, str]]:
         """Calls the verb again, then gc, in a child; returns what there is then: parts, files, rows of caches."""
+        later(self.world)
         status = scenario.act(self.world)
         assert status in scenario.again, f"the second run ended with status {status}"
         parts, rows = outcome.seen(self.world), outcome.cached_rows(self.world)
@@ -162,18 +165,23 @@ def wrong_rows(rows: dict[str, str], known: dict[str, str]) -> list[str]:
 
 
 def chosen(points: Sequence[Point]) -> list[Point]:
-    """Returns every point; of Orbax and of logs the first, the middle and the last of each kind of call."""
-    some: dict[str, list[Point]] = defaultdict(list)
+    """Returns every point; of each library the first, the middle and the last of each kind of call."""
+    some: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
-        if point.file.startswith(SAMPLED):
-            some[point.call].append(point)
-    kept = {of[place] for of in some.values() for place in (0, len(of) // 2, -1)}
-    return [point for point in dict.fromkeys(points) if not point.file.startswith(SAMPLED) or point in kept]
+        if library := library_of(point):
+            some[library, point.call].append(point)
+    kept = {calls[place] for calls in some.values() for place in (0, len(calls) // 2, -1)}
+    return [point for point in dict.fromkeys(points) if not library_of(point) or point in kept]
 
 
-def imported(driver: Driver) -> None:
+def library_of(point: Point) -> str:
+    """Returns which library writes the file; empty for a file of ours."""
+    return next((name for name in LIBRARIES if name in point.file and point.call != SQL), "")
+
+
+def imported(driver: Driver, scenarios: Sequence[Scenario]) -> None:
     """Imports what the scenarios import, so that no child does."""
-    for scenario in SCENARIOS:
+    for scenario in scenarios:
         driver.world.empty()
 
         def names(scenario: Scenario = scenario) -> list[str]:
@@ -189,15 +197,29 @@ def imported(driver: Driver) -> None:
                     logging.debug("%s", name)
 
 
-def faults(driver: Driver, scenario: Scenario, done: set[tuple[Any, ...]], sample: int) -> Iterator[Any]:
-    """Yields the points of a scenario, then the result of each fault that is not done."""
-    known = driver.reference(scenario)
-    points = chosen(known.points)
-    yield {"scenario": scenario.name, "verb": scenario.verb, "calls": len(known.points), "points": [asdict(p) for p in points]}
-    runs = [(point, kind) for point in points for kind in point.kinds]
-    if sample:
-        runs = runs[:: max(1, len(runs) // sample)][:sample]
-    for point, kind in runs:
+def enumerated(
+    driver: Driver, scenarios: Sequence[Scenario], done: set[Fault], *, stride: int, sample: int
+) -> Iterator[Mapping[str, Any]]:
+    """Yields the points of each scenario, then the result of each fault that is not done.
+
+    Every `stride`-th fault of each scenario comes before the others; with `sample` that many of each, and no others.
+    """
+    passes: list[list[tuple[Scenario, Reference, Point, str]]] = [[], []]
+    for scenario in scenarios:
+        known = driver.reference(scenario)
+        points = chosen(known.points)
+        yield {
+            "scenario": scenario.name,
+            "verb": scenario.verb,
+            "calls": len(known.points),
+            "points": [asdict(point) for point in points],
+        }
+        runs = [(scenario, known, point, kind) for point in points for kind in point.kinds]
+        if sample:
+            runs = runs[len(runs) // (2 * sample) :: max(1, len(runs) // sample)][:sample]
+        for place, run in enumerate(runs):
+            passes[place % stride > 0].append(run)
+    for scenario, known, point, kind in (*passes[0], *passes[1]):
         if (scenario.name, point.name, point.number, kind) not in done:
             yield asdict(driver.fault(scenario, known, point, kind))
 
@@ -207,15 +229,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("world", type=Path)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--sample", type=int, default=0, help="faults of each scenario; 0: all")
+    parser.add_argument("--stride", type=int, default=1, help="every N-th fault before the others")
+    parser.add_argument("--minutes", type=float, default=24 * 60.0)
     options = parser.parse_args(arguments)
-    done = {tuple(json.loads(line)) for line in sys.stdin}
+    deadline = time.monotonic() + 60 * options.minutes
+    done: set[Fault] = {tuple(json.loads(line)) for line in sys.stdin}
     driver = Driver(World(options.world.resolve()))
     driver.must(driver.world.write_inputs)
-    imported(driver)
-    for scenario in SCENARIOS:
-        if not options.only or scenario.name in options.only:
-            for line in faults(driver, scenario, done, options.sample):
-                print(json.dumps(line), flush=True)
+    scenarios = [one for one in SCENARIOS if not options.only or one.name in options.only]
+    imported(driver, scenarios)
+    for line in enumerated(driver, scenarios, done, stride=options.stride, sample=options.sample):
+        print(json.dumps(line), flush=True)
+        if time.monotonic() > deadline:
+            break
     return 0
 
 

@@ -120,6 +120,8 @@ def plain(name: str) -> str:
 
 
 def varies(word: str) -> bool:
-    """Returns whether a word of a path is a number of three digits, or a longer name with digits."""
+    """Returns whether a word of a path is a number of three digits, or a longer name with digits or of a temporary."""
     digits = sum(letter.isdecimal() for letter in word)
-    return (digits >= 3 and digits == len(word)) or (digits > 0 and len(word) >= 7)
+    if len(word) == 6 and word.upper() == word:
+        return True
+    return (digits >= 3 and digits == len(word)) or ((digits > 0 or word.startswith("tmp")) and len(word) >= 7)

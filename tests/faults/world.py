@@ -11,12 +11,12 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backbone.storage import load_backbone
 from tests.grafts import make
-from tests.tiny import make_tiny_backbone, rows, write_csv
+from tests.tiny import SPEC, make_tiny_backbone, rows, write_csv
 
 DAYS_40 = 40 * 24 * 3600.0  # seconds after which gc takes everything for abandoned
 ROWS = 48
@@ -81,7 +81,7 @@ class World:
         self.inputs.mkdir(parents=True, exist_ok=True)
         for name in ("programs", "machines"):
             (self.inputs / name).mkdir(exist_ok=True)
-        make_tiny_backbone(self.backbone)
+        make_tiny_backbone(self.backbone, spec=replace(SPEC, blocks=2))
         write_csv(self.inputs / "test.csv", rows(24, seed=2))
         for name, extra in (("probe", "adapter=Probe()"), ("lora", LORA)):
             self.write_config(name, extra)

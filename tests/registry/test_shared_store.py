@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -116,6 +117,19 @@ def test_what_is_nobodys_is_left(published, store):
     assert before - {path.name for path in root.iterdir()} == set(done.removed)
     assert [path.name for path in outside.iterdir()] == ["keep.txt", "moved"] or (outside / "keep.txt").exists()
     assert (outside / "moved" / "manifest.json").exists()
+
+
+def test_gc_removes_files_that_killed_writers_left(published, store):
+    """A file that a living writer holds stays, and so does one of somebody else."""
+    names = [f".{name}.tmp-1a2b3c4d" for name in ("store.json", f"{'0' * 32}.rows.npz", f"{'1' * 32}.rows.npz", "notes")]
+    for name in names:
+        (store.root / name).write_text("half")
+    with (store.root / names[2]).open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        collect(published, store, keep=0, dry_run=True)
+        assert all((store.root / name).exists() for name in names)
+        collect(published, store, keep=10)
+        assert [(store.root / name).exists() for name in names] == [False, False, True, True]
 
 
 def test_a_fresh_volume_is_a_store(registry, tmp_path, grafts):

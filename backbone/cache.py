@@ -42,6 +42,7 @@ Storage = Literal["float32", "bfloat16", "int8"]
 SEGMENT_BYTES = 32 * 2**20  # bytes of values in a segment: the largest loss by a kill
 MAPPED_FROM = 2**20  # bytes from which a segment is mapped; smaller ones are read, since a map holds a descriptor
 VARIANT_FILE = "variant.json"
+LOCK = "writer.lock"
 LAYOUT = 1  # raised by hand when files of the same variant would be read differently
 
 _INDEX = np.dtype([("key", "S16"), ("start", "<i8"), ("tokens", "<i4"), ("bucket", "<i4")])
@@ -255,13 +256,13 @@ class RowCache:
     def writing(self) -> Iterator[RowCache]:
         """Holds the writer's lock. At the end of the block, pending rows are written even if it failed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "writer.lock").open("w") as lock:
+        with (self.folder / LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 log.warning("%s: another process is writing; waiting for it", self.folder)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            self._clean()
+            _clean(self.folder)
             if not (self.folder / VARIANT_FILE).exists():
                 write_durable(self.folder / VARIANT_FILE, json.dumps(self.variant.identity(), indent=1).encode())
             known = {place.segment for place in self._places.values()}
@@ -306,14 +307,6 @@ class RowCache:
         self._mapped(number)
         write_durable(stem.with_suffix(".json"), json.dumps(encode(segment)).encode())
         self._know(number, index)
-
-    def _clean(self) -> None:
-        """Removes the files that a killed writer left."""
-        whole = {f"{number:06d}" for number in _segments(self.folder)}
-        for path in self.folder.iterdir():
-            left = path.suffix in (".rows", ".index") and path.stem not in whole
-            if left or ".tmp-" in path.name:
-                path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Removes every row of the variant."""
@@ -428,7 +421,28 @@ def collect_garbage(root: Path, max_bytes: int, keep: Collection[Path] = (), *, 
         _remove_segment(path)
         removed.append(str(path))
         total -= size_bytes
+    for folder in root.glob("*/"):
+        _clean_unless_written(folder)
     return removed
+
+
+def _clean(folder: Path) -> None:
+    """Removes the files that a killed writer or remover left; call with the writer's lock."""
+    whole = {f"{number:06d}" for number in _segments(folder)}
+    for path in folder.iterdir():
+        left = path.suffix in (".rows", ".index") and path.stem not in whole
+        if left or ".tmp-" in path.name:
+            path.unlink(missing_ok=True)
+
+
+def _clean_unless_written(folder: Path) -> None:
+    """Removes what was left in a folder, unless a writer is at work there: its segment has no description yet."""
+    with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        _clean(folder)
 
 
 def _remove_segment(stem: Path) -> None:

@@ -119,6 +119,20 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raises OSError about `path` where a library in the block tells by an exception of its own that a disk failed."""
+    try:
+        yield
+    except (OSError, InputError):
+        raise
+    except Exception as error:  # safetensors, tensorstore, array_record and others have one each
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+
+
 def remove_abandoned(path: Path) -> None:
     """Removes what killed writers of the file or folder `path` left beside it.
 
@@ -187,7 +201,8 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         remove_abandoned(target)
         with _locked_folder(temporary):
-            yield temporary
+            with disk_errors(target):
+                yield temporary
             sync_tree(temporary)
             if replace and target.exists():
                 target.rename(former)

@@ -84,7 +84,7 @@ class Table:
             counts = verbs.setdefault(scenario["verb"], Counter())
             faults = scenario["faults"]
             counts["points"] += len(faults)
-            counts["faults"] += sum(len(KINDS) - (not point.split()[1] == "write") for point in faults)
+            counts["faults"] += sum(len(KINDS) - (point.split()[1] != "write") for point in faults)
             for fate, letter in LETTERS.items():
                 counts[fate] += sum(letters.count(letter) for letters in faults.values())
             counts["seconds"] += round(scenario["seconds"])

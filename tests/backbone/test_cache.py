@@ -273,3 +273,19 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
     assert not any(cache.has(key, bucket) for key, bucket, _ in items)
     assert not list(cache.folder.glob("*.rows*"))
     assert len(filled(tmp_path, items)) == 3
+
+
+def test_gc_removes_what_a_killed_remover_left_but_not_what_is_being_written(tmp_path, monkeypatch):
+    """A segment without a description is one that is written, or one that was removed by half."""
+    monkeypatch.setattr(cache_module, "SEGMENT_BYTES", 500)
+    cache = filled(tmp_path, rows(6))
+    for file in cache.folder.glob("*.json"):
+        if file.stem.isdecimal():
+            file.unlink()
+    assert list(cache.folder.glob("*.rows"))
+    with RowCache(tmp_path, cache.variant).writing() as writer:
+        (writer.folder / "7.rows").write_bytes(b"of a segment that is being written")
+        collect_garbage(tmp_path, 2**40)
+        assert [file.name for file in cache.folder.glob("*.rows")] == ["7.rows"]
+    collect_garbage(tmp_path, 2**40)
+    assert not [*cache.folder.glob("*.rows"), *cache.folder.glob("*.index")]

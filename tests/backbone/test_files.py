@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
 import pytest
 
-from backbone.files import create_durable, new_folder, remove_abandoned, write_durable
+from backbone.files import create_durable, disk_errors, new_folder, remove_abandoned, write_durable
 
 LEFT = ".notes.tmp-1234abcd"
 
@@ -44,11 +45,16 @@ def test_the_first_of_two_creators_wins_and_nothing_is_left(tmp_path):
 def test_a_folder_left_by_a_killed_writer_goes_and_one_that_is_held_stays(tmp_path):
     (tmp_path / ".notes.tmp-dead").mkdir()
     (tmp_path / ".notes.tmp-dead" / "file").write_text("half")
-    with new_folder(tmp_path / "notes") as first:
-        with pytest.raises(ValueError, match="exists already"), new_folder(tmp_path / "notes"):
-            assert first.exists()
+
+    def late() -> None:
+        """Makes the same folder, and comes second."""
+        with new_folder(tmp_path / "notes"):
             (tmp_path / "notes").mkdir()
             (tmp_path / "notes" / "file").write_text("of another process")
+
+    with new_folder(tmp_path / "notes") as first:
+        with pytest.raises(ValueError, match="exists already"):
+            late()
         assert names(tmp_path) == sorted([first.name, "notes"])
         (tmp_path / "notes" / "file").unlink()
     assert names(tmp_path) == ["notes"]
@@ -73,3 +79,13 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="notes"):
         write_durable(tmp_path / "notes", b"whole")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_library_that_has_an_error_of_its_own_for_a_disk(number, tmp_path):
+    with pytest.raises(OSError, match="notes") as caught, new_folder(tmp_path / "notes"):
+        raise RuntimeError(f"open() failed: {os.strerror(number)}; opening rows-0")
+    assert caught.value.errno == number
+    assert names(tmp_path) == []
+    with pytest.raises(RuntimeError, match="something else"), disk_errors(tmp_path):
+        raise RuntimeError("something else")

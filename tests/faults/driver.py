@@ -12,9 +12,9 @@ again and `gc` runs, a month later by the files' times. Then everything is as wi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
-import logging
 import os
 import sys
 import time
@@ -191,10 +191,8 @@ def imported(driver: Driver, scenarios: Sequence[Scenario]) -> None:
 
         for name in driver.must(names):
             if name.split(".")[0] not in ("__main__", "tests"):
-                try:
+                with contextlib.suppress(Exception):  # a name that is no module of its own
                     importlib.import_module(name)
-                except Exception:  # a name that is no module of its own
-                    logging.debug("%s", name)
 
 
 def enumerated(

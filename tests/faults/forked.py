@@ -27,8 +27,8 @@ class Ended:
 
     @property
     def raised(self) -> str:
-        """Returns the last line of a traceback; empty without one."""
-        return self.said.strip().splitlines()[-1] if "Traceback (most recent call last)" in self.said else ""
+        """Returns the last line of the traceback of a function that raised; empty for one that returned."""
+        return self.said.strip().splitlines()[-1] if self.value is None and "Traceback (most" in self.said else ""
 
 
 def forked(folder: Path, function: Callable[[], Any], seconds: float = 120.0) -> Ended:
@@ -62,9 +62,9 @@ def _child(function: Callable[[], Any], answer: Path, said: Path) -> None:
             os.dup2(descriptor, standard)
         answer.write_text(json.dumps(function()))
         status = 0
-    except BaseException:  # whatever it is, the parent has to see it
-        traceback.print_exc()
     finally:
+        if status:
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.artefact.manifest import MANIFEST
 from adapters.artefact.read import read_graft
 from backbone.cache import VARIANT_FILE, RowCache, Variant
 from backbone.files import sha256_file
@@ -77,7 +76,8 @@ def files_of(folder: Path) -> Any:
 
 def between(now: Parts, before: Parts, end: Parts) -> list[str]:
     """Returns what is neither as before nor as after the verb."""
-    problems = [f"{name}: {now[name]}" for name in ("export", "graft", "peft") if now[name] not in (before[name], end[name])]
+    files = ("export", "graft", "peft")
+    problems = [f"{name}: {now[name]}" for name in files if now[name] not in (before[name], end[name])]
     first, last = before["registry"] or {}, end["registry"] or {}
     for task, state in (now["registry"] or {}).items():
         empty = {"live": None, "log": [], "versions": []}

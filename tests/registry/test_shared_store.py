@@ -121,7 +121,8 @@ def test_what_is_nobodys_is_left(published, store):
 
 def test_gc_removes_files_that_killed_writers_left(published, store):
     """A file that a living writer holds stays, and so does one of somebody else."""
-    names = [f".{name}.tmp-1a2b3c4d" for name in ("store.json", f"{'0' * 32}.rows.npz", f"{'1' * 32}.rows.npz", "notes")]
+    places = ("store.json", f"{'0' * 32}.rows.npz", f"{'1' * 32}.rows.npz", "notes")
+    names = [f".{place}.tmp-1a2b3c4d" for place in places]
     for name in names:
         (store.root / name).write_text("half")
     with (store.root / names[2]).open("r+") as file:

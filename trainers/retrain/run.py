@@ -28,6 +28,7 @@ from trainers.retrain.fingerprint import Taken, keeping, take
 from trainers.retrain.history import Known, known, settled
 from trainers.retrain.outcome import EXIT_STATUS, OnStep, Options, Outcome
 from trainers.retrain.steps import Work
+from trainers.retrain.workspace import remove_abandoned, work_folders
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def retrain(
     before = known(registry, task)
     kept = keeping(config, before.fingerprint)
     now = now or take(kept, before.fingerprint)
-    if nothing := _nothing(registry, task, before, now):
+    if nothing := _nothing(registry, task, before, now, options):
         return nothing
     from adapters.machine import require_known_answers  # a run with nothing to do needs none of it
 
@@ -67,7 +68,7 @@ def retrain(
         before = known(registry, task)  # another run may have ended meanwhile
         kept = keeping(config, before.fingerprint)
         now = take(kept, before.fingerprint)
-        if nothing := _nothing(registry, task, before, now):
+        if nothing := _nothing(registry, task, before, now, options):
             return nothing
         work = Work(kept, registry, store, options, on_step, before, now, beat, cpu_before)
         outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
@@ -75,11 +76,16 @@ def retrain(
     return outcome
 
 
-def _nothing(registry: Registry, task: str, before: Known, now: Taken) -> Outcome | None:
-    """Returns the outcome of a run that has nothing to do; None if there may be something."""
+def _nothing(registry: Registry, task: str, before: Known, now: Taken, options: Options) -> Outcome | None:
+    """Returns the outcome of a run that has nothing to do; None if there may be something.
+
+    Work folders of interrupted runs are removed then, since nobody will go on with them.
+    """
     state = settled(registry, task, before, now)
     if state is None:
         return None
+    if not options.dry_run:
+        remove_abandoned(work_folders(task))
     live = before.live
     return Outcome(
         task=task,

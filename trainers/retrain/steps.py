@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError
-from backbone.home import home
 from backbone.records import digest, encode
 from metering.cost import CostRecord
 from metering.window import cpu_seconds
@@ -33,7 +32,7 @@ from trainers.retrain.lineage import GateReport, PriceEstimate
 from trainers.retrain.outcome import EXIT_STATUS, NOT_REACHED, REFUSED, OnStep, Options, Outcome
 from trainers.retrain.rows import Rows, load_rows, save_rows
 from trainers.retrain.schema import check
-from trainers.retrain.workspace import own_folder
+from trainers.retrain.workspace import own_folder, remove_abandoned, work_folders
 
 if TYPE_CHECKING:
     from metering.window import Cost
@@ -253,10 +252,11 @@ class Work:
         with contextlib.ExitStack() as stack:
             if ready is not None:
                 self.store.verify(ready.content_id)
+                remove_abandoned(work_folders(self.task))  # the run that published it may have died before it did
                 candidate = Trained(self.store.path(ready.content_id), None, 0, ready)
                 decision = replace(decision, reason=f"version {ready.number} was made from what there is now")
             else:
-                workdir = stack.enter_context(own_folder(home() / "retrain" / self.task, self._work_key(decision)))
+                workdir = stack.enter_context(own_folder(work_folders(self.task), self._work_key(decision)))
                 self.on_step("train")
                 candidate = self.train(decision, workdir)
             report, live = self.judge_and_promote(decision, diagnosis, predicted, candidate)

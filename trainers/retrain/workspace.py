@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbone.home import home
+
 
 @contextlib.contextmanager
 def own_folder(base: Path, key: str) -> Iterator[Path]:
@@ -25,7 +27,7 @@ def own_folder(base: Path, key: str) -> Iterator[Path]:
             if not locked:
                 continue
             folder.mkdir(exist_ok=True)
-            _remove_abandoned(base, key)
+            remove_abandoned(base, but=key)
             yield folder
             _remove(folder)
             return
@@ -66,11 +68,18 @@ def _remove(folder: Path) -> None:
     _lock_of(folder).unlink(missing_ok=True)
 
 
-def _remove_abandoned(base: Path, key: str) -> None:
-    """Removes the work folders of other data that no process uses."""
-    for folder in base.glob("*-*"):
-        if folder.name.startswith(key) or not folder.is_dir():
+def remove_abandoned(base: Path, *, but: str | None = None) -> None:
+    """Removes the work folders, and their locks, that no process uses; those named by the key `but` stay."""
+    names = {path.name for path in base.glob("*-*") if path.is_dir()}
+    names |= {path.name.removeprefix(".").removesuffix(".lock") for path in base.glob(".*-*.lock")}
+    for name in sorted(names):
+        if but is not None and name.startswith(but):
             continue
-        with _locked(folder) as locked:
+        with _locked(base / name) as locked:
             if locked:
-                _remove(folder)
+                _remove(base / name)
+
+
+def work_folders(task: str) -> Path:
+    """Returns the folder of a task's work folders."""
+    return home() / "retrain" / task

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from backbone.errors import InputError
+from backbone.files import disk_errors
 from backbone.orbax import ocp, reading
 from backbone.trees import flatten, require_same_structure, unflatten
 from trainers.config.own import OWN
@@ -62,8 +63,11 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.wait()
-        self._checkpointer.close()
+        with disk_errors(self._folder):  # Orbax raises the error of a save once more when it is closed
+            try:
+                self.wait()
+            finally:
+                self._checkpointer.close()
 
     def notes(self) -> dict[str, Any] | None:
         """Returns the notes of the newest checkpoint, or None if there is none to go on from.
@@ -109,13 +113,15 @@ class Checkpoints:
         # the notes are written later, and go on changing
         metadata = {"identity": self._identity, "notes": copy.deepcopy(dict(notes))}
         copied = jax.tree.map(np.array, jax.device_get(_arrays(state, best, frozen)))
-        self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
+        with disk_errors(self._folder):
+            self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 
     def wait(self) -> None:
         """Waits until the save in progress is on disk."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with disk_errors(self._folder):
+                pending.result()
 
     def restore(
         self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 from pathlib import Path
 
-from trainers.retrain.workspace import own_folder
+from trainers.retrain.workspace import own_folder, remove_abandoned
 
 
 def _use_many_times(base: Path, times: int) -> None:
@@ -44,4 +44,17 @@ def test_a_failure_keeps_the_folder_for_the_same_data_and_other_data_removes_it(
     fails(tmp_path)
     with own_folder(tmp_path, "two") as folder:
         assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_process_uses_is_removed(tmp_path):
+    """Also a lock without its folder, as after a kill between the two removals."""
+    fails(tmp_path)
+    (tmp_path / ".two-0.lock").touch()
+    with own_folder(tmp_path, "three") as used:
+        remove_abandoned(tmp_path)
+        assert used.exists()
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [used.name]
+        assert not (tmp_path / ".two-0.lock").exists()
+    remove_abandoned(tmp_path / "of a task that never ran")
     assert list(tmp_path.iterdir()) == []

@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import topgraft
+from registry.entries import RegistryError
 from tests.faults import outcome
 from tests.faults.forked import Ended, forked
 from tests.faults.library import SQL, Calls, Point
@@ -127,31 +129,43 @@ class Driver:
             problems.append(f"the run ends with a traceback: {ended.raised}")
         elif not ended.killed and struck and kind in ("before", "after", "torn"):
             problems.append("the fault did not kill the run")
-        problems += self.after(known)
-        problems += self.at_last(scenario, known)
+        problems += self.judged(scenario, known)
         return Result(
             scenario.name, point.name, point.number, kind, struck, tuple(problems), round(time.monotonic() - started, 2)
         )
 
+    def judged(self, scenario: Scenario, known: Reference) -> list[str]:
+        """Returns what is wrong after the fault, and after the second run and gc; in a child."""
+
+        def judge() -> list[str]:
+            problems = [f"after the fault: {problem}" for problem in self.after(known)]
+            return problems + [f"at last: {problem}" for problem in self.at_last(scenario, known)]
+
+        ended = self.child(judge)
+        if ended.value is None:
+            return [
+                f"{'the second run hangs' if ended.late else ended.raised or ended.said[-300:]} {errors(ended.said)}"
+            ]
+        problems: list[str] = ended.value
+        return problems
+
     def after(self, known: Reference) -> list[str]:
         """Returns what is wrong before anybody has done anything."""
-        ended = self.child(lambda: [outcome.seen(self.world), outcome.cached_rows(self.world)])
-        if ended.value is None:
-            return [f"after the fault: {ended.raised or ended.said[-300:]}"]
-        parts, rows = ended.value
+        try:
+            parts = outcome.seen(self.world)
+        except (ValueError, RegistryError, AssertionError) as error:
+            return [repr(error)]
         problems = outcome.between(parts, known.before, known.end)
-        return [f"after the fault: {problem}" for problem in (*problems, *wrong_rows(rows, known.rows))]
+        return [*problems, *wrong_rows(outcome.cached_rows(self.world), known.rows)]
 
     def at_last(self, scenario: Scenario, known: Reference) -> list[str]:
         """Returns what is wrong after the second run and gc."""
-        ended = self.child(lambda: self.settled(scenario))
-        if ended.value is None:
-            return [f"at last: {'hangs' if ended.late else ended.raised or ended.said[-300:]} {errors(ended.said)}"]
-        parts, files, rows = ended.value
+        parts, files, rows = self.settled(scenario)
+        parts, files = json.loads(json.dumps([parts, files]))
         problems = [f"{name} is {parts[name]}" for name in parts if parts[name] != known.end[name]]
         problems += [f"orphan {file}" for file in files if file not in known.files]
         problems += [f"missing {file}" for file in known.files if file not in files]
-        return [f"at last: {problem}" for problem in (*problems, *wrong_rows(rows, known.rows))]
+        return [*problems, *wrong_rows(rows, known.rows)]
 
 
 def errors(said: str) -> str:
@@ -234,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done: set[Fault] = {tuple(json.loads(line)) for line in sys.stdin}
     driver = Driver(World(options.world.resolve()))
     driver.must(driver.world.write_inputs)
+    topgraft.parser()  # what it remembers of the verbs is there in every child
     scenarios = [one for one in SCENARIOS if not options.only or one.name in options.only]
     imported(driver, scenarios)
     for line in enumerated(driver, scenarios, done, stride=options.stride, sample=options.sample):

@@ -73,8 +73,9 @@ class World:
         return self.inputs / "grafts" / str(number)
 
     def variables(self) -> Mapping[str, str]:
-        """Returns the variables of a process that works here."""
-        return {"TOPGRAFT_HOME": str(self.home)}
+        """Returns the variables of a process that works here; it compiles every program once."""
+        keep = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        return {"TOPGRAFT_HOME": str(self.home), **keep}
 
     def write_inputs(self) -> None:
         """Makes the backbone, the rows and the config scripts."""

@@ -16,6 +16,7 @@ from tests.tiny import as_json, rows
 from tests.trainers.retrain.place import TABLE, Place
 from trainers.retrain.fleet import attempt
 from trainers.retrain.outcome import Outcome
+from trainers.retrain.workspace import work_folders
 
 
 def broken(place: Place, at: str, fault: Callable[[], object], lease: float = 4.0) -> Outcome:
@@ -75,6 +76,7 @@ def test_a_sqlite_file_that_goes_away(begun, tmp_path):
         assert [v.number for v in place.registry.versions("tiny")] == left
     end = place.run(options=("--wait", "60"))
     assert (end["exit"], end["action"], end["live"]) == (0, "adopt", 2), "what was published is not trained again"
+    assert not list(work_folders("tiny").iterdir()), "and the work of the run that published it is gone"
 
 
 def test_the_clock_of_the_database_jumps(begun):
@@ -87,6 +89,11 @@ def test_the_clock_of_the_database_jumps(begun):
     outcome = broken(place, "gate", lambda: shift_clock(place.registry, -1e6), lease=600.0)
     assert (outcome.exit, outcome.live) == (0, 2), outcome.reason
     assert place.run()["action"] == "nothing", "and no lease is left behind"
+    (left := work_folders("tiny") / "key-0").mkdir(parents=True)
+    assert place.run(options=("--dry-run",))["action"] == "nothing"
+    assert left.exists(), "a dry run removes nothing"
+    assert place.run()["action"] == "nothing"
+    assert not left.exists(), "nobody goes on with it"
 
 
 def test_what_was_altered_after_publication_is_neither_compared_with_nor_promoted(begun):

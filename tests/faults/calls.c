@@ -284,7 +284,7 @@ OPEN(open64)
 OPENAT(openat)
 OPENAT(openat64)
 
-/* The streams of C do not come back through `open` and `write`; here they do, without a buffer of ours. */
+/* Streams of C open and write inside libc, past the functions here: their opening is a point, what they write is none. */
 FILE *fopen64(const char *path, const char *mode) {
     REAL(FILE *, fopen64, const char *, const char *);
     if (armed && mode[0] != 'r') {

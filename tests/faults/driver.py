@@ -143,9 +143,8 @@ class Driver:
 
         ended = self.child(judge)
         if ended.value is None:
-            return [
-                f"{'the second run hangs' if ended.late else ended.raised or ended.said[-300:]} {errors(ended.said)}"
-            ]
+            said = "the second run hangs" if ended.late else ended.raised or ended.said[-300:]
+            return [f"at last: {said} {errors(ended.said)}"]
         problems: list[str] = ended.value
         return problems
 

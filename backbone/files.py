@@ -127,7 +127,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except (OSError, InputError):
         raise
     except Exception as error:  # safetensors, tensorstore, array_record and others have one each
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(path)) from error
         raise

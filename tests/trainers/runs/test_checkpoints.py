@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import resource
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +25,27 @@ def test_notes_of_a_checkpoint_are_those_of_its_moment(tmp_path):
         notes["history"].append({"step": 2})
         checkpoints.wait()
         assert checkpoints.notes()["history"] == [{"step": 1}]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on another process needs Linux")
+def test_a_disk_that_takes_no_more_is_an_error_that_names_the_folder(tmp_path):
+    """Orbax has an error of its own for it, and raises that once more when it is closed."""
+    large = np.random.default_rng(0).normal(size=100_000).astype(np.float32)  # nothing compresses it
+    state = {"step": np.int32(1), "live": {"head": large}, "optimizer": large}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save() -> None:
+        with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+            checkpoints.save(1, state, {}, {}, {})
+
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+        with pytest.raises(OSError, match="checkpoints") as caught:
+            save()
+        assert caught.value.errno == errno.EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    save()
 
 
 @pytest.mark.parametrize(

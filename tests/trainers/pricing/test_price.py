@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
+from metering.energy import Joules, modelled
 from metering.window import window
 from tests.command import call
 from tests.pages import well_formed
 from tests.tiny import as_json
+from trainers.config import Plan, TrainConfig
+from trainers.pricing.climb import likely_steps
+from trainers.pricing.stages import StagePrice
 from trainers.pricing.timing import time_pass
 
 STAGED = ("--set", "epochs=3", "--set", "plan.stages=geometric(0.4)")
@@ -111,3 +116,18 @@ def test_a_climb_has_a_range_and_a_likely_step(config, capsys):
     assert [stage["steps"] for stage in only["stages"]] == [0]
     assert only["climb"]["likely_step"] == "probe"
     assert only["cpu_seconds"] < price["cpu_seconds"]
+
+
+def test_with_many_labels_a_probe_is_likely_and_top_is_given_up_after_an_epoch():
+    cost = Joules("modelled", 1.0, source="a test")
+    whole = StagePrice("1..2", 1, 40, 800, 4e9, 8e6, 3.0, 0.5, 0, 0.0, 2.0, 16.0, 18.5, 0.0, 36.0, cost)
+    probe = replace(whole, live="none", steps=0)
+    config = TrainConfig(epochs=4, plan=Plan("auto", highest="all"))
+    assert likely_steps(config, 29, [probe, whole, whole]) == ([probe, whole, whole], "all")
+    (first, part), step = likely_steps(config, 30, [probe, whole, whole])
+    assert (first, step) == (probe, "probe")
+    assert (part.steps, part.padded_tokens, part.flops, part.bytes_moved) == (10, 200, 1e9, 2e6)
+    assert (part.score_seconds, part.step_seconds, part.cpu_seconds) == (0.5, 4.0, 9.0)
+    assert part.joules == modelled(9.0).rounded()
+    (_, part), _ = likely_steps(replace(config, epochs=0.5), 30, [probe, whole])
+    assert part.steps == 40, "less than an epoch is taken whole"

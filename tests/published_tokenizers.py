@@ -267,7 +267,9 @@ FOLDERS: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
         },
     ),
     ("bert", "a special token in added_tokens.json"): lambda: files(
-        word_file(), added_tokens__json={"[NEW]": 990}, special_tokens_map__json={"additional_special_tokens": ["[NEW]"]}
+        word_file(),
+        added_tokens__json={"[NEW]": 990},
+        special_tokens_map__json={"additional_special_tokens": ["[NEW]"]},
     ),
     ("bert", "a token of a role of its own in added_tokens.json"): lambda: files(
         word_file(), added_tokens__json={"[NEW]": 990}, special_tokens_map__json={"x_token": "[NEW]"}

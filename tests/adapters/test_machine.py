@@ -238,7 +238,12 @@ def test_the_joules_of_a_machine_name_their_sources(record):
     assert {source.state for source in record.joules[:-1]} <= {"absent", "rises under load", "stands still"}
 
 
-def test_a_wrong_record_says_so():
+def test_a_wrong_record_says_so(record):
+    assert (record.exit_status, record.cache_key) == (0, "")
+    wrong = replace(record, verdict="wrong-0", answers=(*record.answers, Answer("b", False, 2.0, 1.0)))
+    assert (wrong.exit_status, wrong.cache_key) == (10, "wrong-0")
+    assert "WRONG  b: 2.0e+00 of 1.0e+00" in wrong.table()
+    assert f"wrong-0: {len(record.answers)} of {len(record.answers) + 1} right" in wrong.table()
     answers = (Answer("a", True, 0.0, 0.0), Answer("b", False, None, 0.0, "nan instead of 1.0"))
     verdict = machine._verdict("key", answers)
     assert verdict.startswith("wrong-")

@@ -72,15 +72,19 @@ def test_the_price_is_known_before_and_beside_what_was_measured_after(config, ca
 
 
 def test_a_plan_whose_cache_would_not_fit_is_priced_without_it(config, capsys):
-    stages = {}
+    stages, unpredicted = {}, ("min_score", "max_joules", "max_latency_ms", "max_memory_mb")
     for room in ("1", "1e-5"):
         asked = ("--set", "epochs=1", "--set", "plan.stages=top(2)", "--set", f"plan.cache_gib={room}")
-        target = ("--set", "target.max_cpu_seconds=0.001", "--set", "target.min_score=0.9")
+        target = [f"target.{name}=0.001" for name in ("max_cpu_seconds", *unpredicted)]
+        target = [word for setting in target for word in ("--set", setting)]
         status, out, err = call("plan", config, *asked, *target, "--json", capsys=capsys)
         assert status == 0, err
         (stages[room],) = as_json(out)["stages"]
         limits = {limit["name"]: limit["value"] for limit in as_json(out)["limits"]}
-        assert limits == {"target.max_cpu_seconds": as_json(out)["cpu_seconds"], "target.min_score": None}
+        assert limits == {
+            "target.max_cpu_seconds": as_json(out)["cpu_seconds"],
+            **{f"target.{name}": None for name in unpredicted},
+        }
     assert stages["1"]["cache_bytes"] > 1e-5 * 2**30
     assert stages["1e-5"]["cache_bytes"] == stages["1e-5"]["fill_seconds"] == 0 < stages["1"]["fill_seconds"]
     assert stages["1e-5"]["flops"] > stages["1"]["flops"], "blocks below run in every step"
@@ -97,6 +101,14 @@ def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
         passes[span] = cost.flops
     assert passes[0, 2] == pytest.approx(2 * passes[1, 2])
     assert loaded == {(16, 0), (32, 0)}
+
+
+def test_a_pass_loads_what_is_not_loaded_yet(tiny):
+    """A block with an adapter is another program than a bare one."""
+    model, loaded = GraftModel(tiny.network, (Lora(blocks="1:"),), Classification(), ("a", "b")), set()
+    for span, programs in (((0, 1), {(16, 0)}), ((0, 2), {(16, 0), (16, 1)})):
+        assert time_pass(model, tiny, span, Counter({16: 3}), loaded).load_seconds > 0, span
+        assert loaded == programs
 
 
 def test_a_climb_has_a_range_and_a_likely_step(config, capsys):

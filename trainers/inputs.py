@@ -75,14 +75,15 @@ def prepare(
     *,
     labels: Sequence[str] | None = None,
     splits: Sequence[str] = SPLITS,
+    backbone: Backbone | None = None,
 ) -> Inputs:
     """Reads backbone and rows, and checks that the config fits them. Raises InputError for anything that does not.
 
-    `labels` are those of an existing graft; without them the train rows decide.
+    `labels` are those of an existing graft; without them the train rows decide. `backbone` is the config's, where the
+    caller has loaded it.
     """
     with run.phase("load"):
-        folder = resolve_backbone(config.backbone)
-        backbone = load_backbone(folder, precision=config.precision)
+        backbone = backbone or configured_backbone(config)
     with run.phase("data"):
         data = load_data(config.data, config.head, backbone, labels=labels, splits=splits, show=run.show)
     moved = tuple(sorted({*config.data.moved, *(row.hash for row in data.report.moved)}))
@@ -95,7 +96,12 @@ def prepare(
         require_climb(config, backbone, data.labels)
     else:
         graft_model(config, backbone, data.labels)
-    return Inputs(config, folder, backbone, data, calibration, bare)
+    return Inputs(config, backbone.path, backbone, data, calibration, bare)
+
+
+def configured_backbone(config: TrainConfig) -> Backbone:
+    """Loads the backbone of a config in its precision."""
+    return load_backbone(resolve_backbone(config.backbone), precision=config.precision)
 
 
 def only_rows(config: TrainConfig) -> TrainConfig:

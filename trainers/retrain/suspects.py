@@ -20,15 +20,16 @@ from adapters.heads.columns import numbered
 from adapters.model import GraftModel
 from adapters.specs import Probe
 from backbone.errors import InputError
+from backbone.storage import Backbone
 from trainers.config import TrainConfig
 from trainers.config.retrain import RowChecks
 from trainers.data.batches import Examples, part_of
-from trainers.fitting.features import features
+from trainers.fitting.features import features, logits_of_rows
 from trainers.fitting.linear_head import cross_fitted_logits
 from trainers.inputs import Inputs, only_rows, prepare
 from trainers.retrain.beforehand import CHANGING
 from trainers.retrain.compare import Contestant, champion_graft, read_alike
-from trainers.retrain.gate import logits_in
+from trainers.retrain.gate import in_labels
 from trainers.retrain.lineage import Check
 from trainers.retrain.rows import Rows
 from trainers.runs.run import Run
@@ -88,10 +89,12 @@ class Sample:
         )
 
 
-def label_checks(config: TrainConfig, champion: Contestant, rows: Rows, before: Rows) -> Iterator[Check]:
+def label_checks(
+    config: TrainConfig, champion: Contestant, rows: Rows, before: Rows, backbone: Backbone | None = None
+) -> Iterator[Check]:
     """Yields the checks of changed labels; none where too few rows changed."""
     run = Run(champion.folder)
-    inputs = prepare(only_rows(config), run, splits=CHANGING)
+    inputs = prepare(only_rows(config), run, splits=CHANGING, backbone=backbone)
     sample = _sample(inputs, rows, before)
     if sample is None:
         return
@@ -160,7 +163,8 @@ def _live_answers(
     names, known = inputs.data.labels, numbered(graft.model.labels)
     new = [i for i, name in enumerate(names) if name not in known]
     answerable = ~graft.model.head.column.carries(sample.examples.labels, new) if new else ~nobody
-    return logits_in(graft, sample.examples, names), answerable
+    logits = logits_of_rows(config.plan, graft, sample.examples)
+    return in_labels(logits, graft.model.labels, names), answerable
 
 
 def familiar(pooled: np.ndarray, former: np.ndarray) -> np.ndarray:

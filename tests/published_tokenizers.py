@@ -282,8 +282,12 @@ FOLDERS: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
     ("bert", "additional tokens of the config in added_tokens.json"): lambda: files(
         word_file(), added_tokens__json={"[NEW]": 990}, tokenizer_config__json={"additional_special_tokens": ["[NEW]"]}
     ),
-    ("bert", "an object in special_tokens_map.json"): lambda: files(
-        vocab__txt=lines(wordpieces()), special_tokens_map__json={"mask_token": {"content": "[MASK]", "lstrip": True}}
+    ("bert", "objects in special_tokens_map.json"): lambda: files(
+        vocab__txt=lines(wordpieces()),
+        special_tokens_map__json={
+            "mask_token": {"content": "[MASK]", "lstrip": True},
+            "extra_special_tokens": [{"content": "[NEW]"}],
+        },
     ),
     ("bert", "an added tokens decoder without tokens"): lambda: files(
         word_file(), tokenizer_config__json={"added_tokens_decoder": {}}, added_tokens__json={"[NEW]": 990}

@@ -71,12 +71,14 @@ def test_a_tree_that_differs_from_its_commit_is_refused(tree, capsys):
     (tree / "benchmarks" / "results" / "a.json").write_text("{}")
     git(tree, "add", ".")
     assert parsed().settings == {}, "results are no part of what is measured"
-    for name in ("constraints.txt", "docs/page.md"):
+    (tree / "docs" / "notes.md").write_text("no code\n")
+    assert parsed().settings == {}
+    for name in ("constraints.txt", "docs/page.md", "adapters/new.py"):
         (tree / name).write_text("changed\n")
     with pytest.raises(SystemExit) as ended:
         parsed()
     assert ended.value.code == 2
-    assert "these files differ from the commit: constraints.txt, docs/page.md; commit them" in capsys.readouterr().err
+    assert "these files differ from the commit: constraints.txt, docs/page.md, adapters/new.py; commit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

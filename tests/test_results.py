@@ -78,7 +78,10 @@ def test_a_tree_that_differs_from_its_commit_is_refused(tree, capsys):
     with pytest.raises(SystemExit) as ended:
         parsed()
     assert ended.value.code == 2
-    assert "these files differ from the commit: constraints.txt, docs/page.md, adapters/new.py; commit" in capsys.readouterr().err
+    assert (
+        "these files differ from the commit: constraints.txt, docs/page.md, adapters/new.py; commit"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

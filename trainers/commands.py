@@ -43,7 +43,7 @@ class Train(Run, Overridden, verb="train"):
     inputs: tuple[str, ...] = argument(
         f"{SCRIPT}; or files of labelled rows: the train file, and dev and test files by their names", name="config"
     )
-    budget: float = option(0.0, "CPU seconds of the run, after which a climb tries no further step", min=0)
+    budget: float = option(0.0, "CPU seconds of the run, after which a climb tries no further step; 0: no limit", min=0)
 
     def config(self) -> TrainConfig:
         """Returns the config of the script, or of the files: then columns, labels and head are inferred."""
@@ -104,7 +104,8 @@ class Retrain(Overridden, Verb, verb="retrain"):
 
     def call(self) -> object:
         """Trains what changed, and promotes the result if it passes the gate."""
-        from trainers.retrain.fleet import attempt, reported, retrain_all
+        from trainers.retrain.attempt import attempt, reported
+        from trainers.retrain.fleet import retrain_all
 
         options = replace(self.options, show=self.show)
         jobs = [Job(config=c, overrides=self.overrides, place=self.place, options=options) for c in self.configs]

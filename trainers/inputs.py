@@ -20,7 +20,7 @@ from backbone.buckets import TokenRow
 from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import resolve_backbone
-from backbone.storage import Backbone, load_backbone
+from backbone.storage import Backbone, kept_backbone
 from trainers.config import EarlyExits, OutOfScope, Plan, TrainConfig
 from trainers.data.batches import Examples, part_of
 from trainers.data.examples import TaskData, load_data
@@ -75,15 +75,13 @@ def prepare(
     *,
     labels: Sequence[str] | None = None,
     splits: Sequence[str] = SPLITS,
-    backbone: Backbone | None = None,
 ) -> Inputs:
     """Reads backbone and rows, and checks that the config fits them. Raises InputError for anything that does not.
 
-    `labels` are those of an existing graft; without them the train rows decide. `backbone` is the config's, where the
-    caller has loaded it.
+    `labels` are those of an existing graft; without them the train rows decide.
     """
     with run.phase("load"):
-        backbone = backbone or configured_backbone(config)
+        backbone = kept_backbone(resolve_backbone(config.backbone), precision=config.precision)
     with run.phase("data"):
         data = load_data(config.data, config.head, backbone, labels=labels, splits=splits, show=run.show)
     moved = tuple(sorted({*config.data.moved, *(row.hash for row in data.report.moved)}))
@@ -97,11 +95,6 @@ def prepare(
     else:
         graft_model(config, backbone, data.labels)
     return Inputs(config, backbone.path, backbone, data, calibration, bare)
-
-
-def configured_backbone(config: TrainConfig) -> Backbone:
-    """Loads the backbone of a config in its precision."""
-    return load_backbone(resolve_backbone(config.backbone), precision=config.precision)
 
 
 def only_rows(config: TrainConfig) -> TrainConfig:

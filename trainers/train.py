@@ -24,7 +24,6 @@ from adapters.model import GraftModel
 from backbone.files import write_durable
 from backbone.precisions.precision import FLOAT32
 from backbone.records import digest, encode
-from backbone.storage import Backbone
 from backbone.trees import count
 from metering.window import cpu_seconds, platform, wall_seconds
 from trainers.config import TrainConfig
@@ -67,21 +66,20 @@ def train(
     judged_on_dev: bool = False,
     show: bool = False,
     propose: bool = False,
-    backbone: Backbone | None = None,
 ) -> TrainResult:
     """Trains and stores a graft in `workdir`; raises InputError for bad data, config or backbone.
 
-    `start` names a graft to begin from: its methods are trained on, in the stages of the plan. With `resume` a run that
-    was interrupted goes on from its newest checkpoint, and one that had finished returns its result. With
-    `judged_on_dev` nothing is fitted to the development rows, since a gate will judge on them. `backbone` is the
-    config's, where the caller has loaded it. Same config, data, backbone and machine: same parameters, killed or not.
-    With `propose` a large backbone that nothing rests on gets the precision that this machine speeds up.
+    `start` names a graft to begin from: its methods are trained on, in the stages of the plan.
+    With `resume` a run that was interrupted goes on from its newest checkpoint, and one that had
+    finished returns its result. With `judged_on_dev` nothing is fitted to the development rows, since a gate will
+    judge on them. Same config, data, backbone and machine: same parameters, killed or not. With `propose` a large
+    backbone that nothing rests on gets the precision that this machine speeds up.
     """
     with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show, known_answers=ready_to_compute().verdict)
-        inputs = replace(prepare(config, run, backbone=backbone), judged_on_dev=judged_on_dev)
+        inputs = replace(prepare(config, run), judged_on_dev=judged_on_dev)
         if propose:
             inputs = replace(inputs, backbone=settle(inputs))
         parent = read_parent(start) if start is not None else None

@@ -47,11 +47,10 @@ def trial(
     rows: Rows,
     before: Rows | None,
     train_cost: Cost | None,
-    backbone: Backbone | None = None,
 ) -> tuple[GateReport, RowDrift]:
     """Returns the gate's report, and the drift of the frozen backbone's embeddings where they are cached.
 
-    `rows` are the present ones, `before` those of the champion. `backbone` is the config's, where the caller has it.
+    `rows` are the present ones, `before` those of the champion.
     """
     ready_to_compute()
     split = "gate" if "gate" in rows else "dev"
@@ -62,9 +61,7 @@ def trial(
     known = read_manifest(candidate.folder).labels
     unseen = _unseen(config.head, rows[split], known)
     labels = (*known, *unseen)
-    inputs = prepare(
-        only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split), backbone=backbone
-    )
+    inputs = prepare(only_rows(config), Run(candidate.folder), labels=labels, splits=("train", split))
     graft = load_graft(candidate.folder, inputs.backbone)
     train, examples = inputs.train, inputs.data.splits[split]
     try:

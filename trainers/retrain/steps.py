@@ -9,7 +9,6 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -37,7 +36,6 @@ from trainers.retrain.schema import check
 from trainers.retrain.workspace import own_folder
 
 if TYPE_CHECKING:
-    from backbone.storage import Backbone
     from metering.window import Cost
 
 log = logging.getLogger(__name__)
@@ -79,13 +77,6 @@ class Work:
     def __post_init__(self) -> None:
         self.task, self.run_id = self.config.name, uuid.uuid4().hex
         self.parent: Manifest | None = None
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        """Returns the backbone, read once for training and gate."""
-        from trainers.inputs import configured_backbone
-
-        return configured_backbone(self.config)
 
     def dry(self) -> Outcome:
         """Returns the action that a run would take, and its price."""
@@ -230,7 +221,7 @@ class Work:
 
             live = Contestant(self.store.path(self.before.live.content_id), self.before.live.version)
             try:
-                checks += label_checks(self.config, live, self.rows, self.old, self.backbone)
+                checks += label_checks(self.config, live, self.rows, self.old)
             except InputError as error:
                 self._record("invalid", {"error": str(error)})
                 raise
@@ -315,7 +306,6 @@ class Work:
                 start=start,
                 judged_on_dev="gate" not in self.rows,
                 show=self.options.show,
-                backbone=self.backbone,
             )
         if read_manifest(Path(result.graft)).training.data != self.now.rows:
             shutil.rmtree(workdir / "run")
@@ -346,7 +336,6 @@ class Work:
                 self.rows,
                 old,
                 candidate.cost,
-                self.backbone,
             )
             diagnosis = replace(diagnosis, drift=(*(d for d in diagnosis.drift if d.what != "embeddings"), drift))
             self.on_step("publish")

@@ -20,7 +20,6 @@ from adapters.heads.columns import numbered
 from adapters.model import GraftModel
 from adapters.specs import Probe
 from backbone.errors import InputError
-from backbone.storage import Backbone
 from trainers.config import TrainConfig
 from trainers.config.retrain import RowChecks
 from trainers.data.batches import Examples, part_of
@@ -89,12 +88,10 @@ class Sample:
         )
 
 
-def label_checks(
-    config: TrainConfig, champion: Contestant, rows: Rows, before: Rows, backbone: Backbone | None = None
-) -> Iterator[Check]:
+def label_checks(config: TrainConfig, champion: Contestant, rows: Rows, before: Rows) -> Iterator[Check]:
     """Yields the checks of changed labels; none where too few rows changed."""
     run = Run(champion.folder)
-    inputs = prepare(only_rows(config), run, splits=CHANGING, backbone=backbone)
+    inputs = prepare(only_rows(config), run, splits=CHANGING)
     sample = _sample(inputs, rows, before)
     if sample is None:
         return

@@ -125,7 +125,7 @@ def check(named: Sequence[str], overrides: Sequence[str] = ()) -> DataCheck:
         lengths=None if config.data.of_images else _lengths([row.content for _, row in rows], config.data.max_tokens),
         copies=copies_in(placed),
         assumptions=reading.inferred.assumptions,
-        warnings=tuple(_warnings(rows, spellings, column, facts[: reading.train])),
+        warnings=(*reading.inferred.doubts, *_warnings(rows, spellings, column, facts[: reading.train])),
     )
 
 

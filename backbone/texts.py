@@ -117,7 +117,8 @@ class _Doubled(dict[str, object]):
 def parse_json(text: str, where: str, columns: Collection[str] | None = None) -> Any:
     """Returns the value of a JSON text; raises InputError naming `where` for other text, and for a doubled key.
 
-    With `columns` only what is in these fields of the object, or of each object of a list, counts: a doubled key that nobody reads does no harm.
+    With `columns` only what is in these fields of the object, or of each object of a list, counts: a doubled key that
+    nobody reads does no harm.
     """
     doubled: list[_Doubled] = []
 

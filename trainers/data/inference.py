@@ -163,8 +163,8 @@ def inferred(files: Sequence[str], overrides: Sequence[str], before: Sequence[As
         assumed.append(tokens)
         config = load_config(script, [*settings, tokens.setting, *rest])
     doubts = tuple(
-        f"{', '.join(files)}: {name!r} says of which split a row is ({', '.join(values)}), but all rows are trained on; "
-        "write those of each split into a file of its own"
+        f"{', '.join(files)}: {name!r} says of which split a row is ({', '.join(values)}), but all rows are trained "
+        "on; write those of each split into a file of its own"
         for name, values in splits_in(table, (roles.text, roles.text_pair, roles.label)).items()
     )
     open_assumptions = tuple(a for a in assumed if a.setting.partition("=")[0] not in stated)

@@ -187,7 +187,8 @@ def _warnings(
     rows: Sequence[tuple[str, LabelledRow]], spellings: Spellings, column: LabelColumn, train: Sequence[FileRows]
 ) -> Iterator[str]:
     """Yields what is doubtful about labels and texts."""
-    report = ReadReport(spellings.several(), spellings.alike(), spellings.missing(), joined=spellings.joined())
+    joined = spellings.joined(several=column.several)
+    report = ReadReport(spellings.several(), spellings.alike(), spellings.missing(), joined=joined)
     yield from report.warnings()
     empty = [row.where for _, row in rows if not row.content.strip("\0 \t\r\n")]
     if empty:

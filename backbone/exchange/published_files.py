@@ -10,7 +10,6 @@ from backbone.errors import InputError
 from backbone.texts import parse_json
 
 
-
 def refuse_pointer(path: Path) -> None:
     """Raises InputError if a file is a pointer of Git LFS; a missing file passes."""
     if not path.is_file():

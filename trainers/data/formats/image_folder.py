@@ -50,8 +50,8 @@ def images_of(folder: Path, field: str) -> Iterator[tuple[Path, str]]:
         for path in _inside(inside):
             if path.is_dir():
                 raise InputError(
-                    f"{field}: {path}: is a folder inside {inside.name!r}; expected FOLDER/CLASS/IMAGE: move its images "
-                    f"up, or, if {inside.name!r} is a split, name {inside}"
+                    f"{field}: {path}: is a folder inside {inside.name!r}; expected FOLDER/CLASS/IMAGE: move its "
+                    f"images up, or, if {inside.name!r} is a split, name {inside}"
                 )
             if not path.is_file():
                 raise InputError(f"{field}: {path}: cannot be read; a link to nowhere?")

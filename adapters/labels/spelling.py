@@ -19,7 +19,7 @@ from typing import Any
 from adapters.labels.cells import BLANK, as_text, plain, stripped
 from backbone.errors import InputError
 
-MISSING = ("nan", "<na>", "nat", "null", "#n/a")  # texts that tools write where there is no value
+MISSING = ("nan", "<na>", "nat", "null", "n/a", "#n/a")  # texts that tools write where there is no value
 MARKS = ("|", ",", ";", "\t")  # separators of several labels in one text
 _EDGES = re.compile(f"^{BLANK}+|{BLANK}+$")
 _RUN = re.compile(rf"{BLANK}*\s{BLANK}*")  # blanks with white space among them; a joiner inside an emoji is no blank

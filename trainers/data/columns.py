@@ -53,7 +53,9 @@ SEPARATORS = ("|", ";", ",")
 DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d\d(:\d\d)?")
 ADDRESS = re.compile(r"(https?://|www\.)\S+")
 TAG = re.compile(r"O|[BILUES]-\S+")
-SPLITS = _words("train training dev development val valid validation test testing eval holdout")  # values of splits
+SPLITS = _words(
+    "train training dev development val valid validation test testing eval holdout publictest privatetest"
+)  # values of splits
 FLAGS = 3  # columns of 0 and 1 that are one label each of several, as in data of toxic comments
 MAX_CLASSES = 20  # distinct whole numbers that are classes without a doubt
 MAX_SHOWN = 30  # characters of a cell that messages show
@@ -167,7 +169,7 @@ def _content(name: str, filled: list[Any], texts: list[str], distinct: int, word
         fractions = any(not number.is_integer() for number in numbers)
         return "constant" if distinct == 1 else "numbers", "", fractions
     if _share(isinstance(cell, (list, tuple, dict)) or _is_listed(cell, name) for cell in filled):
-        return "tags" if _are_tags(filled) else "lists", "", False
+        return "tags" if _are_tags(filled, name) else "lists", "", False
     if _share(binary_digits(text) is not None for text in texts):
         return "lists", "", False
     if all(all(TAG.fullmatch(part) for part in text.split()) for text in texts) and words > 1:
@@ -185,12 +187,12 @@ def _content(name: str, filled: list[Any], texts: list[str], distinct: int, word
     return "names" if 2 * distinct <= len(texts) and words < 6 else "text", "", False
 
 
-def _are_tags(cells: list[Any]) -> bool:
-    """Returns whether lists hold a tag for each word, and some of several words."""
-    lists = all(isinstance(cell, (list, tuple)) for cell in cells)
-    if not lists or all(len(cell) < 2 for cell in cells):
+def _are_tags(cells: list[Any], name: str) -> bool:
+    """Returns whether lists, or lists written out as text, hold a tag for each word, and some of several words."""
+    opened = [listed(cell, name, "") if isinstance(cell, str) else cell for cell in cells]
+    if not all(isinstance(cell, (list, tuple)) for cell in opened) or all(len(cell) < 2 for cell in opened):
         return False
-    return all(isinstance(part, str) and TAG.fullmatch(stripped(part)) for cell in cells for part in cell)
+    return all(isinstance(part, str) and TAG.fullmatch(stripped(part)) for cell in opened for part in cell)
 
 
 def _share(hits: Any) -> bool:
@@ -293,7 +295,8 @@ def _label(table: Mapping[str, Sequence[Any]], columns: list[Column], where: str
         strong,
         _unlike(fitting, table),
     ):
-        if len(group) == 1 and group[0] in (flags := _flags(strong)) and group[0].name.lower() not in FIRST_NAMES:
+        flags = [] if {c.name.lower() for c in group} & {*FIRST_NAMES} else _flags(strong)
+        if any(c in flags for c in group):
             raise InputError(
                 f"{where}: {len(flags)} columns of 0 and 1 could be the label, or one label each of a row's several; "
                 f"{_settings('label', flags)}, or write the names of each row's labels into one column"

@@ -89,14 +89,16 @@ def test_lists_of_tags_are_tags_whatever_their_column_is_called():
     words, tags = [["Ada", "in", f"Rome{i}"] for i in range(N)], [["B-PER", "O", "B-LOC"]] * (N - 1) + [["O", "O", "O"]]
     chosen = roles(tokens=words, tags=tags)
     assert (chosen.text, chosen.label, chosen.kind) == ("tokens", "tags", "token_tagging")
+    chosen = roles(tokens=list(map(str, words)), tags=list(map(str, tags)))
+    assert (chosen.text, chosen.label, chosen.kind) == ("tokens", "tags", "token_tagging"), "written out as text"
 
 
 def test_several_columns_of_flags_are_refused_rather_than_one_of_them_taken():
-    flags = {name: [str(i // 2**k % 2) for i in range(N)] for k, name in enumerate(("toxic", "obscene", "threat"))}
+    flags = {name: [str(i // 2**k % 2) for i in range(N)] for k, name in enumerate(("toxic", "severe_toxic", "threat"))}
     with pytest.raises(InputError, match="3 columns of 0 and 1 could be the label"):
         roles(text=TEXTS, **flags)
     assert roles(text=TEXTS, label=["a", "b"] * (N // 2), **flags).label == "label"
-    assert roles(text=TEXTS, toxic=flags["toxic"], obscene=flags["obscene"]).label == "toxic"
+    assert roles(text=TEXTS, toxic=flags["toxic"], threat=flags["threat"]).label == "toxic"
 
 
 def test_a_column_of_splits_is_known_by_its_values():

@@ -169,6 +169,29 @@ def load_backbone(path: str | Path, *, precision: str = "") -> Backbone:
     return Backbone(path, network, device, preprocessing, record.weights_id, record.source, chosen.precision)
 
 
+_KEPT: dict[Path, tuple[object, Backbone]] = {}  # the backbone that this process loaded last, and its files then
+
+
+def kept_backbone(path: str | Path, *, precision: str = "") -> Backbone:
+    """Returns the backbone that this process loaded last, if no file of it changed since; else `load_backbone`'s.
+
+    A retraining reads its backbone several times, and one process may retrain many tasks.
+    """
+    path = Path(path)
+    record = read_record(path)
+    key = (record, precision or recorded(record.weights_id), [_stamp(file) for file in sorted(path.rglob("*"))])
+    if path not in _KEPT or _KEPT[path][0] != key:
+        _KEPT.clear()
+        _KEPT[path] = key, load_backbone(path, precision=precision)
+    return _KEPT[path][1]
+
+
+def _stamp(file: Path) -> tuple[Path, int, int, int]:
+    """Returns what changes when a file is written again."""
+    stat = file.stat()
+    return file, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def in_precision(backbone: Backbone, precision: str) -> Backbone:
     """Returns a float32 backbone in another precision, without reading it again."""
     if backbone.precision != FLOAT32:

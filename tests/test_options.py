@@ -318,14 +318,14 @@ def test_a_job_survives_its_json():
 def test_a_child_process_answers_a_job_with_an_outcome():
     job = Job(config="nowhere.py", overrides=(), place=Place("sqlite:///r.db", "s"), options=Options(show=False))
     done = subprocess.run(
-        [sys.executable, "-m", "trainers.retrain.fleet"],
-        input=json.dumps(encode(job)),
+        [sys.executable, "-m", "trainers.retrain.workers"],
+        input=json.dumps(encode(job)) + "\n",
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 0, done.stderr
     outcome = as_json(done.stdout)
     assert (outcome["task"], outcome["action"], outcome["exit"]) == ("nowhere", "error", 2)
     assert outcome["reason"].startswith("nowhere.py: no such config script")

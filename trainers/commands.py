@@ -104,7 +104,8 @@ class Retrain(Overridden, Verb, verb="retrain"):
 
     def call(self) -> object:
         """Trains what changed, and promotes the result if it passes the gate."""
-        from trainers.retrain.fleet import attempt, reported, retrain_all
+        from trainers.retrain.attempt import attempt, reported
+        from trainers.retrain.fleet import retrain_all
 
         options = replace(self.options, show=self.show)
         jobs = [Job(config=c, overrides=self.overrides, place=self.place, options=options) for c in self.configs]

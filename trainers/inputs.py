@@ -20,7 +20,7 @@ from backbone.buckets import TokenRow
 from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import resolve_backbone
-from backbone.storage import Backbone, load_backbone
+from backbone.storage import Backbone, kept_backbone
 from trainers.config import EarlyExits, OutOfScope, Plan, TrainConfig
 from trainers.data.batches import Examples, part_of
 from trainers.data.examples import TaskData, load_data
@@ -81,8 +81,7 @@ def prepare(
     `labels` are those of an existing graft; without them the train rows decide.
     """
     with run.phase("load"):
-        folder = resolve_backbone(config.backbone)
-        backbone = load_backbone(folder, precision=config.precision)
+        backbone = kept_backbone(resolve_backbone(config.backbone), precision=config.precision)
     with run.phase("data"):
         data = load_data(config.data, config.head, backbone, labels=labels, splits=splits, show=run.show)
     moved = tuple(sorted({*config.data.moved, *(row.hash for row in data.report.moved)}))
@@ -95,7 +94,7 @@ def prepare(
         require_climb(config, backbone, data.labels)
     else:
         graft_model(config, backbone, data.labels)
-    return Inputs(config, folder, backbone, data, calibration, bare)
+    return Inputs(config, backbone.path, backbone, data, calibration, bare)
 
 
 def only_rows(config: TrainConfig) -> TrainConfig:

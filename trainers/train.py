@@ -25,7 +25,7 @@ from backbone.files import write_durable
 from backbone.precisions.precision import FLOAT32
 from backbone.records import digest, encode
 from backbone.trees import count
-from metering.window import cpu_seconds, platform, wall_seconds, window
+from metering.window import cpu_seconds, platform, wall_seconds
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
 from trainers.config.load import versions
@@ -37,6 +37,7 @@ from trainers.extras.out_of_scope import scope_of_run
 from trainers.extras.variants import validated
 from trainers.fitting import ways
 from trainers.fitting.climb import climb
+from trainers.fitting.features import logits_of_rows
 from trainers.fitting.probes import probe_of, refitted
 from trainers.fitting.warm_start import Parent, Start, read_parent
 from trainers.fitting.ways import Fitted
@@ -49,12 +50,11 @@ from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 from trainers.runs.workdir import RESULT, claimed, stored_result
 from trainers.scoring.examine import Examined, examine
 from trainers.scoring.intervals import estimate
-from trainers.scoring.latency import latency
 from trainers.scoring.metrics import gather
+from trainers.scoring.predicting import latency, peak_bytes
 from trainers.scoring.report import write_report
 
 log = logging.getLogger(__name__)
-PREDICTED = 256  # rows whose prediction shows the memory that target.max_memory_mb bounds
 
 
 def train(
@@ -109,7 +109,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
     """Scores the fitted graft, adds its extras, and writes the artefact and the report."""
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     graft = Graft(fitted.model, fitted.params, backbone, config.data.max_tokens)
-    scores = _scores(inputs, run, fitted)
+    scores = _scores(inputs, run, fitted, graft)
     metrics = {name: score.metrics for name, score in scores.items()} | unseen_metrics(fitted)
     variants: tuple[str, ...] = ()
     if backbone.precision != FLOAT32:
@@ -147,12 +147,17 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
     return result
 
 
-def _scores(inputs: Inputs, run: Run, fitted: Fitted) -> dict[str, Examined]:
+def _scores(inputs: Inputs, run: Run, fitted: Fitted, graft: Graft) -> dict[str, Examined]:
     """Examines every split that is held out."""
-    splits, known = inputs.data.splits, {"dev": fitted.dev_logits}
+    splits = inputs.data.splits
+    known = {} if fitted.dev_logits is None else {"dev": fitted.dev_logits}
     with run.phase("evaluate"):
         return {
-            name: examine(fitted.model, fitted.params, inputs.backbone, inputs.config, splits[name], known.get(name))
+            name: examine(
+                fitted.model,
+                splits[name],
+                known[name] if name in known else logits_of_rows(inputs.config.plan, graft, splits[name]),
+            )
             for name in held_out(inputs.data)
         }
 
@@ -184,11 +189,7 @@ def limits_of(inputs: Inputs, run: Run, graft: Graft, metrics: Mapping[str, Mapp
         limits.append(Limit("target.min_score", score, target.min_score, reason))
     limits += costs_of_training(target, cpu_seconds(), run.joules())
     rows = (inputs.dev or inputs.train).rows
-    peak: int | None = None
-    if target.max_memory_mb:
-        with window("predict") as predicting:
-            graft.logits_of_rows(rows[:PREDICTED])
-        peak = predicting.peak_bytes
+    peak = peak_bytes(graft, rows) if target.max_memory_mb else None
     limits += costs_of_predicting(target, peak, lambda: latency(graft, rows), platform())
     for limit in limits:
         if not limit.met:

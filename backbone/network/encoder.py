@@ -39,7 +39,7 @@ from backbone.network.sites import (
 )
 from backbone.network.stored import has_exact_rows
 from backbone.spec import BlockKind, EncoderSpec, ImageSpec
-from backbone.trees import Params
+from backbone.trees import Params, map_leaves
 
 Array = jax.Array
 
@@ -224,6 +224,11 @@ def _merge(module: Any, params: Params, *described: Any) -> Any:
     return nnx.merge(_graph(module, *described), nnx.State(params))
 
 
+@functools.lru_cache(maxsize=16)
+def _shapes(spec: EncoderSpec) -> Params:
+    return dict(jax.eval_shape(lambda: Network(spec).init(0)))
+
+
 @dataclass(frozen=True)
 class Network:
     """Pure functions of the architecture `spec`; holds no weights."""
@@ -247,7 +252,7 @@ class Network:
 
     def abstract(self) -> Params:
         """Returns the shapes and dtypes of `init`, without computing anything."""
-        return jax.eval_shape(lambda: self.init(0))
+        return map_leaves(lambda leaf: leaf, _shapes(self.spec))
 
     def embed(self, params: Params, inputs: Mapping[str, Array], dtype: Any = jnp.float32) -> Array:
         """Computes hidden states [B,T,D] at boundary 0, in `dtype`.

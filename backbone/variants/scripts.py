@@ -18,6 +18,7 @@ from typing import Any, cast
 from backbone.errors import InputError
 from backbone.variants.code_files import imported_names, is_library
 
+SCRIPT_NAME = "script "  # start of the name of a script's module
 FORMER_MODULES = {  # present name of each module that scripts may import by a former name
     "trainers.backbone_config": "trainers.pretraining.config",
     "trainers.experiment": "trainers.config.load",
@@ -97,7 +98,7 @@ def _require_own_modules(file: Path) -> None:
 
 def run_script(file: str | Path) -> ModuleType:
     """Runs a Python file as a new module, and returns it. The module stays in `sys.modules`."""
-    module = ModuleType(f"script {Path(file).resolve()}")
+    module = ModuleType(f"{SCRIPT_NAME}{Path(file).resolve()}")
     module.__file__ = str(file)
     code = compile(Path(file).read_bytes(), str(file), "exec")
     sys.modules[module.__name__] = module

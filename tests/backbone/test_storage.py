@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from backbone.errors import InputError
-from backbone.storage import load_backbone, read_record
+from backbone.storage import kept_backbone, load_backbone, read_record
 from backbone.trees import content_hash, flatten, unflatten
 from tests.tiny import make_tiny_backbone
 
@@ -87,3 +87,21 @@ def test_not_a_backbone(tmp_path, copy):
     (copy / "backbone.json").write_text(json.dumps(record | {"schema": 99}))
     with pytest.raises(InputError, match="schema"):
         load_backbone(copy)
+
+
+def test_a_backbone_is_kept_while_no_file_of_it_changes(copy, tmp_path):
+    first = kept_backbone(copy)
+    assert kept_backbone(copy) is first
+    assert kept_backbone(copy, precision="bfloat16").precision == "bfloat16"
+    again = kept_backbone(copy)
+    assert (again.weights_id, again.precision) == (first.weights_id, "float32")
+    shutil.rmtree(copy)
+    make_tiny_backbone(copy, seed=2)
+    other = kept_backbone(copy)
+    assert other.weights_id == load_backbone(copy).weights_id != first.weights_id
+    file = max((p for p in copy.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0x10]) + whole[middle + 1 :])
+    with pytest.raises(InputError):
+        kept_backbone(copy)

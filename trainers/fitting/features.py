@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.home import boundaries_folder
 from backbone.storage import Backbone
-from backbone.trees import Params
+from backbone.trees import Params, map_leaves
 from trainers.config import Plan
 from trainers.data.batches import Examples
 from trainers.fitting.cached_states import Boundaries
 from trainers.fitting.linear_head import pooled_features
 from trainers.runs.logs import bar
 from trainers.runs.run import Run
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 8  # rows that run through the network where cached states give logits
+TOLERANCE = 1e-3  # largest difference of their logits, relative to the largest
 
 
 def open_cache(
@@ -63,6 +71,38 @@ def stored_features(
     except MemoryError:
         return None
     return [of_pooled(model, store.pooled(examples)) for examples in splits]
+
+
+def logits_of_rows(plan: Plan, graft: Graft, examples: Examples) -> np.ndarray:
+    """Returns logits float32 [N,C] of rows, or [N,T,C] of tokens.
+
+    Those of a graft that adapts no block, and reads pooled states, come from the cache: the frozen states are the same
+    for every graft and every retraining. Some rows run through the network, as they will where the graft answers; a
+    cache that does not agree with these is not used.
+    """
+    logits = _cached_logits(plan, graft, examples)
+    if logits is None:
+        return graft.logits_of_rows(examples.rows)
+    sample = np.flatnonzero(examples.buckets == examples.buckets[0])[:SAMPLE]
+    computed = graft.logits_of_rows([examples.rows[i] for i in sample])
+    if np.allclose(logits[sample], computed, rtol=TOLERANCE, atol=TOLERANCE * np.abs(computed).max()):
+        return logits
+    log.warning("cached states give other logits than the network; every row is computed again")
+    return graft.logits_of_rows(examples.rows)
+
+
+def _cached_logits(plan: Plan, graft: Graft, examples: Examples) -> np.ndarray | None:
+    """Returns logits float32 [N,C] from cached pooled states; None for a graft that reads others."""
+    model, method = graft.model, graft.model.feature_method
+    pooled = method is not None and method.reads_pooled and model.head.pooling != "attention"
+    if not len(examples) or model.site_parts or not pooled:
+        return None
+    store = open_cache(plan, model, graft.backbone, {})
+    stored = None if store is None else stored_features(model, [examples], store, False)
+    if stored is None:
+        return None
+    head = map_leaves(jnp.asarray, graft.params["head"])
+    return np.asarray(model.head.logits(head, jnp.asarray(stored[0]), None, None))
 
 
 def of_pooled(model: GraftModel, pooled: np.ndarray) -> np.ndarray:

@@ -16,18 +16,18 @@ from adapters.model import GraftModel
 from adapters.specs import Head, Probe
 from backbone.errors import InputError
 from backbone.storage import Backbone
-from metering.window import Cost, window
+from metering.window import Cost
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples, part_of
 from trainers.data.examples import load_data
-from trainers.fitting.features import open_cache
+from trainers.fitting.features import logits_of_rows, open_cache
 from trainers.inputs import only_rows, prepare
 from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, added
-from trainers.retrain.gate import PairedLogits, in_labels, judge, logits_in, majority_logits
+from trainers.retrain.gate import PairedLogits, in_labels, judge, majority_logits
 from trainers.retrain.lineage import Check, GateReport, RowDrift
 from trainers.retrain.rows import Rows, SplitRows
 from trainers.runs.run import Run
-from trainers.scoring.latency import latency
+from trainers.scoring.predicting import latency, peak_bytes
 
 MAX_EMBEDDED = 2000  # rows of a side whose embeddings are compared
 
@@ -71,8 +71,7 @@ def trial(
         return _no_evidence("the live version", reason, champion)
     if other is not None and (reason := incomparable(graft.model.head, other.model.head)):
         return _no_evidence("the champion", reason, champion)
-    with window("predict") as predicting:
-        logits = graft.logits_of_rows(examples.rows)
+    logits = logits_of_rows(config.plan, graft, examples)
     model = graft.model
     if unseen:
         model = GraftModel(model.network, model.methods, model.head, labels)
@@ -88,7 +87,8 @@ def trial(
         champion=champion.version if champion else None,
         split=split,
         old=None if before is None or split not in before else ~added(before[split], rows[split]),
-        costs={"train": train_cost, "predict": predicting},
+        train=train_cost,
+        peak_bytes=lambda: peak_bytes(graft, examples.rows),
         latency_ms=lambda: latency(graft, examples.rows),
         majority=None if first else PairedLogits(model, examples, logits, majority),
         unseen={name: other is not None and name in numbered(other.model.labels) for name in unseen},
@@ -150,7 +150,7 @@ def _other_logits(
     if other.backbone is not graft.backbone or not read_alike(other, config):
         data, head = replace(config.data, max_tokens=other.max_tokens), other.model.head
         examples = load_data(data, head, other.backbone, labels=model.labels, splits=(split,)).splits[split]
-    return logits_in(other, examples, model.labels)
+    return in_labels(logits_of_rows(config.plan, other, examples), other.model.labels, model.labels)
 
 
 def _embedding_drift(config: TrainConfig, graft: Graft, train: Examples, before: Rows | None, rows: Rows) -> RowDrift:

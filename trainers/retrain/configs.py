@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from backbone.errors import InputError
 from backbone.records import decode, encode
+from backbone.variants.code_files import is_library
+from backbone.variants.field_types import ORIGINS
+from backbone.variants.registered import is_own
+from backbone.variants.scripts import SCRIPT_NAME
 from trainers.config import TrainConfig
 from trainers.config.load import NoConfig
 from trainers.retrain.outcome import Job
@@ -32,14 +35,16 @@ class Reading:
     task: str = ""  # name of the task
     skipped: str = ""  # reason why the file is no task
     error: str = ""  # reason why it cannot be read
+    alone: bool = False  # its script brings modules or variants, which another script may name alike
 
 
 def read_configs(jobs: Sequence[Job]) -> list[Reading]:
     """Reads the config of each job. Raises InputError if two are one task, or if none is a task."""
-    done = in_child("trainers.retrain.configs", [encode(job) for job in jobs])
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        raise ChildProcessError(f"the process that reads the configs ended with status {done.returncode}")
+    child = start_child("trainers.retrain.configs")
+    output, _ = child.communicate(json.dumps([encode(job) for job in jobs]))
+    lines = output.strip().splitlines()
+    if child.returncode or not lines:
+        raise ChildProcessError(f"the process that reads the configs ended with status {child.returncode}")
     readings = [decode(Reading, values) for values in json.loads(lines[-1])]
     _require_apart(jobs, readings)
     if jobs and all(reading.skipped for reading in readings):
@@ -48,8 +53,8 @@ def read_configs(jobs: Sequence[Job]) -> list[Reading]:
     return readings
 
 
-def in_child(module: str, values: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a module of ours as a script, with `values` as JSON on its standard input.
+def start_child(module: str) -> subprocess.Popen[str]:
+    """Starts a module of ours as a script, with pipes as its standard input and output.
 
     Modules in the working folder can be imported there, but hide none of ours nor of Python's (a config `copy.py`).
     """
@@ -57,12 +62,8 @@ def in_child(module: str, values: Any) -> subprocess.CompletedProcess[str]:
     start = (
         f"import runpy, sys; sys.path += {places}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
-    return subprocess.run(
-        [sys.executable, "-P", "-c", start],
-        input=json.dumps(values),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -103,7 +104,15 @@ def _send(job: Job, sender: Connection) -> None:
         sender.send(Reading(error=str(error)))
     else:
         template = f"{job.config}: a template: its data.train names no file"
-        sender.send(Reading(task=config.name) if config.data.train else Reading(skipped=template))
+        task = Reading(task=config.name, alone=_brings_code())
+        sender.send(task if config.data.train else Reading(skipped=template))
+
+
+def _brings_code() -> bool:
+    """Returns whether this process, which has read a config script, holds modules or variants of a user beside it."""
+    modules = [module for name, module in sys.modules.items() if not name.startswith(SCRIPT_NAME)]
+    files = [file for module in modules if (file := getattr(module, "__file__", None))]
+    return not all(map(is_library, files)) or any(map(is_own, ORIGINS))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,15 @@
-"""The verb `retrain` over one config or several: in this process, in processes of this machine, or on Ray.
+"""The verb `retrain` over several configs: in processes of this machine, or on Ray.
 
 Each task is a run of its own, and a worker that dies ends one task only: its finished steps are in the registry.
 `--all` ends with the worst status of its tasks. A file that is no task is skipped with a word, and one that cannot be
-read is an error of its own; neither ends the others. A child process is this module as a script:
-
-    python -m trainers.retrain.fleet < job.json      # the last line of stdout is the outcome as JSON
+read is an error of its own; neither ends the others.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,16 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
 from backbone.records import decode, encode
-from registry.entries import NoRegistry, RegistryError
-from trainers.config import TrainConfig
-from trainers.retrain.configs import Reading, in_child, read_configs
-from trainers.retrain.fingerprint import Taken, take
-from trainers.retrain.outcome import Job, OnStep, Outcome
-from trainers.retrain.run import retrain
+from trainers.retrain.attempt import attempt, reported
+from trainers.retrain.configs import Reading, read_configs
+from trainers.retrain.outcome import Job, Outcome
+from trainers.retrain.workers import in_processes
 
 if TYPE_CHECKING:
-    from registry.database import Registry
-    from registry.place import Place
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -63,43 +55,6 @@ class Outcomes:
         return self.exit
 
 
-def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
-    """Retrains one task in this process. Every error becomes an outcome with its exit status."""
-    started, name = time.monotonic(), Path(job.config).stem
-    try:
-        config = job.load(TrainConfig)
-        name = config.name
-        registry, now = _opened(job.place, config)
-        try:
-            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now)
-        finally:
-            registry.close()
-    except InputError as error:
-        status, reason = 2, str(error)
-    except RegistryError as error:
-        status, reason = error.exit_status, str(error)
-    except Exception as error:  # a task's error must not end the other tasks
-        log.exception("%s", name)
-        status, reason = 1, f"{type(error).__name__}: {error}"
-    return Outcome(name, "error", status, reason, seconds=round(time.monotonic() - started, 3))
-
-
-def _opened(place: Place, config: TrainConfig) -> tuple[Registry, Taken | None]:
-    """Opens the registry. A new one is made once the data are known to be good; then their fingerprint is returned."""
-    try:
-        return place.open(), None
-    except NoRegistry:
-        now = take(config, None)
-        return place.open(create=True), now
-
-
-def reported(outcome: Outcome) -> Outcome:
-    """Prints the reason of an error to stderr, and returns the outcome."""
-    if outcome.action == "error":
-        print(f"topgraft retrain: {outcome.reason}", file=sys.stderr)
-    return outcome
-
-
 def retrain_all(jobs: Sequence[Job], *, executor: str, workers: int) -> Outcomes:
     """Retrains every task, `workers` at a time.
 
@@ -109,7 +64,8 @@ def retrain_all(jobs: Sequence[Job], *, executor: str, workers: int) -> Outcomes
         raise InputError(f"--workers: must be at least 1, got {workers}")
     readings = read_configs(jobs)
     tasks = [job for job, reading in zip(jobs, readings, strict=True) if reading.task]
-    done = iter(on_ray(tasks, workers) if executor == "ray" else in_processes(tasks, workers))
+    alone = [reading.alone for reading in readings if reading.task]
+    done = iter(on_ray(tasks, workers) if executor == "ray" else in_processes(tasks, alone, workers))
     outcomes = [
         next(done) if reading.task else _without_task(job, reading) for job, reading in zip(jobs, readings, strict=True)
     ]
@@ -123,32 +79,6 @@ def _without_task(job: Job, reading: Reading) -> Outcome:
         return reported(Outcome(name, "error", 2, reading.error))
     log.info("skipped: %s", reading.skipped)
     return Outcome(name, "skipped", 0, reading.skipped)
-
-
-def in_processes(jobs: Sequence[Job], workers: int) -> list[Outcome]:
-    """Runs a process for each task. A process that dies without an outcome gives one with status 1."""
-    with ThreadPoolExecutor(workers) as threads:
-        return list(threads.map(_in_process, jobs))
-
-
-def _in_process(job: Job) -> Outcome:
-    quiet = replace(
-        job, options=replace(job.options, show=False)
-    )  # bars of several processes would overwrite each other
-    done = in_child("trainers.retrain.fleet", encode(quiet))
-    lines = done.stdout.strip().splitlines()
-    try:
-        return decode(Outcome, json.loads(lines[-1]))
-    except (IndexError, ValueError):  # an InputError is a ValueError
-        return Outcome(Path(job.config).stem, "error", 1, f"the process ended with status {done.returncode}")
-
-
-def _child() -> int:
-    """Runs the job on standard input, prints its outcome as JSON, and returns its exit status."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    outcome = reported(attempt(decode(Job, json.load(sys.stdin))))
-    print(json.dumps(encode(outcome), ensure_ascii=False))
-    return outcome.exit
 
 
 def on_ray(jobs: Sequence[Job], workers: int) -> list[Outcome]:
@@ -221,7 +151,3 @@ def _ray_outcome(job: Job, future: Any) -> Outcome:
         return decode(Outcome, ray.get(future))
     except ray.exceptions.RayError as error:
         return Outcome(Path(job.config).stem, "error", 1, f"Ray: {type(error).__name__}: {str(error).splitlines()[0]}")
-
-
-if __name__ == "__main__":
-    sys.exit(_child())

@@ -16,7 +16,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from adapters.graft import Graft
 from adapters.heads.columns import numbered
 from adapters.heads.head import UNLIKELY
 from adapters.labels.spelling import spelling
@@ -70,11 +69,6 @@ class PairedLogits:
         return difference, (float(low), float(high))
 
 
-def logits_in(graft: Graft, examples: Examples, labels: tuple[str, ...]) -> np.ndarray:
-    """Returns a graft's logits [N,C] in another order of labels; a label it lacks gets one below all others."""
-    return in_labels(graft.logits_of_rows(examples.rows), graft.model.labels, labels)
-
-
 def in_labels(logits: np.ndarray, have: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """Returns logits [N,C] of the labels `have` in the order of `labels`, with `UNLIKELY` for those that are missing.
 
@@ -116,17 +110,18 @@ def judge(
     champion: int | None,
     split: str,
     old: np.ndarray | None,
-    costs: Mapping[str, Cost | None],
+    train: Cost | None,
+    peak_bytes: Callable[[], int | None],
     latency_ms: Callable[[], float],
     unseen: Mapping[str, bool] = MappingProxyType({}),
     majority: PairedLogits | None = None,
 ) -> GateReport:
     """Judges by every rule of the gate and of the target; `target.min_score` is a limit on `metric`.
 
-    `costs` holds "train" and "predict". For the first version `sides.champion` is the majority label. `unseen` are the
-    labels of held-out rows that the candidate's training lacks, and whether the champion knows each. `majority` sets
-    the candidate beside the majority label, which a successor has to beat too: where labels were shuffled, candidate
-    and champion are equally lost.
+    `train` is the cost of the candidate's training. For the first version `sides.champion` is the majority label.
+    `unseen` are the labels of held-out rows that the candidate's training lacks, and whether the champion knows each.
+    `majority` sets the candidate beside the majority label, which a successor has to beat too: where labels were
+    shuffled, candidate and champion are equally lost.
     """
     slices = slices_of(sides, old)
     checks: list[Check] = []
@@ -142,8 +137,7 @@ def judge(
     checks += _bounds(gate, sides, slices, compared=champion is not None)
     if target.min_score:
         checks.append(_at_least(gate, sides, "target.min_score", slices["all rows"], metric, target.min_score))
-    train, predict = costs.get("train"), costs.get("predict")
-    peak = None if predict is None else predict.peak_bytes
+    peak = peak_bytes() if target.max_memory_mb else None
     limits = [
         *costs_of_training(target, train.cpu_seconds if train else None, train.joules if train else None),
         *costs_of_predicting(target, peak, latency_ms, platform()),

@@ -23,12 +23,12 @@ from backbone.errors import InputError
 from trainers.config import TrainConfig
 from trainers.config.retrain import RowChecks
 from trainers.data.batches import Examples, part_of
-from trainers.fitting.features import features
+from trainers.fitting.features import features, logits_of_rows
 from trainers.fitting.linear_head import cross_fitted_logits
 from trainers.inputs import Inputs, only_rows, prepare
 from trainers.retrain.beforehand import CHANGING
 from trainers.retrain.compare import Contestant, champion_graft, read_alike
-from trainers.retrain.gate import logits_in
+from trainers.retrain.gate import in_labels
 from trainers.retrain.lineage import Check
 from trainers.retrain.rows import Rows
 from trainers.runs.run import Run
@@ -160,7 +160,8 @@ def _live_answers(
     names, known = inputs.data.labels, numbered(graft.model.labels)
     new = [i for i, name in enumerate(names) if name not in known]
     answerable = ~graft.model.head.column.carries(sample.examples.labels, new) if new else ~nobody
-    return logits_in(graft, sample.examples, names), answerable
+    logits = logits_of_rows(config.plan, graft, sample.examples)
+    return in_labels(logits, graft.model.labels, names), answerable
 
 
 def familiar(pooled: np.ndarray, former: np.ndarray) -> np.ndarray:

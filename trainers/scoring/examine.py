@@ -7,11 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from adapters.graft import Graft
 from adapters.model import GraftModel
-from backbone.storage import Backbone
-from backbone.trees import Params
-from trainers.config import TrainConfig
 from trainers.data.batches import Examples
 from trainers.scoring.metrics import gather
 
@@ -31,15 +27,10 @@ class Examined:
 
 def examine(
     model: GraftModel,
-    params: Params,
-    backbone: Backbone,
-    config: TrainConfig,
     examples: Examples,
-    logits: np.ndarray | None = None,
+    logits: np.ndarray,
 ) -> Examined:
-    """Scores `params` on a split and its slices; `logits` float32 [N,C] are computed unless they are given."""
-    if logits is None:
-        logits = Graft(model, params, backbone, config.data.max_tokens).logits_of_rows(examples.rows)
+    """Scores the logits [N,C] of a split on all of its rows and on slices."""
     counts = gather(model, logits, examples.labels)
     slices = {"all rows": examples.buckets > 0}
     bounds = (0, *LENGTHS, max(examples.lengths))

@@ -23,7 +23,7 @@ TABLE = rows(240, seed=1)
 CHILD = """
 import json, os, sys
 from backbone.records import decode, encode
-from trainers.retrain.fleet import attempt
+from trainers.retrain.attempt import attempt
 from trainers.retrain.outcome import Job
 job, at, what = decode(Job, json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 def on_step(step):

@@ -14,7 +14,7 @@ from registry.store import Store
 from tests.registry.support import shift_clock
 from tests.tiny import as_json, rows
 from tests.trainers.retrain.place import TABLE, Place
-from trainers.retrain.fleet import attempt
+from trainers.retrain.attempt import attempt
 from trainers.retrain.outcome import Outcome
 
 

@@ -19,7 +19,7 @@ from tests.tiny import SPEC
 from trainers.config import Target
 from trainers.config.retrain import Bound, Gate
 from trainers.data.batches import Examples
-from trainers.retrain.gate import PairedLogits, judge, logits_in, majority_logits
+from trainers.retrain.gate import PairedLogits, in_labels, judge, majority_logits
 
 LABELS = ("a", "b", "c")
 
@@ -41,7 +41,8 @@ def asked(gate: Gate, both: PairedLogits, *, champion: int | None = 1, old=None,
         champion=champion,
         split="gate",
         old=old,
-        costs={"train": train, "predict": predict},
+        train=train,
+        peak_bytes=lambda: None if predict is None else predict.peak_bytes,
         latency_ms=lambda: 5.0,
     )
 
@@ -113,8 +114,8 @@ def test_logits_in_another_order_of_labels(tiny):
     model = GraftModel(tiny.network, (), Classification(), ("c", "a"))
     graft = Graft(model, nonzero(model), tiny, 16)
     rows = [np.array([2, 7, 9, 3], np.int32), np.array([2, 11, 3], np.int32)]
-    found = logits_in(graft, Examples(rows, np.zeros(2, np.int32), tiny.lengths), LABELS)
     own = graft.logits_of_rows(rows)
+    found = in_labels(own, model.labels, LABELS)
     np.testing.assert_array_equal(found[:, [2, 0]], own)
     assert (found[:, 1] < own.min() - 100).all(), "what it does not know it never answers"
 

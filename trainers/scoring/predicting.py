@@ -1,4 +1,4 @@
-"""The time of one row's prediction."""
+"""The time and the memory of predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from adapters.graft import Graft
 from backbone.buckets import TokenRow
+from metering.window import window
 
+MEASURED = 256  # rows whose prediction shows the memory that it takes
 TIMED = 20  # predictions whose median is the latency
 
 
@@ -23,3 +25,10 @@ def latency(graft: Graft, rows: Sequence[TokenRow]) -> float:
         graft.logits_of_rows([row])
         spent.append(1e3 * (time.perf_counter() - start))
     return float(np.median(spent))
+
+
+def peak_bytes(graft: Graft, rows: Sequence[TokenRow]) -> int | None:
+    """Returns the largest memory of the process while it predicts, in bytes; None where nothing tells it."""
+    with window("predict") as predicting:
+        graft.logits_of_rows(rows[:MEASURED])
+    return predicting.peak_bytes

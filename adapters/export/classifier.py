@@ -145,8 +145,9 @@ def _published_names(source: Path, read: Published, outputs: int) -> tuple[str, 
             f"{source / 'config.json'}: id2label: expected a name for each of {outputs} outputs, got {names!r:.80}; "
             f"name them with --labels"
         )
-    require_distinct(ordered, f"{source / 'config.json'}: id2label")
-    return tuple(map(str, ordered))
+    published = tuple(map(str, ordered))
+    require_distinct(published, f"{source / 'config.json'}: id2label")
+    return published
 
 
 def _require_trunk(source: Path, read: Published, trunk: Backbone, backbone: str, *, pooler: bool) -> None:

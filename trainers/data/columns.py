@@ -189,10 +189,14 @@ def _content(name: str, filled: list[Any], texts: list[str], distinct: int, word
 
 def _are_tags(cells: list[Any], name: str) -> bool:
     """Returns whether lists, or lists written out as text, hold a tag for each word, and some of several words."""
-    opened = [listed(cell, name, "") if isinstance(cell, str) else cell for cell in cells]
-    if not all(isinstance(cell, (list, tuple)) for cell in opened) or all(len(cell) < 2 for cell in opened):
-        return False
-    return all(isinstance(part, str) and TAG.fullmatch(stripped(part)) for cell in opened for part in cell)
+    rows: list[Sequence[Any]] = []
+    for cell in cells:
+        opened = listed(cell, name, "") if isinstance(cell, str) else cell
+        if not isinstance(opened, (list, tuple)):
+            return False
+        rows.append(opened)
+    tags = all(isinstance(part, str) and TAG.fullmatch(stripped(part)) for row in rows for part in row)
+    return tags and any(len(row) > 1 for row in rows)
 
 
 def _share(hits: Any) -> bool:

@@ -76,8 +76,8 @@ def in_processes(jobs: Sequence[Job], alone: Sequence[bool], workers: int) -> li
         try:
             if not by_itself:
                 return worker.retrain(quiet)
-            with closing(Worker()) as own:
-                return own.retrain(quiet)
+            with closing(Worker()) as apart:
+                return apart.retrain(quiet)
         finally:
             idle.put(worker)
 

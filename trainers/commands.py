@@ -43,7 +43,7 @@ class Train(Run, Overridden, verb="train"):
     inputs: tuple[str, ...] = argument(
         f"{SCRIPT}; or files of labelled rows: the train file, and dev and test files by their names", name="config"
     )
-    budget: float = option(0.0, "CPU seconds of the run, after which a climb tries no further step", min=0)
+    budget: float = option(0.0, "CPU seconds of the run, after which a climb tries no further step; 0: no limit", min=0)
 
     def config(self) -> TrainConfig:
         """Returns the config of the script, or of the files: then columns, labels and head are inferred."""

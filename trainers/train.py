@@ -114,7 +114,9 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
     variants: tuple[str, ...] = ()
     if backbone.precision != FLOAT32:
         with run.phase("validate"):
-            variants = validated(config, inputs.folder, graft, data, metrics)
+            variants, on_float32 = validated(config, inputs.folder, graft, data)
+        if on_float32 and fitted.unseen is None:  # else the head was fitted to these rows in the end
+            metrics[f"dev_{FLOAT32}"] = on_float32
     scope = scope_of_run(inputs, run, scores["dev"].logits) if inputs.bare is not None else None
     exits = exits_of(inputs, run, graft) if inputs.calibration is not None else None
     origin = versions() | {"known answers": run.known_answers}

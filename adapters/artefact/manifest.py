@@ -122,6 +122,8 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         if not path.exists():
             raise InputError(f"{path}: no such graft") from None
+        if (path / "graft" / MANIFEST).is_file():
+            raise InputError(f"{path}: a work folder; its graft is {path / 'graft'}") from None
         raise InputError(f"{path}: not a graft (no readable {MANIFEST}): {error}") from error
     try:
         values = json.loads(content.decode())

@@ -113,6 +113,11 @@ def test_truncated_missing_and_empty_files(graft, tiny):
         topgraft.load(graft / "nowhere", tiny)
 
 
+def test_a_work_folder_names_the_graft_in_it(graft):
+    with pytest.raises(InputError, match=r"a work folder; its graft is .*graft$"):
+        topgraft.load(graft.parent)
+
+
 def test_another_backbone_is_refused(graft, tmp_path, tiny):
     other = make_tiny_backbone(tmp_path / "other", seed=2)
     with pytest.raises(InputError, match=r"grafted on another backbone: its weights_id"):

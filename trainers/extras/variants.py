@@ -21,26 +21,25 @@ from trainers.scoring.metrics import gather
 
 log = logging.getLogger(__name__)
 
+Metrics = dict[str, float]
+
 MAX_LOST = 0.005  # score that float32 may lose on the development rows, of the config's metric
 ROWS = 256  # development rows that are scored
 
 
-def validated(
-    config: TrainConfig, folder: Path, graft: Graft, data: TaskData, metrics: dict[str, dict[str, float]]
-) -> tuple[str, ...]:
-    """Returns ("float32",) if the graft loses at most MAX_LOST there; adds `dev_float32` to `metrics`.
+def validated(config: TrainConfig, folder: Path, graft: Graft, data: TaskData) -> tuple[tuple[str, ...], Metrics]:
+    """Returns ("float32",) if the graft loses at most MAX_LOST there, and its metrics on float32 weights.
 
     Without development rows nothing is known.
     """
     if "dev" not in data.splits:
-        return ()
+        return (), {}
     dev = data.splits["dev"]
     some = part_of(dev, np.arange(min(ROWS, len(dev))))
     other = Graft(graft.model, graft.params, load_backbone(folder, precision=FLOAT32), graft.max_tokens)
     before, after = (gather(g.model, g.logits_of_rows(some.rows), some.labels).compute() for g in (graft, other))
-    metrics[f"dev_{FLOAT32}"] = after
     lost = before[config.metric] - after[config.metric]
     if lost <= MAX_LOST:
-        return (FLOAT32,)
+        return (FLOAT32,), after
     log.warning("precision: %s falls by %.4f in float32: the graft is not validated there", config.metric, lost)
-    return ()
+    return (), after

@@ -58,6 +58,13 @@ def fingerprint_of(version: Version | None) -> Fingerprint | None:
         return None
 
 
+def _judged(run: Run, now: Fingerprint, generation: int) -> bool:
+    """Returns whether a run judged what there is now: training, gate, its rows, and the live version."""
+    detail, rows = run.detail, now.rows.get("gate", "")
+    before = (detail.get("key"), detail.get("gate"), detail.get("generation"))
+    return before == (now.key, now.gate, generation) and detail.get("gate_rows", rows) == rows
+
+
 def candidate_of(registry: Registry, task: str, now: Taken) -> Version | None:
     """Returns the newest version with the present fingerprint, if there is one."""
     for version in registry.versions(task, LOOK_BACK):
@@ -76,9 +83,9 @@ def settled(registry: Registry, task: str, before: Known, now: Taken) -> Settled
         same = run.detail.get("key") == like_it.key and run.outcome == "promoted"
         if same and before.live is not None and run.detail.get("version") == before.live.version:
             return Settled("nothing changed since these rows gave the live version again", "")
-        judged = run.detail.get("key") == like_it.key and run.detail.get("gate") == like_it.gate
-        if judged and run.detail.get("generation") == before.generation and run.outcome in ("FAIL", "NO_EVIDENCE"):
-            return Settled(f"nothing changed since the gate said {run.outcome}", run.outcome)
+        if run.outcome in ("FAIL", "NO_EVIDENCE") and _judged(run, like_it, before.generation):
+            why = f": {run.detail['reason']}" if run.detail.get("reason") else ""
+            return Settled(f"nothing changed since the gate said {run.outcome}{why}", run.outcome)
     candidate = candidate_of(registry, task, now)
     if candidate is not None:
         left = [entry for entry in registry.promotions(task) if entry.from_version == candidate.number]

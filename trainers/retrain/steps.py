@@ -146,6 +146,7 @@ class Work:
     def _start(self, **detail: Any) -> None:
         """Records the start of this run, and its fingerprint."""
         now = {"key": self.now.key, "gate": self.now.gate, "scheme": self.now.scheme}
+        now |= {"gate_rows": self.now.rows.get("gate", "")}
         detail = {**now, "generation": self.before.generation, **detail}
         self.registry.start_run(self.task, self.run_id, self._owner, self._fence, detail)
 

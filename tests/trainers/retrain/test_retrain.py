@@ -148,6 +148,28 @@ def test_a_candidate_that_fails_leaves_the_champion_and_the_verdict_stands(place
     assert [p.verdict for p in place.registry.promotions("tiny")] == ["PASS", "PASS"]
 
 
+def test_a_verdict_is_repeated_with_its_reason_until_gate_rows_come(place):
+    """Held-out rows are no part of what is trained, and all of what is judged."""
+    gate = 0.3
+    settings = (f"data.gate_fraction={gate}", "retrain.rows.max_relabelled=1")
+    assert place.run(*settings)["promoted"]
+    turn = {"class0": "class1", "class1": "class2", "class2": "class0"}
+    sides = {text: membership(text, DEV, gate) for text, _ in TABLE}
+    table = [(text, turn[label] if sides[text] == "train" else label) for text, label in TABLE]
+    place.data(table)
+    failed = place.run(*settings)
+    assert (failed["exit"], failed["version"]) == (10, 2)
+    again = place.run(*settings)
+    assert (again["exit"], again["action"]) == (10, "nothing")
+    assert again["reason"] == f"nothing changed since the gate said FAIL: {failed['reason']}"
+    more = [row for row in rows(60, seed=9) if membership(row[0], DEV, gate) == "gate" and row[0] not in sides]
+    place.data(table + more[:3])
+    judged = place.run(*settings)
+    assert (judged["exit"], judged["action"], judged["version"], judged["rows_computed"]) == (10, "adopt", 2, 0)
+    assert judged["gate"]["rows"]["all rows"] == failed["gate"]["rows"]["all rows"] + 3
+    assert place.run(*settings)["action"] == "nothing"
+
+
 def test_too_few_held_out_rows_are_no_evidence(place):
     result = place.run("retrain.gate.min_rows=1000")
     assert (result["exit"], result["verdict"], result["live"]) == (11, "NO_EVIDENCE", None)

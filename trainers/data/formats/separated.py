@@ -121,9 +121,11 @@ class Separated(Format):
             delimiter = max(others, key=lambda other: len(others[other]))
             if len(others[delimiter]) > 1:
                 names, setting = others[delimiter], {"\t": "tab"}.get(delimiter, repr(delimiter))
-                remedy += f"; its columns seem to lie between {DELIMITERS[delimiter]}: set data.delimiter={setting}"
+                advice = f"; its columns seem to lie between {DELIMITERS[delimiter]}: set data.delimiter={setting}"
                 if settings.read and set(settings.read) <= set(names):
-                    raise InputError(f"{path}: has one column between {layout.words}{remedy[remedy.index(';') :]}")
+                    raise InputError(f"{path}: has one column between {layout.words}{advice}")
+                # where delimiters are recognised, the right name is all that it takes
+                remedy += f"; its header was split at {DELIMITERS[delimiter]}" if self.guesses else advice
         settings.require_columns(names, str(path), remedy)
 
     def _check(self, fields: Sequence[str], names: Sequence[str], where: str, layout: Layout) -> None:

@@ -60,8 +60,8 @@ def parsed(
 ) -> tuple[argparse.Namespace, Provenance]:
     """Parses the command line of a benchmark, and returns the options and the provenance of what follows.
 
-    An option `peers` names the Python of the other side. Ends the process with status 2 where tracked files differ
-    from the commit: nobody could measure that again.
+    An option `peers` names the Python of the other side. Ends the process with status 2 where the files differ from
+    the commit: nobody could measure that again.
     """
     options = parser.parse_args(arguments)
     if changes := changed_files():
@@ -86,9 +86,9 @@ def parsed(
 
 
 def changed_files() -> list[str]:
-    """Lists the tracked files, results aside, that differ from the commit."""
+    """Lists the files, results aside, that differ from the commit, and those of production that it does not hold."""
     lines = _git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results").splitlines()
-    return [line[3:] for line in lines]
+    return [line[3:] for line in lines] + _git("ls-files", "-o", "--exclude-standard", "--", *PRODUCTION).splitlines()
 
 
 @functools.cache

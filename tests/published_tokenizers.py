@@ -266,6 +266,32 @@ FOLDERS: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
             "mask_token": {"content": "[MASK]", "lstrip": True},
         },
     ),
+    ("bert", "a special token in added_tokens.json"): lambda: files(
+        word_file(),
+        added_tokens__json={"[NEW]": 990},
+        special_tokens_map__json={"additional_special_tokens": ["[NEW]"]},
+    ),
+    ("bert", "a token of a role of its own in added_tokens.json"): lambda: files(
+        word_file(), added_tokens__json={"[NEW]": 990}, special_tokens_map__json={"x_token": "[NEW]"}
+    ),
+    ("bert", "special tokens of two files"): lambda: files(
+        word_file(),
+        tokenizer_config__json={"extra_special_tokens": ["<new>"]},
+        special_tokens_map__json={"additional_special_tokens": ["[NEW]"]},
+    ),
+    ("bert", "additional tokens of the config in added_tokens.json"): lambda: files(
+        word_file(), added_tokens__json={"[NEW]": 990}, tokenizer_config__json={"additional_special_tokens": ["[NEW]"]}
+    ),
+    ("bert", "objects in special_tokens_map.json"): lambda: files(
+        vocab__txt=lines(wordpieces()),
+        special_tokens_map__json={
+            "mask_token": {"content": "[MASK]", "lstrip": True},
+            "extra_special_tokens": [{"content": "[NEW]"}],
+        },
+    ),
+    ("bert", "an added tokens decoder without tokens"): lambda: files(
+        word_file(), tokenizer_config__json={"added_tokens_decoder": {}}, added_tokens__json={"[NEW]": 990}
+    ),
     ("bert", "PreTrainedTokenizerFast"): lambda: files(word_file(normalizer=NFC), tokenizer_config__json=FAST),
     ("bert", "cut on the left"): lambda: files(word_file(), tokenizer_config__json={"truncation_side": "left"}),
     ("bert", "cut on the left by tokenizer.json"): lambda: files(

@@ -24,6 +24,7 @@ FILE, CONFIG, SPECIAL, ADDED = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+EXTRA, ADDITIONAL = "extra_special_tokens", "additional_special_tokens"  # the same field, now and formerly
 VOCAB_TXT, VOCAB_JSON, MERGES = "vocab.txt", "vocab.json", "merges.txt"
 FILES = (FILE, CONFIG, SPECIAL, ADDED, VOCAB_TXT, VOCAB_JSON, MERGES)
 SAVE = "save it with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
@@ -77,20 +78,17 @@ def read_files(folder: Path) -> TokenizerFiles:
     files = TokenizerFiles(folder, settings, file)
     _refuse_code(files)
     _read_roles(files, settings, CONFIG)
-    decoder = settings.get("added_tokens_decoder")
+    _read_additional(files, settings, CONFIG)
     if "added_tokens_decoder" in settings:
-        _read_decoder(files, decoder)
-    else:
-        if (folder / SPECIAL).exists():
-            _read_roles(files, read_json(folder / SPECIAL, SAVE), SPECIAL, special=True)
-        if (folder / ADDED).exists():
-            _read_added(files, read_json(folder / ADDED, SAVE))
-        if file is not None:
-            _read_file_tokens(files, file.get("added_tokens") or [])
-    by_name = {token.content: token for token in files.added.values()}
-    for role, token in files.roles.items():
-        if token is not None:
-            files.roles[role] = by_name.get(str_of(token), token)
+        _read_decoder(files, settings["added_tokens_decoder"])
+        return files
+    special = read_json(folder / SPECIAL, SAVE) if (folder / SPECIAL).exists() else {}
+    _read_roles(files, special, SPECIAL, special=True)
+    if (folder / ADDED).exists():
+        _read_added(files, read_json(folder / ADDED, SAVE))
+    _read_additional(files, special, SPECIAL, special=True)  # behind the added tokens, which it does not make special
+    if file is not None:
+        _read_file_tokens(files, file.get("added_tokens") or [])
     return files
 
 
@@ -151,18 +149,27 @@ def _read_roles(files: TokenizerFiles, content: Mapping[str, Any], name: str, *,
     """Adds the special tokens of a file, which beat those that were read before."""
     for key, value in content.items():
         where = f"{files.folder / name}: {key}"
-        if key in ("extra_special_tokens", "additional_special_tokens"):
-            if isinstance(value, Mapping):
-                files.roles.update({role: _token(token, where, special) for role, token in value.items()})
-            elif value is not None:
-                _add_extra(files, value, where, special)
+        if key == EXTRA:
+            _add_extra(files, value, where, special)
         elif key in ROLES:
             files.roles[key] = None if value is None else _token(value, where, special)
         elif key.endswith("_token") and isinstance(value, (str, Mapping)):
             files.roles[key] = _token(value, where, special)
 
 
+def _read_additional(files: TokenizerFiles, content: Mapping[str, Any], name: str, *, special: bool = False) -> None:
+    """Adds the further special tokens of a former field, which says nothing beside those of the present one."""
+    if not files.extra and not content.get(EXTRA):
+        _add_extra(files, content.get(ADDITIONAL), f"{files.folder / name}: {ADDITIONAL}", special)
+
+
 def _add_extra(files: TokenizerFiles, value: object, where: str, special: bool) -> None:
+    """Adds further special tokens: a list, or an object of tokens by role; null is neither."""
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        files.roles.update({role: _token(token, where, special) for role, token in value.items()})
+        return
     if not isinstance(value, list):
         raise InputError(f"{where}: expected a list of tokens, got {value!r}")
     known = set(map(str_of, files.extra))
@@ -182,7 +189,8 @@ def _read_decoder(files: TokenizerFiles, decoder: object) -> None:
 
 
 def _read_added(files: TokenizerFiles, content: Mapping[str, Any]) -> None:
-    special = {str_of(token) for token in (*files.roles.values(), *files.extra) if token is not None}
+    named = (files.roles.get(role) for role in ROLES)
+    special = {str_of(token) for token in (*named, *files.extra) if token is not None}
     for name, number in content.items():
         if isinstance(number, bool) or not isinstance(number, int):
             raise InputError(f"{files.folder / ADDED}: {name!r}: expected the id of a token, got {number!r}")

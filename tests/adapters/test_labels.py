@@ -11,7 +11,7 @@ import pytest
 
 from adapters.heads.columns import OneLabel, SeveralLabels, Tags, label_name, unknown_labels
 from adapters.heads.hot_vectors import HotVectors, ListedLabels
-from adapters.labels.cells import as_number, as_parts, listed
+from adapters.labels.cells import as_number, as_parts, binary_digits, listed
 from adapters.labels.spelling import Spellings, spelling, spelt
 from backbone.errors import InputError
 from trainers.config import Data
@@ -83,14 +83,16 @@ def test_numbers_and_booleans_of_named_classes():
 
 def test_spellings_are_counted_and_look_alikes_named():
     tally = Spellings()
-    for cell, count in (("payment", 30), ("payment ", 10), ("Spam", 2), ("spam", 1), ("s\u00adpam", 1), ("nan", 1)):
+    cells = {"payment": 30, "payment ": 10, "Spam": 2, "spam": 1, "s\u00adpam": 1, "\uff53pam": 1, "late ": 3}
+    for cell, count in (cells | {"nan": 1, "NULL": 1, "<NA>": 1}).items():
         for _ in range(count):
             tally.add(spelling(cell), cell)
-    (odd,) = tally.several()
+    late, odd = tally.several()
     assert (odd.label, odd.rows) == ("payment", {"payment": 30, "payment ": 10})
     assert str(odd) == "'payment' (30 rows), 'payment ' (10 rows): one label, 'payment'"
-    assert tally.alike() == (("Spam", "spam", "s\u00adpam"),)
-    assert tally.missing() == ("nan",)
+    assert (late.label, late.rows) == ("late", {"late ": 3}), "never written as it is named"
+    assert tally.alike() == (("Spam", "spam", "s\u00adpam", "\uff53pam"),)
+    assert tally.missing() == ("<NA>", "NULL", "nan")
 
 
 def test_labels_that_are_others_with_a_separator_between():
@@ -131,9 +133,20 @@ def test_lists_that_are_written_out(text, items):
     assert listed(f" {text}\n", "label", "f:1") == items
 
 
-@pytest.mark.parametrize("text", ["", "a", "[UNK]", "(1)", "[007]", "[a]|[b]", "[a, b]", "['a'", "[1,,0]", "[x]y"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "a", "[UNK]", "(1)", "[007]", "[a]|[b]", "[a, b]", "['a'", "[1,,0]", "[x]y"),
+        *("['a', 'b' 'c']", "[1, 0 1]"),  # Python would read 'b' 'c' as one text
+    ],
+)
 def test_texts_that_are_no_list(text):
     assert listed(text, "label", "f:1") is None
+
+
+def test_a_vector_may_have_blanks_around_it():
+    assert binary_digits("\u00a01 0,1;0\n") == ["1", "0", "1", "0"]
+    assert binary_digits("1") is binary_digits("1 2") is None
 
 
 def test_a_key_that_stands_twice():

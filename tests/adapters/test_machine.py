@@ -177,6 +177,13 @@ def test_flags_and_programs_are_part_of_the_key(monkeypatch, tmp_path, record):
     assert machine._key() == before
     (programs / "loops.py").write_text("")
     assert machine._key() != before
+    monkeypatch.setattr(machine, "PROGRAMS", machine.PROGRAMS.parent / "programs of nobody")
+    keys = {machine._key()}
+    monkeypatch.setattr(machine, "_versions", lambda: record.versions | {"jaxlib": "0.0.1"})
+    keys.add(machine._key())
+    monkeypatch.setattr(machine, "machine", lambda: replace(record.machine, instruction_sets=("avx",)))
+    keys.add(machine._key())
+    assert len(keys) == 3, "another jaxlib and another processor are judged anew"
 
 
 def package_at(root: Path) -> Path:
@@ -189,10 +196,16 @@ def package_at(root: Path) -> Path:
 
 
 def test_a_compiler_that_crashes_is_wrong_and_judged_again(own_home, monkeypatch, tmp_path):
-    """Such a process ends in the middle: here one that aborts after its first answer."""
+    """Such a process ends in the middle: here one that aborts after its first answer. Another runs out of memory."""
     package = package_at(tmp_path / "crash")
     first = {"program": "p", "right": True, "difference": 0.0, "allowed": 0.0, "problem": ""}
     lines = [json.dumps({"backend": "cpu"}), json.dumps(first)]
+    full = json.dumps(first | {"right": False, "difference": None, "problem": "out of memory"})
+    package.joinpath("__main__.py").write_text(f"import sys\nprint(*{[lines[0], full]!r}, sep='\\n')\nsys.exit(1)\n")
+    with monkeypatch.context() as broken:
+        broken.setattr(machine, "PROGRAMS", package)
+        assert machine_record().wrong[0].problem == "out of memory"
+        assert not (own_home / "machines" / f"{machine._key()}.json").exists()
     package.joinpath("__main__.py").write_text(f"import os\nprint(*{lines!r}, sep='\\n', flush=True)\nos.abort()\n")
     monkeypatch.setattr(machine, "PROGRAMS", package)
     assert machine_record().wrong[0].program == "the process that compiles"
@@ -225,7 +238,12 @@ def test_the_joules_of_a_machine_name_their_sources(record):
     assert {source.state for source in record.joules[:-1]} <= {"absent", "rises under load", "stands still"}
 
 
-def test_a_wrong_record_says_so():
+def test_a_wrong_record_says_so(record):
+    assert (record.exit_status, record.cache_key) == (0, "")
+    wrong = replace(record, verdict="wrong-0", answers=(*record.answers, Answer("b", False, 2.0, 1.0)))
+    assert (wrong.exit_status, wrong.cache_key) == (10, "wrong-0")
+    assert "WRONG  b: 2.0e+00 of 1.0e+00" in wrong.table()
+    assert f"wrong-0: {len(record.answers)} of {len(record.answers) + 1} right" in wrong.table()
     answers = (Answer("a", True, 0.0, 0.0), Answer("b", False, None, 0.0, "nan instead of 1.0"))
     verdict = machine._verdict("key", answers)
     assert verdict.startswith("wrong-")

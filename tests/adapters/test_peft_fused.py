@@ -17,6 +17,7 @@ import topgraft
 from adapters.export.peft import export_peft, import_peft
 from adapters.export.peft.ia3 import IA3Codec
 from adapters.export.peft.layers import layers_of
+from adapters.export.peft.lora import LoraCodec
 from adapters.export.peft.norm import NormCodec
 from adapters.export.peft.vera import VeraCodec
 from adapters.merging import merge
@@ -123,6 +124,22 @@ def test_a_fused_layer_there_and_back(spec, fused, tmp_path):
     for block in (0, 1):
         np.testing.assert_allclose(theirs[block], own[block], atol=1e-5)
         np.testing.assert_allclose(back[block], own[block], atol=1e-5)
+
+
+@pytest.mark.parametrize("alike", [("query", "key"), ("key", "value"), ("query", "value"), ("query", "key", "value")])
+def test_sites_with_the_same_a_share_its_rows(alike, fused):
+    codec = LoraCodec()
+    model = GraftModel(fused.network, (Lora(rank=2, sites=("attention/*",)),), Classification(), LABELS)
+    leaves, layers = nonzero(model)["adapter"]["lora"], layers_of(fused, codec.kind, "")
+    for part in alike:
+        leaves["0"][f"attention/{part}"]["a"] = leaves["0"][f"attention/{alike[0]}"]["a"]
+    adapted = [layer for layer in layers if any(site in model.site_parts["lora"][1] for site in layer.sites)]
+    tensors, _ = codec.write(model, leaves, fused, adapted)
+    a, b = (tensors[f"base_model.model.layers.0.attn.Wqkv.lora_{x}.weight"] for x in "AB")
+    assert len(a) == 2 * (4 - len(alike))
+    for part, product in zip(("query", "key", "value"), np.split(b @ a, 3), strict=True):
+        own = leaves["0"][f"attention/{part}"]
+        np.testing.assert_allclose(product, (np.asarray(own["a"]) @ np.asarray(own["b"])).T, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fused_layer_of_ia3(fused, tmp_path):

@@ -60,6 +60,15 @@ def test_layers_are_chosen_as_peft_chooses_them(config, expected):
     assert chosen(**config) == expected
 
 
+@pytest.mark.parametrize("lists", [None, "layers", ["blocks", "layers"]])
+def test_the_number_of_a_layer_is_the_first_one_of_its_name(lists):
+    """So PEFT does it, where a layer holds a list of its own."""
+    config = {"target_modules": ["up"], "layers_to_transform": 2, "layers_pattern": lists}
+    choice = Chosen.of(config, "c.json", ())
+    names = ("model.layers.2.experts.5.up", "model.layers.5.layers.2.up", "model.layers.12.up")
+    assert [choice.chooses(name) for name in names] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("patterns", "expected"),
     [

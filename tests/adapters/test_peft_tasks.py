@@ -161,7 +161,7 @@ def test_the_wrapped_class_decides_where_the_task_does_not(folder, tiny, tmp_pat
 
 def test_names_come_from_the_wrapped_model(folder, tiny, tmp_path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps({"id2label": {"0": "x", "1": "y", "2": "z"}}))
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"id2label": {"1": "y", "2": "z", "0": "x"}}))
     configure(folder, base_model_name_or_path=str(tmp_path / "model"))
     assert import_peft(folder, tiny.path, tmp_path / "graft").labels == ("x", "y", "z")
     assert import_peft(folder, tiny.path, tmp_path / "other", labels="a,b,c").labels == ("a", "b", "c")
@@ -238,7 +238,21 @@ def test_texts_are_cut_at_the_backbones_longest_input(folder, tiny, tmp_path):
         import_peft(folder, tiny.path, tmp_path / "long", max_tokens=65)
 
 
-def test_trained_biases_add_to_the_layers(folder, tiny, tmp_path):
+def test_what_a_config_leaves_out_is_as_in_peft(folder, tiny, tmp_path):
+    file = folder / "adapter_config.json"
+    fields = json.loads(file.read_text())
+    for name in ("lora_alpha", "rank_pattern", "alpha_pattern", "lora_dropout", "use_rslora", "use_dora", "bias"):
+        del fields[name]
+    file.write_text(json.dumps(fields))
+    import_peft(folder, tiny.path, tmp_path / "graft")
+    assert topgraft.load(tmp_path / "graft", tiny).model.methods == (
+        Lora(rank=2, alpha=8.0, sites=("attention/query", "attention/value")),
+    )
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_trained_biases_add_to_the_layers(root, folder, tiny, tmp_path):
+    configure(folder, use_rslora=root)
     import_peft(folder, tiny.path, tmp_path / "plain")
     draw = np.random.default_rng(3)
     layer = "base_model.model.bert.encoder.layer.1.attention.self.value"
@@ -249,7 +263,8 @@ def test_trained_biases_add_to_the_layers(folder, tiny, tmp_path):
     configure(folder, bias="lora_only", lora_bias=True)
     import_peft(folder, tiny.path, tmp_path / "biased")
     plain, biased = (topgraft.load(tmp_path / name, tiny) for name in ("plain", "biased"))
-    scale = plain.model.methods[0].alpha / plain.model.methods[0].rank
+    rank = plain.model.methods[0].rank
+    scale = plain.model.methods[0].alpha / (rank**0.5 if root else rank)
     before, after = (
         np.asarray(merge(g.model, tiny.params, g.params["adapter"])["blocks"]["1"]["attention"]["qkv"]["bias"])
         for g in (plain, biased)

@@ -65,6 +65,7 @@ def test_every_scheme_is_told_and_read_as_bio(scheme):
         (["B-x E-y"], (0, 1), "'E-y' continues nothing: in IOBES"),
         (["S-x", "B-x I-x O"], (1, 2), "'O' comes before the end of the entity that is of 'x' (IOBES)"),
         (["U-x B-x"], (0, 1), "'B-x' is the last of a sentence, but its entity goes on (BILOU)"),
+        (["B-x L-x", "B-x I-x"], (1, 1), "'I-x' is the last of a sentence, but its entity goes on (BILOU)"),
         (["I-x E-x", "I-x O"], (1, 0), "'I-x' ends an entity: it ends with 'E-x'"),
         (["B-x L-x", "S-y"], (0, 1), "the marks B, L, S belong to no one scheme"),
         (["O X"], (0, 1), "'X' is no BIO tag"),

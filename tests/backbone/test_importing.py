@@ -106,6 +106,16 @@ def test_a_sharded_index(source, tmp_path, tiny):
         import_backbone(source, tmp_path / "out2")
 
 
+def test_an_index_names_files_of_its_folder_alone(source, tmp_path):
+    outside = source.parent / "outside.safetensors"
+    (source / "model.safetensors").rename(outside)
+    for name in ("../outside.safetensors", str(outside)):
+        index = {"weight_map": dict.fromkeys(load_file(outside), name)}
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(InputError, match=r"outside\.safetensors: named by model\.safetensors\.index\.json"):
+            import_backbone(source, tmp_path / "out")
+
+
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
 def test_an_index_of_other_content(source, tmp_path, content):
     (source / "model.safetensors").unlink()

@@ -9,13 +9,17 @@ import pytest
 
 from backbone.errors import InputError
 from backbone.exchange.importing import minilm_folder, read_tokenizer
+from backbone.exchange.published_tokenizer import published_tokenizer
+from backbone.exchange.tokenizer_files import read_merges, read_vocab_txt
 from backbone.preprocessing import TextPreprocessing
 from tests.families import family_of
 from tests.published_tokenizers import (
     CUT,
+    FAST,
     FOLDERS,
     POSITIONS,
     WORDS,
+    byte_file,
     config,
     digest,
     imported,
@@ -95,6 +99,32 @@ def test_the_padding_token_and_the_longest_input_come_from_the_config(tmp_path):
     settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": 100}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     assert imported(folder, "bert")[0].max_tokens == 100
+    settings["max_len"] = settings.pop("model_max_length")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert imported(folder, "bert")[0].max_tokens == 100, "its former name"
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 4}
+    file = json.loads((folder / "tokenizer.json").read_text()) | {
+        "padding": padding | {"pad_type_id": 0, "pad_token": "<hole>"}
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(file))
+    (folder / "tokenizer_config.json").write_text(json.dumps(FAST))
+    assert imported(folder, "bert")[0].fill == 4, "that of tokenizer.json where the class keeps the file"
+
+
+def test_the_class_of_the_tokenizers_own_config_goes_before_that_of_the_model(tmp_path):
+    folder, room = write_folder(tmp_path, "bert", "ElectraTokenizerFast, cased"), 2000
+    plain = published_tokenizer(folder, {}, "BertTokenizer", room)
+    assert published_tokenizer(folder, {"tokenizer_class": "Odd"}, "BertTokenizer", room) == plain
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(InputError, match="tokenizer_class: 'Odd' is not supported"):
+        published_tokenizer(folder, {"tokenizer_class": "Odd"}, "BertTokenizer", room)
+
+
+def test_lines_of_vocabularies_and_merges_are_kept_but_for_the_version_and_blanks_behind(tmp_path):
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n# #\n## a\n\nb c\r\n", newline="")
+    assert read_merges(tmp_path) == [("#", "#"), ("##", "a"), ("b", "c")]
+    (tmp_path / "vocab.txt").write_text("a\u2003\r\nb\x1c\n c\n", newline="")
+    assert read_vocab_txt(tmp_path) == {"a": 0, "b\x1c": 1, " c": 2}, "U+001C is white space for Python alone"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_token(tmp_path):
@@ -127,7 +157,6 @@ PANIC = word_file(
         "special_tokens": {},
     }
 )
-FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +213,10 @@ def test_a_tokenizer_that_cannot_work_is_refused_at_the_import(files, message, t
         ({"vocab.json": {"a": 0}, "merges.txt": "#version: 0.2\na b c\n"}, r"merges\.txt: line 2"),
         ({"vocab.json": {"a": 0}}, r"neither tokenizer\.json nor vocab\.json and merges\.txt"),
         ({"sentencepiece.bpe.model": "x"}, r"neither tokenizer\.json nor"),
+        (
+            {"tokenizer.json": byte_file(model=byte_file()["model"] | {"dropout": 0.1}), "tokenizer_config.json": FAST},
+            r"tokenizer\.json: model\.dropout: ids drawn at random",
+        ),
     ],
 )
 def test_files_of_byte_pairs_are_refused_by_line(files, message, tmp_path):

@@ -24,6 +24,7 @@ def test_a_mark_goes_before_the_named_encoding(encoding):
     """The codecs of these names write a mark of the machine's byte order."""
     assert decoded(TEXT.encode(encoding), "f") == TEXT
     assert decoded(TEXT.encode(encoding), "f", "latin-1") == TEXT
+    assert decoded(f"\ufeff{TEXT}".encode(encoding), "f") == TEXT, "a mark that two programs wrote is no letter either"
 
 
 def test_named_encodings():
@@ -41,6 +42,8 @@ def test_named_encodings():
 def test_utf_16_without_a_mark_is_named(encoding):
     with pytest.raises(InputError, match=rf"f:1: looks like UTF-16 without a byte order mark \({encoding}\)"):
         decoded("text,label\nhello,a\n".encode(encoding), "f")
+    with pytest.raises(InputError, match="f:1: holds a NUL character; the file is damaged, or is no text"):
+        decoded(b"a\0\0\0" * 10, "f")
 
 
 def test_lines_end_at_newlines_alone():
@@ -63,7 +66,13 @@ def test_a_file_that_unpacks_to_far_more_than_data_do(suffix, monkeypatch):
     packed = PACKED[suffix](bytes(1_000_000))
     with pytest.raises(InputError, match=rf"f: {len(packed)} bytes of .* unpack to more than .* unpack it first"):
         unpacked(packed, "f")
-    assert unpacked(PACKED[suffix](bytes(900)), "f") == bytes(900)
+    monkeypatch.setattr(compression, "MIN_LIMIT", 1_000_000)
+    assert unpacked(packed, "f") == bytes(1_000_000), "the limit itself is kept"
+
+
+def test_the_limit_is_200_times_the_packed_bytes_or_256_mib_whichever_is_more():
+    assert compression.limit_of(bytes(10)) == 256 * 2**20
+    assert compression.limit_of(bytes(2**21)) == 200 * 2**21
 
 
 def test_archives_of_several_files_and_packed_files_in_packed_ones():
@@ -86,6 +95,11 @@ def test_archives_of_several_files_and_packed_files_in_packed_ones():
         locked[locked.index(mark) + place] |= 1  # the flag of a password, in both headers
     with pytest.raises(InputError, match=r"f: packed by zip, and cannot be unpacked here: .*password"):
         unpacked(bytes(locked), "f")
+
+
+def test_a_text_that_begins_as_packed_files_do_is_text():
+    for text in (b"BZh9 is the head of a bzip2 file\n", b"PK,label\n"):
+        assert unpacked(text, "f") == text
 
 
 def test_names_of_packed_files(tmp_path):

@@ -30,7 +30,8 @@ from tests.mutants.mutant import ROOT
 NAME = "mutants"  # of the result file
 SECONDS = 600.0  # time of one test; one that a mutant makes run longer is killed too
 FAILED = 1  # status of pytest where a test failed
-COPIED = ("adapters", "backbone", "configs", "metering", "registry", "serving", "tests", "trainers")
+COPIED = ("adapters", "backbone", "benchmarks", "configs", "metering", "registry", "serving", "tests", "trainers")
+LEFT_OUT = ("__pycache__", "former", "peers", "results")  # folders in these
 FILES = ("topgraft.py", "pyproject.toml")
 
 
@@ -53,7 +54,7 @@ class Copy:
     def __init__(self, folder: Path):
         self.folder = folder
         for name in COPIED:
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "former", "peers"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
         for name in FILES:
             shutil.copy(ROOT / name, folder / name)
         (folder / "programs").mkdir()  # compiled programs, kept from mutant to mutant

@@ -170,7 +170,7 @@ class _Reading:
             columns = {role: role for role in ("image" if images else "text", "label")}
         settings = data.read_settings(self.split, columns if chosen.has_columns else {})
         records = chosen.records(group.names, settings)
-        if self.column.reading == "tags" and not chosen.labels_per and not data.label_names:
+        if self.column.reading == "tags" and not chosen.labels_per:
             records = records_in_bio(records, columns["label"], group.names[0])
         for where, record in records:
             try:

@@ -15,6 +15,7 @@ from adapters.specs import above
 from metering.counts import Count
 from metering.energy import modelled
 from metering.window import on_accelerator
+from trainers.config import TrainConfig
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.task import GraftTask
 from trainers.freezing.explicit import Stage
@@ -56,11 +57,20 @@ def climb_prices(inputs: Inputs, task: GraftTask, timed: Timed, run: Run) -> tup
             steps.append(stage_price(step, Span(first, 0), Span(first, whole), timed, f"step {name}", run.show))
     highest = sum(step.cpu_seconds for step in steps)
     one_epoch = steps[1].cpu_seconds / max(1.0, config.epochs)
-    many = len(inputs.data.labels) >= MANY_LABELS
-    reason = f"{len(inputs.data.labels)} labels; from {MANY_LABELS} on a probe is likely to be kept"
-    likely = [probe, _part(steps[1], 1 / max(1.0, config.epochs))] if many else steps
-    last = "probe" if many else config.plan.highest
+    labels = len(inputs.data.labels)
+    reason = f"{labels} labels; from {MANY_LABELS} on a probe is likely to be kept"
+    likely, last = likely_steps(config, labels, steps)
     return likely, ClimbRange(first_pass + one_epoch, highest, last, reason)
+
+
+def likely_steps(config: TrainConfig, labels: int, steps: list[StagePrice]) -> tuple[list[StagePrice], str]:
+    """Returns what a climb is likely to run of the first pass, `top` and the steps behind it, and the step it keeps.
+
+    With many labels the probe is kept, and `top` is given up after one epoch.
+    """
+    if labels < MANY_LABELS:
+        return steps, config.plan.highest
+    return [steps[0], _part(steps[1], 1 / max(1.0, config.epochs))], "probe"
 
 
 def _step_task(inputs: Inputs, first: int) -> GraftTask:

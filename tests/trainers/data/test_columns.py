@@ -22,6 +22,11 @@ def roles(**table) -> Roles:
         ("kind", [("a", "b", "c")[i % 3] for i in range(N)], "classification"),
         ("label", [str(i % 2) for i in range(N)], "classification"),
         ("y", [f"{i / 7:.3f}" for i in range(N)], "regression"),
+        ("price", [f"{i / 7:.3f}" for i in range(N)], "regression"),  # a number that never comes back, but is no id
+        ("grade", [str(i % 20) for i in range(N)], "classification"),
+        ("grade", [str(i % 21) for i in range(N)], "regression"),  # more of them than half the rows
+        ("city", [("York, NY", "Boston, MA", "Austin, TX", "Reno, NV")[i % 4] for i in range(N)], "classification"),
+        ("colour", ["red", "blue"] * (N // 2 - 1) + ["red", "red,blue"], "classification"),  # one cell is no rule
         ("topics", [["x", "y"][: i % 3] for i in range(N)], "multi_label"),
         ("topics", [("red|blue", "red", "green|red", "blue|green")[i % 4] for i in range(N)], "multi_label"),
         ("slots", [("O O B-city I-city", "B-day O O O")[i % 2] for i in range(N)], "token_tagging"),
@@ -77,6 +82,12 @@ def test_names_that_nobody_chose_make_no_pair():
         roles_of(table, described(table), "rows.tsv", named=False)
     chosen = roles_of(table, described(table), "rows.tsv", Stated(text="column2", text_pair="column1"), named=False)
     assert (chosen.text, chosen.text_pair, chosen.label) == ("column2", "column1", "column3")
+
+
+def test_a_second_text_that_is_named_is_one_beside_any_text():
+    table = {"one": TEXTS, "two": OTHERS, "label": ["a", "b"] * (N // 2)}
+    chosen = roles_of(table, described(table), "rows.csv", Stated(text_pair="two"))
+    assert (chosen.text, chosen.text_pair) == ("one", "two")
 
 
 def test_texts_without_blanks_are_texts():

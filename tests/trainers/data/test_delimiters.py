@@ -40,9 +40,19 @@ def test_a_named_delimiter_and_excels_own_line(tmp_path, caplog):
     assert read(tmp_path / "rows.csv", delimiter="~") == ROWS
     (tmp_path / "rows.tsv").write_text('text;label\na "b;x\n')
     assert read(tmp_path / "rows.tsv", delimiter=";") == [('a "b', ("x",))], "a TSV has no quotes"
+    (tmp_path / "rows.tsv").write_text('text\tlabel\n "b"\tx\n')
+    assert read(tmp_path / "rows.tsv") == [(' "b"', ("x",))], "so none can be in the wrong place"
+    (tmp_path / "rows.csv").write_text("sep=;\ntext,label\nx;y,a\n")
+    assert read(tmp_path / "rows.csv", delimiter=",") == [("x;y", ("a",))], "a person knows better than the file"
     (tmp_path / "rows.csv").write_text("sep=;\r\n" + table(";") + "c;d;e\n")
     with pytest.raises(InputError, match=r"rows\.csv:5: 3 fields, expected 2 \(text, label\), between semicolons"):
         read(tmp_path / "rows.csv")
+
+
+def test_a_record_stands_at_its_first_line(tmp_path):
+    (tmp_path / "rows.csv").write_text('sep=,\ntext,label\n"two\nlines",a\n\nx,b\n"more\n\nlines",a\n')
+    rows = read_rows(Data(train=str(tmp_path / "rows.csv")), "train", OneLabel())
+    assert [row.where.rpartition(":")[2] for row in rows] == ["3", "6", "7"]
 
 
 def test_files_without_a_header_have_as_many_columns_as_are_named(tmp_path):

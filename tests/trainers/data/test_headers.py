@@ -54,6 +54,11 @@ def test_a_header_that_is_repeated_does_not_vouch_for_itself(tmp_path):
     assert verdict(tmp_path / "a.tsv", ["mood\twords", *rows("good", "bad"), "mood\twords"]) is None
 
 
+def test_a_single_cell_below_says_nothing_about_a_name(tmp_path):
+    assert verdict(tmp_path / "a.tsv", ["mood\twords", *rows("good", "bad"), "good\twords"]) is None
+    assert verdict(tmp_path / "a.tsv", ["mood\t2020", *rows("good", "bad"), "good\t2019"]) is None
+
+
 def test_a_first_line_that_may_be_either_is_refused_with_both_remedies(tmp_path):
     lines = [f"{text} and once more\tlabel of its own {i}" for i, text in enumerate(TEXTS)]
     with pytest.raises(InputError, match=r"data\.columns=column1,column2.*--set data\.text=NAME"):
@@ -61,7 +66,8 @@ def test_a_first_line_that_may_be_either_is_refused_with_both_remedies(tmp_path)
 
 
 def test_names_that_a_person_sets_decide(tmp_path):
-    lines = ["2020\tlabel", *rows("1", "0")]
+    lines = ["2020\tmood", *rows("1", "0")]
+    assert verdict(tmp_path / "a.tsv", lines) is not None
     assert verdict(tmp_path / "a.tsv", lines, label="2020") is None
     assert verdict(tmp_path / "a.tsv", ["mood\twords", *rows("good", "bad")], label="column1") is not None
 

@@ -137,8 +137,12 @@ def test_idx_files(tmp_path, pack):
     Path(files[1]).write_bytes(pack(idx_bytes(labels[:4])))
     with pytest.raises(InputError, match=r"5 images, .* 4 labels"):
         list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
-    Path(files[0]).write_bytes(pack(idx_bytes(pixels)[:-1]))
-    with pytest.raises(InputError, match=r"images: .* bytes do not hold 5x6x4 values"):
+    for content in (idx_bytes(pixels)[:-1], idx_bytes(pixels) + b"\0"):
+        Path(files[0]).write_bytes(pack(content))
+        with pytest.raises(InputError, match=r"images: .* bytes do not hold 5x6x4 values"):
+            list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
+    Path(files[0]).write_bytes(pack(b"\0\0\x0b\3" + idx_bytes(pixels)[4:]))  # as of numbers of 16 bits
+    with pytest.raises(InputError, match="images: not an IDX file of bytes with 3 axes"):
         list(read_rows(Data(train=files, format="idx"), "train", OneLabel()))
     Path(files[0]).write_bytes(pack(idx_bytes(pixels)[:9]))
     with pytest.raises(InputError, match=r"9 bytes do not hold .* truncated"):

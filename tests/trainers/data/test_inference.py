@@ -8,7 +8,7 @@ import pytest
 
 from backbone.errors import InputError
 from tests.tiny import rows, write_csv
-from trainers.data.inference import infer, is_data, split_named
+from trainers.data.inference import MAX_MEASURED, infer, is_data, measured, split_named
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +101,22 @@ def test_words_and_tags_need_no_columns(folder):
     for name, text in (("rows.jsonl", "tokens"), ("rows.bio", "text")):
         config = infer([name]).config
         assert (config.head.kind, config.metric, config.data.text) == ("token_tagging", "entity_f1", text)
+
+
+def test_several_labels_of_a_cell_are_scored_by_the_mean_over_labels(folder):
+    table = [(text, ("a", "a|b", "b|c", "c")[i % 4]) for i, (text, _) in enumerate(rows(80))]
+    write_csv(folder / "train.csv", table)
+    config = infer(["train.csv"]).config
+    assert (config.head.kind, config.metric, config.data.label_separator) == ("multi_label", "macro_f1", "|")
+    assert config.head.pooling == "mean"
+
+
+def test_lengths_are_those_of_rows_in_the_whole_file():
+    contents = [f"{number}" for number in range(3 * MAX_MEASURED - 5)]
+    contents[-3] = "x" * 50
+    some = measured(contents)
+    assert some == [*(str(number) for number in range(0, len(contents), 3)), "x" * 50], "every third, and the longest"
+    assert measured(contents[:MAX_MEASURED]) == contents[:MAX_MEASURED]
 
 
 def test_what_is_data_and_what_is_a_script(folder):

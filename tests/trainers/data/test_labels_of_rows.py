@@ -135,12 +135,42 @@ def test_a_row_that_was_moved_stays_when_data_arrive(tmp_path):
     ]
 
 
+def test_a_row_that_was_moved_stands_for_its_label(tmp_path):
+    """Another row of the label stays for development, and rows that were prepared without the move are others."""
+    path = tmp_path / "rows.csv"
+    rows = with_rare(dict.fromkeys(HELD_OUT[:2], "rare"))
+    for known in ((), *((place_hash(text),) for text in HELD_OUT[:2])):
+        prepared = prepare(data_of(path, rows, moved=known), OneLabel(), cache=tmp_path / "cache")
+        (moved,) = prepared.report.moved
+        assert moved.hash in (known or map(place_hash, HELD_OUT[:2]))
+        assert moved.hash in map(place_hash, prepared.table("train").texts)
+
+
+def test_the_row_that_moves_is_the_same_in_any_order_of_the_file(tmp_path):
+    rows = with_rare(dict.fromkeys(HELD_OUT, "rare"))
+    first, last = (read_splits(data_of(tmp_path / "rows.csv", table), OneLabel()).moved for table in (rows, rows[::-1]))
+    assert first == last
+    assert len(first) == 1
+
+
+def test_the_first_empty_text_is_that_of_the_lowest_line(tmp_path):
+    rows = [(text if i not in (7, 8, 98) else "", "a") for i, text in enumerate(TEXTS[:120])]
+    data = data_of(tmp_path / "rows.csv", rows, dev_fraction=0.0, gate_fraction=0.0)
+    assert read_splits(data, OneLabel()).report.empty == {"train": EmptyTexts(3, f"{tmp_path / 'rows.csv'}:9")}
+
+
 def test_numbers_and_ones_own_development_rows_do_not_move(tmp_path):
     numbers = data_of(tmp_path / "a.jsonl", [(text, i) for i, text in enumerate(TEXTS)])
     assert not read_splits(numbers, Number()).report.moved
     dev = written(tmp_path / "dev.csv", [("x", "a"), ("y", "rare"), ("z", "rare")])
     data = data_of(tmp_path / "rows.csv", with_rare({}), dev=dev)
-    assert not read_splits(data, OneLabel()).report.moved
+    read = read_splits(data, OneLabel())
+    assert not read.report.moved
+    assert {name: len(rows) for name, rows in read.rows.items()} == {
+        "train": len(TEXTS) - len(GATED),
+        "dev": 3,
+        "gate": len(GATED),
+    }, "beside a file of one's own no train row is held out for development"
 
 
 def test_labels_of_ones_own_files_that_training_lacks(tiny, tmp_path):

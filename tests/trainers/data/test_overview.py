@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.specs import Classification, Regression
+from adapters.specs import Classification, MultiLabel, Regression, TokenTagging
 from tests.tiny import rows, write_csv
 from trainers.config import Data, TrainConfig
 from trainers.data import overview as overview_module
@@ -54,6 +54,28 @@ def test_contradictions_and_rows_of_several_splits_are_warned_of(made):
     assert across.startswith("equal texts in several splits, so scores are too high: 3 (")
 
 
+@pytest.mark.parametrize(
+    ("head", "labels", "conflicts"),
+    [
+        (MultiLabel(), ("a|b", "b|a"), 0),
+        (MultiLabel(), ("a|b", "a"), 1),
+        (TokenTagging(), ("O B-a", "B-a O"), 1),
+        (TokenTagging(), ("O B-a", "O B-a"), 0),
+    ],
+)
+def test_labels_in_another_order_contradict_where_their_order_says_something(head, labels, conflicts, made):
+    others = [(f"ban {word}", labels[0]) for word in ("bas", "bal", "bar")]
+    some = made([*[("Ban ban", label) for label in labels], *others], head=head, dev_fraction=0)
+    assert [group.conflict for group in some.copies] == [bool(conflicts)]
+
+
+def test_a_development_file_of_ones_own_is_no_share_of_train(made, tmp_path):
+    dev = write_csv(tmp_path / "dev.csv", rows(20, seed=8))
+    some = made(rows(60, seed=7), dev=str(dev), dev_fraction=0.25)
+    assert (some.rows, some.share) == ({"train": 60, "dev": 20}, 0.0)
+    assert list(some.lines())[2] == "rows: train 60, dev 20"
+
+
 def test_many_labels_take_one_line(made):
     table = [(text, f"label{i % 20:02}") for i, (text, _) in enumerate(rows(205, seed=5))]
     line = list(made(table).lines())[3]
@@ -73,3 +95,5 @@ def test_copies_are_sought_among_the_first_rows(made, monkeypatch):
     some = made(rows(60, seed=3) * 2)
     assert some.limited
     assert "copies among the first 50 rows: " in list(some.lines())[-1]
+    monkeypatch.setattr(overview_module, "MAX_ROWS", 120)
+    assert not made(rows(60, seed=3) * 2).limited, "all of them were compared"

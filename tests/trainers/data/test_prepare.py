@@ -46,6 +46,7 @@ def test_rows_never_change_sides():
     independent = [membership(t, 0.1, 0) == "dev" for t in texts if kept(t, 0.5)]
     assert abs(np.mean(independent) - 0.1) < 0.02
     assert normalise("\ufb01ne  Café\n") == "fine café"
+    assert normalise("STRASSE \uff11\u2460") == normalise("straße 11") == "strasse 11", "letters and forms of one text"
     assert 0 <= unit_hash("", "x") < 1
 
 

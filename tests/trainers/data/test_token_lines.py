@@ -56,6 +56,13 @@ def test_any_blanks_lie_between_columns_where_words_hold_none(blanks, tmp_path):
     assert read(written(tmp_path, lambda i, w, t: f"{w}{blanks}NN {t}", PARTS)) == ROWS
 
 
+def test_numbers_are_words_where_they_count_nothing(tmp_path):
+    (tmp_path / "rows.bio").write_text("in O\n1-2 B-x\nyears I-x\n")
+    assert read(tmp_path / "rows.bio") == [("in 1-2 years", ("O", "B-x", "I-x"))], "a range only in CoNLL-U"
+    (tmp_path / "rows.bio").write_text("1 B-x\n")
+    assert read(tmp_path / "rows.bio") == [("1", ("B-x",))]
+
+
 def test_names_of_columns_in_the_first_line(tmp_path):
     path = written(tmp_path, lambda i, w, t: f"{w}\tNN\t{t}", before="Word\tPOS\tTag\n")
     assert read(path, word_column="Word", tag_column="Tag") == ROWS
@@ -109,6 +116,7 @@ def test_columns_of_tags_are_read_as_bio_too(tmp_path, caplog):
     written = [{"text": str(row["text"]), "label": str(row["label"])} for row in lists]
     (tmp_path / "written.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
     assert read(tmp_path / "written.jsonl") == in_bio, "lists that pandas wrote as text"
+    assert read(tmp_path / "rows.csv", label_names=("O", "B-x", "B-y")) == in_bio, "named tags are in BIO"
     with (tmp_path / "rows.csv").open("a") as file:
         file.write("e f,O B-x\n")
     with pytest.raises(InputError, match=r"rows\.csv:2: word 2 \('b'\): 'I-x' continues nothing"):
@@ -126,6 +134,12 @@ def test_columns_of_tags_are_read_as_bio_too(tmp_path, caplog):
         ("a O\n\tO\n", {}, r"rows.bio:2: "),
         ("a NN O\nb NN X\n", {}, r"rows.bio:2: 'X' is no BIO tag .*; name its column in data.tag_column"),
         ("a B-NP O\nb I-NP B-x\nc O x\n", {}, r"rows.bio:3: 'x' is no BIO tag"),
+        ("a B-NP B-x z\nb O O z\n", {}, r"rows.bio:1: 'z' is no BIO tag .*; name its column in data.tag_column"),
+        (
+            "word tag tag\na O B-x\n",
+            {"word_column": "word", "tag_column": "tag"},
+            r"rows.bio:2: 2 columns have the name 'tag'; set its number",
+        ),
         ("a O\nb B-x\n", {"tag_column": "3"}, r"rows.bio:1: has 2 columns; data.tag_column is 3"),
         ("a U-x\nb B-x\n\nc L-x\n", {}, r"rows.bio:2: 'B-x' is the last of a sentence"),
         ("a B-x\nb O\n\nc O\nd I-x\n", {}, r"rows.bio:5: 'I-x' continues nothing"),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
+from metering.energy import Joules, modelled
 from metering.window import window
 from tests.command import call
 from tests.pages import well_formed
 from tests.tiny import as_json
+from trainers.config import Plan, TrainConfig
+from trainers.pricing.climb import likely_steps
+from trainers.pricing.stages import StagePrice
 from trainers.pricing.timing import time_pass
 
 STAGED = ("--set", "epochs=3", "--set", "plan.stages=geometric(0.4)")
@@ -67,15 +72,19 @@ def test_the_price_is_known_before_and_beside_what_was_measured_after(config, ca
 
 
 def test_a_plan_whose_cache_would_not_fit_is_priced_without_it(config, capsys):
-    stages = {}
+    stages, unpredicted = {}, ("min_score", "max_joules", "max_latency_ms", "max_memory_mb")
     for room in ("1", "1e-5"):
         asked = ("--set", "epochs=1", "--set", "plan.stages=top(2)", "--set", f"plan.cache_gib={room}")
-        target = ("--set", "target.max_cpu_seconds=0.001", "--set", "target.min_score=0.9")
+        target = [f"target.{name}=0.001" for name in ("max_cpu_seconds", *unpredicted)]
+        target = [word for setting in target for word in ("--set", setting)]
         status, out, err = call("plan", config, *asked, *target, "--json", capsys=capsys)
         assert status == 0, err
         (stages[room],) = as_json(out)["stages"]
         limits = {limit["name"]: limit["value"] for limit in as_json(out)["limits"]}
-        assert limits == {"target.max_cpu_seconds": as_json(out)["cpu_seconds"], "target.min_score": None}
+        assert limits == {
+            "target.max_cpu_seconds": as_json(out)["cpu_seconds"],
+            **{f"target.{name}": None for name in unpredicted},
+        }
     assert stages["1"]["cache_bytes"] > 1e-5 * 2**30
     assert stages["1e-5"]["cache_bytes"] == stages["1e-5"]["fill_seconds"] == 0 < stages["1"]["fill_seconds"]
     assert stages["1e-5"]["flops"] > stages["1"]["flops"], "blocks below run in every step"
@@ -92,6 +101,14 @@ def test_filling_from_a_boundary_below_is_priced_by_the_blocks_between(tiny):
         passes[span] = cost.flops
     assert passes[0, 2] == pytest.approx(2 * passes[1, 2])
     assert loaded == {(16, 0), (32, 0)}
+
+
+def test_a_pass_loads_what_is_not_loaded_yet(tiny):
+    """A block with an adapter is another program than a bare one."""
+    model, loaded = GraftModel(tiny.network, (Lora(blocks="1:"),), Classification(), ("a", "b")), set()
+    for span, programs in (((0, 1), {(16, 0)}), ((0, 2), {(16, 0), (16, 1)})):
+        assert time_pass(model, tiny, span, Counter({16: 3}), loaded).load_seconds > 0, span
+        assert loaded == programs
 
 
 def test_a_climb_has_a_range_and_a_likely_step(config, capsys):
@@ -111,3 +128,18 @@ def test_a_climb_has_a_range_and_a_likely_step(config, capsys):
     assert [stage["steps"] for stage in only["stages"]] == [0]
     assert only["climb"]["likely_step"] == "probe"
     assert only["cpu_seconds"] < price["cpu_seconds"]
+
+
+def test_with_many_labels_a_probe_is_likely_and_top_is_given_up_after_an_epoch():
+    cost = Joules("modelled", 1.0, source="a test")
+    whole = StagePrice("1..2", 1, 40, 800, 4e9, 8e6, 3.0, 0.5, 0, 0.0, 2.0, 16.0, 18.5, 0.0, 36.0, cost)
+    probe = replace(whole, live="none", steps=0)
+    config = TrainConfig(epochs=4, plan=Plan("auto", highest="all"))
+    assert likely_steps(config, 29, [probe, whole, whole]) == ([probe, whole, whole], "all")
+    (first, part), step = likely_steps(config, 30, [probe, whole, whole])
+    assert (first, step) == (probe, "probe")
+    assert (part.steps, part.padded_tokens, part.flops, part.bytes_moved) == (10, 200, 1e9, 2e6)
+    assert (part.score_seconds, part.step_seconds, part.cpu_seconds) == (0.5, 4.0, 9.0)
+    assert part.joules == modelled(9.0).rounded()
+    (_, part), _ = likely_steps(replace(config, epochs=0.5), 30, [probe, whole])
+    assert part.steps == 40, "less than an epoch is taken whole"

@@ -85,6 +85,13 @@ def test_history_holds_the_whole_verb_and_its_constant_part():
     assert found.cpu_seconds == pytest.approx(10 + 0.004 * 2500)
     assert line_through([(1000, 14.0), (1000, 16.0)]) == (0.0, pytest.approx(0.015)), "nothing tells the constant"
     assert line_through([(1000, 20.0), (2000, 10.0)]) == (pytest.approx(15.0), 0.0), "more rows are not cheaper"
+    steep = line_through([(1000, 5.0), (2000, 20.0)])
+    assert steep == (pytest.approx(1.25), pytest.approx(0.0075)), "the slope is not more than seconds by rows"
+    before = [run(rows, rows * 0.3) for rows in (1000, 2000, 3000, 4000, 5000)]
+    found = from_history([*runs, *runs[:2], *before], "head", 2500)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.cpu_seconds == pytest.approx(10 + 0.004 * 2500), "the newest five"
+    assert found.source == "5 earlier runs of kind head"
     found = from_history([run(100, 10.0)], "head", 50)  # type: ignore[arg-type]
     assert found is not None
     assert found.cpu_seconds == pytest.approx(5.0), "a former version recorded the training alone"

@@ -42,7 +42,9 @@ def test_the_costs_of_a_prediction_hold_on_the_platform_of_the_target():
         assert "target.platform is gpu, this is cpu" in str(limit)
 
 
-def test_a_score_is_a_limit_from_below():
+def test_a_score_is_a_limit_from_below_and_a_cost_from_above():
+    assert Limit("target.max_joules", 50.0, 50.0, "").met is True
+    assert Limit("target.max_joules", 50.1, 50.0, "").met is False
     assert Limit("target.min_score", 0.8, 0.9, "").met is False
     assert Limit("target.min_score", 0.9, 0.9, "").met is True
 

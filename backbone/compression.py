@@ -24,6 +24,7 @@ SUFFIXES = (".gz", ".zst", ".zip", ".bz2", ".xz")  # suffixes of packed files, b
 MIN_LIMIT = 1 << 28  # bytes to which every file may unpack: 256 MiB
 MAX_RATIO = 200  # unpacked bytes for each packed one, beyond `MIN_LIMIT`; text stays far below
 
+POINTER = b"version https://git-lfs"  # first bytes of the file that Git LFS leaves in place of a large one
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
 _BLOCKS_OF_BZIP2 = (b"1AY&SY", b"\x17rE8P\x90")  # what follows `BZh` and a digit: a block, or the end
@@ -35,7 +36,7 @@ _REFUSED = (  # first bytes of what is no text and is not unpacked, its name, th
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a file of Microsoft Office", "save it as CSV (UTF-8)"),
     (b"%PDF-", "a PDF document", "save its text"),
     (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run `git lfs pull`"),
+    (POINTER, "a pointer of Git LFS, not the file itself", "run `git lfs pull`"),
 )
 _TAR = (257, b"ustar")  # place and bytes of the mark in a tar archive
 

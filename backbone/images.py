@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from backbone.compression import POINTER
 from backbone.errors import InputError
 from backbone.records import decode, digest, encode
 from backbone.spec import ImageSpec
@@ -128,7 +129,7 @@ def open_image(content: bytes, where: str) -> Any:
     an image that is damaged, has more than `MAX_PIXELS`, several frames, or values that 8 bits do not hold.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise InputError(f"{where}: images need Pillow: pip install 'topgraft[images]'") from error
     try:
@@ -142,6 +143,10 @@ def open_image(content: bytes, where: str) -> Any:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{where}: more than {MAX_PIXELS:,} pixels, which are not decoded: save it smaller") from error
+    except UnidentifiedImageError as error:
+        pointer = content.startswith(POINTER)
+        fault = "a Git LFS pointer; run `git lfs pull`" if pointer else "of no format that is known, or damaged"
+        raise InputError(f"{where}: not a readable image: {fault}") from error
     except Exception as error:  # Pillow raises what its readers of each format happen to raise
         raise InputError(f"{where}: not a readable image: {error or type(error).__name__}") from error
 

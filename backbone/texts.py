@@ -117,7 +117,8 @@ class _Doubled(dict[str, object]):
 def parse_json(text: str, where: str, columns: Collection[str] | None = None) -> Any:
     """Returns the value of a JSON text; raises InputError naming `where` for other text, and for a doubled key.
 
-    With `columns` only what is in these fields of the object counts: a doubled key that nobody reads does no harm.
+    With `columns` only what is in these fields of the object, or of each object of a list, counts: a doubled key that
+    nobody reads does no harm.
     """
     doubled: list[_Doubled] = []
 
@@ -144,7 +145,8 @@ def _first_doubled(value: Any, columns: Collection[str] | None = None) -> str:
     """Returns the first doubled key in a JSON value; "" if there is none that counts."""
     if isinstance(value, _Doubled) and (names := [n for n in value.names if columns is None or n in columns]):
         return names[0]
-    inside = value if isinstance(value, list) else ()
-    if isinstance(value, dict):
-        inside = [item for key, item in value.items() if columns is None or key in columns]
-    return next((name for item in inside if (name := _first_doubled(item))), "")
+    if isinstance(value, list):
+        return next((name for item in value if (name := _first_doubled(item, columns))), "")
+    inside = value.items() if isinstance(value, dict) else ()
+    some = (item for key, item in inside if columns is None or key in columns)
+    return next((name for item in some if (name := _first_doubled(item))), "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +59,9 @@ def predict(
     if images and texts:
         raise InputError("--text: this graft is on a backbone for images: pass --file IMAGE")
     given: list[Any] = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
-    inputs: list[Any] = files if images else [*given, *(line for name in files for line in read_lines(name))]
     assert graft.manifest is not None
+    columns = graft.manifest.training.config.get("data", {})
+    inputs: list[Any] = files if images else [*given, *(line for name in files for line in _texts(name, columns))]
     if graft.model.head.pair != "none":
         inputs = [line if isinstance(line, tuple) else _sides(line) for line in inputs]
     elif pairs:
@@ -80,6 +83,27 @@ def _sides(line: str) -> tuple[str, str]:
     if not tab:
         raise InputError(f"{line!r}: this graft reads pairs: pass --text-pair, or a tab between both texts in --file")
     return first, second
+
+
+def _texts(file: str, columns: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of a file; raises InputError for a table with the `columns` that the graft was trained on.
+
+    Its header and its labels would be answered as if they were texts.
+    """
+    answered = read_lines(file)
+    first = answered[0].strip() if answered else ""
+    text, label = columns.get("text") or "text", columns.get("label") or "label"
+    fields = {field.strip().strip('"') for field in re.split(r"[,;\t|]", first)}
+    try:
+        document = json.loads(first) if first[:1] == "{" else None
+    except ValueError:
+        document = None
+    if {text, label} <= fields or (isinstance(document, dict) and text in document):
+        raise InputError(
+            f"{file}: is a table with the column {text!r}, not a text a line; write its texts alone into a file, or "
+            "score labelled rows with `topgraft evaluate`"
+        )
+    return answered
 
 
 def read_lines(file: str) -> list[str]:

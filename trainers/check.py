@@ -125,7 +125,7 @@ def check(named: Sequence[str], overrides: Sequence[str] = ()) -> DataCheck:
         lengths=None if config.data.of_images else _lengths([row.content for _, row in rows], config.data.max_tokens),
         copies=copies_in(placed),
         assumptions=reading.inferred.assumptions,
-        warnings=tuple(_warnings(rows, spellings, column, facts[: reading.train])),
+        warnings=(*reading.inferred.doubts, *_warnings(rows, spellings, column, facts[: reading.train])),
     )
 
 
@@ -187,7 +187,8 @@ def _warnings(
     rows: Sequence[tuple[str, LabelledRow]], spellings: Spellings, column: LabelColumn, train: Sequence[FileRows]
 ) -> Iterator[str]:
     """Yields what is doubtful about labels and texts."""
-    report = ReadReport(spellings.several(), spellings.alike(), spellings.missing(), joined=spellings.joined())
+    joined = spellings.joined(several=column.several)
+    report = ReadReport(spellings.several(), spellings.alike(), spellings.missing(), joined=joined)
     yield from report.warnings()
     empty = [row.where for _, row in rows if not row.content.strip("\0 \t\r\n")]
     if empty:

@@ -17,7 +17,7 @@ import numpy as np
 
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
-from adapters.export.peft.folder import label_names
+from adapters.export.peft.folder import label_names, require_distinct
 from adapters.export.problems import Problem, assumed_problem, head_of
 from adapters.labels.tagging import not_bio
 from adapters.machine import ready_to_compute
@@ -145,7 +145,9 @@ def _published_names(source: Path, read: Published, outputs: int) -> tuple[str, 
             f"{source / 'config.json'}: id2label: expected a name for each of {outputs} outputs, got {names!r:.80}; "
             f"name them with --labels"
         )
-    return tuple(map(str, ordered))
+    published = tuple(map(str, ordered))
+    require_distinct(published, f"{source / 'config.json'}: id2label")
+    return published
 
 
 def _require_trunk(source: Path, read: Published, trunk: Backbone, backbone: str, *, pooler: bool) -> None:

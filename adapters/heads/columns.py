@@ -321,14 +321,15 @@ def label_name(cell: Any, data: LabelFields, where: str) -> str:
     """
     text = spelling(cell, data.label, where)
     if not text:
-        raise InputError(f"{where}: {data.label}: no label")
+        raise InputError(f"{where}: {data.label}: no label; give the row one, or remove it")
     if not data.label_names or text in data.label_names:
         return text
     if text in ("False", "True") and len(data.label_names) == 2:
         return data.label_names[text == "True"]
     if text.isascii() and text.isdecimal() and int(text) < len(data.label_names):
         return data.label_names[int(text)]
-    raise InputError(f"{where}: {data.label}: {text!r} is not 0..{len(data.label_names) - 1} of data.label_names")
+    known = f"0..{len(data.label_names) - 1} of data.label_names, nor a name of them"
+    raise InputError(f"{where}: {data.label}: {text!r} is not {known} ({nearest(text, data.label_names)})")
 
 
 def unknown_labels(labels: Labels, names: Iterable[str]) -> dict[str, int]:

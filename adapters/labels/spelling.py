@@ -19,7 +19,7 @@ from typing import Any
 from adapters.labels.cells import BLANK, as_text, plain, stripped
 from backbone.errors import InputError
 
-MISSING = ("nan", "<na>", "nat", "null", "#n/a")  # texts that tools write where there is no value
+MISSING = ("nan", "<na>", "nat", "null", "n/a", "#n/a")  # texts that tools write where there is no value
 MARKS = ("|", ",", ";", "\t")  # separators of several labels in one text
 _EDGES = re.compile(f"^{BLANK}+|{BLANK}+$")
 _RUN = re.compile(rf"{BLANK}*\s{BLANK}*")  # blanks with white space among them; a joiner inside an emoji is no blank
@@ -123,19 +123,22 @@ class Spellings:
         """Returns the labels that tools write where there is no value."""
         return tuple(sorted(label for label in self.counts if label.casefold() in MISSING))
 
-    def joined(self) -> tuple[str, ...]:
+    def joined(self, *, several: bool = False) -> tuple[str, ...]:
         """Returns the labels that are other labels with a separator between, if each part stands in two labels or more.
 
-        `a,b` beside `a` and `b,c`: several labels in one text, whose separator is another than the config's.
+        `a,b` beside `a` and `b,c`: several labels in one text, whose separator is another than the config's. Where rows
+        have `several` labels, one part that is a label by itself is enough: `a,b` beside `b`.
         """
         parts = {
             (mark, label): [stripped(part) for part in label.split(mark)] for mark in MARKS for label in self.counts
         }
-        stand = Counter((mark, part) for (mark, _), several in parts.items() for part in set(several))
+        stand = Counter((mark, part) for (mark, _), parted in parts.items() for part in set(parted))
         return tuple(
             label
-            for (mark, label), several in parts.items()
-            if len(several) > 1 and all(part and stand[mark, part] > 1 for part in several)
+            for (mark, label), parted in parts.items()
+            if len(parted) > 1
+            and all(parted)
+            and (all(stand[mark, part] > 1 for part in parted) or (several and any(p in self.counts for p in parted)))
         )
 
 

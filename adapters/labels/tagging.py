@@ -50,7 +50,8 @@ def fault(tag: str, before: str) -> str:
     """Returns what is wrong with `tag` after the tag `before`; empty if nothing is."""
     mark, dash, kind = tag.partition("-")
     if tag != OUTSIDE and (mark not in ("B", "I") or not dash or not kind):
-        return f"{tag!r} is no BIO tag (O, B-TYPE or I-TYPE)"
+        remedy = "; the tags of numbers are named, in their order, in data.label_names" if tag.isdecimal() else ""
+        return f"{tag!r} is no BIO tag (O, B-TYPE or I-TYPE){remedy}"
     if mark == "I" and before not in (f"B-{kind}", f"I-{kind}"):
         return f"{tag!r} continues nothing: an entity opens with 'B-{kind}'"
     return ""

@@ -153,7 +153,7 @@ def bind(
     Raises InputError with one report of every unfilled parameter, unbound tensor and wrong shape.
     """
     needed = flatten(Network(spec).abstract())
-    available = {family.tensor_name(name): array for name, array in tensors.items()}
+    available = _by_our_names(family, tensors, where)
     ignored = {name for name in tensors if family.is_ignored(family.tensor_name(name))}
     filled: dict[str, np.ndarray] = {}
     used: set[str] = set()
@@ -184,6 +184,19 @@ def bind(
             f"where some are missing or not finite, fetch another copy:\n  {shown}"
         )
     return unflatten(filled), tuple(sorted(ignored))
+
+
+def _by_our_names(family: Family, tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """Returns the tensors by their names without prefixes and old spellings.
+
+    Raises InputError for two of one such name, as `encoder.x` beside `bert.encoder.x`, that hold different values.
+    """
+    named: dict[str, str] = {}
+    for name in tensors:
+        other = named.setdefault(family.tensor_name(name), name)
+        if other != name and not np.array_equal(tensors[other], tensors[name]):
+            raise InputError(f"{where}: {other} and {name} are one tensor, with two values; remove the stale one")
+    return {short: tensors[name] for short, name in named.items()}
 
 
 @contextmanager

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from backbone.compression import POINTER
 from backbone.errors import InputError
 from backbone.texts import parse_json
-
-POINTER = b"version https://git-lfs"  # first bytes of the file that Git LFS leaves in place of a large one
 
 
 def refuse_pointer(path: Path) -> None:

@@ -101,6 +101,7 @@ def test_labels_that_are_others_with_a_separator_between():
         for label in ("a", f"a{mark}b", f"b{mark} c", f"c{mark}a", "c", f"food{mark} drink", "drink", f"{mark}a"):
             tally.add(label, label)
         assert tally.joined() == (f"a{mark}b", f"b{mark} c", f"c{mark}a")
+        assert f"food{mark} drink" in tally.joined(several=True), "one part is a label, and rows have several"
 
 
 def test_a_graft_of_a_former_version_keeps_its_names():

@@ -171,7 +171,11 @@ def test_names_of_a_file_that_windows_saved(folder, tiny, tmp_path):
     (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfnegative\r\nneutral\r\npositive\r\n")
     done = import_peft(folder, tiny.path, tmp_path / "graft", labels=str(tmp_path / "names.txt"))
     assert done.labels == ("negative", "neutral", "positive")
-    for names, message in (("a,a,b", "'a' stands more than once"), ("a,,b", "a name is empty")):
+    for names, message in (
+        ("a,a,b", "'a' stands more than once"),
+        ("a,,b", "a name is empty"),
+        ("caf\u00e9,cafe\u0301,b", "are one label; names must be distinct"),
+    ):
         with pytest.raises(InputError, match=message):
             import_peft(folder, tiny.path, tmp_path / "other", labels=names)
 

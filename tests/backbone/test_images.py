@@ -82,6 +82,9 @@ def test_what_cannot_be_read_names_the_culprit(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     with pytest.raises(InputError, match=r"bad\.jpg: not a readable image"):
         preprocessing.encode([tmp_path / "bad.jpg"])
+    (tmp_path / "far.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(InputError, match=r"far\.png: not a readable image: a Git LFS pointer; run `git lfs pull`"):
+        preprocessing.encode([tmp_path / "far.png"])
     with pytest.raises(InputError, match=r"none\.png: cannot be read"):
         preprocessing.encode([str(tmp_path / "none.png")])
     with pytest.raises(InputError, match=r"images\[1\]: not a readable image"):

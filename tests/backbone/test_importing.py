@@ -226,6 +226,10 @@ def test_a_model_of_a_task_gives_its_encoder_and_says_what_was_left_out(
         ),
         (lambda t: t["pooler.dense.bias"].fill(np.nan), r"pooler\.dense\.bias: .* not finite"),
         (lambda t: t["pooler.dense.bias"].fill(np.inf), r"model\.safetensors: .* fetch another copy"),
+        (
+            lambda t: t.update({"bert.pooler.dense.bias": t["pooler.dense.bias"] + 1}),
+            r"pooler\.dense\.bias and .*pooler\.dense\.bias are one tensor, with two values",
+        ),
         (lambda t: t.update({"scorer.weight": np.zeros(3, np.float32)}), r"save the encoder alone \(AutoModel"),
     ],
 )

@@ -47,6 +47,11 @@ def test_train_evaluate_predict_inspect(config, capsys, caplog):
     status, out, _ = call("predict", "run/graft", "--file", "texts.txt", "--json", capsys=capsys)
     assert as_json(out)["predictions"][0] == answers[0]
     assert len(as_json(out)["predictions"]) == 3
+    Path("rows.jsonl").write_text('{"text": "bas bal", "label": "class0"}\n')
+    for table in ("train.csv", "rows.jsonl"):
+        status, _, err = call("predict", "run/graft", "--file", table, capsys=capsys)
+        assert status == 2
+        assert "is a table with the column 'text', not a text a line" in err
 
     for path in ("run/graft", "run", config):
         status, out, _ = call("inspect", path, "--json", capsys=capsys)

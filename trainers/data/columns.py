@@ -53,6 +53,10 @@ SEPARATORS = ("|", ";", ",")
 DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d\d(:\d\d)?")
 ADDRESS = re.compile(r"(https?://|www\.)\S+")
 TAG = re.compile(r"O|[BILUES]-\S+")
+SPLITS = _words(
+    "train training dev development val valid validation test testing eval holdout publictest privatetest"
+)  # values of splits
+FLAGS = 3  # columns of 0 and 1 that are one label each of several, as in data of toxic comments
 MAX_CLASSES = 20  # distinct whole numbers that are classes without a doubt
 MAX_SHOWN = 30  # characters of a cell that messages show
 DECISIVE = 0.95  # share of a column's cells that decides what it holds
@@ -139,7 +143,8 @@ def roles_of(
     if not text:
         free = [c for c in columns if c.name not in (label, pair)]
         text, pair = _texts(free, where, pair, named)
-    column = known[label] if label else _label(table, [c for c in columns if c.name not in (text, pair)], where)
+    others = [c for c in columns if c.name not in (text, pair, *splits_in(table))]
+    column = known[label] if label else _label(table, others, where)
     chosen: Any = stated.kind or _kind(column, where)
     if chosen == "token_tagging":
         pair = stated.text_pair
@@ -164,7 +169,7 @@ def _content(name: str, filled: list[Any], texts: list[str], distinct: int, word
         fractions = any(not number.is_integer() for number in numbers)
         return "constant" if distinct == 1 else "numbers", "", fractions
     if _share(isinstance(cell, (list, tuple, dict)) or _is_listed(cell, name) for cell in filled):
-        return "lists", "", False
+        return "tags" if _are_tags(filled, name) else "lists", "", False
     if _share(binary_digits(text) is not None for text in texts):
         return "lists", "", False
     if all(all(TAG.fullmatch(part) for part in text.split()) for text in texts) and words > 1:
@@ -180,6 +185,18 @@ def _content(name: str, filled: list[Any], texts: list[str], distinct: int, word
     if _is_ids(texts, distinct):
         return "ids", "", False
     return "names" if 2 * distinct <= len(texts) and words < 6 else "text", "", False
+
+
+def _are_tags(cells: list[Any], name: str) -> bool:
+    """Returns whether lists, or lists written out as text, hold a tag for each word, and some of several words."""
+    rows: list[Sequence[Any]] = []
+    for cell in cells:
+        opened = listed(cell, name, "") if isinstance(cell, str) else cell
+        if not isinstance(opened, (list, tuple)):
+            return False
+        rows.append(opened)
+    tags = all(isinstance(part, str) and TAG.fullmatch(stripped(part)) for row in rows for part in row)
+    return tags and any(len(row) > 1 for row in rows)
 
 
 def _share(hits: Any) -> bool:
@@ -282,11 +299,33 @@ def _label(table: Mapping[str, Sequence[Any]], columns: list[Column], where: str
         strong,
         _unlike(fitting, table),
     ):
+        flags = [] if {c.name.lower() for c in group} & {*FIRST_NAMES} else _flags(strong)
+        if any(c in flags for c in group):
+            raise InputError(
+                f"{where}: {len(flags)} columns of 0 and 1 could be the label, or one label each of a row's several; "
+                f"{_settings('label', flags)}, or write the names of each row's labels into one column"
+            )
         if len(group) == 1:
             return group[0]
         if group:
             raise InputError(f"{where}: {len(group)} columns could be the label; {_settings('label', group)}")
     raise InputError(f"{where}: no column looks like the label; {_settings('label', columns)}")
+
+
+def splits_in(table: Mapping[str, Sequence[Any]], roles: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Returns the columns without a role that say of which split a row is, with their values: `train`, `test`."""
+    splits = {}
+    for name, cells in table.items():
+        values = dict.fromkeys(stripped(str(cell)).casefold() for cell in cells if not _blank(cell))
+        if name not in roles and len(values) > 1 and values.keys() <= SPLITS:
+            splits[name] = tuple(values)
+    return splits
+
+
+def _flags(columns: list[Column]) -> list[Column]:
+    """Returns the columns of 0 and 1, if there are as many as several labels of a row have."""
+    flags = [c for c in columns if c.content == "numbers" and set(c.sample) <= {"0", "1"} and c.distinct == 2]
+    return flags if len(flags) >= FLAGS else []
 
 
 def _may_be_label(column: Column) -> bool:

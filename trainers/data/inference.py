@@ -23,7 +23,7 @@ from backbone.home import max_tokens_of
 from backbone.variants.registered import variant
 from trainers.config import Data, TrainConfig
 from trainers.config.load import load_config, override_part
-from trainers.data.columns import Column, Roles, Stated, described, roles_of
+from trainers.data.columns import Column, Roles, Stated, described, roles_of, splits_in
 from trainers.data.formats.format import known_formats
 from trainers.data.headers import NoHeader, without_header
 from trainers.data.lengths import chosen_max_tokens, estimate, lengths_of
@@ -59,6 +59,7 @@ class Inferred:
     config: TrainConfig
     columns: tuple[Column, ...] = ()  # columns of the train file; () for a format without, or where none was read
     assumptions: tuple[Assumption, ...] = ()
+    doubts: tuple[str, ...] = ()  # what may be wrong about the file as a whole, a sentence each
 
     def log(self) -> None:
         """Logs the assumptions as options of one call, and the columns that have no role."""
@@ -68,6 +69,8 @@ class Inferred:
             log.info("assumed (topgraft check says why): %s", " ".join(map(str, self.assumptions)))
         if unused:
             log.info("columns that are not read: %s", ", ".join(unused))
+        for doubt in self.doubts:
+            log.warning("%s", doubt)
 
 
 def is_data(name: str, overrides: Sequence[str] = ()) -> bool:
@@ -159,7 +162,13 @@ def inferred(files: Sequence[str], overrides: Sequence[str], before: Sequence[As
         tokens = _max_tokens(table, config)
         assumed.append(tokens)
         config = load_config(script, [*settings, tokens.setting, *rest])
-    return Inferred(config, columns, tuple(a for a in assumed if a.setting.partition("=")[0] not in stated))
+    doubts = tuple(
+        f"{', '.join(files)}: {name!r} says of which split a row is ({', '.join(values)}), but all rows are trained "
+        "on; write those of each split into a file of its own"
+        for name, values in splits_in(table, (roles.text, roles.text_pair, roles.label)).items()
+    )
+    open_assumptions = tuple(a for a in assumed if a.setting.partition("=")[0] not in stated)
+    return Inferred(config, columns, open_assumptions, doubts)
 
 
 def _files(split: str, files: Sequence[str]) -> str:

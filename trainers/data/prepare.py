@@ -206,7 +206,8 @@ def read_splits(data: Data, column: LabelColumn) -> ReadSplits:
         spellings=spellings.several(),
         alike=spellings.alike(),
         missing=spellings.missing(),
-        joined=spellings.joined(),
+        joined=spellings.joined(several=column.several),
+        unused=_unused(splits, data, column),
         moved=moved,
         empty=_empty_texts(splits),
         notes=tuple(_notes(data)),
@@ -245,6 +246,14 @@ def _moved(splits: dict[str, list[LabelledRow]], data: Data, column: LabelColumn
             stay.append(row)
     splits["dev"] = stay
     return tuple(moved)
+
+
+def _unused(splits: dict[str, list[LabelledRow]], data: Data, column: LabelColumn) -> tuple[str, ...]:
+    """Returns the names of data.label_names that no training row has, so that no answer learns them."""
+    if not column.closed or not data.label_names or not splits.get("train"):
+        return ()
+    used = {label for row in splits["train"] for label in row.labels}
+    return tuple(name for name in data.keep_labels or data.label_names if name not in used)
 
 
 def _empty_texts(splits: dict[str, list[LabelledRow]]) -> dict[str, EmptyTexts]:

@@ -72,12 +72,13 @@ def read_tokens(text: str, settings: ReadSettings, where: str, *, conllu: bool =
         named = next((match[1].split() for _, line in numbered if (match := COLUMNS.match(line))), ())
         names = names or tuple(named)
         numbered = [(number, line) for number, line in numbered if not line.startswith("#")]
+    numbered, notes = _without_titles(numbered)
     misfits = []
     for way, split in _ways(numbered, settings.delimiter):
         try:
             table = _Table(_split(numbered, split, conllu), names, settings, conllu)
             return TokenFile(
-                list(table.sentences()), table.notes + ([f"columns between {way}"] if way == COMMA else [])
+                list(table.sentences()), notes + table.notes + ([f"columns between {way}"] if way == COMMA else [])
             )
         except _Misfit as misfit:
             misfits.append(misfit)
@@ -100,6 +101,23 @@ def _ways(numbered: Sequence[tuple[int, str]], delimiter: str) -> Iterator[tuple
         else:
             yield COMMA, lambda line: _quoted(line, ",")
     yield BLANKS, lambda line: re.split("[ \t]+", line.strip(" \t"))
+
+
+def _without_titles(numbered: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], list[str]]:
+    """Returns the lines without those that tell of a sentence (`# id 7`), and a note of them.
+
+    Each sentence begins with such a line, and none of these ends in a tag; a word `#` has one.
+    """
+    before = [""] + [line for _, line in numbered]
+    first = [
+        number for (number, line), last in zip(numbered, before, strict=False) if line.strip() and not last.strip()
+    ]
+    opening = set(first)
+    titles = [line for number, line in numbered if number in opening]
+    if len(titles) < 2 or not all(line[:2] in ("# ", "#\t") and not is_tag(line.split()[-1]) for line in titles):
+        return numbered, []
+    note = f"lines before sentences are passed over, as {titles[0][:30]!r}"
+    return [(number, line) for number, line in numbered if number not in opening], [note]
 
 
 def _quoted(line: str, delimiter: str) -> list[str]:

@@ -39,6 +39,7 @@ class ReadReport:
     alike: tuple[tuple[str, ...], ...] = ()  # labels kept apart that differ only by case, form or invisible characters
     missing: tuple[str, ...] = ()  # labels that tools write where there is no value
     joined: tuple[str, ...] = ()  # labels that are others with a separator between
+    unused: tuple[str, ...] = ()  # names of data.label_names without a training row
     moved: tuple[MovedRow, ...] = ()  # rows that training keeps
     empty: dict[str, EmptyTexts] = field(default_factory=dict)  # empty texts by split
     notes: tuple[str, ...] = ()  # what formats left out, in words
@@ -57,6 +58,8 @@ class ReadReport:
                 f"labels: {_named(self.joined)} look like several labels in one text; head.kind=multi_label with "
                 "data.label_separator reads them apart"
             )
+        if self.unused:
+            yield f"data.label_names: no training row has {_named(self.unused)}; nothing is learnt about such names"
         if self.moved:
             labels = sorted({label for row in self.moved for label in row.labels})
             yield (

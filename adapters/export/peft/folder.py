@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adapters.export.peft.codec import CONFIG, Codec, Fields, Folder
 from adapters.export.peft.layers import WEIGHTS, Tensors
 from adapters.export.peft.names import Chosen
+from adapters.labels.spelling import spelling
 from backbone.errors import InputError, nearest
 from backbone.exchange.importing import read_safetensors
 from backbone.families import Family
@@ -107,9 +108,18 @@ def label_names(requested: str | None, known: tuple[str, ...], count: int) -> tu
         raise InputError(f"--labels: {len(names)} names for a head with {count} outputs")
     if not all(names):
         raise InputError(f"--labels: a name is empty: {', '.join(map(repr, names))}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"--labels: {', '.join(map(repr, twice))} stands more than once; names must be distinct")
+    require_distinct(names, "--labels")
     return tuple(names)
+
+
+def require_distinct(names: Sequence[str], where: str) -> None:
+    """Raises InputError for two names that are one label, as `a` and `a ` are in rows."""
+    first: dict[str, str] = {}
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{where}: {name!r} stands more than once; names must be distinct (--labels)")
+        if (other := first.setdefault(spelling(name), name)) != name:
+            raise InputError(f"{where}: {other!r} and {name!r} are one label; names must be distinct (--labels)")
 
 
 def _json(file: Path, missing: str) -> Fields:

@@ -102,7 +102,10 @@ def read_layers(
         companions = [f"{PREFIX}{name}.{other}" for other in names]
         missing = [other for other in companions if other not in left]
         if name not in known:
-            problems.append(f"{companions[0]}: no such layer in this backbone ({nearest(name, known)})")
+            fault = f"no such layer in this backbone ({nearest(name, known)})"
+            if name.rsplit(".", 2)[-2:] == ["pooler", "dense"]:
+                fault = "the pooler is not adapted; train with exclude_modules=['pooler.dense']"
+            problems.append(f"{companions[0]}: {fault}")
         elif missing:
             problems += [f"{other}: missing" for other in missing]
         else:

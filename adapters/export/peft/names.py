@@ -127,7 +127,7 @@ class Pattern:
     def unmatched(self, names: Collection[str]) -> tuple[str, ...]:
         """Returns a note for each expression that matches none of the names, as PEFT warns."""
         return tuple(
-            f"{self.where}: {key!r} matches no layer, as in PEFT; nearest {nearest(key, names)}"
+            f"{self.where}: {key!r} matches no layer, as in PEFT; {nearest(key, names)}"
             for key in self.numbers
             if not any(_ends_with(name, key) for name in names)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backbone.errors import InputError
-from trainers.data.columns import Roles, Stated, described, roles_of
+from trainers.data.columns import Roles, Stated, described, roles_of, splits_in
 
 N = 40
 TEXTS = [f"a sentence of words with number{i} in it" for i in range(N)]
@@ -94,3 +94,26 @@ def test_texts_without_blanks_are_texts():
     texts = [f"我们在这里等了{i}天才收到信用卡，非常失望" for i in range(N)]
     chosen = roles(text=texts, label=["信用卡", "汇率"] * (N // 2), city=["北京"] * N)
     assert (chosen.text, chosen.label, chosen.kind) == ("text", "label", "classification")
+
+
+def test_lists_of_tags_are_tags_whatever_their_column_is_called():
+    words, tags = [["Ada", "in", f"Rome{i}"] for i in range(N)], [["B-PER", "O", "B-LOC"]] * (N - 1) + [["O", "O", "O"]]
+    chosen = roles(tokens=words, tags=tags)
+    assert (chosen.text, chosen.label, chosen.kind) == ("tokens", "tags", "token_tagging")
+    chosen = roles(tokens=list(map(str, words)), tags=list(map(str, tags)))
+    assert (chosen.text, chosen.label, chosen.kind) == ("tokens", "tags", "token_tagging"), "written out as text"
+
+
+def test_several_columns_of_flags_are_refused_rather_than_one_of_them_taken():
+    flags = {name: [str(i // 2**k % 2) for i in range(N)] for k, name in enumerate(("toxic", "severe_toxic", "threat"))}
+    with pytest.raises(InputError, match="3 columns of 0 and 1 could be the label"):
+        roles(text=TEXTS, **flags)
+    assert roles(text=TEXTS, label=["a", "b"] * (N // 2), **flags).label == "label"
+    assert roles(text=TEXTS, toxic=flags["toxic"], threat=flags["threat"]).label == "toxic"
+
+
+def test_a_column_of_splits_is_known_by_its_values():
+    table = {"text": TEXTS, "mood": ["good", "bad"] * (N // 2), "part": ["train"] * 30 + ["Test"] * 10}
+    chosen = roles_of(table, described(table), "rows.csv")
+    assert (chosen.label, splits_in(table)) == ("mood", {"part": ("train", "test")})
+    assert splits_in({**table, "part": ["train"] * N}) == splits_in(table, ["part"]) == {}

@@ -363,3 +363,44 @@ def test_the_shared_sets_hold_what_their_readme_says(shared_data, monkeypatch):
         "sst2": [67349, 872, 2],
         "trec6": [5452, 500, 6],
     }
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '[{"text": "x", "label": 1}, {"text": "y", "label": 0}]',
+        '{"version": 2, "data": [{"text": "x", "label": 1}, {"text": "y", "label": 0}]}',
+        '{"text": {"0": "x", "7": "y"}, "label": {"0": 1, "7": 0}}',
+        '{"text": ["x", "y"], "label": [1, 0]}',
+        '\ufeff{"text": "x", "label": 1}\r\n\r\n{"text": "y", "label": 0}\r\n',
+    ],
+)
+def test_a_json_document_holds_rows_in_the_ways_that_tools_write_them(document, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(document)
+    assert read(train=(str(path),)) == [("x", ("1",)), ("y", ("0",))]
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ('{"a": [{"text": "x"}], "b": [{"text": "y"}]}', "several lists of rows \\(a, b\\)"),
+        ('{"text": ["x", "y"], "label": [1]}', "expected a list of JSON objects, or an object of columns"),
+        ('{"text": {"0": "x"}, "label": {"1": 1}}', "expected a list of JSON objects, or an object of columns"),
+        ('[{"text": "x", "label": 1}, 3]', "#2: expected a JSON object, got int"),
+        ('{"data": [{"text": "x", "label": 1, "label": 2}]}', "'label' stands twice"),
+        ("[]", "holds no rows"),
+    ],
+)
+def test_a_json_document_of_other_content_is_refused(document, message, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(document)
+    with pytest.raises(InputError, match=message):
+        read(train=(str(path),))
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("a.xlsx", "save the table as CSV"), ("a.zip", "unpack it")])
+def test_a_file_that_no_format_reads_is_refused_with_its_remedy(name, remedy, tmp_path):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match=remedy):
+        read(train=(str(tmp_path / name),))

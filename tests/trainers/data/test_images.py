@@ -105,6 +105,15 @@ def test_a_corrupt_image_names_its_file(place, tmp_path):
     with pytest.raises(InputError, match=r"notes\.txt: not an image by its suffix"):
         list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
     (folder / "green" / "notes.txt").unlink()
+    (folder / "green" / "far.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"far\.png: cannot be read; a link to nowhere"):
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
+    (folder / "green" / "far.png").unlink()
+    (folder / "train").mkdir()
+    (folder / "train" / "green").mkdir()
+    with pytest.raises(InputError, match=r"if 'train' is a split, name .*train"):
+        list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))
+    (folder / "train" / "green").rmdir()
     (folder / "loose.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"loose\.png: is in no class"):
         list(read_rows(Data(train=(str(folder),), format="image_folder"), "train", OneLabel()))

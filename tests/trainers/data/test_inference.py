@@ -134,3 +134,17 @@ def test_images_are_sent_to_their_config(folder):
     (folder / "images").mkdir()
     with pytest.raises(InputError, match=r"topgraft train image_classification --set data.format=image_folder"):
         infer(["images"], ["data.format=image_folder"])
+
+
+def test_rows_of_other_splits_in_the_train_file_are_named(folder, caplog):
+    every = rows(60)
+    parts = [("train", "test")[i % 4 == 3] for i in range(60)]
+    lines = [
+        json.dumps({"text": text, "label": label, "split": part})
+        for (text, label), part in zip(every, parts, strict=True)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    chosen = infer(["rows.jsonl"])
+    assert chosen.config.data.label == "label"
+    chosen.log()
+    assert "'split' says of which split a row is (train, test), but all rows are trained on" in caplog.text

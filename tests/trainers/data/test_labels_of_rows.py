@@ -188,6 +188,8 @@ def test_labels_of_ones_own_files_that_training_lacks(tiny, tmp_path):
         tiny,
     )
     assert len(named.splits["test"]) == 3
+    assert named.report.unused == ("Rare",)
+    assert "data.label_names: no training row has 'Rare'" in " ".join(named.report.warnings())
     chosen = load_data(
         Data(train=train, test=test, dev_fraction=0, max_tokens=16, keep_labels=("a", "b")), Classification(), tiny
     )

@@ -160,3 +160,21 @@ def test_the_number_of_columns_may_change_between_sentences_where_both_are_named
     for name in ("0", "-1"):
         with pytest.raises(InputError, match="word_column: columns are numbered from 1, got"):
             Data(word_column=name)
+
+
+@pytest.mark.parametrize(
+    ("title", "line"),
+    [
+        ("# id 5239d808 domain=en", lambda w, t: f"{w} _ _ {t}"),
+        ("#\thttp://de.example/a [2009-10-17]", lambda w, t: f"{w}\t{t}\tO"),
+    ],
+)
+def test_a_line_that_tells_of_each_sentence_is_no_word(title, line, tmp_path, caplog):
+    sentences = [f"{title}\n" + "".join(line(w, t) + "\n" for w, t in part) for part in PARTS]
+    (tmp_path / "rows.conll").write_text("\n".join(sentences))
+    with caplog.at_level(logging.INFO):
+        assert read(tmp_path / "rows.conll", tag_column="2" if "\t" in title else "") == ROWS
+    assert "lines before sentences are passed over" in caplog.text
+    (tmp_path / "rows.conll").write_text(f"{sentences[0]}\n" + "".join(line(w, t) + "\n" for w, t in PARTS[1]))
+    with pytest.raises(InputError, match=r"rows.conll:1: "):
+        read(tmp_path / "rows.conll")

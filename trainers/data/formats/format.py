@@ -33,6 +33,7 @@ from backbone.texts import lines as lines  # formats of users import it from her
 from backbone.variants.registered import REGISTRIES, VARIANTS, Registered, run_named_variants, variant, variants
 
 AUTO = "auto"  # data.format that leaves the choice to each file's suffix
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")  # suffixes of spreadsheets, which no format reads
 OWN = f", or name the script of a format of your own in {VARIANTS}"
 LAYOUT = ("delimiter", "word_column", "tag_column")  # fields of `data` that only some formats read
 
@@ -182,6 +183,19 @@ def format_of(entry: str, tag: str, split: str, *, image_column: bool = False) -
     if not Path(entry).exists():
         raise InputError(f"data.{split}: {entry}: no such file")
     if not fitting:
-        raise InputError(f"data.{split}: {entry}: format unknown from its suffix; set data.format{OWN}")
+        raise _unknown(entry, split, known)
     tags = " and ".join(other.tag for other in fitting)
     raise InputError(f"data.{split}: {entry}: the formats {tags} have this suffix; set data.format to one of them")
+
+
+def _unknown(entry: str, split: str, known: Iterable[Format]) -> InputError:
+    """Returns the error for an entry whose suffix no format has, with the remedy for what it is."""
+    suffix = Path(entry).suffix.lower()
+    where = f"data.{split}: {entry}: format unknown from its suffix"
+    if suffix in SHEETS:
+        return InputError(f"{where}; save the table as CSV UTF-8 and name that file")
+    if suffix in (".zip", ".tar", ".tgz"):
+        return InputError(f"{where}; an archive of several files is not read: unpack it, and name the files")
+    folders = Path(entry).is_dir()
+    tags = [other.tag for other in known if (other.entry == "folder") == folders]
+    return InputError(f"{where}; set data.format ({', '.join(tags)}){OWN}")

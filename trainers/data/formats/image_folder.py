@@ -48,6 +48,13 @@ def images_of(folder: Path, field: str) -> Iterator[tuple[Path, str]]:
         if not inside.is_dir():
             raise InputError(f"{field}: {inside}: is in no class; expected {folder}/CLASS/IMAGE, a folder per class")
         for path in _inside(inside):
+            if path.is_dir():
+                raise InputError(
+                    f"{field}: {path}: is a folder inside {inside.name!r}; expected FOLDER/CLASS/IMAGE: move its "
+                    f"images up, or, if {inside.name!r} is a split, name {inside}"
+                )
+            if not path.is_file():
+                raise InputError(f"{field}: {path}: cannot be read; a link to nowhere?")
             if path.suffix.lower() not in IMAGES:
                 raise InputError(f"{field}: {path}: not an image by its suffix; known are {' '.join(IMAGES)}")
             require_unicode(str(path), f"{field}: name of a file")

@@ -213,8 +213,8 @@ class SeveralLabels(LabelColumn):
         if isinstance(value, str):
             if looks_listed(value):
                 raise InputError(
-                    f"{where}: {data.label}: {value[:60]!r} looks like a list, but its labels have no quotes; write "
-                    f"them with {data.label_separator!r} between (data.label_separator), or as JSON"
+                    f"{where}: {data.label}: {value[:60]!r} looks like a list, but is none (quotes and brackets that "
+                    f"end); write labels with {data.label_separator!r} between (data.label_separator), or as JSON"
                 )
             if bits := binary_digits(value):
                 return list(bits)

@@ -117,9 +117,14 @@ def listed(text: str, column: str, where: str) -> list[Any] | Mapping[Any, Any] 
     return None if items and text[0] == "(" and "," not in text else items  # brackets around one value are no tuple
 
 
+_CUT_OFF = tuple(bracket + quote for bracket in "[({" for quote in "'\"")  # no label begins like this
+
+
 def looks_listed(text: str) -> bool:
-    """Returns whether a text is in brackets like a list, whatever `listed` makes of it: `[a, b]`, `[['a']]`."""
+    """Returns whether a text begins like a list or is in brackets like one: `[a, b]`, `[['a']]`, `['a', 'b`."""
     text = stripped(text)
+    if text[:2] in _CUT_OFF:
+        return True
     if text.startswith(("array(", "set(", "frozenset(")):
         return text.endswith(")")
     return _BRACKETS.get(text[:1]) == text[-1:] and len(text) > 1 and bool(_LIST.fullmatch(text[:-1]))

@@ -188,7 +188,12 @@ def test_a_list_as_text_is_no_text_to_be_split(separator):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("[shipping, account]", "looks like a list, but its labels have no quotes; write them with '|' between"),
+        (
+            "[shipping, account]",
+            r"looks like a list, but is none \(quotes and brackets that end\); write labels with '|'",
+        ),
+        ("['shipping', 'account'", "looks like a list"),
+        ('["shipping", "acc', "looks like a list"),
         ("{shipping,account}", "looks like a list"),
         ("[['shipping']]", "looks like a list"),
         ("array(['shipping'], dtype=object)", "looks like a list"),

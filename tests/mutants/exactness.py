@@ -189,4 +189,33 @@ EXACTNESS = (
         "tests/test_results.py::test_sums_are_made_over_one_machine_and_one_code",
         "figures of two machines would be summed",
     ),
+    # what a retraining shares with the one before it, and with other tasks
+    Mutant(
+        "trainers/fitting/features.py",
+        "if np.allclose(logits[sample], computed,",
+        "if True or np.allclose(logits[sample], computed,",
+        "tests/trainers/fitting/test_features.py::test_a_cache_that_gives_other_logits_is_not_used",
+        "a gate would share the faults of the cache that its candidate was fitted to",
+    ),
+    Mutant(
+        "backbone/storage.py",
+        "if path not in _KEPT or _KEPT[path][0] != key:",
+        "if path not in _KEPT:",
+        "tests/backbone/test_storage.py::test_a_backbone_is_kept_while_no_file_of_it_changes",
+        "a backbone that was replaced on disk would go on being used",
+    ),
+    Mutant(
+        "trainers/retrain/history.py",
+        'detail.get("gate_rows", rows) == rows',
+        'bool(detail.get("gate_rows", rows))',
+        "tests/trainers/retrain/test_retrain.py::test_a_verdict_is_repeated_with_its_reason_until_gate_rows_come",
+        "a verdict would stand whatever rows came to judge by",
+    ),
+    Mutant(
+        "trainers/retrain/workers.py",
+        "if not by_itself:",
+        "if True:",
+        "tests/trainers/retrain/test_workers.py::test_scripts_with_code_of_their_own_share_no_process",
+        "two scripts that give one tag to different things would share a process",
+    ),
 )

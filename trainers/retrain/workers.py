@@ -81,11 +81,13 @@ def in_processes(jobs: Sequence[Job], alone: Sequence[bool], workers: int) -> li
         finally:
             idle.put(worker)
 
-    with ThreadPoolExecutor(workers) as threads:
-        outcomes = list(threads.map(outcome, jobs, alone))
-    for _ in range(workers):
-        idle.get().close()
-    return outcomes
+    threads = ThreadPoolExecutor(workers)
+    try:
+        return list(threads.map(outcome, jobs, alone))
+    finally:
+        threads.shutdown(cancel_futures=True)  # an interrupt begins no further task
+        for _ in range(workers):
+            idle.get().close()
 
 
 def serve() -> None:

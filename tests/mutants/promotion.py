@@ -191,7 +191,7 @@ PROMOTION = (
         "trainers/retrain/beforehand.py",
         "if min(lost, gone) > limits.max_label_lost:",
         "if max(lost, gone) < 0:",
-        f"{SUSPECTS}::test_a_corruption_of_a_fifth_of_the_new_rows_is_refused[a label lost by a join]",
+        f"{SUSPECTS}::test_a_label_whose_rows_are_gone_is_refused_and_one_that_shrank_is_not",
         "a label would vanish without a word",
     ),
     Mutant(

@@ -17,10 +17,11 @@ from tests.trainers.retrain.corruptions import CORRUPTIONS, HARMLESS, Change
 from tests.trainers.retrain.place import TABLE
 from trainers.config.load import load_config
 from trainers.config.retrain import Gate, RowChecks
-from trainers.retrain.beforehand import count_checks, unjudgeable
+from trainers.retrain.beforehand import count_checks, part, unjudgeable
 from trainers.retrain.compare import Contestant
 from trainers.retrain.fingerprint import read
 from trainers.retrain.lineage import Check, GateReport
+from trainers.retrain.rows import SplitRows
 from trainers.retrain.suspects import familiar, label_checks
 from trainers.train import train
 
@@ -83,6 +84,30 @@ def test_a_limit_that_a_person_raised_is_kept(task):
     change = CORRUPTIONS["labels at random"]
     assert not task.violations(change, limits=RowChecks(max_disagreement=1.0))
     assert task.violations(change, limits=RowChecks(max_disagreement=0.1))
+
+
+def some_rows(labels: list[int], first: int = 0) -> SplitRows:
+    count = len(labels)
+    texts = np.arange(first, first + count, dtype=np.uint64)
+    return SplitRows(texts, np.array(labels, np.int32), ("a", "b", "c"), np.full(count, 9, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("kept", "refused"),
+    [
+        (200, ["rows of label c"]),  # all of a and b stayed, and none of c
+        (220, ["rows of label c"]),  # 80 % of c are gone
+        (280, []),  # a fifth is gone
+    ],
+)
+def test_a_label_whose_rows_are_gone_is_refused_and_one_that_shrank_is_not(kept, refused):
+    before = some_rows([i // 100 for i in range(300)])
+    after = {"train": part(before, np.arange(300) < kept)}
+    limits = RowChecks(max_lost=1.0, max_label_lost=0.5)
+    assert [c.name for c in count_checks(limits, {"train": before}, after) if c.verdict == "FAIL"] == refused
+    everywhere = {"train": part(before, np.arange(300) % 5 == 0)}
+    checks = count_checks(limits, {"train": before}, everywhere)
+    assert [c.name for c in checks if c.verdict == "FAIL"] == [], "of every label as much is gone"
 
 
 def test_a_row_is_familiar_if_it_lies_among_former_ones():

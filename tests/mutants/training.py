@@ -228,7 +228,13 @@ TRAINING = (
         GIVEN_UP,
         "a hopeless step would run to its end",
     ),
-    Mutant(LOOP, "if done < span.until)", "if done <= span.until)", MID_RUN, "a stage would begin a batch late"),
+    Mutant(
+        LOOP,
+        "if done < span.until)",
+        "if done < span.until - 1)",
+        f"{ON_STAGES}::test_interrupted_in_mid_stage_and_resumed[geometric(0.5)]",
+        "a stage would begin a batch early",
+    ),
     # the task
     Mutant(TASK, "return int(rest[1]) >= boundary", "return int(rest[1]) > boundary", BY_HAND, "one block too few"),
     Mutant(

@@ -81,6 +81,7 @@ def test_a_logged_loss_is_that_of_the_steps_since_the_one_before(trained):
         since_start = np.mean([losses[number] for number in range(1, step + 1)])
         begin = step
     assert abs(value - np.mean(part)) < abs(value - since_start) / 3
+    assert losses[max(losses)] < single.logged("dev/loss")[-1] < since_start, "rows that were trained on are known best"
 
 
 def test_rows_are_assembled_by_several_threads_in_the_same_order(trained):

@@ -61,8 +61,8 @@ test-peers: $(PEERS)/installed
 #                 and PgBouncer: benchmarks/results/soak_registry.json
 #   soak-mutants  wrong changes of production code, each of which a test has to notice (tests/mutants), about half an
 #                 hour: benchmarks/results/mutants.json. `python -m tests.mutants --resume` runs what has changed
-#   soak-faults   every fault of every verb at every call that changes a file, and at every statement: hours on two
-#                 cores, in as many runs as one likes: benchmarks/results/soak_faults.json
+#   soak-faults   every fault of every verb at every call that changes a file, and at every statement: an hour of them,
+#                 the next run goes on: benchmarks/results/soak_faults.json
 #   soak-retrain  50 kills at random instants and concurrent runs, on SQLite and on a PostgreSQL of this machine, 5 to 15
 #                 minutes on two cores: benchmarks/results/soak_retrain.json
 #   soak-serving  ten minutes of a server that loads, swaps and evicts: benchmarks/results/soak_serving.json
@@ -80,7 +80,7 @@ soak-mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants
 
 soak-faults: $(VENV)/installed
-	$(BIN)/python -m benchmarks.soak_faults --stride 10
+	$(BIN)/python -m benchmarks.soak_faults --stride 10 --minutes 60
 
 soak-retrain: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_retrain --kills 50 --pairs 3

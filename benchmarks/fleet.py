@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import random
-import resource
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import answered
 from benchmarks.never_twice import fresh_home
 from benchmarks.peers.tasks import TASKS
 from benchmarks.results import ROOT, parsed, write
@@ -56,19 +53,10 @@ def write_tasks(folder: Path, tasks: int, rows: int, data: str) -> list[str]:
 def retrained(folder: Path, home: Path, configs: list[str]) -> tuple[list[dict[str, Any]], float]:
     """Retrains all tasks in a new registry; returns their outcomes, and the CPU seconds of the whole command."""
     place = Path(tempfile.mkdtemp(dir=folder))
-    command = [sys.executable, "-m", "topgraft", "retrain", *configs, "--all", "--json", "--quiet"]
     where = ["--registry", f"sqlite:///{place / 'registry.db'}", "--store", str(place / "store")]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [*command, *where],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=os.environ | {"TOPGRAFT_HOME": str(home), "PYTHONPATH": str(ROOT)},
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    tasks: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])["tasks"]
-    return tasks, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    environment = os.environ | {"TOPGRAFT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    result, seconds = answered(["retrain", *configs, "--all", *where], environment)
+    return result["tasks"], seconds
 
 
 def main() -> None:
@@ -94,7 +82,7 @@ def main() -> None:
         "cpu_seconds_of_the_first": seconds[0],
         "median_cpu_seconds_of_each_further": statistics.median(seconds[1:]),
         "highest_cpu_seconds_of_each_further": max(seconds[1:]),
-        "cpu_seconds_of_the_command": round(whole, 2),
+        "cpu_seconds_of_the_command": whole,
         "cpu_seconds": seconds,
     }
     print(write("fleet", content, provenance))

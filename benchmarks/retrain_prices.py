@@ -16,15 +16,13 @@ import csv
 import json
 import os
 import random
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import answered
 from benchmarks.never_twice import fresh_home
 from benchmarks.peers.tasks import TASKS
 from benchmarks.results import ROOT, RawRuns, parsed, write
@@ -59,16 +57,8 @@ class Task:
         gate = ("retrain.gate.tolerance=1", "retrain.gate.forgetting=1", "retrain.gate.label_drop=1")
         chosen = [part for text in (*settings, *gate, *METHODS[self.method]) for part in ("--set", text)]
         place = ["--registry", f"sqlite:///{self.folder / 'registry.db'}", "--store", str(self.folder / "store")]
-        command = [sys.executable, "-m", "topgraft", "retrain", "text_classification", *place, *chosen, *options]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [*command, "--json", "--quiet"], stdout=subprocess.PIPE, text=True, check=False, env=self.environment
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        outcome = json.loads(done.stdout.strip().splitlines()[-1])
-        if done.returncode not in ENDED:
-            raise RuntimeError(f"status {done.returncode}: {outcome}")
-        return outcome, round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 2)
+        words = ["retrain", "text_classification", *place, *chosen, *options]
+        return answered(words, self.environment, ENDED)
 
 
 def measure(name: str, method: str, home: Path, data: str, runs: RawRuns) -> None:

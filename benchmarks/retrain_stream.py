@@ -20,8 +20,6 @@ import argparse
 import csv
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from adapters.graft import Graft, load_graft
+from benchmarks.command import answered
 from benchmarks.results import RESULTS, ROOT, parsed, write
 from trainers.data.splits import unit_hash
 from trainers.scoring.report import plot
@@ -141,17 +140,7 @@ class Policy:
 
     def _call(self, words: Sequence[str], settings: Sequence[str]) -> tuple[dict[str, Any], float]:
         chosen = [part for text in (*settings, *self.options.set) for part in ("--set", text)]
-        command = [sys.executable, "-m", "topgraft", words[0], str(self.config), *words[1:], *chosen]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [*command, "--json", "--quiet"], stdout=subprocess.PIPE, text=True, check=False, env=self.environment
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        result = json.loads(done.stdout.strip().splitlines()[-1])
-        if done.returncode not in (0, 10, 11, 12):
-            raise RuntimeError(f"{self.name}: status {done.returncode}: {result}")
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return result, round(seconds, 2)
+        return answered([words[0], str(self.config), *words[1:], *chosen], self.environment, (0, 10, 11, 12))
 
 
 def accuracy(graft: Graft | None, rows: Rows) -> float | None:

@@ -1,8 +1,8 @@
 """The folder of an enumeration: inputs that no fault concerns, and the root below which every change is a point.
 
-WORLD/inputs/     backbone, rows, config scripts, grafts, compiled programs
-WORLD/root/       home, registry, store and work folder of a run
-WORLD/templates/  the root before each scenario
+inputs/     backbone, rows, config scripts, grafts, compiled programs
+root/       home, registry, store and work folder of a run
+templates/  the root before each scenario
 """
 
 from __future__ import annotations

@@ -57,9 +57,8 @@ class LoopState:
         """Sets the live and the frozen tree of the current boundary, with fresh moments."""
         boundary = self.progress.boundary
         live, self.frozen = partition(params, lambda path: self.task.is_live(path, boundary))
-        self.arrays: State = jax.device_put(
-            first_state(live, self.optimizer, track=self.task.schedule.signal == "gradient")
-        )
+        track, keep_start = self.task.schedule.signal == "gradient", self.task.keeps_start
+        self.arrays: State = jax.device_put(first_state(live, self.optimizer, track, keep_start))
         self.fixed = self.task.fixed(self.frozen)
 
     @property
@@ -152,7 +151,7 @@ class LoopState:
         scalars.write(self.done, {f"{task.held_out}/{name}": value for name, value in finite.items()})
         words = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         log.info("step %d: %s %s", self.done, task.held_out.replace("_", "-"), words)
-        if self.progress.note(self.done, scores, task.metric):
+        if self.progress.note(self.done, scores, task.metric if self.done >= task.kept_from else ""):
             self.best = map_leaves(np.array, self.params)
         self.progress.stopped = 0 < task.patience <= self.progress.epochs_without_gain
 

@@ -161,8 +161,6 @@ def test_a_budget_that_leaves_no_rank_is_refused(tiny, task):
     with pytest.raises(InputError, match=r"has 8832 bytes, and the smallest that is left has 3072;"):
         require_budget(Ranks(max_bytes=3071), dora)
     require_budget(Ranks(max_bytes=3072), dora)
-    staged = replace(
-        task.config, plan=Plan(stages="geometric(0.5)"), ranks=Ranks(max_bytes=2000), optimizer=Optimizer()
-    )
+    staged = replace(task.config, plan=Plan(stages="geometric(0.5)"), ranks=Ranks(max_bytes=2000))
     with pytest.raises(InputError, match=r"one stage must train them all; plan.stages=geometric\(0.5\) has \d"):
         replace(task, config=staged).optimizer()

@@ -128,11 +128,12 @@ def normalised(pixels: Array, image: ImageSpec) -> Array:
 class Attention(nnx.Module):
     """The attention sublayer: query, key and value kernels in one array [D,3D], output kernel, norm before or after.
 
-    Keys that an adapter prepends have no position: they join after the rotation.
+    Keys that an adapter prepends have no position: they join after the rotation. The kernels say how many heads there
+    are: those of a pruned block hold fewer.
     """
 
     def __init__(self, spec: EncoderSpec, kind: BlockKind, *, rngs: nnx.Rngs):
-        self.heads, self.window, self.theta = spec.heads, kind.window, kind.theta
+        self.depth, self.window, self.theta = spec.width // spec.heads, kind.window, kind.theta
         self.pre = spec.norm == "pre"
         self.qkv = Dense(spec.width, 3 * spec.width, rngs=rngs)
         self.output = Dense(spec.width, spec.width, rngs=rngs)
@@ -145,11 +146,12 @@ class Attention(nnx.Module):
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
         x = self._norm(hidden, hooks) if self.pre else hidden
         q, k, v = hooks.joint((QUERY, KEY, VALUE), x, self.qkv.kernel[...], self.qkv.bias[...])
+        heads = q.shape[-1] // self.depth
         if self.theta:
-            q, k = rotate(q, self.heads, self.theta), rotate(k, self.heads, self.theta)
+            q, k = rotate(q, heads, self.theta), rotate(k, heads, self.theta)
         k, v = hooks.attend(k, v)
         exact = has_exact_rows(self.qkv.kernel[...])
-        mixed = attention(q, k, v, mask, self.heads, self.window, exact_rows=exact)
+        mixed = attention(q, k, v, mask, heads, self.window, exact_rows=exact)
         y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
         y = hidden + hooks.sublayer("attention", x, y)
         return y if self.pre else self._norm(y, hooks)

@@ -81,8 +81,8 @@ class OwnerRow:
     live: int  # tasks with a live version
     over: int  # limits that live versions break
     missing: int  # limits of live versions without a figure
-    cpu_seconds: float  # of trainings published in the period
-    cpu_seconds_before: float  # of those in the period before
+    cpu_seconds: float  # CPU seconds of trainings published in the period
+    cpu_seconds_before: float  # the same of the period before
     joules: dict[str, float]  # energy of trainings in the period, by quality: qualities are never added
 
 

@@ -22,7 +22,8 @@ def audit_page(audit: BudgetAudit, at: str) -> str:
     parts = [
         f"<h1>{esc(heading)}</h1>",
         f"<p class=note>{esc(audit.registry)}, {esc(at)}: {audit.tasks} tasks, {audit.versions} versions, "
-        f"{len(audit.approvals)} live; {sum(audit.former_over.values())} others would break a limit. Budgets: {esc(audit.budgets or 'none')}.</p>",
+        f"{len(audit.approvals)} live; {sum(audit.former_over.values())} others would break a limit. "
+        f"Budgets: {esc(audit.budgets or 'none')}.</p>",
         _section("Over budget", _findings(audit.over), "No live version breaks a limit."),
         _section("Without a figure", _findings(audit.missing), "Every bounded figure of a live version is known."),
         _section("Waived", _findings(audit.excepted), ""),

@@ -39,7 +39,7 @@ PACKAGES = (
     *("topgraft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tokenizers"),
     *("torch", "transformers", "peft", "scikit-learn", "sentence-transformers", "onnxruntime", "openvino"),
 )
-PLACES = ("peers", "data")  # options that hold paths of this machine, which say nothing to another
+PLACES = ("peers", "data", "out")  # options that hold paths of this machine, which say nothing to another
 FLAGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # beside every JAX_...
 SOURCE = "TOPGRAFT_SOURCE"  # variable that holds what `python -m benchmarks.results` prints
 LISTS = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"

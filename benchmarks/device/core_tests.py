@@ -40,9 +40,9 @@ def outcomes(text: str) -> dict[str, str]:
     ended: dict[str, str] = {}
     for line in text.splitlines():
         if match := LINE.match(line):
-            ended[match[2]] = match[1]
+            ended[match[2].strip()] = match[1]
         elif match := ALONE.match(line):
-            ended[match[1]] = match[2]
+            ended[match[1].strip()] = match[2]
     return ended
 
 

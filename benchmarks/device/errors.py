@@ -51,24 +51,24 @@ def of_logits(part: Part) -> None:
     draw = np.random.default_rng(0)
     ids = draw.integers(1000, 20000, (ROWS, TOKENS)).astype(np.int32)
     mask = np.arange(TOKENS) < draw.integers(4, TOKENS + 1, (ROWS, 1))
+    inputs, labels = {"ids": ids, "mask": mask}, Classification()
     errors: dict[str, list[dict[str, Any]]] = {}
-    for seed, scale in itertools.product(SEEDS, (1.0, 4.0)):
+    for method, seed, scale in itertools.product(METHODS, SEEDS, (1.0, 4.0)):
         weights = map_leaves(lambda x, scale=scale: np.asarray(x * scale if x.ndim > 1 else x), network.init(seed))
-        for spec_of_method in METHODS:
-            model = GraftModel(network, (spec_of_method,), Classification(), LABELS)
-            graft = drawn(jax.eval_shape(lambda model=model: model.init(jax.random.key(0))), seed, 0.05)
-            for tag in variants(Precision):
-                trunk = precision_named(tag).prepare(weights)
-                right = logits(model, trunk, graft, {"ids": ids, "mask": mask}, host, "highest")
-                for matmul in (None, "highest"):
-                    given = logits(model, trunk, graft, {"ids": ids, "mask": mask}, device, matmul)
-                    error = float(np.abs(given - right).max() / max(1.0, np.abs(right).max()))
-                    name = tag if matmul is None else f"{tag}, products in full float32"
-                    case = {"method": spec_of_method.method, "seed": seed, "scale": scale, "error": error}
-                    errors.setdefault(name, []).append(case | {"largest_logit": float(np.abs(right).max())})
+        model = GraftModel(network, (method,), labels, LABELS)
+        graft = drawn(jax.eval_shape(lambda model=model: model.init(jax.random.key(0))), seed, 0.05)
+        for tag, matmul in itertools.product(variants(Precision), (None, "highest")):
+            trunk = precision_named(tag).prepare(weights)
+            right = logits(model, trunk, graft, inputs, host, "highest")
+            given = logits(model, trunk, graft, inputs, device, matmul)
+            error = float(np.abs(given - right).max() / max(1.0, np.abs(right).max()))
+            name = tag if matmul is None else f"{tag}, products in full float32"
+            case = {"method": method.method, "seed": seed, "scale": scale, "error": error}
+            errors.setdefault(name, []).append(case | {"largest_logit": float(np.abs(right).max())})
         largest = {name: max(case["error"] for case in cases) for name, cases in errors.items()}
-        allowed = {tag: dict(precision_named(tag).tolerance) for tag in variants(Precision)}
-        part.add(largest_errors=largest, tolerances=allowed, cases=errors)
+        part.content |= {"tolerances": {tag: dict(precision_named(tag).tolerance) for tag in variants(Precision)}}
+        part.content |= {"cases": errors}
+        part.add(largest_errors=largest)
 
 
 def exact_attention(q: Any, k: Any, v: Any, mask: Any, g: Any, heads: int) -> tuple[np.ndarray, ...]:

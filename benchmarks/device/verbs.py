@@ -26,7 +26,7 @@ from trainers.pretraining.config import *
 
 def get_config():
     network = NewBert(blocks=2, width=64, heads=4, mlp_width=128)
-    corpus = Corpus(files=({text!r},), tokens=32)
+    corpus = Corpus(files=({text!r},), tokens=32, held_out_fraction=0.1)
     return BackboneConfig(name="tiny", corpus=corpus, tokenizer=WordPiece(vocabulary=300), network=network, steps=60,
                           batch_size=16, checkpoint_seconds=0)
 """
@@ -93,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = folder / "text.txt"
-        text.write_text("\n".join(line for line, _ in rows(3000, seed=5)) + "\n")
+        text.write_text("\n\n".join(line for line, _ in rows(3000, seed=5)) + "\n")
         (folder / "backbone.py").write_text(BACKBONE.format(text=str(text)))
         config = write_config(
             folder / "graft.py",

@@ -86,7 +86,7 @@ def has_cudnn() -> bool:
     """Returns whether jax runs on an NVIDIA GPU here whose compute capability is 8 or more.
 
     jax asks cuDNN for its version when it traces the call. A program for CUDA that is lowered on another machine
-    therefore holds the plain or the blocked way. Here, a program of 16-bit states is lowered for one platform at a time.
+    therefore holds the plain or the blocked way. Here, a program of 16-bit states is lowered for one platform only.
     """
     device = jax.local_devices()[0]
     return "cuda" in device.client.platform_version and float(getattr(device, "compute_capability", 0)) >= 8

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from backbone.storage import load_backbone
+from backbone.trees import flatten
 from benchmarks.device.part import Part, described, problem
 from benchmarks.results import ROOT
 
@@ -45,9 +47,18 @@ def run(words: list[str], platforms: str | None) -> tuple[dict[str, Any], float]
     return json.loads(done.stdout.strip().splitlines()[-1]), time.perf_counter() - started
 
 
+def tensors(workdir: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of the graft or of the backbone that a run left."""
+    graft = workdir / "graft" / "graft.safetensors"
+    if graft.is_file():
+        return load_file(graft)
+    params = load_backbone(workdir / "backbone", precision="float32").params
+    return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+
+
 def largest_difference(one: Path, other: Path) -> float:
-    """Returns the largest difference of two files' tensors, each relative to its largest entry (at least 0.01)."""
-    left, right = load_file(one), load_file(other)
+    """Returns the largest difference of two runs' tensors, each relative to its largest entry (at least 0.01)."""
+    left, right = tensors(one), tensors(other)
     if left.keys() != right.keys():
         raise ValueError(f"{one.name}: other tensors on the device than on the CPU")
     return max(
@@ -55,7 +66,7 @@ def largest_difference(one: Path, other: Path) -> float:
     )
 
 
-def compared(part: Part, verb: str, config: Path, folder: Path, tensors: str, numbers: tuple[str, ...]) -> None:
+def compared(part: Part, verb: str, config: Path, folder: Path, numbers: tuple[str, ...]) -> None:
     """Runs a verb on both and writes what differs."""
     figures: dict[str, Any] = {}
     results: dict[str, dict[str, Any]] = {}
@@ -69,10 +80,10 @@ def compared(part: Part, verb: str, config: Path, folder: Path, tensors: str, nu
             figures[name] = {"problem": problem(error)}
         part.add(**{verb: figures})
     if len(results) == 2:
-        files = [next((folder / f"{verb}-{name}").rglob(tensors)) for name in ("device", "cpu")]
+        works = [folder / f"{verb}-{name}" for name in ("device", "cpu")]
         differences = {n: abs(figures["device"][n] - figures["cpu"][n]) for n in numbers}
         allowed = [LOSS if "loss" in name else SCORE for name in numbers]
-        figures["differences"] = differences | {"tensors": largest_difference(*files)}
+        figures["differences"] = differences | {"tensors": largest_difference(*works)}
         figures["equal"] = all(d <= limit for d, limit in zip(differences.values(), allowed, strict=True))
         part.add(**{verb: figures})
 
@@ -103,8 +114,8 @@ def main() -> None:
             precision="'float32'",
             optimizer="Optimizer(learning_rate=5e-3)",
         )
-        compared(part, "train-backbone", folder / "backbone.py", folder, "backbone/*.safetensors", ("held_out_loss",))
-        compared(part, "train", config, folder, "graft.safetensors", ("metrics.test.accuracy",))
+        compared(part, "train-backbone", folder / "backbone.py", folder, ("held_out_loss",))
+        compared(part, "train", config, folder, ("metrics.test.accuracy",))
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries on which results depend; a bare checkout has none of its own."""
+    """Returns the versions of Python and the libraries on which results depend; a bare checkout has none itself."""
     from importlib.metadata import PackageNotFoundError, version
 
     known = {"python": sys.version.split()[0]}

@@ -48,8 +48,10 @@ def outcomes(text: str) -> dict[str, str]:
 
 def reasons(text: str) -> dict[str, str]:
     """Returns what pytest's summary says of every test that failed."""
-    found = (LINE.match(line) for line in text.splitlines())
-    return {match[2]: match[3][:300] for match in found if match and match[3] and match[1] in ("FAILED", "ERROR")}
+    matches = (LINE.match(line) for line in text.splitlines())
+    return {
+        match[2].strip(): match[3][:300] for match in matches if match and match[3] and match[1] in ("FAILED", "ERROR")
+    }
 
 
 def main() -> None:

@@ -83,16 +83,16 @@ def main() -> None:
                         jax.block_until_ready([product(a) for _ in range(10)])
                     time.sleep(max(0.0, end - time.perf_counter()))
                 integral = power.joules() if power else None
-                told = cost.joules
+                energy = cost.joules
                 runs.append(
                     {
                         "seconds": cost.wall_seconds,
                         "busy": busy,
-                        "window": told.value,
-                        "quality": told.quality,
-                        "source": told.source,
+                        "window": energy.value,
+                        "quality": energy.quality,
+                        "source": energy.source,
                         "integral": integral,
-                        "ratio": told.value / integral if told.value and integral else None,
+                        "ratio": energy.value / integral if energy.value and integral else None,
                     }
                 )
         part.add(runs=runs)

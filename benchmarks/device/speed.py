@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.device.part import Part, problem
@@ -17,18 +18,23 @@ from benchmarks.peft_lora import Worker
 
 ROUNDS = 5
 TURN = 0.12  # seconds of a turn, about
-PRECISIONS = ("bfloat16", "float32", "int8", "float32_exact")
-SIDES = ("topgraft", "torch")
+# the most telling first, since a time that is over costs the last
+PRECISIONS = ("bfloat16", "float32", "int8", "bfloat16 every block", "float32_exact", "float32 every block")
 
 
 def prepared(workers: dict[str, Worker], **cell: str) -> dict[str, dict[str, Any]]:
-    """Prepares a cell on every side that still lives, and returns the answers by side."""
-    answers = {}
-    for name, worker in list(workers.items()):
+    """Prepares a cell on every side that still lives, both at once, and returns the answers by side."""
+
+    def ask(name: str) -> dict[str, Any]:
         try:
-            answers[name] = worker.ask(cmd="prepare", **cell)
+            return workers[name].ask(cmd="prepare", **cell)
         except (RuntimeError, OSError) as error:
-            answers[name] = {"problem": problem(error)}
+            return {"problem": problem(error), "ended": True}
+
+    with ThreadPoolExecutor() as pool:
+        answers = dict(zip(workers, pool.map(ask, workers), strict=True))
+    for name, answer in answers.items():
+        if "ended" in answer:
             del workers[name]
     return answers
 
@@ -68,8 +74,7 @@ def main() -> None:
     commands = {name: [sys.executable, "-m", f"benchmarks.device.{name}_side", *options] for name in ("our", "torch")}
     has_torch = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False).returncode == 0
     workers = {"topgraft": Worker(commands["our"])} | ({"torch": Worker(commands["torch"])} if has_torch else {})
-    cells = [(s, p) for s in ("minilm", "bert_base") for p in PRECISIONS]
-    cells += [(s, f"{p} every block") for s in ("bert_base", "minilm") for p in ("bfloat16", "float32")]
+    cells = [(shape, precision) for precision in PRECISIONS for shape in ("bert_base", "minilm")]
     figures: dict[str, Any] = {}
     part.add(torch=has_torch)
     for shape, precision in cells:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,19 @@ def compared(part: Part, verb: str, config: Path, folder: Path, numbers: tuple[s
     """Runs a verb on both and writes what differs."""
     figures: dict[str, Any] = {}
     results: dict[str, dict[str, Any]] = {}
-    for name, platforms in (("device", None), ("cpu", "cpu")):
+
+    def on(name: str) -> None:
+        words = [verb, str(config), "--workdir", str(folder / f"{verb}-{name}")]
         try:
-            words = [verb, str(config), "--workdir", str(folder / f"{verb}-{name}")]
-            results[name], seconds = run(words, platforms)
+            results[name], seconds = run(words, "cpu" if name == "cpu" else None)
             figures[name] = {"seconds": seconds} | {number: pick(results[name], number) for number in numbers}
             figures[name]["costs"] = results[name].get("costs")
-        except Exception as error:  # noqa: BLE001  # the other verb is still to be run
+        except Exception as error:  # noqa: BLE001  # the other run is still of use
             figures[name] = {"problem": problem(error)}
-        part.add(**{verb: figures})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(on, ("device", "cpu")))
+    part.add(**{verb: figures})
     if len(results) == 2:
         works = [folder / f"{verb}-{name}" for name in ("device", "cpu")]
         differences = {n: abs(figures["device"][n] - figures["cpu"][n]) for n in numbers}
@@ -114,8 +119,12 @@ def main() -> None:
             precision="'float32'",
             optimizer="Optimizer(learning_rate=5e-3)",
         )
-        compared(part, "train-backbone", folder / "backbone.py", folder, ("held_out_loss",))
-        compared(part, "train", config, folder, ("metrics.test.accuracy",))
+        verbs = (
+            ("train-backbone", folder / "backbone.py", ("held_out_loss",)),
+            ("train", config, ("metrics.test.accuracy",)),
+        )
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda verb: compared(part, verb[0], verb[1], folder, verb[2]), verbs))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ stored ones, float32: importing the folder again gives the same `weights_id`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _exportable_family(source: Path, name: str) -> Family:
     return family
 
 
-def _require_holds(source: Path, family: Family, spec: EncoderSpec, config: dict[str, Any]) -> None:
+def _require_holds(source: Path, family: Family, spec: EncoderSpec, config: Mapping[str, Any]) -> None:
     """Raises InputError naming the fields of the architecture that the family's config does not hold."""
     read = family.spec(config, ())
     lost = [

@@ -54,7 +54,7 @@ class NewNetwork(Registered, by="kind", folder="trainers.pretraining.networks"):
         """Returns whether the fields of `PLAIN`, which published layouts lack, have their defaults; one may differ."""
         return all(getattr(self, name) == value for name, value in PLAIN.items() if name != but)
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> Mapping[str, Any]:
         """Returns the fields of the spec that every architecture has beside its sizes."""
         return {name: getattr(self, name) for name in (*PLAIN, "activation")}
 

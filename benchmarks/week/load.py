@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.week.plan import TASKS
 
 TEXTS = ("bas ban bal", "dis dan fus gol", "ken lam mis nol pun", "rel san til")
-CLIENTS, PAUSE = 2, 0.03  # clients, and seconds between two requests of one
+CLIENTS, PAUSE = 2, 0.15  # clients, and seconds between two requests of one
 NEAR = 1e-4  # greatest difference of two answers of one version
 
 

@@ -136,7 +136,7 @@ class Week:
             "hour": hour,
             "event": event.name,
             "changes": changes,
-            "promotions": sum(outcome.get("promoted", False) for outcome in outcomes.values()),
+            "promotions": _promotions(now if event.lost else before, after),
             "statuses": dict(answered.statuses),
             "not_answered": dict(answered.messages),
             "violations": [f"hour {hour} ({event.name or 'quiet'}): {text}" for text in violations],
@@ -239,3 +239,8 @@ class Week:
     def _collected(self) -> list[str]:
         status, said = self.tasks.verb("registry", "gc", "--keep", KEEP)
         return [] if status == 0 else [f"gc ended with {status}: {said}"]
+
+
+def _promotions(before: Mapping[str, Live], after: Mapping[str, Live]) -> int:
+    """Returns the number of promotions between two states of the registry."""
+    return sum(live.generation - (before[task].generation if task in before else 0) for task, live in after.items())

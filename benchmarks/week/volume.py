@@ -16,15 +16,15 @@ LEFT = 4096  # bytes that a full one still has
 class Volume:
     """A folder that may be a file system of its own."""
 
-    def __init__(self, folder: Path):
-        self.folder, self._filler = folder, folder / "filler"
+    def __init__(self, folder: Path, size: int = SIZE):
+        self.folder, self._filler, self._size = folder, folder / "filler", size
         folder.mkdir(exist_ok=True)
         self.mounted = os.path.ismount(folder) or self._mount()
 
     def _mount(self) -> bool:
         if os.geteuid() or shutil.which("mount") is None:
             return False
-        command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(self.folder)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", str(self.folder)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def unmount(self) -> None:

@@ -28,7 +28,7 @@ SPLITS = ("train", "out_of_fold", "held_out", "dev", "gate", "test")  # order in
 class Query:
     """The energy of one answer, from a profile."""
 
-    joules: float  # of a batch of one row
+    joules: float  # energy of a batch of one row
     quality: str
     tokens: int  # length of the row
     p50_ms: float

@@ -61,6 +61,5 @@ def require_read(request: Request, chosen: type[ExportFormat]) -> None:
         if field.name in COMMON or field.name in chosen.reads or value == field.default:
             continue
         readers = [tag for tag, cls in variants(ExportFormat).items() if field.name in cls.reads]
-        raise InputError(
-            f"--{field.name.replace('_', '-')}: belongs to --format {' or '.join(readers)}; {chosen.tag} does not read it"
-        )
+        name = field.name.replace("_", "-")
+        raise InputError(f"--{name}: belongs to --format {' or '.join(readers)}; {chosen.tag} does not read it")

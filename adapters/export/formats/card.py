@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from adapters.export.documents.document import Document
 from adapters.export.documents.facts import JOULES_PER_WH, Facts, spread
@@ -34,10 +33,10 @@ class Card(Document, tag="card"):
         return {"README.md": f"---\n{head}---\n\n" + "\n".join(_body(facts)) + "\n"}
 
 
-def metadata(facts: Facts) -> dict[str, Any]:
+def metadata(facts: Facts) -> dict[str, object]:
     """Returns the fields of the card's front matter."""
     manifest = facts.manifest
-    values: dict[str, Any] = {"library_name": "topgraft", "tags": ["topgraft", *(m.tag for m in manifest.methods)]}
+    values: dict[str, object] = {"library_name": "topgraft", "tags": ["topgraft", *(m.tag for m in manifest.methods)]}
     task = PIPELINES.get((facts.takes, manifest.head.kind))
     if task is not None:
         values["pipeline_tag"] = task
@@ -57,7 +56,7 @@ def metadata(facts: Facts) -> dict[str, Any]:
     return values
 
 
-def _result(facts: Facts, task: str, split: str) -> dict[str, Any]:
+def _result(facts: Facts, task: str, split: str) -> dict[str, object]:
     metrics = [{"type": metric, "value": value} for s, metric, value in facts.metrics() if s == split]
     name = facts.manifest.name
     dataset = {"type": name, "name": name, "split": split, "revision": facts.manifest.training.data.get(split)}

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from adapters.export.documents.document import Document
 from adapters.export.documents.facts import JOULES_PER_KWH, Facts
@@ -28,7 +27,7 @@ class MLBOM(Document, tag="mlbom"):
         return {"bom.json": json.dumps(bill(facts), indent=1, ensure_ascii=False) + "\n"}
 
 
-def bill(facts: Facts) -> dict[str, Any]:
+def bill(facts: Facts) -> dict[str, object]:
     """Returns the bill; the same graft and inputs give the same one."""
     manifest = facts.manifest
     graft, backbone = manifest.content_id, manifest.weights_id
@@ -75,13 +74,13 @@ def bill(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _card(facts: Facts) -> dict[str, Any]:
+def _card(facts: Facts) -> dict[str, object]:
     manifest = facts.manifest
     datasets = [
         {"type": "dataset", "name": split, "contents": {"properties": [_property("fingerprint", digest)]}}
         for split, digest in manifest.training.data.items()
     ]
-    card: dict[str, Any] = {
+    card: dict[str, object] = {
         "modelParameters": {
             "approach": {"type": "supervised"},
             "task": manifest.head.kind,
@@ -101,15 +100,15 @@ def _card(facts: Facts) -> dict[str, Any]:
     return card
 
 
-def _energy(facts: Facts) -> list[dict[str, Any]]:
+def _energy(facts: Facts) -> list[dict[str, object]]:
     """Returns the energy of the training and, where a profile gave it, of one answer."""
     consumptions = []
     if facts.training is not None and facts.kwh is not None:
         joules = facts.training.joules
-        one = _consumption("fine-tuning", facts.kwh, joules.quality, joules.source, facts.training_grams)
-        if joules.low is not None and joules.high is not None:
-            one["properties"] += [_property("joules_low", joules.low), _property("joules_high", joules.high)]
-        consumptions.append(one)
+        bounds = [("joules_low", joules.low), ("joules_high", joules.high)]
+        properties = [_property(name, value) for name, value in bounds if value is not None]
+        carbon = facts.training_grams
+        consumptions.append(_consumption("fine-tuning", facts.kwh, joules.quality, joules.source, carbon, properties))
     if (query := facts.query) is not None:
         kwh, intensity = query.joules / JOULES_PER_KWH, facts.carbon.intensity
         source = f"one answer of {query.tokens} tokens"
@@ -118,18 +117,20 @@ def _energy(facts: Facts) -> list[dict[str, Any]]:
     return consumptions
 
 
-def _consumption(activity: str, kwh: float, quality: str, source: str, grams: float | None) -> dict[str, Any]:
+def _consumption(
+    activity: str, kwh: float, quality: str, source: str, grams: float | None, further: Sequence[dict[str, str]] = ()
+) -> dict[str, object]:
     carbon = {} if grams is None else {"co2CostEquivalent": {"value": grams / GRAMS_PER_TONNE, "unit": "tCO2eq"}}
     return {
         "activity": activity,
         "energyProviders": [],
         "activityEnergyCost": {"value": kwh, "unit": "kWh"},
         **carbon,
-        "properties": [_property("quality", quality), _property("source", source)],
+        "properties": [_property("quality", quality), _property("source", source), *further],
     }
 
 
-def _library(name: str, version: str) -> dict[str, Any]:
+def _library(name: str, version: str) -> dict[str, object]:
     if name == "python":
         return {"type": "platform", "bom-ref": "python", "name": "python", "version": version}
     purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"

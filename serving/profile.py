@@ -95,7 +95,7 @@ def profile(
         backbone_parameters=count(graft.backbone.params),
         graft_bytes=sum(p.stat().st_size for p in Path(path).iterdir()),
         block_flops=block_forward(spec, 1, lengths[len(lengths) // 2]).flops,
-        block_parameters=count(graft.backbone.params["blocks"]["0"]),
+        block_parameters=count(graft.backbone.network.block_weights(graft.backbone.params, 0)),
         roofline_gflops=machine.flops / 1e9,
         roofline_gb_per_second=machine.bandwidth / 1e9,
         shapes=shapes,

@@ -25,6 +25,8 @@ RULES = (
     Rule("embeddings.segment"),
     Rule("embeddings.special"),
     Rule("embeddings.patch.kernel", (WHOLE, "fsdp")),
+    Rule("embeddings.projection.kernel", (WHOLE, "fsdp")),
+    Rule("blocks.*.mlp.*.low.kernel", ("fsdp", WHOLE)),
     Rule("blocks.*.attention.qkv.kernel", ("fsdp", "tensor")),
     Rule("blocks.*.attention.output.kernel", ("tensor", "fsdp")),
     Rule("blocks.*.mlp.up.kernel", ("fsdp", "tensor")),

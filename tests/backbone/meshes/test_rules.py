@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,7 @@ def test_every_parameter_of_every_family_has_a_rule_and_every_rule_has_a_paramet
     for name in families.CONFIGS:
         spec = families.family_of(name).spec(families.config_of(name), set())
         everything |= shapes(Network(spec).abstract())
+    everything |= shapes(Network(replace(tiny.SPEC, mlp_rank=8)).abstract())
     check_rules(Mesh(data=2, fsdp=2, tensor=2), everything)
     unused = [rule.name for rule in RULES if not fnmatch.filter(everything, rule.name)]
     assert not unused

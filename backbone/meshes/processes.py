@@ -52,7 +52,8 @@ def names_several(environment: Mapping[str, str]) -> bool:
     if COUNT in environment or ADDRESS in environment:
         return environment.get(COUNT) != "1"
     slurm = "SLURM_STEP_NODELIST" in environment and environment.get("SLURM_STEP_NUM_TASKS", "1") != "1"
-    return slurm or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "")  # libtpu writes a sentence into it where there are none
+    return slurm or ("," in hosts and " " not in hosts)
 
 
 def addresses(environment: Mapping[str, str]) -> dict[str, Any]:

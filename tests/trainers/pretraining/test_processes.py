@@ -13,10 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+import topgraft
+from backbone.console.options import filled
+from backbone.meshes.mesh import Mesh
 from backbone.meshes.processes import addresses, names_several
 from tests.tiny import as_json
 from tests.trainers.pretraining.backbone_runs import ROOT, call, paragraphs, settings
+from trainers.pretraining.config import BackboneConfig
 
 SIZES = settings(
     "corpus.tokens=32", "corpus.held_out_fraction=0.1", "tokenizer.vocabulary=300", "network.blocks=1",
@@ -141,7 +146,7 @@ def test_configs_that_differ_are_one_error_everywhere(corpus, tmp_path):
     lines = [words(corpus, tmp_path / "run", "mesh.data=auto", f"seed={seed}") for seed in (0, 1)]
     results = ended(started(lines))
     assert [status for status, _, _ in results] == [2, 2], results
-    assert all("config differs among the processes of this run" in err for _, _, err in results)
+    assert all("the processes of this run differ in config" in err for _, _, err in results)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,7 @@ def test_configs_that_differ_are_one_error_everywhere(corpus, tmp_path):
         ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_TASKS": "2"}, True),
         ({"SLURM_STEP_NODELIST": "n1", "SLURM_STEP_NUM_TASKS": "1"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "WARNING: no hosts, set them"}, False),
     ],
 )
 def test_what_names_several_processes(environment, expected):
@@ -168,3 +174,14 @@ def test_addresses_of_the_environment():
     for wrong in ({}, {"JAX_PROCESS_ID": "x"}, {"JAX_PROCESS_ID": "2"}):
         with pytest.raises(ValueError, match="JAX_PROCESS_ID"):
             addresses(names | wrong)
+
+
+def test_the_job_of_the_documents_names_its_processes():
+    job = yaml.safe_load((ROOT / "docs" / "deploy" / "training-job.yaml").read_text(encoding="utf-8"))["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    options = topgraft.parser().parse_args([str(word) for word in container["args"]])
+    assert filled(options.verb, options).load(BackboneConfig).mesh == Mesh(data="auto")
+    names = {entry["name"]: entry["value"] for entry in container["env"]}
+    last = addresses(names | {"JOB_COMPLETION_INDEX": str(job["completions"] - 1)})
+    assert (last["num_processes"], last["process_id"]) == (job["parallelism"], job["completions"] - 1)
+    assert last["coordinator_address"].split(".")[1].split(":")[0] == job["template"]["spec"]["subdomain"]

@@ -10,6 +10,7 @@ import re
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,8 +165,11 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries on which results depend."""
-    from importlib.metadata import version
+    """Returns the versions of Python and the libraries on which results depend; a bare checkout has none itself."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "topgraft")
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
+    known = {"python": sys.version.split()[0]}
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "topgraft"):
+        with suppress(PackageNotFoundError):
+            known[name] = version(name)
+    return known

@@ -155,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name, (options.out / "accelerator_log.txt").open("a") as log:
         os.environ.setdefault("TOPGRAFT_HOME", name)
         record = known_answers(options.out, log, "machine" in options.parts)
+        os.environ["TOPGRAFT_ACCEPT_ANSWERS"] = str(record.get("verdict", ""))  # wrong ones are a figure like others
         _, provenance = parsed(parser, arguments)
         if "problem" in record and platforms is None:
             del os.environ["JAX_PLATFORMS"]

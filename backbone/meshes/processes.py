@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,15 @@ LOST = re.compile("gloo|nccl|connection|peer|UNAVAILABLE|DEADLINE_EXCEEDED|coord
 MESSAGE_BYTES = 4096  # room for a message that one process sends to the others
 
 
+@dataclass(frozen=True)
+class Addresses:
+    """The arguments of `jax.distributed.initialize` that say where the processes are; None where jax finds out."""
+
+    coordinator_address: str | None = None  # host and port of the first process
+    num_processes: int | None = None
+    process_id: int | None = None  # number of this process, from 0
+
+
 def join(mesh: Mesh, environment: Mapping[str, str] = os.environ) -> None:
     """Joins the processes that the environment names, unless the mesh is one device; jax may not have started yet.
 
@@ -41,7 +51,7 @@ def join(mesh: Mesh, environment: Mapping[str, str] = os.environ) -> None:
     update("jax_cpu_collectives_implementation", "gloo")
     update("jax_enable_preemption_service", False)  # the loop saves on a signal itself
     jax.distributed.initialize(
-        **addresses(environment),
+        **asdict(addresses(environment)),
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
@@ -56,10 +66,10 @@ def names_several(environment: Mapping[str, str]) -> bool:
     return slurm or ("," in hosts and " " not in hosts)
 
 
-def addresses(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the arguments of `jax.distributed.initialize` that the environment names; {} if jax finds them."""
+def addresses(environment: Mapping[str, str]) -> Addresses:
+    """Returns the places that the environment names; raises InputError for a variable that is missing or no number."""
     if COUNT not in environment and ADDRESS not in environment:
-        return {}
+        return Addresses()
     values = {ADDRESS: environment.get(ADDRESS, ""), COUNT: environment.get(COUNT, "")}
     values[NUMBER] = environment.get(NUMBER, environment.get(INDEX, ""))
     for name, value in values.items():
@@ -70,11 +80,7 @@ def addresses(environment: Mapping[str, str]) -> dict[str, Any]:
             )
     if int(values[NUMBER]) >= int(values[COUNT]):
         raise InputError(f"{NUMBER}: {values[NUMBER]} must be below {COUNT}={values[COUNT]}; numbers begin at 0")
-    return {
-        "coordinator_address": values[ADDRESS],
-        "num_processes": int(values[COUNT]),
-        "process_id": int(values[NUMBER]),
-    }
+    return Addresses(values[ADDRESS], int(values[COUNT]), int(values[NUMBER]))
 
 
 def several() -> bool:

@@ -18,7 +18,7 @@ import yaml
 import topgraft
 from backbone.console.options import filled
 from backbone.meshes.mesh import Mesh
-from backbone.meshes.processes import addresses, names_several
+from backbone.meshes.processes import Addresses, addresses, names_several
 from tests.tiny import as_json
 from tests.trainers.pretraining.backbone_runs import ROOT, call, paragraphs, settings
 from trainers.pretraining.config import BackboneConfig
@@ -167,10 +167,10 @@ def test_what_names_several_processes(environment, expected):
 
 def test_addresses_of_the_environment():
     names = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2"}
-    expected = {"coordinator_address": "a:1", "num_processes": 2, "process_id": 1}
+    expected = Addresses("a:1", 2, 1)
     assert addresses(names | {"JAX_PROCESS_ID": "1"}) == expected
     assert addresses(names | {"JOB_COMPLETION_INDEX": "1"}) == expected
-    assert addresses({"TPU_WORKER_HOSTNAMES": "a,b"}) == {}
+    assert addresses({"TPU_WORKER_HOSTNAMES": "a,b"}) == Addresses()
     for wrong in ({}, {"JAX_PROCESS_ID": "x"}, {"JAX_PROCESS_ID": "2"}):
         with pytest.raises(ValueError, match="JAX_PROCESS_ID"):
             addresses(names | wrong)
@@ -183,5 +183,6 @@ def test_the_job_of_the_documents_names_its_processes():
     assert filled(options.verb, options).load(BackboneConfig).mesh == Mesh(data="auto")
     names = {entry["name"]: entry["value"] for entry in container["env"]}
     last = addresses(names | {"JOB_COMPLETION_INDEX": str(job["completions"] - 1)})
-    assert (last["num_processes"], last["process_id"]) == (job["parallelism"], job["completions"] - 1)
-    assert last["coordinator_address"].split(".")[1].split(":")[0] == job["template"]["spec"]["subdomain"]
+    assert (last.num_processes, last.process_id) == (job["parallelism"], job["completions"] - 1)
+    assert last.coordinator_address is not None
+    assert last.coordinator_address.split(".")[1].split(":")[0] == job["template"]["spec"]["subdomain"]

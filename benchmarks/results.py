@@ -129,8 +129,8 @@ def _production() -> list[str]:
 
 
 def _source() -> list[str]:
-    """Returns the commit and the hash of the code that a copy was told; empty in a checkout."""
-    return [] if (ROOT / ".git").exists() else os.environ.get(SOURCE, "").split()[:2]
+    """Returns the commit and the hash of the code that a copy was told; empty where git is to be asked."""
+    return os.environ.get(SOURCE, "").split()[:2]
 
 
 def versions() -> dict[str, str]:

@@ -72,6 +72,7 @@ def main() -> None:
     environment = {
         "JAX_PLATFORMS": "cpu" if part.tiny else "cuda,cpu",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "COLUMNS": "500",  # else the summary has no reasons
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }

@@ -90,7 +90,9 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
                 f"{path}{line_in(path, error)}: get_config(): {_told(error, path, failure(error))}"
             ) from error
     if not isinstance(config, kind):
-        raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
+        raise InputError(
+            f"{path}: get_config() returned {type(config).__name__}, expected {getattr(kind, '__name__', kind)}"
+        )
     return override(config, overrides)
 
 

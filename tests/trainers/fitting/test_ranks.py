@@ -37,7 +37,7 @@ def test_the_best_ranks_by_score_fit_into_the_bytes(tiny):
     sites = ranked_sites(model_of(tiny))
     assert [(site.bytes, site.count, site.min_ranks) for site in sites] == [(256, 4, 0), (384, 4, 0)] * 3
     draw = np.random.default_rng(0)
-    keys = [f"lora/{site.site.full_name}" for site in sites]
+    keys = [f"adapter.lora.{site.site.block}.{site.site.name}" for site in sites]
     scores = {key: draw.permutation(100)[:4].astype(np.float32) + i / 7 for i, key in enumerate(keys)}
     kept = {key: jnp.arange(4) != 2 for key in keys}  # one rank of each site is gone
     result = chosen_ranks(sites, scores, kept, 2000)

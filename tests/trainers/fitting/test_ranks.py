@@ -17,6 +17,9 @@ from adapters.graft import Graft
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora
 from backbone.errors import InputError
+from backbone.meshes.layout import parameter_name
+from backbone.meshes.mesh import Mesh
+from backbone.meshes.rules import axes_of
 from backbone.trees import flatten, map_leaves
 from tests.grafts import nonzero
 from tests.tiny import write_config

@@ -132,6 +132,7 @@ class Work:
             "cpu_seconds": cpu,
             "verb_cpu_seconds": outcome.cpu_seconds,
             "train_rows": diagnosis.rows.get("train", 0),
+            "changed_rows": diagnosis.changed_everywhere,
         }
         detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": encode(predicted)}
         self._finish("promoted" if outcome.promoted else outcome.verdict, detail)

@@ -29,6 +29,7 @@ CALLS = {
     "custom_vjp_call": "call_jaxpr",
     "checkpoint": "jaxpr",
 }
+NEVER_COMPUTED = ("broadcast_in_dim", "dim_as_value")  # of constants too: a broadcast waits, a length is unknown
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ def convert(graph: Graph, jaxpr: Any, constants: Sequence[Any], operands: Sequen
     values.update(zip(jaxpr.invars, operands, strict=True))
 
     def read(atom: Any) -> Value:
-        return constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else values[atom]
+        if not isinstance(atom, core.Literal):
+            return values[atom]
+        aval: Any = atom.aval
+        return constant(np.asarray(atom.val, aval.dtype))
 
     for equation in jaxpr.eqns:
         results = _results(graph, equation, [read(atom) for atom in equation.invars])
@@ -105,7 +109,7 @@ def _results(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
     avals = [variable.aval for variable in equation.outvars]
     shapes, dtypes = tuple(aval.shape for aval in avals), tuple(aval.dtype for aval in avals)
     static = all(is_static(shape) for shape in (*shapes, *(operand.shape for operand in operands)))
-    if static and name != "broadcast_in_dim" and all(operand.array is not None for operand in operands):
+    if static and name not in NEVER_COMPUTED and all(operand.array is not None for operand in operands):
         return _computed(equation, operands)
     if name not in CONVERSIONS:
         raise InputError(

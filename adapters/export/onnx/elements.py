@@ -116,6 +116,10 @@ def _clamp(graph: Graph, equation: Equation, low: Value, x: Value, high: Value) 
 def _select(graph: Graph, equation: Equation, which: Value, *cases: Value) -> Value:
     if which.dtype != np.bool_:
         raise equation.refused("of more than two cases")
+    if equation.dtype == np.bool_:  # onnxruntime's Where takes numbers only
+        chosen = elementwise(graph, equation, "And", which, cases[1])
+        other = elementwise(graph, equation, "And", elementwise(graph, equation, "Not", which), cases[0])
+        return elementwise(graph, equation, "Or", chosen, other)
     return elementwise(graph, equation, "Where", which, cases[1], cases[0])
 
 
@@ -127,7 +131,7 @@ def _cast(graph: Graph, equation: Equation, x: Value) -> Value:
         return x
     require_supported(equation.dtype)
     result = elementwise(graph, equation, "Cast", x, to=np_dtype_to_tensor_dtype(equation.dtype))
-    rounded = x.tensor if (x.dtype, equation.dtype) == (np.float32, np.int8) else ""
+    rounded = x.tensor if x.dtype == np.float32 and equation.dtype == np.int8 else ""
     return equation.result(result.tensor, result.actual, rounded=rounded)
 
 
@@ -135,6 +139,6 @@ def require_supported(dtype: np.dtype[Any]) -> None:
     """Raises InputError for a dtype for which onnxruntime has no kernels on a CPU."""
     if dtype.kind not in "biuf" or dtype == np.float16:
         raise InputError(
-            f"--format onnx: onnxruntime does not compute in {dtype} on a CPU; give --precision float32 where the graft "
-            "was validated in it too, or train it on the trunk in float32 or int8"
+            f"--format onnx: onnxruntime does not compute in {dtype} on a CPU; give --precision float32 where the "
+            "graft was validated in it too, or train it on the trunk in float32 or int8"
         )

@@ -1,9 +1,9 @@
 """A graph of ONNX nodes while it is built: values, initializers, and lengths that are known only when it runs.
 
 A `Value` is what one variable of a jaxpr holds. A constant stays an array until a node reads it: then it becomes an
-initializer, with the dotted name of the weight it was made from. A value that was broadcast keeps its smaller array, its
-`actual` shape, as long as its readers broadcast by themselves; `whole` expands it for the others. Axes that the actual
-shape lacks are at the front.
+initializer, with the dotted name of the weight it was made from. A value that was broadcast keeps its smaller array,
+of its `actual` shape, as long as its readers broadcast by themselves; `whole` expands it for the others. Axes that the
+actual shape lacks are at the front.
 
 Two nodes with the same operator, inputs and attributes are one. Nodes that no output needs are left out at the end.
 """

@@ -18,7 +18,12 @@ from adapters.export.onnx.graph import Graph, Value
 
 RAISED = 128  # what turns int8 into uint8
 
-REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_prod": "ReduceProd"}
+REDUCTIONS = {
+    "reduce_sum": "ReduceSum",
+    "reduce_max": "ReduceMax",
+    "reduce_min": "ReduceMin",
+    "reduce_prod": "ReduceProd",
+}
 LOGICAL = {"reduce_or": "ReduceMax", "reduce_and": "ReduceMin"}
 
 

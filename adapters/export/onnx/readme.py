@@ -18,13 +18,18 @@ outputs = dict(zip(about["outputs"], session.run(about["outputs"], inputs)))
 {answer}
 ```
 
-Inputs: {inputs}. `batch` may be any number.
+Inputs: {inputs}. {lengths}
 
 Outputs, float32:
 {outputs}
 
 {check}
 """
+
+ANY_IMAGES = "`batch` may be any number."
+ANY_TEXTS = (
+    """Any `batch`, and up to {tokens} `tokens`. `mask` is 1 on tokens and 0 on padding, which changes no row."""
+)
 
 TEXTS = """from tokenizers import Tokenizer
 about, session = json.load(open("manifest.json")), onnxruntime.InferenceSession("model.onnx")
@@ -52,6 +57,7 @@ def readme(graft: Graft, name: str, outputs: tuple[str, ...], check: str) -> str
         lines=_image_lines(preprocessing) if isinstance(preprocessing, ImagePreprocessing) else _text_lines(graft),
         answer=_answer(graft),
         inputs="; ".join(inputs),
+        lengths=ANY_IMAGES if images else ANY_TEXTS.format(tokens=graft.max_tokens),
         outputs="\n".join(f"- `{output}`: {_meaning(graft, output)}" for output in outputs),
         check=check,
     )
@@ -86,8 +92,10 @@ def _answer(graft: Graft) -> str:
     if head.output == "value":
         return 'print(outputs["value"])'
     if head.threshold_of_labels is not None:
-        return 'print([[about["labels"][n] for n in np.flatnonzero(row >= about["threshold"])] '\
+        return (
+            'print([[about["labels"][n] for n in np.flatnonzero(row >= about["threshold"])] '
             'for row in outputs["probabilities"]])'
+        )
     return 'print(np.array(about["labels"])[outputs["probabilities"].argmax(axis=-1)])'
 
 

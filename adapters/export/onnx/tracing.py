@@ -21,6 +21,7 @@ from adapters.export.onnx.conversion import convert
 from adapters.export.onnx.elements import require_supported
 from adapters.export.onnx.graph import Graph, Shape, Value, constant, model_of
 from adapters.graft import Graft
+from backbone.network.attention import PLAIN_KEYS
 from backbone.spec import EncoderSpec
 from backbone.trees import Params
 
@@ -41,7 +42,8 @@ class Input:
 def inputs_of(graft: Graft) -> tuple[Input, ...]:
     """Returns the inputs: ids, mask and, for pairs in one row, segments; for a backbone for images, pixels alone."""
     model, spec = graft.model, graft.backbone.spec
-    constraints = [f"{BATCH} >= 2", f"{TOKENS} >= {_shortest(spec)}", f"{TOKENS} <= {spec.positions}"]
+    shortest, longest = _traced_lengths(spec)
+    constraints = [f"{BATCH} >= 2", f"{TOKENS} >= {shortest}", f"{TOKENS} <= {longest}"]
     rows, tokens = export.symbolic_shape(f"{BATCH}, {TOKENS}", constraints=constraints)
     if spec.image is not None:
         side = spec.image.size
@@ -51,9 +53,14 @@ def inputs_of(graft: Graft) -> tuple[Input, ...]:
     return (Input(IDS, shape, "int64", "int32"), *segments, Input(MASK, shape, "int64", "bool"))
 
 
-def _shortest(spec: EncoderSpec) -> int:
-    """Returns the length from which every window that can be shorter than a row is; shorter rows mask nothing."""
-    return max((window + 2 for window in spec.windows if 0 < window < spec.positions - 1), default=1)
+def _traced_lengths(spec: EncoderSpec) -> tuple[int, int]:
+    """Returns the bounds of the tokens in the trace, whose graph is right beyond them too.
+
+    From the lower one on every window that can be shorter than a row is so: in shorter rows it hides nothing. Up to the
+    upper one attention is plain, also where an adapter prepends keys.
+    """
+    shortest = max((window + 2 for window in spec.windows if 0 < window < spec.positions - 1), default=1)
+    return shortest, max(shortest, min(spec.positions, PLAIN_KEYS // 2))
 
 
 def onnx_model(graft: Graft, about: Mapping[str, str]) -> Any:

@@ -57,18 +57,18 @@ def parser() -> Parser:
     require_own("adapters")
     import adapters.commands
     import backbone.commands
+    import registry.commands
     import serving.commands
     import trainers.commands
-    from registry.commands import ACTIONS, HELP
 
     command = Parser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
     verbs = command.add_subparsers(required=True, metavar="VERB")
-    for package in (backbone.commands, trainers.commands, serving.commands, adapters.commands):
+    for package in (backbone.commands, trainers.commands, serving.commands, adapters.commands, registry.commands):
         for verb in package.VERBS:
             add_verb(verbs, verb)
-    registry = verbs.add_parser("registry", help=HELP, description=HELP)
-    actions = registry.add_subparsers(required=True, metavar="ACTION")
-    for action in ACTIONS:
+    of_registry = verbs.add_parser("registry", help=registry.commands.HELP, description=registry.commands.HELP)
+    actions = of_registry.add_subparsers(required=True, metavar="ACTION")
+    for action in registry.commands.ACTIONS:
         add_verb(actions, action)
     return command
 

@@ -69,7 +69,7 @@ def batch_of(graft: Graft, family: str) -> tuple[dict, dict]:
     for place, row in enumerate(token_rows(lengths)):
         ids[place, : len(row)] = row
     feed, inputs = {"ids": ids.astype(np.int64), "mask": mask.astype(np.int64)}, {"ids": ids, "mask": mask}
-    if graft.model.head.pair == "cross" and spec.segments:
+    if graft.model.head.pair == "cross" and spec.segments > 1:
         inputs["segments"] = (np.arange(24) > 9) * mask.astype(np.int32)
         feed["segments"] = inputs["segments"].astype(np.int64)
     return feed, inputs
@@ -231,7 +231,10 @@ def test_bfloat16_is_refused_by_name_with_the_remedy(tiny_path, tmp_path, capsys
     make(tmp_path / "graft", load_backbone(tiny_path, precision="bfloat16"), training=training)
     status, _, err = call("export", "graft", "--format", "onnx", "--out", "edge", capsys=capsys)
     assert status == 2
-    assert "onnxruntime does not compute in bfloat16 on a CPU; give --precision float32 where the graft was" in err
+    assert (
+        "the trunk is in bfloat16, and onnxruntime does not compute in bfloat16 on a CPU; give --precision float32"
+        in err
+    )
     assert not Path("edge").exists()
 
 

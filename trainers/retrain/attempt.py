@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import InputError
+from registry.budgets.place import budgets_for
 from registry.entries import NoRegistry, RegistryError
 from trainers.config import TrainConfig
 from trainers.retrain.fingerprint import Taken, take
@@ -28,9 +29,12 @@ def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
     try:
         config = job.load(TrainConfig)
         name = config.name
+        budget = budgets_for(job.options.budgets, job.place.registry).of(config.name)
+        budget.require_metrics(config.head.metrics)
+        budget.narrowed(config.target)  # raises where the two contradict each other
         registry, now = _opened(job.place, config)
         try:
-            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now)
+            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now, budget)
         finally:
             registry.close()
     except InputError as error:

@@ -135,10 +135,11 @@ def _cast(graph: Graph, equation: Equation, x: Value) -> Value:
     return equation.result(result.tensor, result.actual, rounded=rounded)
 
 
-def require_supported(dtype: np.dtype[Any]) -> None:
-    """Raises InputError for a dtype for which onnxruntime has no kernels on a CPU."""
+def require_supported(dtype: np.dtype[Any], precision: str = "") -> None:
+    """Raises InputError for a dtype, of weights in a precision, that onnxruntime does not compute in on a CPU."""
     if dtype.kind not in "biuf" or dtype == np.float16:
+        trunk = f"the trunk is in {precision}, and " if precision else ""
         raise InputError(
-            f"--format onnx: onnxruntime does not compute in {dtype} on a CPU; give --precision float32 where the "
-            "graft was validated in it too, or train it on the trunk in float32 or int8"
+            f"--format onnx: {trunk}onnxruntime does not compute in {dtype} on a CPU; give --precision float32 where "
+            "the graft was validated in it too, or train it on the trunk in float32 or int8"
         )

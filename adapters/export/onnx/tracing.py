@@ -49,7 +49,7 @@ def inputs_of(graft: Graft) -> tuple[Input, ...]:
         side = spec.image.size
         return (Input(PIXELS, (rows, side, side, spec.image.channels), "uint8", "uint8"),)
     shape = (model.sides * rows, tokens)
-    segments = (Input(SEGMENTS, shape, "int64", "int32"),) if model.head.pair == "cross" and spec.segments else ()
+    segments = (Input(SEGMENTS, shape, "int64", "int32"),) if model.head.pair == "cross" and spec.segments > 1 else ()
     return (Input(IDS, shape, "int64", "int32"), *segments, Input(MASK, shape, "int64", "bool"))
 
 
@@ -73,7 +73,7 @@ def onnx_model(graft: Graft, about: Mapping[str, str]) -> Any:
     inputs, weights = inputs_of(graft), weights_of(graft)
     named = {path: np.asarray(leaf) for path, leaf in by_path(weights).items()}
     for array in named.values():
-        require_supported(array.dtype)
+        require_supported(array.dtype, graft.backbone.precision)
     shapes = [jax.ShapeDtypeStruct(item.shape, item.traced) for item in inputs]  # type: ignore[no-untyped-call]
     trace = jax.make_jaxpr(_function(graft, inputs), return_shape=True)
     traced, results = trace(weights, *shapes)

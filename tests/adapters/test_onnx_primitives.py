@@ -11,11 +11,11 @@ from jax import export, lax
 
 from adapters.export.onnx import tracing  # noqa: F401  # fills the table
 from adapters.export.onnx.conversion import CONVERSIONS, convert
+from adapters.export.onnx.fusions import fuse
 from adapters.export.onnx.graph import Graph, Value, model_of
 from backbone.errors import InputError
 
 X = np.linspace(0.1, 2.0, 24, dtype=np.float32).reshape(3, 4, 2) * np.float32([1.0, -0.7])  # [b, t, 2]
-I8 = np.where(X > 0, 127, -127).astype(np.int8)
 WEIGHT = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
 TABLE = np.arange(20, dtype=np.float32).reshape(10, 2)
 
@@ -115,19 +115,22 @@ def traced(function):
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((rows, tokens, 2), np.float32)), (rows, tokens, 2)
 
 
-def session_of(function):
+def session_of(function, *, fusing=False):
     from onnx import helper
 
     jaxpr, shape = traced(function)
     graph = Graph()
     graph.symbols = {"b": graph.one("Shape", "x", start=0, end=1), "t": graph.one("Shape", "x", start=1, end=2)}
     values = convert(graph, jaxpr.jaxpr, jaxpr.consts, [Value(shape, np.dtype(np.float32), shape, "x")])
+    if fusing:
+        fuse(graph)
     graph.output(values[0], "y")
     element = helper.np_dtype_to_tensor_dtype(values[0].dtype)
     inputs = [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(np.dtype(np.float32)), ["b", "t", 2])]
     rank = [None] * len(values[0].shape)
     model = model_of(graph, inputs, {"y": helper.make_tensor_value_info("y", element, rank)}, {})
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return (session, {node.op_type for node in model.graph.node}) if fusing else session
 
 
 def test_every_conversion_is_tested():
@@ -170,6 +173,30 @@ def test_lengths_are_computed_when_the_graph_runs():
 
     (result,) = session_of(lambda x: function(x)[0]).run(None, {"x": X})
     assert result.shape == (4 // 2 + 3 * 16 - 1 + 2, 2)
+
+
+def norm(x, axis=-1, size=2.0):
+    mean = x.sum(axis=axis, keepdims=True) / size
+    spread = jnp.square(x - mean).sum(axis=axis, keepdims=True) / size
+    return (x - mean) * lax.rsqrt(spread + 1e-5) * jnp.array([1.5, 0.5]) + jnp.array([0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("function", "fused"),
+    [
+        (norm, "LayerNormalization"),
+        (lambda x: norm(x, axis=0, size=3.0), ""),
+        (lambda x: norm(x, size=3.0), ""),
+        (lambda x: jax.nn.gelu(x, approximate=False), "Gelu"),
+        (lambda x: 0.4 * x * lax.erfc(-x * np.float32(0.5**0.5)), ""),
+        (lambda x: 0.5 * x * lax.erfc(-(x + 1) * np.float32(0.5**0.5)), ""),
+    ],
+)
+def test_only_what_an_operator_computes_becomes_one(function, fused):
+    session, operators = session_of(function, fusing=True)
+    assert operators & {"LayerNormalization", "Gelu"} == ({fused} if fused else set())
+    (result,) = session.run(None, {"x": X})
+    np.testing.assert_allclose(result, function(jnp.asarray(X)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

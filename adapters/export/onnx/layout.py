@@ -24,7 +24,8 @@ def _broadcast(graph: Graph, equation: Equation, x: Value, *lengths: Value) -> V
         return Value(equation.shape, x.dtype, array.shape, array=array if missing else x.array, weight=x.weight)
     if not missing:
         return equation.result(x.tensor, x.actual, rounded=x.rounded)
-    return equation.result(graph.one("Unsqueeze", x.tensor, graph.lengths(tuple(missing))), tuple(actual))
+    places = tuple(axis - len(actual) for axis in missing)
+    return equation.result(graph.one("Unsqueeze", x.tensor, graph.lengths(places)), tuple(actual))
 
 
 @converts("reshape")

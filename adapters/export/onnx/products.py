@@ -29,7 +29,7 @@ LOGICAL = {"reduce_or": "ReduceMax", "reduce_and": "ReduceMin"}
 
 @converts(*REDUCTIONS)
 def _reduce(graph: Graph, equation: Equation, x: Value) -> Value:
-    axes = graph.lengths(tuple(int(axis) for axis in equation.params["axes"]))
+    axes = graph.lengths(tuple(int(axis) - len(x.shape) for axis in equation.params["axes"]))
     return equation.result(graph.one(REDUCTIONS[equation.name], graph.whole(x), axes, keepdims=0))
 
 

@@ -19,6 +19,7 @@ from adapters.export.answering import answer, by_path, outputs_of, weights_of
 from adapters.export.onnx import elements, layout, products  # noqa: F401  # they fill the table
 from adapters.export.onnx.conversion import convert
 from adapters.export.onnx.elements import require_supported
+from adapters.export.onnx.fusions import fuse
 from adapters.export.onnx.graph import Graph, Shape, Value, constant, model_of
 from adapters.graft import Graft
 from backbone.network.attention import PLAIN_KEYS
@@ -81,6 +82,7 @@ def onnx_model(graft: Graft, about: Mapping[str, str]) -> Any:
     graph.symbols = _symbols(graph, inputs[0], graft.model.sides)
     operands = [*(constant(array, path) for path, array in named.items()), *(_read(graph, item) for item in inputs)]
     values = convert(graph, traced.jaxpr, traced.consts, operands)
+    fuse(graph)
     infos = {}
     for name, value in zip(sorted(results), values, strict=True):  # jax flattens a dict in the order of its keys
         graph.output(value, name)

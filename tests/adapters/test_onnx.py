@@ -137,9 +137,9 @@ def test_norms_and_gelu_are_one_operator_each(family, tiny):
 
 def test_a_long_text_and_a_window_that_a_short_one_does_not_fill(tiny):
     """ModernBERT's example sees 4 tokens on either side: rows of 1 to 8 tokens are wholly visible."""
-    graft = in_memory(tiny, "modernbert", EVERYWHERE, Classification())
+    graft = in_memory(tiny, "modernbert", Lora(rank=2), Classification())
     session = session_of(graft)
-    for length in (1, 5, 6, 8, 24, 32):
+    for length in (5, 32):
         ids = np.arange(length)[None] % 30 + 5
         inputs = {"ids": ids.astype(np.int32), "mask": np.ones((1, length), bool)}
         expected = graft.model.logits(graft.backbone.params, graft.params, inputs)

@@ -6,7 +6,6 @@ Shapes: B rows, T tokens, C labels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -45,7 +44,7 @@ def answer(graft: Graft, weights: Params, inputs: Mapping[str, jax.Array]) -> di
     model, head, scope = graft.model, graft.model.head, graft.scope
     backbone = {"blocks": {}, **weights["backbone"]}
     logits = model.logits(backbone, weights["graft"], inputs)
-    outputs: dict[str, Any] = {"logits": logits, head.output: head.exported(logits)}
+    outputs: dict[str, jax.Array] = {"logits": logits, head.output: head.exported(logits)}
     if scope is not None:
         hidden = model.network.embed(backbone, inputs)
         hidden = model.network.run_blocks(backbone, hidden, inputs["mask"], stop=scope.boundary)

@@ -8,7 +8,7 @@ What depends on constants alone is computed here, by jax, and never becomes a no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -37,7 +37,7 @@ class Equation:
     """One equation of a jaxpr: a primitive with its parameters, and what it gives."""
 
     name: str
-    params: dict[str, Any]
+    params: Mapping[str, Any]
     shapes: tuple[Shape, ...]  # shapes of the results
     dtypes: tuple[np.dtype[Any], ...]  # dtypes of the results
 

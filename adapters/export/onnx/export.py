@@ -12,7 +12,7 @@ letters: B rows, T tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class OnnxManifest:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     opset: int  # version of ONNX's operators
-    largest_difference: float | None  # of an output from the graft's, relative above 1; None: not measured
+    largest_difference: float | None  # largest one of an output from the graft's, relative above 1; None: not measured
     difference_to_float32: float | None  # largest one of a logit from the graft's on the float32 trunk
     measured: str  # what measured the differences, or the reason why nothing did
     files: dict[str, str]  # sha256 of the other files
@@ -75,7 +75,7 @@ class ExportedOnnx:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     size_mb: float  # size on disk, 10^6 bytes
-    largest_difference: float | None  # of an output from the graft's, relative above 1; None: not measured
+    largest_difference: float | None  # largest one of an output from the graft's, relative above 1; None: not measured
     difference_to_float32: float | None  # largest one of a logit from the graft's on the float32 trunk
     measured: str  # what measured the differences, or the reason why nothing did
     dropped: tuple[str, ...] = ()  # parts of the graft that the file lacks
@@ -201,7 +201,7 @@ def _on_float32(graft: Graft) -> Graft:
     return replace(graft, backbone=load_backbone(graft.backbone.path, precision=FLOAT32))
 
 
-def _batches(graft: Graft) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+def _batches(graft: Graft) -> Iterator[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]]:
     """Yields made-up batches: what the file is fed, and what the network takes."""
     draw, spec, sides = np.random.default_rng(0), graft.backbone.spec, graft.model.sides
     names = {item.name for item in inputs_of(graft)}
@@ -222,7 +222,7 @@ def _batches(graft: Graft) -> Iterator[tuple[dict[str, np.ndarray], dict[str, An
         yield feed, inputs
 
 
-def _expected(graft: Graft, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+def _expected(graft: Graft, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns the graft's outputs by name, block by block as `predict` computes them."""
     params, head = jax.device_put(graft.params), graft.model.head
     weights, scores = graft.backbone.params, {}

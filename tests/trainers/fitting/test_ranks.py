@@ -167,3 +167,13 @@ def test_a_budget_that_leaves_no_rank_is_refused(tiny, task):
     staged = replace(task.config, plan=Plan(stages="geometric(0.5)"), ranks=Ranks(max_bytes=2000))
     with pytest.raises(InputError, match=r"one stage must train them all; plan.stages=geometric\(0.5\) has \d"):
         replace(task, config=staged).optimizer()
+
+
+def test_every_array_of_the_state_has_a_rule_of_a_mesh(tiny):
+    model = model_of(tiny)
+    optimizer = budgeted(Ranks(max_bytes=4000), model, 10)(optax.adam(1e-3))
+    state = first_state(model.init(jax.random.key(0)), optimizer, keep_start=True)
+    names = {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    assert "adapter.lora.0.attention/query" in names, "which ranks are left"
+    for name, shape in names.items():
+        assert not (name and shape) or axes_of(Mesh(fsdp=8), name, shape) is not None

@@ -20,7 +20,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.console.log_lines import LogLines
+from backbone.console.log_lines import LogLines, json_line, message_lines, one_line, printable
 from backbone.console.options import Parser, filled
 from backbone.console.verbs import Verb, add_verb
 from backbone.errors import InputError
@@ -68,19 +68,19 @@ def parser() -> Parser:
     require_own("adapters")
     import adapters.commands
     import backbone.commands
+    import registry.commands
     import serving.commands
     import trainers.commands
-    from registry.commands import ACTIONS, HELP
 
     command = FrontDoor(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
     command.two_words = tuple(verb.verb for verb in trainers.commands.VERBS if " " in verb.verb)
     verbs = command.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
-    for package in (backbone.commands, trainers.commands, serving.commands, adapters.commands):
+    for package in (backbone.commands, trainers.commands, serving.commands, adapters.commands, registry.commands):
         for verb in package.VERBS:
             add_verb(verbs, verb, verb.verb)
-    registry = verbs.add_parser("registry", help=HELP, description=HELP)
-    actions = registry.add_subparsers(required=True, metavar="ACTION")
-    for action in ACTIONS:
+    of_registry = verbs.add_parser("registry", help=registry.commands.HELP, description=registry.commands.HELP)
+    actions = of_registry.add_subparsers(required=True, metavar="ACTION")
+    for action in registry.commands.ACTIONS:
         add_verb(actions, action)
     return command
 
@@ -129,7 +129,7 @@ def _log_to_stderr(namespace: argparse.Namespace) -> None:
 
 def _failed(message: str, prefix: str, status: int, *, as_json: bool) -> int:
     """Prints an error to stderr, as JSON also to stdout, and returns its exit status."""
-    print(f"{prefix}{message}", file=sys.stderr)
+    print(message_lines(f"{prefix}{message}"), file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message, "exit": status}))
     return status
@@ -139,11 +139,11 @@ def _print(result: Any, *, as_json: bool) -> None:
     """Prints a result: as one JSON object, as text, as its table, or as nested names and values."""
     values = encode(result) if is_dataclass(result) else result
     if as_json:
-        print(json.dumps(values, ensure_ascii=False))
+        print(json_line(json.dumps(values, ensure_ascii=False)))
     elif isinstance(result, str):
-        print(result)
+        print(printable(result))
     elif hasattr(result, "table"):
-        print(result.table())
+        print(printable(result.table()))
     else:
         _show(values)
 
@@ -152,7 +152,7 @@ def _show(values: Any, indent: str = "") -> None:
     """Prints nested names and values."""
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         if isinstance(value, dict) and value:
-            print(f"{indent}{key}:")
+            print(one_line(f"{indent}{key}:"))
             _show(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for item in value:
@@ -162,7 +162,8 @@ def _show(values: Any, indent: str = "") -> None:
             print(f"{indent}{key}: {len(value)} x {len(value[0])} numbers, see --json")
         else:
             text = _rounded(value) if isinstance(value, float) else value
-            print(f"{indent}{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")
+            text = ", ".join(map(str, text)) if isinstance(text, (list, tuple)) else text
+            print(one_line(f"{indent}{key}: {text}"))
 
 
 def _rounded(value: float) -> str:

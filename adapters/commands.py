@@ -7,30 +7,21 @@ from pathlib import Path
 from typing import Literal
 
 from adapters.combination import Combination
+from adapters.export.formats.format import ExportFormat, Request, formats_help, require_read
 from backbone.console.options import argument, option, required
-from backbone.console.verbs import IntoFolder, OfGraft, OnBackbone, Verb
-from backbone.errors import InputError
+from backbone.console.verbs import IntoFolder, OnBackbone, Verb
+from backbone.variants.registered import variant
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(OfGraft, OnBackbone, IntoFolder, Verb, verb="export"):
-    format: Literal["peft", "vllm", "jax"] = required(
-        "layout of the folder; peft: Hugging Face PEFT; vllm: PEFT as vLLM reads it; jax: answers without topgraft"
-    )
-    buckets: tuple[int, ...] = option((), "jax: lengths in tokens, commas between (default: up to the longest input)")
-    batch: int = option(8, "jax: rows of a call", min=1)
+class Export(Request, Verb, verb="export"):
+    format: str = required(f"kind of the export; {formats_help()}")
 
     def call(self) -> object:
         """Writes a graft for other software."""
-        if self.format == "jax":
-            from adapters.export.compiled import export_jax
-
-            return export_jax(self.graft, self.out, backbone=self.backbone, buckets=self.buckets, batch=self.batch)
-        if self.buckets or self.batch != type(self).batch:
-            raise InputError("--buckets: this and --batch belong to --format jax")
-        from adapters.export.peft import export_peft
-
-        return export_peft(self.graft, self.out, backbone=self.backbone, vllm=self.format == "vllm")
+        chosen = variant(ExportFormat, self.format, "--format")
+        require_read(self, chosen)
+        return chosen().write(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
     def run(weights: Any, leaves: Any, hidden: jax.Array, mask: jax.Array) -> jax.Array:
         adapter = {name: {str(index): sites} for name, sites in leaves.items()}
         hooks = GraftHooks(model.site_parts, adapter) if leaves else None
-        backbone = {"blocks": {str(index): weights}}
+        backbone = {"blocks": {model.network.spec.weights_key(index): weights}}
         return model.network.run_blocks(backbone, hidden, mask, hooks, start=index, stop=index + 1)  # type: ignore[no-any-return]
 
     return jax.jit(run)
@@ -109,7 +109,7 @@ def states_at(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, taps:
     for index in range(start, max(taps)):
         leaves = {name: adapter[name][str(index)] for name in model.site_parts if str(index) in adapter.get(name, {})}
         hidden = _block_program(model, alike(model, index))(
-            backbone["blocks"][str(index)], leaves, hidden, inputs["mask"]
+            model.network.block_weights(backbone, index), leaves, hidden, inputs["mask"]
         )
         if index + 1 in taps:
             states[index + 1] = hidden

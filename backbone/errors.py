@@ -20,7 +20,7 @@ class InputError(ValueError):
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Returns words for "did you mean": the closest names in `known`, or all of them if they are few."""
-    names = sorted(set(known))
+    names = sorted({name if name == name.strip() else repr(name) for name in known})  # blanks at an end are seen
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) if len(name) <= MAX_NAME else []
     if close:
         return "nearest: " + ", ".join(close)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from backbone.errors import InputError, nearest
+from backbone.errors import InputError, nearest, shown
 
 Params = dict[str, Any]
 
@@ -35,13 +35,18 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
-    """Returns the nested dict from which `flatten` made these leaves."""
+    """Returns the nested dict from which `flatten` made these leaves; raises InputError for names that it never gives.
+
+    Those are names with an empty part, and a name that begins another one, as `a` and `a.b`.
+    """
     tree: Params = {}
     for path, leaf in leaves.items():
         *parents, last = path.split(".")
         node = tree
         for key in parents:
-            node = node.setdefault(key, {})
+            node = node.setdefault(key, {}) if isinstance(node, dict) else node
+        if not (last and all(parents) and isinstance(node, dict)) or last in node:
+            raise InputError(f"{shown(path)}: is no name of a parameter, or begins the name of another one")
         node[last] = leaf
     return tree
 

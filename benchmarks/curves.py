@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from backbone.console.page import plot
 from benchmarks.never_twice import EPOCHS, OURS, Bench, fresh_home
 from benchmarks.results import RESULTS, parsed, write
-from trainers.scoring.report import plot
 
 PEERS: dict[str, tuple[str, ...]] = {
     "a: PEFT, random batches": (),

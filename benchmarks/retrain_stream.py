@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 
 from adapters.graft import Graft, load_graft
+from backbone.console.page import plot
 from benchmarks.command import answered
 from benchmarks.results import RESULTS, ROOT, parsed, write
 from trainers.data.splits import unit_hash
-from trainers.scoring.report import plot
 
 Rows = list[tuple[str, str]]
 HELD_OUT = 0.2  # of each day of airline_tweets, by hash of the text

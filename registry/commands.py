@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from backbone.console.options import argument, option, required
 from backbone.console.verbs import OfGraft, Verb
 from backbone.errors import InputError
+from registry.budgets.place import UnderBudgets, budgets_for
 from registry.place import Place
 
 HELP = "Lists, compares, promotes and removes the versions of every task."
@@ -88,7 +89,7 @@ class Diff(OfTask, Action, verb="registry diff"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promote(OfTask, Logged, Action, verb="registry promote"):
+class Promote(OfTask, Logged, UnderBudgets, Action, verb="registry promote"):
     version: int = argument("number of the version to make live", min=1)
     expect: int | None = option(
         None, "refuse if the task is at another generation than this (default: the present one)", min=0
@@ -98,7 +99,9 @@ class Promote(OfTask, Logged, Action, verb="registry promote"):
         """Makes a version live by hand."""
         from registry.verbs import promote
 
-        return promote(self.place, self.task, self.version, expected=self.expect, reason=self.reason, actor=self.actor)
+        budgets = budgets_for(self.budgets, self.place.registry)
+        logged = {"reason": self.reason, "actor": self.actor}
+        return promote(self.place, self.task, self.version, expected=self.expect, budgets=budgets, **logged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,4 +166,24 @@ class Upgrade(Action, verb="registry upgrade"):
         return upgrade(self.place)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditBudgets(UnderBudgets, Action, verb="audit"):
+    html: str = option("", "HTML page to write")
+    days: float = option(30.0, "days of a period, for what owners spent", above=0)
+    propose: str = option("", "new file of budgets to write, from what is live today")
+    slack: float = option(0.25, "room that --propose leaves above what is measured, as a share", min=0)
+
+    def call(self) -> object:
+        """Judges all versions by the team's budgets: what breaks which, trends, exceptions, who approved."""
+        from registry.verbs import audit_of_budgets
+
+        if self.slack != type(self).slack and not self.propose:
+            raise InputError("--slack: belongs to --propose; name the file that it writes")
+        budgets = budgets_for(self.budgets, self.place.registry)
+        return audit_of_budgets(
+            self.place, budgets, days=self.days, html=self.html, proposal=self.propose, slack=self.slack
+        )
+
+
+VERBS: tuple[type[Verb], ...] = (AuditBudgets,)
 ACTIONS: tuple[type[Verb], ...] = (Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Export, Import, Upgrade)

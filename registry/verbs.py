@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from adapters.artefact.manifest import Manifest, read_manifest
+from backbone.console.log_lines import one_line
 from backbone.errors import InputError, nearest
 from backbone.former_names import present_values
 from backbone.records import encode
 from registry import audit as auditing
 from registry import collect, transfer
 from registry.audit import StoreAudit
+from registry.budgets.audit import BudgetAudit, audit_budgets
+from registry.budgets.budget import Budgets
+from registry.budgets.figures import figures_of
+from registry.budgets.judge import require_within
+from registry.budgets.page import audit_page
+from registry.budgets.propose import propose
 from registry.collect import Collected
 from registry.database import Registry
 from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, require_task
@@ -210,14 +218,28 @@ def diff(place: Place, task: str, one: int, other: int | None = None) -> Differe
     return Difference(task, pair[0].number, pair[1].number, differs)
 
 
-def promote(place: Place, task: str, number: int, *, reason: str, actor: str = "", expected: int | None = None) -> Live:
+def promote(
+    place: Place,
+    task: str,
+    number: int,
+    *,
+    reason: str,
+    actor: str = "",
+    expected: int | None = None,
+    budgets: Budgets | None = None,
+) -> Live:
     """Makes a version live by hand, after reading every byte of its artefact.
 
-    `expected` is the generation on which the decision was made; by default it is the present one.
+    `expected` is the generation on which the decision was made; by default it is the present one. Raises OverBudget for
+    a version that breaks its task's budget, and NoFigure where the budget bounds what nobody measured. A rollback asks
+    no budget: it must always be possible.
     """
     registry = place.open()
     live = registry.live(_known(registry, task))
-    place.artefacts().verify(registry.version(task, number).content_id)
+    version = registry.version(task, number)
+    manifest = place.artefacts().verify(version.content_id)
+    if budgets is not None and (budget := budgets.of(task)):
+        require_within(budget, number, figures_of(version, registry.measurements(task, number), manifest))
     generation = (live.generation if live else 0) if expected is None else expected
     return registry.promote(
         task, number, expected_generation=generation, actor=actor or whoami(), reason=reason, verdict=MANUAL
@@ -237,6 +259,22 @@ def rollback(place: Place, task: str, *, reason: str, actor: str = "") -> Live:
 def audit(place: Place) -> StoreAudit:
     """Checks that everything is present, whole and consistent; raises InputError that lists the problems."""
     return auditing.audit(place.open(), place.artefacts())
+
+
+def audit_of_budgets(
+    place: Place, budgets: Budgets, *, days: float, html: str = "", proposal: str = "", slack: float = 0.0
+) -> BudgetAudit:
+    """Judges every version by its team's budgets.
+
+    `html` names a page to write; `proposal` a new file of budgets, made from what is live with `slack` of room.
+    """
+    registry, store = place.open(), place.artefacts()
+    result = audit_budgets(registry, budgets, store, days=days)
+    if html:
+        Path(html).write_text(audit_page(result, _when(time.time())), encoding="utf-8")
+    if proposal:
+        propose(registry, store, Path(proposal), slack)
+    return result
 
 
 def gc(place: Place, *, keep: int, dry_run: bool = False, moved: bool = False) -> Collected:
@@ -327,5 +365,5 @@ def _when(at: float) -> str:
 
 def _short(value: Any) -> str:
     """Returns a cell of a table; a content id is cut."""
-    text = "-" if value is None else str(value)
+    text = "-" if value is None else one_line(str(value))
     return text[:19] + "..." if text.startswith("sha256:") else text

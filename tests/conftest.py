@@ -39,7 +39,7 @@ from tests.home import linked  # noqa: E402
 linked(Path(os.environ["TOPGRAFT_HOME"]))
 
 from tests.registry.postgres import Postgres, binaries, running  # noqa: E402
-from tests.tiny import make_tiny_backbone, write_config  # noqa: E402
+from tests.tiny import COMPACT, make_tiny_backbone, write_config  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,12 @@ def tiny(tiny_path: Path):
     from backbone.storage import load_backbone
 
     return load_backbone(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def compact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone folder: as `tiny_path`, of 4 blocks and lean in every way."""
+    return make_tiny_backbone(tmp_path_factory.mktemp("compact") / "backbone", spec=COMPACT)
 
 
 @pytest.fixture(scope="session")

@@ -222,6 +222,8 @@ def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
         elif kind == "csv":
             known = io.StringIO(Path("train.csv").read_text(encoding="utf-8"))
             assert next(csv.reader(io.StringIO(block))) == next(csv.reader(known))
+        elif kind == "toml":
+            Path("budgets.toml").write_text(block)
         elif kind == "json":
             decode(Envelope, json.loads(block))
         elif kind == "text":

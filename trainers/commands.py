@@ -9,6 +9,7 @@ from typing import Literal
 from backbone.console.options import argument, option
 from backbone.console.verbs import InPrecision, OfGraft, OnBackbone, Verb
 from backbone.errors import InputError
+from registry.budgets.place import UnderBudgets, budgets_for
 from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
@@ -83,15 +84,16 @@ class Precision(Overridden, Verb, verb="precision"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Scripted, Verb, verb="plan"):
+class Plan(Scripted, UnderBudgets, Verb, verb="plan"):
     workdir: str | None = option(None, "folder that keeps the prediction, for the run's report")
 
     def call(self) -> object:
         """Predicts the cost of a run before anything is trained."""
-        from trainers.plan import plan, table
+        from trainers.plan import Shown, plan
 
-        result = plan(self.load(TrainConfig), Path(self.workdir) if self.workdir else None, show=self.show)
-        return result if self.json else table(result)
+        config, workdir = self.load(TrainConfig), Path(self.workdir) if self.workdir else None
+        result = plan(config, workdir, show=self.show, budget=budgets_for(self.budgets).of(config.name))
+        return result if self.json else Shown(result)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,7 +176,8 @@ def _weights(graft: Graft) -> dict[str, Any]:
         for name, part in graft.backbone.params.items()
         if name != "pooler" or graft.model.head.pooling == "pooler"
     }
-    blocks = {number: block for number, block in backbone["blocks"].items() if int(number) < top}
+    used = {graft.backbone.spec.weights_key(block) for block in range(top)}
+    blocks = {key: block for key, block in backbone["blocks"].items() if key in used}
     scope = {} if graft.scope is None else graft.scope.arrays()
     return {"backbone": {**backbone, "blocks": blocks}, "graft": graft.params, "scope": scope}
 

@@ -1,19 +1,30 @@
-"""Scaled dot-product attention behind one function (Vaswani et al. 2017, equation 1).
+"""Scaled dot-product attention behind one function (Vaswani et al. 2017, equation 1), computed in one of three ways.
 
-The scores are normalised after the product with the values, (exp(s - max) V) / sum. The division then touches an
-array [T, D/H] instead of one [T, T]. Maximum, exponent and sum run in float32 whatever the inputs.
+    plain     scores [B,H,T,S] at once, and normalised after the product with the values: (exp(s - max) V) / sum. The
+              division then touches an array [T, D/H] instead of one [T, S].
+    blocked   over blocks of keys, for more than `PLAIN_KEYS` keys: memory grows with T, not with T S
+              (`backbone.network.blocked_attention`).
+    fused     cuDNN's kernel, for 16-bit states on an NVIDIA GPU of compute capability 8 or more.
+
+Maximum, exponent and sum run in float32 whatever the inputs. Up to `PLAIN_KEYS` keys, float32 states are computed in
+the plain way on every platform. Whatever is stored about rows of that length keeps its bits.
 
 Shapes: B rows, T tokens, S keys, H heads, D width.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
+from backbone.network.blocked_attention import Sight, blocked
+
 Array = jax.Array
+
+PLAIN_KEYS = 512  # most published encoders read no more tokens
 
 
 def attention(
@@ -31,18 +42,53 @@ def attention(
     batch, tokens, width = q.shape
     depth = width // heads
     q, k, v = (t.reshape(t.shape[0], t.shape[1], heads, depth) for t in (q, k, v))
-    prepended = k.shape[1] - mask.shape[1]
-    visible = jnp.pad(mask, ((0, 0), (prepended, 0)), constant_values=True)[:, None, None, :]
-    if 0 < window < tokens - 1:
-        distance = jnp.arange(tokens)[:, None] - (jnp.arange(k.shape[1]) - prepended)
-        visible &= (jnp.abs(distance) <= window) | (jnp.arange(k.shape[1]) < prepended)
-    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) / math.sqrt(depth)
-    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+    keys, prepended = k.shape[1], k.shape[1] - mask.shape[1]
+    sight = Sight(tokens, prepended, window if 0 < window < tokens - 1 else 0)
+    visible = jnp.pad(mask, ((0, 0), (prepended, 0)), constant_values=True)
+    otherwise = functools.partial(_plain if keys <= PLAIN_KEYS else blocked, sight=sight)
+    if fits_cudnn(q, k):
+        fused = functools.partial(_fused, sight=sight)
+        mixed = jax.lax.platform_dependent(q, k, v, visible, cuda=fused, default=otherwise)
+    else:
+        mixed = otherwise(q, k, v, visible)
+    return mixed.reshape(batch, tokens, width)
+
+
+def _plain(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight) -> Array:
+    """Computes attention from q [B,T,H,D/H] to k, v [B,S,H,D/H] with `visible` bool [B,S]: [B,T,H,D/H]."""
+    seen = sight.of(visible, jnp.arange(k.shape[1]))
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
+    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1)  # [B,H,T]
     mixed = jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     mixed = mixed / total.transpose(0, 2, 1)[..., None]
-    return mixed.astype(q.dtype).reshape(batch, tokens, width)
+    return mixed.astype(q.dtype)
+
+
+def _fused(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight) -> Array:
+    """Computes the same by cuDNN's kernel, which takes no scores to memory."""
+    seen = sight.of(visible, jnp.arange(k.shape[1]))
+    seen = jnp.broadcast_to(seen, (len(q), 1, q.shape[1], k.shape[1]))
+    return jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="cudnn")
+
+
+def fits_cudnn(q: Array, k: Array) -> bool:
+    """Returns whether cuDNN's kernel takes q [B,T,H,D/H] and k [B,S,H,D/H], and its gradient, on this machine."""
+    even = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0
+    depth = q.shape[-1]
+    return q.dtype in (jnp.bfloat16, jnp.float16) and even and depth % 8 == 0 and depth <= 128 and has_cudnn()
+
+
+@functools.cache
+def has_cudnn() -> bool:
+    """Returns whether jax runs on an NVIDIA GPU here whose compute capability is 8 or more.
+
+    jax asks cuDNN for its version when it traces the call. A program for CUDA that is lowered on another machine
+    therefore holds the plain or the blocked way.
+    """
+    device = jax.local_devices()[0]
+    return "cuda" in device.client.platform_version and float(getattr(device, "compute_capability", 0)) >= 8
 
 
 def rotate(x: Array, heads: int, theta: float) -> Array:

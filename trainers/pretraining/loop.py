@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adapters.block_counts import block_backward, block_forward
+from adapters.block_counts import block_backward, block_forward, embedding_forward
 from backbone.errors import InputError
 from backbone.trees import Params
 from metering.counts import Count
@@ -151,7 +151,8 @@ class BackboneTask(Trainable):
         """Returns the counted work of one micro-batch."""
         spec, rows, tokens = self.material.network.spec, self.config.batch_size, self.material.tokens
         block = block_forward(spec, rows, tokens) + block_backward(spec, rows, tokens, weights=True)
-        return spec.blocks * block + 3 * self.config.objective.head_cost(self.material, rows)
+        ends = embedding_forward(spec, rows, tokens) + self.config.objective.head_cost(self.material, rows)
+        return spec.blocks * block + 3 * ends
 
 
 def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:

@@ -22,9 +22,11 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Probe
 from backbone.buckets import TokenRow
 from backbone.cache import row_key
-from backbone.precisions.precision import FLOAT32, Precision
+from backbone.network.stored import Stored
+from backbone.precisions.precision import FLOAT32, Precision, precision_named
 from backbone.precisions.record import Measured
 from backbone.storage import Backbone, in_precision
+from backbone.trees import flatten, map_leaves, unflatten
 from backbone.variants.registered import variants
 from trainers.data.batches import Examples, part_of
 from trainers.fitting.linear_head import cross_fitted_logits
@@ -55,9 +57,13 @@ class Calibration:
 
 
 def measure(
-    backbone: Backbone, calibration: Calibration | None = None, shapes: Sequence[tuple[int, int]] = SHAPES
+    backbone: Backbone,
+    calibration: Calibration | None = None,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+    *,
+    for_speed: bool = False,
 ) -> tuple[Measured, ...]:
-    """Measures every precision beside float32; `backbone` is in float32.
+    """Measures every precision beside float32, or those alone that are made for speed; `backbone` is in float32.
 
     A score is computed only where it decides: for a precision that changes the states and is faster than all that do
     not.
@@ -65,7 +71,7 @@ def measure(
     model = calibration.model if calibration else GraftModel(backbone.network, (Probe(),), Classification(), ("0", "1"))
     rows = calibration.rows.rows[:COMPARED] if calibration else made_up(backbone)
     plain, measured = _features(model, backbone, rows), []
-    for tag in (tag for tag in variants(Precision) if tag != FLOAT32):
+    for tag in (tag for tag, kind in variants(Precision).items() if tag != FLOAT32 and (kind.faster or not for_speed)):
         other = in_precision(backbone, tag)
         speed, cosine = _speed(backbone, other, shapes), _cosine(plain, _features(model, other, rows))
         measured.append(Measured(tag, round(speed, 3), _bytes(other), round(cosine, 6)))
@@ -92,6 +98,28 @@ def choose(measured: Sequence[Measured]) -> tuple[str, str]:
         if one.lost is not None and one.noise is not None and one.lost + one.noise <= MAX_LOST:
             return one.precision, f"{one.speed:.2f} times as fast as float32, and a probe loses {one.lost:.4f}"
     return FLOAT32, f"no other precision is {MIN_SPEED} times as fast on this machine and keeps the score"
+
+
+@dataclass(frozen=True)
+class SiteError:
+    """The error of one stored kernel or table."""
+
+    precision: str
+    site: str  # path of the parameter; blocks that share weights have one
+    error: float  # ||Q(W) - W|| / ||W||, Frobenius
+
+
+def site_errors(backbone: Backbone) -> tuple[SiteError, ...]:
+    """Returns the error of every stored kernel and table in every precision; `backbone` is in float32."""
+    plain, errors = flatten(map_leaves(np.asarray, backbone.params)), []
+    for tag in (tag for tag in variants(Precision) if tag != FLOAT32):
+        for path, leaf in flatten(precision_named(tag).prepare(unflatten(plain))).items():
+            if leaf is not plain[path]:
+                values = leaf.dense() if isinstance(leaf, Stored) else leaf
+                size = max(float(np.linalg.norm(plain[path])), 1e-30)
+                error = float(np.linalg.norm(np.asarray(values, np.float32) - plain[path])) / size
+                errors.append(SiteError(tag, path, round(error, 6)))
+    return tuple(errors)
 
 
 def made_up(backbone: Backbone) -> list[TokenRow]:

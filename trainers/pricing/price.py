@@ -50,7 +50,13 @@ class Price:
     full_tuning_seconds: float  # steps with every weight live, by FLOPs at the measured rate of this plan
     adapters_everywhere_seconds: float  # steps with the same adapters in every block, all epochs
     climb: ClimbRange | None = None  # range of a climb; None for a fixed plan
-    limits: tuple[Limit, ...] = ()  # every limit of config.target, beside the prediction where there is one
+    limits: tuple[Limit, ...] = ()  # every limit of target and budget, beside the prediction where there is one
+    over_budget: tuple[str, ...] = ()  # names of the budget's limits that the prediction breaks, with file and line
+
+    @property
+    def exit_status(self) -> int:
+        """Returns the exit status of the command: 10 for a run over its team's budget."""
+        return 10 if self.over_budget else 0
 
 
 def price(config: TrainConfig, run: Run) -> Price:
@@ -129,11 +135,11 @@ def _total(
         full_tuning_seconds=full.flops / rate,
         adapters_everywhere_seconds=adapters.flops / rate,
         climb=climb,
-        limits=tuple(_limits(config.target, cpu)),
+        limits=tuple(limits_of(config.target, cpu)),
     )
 
 
-def _limits(target: Target, cpu_seconds: float) -> Iterator[Limit]:
+def limits_of(target: Target, cpu_seconds: float) -> Iterator[Limit]:
     """Yields the target's limits. What only a trained graft can show is named, without a figure."""
     if target.max_cpu_seconds:
         yield Limit("target.max_cpu_seconds", cpu_seconds, target.max_cpu_seconds, "predicted CPU seconds")

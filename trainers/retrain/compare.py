@@ -17,17 +17,19 @@ from adapters.specs import Head, Probe
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from metering.window import Cost
+from registry.budgets.budget import Budget
 from trainers.config import TrainConfig
 from trainers.data.batches import Examples, part_of
 from trainers.data.examples import load_data
 from trainers.fitting.features import logits_of_rows, open_cache
 from trainers.inputs import only_rows, prepare
+from trainers.retrain.budgeted import budgeted
 from trainers.retrain.diagnose import MIN_ROWS, NOTABLE, added
 from trainers.retrain.gate import PairedLogits, in_labels, judge, majority_logits
 from trainers.retrain.lineage import Check, GateReport, RowDrift
 from trainers.retrain.rows import Rows, SplitRows
 from trainers.runs.run import Run
-from trainers.scoring.predicting import latency, peak_bytes
+from trainers.scoring.predicting import latencies, latency, peak_bytes
 
 MAX_EMBEDDED = 2000  # rows of a side whose embeddings are compared
 
@@ -47,10 +49,12 @@ def trial(
     rows: Rows,
     before: Rows | None,
     train_cost: Cost | None,
+    budget: Budget,
 ) -> tuple[GateReport, RowDrift]:
     """Returns the gate's report, and the drift of the frozen backbone's embeddings where they are cached.
 
-    `rows` are the present ones, `before` those of the champion.
+    `rows` are the present ones, `before` those of the champion. The narrowest of the config's target and the task's
+    `budget` holds.
     """
     ready_to_compute()
     split = "gate" if "gate" in rows else "dev"
@@ -79,9 +83,10 @@ def trial(
     sides = PairedLogits(model, examples, logits, _other_logits(config, graft, other, train, examples, split, model))
     majority = majority_logits(model, train, len(examples))
     first = champion is None or config.retrain.gate.first != "beats_majority"
+    narrowed = budget.narrowed(config.target)
     report = judge(
         config.retrain.gate,
-        config.target,
+        narrowed.target,
         config.metric,
         sides,
         champion=champion.version if champion else None,
@@ -91,6 +96,7 @@ def trial(
         peak_bytes=lambda: peak_bytes(graft, examples.rows),
         latency_ms=lambda: latency(graft, examples.rows),
         majority=None if first else PairedLogits(model, examples, logits, majority),
+        budgeted=budgeted(budget, narrowed.names, train_cost, lambda: latencies(graft, examples.rows)),
         unseen={name: other is not None and name in numbered(other.model.labels) for name in unseen},
     )
     return report, _embedding_drift(config, graft, train, before, rows)

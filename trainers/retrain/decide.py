@@ -10,12 +10,13 @@ come from the plan, whose steps are timed where somebody asks for a price.
 
 from __future__ import annotations
 
-import itertools
-import statistics
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from adapters.artefact.manifest import Manifest
 from adapters.specs import Probe
@@ -29,6 +30,8 @@ from trainers.retrain.lineage import PriceEstimate
 Action = Literal["head", "warm", "scratch"]
 TOP_BLOCKS = 2  # live blocks of a warm start
 HISTORY = 5  # newest runs of a kind that predict the next
+USUAL = (0.2, 0.2)  # exponents of rows and of changed rows in a run's seconds, where history tells none
+PULL = 1.0  # weight of the usual exponents, in squared logarithms of sizes
 
 
 @dataclass(frozen=True)
@@ -78,38 +81,57 @@ def warm_stages(plan: Plan) -> str | tuple[Stage, ...]:
     return (Stage(f"-{plan.schedule.warm_blocks(TOP_BLOCKS)}:"),)
 
 
-def from_history(runs: Sequence[Run], action: Action, rows: int) -> PriceEstimate | None:
+def from_history(runs: Sequence[Run], action: Action, rows: int, changed: int) -> PriceEstimate | None:
     """Predicts the cost of the whole verb from earlier runs of this kind; None without one.
 
-    Runs of former versions recorded their training alone.
+    `rows` are those to train on, `changed` those that differ from the live version's. Former versions recorded the
+    training alone, and no count of changed rows; they are read where there is nothing newer.
     """
     known = [
-        (run.detail["train_rows"], run.detail.get("verb_cpu_seconds") or run.detail["cpu_seconds"])
+        run.detail
         for run in runs
         if run.detail.get("action") == action and run.detail.get("cpu_seconds") and run.detail.get("train_rows")
-    ][:HISTORY]
+    ]
+    newer = [detail for detail in known if detail.get("changed_rows")]
+    known = (newer or known)[:HISTORY]
     if not known:
         return None
-    constant, per_row = line_through(known)
-    seconds = constant + per_row * rows
+    sizes = [(detail["train_rows"], detail.get("changed_rows", 1)) for detail in known]
+    seconds = [detail.get("verb_cpu_seconds") or detail["cpu_seconds"] for detail in known]
+    predicted = scaled(sizes, seconds, (rows, max(1, changed) if newer else 1))
     source = f"{len(known)} earlier runs of kind {action}"
-    return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
+    return PriceEstimate(round(predicted, 2), modelled(predicted).rounded(), source)
 
 
-def line_through(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Returns the constant and the slope of a line through (rows, seconds), neither of them negative.
+def scaled(sizes: Sequence[tuple[int, int]], seconds: Sequence[float], size: tuple[int, int]) -> float:
+    """Predicts the seconds of a run of `size`, (rows, changed rows), from runs of other sizes.
 
-    The slope is the median over pairs of points (Theil 1950, Sen 1968). Points of equal rows say nothing about it, so
-    the cost is then taken as proportional to the rows.
+    The logarithm of the seconds is linear in those of rows and changed rows: a ridge regression towards the exponents
+    of `USUAL`, which few runs move little (Hoerl and Kennard 1970). No exponent lies outside 0..1: more rows are not
+    cheaper, and twice the rows cost at most twice as much.
     """
-    slopes = [(b - a) / (m - n) for (n, a), (m, b) in itertools.combinations(points, 2) if n != m]
-    proportional = statistics.median(seconds / rows for rows, seconds in points)
-    slope = min(max(statistics.median(slopes), 0.0), proportional) if slopes else proportional
-    return max(statistics.median(seconds - slope * rows for rows, seconds in points), 0.0), slope
+    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(seconds, float))
+    centred = x - x.mean(axis=0)
+    gram = centred.T @ centred + PULL * np.eye(2)
+    exponents = np.clip(np.linalg.solve(gram, centred.T @ (y - y.mean()) + PULL * np.asarray(USUAL)), 0.0, 1.0)
+    from_mean = np.log(np.asarray(size, float)) - x.mean(axis=0)
+    return math.exp(float(y.mean() + from_mean @ exponents))
 
 
-def from_plan(decision: Decision, missing: float) -> PriceEstimate:
-    """Predicts the cost by the plan's timed steps; `missing` is the share of rows whose states no cache has."""
+def beside_training(runs: Sequence[Run]) -> float:
+    """Returns the CPU seconds that the newest run of any kind took beside its training; 0.0 where none tells."""
+    for run in runs:
+        whole, training = run.detail.get("verb_cpu_seconds"), run.detail.get("cpu_seconds")
+        if whole and training:
+            return max(0.0, float(whole) - float(training))
+    return 0.0
+
+
+def from_plan(decision: Decision, missing: float, beside: float = 0.0) -> PriceEstimate:
+    """Predicts the cost by the plan's timed steps, and `beside` seconds of the verb that no step has.
+
+    `missing` is the share of rows whose states no cache has.
+    """
     from trainers.pricing.price import price
     from trainers.runs.run import Run
 
@@ -122,7 +144,7 @@ def from_plan(decision: Decision, missing: float) -> PriceEstimate:
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     result = price(config, Run(Path()))
     over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)
-    seconds = result.cpu_seconds - (1 - missing) * over_rows
+    seconds = result.cpu_seconds - (1 - missing) * over_rows + beside
     source = f"the plan: {', '.join(stage.live for stage in result.stages)} live, steps timed on this machine"
     return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
 

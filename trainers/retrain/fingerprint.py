@@ -85,6 +85,17 @@ class Taken:
         """Returns the fingerprint to compare with one of `scheme`."""
         return self.former.get(scheme, self.fingerprint)
 
+    def judged_by(self, budget: str) -> Taken:
+        """Returns the fingerprint with the digest of a budget among the bars that a candidate must pass."""
+        if not budget:
+            return self
+
+        def under(one: Fingerprint) -> Fingerprint:
+            return replace(one, gate=digest([one.gate, budget]))
+
+        former = {scheme: under(one) for scheme, one in self.former.items()}
+        return replace(self, fingerprint=under(self.fingerprint), former=former)
+
     def gives(self, stored: Fingerprint) -> bool:
         """Returns whether training would give again the graft of the fingerprint `stored`."""
         return stored.same_training(self.in_scheme(stored.scheme))

@@ -24,6 +24,7 @@ from metering.window import Cost, platform
 from trainers.config import Target
 from trainers.config.retrain import Gate
 from trainers.data.batches import Examples
+from trainers.retrain.budgeted import Budgeted
 from trainers.retrain.lineage import Check, GateReport, Verdict
 from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 from trainers.scoring.examine import LENGTHS
@@ -31,6 +32,7 @@ from trainers.scoring.metrics import gather
 
 RESAMPLES = 500  # draws of the held-out rows
 MIN_OF_LABEL = 10  # held-out rows of a label from which on its own score is checked
+NO_BUDGET = Budgeted()
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ def judge(
     latency_ms: Callable[[], float],
     unseen: Mapping[str, bool] = MappingProxyType({}),
     majority: PairedLogits | None = None,
+    budgeted: Budgeted = NO_BUDGET,
 ) -> GateReport:
-    """Judges by every rule of the gate and of the target; `target.min_score` is a limit on `metric`.
+    """Judges by every rule of the gate, the target and the budget; `target.min_score` is a limit on `metric`.
 
     `train` is the cost of the candidate's training. For the first version `sides.champion` is the majority label.
     `unseen` are the labels of held-out rows that the candidate's training lacks, and whether the champion knows each.
@@ -136,13 +139,15 @@ def judge(
         checks.append(_beats(gate, sides, slices["all rows"]))
     checks += _bounds(gate, sides, slices, compared=champion is not None)
     if target.min_score:
-        checks.append(_at_least(gate, sides, "target.min_score", slices["all rows"], metric, target.min_score))
+        name = budgeted.shown("min_score")
+        checks.append(_at_least(gate, sides, name, slices["all rows"], metric, target.min_score))
+    checks += [_at_least(gate, sides, f.name, slices["all rows"], f.metric, f.value) for f in budgeted.floors]
     peak = peak_bytes() if target.max_memory_mb else None
     limits = [
         *costs_of_training(target, train.cpu_seconds if train else None, train.joules if train else None),
         *costs_of_predicting(target, peak, latency_ms, platform()),
     ]
-    checks += [_limit_check(limit) for limit in limits]
+    checks += [_limit_check(limit) for limit in (*map(budgeted.sourced, limits), *budgeted.further())]
     checks += [_without_evidence(name, len(slices[f"label {name}"]), known) for name, known in unseen.items()]
     if not any(check.decides for check in checks):
         checks.append(Check("first", "NO_EVIDENCE", None, 0.0, 0, "gate.first=bounds, and nothing is asked for"))

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from trainers.config import TrainConfig
-from trainers.retrain.decide import Decision, from_history, from_plan, unpriced
+from trainers.retrain.decide import Decision, beside_training, from_history, from_plan, unpriced
 from trainers.retrain.diagnose import Diagnosis, added
 from trainers.retrain.fingerprint import Taken
 from trainers.retrain.history import Known
@@ -45,14 +45,15 @@ def price(
 
     `old` rows are the champion's.
     """
-    if predicted := from_history(before.runs, decision.action, diagnosis.rows.get("train", 0)):
+    trained = diagnosis.rows.get("train", 0)
+    if predicted := from_history(before.runs, decision.action, trained, diagnosis.changed_everywhere):
         return predicted
     if options.max_price is None and not options.dry_run:
         return unpriced()
     missing = 1.0
     if old and "train" in old and "train" in rows:
         missing = float(np.mean(added(old["train"], rows["train"])))
-    return from_plan(decision, missing)
+    return from_plan(decision, missing, beside_training(before.runs))
 
 
 def by_price(predicted: PriceEstimate, max_price: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from backbone.console.options import check, option
 from metering.cost import CostRecord
+from registry.budgets.place import UnderBudgets
 from registry.place import Place
 from trainers.config.load import Scripted
 from trainers.retrain.lineage import ChangeReport, GateReport, NotReached, PriceEstimate
@@ -21,7 +22,7 @@ OnStep = Callable[[Step], object]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(UnderBudgets):
     """The manner of a run; no field changes what it would train."""
 
     dry_run: bool = option(False, "only say what would be done, and what it would cost")

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from metering.window import cpu_seconds
+from registry.budgets.budget import Budget
 from registry.database import Registry
 from registry.entries import Lease, LeaseHeld, require_task
 from registry.leases import Heartbeat, heartbeat
@@ -42,10 +43,11 @@ def retrain(
     options: Options,
     on_step: OnStep = lambda step: None,
     now: Taken | None = None,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
 
-    `now` is the fingerprint, if the caller has taken it already.
+    `now` is the fingerprint, if the caller has taken it already. The gate checks the limits of `budget` too.
 
     Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
     the task, and Unavailable if the registry or the store does not answer.
@@ -55,22 +57,23 @@ def retrain(
     on_step("fingerprint")
     before = known(registry, task)
     kept = keeping(config, before.fingerprint)
-    now = now or take(kept, before.fingerprint)
+    limits = budget or Budget(task)
+    now = (now or take(kept, before.fingerprint)).judged_by(limits.key)
     if nothing := _nothing(registry, task, before, now, options):
         return nothing
     from adapters.machine import require_known_answers  # a run with nothing to do needs none of it
 
     require_known_answers()
     if options.dry_run:
-        work = Work(kept, registry, store, options, on_step, before, now, None)
+        work = Work(kept, registry, store, options, on_step, before, now, None, limits)
         return replace(work.dry(), seconds=round(time.monotonic() - started, 3))
     with _leased(registry, task, options) as beat:
         before = known(registry, task)  # another run may have ended meanwhile
         kept = keeping(config, before.fingerprint)
-        now = take(kept, before.fingerprint)
+        now = take(kept, before.fingerprint).judged_by(limits.key)
         if nothing := _nothing(registry, task, before, now, options):
             return nothing
-        work = Work(kept, registry, store, options, on_step, before, now, beat, cpu_before)
+        work = Work(kept, registry, store, options, on_step, before, now, beat, limits, cpu_before)
         outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
     on_step("done")
     return outcome

@@ -17,6 +17,7 @@ from backbone.errors import InputError
 from backbone.records import digest, encode
 from metering.cost import CostRecord
 from metering.window import cpu_seconds
+from registry.budgets.budget import Budget
 from registry.database import Registry
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
@@ -71,6 +72,7 @@ class Work:
     before: Known
     taken: Taken
     beat: Heartbeat | None
+    budget: Budget
     cpu_before: float = 0.0  # CPU seconds of the process when the verb began
 
     def __post_init__(self) -> None:
@@ -132,6 +134,7 @@ class Work:
             "cpu_seconds": cpu,
             "verb_cpu_seconds": outcome.cpu_seconds,
             "train_rows": diagnosis.rows.get("train", 0),
+            "changed_rows": diagnosis.changed_everywhere,
         }
         detail |= {"generation": self.before.generation, "reason": outcome.reason, "predicted": encode(predicted)}
         self._finish("promoted" if outcome.promoted else outcome.verdict, detail)
@@ -337,6 +340,7 @@ class Work:
                 self.rows,
                 old,
                 candidate.cost,
+                self.budget,
             )
             diagnosis = replace(diagnosis, drift=(*(d for d in diagnosis.drift if d.what != "embeddings"), drift))
             self.on_step("publish")
@@ -389,6 +393,7 @@ class Work:
             "measured": encode(measured),
             "rows_computed": candidate.rows_computed,
             "gate": encode(report),
+            "metric": self.config.metric,
             "run_id": self.run_id,
         }
         parent = self.before.live.version if self.before.live else None

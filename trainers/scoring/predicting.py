@@ -12,6 +12,7 @@ from backbone.buckets import TokenRow
 from metering.window import window
 
 MEASURED = 256  # rows whose prediction shows the memory that it takes
+STREAMED = 300  # predictions one after another whose percentiles are latencies
 TIMED = 20  # predictions whose median is the latency
 
 
@@ -25,6 +26,23 @@ def latency(graft: Graft, rows: Sequence[TokenRow]) -> float:
         graft.logits_of_rows([row])
         spent.append(1e3 * (time.perf_counter() - start))
     return float(np.median(spent))
+
+
+def latencies(graft: Graft, rows: Sequence[TokenRow]) -> np.ndarray:
+    """Returns the milliseconds of `STREAMED` predictions, float [N]: rows of all lengths, one after another.
+
+    Each length was compiled before. This is MLPerf's single-stream scenario: a query starts when the last one ended.
+    """
+    draw = np.random.default_rng(0)
+    chosen = [rows[i] for i in draw.integers(0, len(rows), STREAMED)]
+    for row in {len(row): row for row in chosen}.values():
+        graft.logits_of_rows([row])
+    spent = []
+    for row in chosen:
+        start = time.perf_counter()
+        graft.logits_of_rows([row])
+        spent.append(1e3 * (time.perf_counter() - start))
+    return np.array(spent)
 
 
 def peak_bytes(graft: Graft, rows: Sequence[TokenRow]) -> int | None:

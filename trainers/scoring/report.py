@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import math
@@ -13,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from backbone.console.page import COLOURS, document, esc, plot, table
 from metering.cost import CostRecord
 from metering.energy import Joules
 from trainers.config import ClimbStep
@@ -23,17 +23,6 @@ from trainers.scoring.examine import Examined
 
 log = logging.getLogger(__name__)
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #eee } th { color: #666; font-weight: 500 }
-td:first-child, th:first-child { text-align: left }
-svg { background: #fafafa } svg text { font: 11px system-ui; fill: #555 }
-pre { background: #f5f5f5; padding: .6rem; overflow-x: auto }
-.note { color: #666 }
-"""
-COLOURS = ("#2a7f4f", "#b5651d", "#3b6ea5", "#8e44ad")
 LARGEST_MATRIX = 30  # classes shown as a matrix; with more, the pairs confused most often
 PAIRS = 15
 CURVES = ("train/loss", "dev/loss", "dev/accuracy", "dev/pearson", "dev/entity_f1")
@@ -72,35 +61,23 @@ def write_report(
             parts += [f"<h2>{esc(split)}: confusion</h2>", _confusion(np.array(score.confusion), labels)]
     parts += [
         "<h2>Environment</h2>",
-        _table(("", ""), [(name, value) for name, value in environment.items() if name != "blocks"]),
+        table(("", ""), [(name, value) for name, value in environment.items() if name != "blocks"]),
         f"<pre>{esc(' '.join(sys.argv))}</pre>",
     ]
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{esc(environment['name'])}</title>"
     path = workdir / "report.html"
-    path.write_text(f"{page}<style>{STYLE}</style><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    path.write_text(document(environment["name"], parts), encoding="utf-8")
     return path
-
-
-def esc(value: Any) -> str:
-    """Returns a value as HTML text; floats with four digits."""
-    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    top = "".join(f"<th>{esc(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
 
 
 def _scores(metrics: Mapping[str, Mapping[str, float]]) -> str:
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    return _table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
+    return table(("", *names), [(k, *(values.get(n, "") for n in names)) for k, values in metrics.items()])
 
 
 def _estimates(estimates: Sequence[Estimate]) -> str:
     """Returns the table of the config's metric with intervals."""
     rows = [(one.split, one.metric, one.value, one.low, one.high, one.rows, one.how) for one in estimates]
-    return _table(("rows of", "metric", "value", "95 % from", "to", "rows", "measured"), rows)
+    return table(("rows of", "metric", "value", "95 % from", "to", "rows", "measured"), rows)
 
 
 def _climb(steps: Sequence[ClimbRecord]) -> str:
@@ -111,7 +88,7 @@ def _climb(steps: Sequence[ClimbRecord]) -> str:
         for s in steps
     ]  # fmt: skip
     head = ("step", "development score", "gain over what was kept", "noise", "", "wall s", "CPU s")
-    return _table(head, rows) + "<p class=note>The last step that was kept is the graft.</p>"
+    return table(head, rows) + "<p class=note>The last step that was kept is the graft.</p>"
 
 
 def _known(value: float | None) -> float | str:
@@ -131,36 +108,6 @@ def _curves(workdir: Path) -> str:
             title = "" if folder == workdir else f"<h3>{esc(folder.name)}</h3>"
             drawn.append(title + plot(series, "optimiser micro-batches"))
     return "".join(drawn) or "<p class=note>Nothing was trained step by step.</p>"
-
-
-def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest: float = 0.0) -> str:
-    """Draws lines over a shared x axis, as SVG that can stand alone; y starts at `lowest`."""
-    width, height, left, bottom, right, top = 720, 260, 48, 34, 12, 12
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
-    low, high, peak = min(xs), max(xs), max([*ys, 1e-9])
-
-    def at(x: float, y: float) -> str:
-        across = left + (width - left - right) * (x - low) / max(1e-9, high - low)
-        return f"{across:.1f},{height - bottom - (height - bottom - top) * (y - lowest) / max(1e-9, peak - lowest):.1f}"
-
-    lines = [
-        f'<line x1="{left}" y1="{height - bottom}" x2="{width - right}" y2="{height - bottom}" stroke="#ccc"/>',
-        f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{esc(label)}: {esc(low)} to {esc(high)}</text>',
-        f'<text x="4" y="{top + 8}">{esc(float(peak))}</text><text x="4" y="{height - bottom}">{esc(lowest)}</text>',
-    ]
-    legend = left
-    for i, (name, points) in enumerate(series.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        path = " ".join(at(x, y) for x, y in points)
-        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        lines += [
-            f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="2" fill="{colour}"/>' for p in path.split()[-1:]
-        ]
-        lines.append(f'<text x="{legend}" y="{height - 6}" style="fill:{colour}">{esc(name)}</text>')
-        legend += 18 + 6 * len(name)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img"'
-    return f'{head} font-family="sans-serif" font-size="11">{"".join(lines)}</svg>'
 
 
 def _timeline(stages: Sequence[StageRecord], blocks: int) -> str:
@@ -184,7 +131,7 @@ def _timeline(stages: Sequence[StageRecord], blocks: int) -> str:
         (i + 1, s.boundary, s.steps, s.wall_seconds, s.cpu_seconds, (s.flops or 0.0) / 1e9, *_joules(s.joules))
         for i, s in enumerate(stages)
     ]
-    return picture + note + _table(head, rows)
+    return picture + note + table(head, rows)
 
 
 def _joules(joules: Joules) -> tuple[str, str]:
@@ -216,7 +163,7 @@ def _predicted(plan: Path, stages: Sequence[StageRecord]) -> str:
         log.warning("%s", reason)
         return f"<p class=note>No prediction: {esc(reason)}</p>"
     head = ("stage", "live", "steps s", "predicted s", "measured s", "predicted CPU s", "measured CPU s", "of CPU s")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _costs(costs: Mapping[str, CostRecord]) -> str:
@@ -225,7 +172,7 @@ def _costs(costs: Mapping[str, CostRecord]) -> str:
     for name, cost in costs.items():
         peak = "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:.0f}"
         rows.append((name, cost.wall_seconds, cost.cpu_seconds, peak, *_joules(cost.joules)))
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _confusion(counts: np.ndarray, labels: Sequence[str]) -> str:
@@ -233,7 +180,7 @@ def _confusion(counts: np.ndarray, labels: Sequence[str]) -> str:
     np.fill_diagonal(wrong, 0)
     pairs = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable"), wrong.shape))[0][:PAIRS]
     rows = [(labels[t], labels[p], int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
-    mistakes = _table(("truth", "predicted as", "rows"), rows) if rows else "<p class=note>No mistake.</p>"
+    mistakes = table(("truth", "predicted as", "rows"), rows) if rows else "<p class=note>No mistake.</p>"
     if len(labels) > LARGEST_MATRIX:
         return mistakes
     cells = []

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from backbone.console.page import STYLE
 from backbone.records import encode
-from trainers.scoring.report import STYLE
 from trainers.search.result import SearchResult
 
 TEMPLATE = Path(__file__).parent / "page.html"

@@ -214,7 +214,7 @@ def uniform(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
 
 def lengths(backbone: Backbone, site: Site) -> np.ndarray:
     """Returns ||W|| of each output unit, float32 [O]."""
-    node, part = site_weights(backbone.params["blocks"][str(site.block)], site)
+    node, part = site_weights(backbone.network.block_weights(backbone.params, site.block), site)
     return np.asarray(np.linalg.norm(np.asarray(dense(node["kernel"]))[:, part], axis=0))
 
 
@@ -235,7 +235,7 @@ def _biases(folder: Folder, layer: Layer, scale: float, left: Tensors, backbone:
         if bias.shape != (layer.outputs,):
             raise InputError(f"{folder.path / WEIGHTS}: {layer.name}.{name}: {bias.shape}, expected {layer.outputs}")
         for site, part in zip(layer.sites, layer.parts(bias), strict=True):
-            node, columns = site_weights(backbone.params["blocks"][str(site.block)], site)
+            node, columns = site_weights(backbone.network.block_weights(backbone.params, site.block), site)
             added = part - np.asarray(node["bias"], np.float32)[columns] if name == OWN_BIAS else scale * part
             parts[site] = (parts.get(site, 0) + added).astype(np.float32)
     return parts

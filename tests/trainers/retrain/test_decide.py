@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +11,7 @@ from adapters.specs import Bias, Classification, Lora, Probe
 from tests.grafts import manifest
 from trainers.config import Plan, TrainConfig
 from trainers.config.retrain import Retrain
-from trainers.retrain.decide import decide, from_history, line_through
+from trainers.retrain.decide import beside_training, decide, from_history, scaled
 from trainers.retrain.diagnose import Diagnosis
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.lineage import Changes
@@ -62,36 +62,51 @@ def test_attention_is_never_fitted_to_cached_means_and_extra_methods_do_not_stan
     assert decide(config, FINGER, FINGER, manifest(Probe()), diagnosis(1, 100)).config.methods == (Probe(),)
 
 
-def test_history_predicts_by_rows():
-    class Told:
-        def __init__(self, action, seconds, rows):
-            self.detail = MappingProxyType({"action": action, "cpu_seconds": seconds, "train_rows": rows})
-
-    runs = [Told("head", 10.0, 100), Told("warm", 90.0, 100), Told("head", 30.0, 100), Told("head", None, 100)]
-    found = from_history(runs, "head", 50)  # type: ignore[arg-type]
-    assert found is not None
-    assert found.cpu_seconds == pytest.approx(0.2 * 50)
-    assert from_history(runs, "scratch", 50) is None  # type: ignore[arg-type]
+def run_of(action, seconds, rows, changed=None, verb=None):
+    detail = {"action": action, "cpu_seconds": seconds, "train_rows": rows, "changed_rows": changed}
+    return SimpleNamespace(detail=detail | ({} if verb is None else {"verb_cpu_seconds": verb}))
 
 
-def test_history_holds_the_whole_verb_and_its_constant_part():
-    def run(rows, training, verb=None):
-        detail = {"action": "head", "cpu_seconds": training, "train_rows": rows}
-        return SimpleNamespace(detail=detail | ({} if verb is None else {"verb_cpu_seconds": verb}))
+def predicted(runs, action, rows, changed):
+    price = from_history(runs, action, rows, changed)
+    assert price is not None
+    return price.cpu_seconds
 
-    runs = [run(1000, 4.0, 14.0), run(2000, 8.0, 18.0), run(3000, 12.0, 22.0)]
-    found = from_history(runs, "head", 2500)  # type: ignore[arg-type]
-    assert found is not None
-    assert found.cpu_seconds == pytest.approx(10 + 0.004 * 2500)
-    assert line_through([(1000, 14.0), (1000, 16.0)]) == (0.0, pytest.approx(0.015)), "nothing tells the constant"
-    assert line_through([(1000, 20.0), (2000, 10.0)]) == (pytest.approx(15.0), 0.0), "more rows are not cheaper"
-    steep = line_through([(1000, 5.0), (2000, 20.0)])
-    assert steep == (pytest.approx(1.25), pytest.approx(0.0075)), "the slope is not more than seconds by rows"
-    before = [run(rows, rows * 0.3) for rows in (1000, 2000, 3000, 4000, 5000)]
-    found = from_history([*runs, *runs[:2], *before], "head", 2500)  # type: ignore[arg-type]
-    assert found is not None
-    assert found.cpu_seconds == pytest.approx(10 + 0.004 * 2500), "the newest five"
-    assert found.source == "5 earlier runs of kind head"
-    found = from_history([run(100, 10.0)], "head", 50)  # type: ignore[arg-type]
-    assert found is not None
-    assert found.cpu_seconds == pytest.approx(5.0), "a former version recorded the training alone"
+
+def test_history_predicts_by_rows_and_by_changed_rows():
+    runs = [run_of("head", 10.0, 1000, 50), run_of("warm", 90.0, 1000, 50), run_of("head", None, 1000, 50)]
+    assert predicted(runs, "head", 1000, 50) == pytest.approx(10.0), "the same run costs the same"
+    assert predicted(runs, "head", 2000, 50) == pytest.approx(10 * 2**0.2, abs=0.01)
+    assert predicted(runs, "head", 1000, 200) == pytest.approx(10 * 4**0.2, abs=0.01)
+    assert from_history(runs, "scratch", 1000, 50) is None
+
+
+def test_history_learns_what_more_rows_cost():
+    sizes = [(1000, 20), (4000, 20), (16000, 20), (64000, 20)]
+    seconds = [rows**0.8 for rows, _ in sizes]
+    assert scaled(sizes, seconds, (128000, 20)) == pytest.approx(128000**0.8, rel=0.15), "the rows tell the exponent"
+    changed = [(1000, 20), (1000, 100), (1000, 500), (1000, 1000)]
+    assert scaled(changed, [8.0] * 4, (1000, 1000)) == pytest.approx(8.0, rel=0.1), "no changed row costs anything"
+    assert scaled(sizes, [20.0, 10.0, 5.0, 2.0], (16000, 20)) <= scaled(sizes, [20.0, 10.0, 5.0, 2.0], (64000, 20)), (
+        "more rows are not cheaper"
+    )
+    steep = [1.0, 100.0, 10000.0, 1000000.0]
+    ratio = scaled(sizes, steep, (32000, 20)) / scaled(sizes, steep, (16000, 20))
+    assert ratio == pytest.approx(2.0), "twice the rows cost at most twice as much"
+
+
+def test_history_holds_the_whole_verb_of_the_newest_runs():
+    runs = [run_of("head", 4.0, 1000, 30, verb=14.0) for _ in range(5)]
+    before = [run_of("head", 300.0, 1000, 30) for _ in range(5)]
+    assert predicted([*runs, *before], "head", 1000, 30) == pytest.approx(14.0), "the newest five"
+    former = run_of("head", 10.0, 1000)
+    del former.detail["changed_rows"]
+    assert predicted([former, *runs], "head", 1000, 30) == pytest.approx(14.0), "it counted no changed rows"
+    assert predicted([former], "head", 1000, 500) == pytest.approx(10.0), "the training alone, there is nothing newer"
+    assert from_history(runs, "head", 1000, 30).source == "5 earlier runs of kind head"
+
+
+def test_seconds_beside_the_training_are_those_of_the_newest_run_that_tells():
+    runs = [run_of("warm", None, 10), run_of("warm", 9.0, 10, verb=12.5), run_of("head", 1.0, 10, verb=7.0)]
+    assert beside_training(runs) == pytest.approx(3.5)
+    assert beside_training([run_of("head", 9.0, 10)]) == 0.0

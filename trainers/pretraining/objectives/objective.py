@@ -108,7 +108,7 @@ def network_of(config: BackboneConfig, start: Backbone | None, preprocessing: Pr
     if start is not None:
         return start.network, start.source.get("family", "")
     assert config.network is not None, "BackboneConfig refuses it without a start"
-    return Network(config.network.spec(preprocessing)), config.network.layout
+    return Network(config.network.spec(preprocessing)), config.network.family()
 
 
 def finished_states(

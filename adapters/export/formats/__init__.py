@@ -1,0 +1,1 @@
+"""What `topgraft export` can write, one file each."""

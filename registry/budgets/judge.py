@@ -1,0 +1,103 @@
+"""A version's figures against its budget. Imports no jax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from registry.budgets.budget import Budget, BudgetLimit
+from registry.budgets.figures import Figure
+from registry.budgets.limits import FLOORS, is_floor, keeps, unit_of
+from registry.entries import RegistryError
+
+Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE", "EXCEPTED"]
+NOBODY = Figure(None, "unavailable", "nobody measured it")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One limit of a task beside the figure of a version."""
+
+    task: str
+    version: int
+    limit: str  # name of the limit
+    verdict: Verdict
+    value: float | None
+    bound: float | None  # None: waived
+    quality: str
+    source: str  # file and line of the limit, and of an exception
+    reason: str
+
+    def __str__(self) -> str:
+        bound = (
+            "waived" if self.bound is None else f"{'at least' if is_floor(self.limit) else 'at most'} {self.bound:g}"
+        )
+        unit = unit_of(self.limit)
+        figure = "no figure" if self.value is None else f"{self.value:.4g} {unit}".strip()
+        return f"{self.task} {self.version}: {self.source}: {figure}, {bound} ({self.reason})"
+
+
+class OverBudget(RegistryError):
+    """A version that breaks its budget, so it does not go live."""
+
+    exit_status = 10
+
+
+class NoFigure(RegistryError):
+    """A version of which a figure that the budget bounds is not known."""
+
+    exit_status = 11
+
+
+def judged(budget: Budget, version: int, figures: Mapping[str, Figure]) -> Iterator[Finding]:
+    """Yields a finding for every limit of the task.
+
+    Joules of another quality than the stated one are no figure; then `max_cpu_seconds` decides, where it is set.
+    """
+    for limit in budget.limits:
+        figure = figures.get(limit.name, NOBODY)
+        if limit.name == "max_joules" and figure.quality != budget.joules_quality:
+            if limit.value is not None and budget.limit("max_cpu_seconds") is not None:
+                continue
+            reason = f"{budget.joules_quality} is asked for, the figure is {figure.quality}"
+            figure = Figure(None, "unavailable", reason)
+        yield Finding(
+            budget.task,
+            version,
+            limit.name,
+            _verdict(limit, figure),
+            figure.value,
+            limit.value,
+            figure.quality,
+            str(limit),
+            figure.origin,
+        )
+
+
+def _verdict(limit: BudgetLimit, figure: Figure) -> Verdict:
+    if limit.value is None:
+        return "EXCEPTED"
+    if figure.value is None:
+        return "NO_EVIDENCE"
+    return "PASS" if keeps(limit.name, figure.value, limit.value) else "FAIL"
+
+
+def require_within(budget: Budget, version: int, figures: Mapping[str, Figure]) -> None:
+    """Raises OverBudget, or NoFigure, for a version that may not go live; the message gives file and line."""
+    findings = list(judged(budget, version, figures))
+    over = [str(one) for one in findings if one.verdict == "FAIL"]
+    over += [f"the exception at {one.source} ended on {one.until}" for one in budget.expired if over]
+    if over:
+        raise OverBudget("; ".join(over) + "; make it cheaper, or write an [[exception]] with owner, reason and until")
+    missing = [one for one in findings if one.verdict == "NO_EVIDENCE"]
+    if missing:
+        raise NoFigure("; ".join(map(str, missing)) + f"; {_remedy(missing)}")
+
+
+def _remedy(missing: list[Finding]) -> str:
+    """Returns how the first missing figure comes to be known."""
+    name = missing[0].limit
+    if name.startswith((FLOORS, "min_score")):
+        return "score it on held-out rows, or write an [[exception]]"
+    return "let `topgraft retrain` measure it under this budget, or write an [[exception]]"

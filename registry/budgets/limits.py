@@ -1,0 +1,72 @@
+"""The limits that a budget may set, by name. Imports no jax.
+
+The names are those of `adapters.target.Target`, and further ones. A floor `floors.METRIC` bounds one metric of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapters.heads.head import Head
+from backbone.errors import InputError, nearest
+from backbone.variants.registered import variants
+
+FLOORS = "floors."
+
+
+@dataclass(frozen=True)
+class LimitKind:
+    """One limit that a budget may set."""
+
+    unit: str
+    meaning: str  # figure that the limit bounds
+
+
+LIMITS = {
+    "min_score": LimitKind("", "the config's metric on held-out rows"),
+    "max_cpu_seconds": LimitKind("CPU s", "CPU seconds of a training"),
+    "max_joules": LimitKind("J", "energy of a training, of the stated quality"),
+    "max_flops": LimitKind("FLOP", "counted operations of a training"),
+    "max_bytes": LimitKind("B", "counted bytes that a training reads and writes"),
+    "max_latency_ms": LimitKind("ms", "median time of one text's prediction"),
+    "max_memory_mb": LimitKind("MB", "largest resident memory while predicting"),
+    "single_stream.max_p50_ms": LimitKind("ms", "median latency of queries one after another"),
+    "single_stream.max_p95_ms": LimitKind("ms", "95th percentile of latency of queries one after another"),
+    "single_stream.max_p99_ms": LimitKind("ms", "99th percentile of latency of queries one after another"),
+}
+
+
+def is_floor(name: str) -> bool:
+    """Returns whether a limit is a lower bound."""
+    return name == "min_score" or name.startswith(FLOORS)
+
+
+def narrower(name: str, value: float, other: float) -> bool:
+    """Returns whether `value` allows less than `other`."""
+    return value > other if is_floor(name) else value < other
+
+
+def keeps(name: str, value: float, bound: float) -> bool:
+    """Returns whether a figure keeps to a bound."""
+    return value >= bound if is_floor(name) else value <= bound
+
+
+def unit_of(name: str) -> str:
+    """Returns the unit of a limit; "" for a score."""
+    return "" if name.startswith(FLOORS) else LIMITS[name].unit
+
+
+def all_metrics() -> tuple[str, ...]:
+    """Returns the names of every metric of every head."""
+    return tuple(sorted({metric for head in variants(Head).values() for metric in head.metrics}))
+
+
+def require_limit(name: str) -> str:
+    """Returns the name; raises InputError with the nearest ones if nothing has a figure of it."""
+    if name.startswith(FLOORS):
+        metric = name.removeprefix(FLOORS)
+        if metric not in (known := all_metrics()):
+            raise InputError(f"{name}: no head has a metric {metric!r}; {nearest(metric, known)}")
+    elif name not in LIMITS:
+        raise InputError(f"{name}: no such limit; {nearest(name, [*LIMITS, 'floors.accuracy'])}")
+    return name

@@ -1,0 +1,61 @@
+"""A first file of budgets, from what live versions cost today."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from backbone.errors import InputError
+from backbone.files import write_durable
+from registry.budgets.audit import manifest_of, read_records
+from registry.budgets.budget import JoulesQuality
+from registry.budgets.figures import Figure, figures_of
+from registry.budgets.limits import LIMITS, is_floor
+from registry.database import Registry
+from registry.entries import Version
+from registry.store import Store
+
+
+def propose(registry: Registry, store: Store, file: Path, slack: float) -> int:
+    """Writes a file with a table for each task with a live version, and returns their number.
+
+    A cost's limit is its figure times `1 + slack`, rounded up to two digits. A floor is the score, rounded down to two
+    decimals. A limit without a figure is left out. Raises InputError where the file is there already.
+    """
+    if file.exists():
+        raise InputError(f"--propose: {file} is there already; name a new file and compare the two")
+    records = read_records(registry)
+    parts = [f"# from what was live, with {slack:.0%} of room; tighten a line at a time\n"]
+    for task, live in sorted(records.lives.items()):
+        version = next(one for one in records.versions[task] if one.number == live.version)
+        figures = figures_of(
+            version, records.measurements.get((task, live.version), ()), manifest_of(version, live, store)
+        )
+        parts.append(
+            f"[task.{json.dumps(task)}]  # version {live.version}\n" + "".join(_lines(version, figures, slack))
+        )
+    write_durable(file, "\n".join(parts).encode())
+    return len(records.lives)
+
+
+def _lines(version: Version, figures: dict[str, Figure], slack: float) -> Iterator[str]:
+    for name in LIMITS:
+        figure = figures.get(name)
+        if figure is None or not figure.value:
+            continue
+        if name == "max_joules":
+            if figure.quality not in get_args(JoulesQuality):
+                continue
+            yield f"joules_quality = {json.dumps(figure.quality)}\n"
+        bound = math.floor(100 * figure.value) / 100 if is_floor(name) else _rounded_up(figure.value * (1 + slack))
+        if bound > 0:
+            yield f"{name} = {bound!r}\n"
+
+
+def _rounded_up(value: float) -> float:
+    """Returns the least number of two digits that is at least `value`."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.2g}")

@@ -1,0 +1,245 @@
+"""Reads a file of budgets, and refuses what contradicts itself, with file, line and remedy. Imports no jax.
+
+[default]
+max_memory_mb = 900
+
+[line.cards]
+groups = ["support"]
+owner = "cards"
+
+[group.support]
+tasks = ["banking77", "support_*"]
+max_latency_ms = 20
+
+[task.banking77]
+floors.accuracy = 0.9
+single_stream.max_p99_ms = 60
+
+[[exception]]
+task = "banking77"
+limit = "max_latency_ms"
+value = 30
+owner = "A. Person"
+reason = "until the new machines are there"
+until = 2027-01-31
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from backbone.errors import InputError, nearest
+from registry.budgets.budget import (
+    BudgetLimit,
+    Budgets,
+    Exemption,
+    JoulesQuality,
+    Level,
+    LevelKind,
+    Platform,
+)
+from registry.budgets.limits import LIMITS, narrower, require_limit
+from registry.budgets.lines import Path as KeyPath
+from registry.budgets.lines import lines_of
+
+KINDS: tuple[LevelKind, ...] = ("line", "group", "task")
+MEMBERS = {"line": "groups", "group": "tasks"}
+OF_LEVEL = ("owner", "joules_quality", "platform")
+OF_EXCEPTION = ("task", "limit", "value", "owner", "reason", "until")
+REMEDY = "narrow it, or write an [[exception]] with owner, reason and until"
+
+
+def read_budgets(file: Path) -> Budgets:
+    """Reads a file of budgets; raises InputError for a missing one, and for whatever contradicts itself."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: no readable file of budgets: {error}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"at line (\d+)", str(error))
+        raise InputError(f"{file}{':' + place[1] if place else ''}: no TOML: {error}") from error
+    reader = _Reader(file, lines_of(text))
+    levels = tuple(reader.levels(values))
+    reader.check_members(levels)
+    budgets = Budgets(str(file), levels, ())
+    for level in levels:
+        reader.check_inheritance(budgets, level)
+    return Budgets(str(file), levels, tuple(reader.exemptions(values.get("exception", []), budgets)))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A file and the lines of its keys."""
+
+    file: Path
+    lines: Mapping[KeyPath, int]
+
+    def at(self, *path: str | int) -> str:
+        """Returns file and line of a key, or of the nearest table above it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.file}:{self.lines.get(path, 1)}"
+
+    def fail(self, path: KeyPath, problem: str) -> NoReturn:
+        raise InputError(f"{self.at(*path)}: {problem}")
+
+    def levels(self, values: Mapping[str, Any]) -> Iterator[Level]:
+        """Yields every level of the file."""
+        for kind, tables in values.items():
+            if kind == "exception":
+                continue
+            if kind != "default" and kind not in KINDS:
+                known = ["default", *KINDS, "exception"]
+                self.fail((kind,), f"{kind}: no such table; {nearest(kind, known)}")
+            if not isinstance(tables, dict):
+                self.fail((kind,), f"{kind}: expected a table, got {tables!r}; write [{kind}] above its limits")
+            if kind == "default":
+                yield self.level("default", "", tables, ("default",))
+                continue
+            for name, table in tables.items():
+                if not isinstance(table, dict):
+                    self.fail((kind, name), f"{kind}.{name}: expected a table; write [{kind}.NAME] above the limits")
+                yield self.level(kind, name, table, (kind, name))
+
+    def level(self, kind: Any, name: str, table: Mapping[str, Any], path: KeyPath) -> Level:
+        """Returns one level; raises InputError for a key that it may not have, or a value of another type."""
+        limits: list[BudgetLimit] = []
+        settings: dict[str, Any] = {}
+        members = MEMBERS.get(kind, "")
+        for key, value in table.items():
+            if key in OF_LEVEL:
+                settings[key] = self.word(key, value, (*path, key))
+            elif key == members:
+                settings["members"] = self.words(value, (*path, key))
+            elif isinstance(value, dict):
+                limits += [self.limit(f"{key}.{inner}", one, (*path, key, inner)) for inner, one in value.items()]
+            else:
+                limits.append(self.limit(key, value, (*path, key), also=[*OF_LEVEL, *filter(None, [members])]))
+        if members and not settings.get("members"):
+            self.fail(path, f"{kind}.{name}: {members} is missing; name the {members} that it is made of")
+        return Level(kind, name, self.at(*path), tuple(limits), **settings)
+
+    def limit(self, name: str, value: Any, path: KeyPath, also: list[str] | None = None) -> BudgetLimit:
+        """Returns a limit; raises InputError for an unknown one, and for what is no positive number."""
+        if name not in LIMITS and also and "." not in name:
+            self.fail(path, f"{name}: no such limit or key; {nearest(name, [*LIMITS, *also, 'floors.accuracy'])}")
+        try:
+            require_limit(name)
+        except InputError as error:
+            self.fail(path, str(error))
+        return BudgetLimit(name, self.number(name, value, path), self.at(*path))
+
+    def number(self, name: str, value: Any, path: KeyPath) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value <= 0:
+            self.fail(path, f"{name}: expected a number above 0, got {value!r}; leave the key out for no limit")
+        return float(value)
+
+    def word(self, key: str, value: Any, path: KeyPath) -> str:
+        choices = {"joules_quality": JoulesQuality, "platform": Platform}
+        if not isinstance(value, str) or not value.strip():
+            self.fail(path, f"{key}: expected words, got {value!r}")
+        if key in choices and value not in (known := [one for one in get_args(choices[key]) if one]):
+            self.fail(path, f"{key}: expected one of {', '.join(known)}, got {value!r}")
+        return value
+
+    def words(self, value: Any, path: KeyPath) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+            self.fail(path, f"{path[-1]}: expected a list of names, got {value!r}")
+        return tuple(value)
+
+    def check_members(self, levels: tuple[Level, ...]) -> None:
+        """Raises InputError for a line that names no group of the file, and for a group in two lines."""
+        groups = {one.name for one in levels if one.kind == "group"}
+        lines: dict[str, Level] = {}
+        for level in levels:
+            for name in level.members if level.kind == "line" else ():
+                path = ("line", level.name, "groups")
+                if name not in groups:
+                    self.fail(path, f"groups: there is no [group.{name}]; {nearest(name, groups)}")
+                if name in lines:
+                    self.fail(path, f"groups: {name} lies in {lines[name]} ({lines[name].source}) too; keep one")
+                lines[name] = level
+
+    def check_inheritance(self, budgets: Budgets, level: Level) -> None:
+        """Raises InputError for a level that is wider than what it inherits, or needs what nobody states."""
+        for above in self.above(budgets, level):
+            bounds = {limit.name: limit for limit in above.limits}
+            for limit in level.limits:
+                bound = bounds.get(limit.name)
+                if bound is not None and narrower(limit.name, bound.value or 0.0, limit.value or 0.0):
+                    raise InputError(
+                        f"{limit.source}: {level}: {limit.name} {limit.value:g} is wider than {bound.value:g} of "
+                        f"{above} ({bound.source}); {REMEDY}"
+                    )
+            for key in ("joules_quality", "platform"):
+                mine, theirs = getattr(level, key), getattr(above, key)
+                if mine and theirs and mine != theirs:
+                    self.fail(
+                        (level.kind, level.name, key),
+                        f"{level}: {key} {mine!r} contradicts {theirs!r} of {above} ({above.source}); keep one of them",
+                    )
+        chain = (level, *self.above(budgets, level))
+        joules = [limit for limit in level.limits if limit.name == "max_joules"]
+        if joules and not any(one.joules_quality for one in chain):
+            raise InputError(
+                f"{joules[0].source}: max_joules: figures of two qualities are never compared; state joules_quality = "
+                '"measured_counter" or "modelled" beside it'
+            )
+
+    def above(self, budgets: Budgets, level: Level) -> tuple[Level, ...]:
+        """Returns the levels from which one inherits, the nearest first."""
+        if level.kind == "task":
+            return tuple(one for one in budgets.chain(level.name) if one.kind != "task")
+        order: tuple[LevelKind, ...] = ("default", "line", "group", "task")
+        return tuple(
+            one
+            for one in budgets.levels
+            if (one.kind == "default" and order.index(level.kind) > 0)
+            or (one.kind == "line" and level.kind == "group" and level.name in one.members)
+        )
+
+    def exemptions(self, tables: Any, budgets: Budgets) -> Iterator[Exemption]:
+        """Yields the exceptions; raises InputError for one that lacks something, or is about no limit of its task."""
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.fail(("exception",), "exception: expected entries; write [[exception]] with two brackets")
+        for number, table in enumerate(tables):
+            path: KeyPath = ("exception", number)
+            for key in table:
+                if key not in OF_EXCEPTION:
+                    self.fail((*path, key), f"{key}: no such key of an exception; {nearest(key, OF_EXCEPTION)}")
+            for key in OF_EXCEPTION:
+                if key not in table and key != "value":
+                    self.fail(
+                        path, f"{key}: missing; an exception has {', '.join(OF_EXCEPTION)} (value may be left out)"
+                    )
+            yield self.exemption(table, path, budgets)
+
+    def exemption(self, table: Mapping[str, Any], path: KeyPath, budgets: Budgets) -> Exemption:
+        """Returns one exception."""
+        task, name, owner, reason = (
+            self.word(key, table[key], (*path, key)) for key in ("task", "limit", "owner", "reason")
+        )
+        until = table["until"]
+        if not isinstance(until, date) or isinstance(until, datetime):
+            self.fail((*path, "until"), f"until: expected a day such as 2027-01-31, without quotes, got {until!r}")
+        limits = {limit.name: limit for level in reversed(budgets.chain(task)) for limit in level.limits}
+        if name not in limits:
+            self.fail((*path, "limit"), f"limit: nothing bounds {name!r} of {task}; {nearest(name, limits)}")
+        value = None if "value" not in table else self.number("value", table["value"], (*path, "value"))
+        bound = limits[name]
+        if value is not None and not narrower(name, bound.value or 0.0, value):
+            self.fail(
+                (*path, "value"),
+                f"value: {value:g} is no wider than {bound.value:g} ({bound.source}); lower the limit there instead",
+            )
+        return Exemption(task, name, value, owner, reason, until, self.at(*path))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from backbone.console.log_lines import LogLines, json_line, message_lines, one_line, printable
 from backbone.console.options import Parser, filled
 from backbone.console.verbs import Verb, add_verb
-from backbone.errors import InputError
+from backbone.errors import InputError, Stopped
 from backbone.ownership import require_own
 from backbone.records import encode
 from backbone.texts import require_unicode
@@ -100,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = verb.call()
     except InputError as error:
         status, message = 2, str(error)
+    except Stopped as error:
+        status, message = error.exit_status, str(error)
     except RegistryError as error:
         status, message = error.exit_status, str(error)
     except OSError as error:  # a full disk, or a folder without permission to write; the message names the file

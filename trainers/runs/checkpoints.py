@@ -18,6 +18,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from backbone.files import disk_errors
+from backbone.meshes.processes import several
 from backbone.orbax import ocp, reading
 from backbone.trees import Params, flatten, require_same_structure, unflatten
 from trainers.config.own import OWN
@@ -41,12 +42,11 @@ def arrays_of(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) 
 
 
 def of_arrays(arrays: Mapping[str, Any], state: State) -> tuple[State, Params, Params]:
-    """Returns (state, best, frozen) of the flat arrays of `arrays_of`; `state` gives the optimiser's structure."""
+    """Returns (state, best, frozen) on the host from `arrays_of`; `state` gives the optimiser's structure."""
     parts = unflatten(arrays)
     leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
     optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
-    restored = jax.device_put({**parts["state"], "optimizer": optimizer})
-    return restored, parts.get("best", {}), parts.get("frozen", {})
+    return {**parts["state"], "optimizer": optimizer}, parts.get("best", {}), parts.get("frozen", {})
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -121,7 +121,9 @@ class Checkpoints:
         self.wait()
         # the notes are written later, and go on changing
         metadata = {"identity": self._identity, "notes": copy.deepcopy(dict(notes))}
-        copied = jax.tree.map(np.array, jax.device_get(arrays_of(state, best, frozen)))
+        arrays = arrays_of(state, best, frozen)
+        # several processes write their parts; Orbax copies these before it returns
+        copied = arrays if several() else jax.tree.map(np.array, jax.device_get(arrays))
         with disk_errors(self._folder):
             self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 
@@ -133,9 +135,9 @@ class Checkpoints:
                 pending.result()
 
     def restore(self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> tuple[State, Params, Params]:
-        """Returns (state, best, frozen) of the newest checkpoint; the arguments give the expected structure.
+        """Returns (state, best, frozen) of the newest checkpoint, on the host.
 
-        Raises InputError if the checkpoint has another one.
+        The arguments give the expected structure. Raises InputError if the checkpoint has another one.
         """
         latest = self._checkpointer.latest
         assert latest is not None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import InputError, nearest
+from backbone.meshes.mesh import Mesh
 from backbone.records import digest, encode
 from backbone.variants.scripts import failure, imports_of, line_in
 from trainers.config import TrainConfig
@@ -112,7 +113,7 @@ def points_of(space: Space, config: TrainConfig) -> Points:
     for settings in space.settings():
         try:
             made = override(config, [f"{name}={value}" for name, value in settings])
-            _require_stages(made)
+            _require_searchable(made)
         except InputError as error:
             refused.append(Refused(settings, str(error)))
             continue
@@ -132,7 +133,10 @@ def require_used(points: Collection[Point], refused: Sequence[Refused]) -> None:
         raise InputError("space: it has no feasible point")
 
 
-def _require_stages(config: TrainConfig) -> None:
+def _require_searchable(config: TrainConfig) -> None:
+    """Raises InputError for a config that is no trial of a search."""
+    if config.mesh != Mesh():
+        raise InputError("mesh: the trials of a search run on one device; leave it out")
     if config.climbs:
         raise InputError(
             "plan.stages: auto chooses between steps by itself; name the stages in the space, as in "

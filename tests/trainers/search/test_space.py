@@ -43,6 +43,7 @@ def test_a_combination_that_cannot_be_is_left_out_and_named(config):
         ({"adapter.rank": (2, "many")}, "no point with adapter.rank=many is feasible"),
         ({"adapter.rank": (0,)}, "rank: must be a positive number"),
         ({"plan.stages": ("auto",)}, "auto chooses between steps by itself"),
+        ({"mesh.data": (2,)}, "the trials of a search run on one device"),
         ({"rank": (2,)}, "rank: no such field in TrainConfig"),
     ],
 )

@@ -15,6 +15,7 @@ from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
 from trainers.retrain.outcome import Job, Options
+from trainers.search.commands import SEARCH_VERBS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,4 +213,5 @@ VERBS: tuple[type[Verb], ...] = (
     Inspect,
     Cache,
     Prune,
+    *SEARCH_VERBS,
 )

@@ -131,16 +131,17 @@ def step_of(
     loss_of: Callable[[Params, Params, Any, jax.Array], tuple[jax.Array, jax.Array]],
     optimizer: optax.GradientTransformation,
     *,
-    seed: int,
+    seed: int | None,
     track: bool = False,
     layout: Layout = ONE,
     penalty: PenaltyOf | None = None,
 ) -> Callable[[State, Params, Any], State]:
     """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
-    The state stays where `layout` places it. The key is made from `seed` and the step. A micro-batch whose loss or
-    gradient is not finite changes nothing but the count of skipped ones. `penalty` is added to the loss; it needs a
-    state that keeps its start.
+    The state stays where `layout` places it. The key is made from `seed` and the step; where the seed is None,
+    `frozen["seed"]` uint32 holds it, so that one program serves several seeds. A micro-batch whose loss or gradient is
+    not finite changes nothing but the count of skipped ones. `penalty` is added to the loss; it needs a state that
+    keeps its start.
     """
 
     def penalised(live: Params, frozen: Params, batch: Any, rng: jax.Array, state: State) -> tuple[Any, jax.Array]:
@@ -148,7 +149,7 @@ def step_of(
         return (loss if penalty is None else loss + penalty(live, state["start"], state["step"])), rows
 
     def step(state: State, frozen: Params, batch: Any) -> State:
-        rng = jax.random.fold_in(jax.random.key(seed), state["step"])
+        rng = jax.random.fold_in(jax.random.key(frozen["seed"] if seed is None else seed), state["step"])
         (loss, rows), gradient = jax.value_and_grad(penalised, has_aux=True)(state["live"], frozen, batch, rng, state)
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))

@@ -19,6 +19,7 @@ from backbone.errors import InputError, nearest, shown
 from registry.budgets.budget import Budgets
 from registry.budgets.figures import figures_of
 from registry.budgets.judge import judged
+from registry.budgets.signers import Unsigned
 from registry.database import Registry
 from registry.entries import LogPosition, NoRegistry, Unavailable, require_task
 from registry.store import Store
@@ -141,8 +142,13 @@ class RegistryCatalogue:
         return Entry(task, str(record.number), record.content_id, lineage={**origin, **record.lineage})
 
     def path(self, entry: Entry) -> Path:
-        """Returns the graft folder; raises InputError for a symbolic link."""
-        return plain_graft(self._store.path(entry.content_id))
+        """Returns the graft folder; raises InputError for a link, and for one without the signatures of the policy."""
+        folder = plain_graft(self._store.path(entry.content_id))
+        try:
+            self._budgets.signers.require(folder)
+        except Unsigned as error:
+            raise InputError(str(error)) from error
+        return folder
 
     def over_budget(self, entry: Entry) -> str:
         """Returns the limits of the team's budget that a version breaks, as recorded; "" for none."""

@@ -18,12 +18,10 @@ import jax
 import numpy as np
 
 from adapters.machine import ready_to_compute
-from backbone.errors import InputError
-from backbone.files import BACKBONE_FILE, write_durable
-from backbone.home import resolve_backbone
+from backbone.files import write_durable
 from backbone.network.masked_head import load_head, save_head
 from backbone.records import decode, digest, encode
-from backbone.storage import Backbone, load_backbone, save_backbone
+from backbone.storage import Backbone, save_backbone
 from backbone.trees import Params, count, map_leaves
 from metering.cost import CostRecord
 from metering.window import Cost, cpu_seconds, wall_seconds, window
@@ -32,6 +30,7 @@ from trainers.config.own import own_identity
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.loop import BackboneTask, fit_backbone
 from trainers.pretraining.material import Material
+from trainers.pretraining.teacher import named_backbone
 from trainers.runs.checkpoints import FOLDER, Checkpoints
 from trainers.runs.workdir import RESULT, claimed
 
@@ -140,15 +139,7 @@ def _load_start(config: BackboneConfig) -> Backbone | None:
     """Returns the backbone to continue from; of a run, the one inside. Raises InputError if it reads something else."""
     if not config.start:
         return None
-    inside = Path(config.start) / "backbone"
-    folder = inside if (inside / BACKBONE_FILE).is_file() else resolve_backbone(config.start)
-    start = load_backbone(folder, precision="float32")
-    if start.spec.reads != config.objective.reads:
-        raise InputError(
-            f"start: {config.start} reads {start.spec.reads}, and {config.objective.tag} needs a backbone that reads "
-            f"{config.objective.reads}"
-        )
-    return start
+    return named_backbone(config.start, config.objective.reads, "start", config.objective.tag)
 
 
 def _first_params(config: BackboneConfig, material: Material, start: Backbone | None) -> Params:
@@ -157,6 +148,8 @@ def _first_params(config: BackboneConfig, material: Material, start: Backbone | 
     objective = config.objective
     if start is not None:
         params = {"backbone": start.params}
+    elif material.first_weights is not None:
+        params = {"backbone": material.first_weights}
     else:
         assert config.network is not None, "BackboneConfig refuses it without a start"
         params = {"backbone": config.network.init_weights(material.network, weights)}

@@ -2,6 +2,7 @@
 
     STORE/store.json        id of the store, so that an empty mount point is not mistaken for it
     STORE/<content hash>/   a graft folder, never changed after it was renamed into place
+    STORE/<32 hex digits>.rows.npz  hashes of the rows that artefacts were made from (`trainers.retrain.rows`)
     STORE/registries/       the registries that use the store, and what each names (`registry.users`)
 
 An artefact here is not yet a version; the registry's database says which ones are.
@@ -13,7 +14,7 @@ import contextlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from adapters.artefact.manifest import MANIFEST, Manifest, tensor_files
@@ -21,12 +22,18 @@ from adapters.artefact.read import read_graft
 from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError
 from backbone.files import create_durable, new_folder
+from backbone.records import digest
 from registry.entries import Unavailable
 
 LABEL = "store.json"
 USERS = "registries"  # folder of the registries that use the store
 VOLUME = ("lost+found",)  # what a new file system brings with it
 SCHEMA = 1
+
+
+def rows_name(prints: Mapping[str, str]) -> str:
+    """Returns the name of the file with the hashes of rows, from the fingerprint of each split."""
+    return f"{digest(dict(prints)).removeprefix('sha256:')[:32]}.rows.npz"
 
 
 class Store:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.artefact.manifest import Manifest, read_manifest
+from backbone.console.log_lines import one_line
 from backbone.errors import InputError, nearest
 from backbone.former_names import present_values
 from backbone.records import encode
@@ -364,5 +365,5 @@ def _when(at: float) -> str:
 
 def _short(value: Any) -> str:
     """Returns a cell of a table; a content id is cut."""
-    text = "-" if value is None else str(value)
+    text = "-" if value is None else one_line(str(value))
     return text[:19] + "..." if text.startswith("sha256:") else text

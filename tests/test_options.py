@@ -49,6 +49,8 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "serve": ("--backbone b --grafts .", {"backbone": "b", "grafts": "."}),
     "profile": ("g", {"graft": "g"}),
     "export": ("g --format peft --out o", {"graft": "g", "format": "peft", "out": "o"}),
+    "sign": ("g --key k.pem", {"folder": "g", "key": "k.pem"}),
+    "verify": ("g", {"folder": "g"}),
     "import-graft": ("s --backbone b --out o", {"source": "s", "backbone": "b", "out": "o"}),
     "combine": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "registry publish": ("g", {"graft": "g"}),

@@ -113,7 +113,7 @@ class _Reader:
     def level(self, kind: Any, name: str, table: Mapping[str, Any], path: KeyPath) -> Level:
         """Returns one level; raises InputError for a key that it may not have, or a value of another type."""
         limits: list[BudgetLimit] = []
-        settings: dict[str, Any] = {}
+        settings: Any = {}
         members = MEMBERS.get(kind, "")
         for key, value in table.items():
             if key in OF_LEVEL:

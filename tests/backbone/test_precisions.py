@@ -141,6 +141,14 @@ def test_the_product_is_lowered_in_its_own_type_in_both_directions(tag, kind, re
     assert sorted(products) == sorted([(kind, kind, result), ("bf16", "bf16", "f32")])
 
 
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_precision_names_the_dtype_of_the_factors(tag):
+    kernel, x = kernel_of(tag, drawn(24, 10)), drawn(7, 24)
+    text = jax.jit(matrix_product).trace(x, kernel).lower().as_text()
+    short = {"float32": "f32", "bfloat16": "bf16", "int8": "i8"}[precision_named(tag).factors]
+    assert re.search(rf"dot_general.*\(tensor<7x24x{short}>, tensor<24x10x{short}>\)", text), text
+
+
 def test_the_compiler_leaves_products_of_bfloat16_to_units_that_have_them():
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if jax.default_backend() != "cpu" or not re.search(r"avx512_bf16|amx_bf16", flags):
@@ -152,6 +160,7 @@ def test_the_compiler_leaves_products_of_bfloat16_to_units_that_have_them():
         assert re.search(rf"{re.escape(name)} = bf16\[", text), text
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_int8_rows_have_the_same_bits_in_every_batch(rows, tiny):
     trunk = in_precision(tiny, "int8")
@@ -165,6 +174,7 @@ def test_int8_rows_have_the_same_bits_in_every_batch(rows, tiny):
     assert (states(tiny, ids, mask) != whole).any(), "it is another trunk than float32"
 
 
+@pytest.mark.cpu_bits
 def test_int8_rows_of_a_real_trunk_have_the_same_bits_alone(minilm):
     trunk = in_precision(minilm, "int8")
     ids, mask = batch(trunk, 8, 16)

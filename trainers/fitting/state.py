@@ -57,15 +57,15 @@ class LoopState:
         """Sets the live and the frozen tree of the current boundary, with fresh moments."""
         boundary = self.progress.boundary
         live, self.frozen = partition(params, lambda path: self.task.is_live(path, boundary))
-        self.arrays: State = jax.device_put(
-            first_state(live, self.optimizer, track=self.task.schedule.signal == "gradient")
-        )
+        layout, track = self.task.layout, self.task.schedule.signal == "gradient"
+        # moments are made from parameters in their places, so that no device ever has all of them
+        self.arrays: State = layout.params(first_state(layout.params(live), self.optimizer, track=track))
         self.fixed = self.task.fixed(self.frozen)
 
     @property
     def params(self) -> Params:
         """Returns the whole tree on the host."""
-        return map_leaves(np.asarray, join(jax.device_get(self.arrays["live"]), self.frozen))
+        return map_leaves(np.asarray, join(self.task.layout.fetched(self.arrays["live"]), self.frozen))
 
     @property
     def states(self) -> States | None:
@@ -78,7 +78,8 @@ class LoopState:
             return False
         self.progress = progress_of(notes)
         self._split(self.params)
-        self.arrays, self.best, self.frozen = checkpoints.restore(self.arrays, self.best, self.frozen)
+        arrays, self.best, self.frozen = checkpoints.restore(self.arrays, self.best, self.frozen)
+        self.arrays = self.task.layout.params(arrays)
         self.fixed = self.task.fixed(self.frozen)
         self.done = int(self.arrays["step"])
         return True
@@ -107,7 +108,7 @@ class LoopState:
 
     def _decided(self) -> int:
         """Returns the boundary that the schedule chooses by the last two stages; starts a new interval."""
-        sums = flatten(jax.device_get(self.arrays["gradient"])["adapter"])
+        sums = flatten(self.task.layout.fetched(self.arrays["gradient"])["adapter"])
         adapted = {int(block) for block in (path.split(".")[1] for path in sums) if block.isdigit()}
         first = max(self.progress.boundary, min(adapted, default=self.task.blocks))
         norms = []
@@ -141,7 +142,7 @@ class LoopState:
         finite = {} if math.isnan(loss) else {"train/loss": loss}
         scalars.write(self.done, {**finite, "train/skipped": sums["skipped"]})
         with jax.transfer_guard("allow"):
-            self.arrays = {**self.arrays, "sums": no_sums()}
+            self.arrays = {**self.arrays, "sums": self.task.layout.whole(no_sums())}
 
     def evaluate(self, scalars: Scalars) -> None:
         """Scores the held-out rows; keeps the best parameters so far."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from adapters.model import GraftModel
+from backbone.meshes.layout import ONE, Layout
 from backbone.trees import Params, flatten, unflatten
 from trainers.config import Optimizer
 from trainers.data.batches import Batch
@@ -88,6 +89,7 @@ def make_step(
     remat: bool,
     seed: int,
     track: bool = False,
+    layout: Layout = ONE,
 ) -> Callable[[State, Params, Batch], State]:
     """Compiles (state, frozen, batch) -> state; the old state's memory is reused.
 
@@ -102,7 +104,7 @@ def make_step(
         rows = batch["weights"].sum()
         return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
 
-    return step_of(loss_of, optimizer, seed=seed, track=track)
+    return step_of(loss_of, optimizer, seed=seed, track=track, layout=layout)
 
 
 def step_of(
@@ -111,11 +113,12 @@ def step_of(
     *,
     seed: int,
     track: bool = False,
+    layout: Layout = ONE,
 ) -> Callable[[State, Params, Any], State]:
     """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
-    The key is made from `seed` and the step. A micro-batch whose loss or gradient is not finite changes
-    nothing but the count of skipped ones.
+    The state stays where `layout` places it. The key is made from `seed` and the step. A micro-batch whose loss or
+    gradient is not finite changes nothing but the count of skipped ones.
     """
 
     def step(state: State, frozen: Params, batch: Any) -> State:
@@ -137,6 +140,6 @@ def step_of(
         }
         if track:
             following["gradient"] = kept(jax.tree.map(jnp.add, state["gradient"], gradient), state["gradient"])
-        return following
+        return layout.constrained(following)
 
     return jax.jit(step, donate_argnums=0)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backbone.errors import InputError
+from backbone.meshes.mesh import Mesh, Rule
 from backbone.variants.registered import variants
 from trainers.config import Data, Optimizer
 from trainers.pretraining.corpus import Corpus
@@ -40,11 +41,13 @@ __all__ = [
     "DistilImages",
     "ImageObjective",
     "MaskedTokens",
+    "Mesh",
     "NewBert",
     "NewNetwork",
     "NewVit",
     "Objective",
     "Optimizer",
+    "Rule",
     "SupervisedImages",
     "TextObjective",
     "TokenizerFile",
@@ -68,6 +71,7 @@ class BackboneConfig:
     optimizer: Optimizer = field(
         default_factory=lambda: Optimizer(warmup_fraction=0.06, weight_decay=0.01, clip_norm=1.0)
     )
+    mesh: Mesh = field(default_factory=Mesh)  # devices of the run; the default is one
     steps: int = 5000  # optimiser steps
     batch_size: int = 32  # rows per micro-batch
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of activations and products; weights stay float32
@@ -84,6 +88,7 @@ class BackboneConfig:
         for name in ("steps", "batch_size", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        self.mesh.check_batch(self.batch_size)
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
         if self.max_seconds < 0 or self.checkpoint_seconds < 0:

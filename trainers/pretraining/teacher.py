@@ -19,12 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from backbone.errors import InputError
-from backbone.files import BACKBONE_FILE
-from backbone.home import resolve_backbone
 from backbone.network.encoder import Network
 from backbone.records import digest
 from backbone.storage import Backbone, load_backbone
 from backbone.trees import Params
+from trainers.pretraining.start import folder_of_start
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +32,7 @@ ROWS = 64  # rows of a batch of the teacher
 
 def named_backbone(name: str, reads: str, field: str, objective: str) -> Backbone:
     """Loads a backbone folder, that of a run, or minilm, in float32. Raises InputError if it reads something else."""
-    inside = Path(name) / "backbone"
-    folder = inside if (inside / BACKBONE_FILE).is_file() else resolve_backbone(name)
-    backbone = load_backbone(folder, precision="float32")
+    backbone = load_backbone(folder_of_start(name), precision="float32")
     if backbone.spec.reads != reads:
         raise InputError(
             f"{field}: {name} reads {backbone.spec.reads}, and {objective} needs a backbone that reads {reads}"

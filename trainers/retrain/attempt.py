@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backbone.console.log_lines import message_lines
 from backbone.errors import InputError
 from registry.budgets.place import budgets_for
 from registry.entries import NoRegistry, RegistryError
@@ -59,5 +60,5 @@ def _opened(place: Place, config: TrainConfig) -> tuple[Registry, Taken | None]:
 def reported(outcome: Outcome) -> Outcome:
     """Prints the reason of an error to stderr, and returns the outcome."""
     if outcome.action == "error":
-        print(f"topgraft retrain: {outcome.reason}", file=sys.stderr)
+        print(message_lines(f"topgraft retrain: {outcome.reason}"), file=sys.stderr)
     return outcome

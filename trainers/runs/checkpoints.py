@@ -18,6 +18,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from backbone.files import disk_errors
+from backbone.meshes.processes import several
 from backbone.orbax import ocp, reading
 from backbone.trees import flatten, require_same_structure, unflatten
 from trainers.config.own import OWN
@@ -112,7 +113,9 @@ class Checkpoints:
         self.wait()
         # the notes are written later, and go on changing
         metadata = {"identity": self._identity, "notes": copy.deepcopy(dict(notes))}
-        copied = jax.tree.map(np.array, jax.device_get(_arrays(state, best, frozen)))
+        arrays = _arrays(state, best, frozen)
+        # several processes write their parts; Orbax copies these before it returns
+        copied = arrays if several() else jax.tree.map(np.array, jax.device_get(arrays))
         with disk_errors(self._folder):
             self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 
@@ -126,9 +129,9 @@ class Checkpoints:
     def restore(
         self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]
     ) -> tuple[State, dict[str, Any], dict[str, Any]]:
-        """Returns (state, best, frozen) of the newest checkpoint; the arguments give the expected structure.
+        """Returns (state, best, frozen) of the newest checkpoint, on the host.
 
-        Raises InputError if the checkpoint has another one.
+        The arguments give the expected structure. Raises InputError if the checkpoint has another one.
         """
         latest = self._checkpointer.latest
         assert latest is not None
@@ -143,6 +146,6 @@ class Checkpoints:
         parts = unflatten(self._read(latest.step, load))
         leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
         optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
-        restored = jax.device_put({**parts["state"], "optimizer": optimizer})
+        restored = {**parts["state"], "optimizer": optimizer}
         log.info("resuming from step %d", latest.step)
         return restored, parts.get("best", {}), parts.get("frozen", {})

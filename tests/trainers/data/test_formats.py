@@ -323,6 +323,7 @@ def test_an_unknown_tfds_name():
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', {}, "a.jsonl:2: not JSON"),
         ("a.jsonl", b"[1]\n", {}, "a.jsonl:1: expected a JSON object, got list"),
         ("a.jsonl", b'{"txt": "x", "label": 1}\n', {}, "a.jsonl:1: has no field 'text'; nearest: txt"),
+        ("a.csv", b"text , label\nx,y\n", {}, "a.csv: has no column 'text'; nearest: 'text '"),
         ("a.jsonl", b'{"text": null, "label": 1}\n', {}, "a.jsonl:1: text: expected text, got nothing"),
         ("a.jsonl", b'{"text": 3, "label": 1}\n', {}, "a.jsonl:1: text: expected text, got int"),
         ("a.jsonl", b'{"text": "x", "label": NaN}\n', {}, "a.jsonl:1: label: no label"),

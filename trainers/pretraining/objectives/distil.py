@@ -157,10 +157,10 @@ class Distillation(Objective):
             ours = network.finish(backbone, ours) if boundary == network.spec.blocks else ours
             if head:
                 ours = ours @ head[str(boundary)]["kernel"].astype(ours.dtype)
-            ours, wanted = ours.astype(jnp.float32), batch["states"][:, number].astype(jnp.float32)
-            mean, wanted_mean = (jnp.einsum("bt,btd->bd", shares, state) for state in (ours, wanted))
-            total += unexplained(ours, wanted, weights)
-            total += self.pooled * unexplained(mean, wanted_mean, batch["weights"])
+            ours, target = ours.astype(jnp.float32), batch["states"][:, number].astype(jnp.float32)
+            mean, target_mean = (jnp.einsum("bt,btd->bd", shares, state) for state in (ours, target))
+            total += unexplained(ours, target, weights)
+            total += self.pooled * unexplained(mean, target_mean, batch["weights"])
         return total / (len(compared) * (1 + self.pooled)), weights.sum()
 
     def head_cost(self, material: Material, rows: int) -> Count:
@@ -171,13 +171,13 @@ class Distillation(Objective):
         return count * int(states.shape[1])
 
 
-def unexplained(ours: Array, wanted: Array, weights: Array) -> Array:
-    """Computes the share of the variance of `wanted` [...,D] that `ours` misses, with weights [...]: float32."""
+def unexplained(ours: Array, target: Array, weights: Array) -> Array:
+    """Computes the share of the variance of `target` [...,D] that `ours` misses, with weights [...]: float32."""
     weights = weights[..., None] / jnp.maximum(weights.sum(), 1)
-    axes = tuple(range(wanted.ndim - 1))
-    mean = (wanted * weights).sum(axis=axes, keepdims=True)
-    spread = (jnp.square(wanted - mean) * weights).sum()
-    return (jnp.square(ours - wanted) * weights).sum() / jnp.maximum(spread, SMALLEST * wanted.shape[-1])
+    axes = tuple(range(target.ndim - 1))
+    mean = (target * weights).sum(axis=axes, keepdims=True)
+    spread = (jnp.square(target - mean) * weights).sum()
+    return (jnp.square(ours - target) * weights).sum() / jnp.maximum(spread, SMALLEST * target.shape[-1])
 
 
 @dataclass(frozen=True)

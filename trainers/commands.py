@@ -14,6 +14,7 @@ from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.retrain.outcome import Job, Options
+from trainers.search.commands import SEARCH_VERBS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,4 +212,5 @@ VERBS: tuple[type[Verb], ...] = (
     Check,
     Inspect,
     Cache,
+    *SEARCH_VERBS,
 )

@@ -36,10 +36,13 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "export-backbone": ("b --format hf --out o", {"backbone": "b", "format": "hf", "out": "o"}),
     "train-backbone": ("c", {"config": "c"}),
     "train": ("c", {"inputs": ("c",)}),
+    "distil-static": ("b --out o", {"backbone": "b", "out": "o"}),
     "plan": ("c", {"config": "c"}),
     "retrain": ("c d", {"configs": ("c", "d")}),
     "evaluate": ("g", {"graft": "g"}),
     "inspect": ("p", {"path": "p"}),
+    "search": ("c", {"config": "c"}),
+    "search show": ("r", {"run": "r"}),
     "cache": ("stat", {"action": "stat"}),
     "check": ("f", {"inputs": ("f",)}),
     "machine": ("", {}),
@@ -179,7 +182,7 @@ def declared(cls: type) -> dict[str, tuple[type, dataclasses.Field]]:
 
 def parser_of(verb: type[Verb]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = topgraft.parser()
-    for word in verb.verb.split():
+    for word in [verb.verb] if verb in trainers.commands.VERBS else verb.verb.split():
         (group,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         parser = group.choices[word]
     return parser

@@ -36,7 +36,7 @@ def attention(
     are always visible. A row without a real token gives finite values. `window` is the number of tokens that a token
     sees on either side; 0 is no limit. With `exact_rows` a row that is alone has the bits that it has among others.
     """
-    if exact_rows and len(q) == 1:  # XLA drops a batch axis of one, and then adds up in another order
+    if exact_rows and q.shape[0] == 1:  # XLA drops a batch axis of one, and then adds up in another order
         q, k, v, mask = (jnp.concatenate([t, t]) for t in (q, k, v, mask))
         return attention(q, k, v, mask, heads, window)[:1]
     batch, tokens, width = q.shape

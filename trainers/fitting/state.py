@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from trainers.fitting.cached_states import CachedPrefix
 from trainers.fitting.progress import Progress, progress_of
 from trainers.fitting.step import carry, first_state, join, no_sums, partition
 from trainers.freezing.schedule import Span
-from trainers.runs.checkpoints import Checkpoints, State
+from trainers.runs.checkpoints import State
 from trainers.runs.logs import Scalars
 from trainers.runs.result import StageRecord
 
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from trainers.fitting.loop import Trainable
 
 log = logging.getLogger(__name__)
+
+
+class Saved(Protocol):
+    """What a loop goes on from: checkpoints of a run, or the stored state of a trial."""
+
+    def notes(self) -> Params | None:
+        """Returns the progress as JSON values; None if there is nothing to go on from."""
+
+    def restore(self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> tuple[State, Params, Params]:
+        """Returns (state, best, frozen); the arguments give the expected structure."""
+
 
 Step = Callable[[State, Params, Any], State]  # (arrays, what is fixed, batch) -> arrays
 
@@ -72,7 +83,7 @@ class LoopState:
         """Returns the function that gives a batch its cached states; None where blocks run from the inputs."""
         return None if self.prefix is None else self.prefix.states
 
-    def restore(self, checkpoints: Checkpoints) -> bool:
+    def restore(self, checkpoints: Saved) -> bool:
         """Goes on from the newest checkpoint; returns whether there is one."""
         if (notes := checkpoints.notes()) is None:
             return False

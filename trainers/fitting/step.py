@@ -111,18 +111,19 @@ def step_of(
     loss_of: Callable[[Params, Params, Any, jax.Array], tuple[jax.Array, jax.Array]],
     optimizer: optax.GradientTransformation,
     *,
-    seed: int,
+    seed: int | None,
     track: bool = False,
     layout: Layout = ONE,
 ) -> Callable[[State, Params, Any], State]:
     """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
-    The state stays where `layout` places it. The key is made from `seed` and the step. A micro-batch whose loss or
-    gradient is not finite changes nothing but the count of skipped ones.
+    The state stays where `layout` places it. The key is made from `seed` and the step; where the seed is None,
+    `frozen["seed"]` uint32 holds it, so that one program serves several seeds. A micro-batch whose loss or gradient is
+    not finite changes nothing but the count of skipped ones.
     """
 
     def step(state: State, frozen: Params, batch: Any) -> State:
-        rng = jax.random.fold_in(jax.random.key(seed), state["step"])
+        rng = jax.random.fold_in(jax.random.key(frozen["seed"] if seed is None else seed), state["step"])
         (loss, rows), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["live"], frozen, batch, rng)
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))

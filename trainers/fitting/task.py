@@ -145,10 +145,14 @@ class GraftTask(Trainable):
             logits = graft.logits_of_rows(self.dev.rows)
         return gather(self.model, logits, self.dev.labels).compute()
 
+    def frozen_adapter(self, state: LoopState) -> Params:
+        """Returns the adapter's leaves that no step of the stage trains, as the model reads them."""
+        return dict(state.frozen.get("adapter", {}))
+
     def fill(self, state: LoopState, boundary: int, show: bool) -> CachedPrefix | None:
         if self.open_cache is None or not reads_from(self.model, boundary):
             return None
-        store = self.open_cache(state.frozen.get("adapter", {}))
+        store = self.open_cache(self.frozen_adapter(state))
         if store is None:
             return None
         splits = [self.train, *([self.dev] if self.dev else [])]

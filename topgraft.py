@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from backbone.console.log_lines import LogLines, json_line, message_lines, one_line, printable
 from backbone.console.options import Parser, filled
 from backbone.console.verbs import Verb, add_verb
-from backbone.errors import InputError
+from backbone.errors import InputError, Stopped
 from backbone.ownership import require_own
 from backbone.records import encode
 from backbone.texts import require_unicode
@@ -52,6 +52,17 @@ def load(path: str | Path, backbone: str | Path | Backbone | None = None, *, pre
     return load_graft(path, backbone, precision=precision)
 
 
+class FrontDoor(Parser):
+    """The parser of the whole command. `search show` is a verb of two words beside the verb `search`."""
+
+    two_words: tuple[str, ...] = ()  # verbs of two words whose first word is a verb too
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        named = " ".join(words[:2])
+        return super().parse_known_args([named, *words[2:]] if named in self.two_words else words, namespace)
+
+
 def parser() -> Parser:
     """Returns the parser of the command. Each verb is a dataclass, and its options are the fields."""
     require_own("adapters")
@@ -61,11 +72,12 @@ def parser() -> Parser:
     import serving.commands
     import trainers.commands
 
-    command = Parser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
-    verbs = command.add_subparsers(required=True, metavar="VERB")
+    command = FrontDoor(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
+    command.two_words = tuple(verb.verb for verb in trainers.commands.VERBS if " " in verb.verb)
+    verbs = command.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
     for package in (backbone.commands, trainers.commands, serving.commands, adapters.commands, registry.commands):
         for verb in package.VERBS:
-            add_verb(verbs, verb)
+            add_verb(verbs, verb, verb.verb)
     of_registry = verbs.add_parser("registry", help=registry.commands.HELP, description=registry.commands.HELP)
     actions = of_registry.add_subparsers(required=True, metavar="ACTION")
     for action in registry.commands.ACTIONS:
@@ -88,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = verb.call()
     except InputError as error:
         status, message = 2, str(error)
+    except Stopped as error:
+        status, message = error.exit_status, str(error)
     except RegistryError as error:
         status, message = error.exit_status, str(error)
     except OSError as error:  # a full disk, or a folder without permission to write; the message names the file

@@ -61,6 +61,11 @@ def count(tree: Mapping[str, Any]) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
 
 
+def shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each leaf by dotted path."""
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+
+
 def describe(leaf: Any) -> str:
     """Returns dtype and shape of a leaf in words: `float32[384,8]`."""
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"

@@ -114,6 +114,15 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On an accelerator, reports tests of equal bits as expected failures, or as passed in spite of it."""
+    if os.environ["JAX_PLATFORMS"] == "cpu":
+        return
+    for item in items:
+        if item.get_closest_marker("cpu_bits"):
+            item.add_marker(pytest.mark.xfail(reason="equal bits are promised on a CPU alone", strict=False))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Fails a test that skips in continuous integration."""

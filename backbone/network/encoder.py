@@ -132,7 +132,7 @@ class Embeddings(nnx.Module):
             self.special = _normal(rngs, (spec.image.special, width))
         else:
             self.token = _normal(rngs, (spec.vocabulary, width))
-        if not spec.rotary_theta:
+        if spec.blocks and not spec.rotary_theta:
             self.position = _normal(rngs, (spec.positions + spec.position_offset, width))
         if spec.segments:
             self.segment = _normal(rngs, (spec.segments, width))
@@ -160,7 +160,7 @@ class Embeddings(nnx.Module):
         special = self.special[...].astype(dtype)
         values = normalised(patches[:, len(special) :], self.image).astype(dtype)
         hidden = PLAIN_HOOKS.linear("patch", values, self.patch.kernel[...], self.patch.bias[...])
-        return jnp.concatenate([jnp.broadcast_to(special, (len(hidden), *special.shape)), hidden], axis=1)
+        return jnp.concatenate([jnp.broadcast_to(special, (hidden.shape[0], *special.shape)), hidden], axis=1)
 
 
 def normalised(pixels: Array, image: ImageSpec) -> Array:

@@ -17,6 +17,10 @@ from typing import Any, Protocol, TypeVar
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read_manifest
 from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError, nearest, shown
+from registry.budgets.budget import Budgets
+from registry.budgets.figures import figures_of
+from registry.budgets.judge import judged
+from registry.budgets.signers import Unsigned
 from registry.database import Registry
 from registry.entries import LogPosition, NoRegistry, Unavailable, require_task
 from registry.store import Store
@@ -72,6 +76,10 @@ class Catalogue(Protocol):
         """Returns the graft folder; raises InputError if it or a file in it is a symbolic link."""
         ...
 
+    def over_budget(self, entry: Entry) -> str:
+        """Returns the limits of the team's budget that a version breaks; "" if it keeps them."""
+        ...
+
 
 def plain_graft(path: Path) -> Path:
     """Returns `path`; raises InputError if it or a file of it is a link: an artefact points nowhere else."""
@@ -84,8 +92,10 @@ def plain_graft(path: Path) -> Path:
 class RegistryCatalogue:
     """The live versions of a registry; their artefacts are in its store."""
 
-    def __init__(self, registry: Registry, store: Store, store_seconds: float = STORE_SECONDS):
-        self._registry, self._store = registry, store
+    def __init__(
+        self, registry: Registry, store: Store, store_seconds: float = STORE_SECONDS, budgets: Budgets | None = None
+    ):
+        self._registry, self._store, self._budgets = registry, store, budgets or Budgets()
         self._history, self._now = History(), LogPosition("", 0, "")
         self._readers = Readers("store", seconds=store_seconds)
 
@@ -134,8 +144,21 @@ class RegistryCatalogue:
         return Entry(task, str(record.number), record.content_id, lineage={**origin, **record.lineage})
 
     def path(self, entry: Entry) -> Path:
-        """Returns the graft folder; raises InputError for a symbolic link."""
-        return plain_graft(self._store.path(entry.content_id))
+        """Returns the graft folder; raises InputError for a link, and for one without the signatures of the policy."""
+        folder = plain_graft(self._store.path(entry.content_id))
+        try:
+            self._budgets.signers.require(folder)
+        except Unsigned as error:
+            raise InputError(str(error)) from error
+        return folder
+
+    def over_budget(self, entry: Entry) -> str:
+        """Returns the limits of the team's budget that a version breaks, as recorded; "" for none."""
+        if not (budget := self._budgets.of(entry.task)):
+            return ""
+        version = self._registry.version(entry.task, int(entry.version))
+        figures = figures_of(version, self._registry.measurements(entry.task, version.number))
+        return "; ".join(str(one) for one in judged(budget, version.number, figures) if one.verdict == "FAIL")
 
 
 def _is_name(name: str) -> bool:
@@ -201,6 +224,10 @@ class FolderCatalogue:
     def standing(self, lives: Mapping[str, Entry], served: Collection[str]) -> FollowState:
         """Returns that the folder is what it says: one without grafts raises before."""
         return FollowState()
+
+    def over_budget(self, entry: Entry) -> str:
+        """Returns "": nobody records figures of a folder's grafts."""
+        return ""
 
     def _entry(self, task: str, places: list[Path]) -> Entry:
         """Returns the entry of a task. One without content stays one, so that the reason reaches who asks for it."""
@@ -330,6 +357,10 @@ class Timely:
     def path(self, entry: Entry) -> Path:
         """Returns the graft folder; its reader has a deadline of its own."""
         return self._catalogue.path(entry)
+
+    def over_budget(self, entry: Entry) -> str:
+        """Returns the limits of the team's budget that a version breaks; "" if it keeps them."""
+        return self._ask(("budget", entry.task, entry.version), lambda: self._catalogue.over_budget(entry))
 
     def _ask(self, key: Hashable, question: Callable[[], T]) -> T:
         return self._readers.call(key, "the catalogue", question)

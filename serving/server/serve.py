@@ -27,6 +27,7 @@ from backbone.storage import Backbone, load_backbone
 from metering.energy import meter
 from metering.thermal import thermometer
 from metering.window import on_accelerator
+from registry.budgets.place import budgets_for
 from registry.database import open_registry
 from registry.store import Store
 from serving.bank import Envelope
@@ -260,7 +261,9 @@ def _catalogue(settings: Settings) -> Catalogue:
         return FolderCatalogue(settings.grafts)
     assert settings.registry is not None
     assert settings.store is not None
-    return RegistryCatalogue(open_registry(settings.registry, create=False), Store(settings.store))
+    budgets = budgets_for(settings.budgets, settings.registry)
+    registry = open_registry(settings.registry, create=False)
+    return RegistryCatalogue(registry, Store(settings.store), budgets=budgets)
 
 
 def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runtime:

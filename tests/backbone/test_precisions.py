@@ -160,6 +160,7 @@ def test_the_compiler_leaves_products_of_bfloat16_to_units_that_have_them():
         assert re.search(rf"{re.escape(name)} = bf16\[", text), text
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_int8_rows_have_the_same_bits_in_every_batch(rows, tiny):
     trunk = in_precision(tiny, "int8")
@@ -173,6 +174,7 @@ def test_int8_rows_have_the_same_bits_in_every_batch(rows, tiny):
     assert (states(tiny, ids, mask) != whole).any(), "it is another trunk than float32"
 
 
+@pytest.mark.cpu_bits
 def test_int8_rows_of_a_real_trunk_have_the_same_bits_alone(minilm):
     trunk = in_precision(minilm, "int8")
     ids, mask = batch(trunk, 8, 16)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from adapters.model import GraftModel
+from backbone.meshes.layout import ONE, Layout
 from backbone.trees import Params, flatten, unflatten
 from trainers.config import Optimizer
 from trainers.data.batches import Batch
@@ -88,6 +89,7 @@ def make_step(
     remat: bool,
     seed: int,
     track: bool = False,
+    layout: Layout = ONE,
 ) -> Callable[[State, Params, Batch], State]:
     """Compiles (state, frozen, batch) -> state; the old state's memory is reused.
 
@@ -102,24 +104,26 @@ def make_step(
         rows = batch["weights"].sum()
         return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
 
-    return step_of(loss_of, optimizer, seed=seed, track=track)
+    return step_of(loss_of, optimizer, seed=seed, track=track, layout=layout)
 
 
 def step_of(
     loss_of: Callable[[Params, Params, Any, jax.Array], tuple[jax.Array, jax.Array]],
     optimizer: optax.GradientTransformation,
     *,
-    seed: int,
+    seed: int | None,
     track: bool = False,
+    layout: Layout = ONE,
 ) -> Callable[[State, Params, Any], State]:
     """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
-    The key is made from `seed` and the step. A micro-batch whose loss or gradient is not finite changes
-    nothing but the count of skipped ones.
+    The state stays where `layout` places it. The key is made from `seed` and the step; where the seed is None,
+    `frozen["seed"]` uint32 holds it, so that one program serves several seeds. A micro-batch whose loss or gradient is
+    not finite changes nothing but the count of skipped ones.
     """
 
     def step(state: State, frozen: Params, batch: Any) -> State:
-        rng = jax.random.fold_in(jax.random.key(seed), state["step"])
+        rng = jax.random.fold_in(jax.random.key(frozen["seed"] if seed is None else seed), state["step"])
         (loss, rows), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["live"], frozen, batch, rng)
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
@@ -137,6 +141,6 @@ def step_of(
         }
         if track:
             following["gradient"] = kept(jax.tree.map(jnp.add, state["gradient"], gradient), state["gradient"])
-        return following
+        return layout.constrained(following)
 
     return jax.jit(step, donate_argnums=0)

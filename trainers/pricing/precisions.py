@@ -140,10 +140,10 @@ def spread(examples: Examples) -> Examples:
 def _features(model: GraftModel, backbone: Backbone, rows: Sequence[TokenRow]) -> np.ndarray:
     """Returns the features of a probe, float32 [N,F], or [N,T,F] for tagging."""
 
-    def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+    def program(ids: Any, mask: Any) -> jax.Array:
         return features_of(model, backbone.params, {}, {"ids": ids, "mask": mask})
 
-    return run_rows(program, rows, backbone.lengths, backbone.preprocessing.fill)
+    return run_rows(program, rows, backbone.lengths, backbone.preprocessing.fill, layout=backbone.layout)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

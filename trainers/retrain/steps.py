@@ -18,6 +18,7 @@ from backbone.records import digest, encode
 from metering.cost import CostRecord
 from metering.window import cpu_seconds
 from registry.budgets.budget import Budget
+from registry.budgets.signers import Signers
 from registry.database import Registry
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
@@ -73,6 +74,7 @@ class Work:
     taken: Taken
     beat: Heartbeat | None
     budget: Budget
+    signers: Signers
     cpu_before: float = 0.0  # CPU seconds of the process when the verb began
 
     def __post_init__(self) -> None:
@@ -351,6 +353,7 @@ class Work:
             self.on_step("promote")
             if report.verdict != "PASS" or not self.options.promote:
                 return report, None
+            self.signers.require(self.store.path(candidate.version.content_id))
             try:
                 return report, self.registry.promote(
                     self.task,
@@ -384,6 +387,10 @@ class Work:
         self.store.identity(create=True)
         with self.store.reached():
             save_rows(self.store.root, self.rows, self.now.rows)
+        if self.options.sign:
+            from backbone.signing.bundle import sign_folder
+
+            sign_folder(candidate.folder, self.options.sign)
         assert candidate.cost is not None
         measured = candidate.cost.record()
         lineage = {

@@ -49,6 +49,7 @@ def test_a_ladder_that_reads_below_a_boundary_is_not_fed_from_it(stages, task, t
         assert_same(plain, staged)
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
 def test_what_a_stage_caches_does_not_depend_on_the_stage_before(storage, task, tmp_path):
     """A run that is killed between two stages begins the second one without the states of the first."""
@@ -97,6 +98,7 @@ def test_who_waited_for_another_writer_computes_nothing_again(task, tmp_path):
     assert all(store.has_states(1, task.train) for store in stores)
 
 
+@pytest.mark.cpu_bits
 def test_cached_logits_equal_uncached_ones_bit_for_bit(minilm, tmp_path):
     """float32, MiniLM, the same bucket, on CPU; and the weights are what they were."""
     model = GraftModel(minilm.network, (Lora(rank=2, blocks="4:"),), Classification(), ("a", "b", "c"))
@@ -224,6 +226,7 @@ def test_pooled_states_are_of_their_pooling(task, tmp_path):
     assert store("attention").has_pooled(task.train), "attention begins as the mean"
 
 
+@pytest.mark.cpu_bits
 def test_a_row_alone_has_the_bits_of_a_row_among_others(task, tmp_path):
     """In batches of `SAMPLE` rows, which hold 192 tokens here; below 128, this backbone's products add up otherwise."""
     long = part_of(task.train, np.flatnonzero(task.train.buckets == 24))

@@ -85,6 +85,19 @@ class Precision(Overridden, Verb, verb="precision"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistilStatic(IntoFolder, Verb, verb="distil-static"):
+    backbone: str = argument("backbone folder that reads text, or minilm")
+    width: int = option(256, "numbers of a token's vector")
+    texts: tuple[str, ...] = option((), "text file that tells how frequent tokens are", name="text", repeat=True)
+
+    def call(self) -> object:
+        """Writes a trunk of no blocks: one vector for each token, distilled from a backbone."""
+        from trainers.distil_static import distil_static
+
+        return distil_static(self.backbone, self.out, width=self.width, files=self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan(Scripted, UnderBudgets, Verb, verb="plan"):
     workdir: str | None = option(None, "folder that keeps the prediction, for the run's report")
 
@@ -206,6 +219,7 @@ VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
     Precision,
+    DistilStatic,
     Plan,
     Retrain,
     Evaluate,

@@ -139,8 +139,8 @@ def _require_searchable(config: TrainConfig) -> None:
         raise InputError("mesh: the trials of a search run on one device; leave it out")
     if config.penalties or config.ranks.max_bytes:
         raise InputError(
-            "penalties: the trials of a search share a program without penalties and adaptive ranks; leave out both, and "
-            "set them when the chosen config is trained"
+            "penalties: the trials of a search share a program without penalties and adaptive ranks; leave out both, "
+            "and set them when the chosen config is trained"
         )
     if config.climbs:
         raise InputError(

@@ -61,7 +61,7 @@ class EncoderSpec:
     Every dense layer and every norm has a bias; families without one import zeros.
     """
 
-    blocks: int  # L
+    blocks: int  # L; 0: vectors of tokens alone, which have no positions
     width: int  # D, the width of hidden states
     heads: int  # H; a head has width D / H
     mlp_width: int  # hidden units of the mlp
@@ -101,7 +101,9 @@ class EncoderSpec:
     )
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "width", "heads", "mlp_width", "positions"):
+        if self.blocks < 0:
+            raise InputError(f"blocks: may not be negative, got {self.blocks}")
+        for name in ("width", "heads", "mlp_width", "positions"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         self._check_compact()

@@ -36,6 +36,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "export-backbone": ("b --format hf --out o", {"backbone": "b", "format": "hf", "out": "o"}),
     "train-backbone": ("c", {"config": "c"}),
     "train": ("c", {"inputs": ("c",)}),
+    "distil-static": ("b --out o", {"backbone": "b", "out": "o"}),
     "plan": ("c", {"config": "c"}),
     "retrain": ("c d", {"configs": ("c", "d")}),
     "evaluate": ("g", {"graft": "g"}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from backbone.console.options import argument, option
-from backbone.console.verbs import InPrecision, OfGraft, OnBackbone, Verb
+from backbone.console.verbs import InPrecision, IntoFolder, OfGraft, OnBackbone, Verb
 from backbone.errors import InputError
 from registry.budgets.place import UnderBudgets, budgets_for
 from registry.place import Place
@@ -81,6 +81,19 @@ class Precision(Overridden, Verb, verb="precision"):
         config = None if self.data is None else load_config(self.data, self.overrides)
         result = precision(self.backbone, choice=self.choose, config=config)
         return result if self.json else str(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilStatic(IntoFolder, Verb, verb="distil-static"):
+    backbone: str = argument("backbone folder that reads text, or minilm")
+    width: int = option(256, "numbers of a token's vector")
+    texts: tuple[str, ...] = option((), "text file that tells how frequent tokens are", name="text", repeat=True)
+
+    def call(self) -> object:
+        """Writes a trunk of no blocks: one vector for each token, distilled from a backbone."""
+        from trainers.distil_static import distil_static
+
+        return distil_static(self.backbone, self.out, width=self.width, files=self.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +205,7 @@ VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
     Precision,
+    DistilStatic,
     Plan,
     Retrain,
     Evaluate,

@@ -19,7 +19,6 @@ import jax
 import numpy as np
 
 from adapters.machine import ready_to_compute
-from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.meshes.mesh import Mesh
 from backbone.meshes.processes import join, leads, losing_none, require_same, said_by_all, several, together
@@ -27,7 +26,7 @@ from backbone.meshes.rules import check_rules
 from backbone.network.masked_head import load_head, save_head
 from backbone.orbax import save_tree
 from backbone.records import decode, digest, encode
-from backbone.storage import Backbone, BackboneRecord, load_backbone, read_record, save_backbone
+from backbone.storage import Backbone, BackboneRecord, read_record, save_backbone
 from backbone.trees import Params, count, map_leaves, shapes
 from metering.cost import CostRecord
 from metering.window import Cost, cpu_seconds, wall_seconds, window
@@ -36,7 +35,7 @@ from trainers.config.own import own_identity
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.loop import BackboneTask, FittedBackbone, fit_backbone
 from trainers.pretraining.material import Material
-from trainers.pretraining.start import folder_of_start
+from trainers.pretraining.teacher import named_backbone
 from trainers.runs.checkpoints import FOLDER, Checkpoints
 from trainers.runs.workdir import RESULT, claimed_by_all
 
@@ -180,13 +179,7 @@ def _load_start(config: BackboneConfig) -> Backbone | None:
     """Returns the backbone to continue from; of a run, the one inside. Raises InputError if it reads something else."""
     if not config.start:
         return None
-    start = load_backbone(folder_of_start(config.start), precision="float32")
-    if start.spec.reads != config.objective.reads:
-        raise InputError(
-            f"start: {config.start} reads {start.spec.reads}, and {config.objective.tag} needs a backbone that reads "
-            f"{config.objective.reads}"
-        )
-    return start
+    return named_backbone(config.start, config.objective.reads, "start", config.objective.tag)
 
 
 def _first_params(config: BackboneConfig, material: Material, start: Backbone | None) -> Params:
@@ -195,6 +188,8 @@ def _first_params(config: BackboneConfig, material: Material, start: Backbone | 
     objective = config.objective
     if start is not None:
         params = {"backbone": start.params}
+    elif material.first_weights is not None:
+        params = {"backbone": material.first_weights}
     else:
         assert config.network is not None, "BackboneConfig refuses it without a start"
         params = {"backbone": config.network.init_weights(material.network, weights)}

@@ -23,7 +23,7 @@ def weights_of(graft: Graft) -> Params:
         if name != "pooler" or graft.model.head.pooling == "pooler"
     }
     used = {graft.backbone.spec.weights_key(block) for block in range(top)}
-    blocks = {key: block for key, block in backbone["blocks"].items() if key in used}
+    blocks = {key: block for key, block in backbone.get("blocks", {}).items() if key in used}
     scope = {} if graft.scope is None else graft.scope.arrays()
     return {"backbone": {**backbone, "blocks": blocks}, "graft": graft.params, "scope": scope}
 

@@ -132,7 +132,7 @@ class Embeddings(nnx.Module):
             self.special = _normal(rngs, (spec.image.special, width))
         else:
             self.token = _normal(rngs, (spec.vocabulary, width))
-        if not spec.rotary_theta:
+        if spec.blocks and not spec.rotary_theta:
             self.position = _normal(rngs, (spec.positions + spec.position_offset, width))
         if spec.segments:
             self.segment = _normal(rngs, (spec.segments, width))

@@ -24,6 +24,7 @@ from trainers.pretraining.networks import NewNetwork
 from trainers.pretraining.networks.bert import NewBert
 from trainers.pretraining.networks.vit import NewVit
 from trainers.pretraining.objectives import Objective
+from trainers.pretraining.objectives.distil import Distil, DistilImages
 from trainers.pretraining.objectives.images import ImageObjective
 from trainers.pretraining.objectives.masked_tokens import MaskedTokens
 from trainers.pretraining.objectives.supervised_images import SupervisedImages
@@ -36,6 +37,8 @@ __all__ = [
     "BackboneConfig",
     "Corpus",
     "Data",
+    "Distil",
+    "DistilImages",
     "ImageObjective",
     "MaskedTokens",
     "Mesh",
@@ -100,7 +103,7 @@ class BackboneConfig:
     def _check_network(self) -> None:
         """Raises InputError unless either the start or a network of the config reads what the objective reads."""
         if self.network is None:
-            if not self.start:
+            if not self.start and not self.objective.brings_network:
                 raise InputError("network: none needs start, a backbone that brings it")
             return
         reads = self.objective.reads

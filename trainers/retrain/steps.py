@@ -24,7 +24,7 @@ from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
 from registry.store import Store
 from trainers.config import TrainConfig
-from trainers.retrain.beforehand import count_checks, unjudgeable
+from trainers.retrain.beforehand import count_checks, misspelt, unjudgeable
 from trainers.retrain.decide import Decision, decide, unpriced
 from trainers.retrain.diagnose import Diagnosis, diagnose
 from trainers.retrain.fingerprint import Fingerprint, Taken, read
@@ -220,12 +220,14 @@ class Work:
         self.on_step("check")
         limits = self.config.retrain.rows
         checks = [*count_checks(limits, self.old, self.rows)]
-        if diagnosis.changed_everywhere >= limits.min_rows and self.parent is not None:
+        slips = misspelt(self.old, self.rows, (*limits.new_labels, *self.config.retrain.schema.labels))
+        if (slips or diagnosis.changed_everywhere >= limits.min_rows) and self.parent is not None:
             from trainers.retrain.compare import Contestant
-            from trainers.retrain.suspects import label_checks
+            from trainers.retrain.suspects import label_checks, spelling_checks
 
             live = Contestant(self.store.path(self.before.live.content_id), self.before.live.version)
             try:
+                checks += spelling_checks(self.config, live, self.rows, self.old, slips) if slips else ()
                 checks += label_checks(self.config, live, self.rows, self.old)
             except InputError as error:
                 self._record("invalid", {"error": str(error)})

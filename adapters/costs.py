@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.block_counts import Parts, block_backward, block_forward
+from adapters.block_counts import Parts, block_backward, block_forward, embedding_forward
 from adapters.model import GraftModel
 from metering.counts import Count, product
 
@@ -37,6 +37,8 @@ def forward(model: GraftModel, batch: int, length: int, *, start: int = 0) -> Co
     """Returns the work of a forward pass from boundary `start` to logits."""
     rows = batch * model.sides
     blocks = blocks_forward(model, rows, length, (start, model.network.spec.blocks))
+    if start == 0:
+        blocks += embedding_forward(model.network.spec, rows, length)
     return blocks + features_forward(model, rows, length) + _head(model, batch, length)
 
 

@@ -23,6 +23,7 @@ from adapters.hooks import GraftHooks
 from adapters.model import GraftModel
 from adapters.specs import Classification
 from backbone.buckets import TokenRow, bucket_of, pad
+from backbone.meshes.layout import ONE, Layout
 from metering.window import count_work
 
 # tokens of a full batch: enough to keep the device busy, few enough that a partly filled last batch wastes little
@@ -47,7 +48,7 @@ def _block_program(model: GraftModel, index: int) -> Callable[..., jax.Array]:
     def run(weights: Any, leaves: Any, hidden: jax.Array, mask: jax.Array) -> jax.Array:
         adapter = {name: {str(index): sites} for name, sites in leaves.items()}
         hooks = GraftHooks(model.site_parts, adapter) if leaves else None
-        backbone = {"blocks": {str(index): weights}}
+        backbone = {"blocks": {model.network.spec.weights_key(index): weights}}
         return model.network.run_blocks(backbone, hidden, mask, hooks, start=index, stop=index + 1)  # type: ignore[no-any-return]
 
     return jax.jit(run)
@@ -109,7 +110,7 @@ def states_at(model: GraftModel, backbone: Any, adapter: Any, inputs: Any, taps:
     for index in range(start, max(taps)):
         leaves = {name: adapter[name][str(index)] for name in model.site_parts if str(index) in adapter.get(name, {})}
         hidden = _block_program(model, alike(model, index))(
-            backbone["blocks"][str(index)], leaves, hidden, inputs["mask"]
+            model.network.block_weights(backbone, index), leaves, hidden, inputs["mask"]
         )
         if index + 1 in taps:
             states[index + 1] = hidden
@@ -174,46 +175,48 @@ def full_batch(bucket: int) -> int:
     return max(SMALL_BATCHES[-1], TOKENS_PER_BATCH.get(jax.default_backend(), 16384) // bucket)
 
 
-def grouped(lengths: Sequence[int], buckets: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+def grouped(lengths: Sequence[int], buckets: Sequence[int], shards: int = 1) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields (bucket, rows of the batch, indices) that cover every row once, short inputs first.
 
     Each bucket has one batch size, so one program. The last batch of a bucket may have fewer indices than rows;
-    the rest is filling.
+    the rest is filling. Each of `shards` groups of devices has the rows that one device would have.
     """
     bucket_of_row = np.array([bucket_of(length, buckets) for length in lengths], int)
     for bucket in np.unique(bucket_of_row):
         indices = np.flatnonzero(bucket_of_row == bucket)
-        rows = next((size for size in SMALL_BATCHES if len(indices) <= size), full_batch(int(bucket)))
+        sizes = (size * shards for size in SMALL_BATCHES)
+        rows = next((size for size in sizes if len(indices) <= size), full_batch(int(bucket)) * shards)
         for first in range(0, len(indices), rows):
             yield int(bucket), rows, indices[first : first + rows]
 
 
 def run_rows(
-    program: Callable[[np.ndarray, np.ndarray], jax.Array],
+    program: Callable[[Any, Any], jax.Array],
     rows: Sequence[TokenRow],
     buckets: Sequence[int],
     fill: int = 0,
     on_rows: Callable[[int], object] = lambda count: None,
     keep: Callable[[int, np.ndarray], np.ndarray] | None = None,
+    layout: Layout = ONE,
 ) -> np.ndarray:
     """Runs `program(ids, mask) -> [B, F]` over rows of any length; returns [N, F] in the order of the rows.
 
     The next batch is dispatched before the last one is fetched. `on_rows` gets the number of rows of each finished
     batch. Results [B, T, F] of each token are padded with zeros to the longest bucket: [N, T, F]. With `keep`, the
-    arrays keep(row number, result) are joined along the first axis instead.
+    arrays keep(row number, result) are joined along the first axis instead. `layout` is where the program runs.
     """
     results: list[np.ndarray | None] = [None] * len(rows)
     waiting: tuple[jax.Array, np.ndarray] | None = None
 
     def collect(item: tuple[jax.Array, np.ndarray]) -> None:
-        for index, value in zip(item[1], np.asarray(item[0]), strict=False):
+        for index, value in zip(item[1], layout.fetched(item[0]), strict=False):
             results[index] = value if keep is None else keep(int(index), value)
         on_rows(len(item[1]))
 
-    for bucket, size, indices in grouped([len(row) for row in rows], buckets):
+    for bucket, size, indices in grouped([len(row) for row in rows], buckets, layout.shards):
         filler = [rows[indices[-1]]] * (size - len(indices))
         ids, mask = pad([*(rows[i] for i in indices), *filler], bucket, fill)
-        output = program(ids, mask)
+        output = program(*layout.batch((ids, mask)))
         if waiting:
             collect(waiting)
         waiting = (output, indices)

@@ -29,7 +29,7 @@ from backbone.errors import InputError
 from backbone.home import find_backbone
 from backbone.precisions.precision import precision_of
 from backbone.storage import Backbone, load_backbone, read_record
-from backbone.trees import Params, map_leaves
+from backbone.trees import Params
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Graft:
     """A graft on its backbone."""
 
     model: GraftModel
-    params: Params  # {"adapter": ..., "head": ...} on the default device
+    params: Params  # {"adapter": ..., "head": ...}, on the devices of the backbone or on the host
     backbone: Backbone
     max_tokens: int  # longer texts are cut
     manifest: Manifest | None = None  # manifest of a graft that was stored
@@ -63,23 +63,33 @@ class Graft:
         """Returns logits float32 [N,C] of N rows of token ids; [N,T,C] of tokens, T the longest bucket."""
         if not len(rows):
             return np.zeros((0, len(self.model.labels)), np.float32)
-        params = jax.device_put(self.params)
+        params = self.backbone.layout.params(self.params)
 
-        def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+        def program(ids: Any, mask: Any) -> jax.Array:
             return logits_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask})
 
-        return run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill, on_rows)
+        return self._run(program, rows, on_rows)
+
+    def _run(
+        self,
+        program: Callable[[Any, Any], jax.Array],
+        rows: Sequence[TokenRow],
+        on_rows: Callable[[int], object] = lambda count: None,
+    ) -> np.ndarray:
+        """Runs a program over rows of token ids, on the devices of the backbone."""
+        fill, layout = self.backbone.preprocessing.fill, self.backbone.layout
+        return run_rows(program, rows, self.backbone.lengths, fill, on_rows, layout=layout)
 
     def answers_of_rows(self, rows: Sequence[TokenRow]) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns logits as `logits_of_rows`, and out-of-scope scores float [N] or None, in one pass."""
         if self.scope is None or not len(rows):
             return self.logits_of_rows(rows), None
-        params, boundary = jax.device_put(self.params), self.scope.boundary
+        params, boundary = self.backbone.layout.params(self.params), self.scope.boundary
 
-        def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+        def program(ids: Any, mask: Any) -> jax.Array:
             return answers_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, boundary)
 
-        outputs = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
+        outputs = self._run(program, rows)
         logits, features = np.split(outputs, [len(self.model.labels)], axis=1)
         return logits, self.scope.scores(features)
 
@@ -88,13 +98,13 @@ class Graft:
         if not len(rows):
             empty = np.zeros((0, len(self.model.labels)), np.float32)
             return empty, np.zeros((0, len(boundaries) * self.backbone.spec.width), np.float32)
-        params = jax.device_put(self.params)
+        params = self.backbone.layout.params(self.params)
 
-        def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+        def program(ids: Any, mask: Any) -> jax.Array:
             inputs = {"ids": ids, "mask": mask}
             return with_exits(self.model, self.backbone.params, params, inputs, boundaries)
 
-        outputs = run_rows(program, rows, self.backbone.lengths, self.backbone.preprocessing.fill)
+        outputs = self._run(program, rows)
         logits, pooled = np.split(outputs, [len(self.model.labels)], axis=1)
         return logits, pooled
 
@@ -153,7 +163,7 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
     verify_on(manifest, params, canary, model, backbone, str(path))
     scope = read_scope(Path(path), manifest, model.pooled_width, backbone.spec.blocks)
     exits = read_exits(Path(path), manifest, backbone.spec.width, backbone.spec.blocks)
-    return Graft(model, map_leaves(jax.device_put, params), backbone, manifest.max_tokens, manifest, scope, exits)
+    return Graft(model, backbone.layout.params(params), backbone, manifest.max_tokens, manifest, scope, exits)
 
 
 def trained_in(manifest: Manifest, base_id: str) -> str:

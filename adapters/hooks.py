@@ -7,6 +7,7 @@ of one of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,12 +69,13 @@ class _GraftedBlock(BlockHooks):
             x = part.method.before(part.setting, part.leaves, x, self._calls[name])
         return self._after(name, x, super().linear(name, x, kernel, bias), Kernel(kernel, bias))
 
-    def joint(self, names: tuple[str, ...], x: Array, kernel: FrozenKernel, bias: Array | None) -> tuple[Array, ...]:
-        kernels = columns(kernel, len(names))
-        biases = [None] * len(names) if bias is None else jnp.split(bias, len(names))
+    def joint(self, widths: Mapping[str, int], x: Array, kernel: FrozenKernel, bias: Array | None) -> tuple[Array, ...]:
+        names, kernels = tuple(widths), columns(kernel, tuple(widths.values()))
+        ends = list(itertools.accumulate(widths.values()))[:-1]
+        biases = [None] * len(names) if bias is None else jnp.split(bias, ends)
         if any(p.method.changes_input(name, p.setting) for name in names for p in self._acting.get(name, ())):
             return tuple(self.linear(n, x, k, b) for n, k, b in zip(names, kernels, biases, strict=True))
-        outputs = super().joint(names, x, kernel, bias)
+        outputs = super().joint(widths, x, kernel, bias)
         return tuple(
             self._after(n, x, y, Kernel(k, b)) for n, y, k, b in zip(names, outputs, kernels, biases, strict=True)
         )

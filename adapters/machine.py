@@ -36,7 +36,16 @@ log = logging.getLogger(__name__)
 ACCEPT = "TOPGRAFT_ACCEPT_ANSWERS"  # variable that names the wrong verdict with which a user goes on
 PACKAGES = ("jax", "jaxlib", "numpy", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 # variables of jax that change no result
-HARMLESS = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE", "JAX_LOG", "JAX_TRACEBACK")
+HARMLESS = (
+    "JAX_COMPILATION_CACHE",
+    "JAX_PERSISTENT_CACHE",
+    "JAX_ENABLE_COMPILATION_CACHE",
+    "JAX_LOG",
+    "JAX_TRACEBACK",
+    "JAX_COORDINATOR",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+)
 PROGRAMS = Path(energy.__file__).with_name("known_answers")
 _MEASURED: dict[str, MachineRecord] = {}  # records of this process by key, for homes that cannot be written
 

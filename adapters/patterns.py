@@ -55,10 +55,11 @@ def sites_of(encoder: EncoderSpec, kind: tuple[str, ...], blocks: str = "") -> t
 
     A block without an attention norm (ModernBERT's first) has no site there.
     """
-    d, m = encoder.width, encoder.mlp_width
+    d, kv, m = encoder.width, encoder.kv_width, encoder.mlp_width
     hidden = 2 * m if encoder.mlp == "gated" else m
     widths = dict.fromkeys((QUERY, KEY, VALUE, ATTENTION_OUTPUT, *SUBLAYER, *ATTEND, *NORM), (d, d))
     widths |= {MLP_UP: (d, hidden), MLP_DOWN: (m, d)}
+    widths |= {KEY: (d, kv), VALUE: (d, kv), ATTEND[0]: (kv, kv)}
     return tuple(
         Site(b, name, *widths[name])
         for b in block_range(blocks, encoder.blocks)

@@ -35,8 +35,20 @@ def require_suffix(suffix: tuple[SuffixBlock, ...], spec: EncoderSpec) -> None:
     numbers = [part.block for part in suffix]
     if numbers and (numbers != list(range(numbers[0], numbers[-1] + 1)) or numbers[-1] >= spec.blocks):
         raise InputError(f"suffix: blocks must follow one another below {spec.blocks}, got {numbers}")
+    if numbers:
+        require_whole_blocks(spec, "suffix")
     if large := [part for part in suffix if part.heads > spec.heads or part.units > spec.mlp_width]:
         raise InputError(f"suffix: {large[0]} is larger than the trunk's {spec.heads} heads and {spec.mlp_width} units")
+
+
+def require_whole_blocks(spec: EncoderSpec, where: str) -> None:
+    """Raises InputError for a trunk whose blocks share what a pruned block would have to lose alone."""
+    shared = ((spec.shares_weights, "groups"), (spec.kv_width < spec.width, "kv_heads"), (spec.mlp_rank, "mlp_rank"))
+    if names := [name for is_set, name in shared if is_set]:
+        raise InputError(
+            f"{where}: the blocks of this trunk are compact already ({', '.join(names)}); only those of a plain trunk "
+            "are pruned"
+        )
 
 
 def shapes_of(part: SuffixBlock, spec: EncoderSpec, block: Params) -> Params:

@@ -18,9 +18,19 @@ class InputError(ValueError):
     """A fault of input, file or configuration that the caller can mend."""
 
 
+class Stopped(SystemExit):
+    """The end of a process by a signal, after its run has saved its state; no handler of errors goes on from it."""
+
+    exit_status = 143  # status of the console command, as the shell's for SIGTERM
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.code = self.exit_status
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Returns words for "did you mean": the closest names in `known`, or all of them if they are few."""
-    names = sorted(set(known))
+    names = sorted({name if name == name.strip() else repr(name) for name in known})  # blanks at an end are seen
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) if len(name) <= MAX_NAME else []
     if close:
         return "nearest: " + ", ".join(close)

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from backbone.errors import InputError, nearest
+from backbone.errors import InputError, nearest, shown
 from backbone.variants.field_types import field_types
 from backbone.variants.registered import Registered, require_recorded, variant, variants
 from backbone.variants.statements import unwrapped
@@ -169,7 +169,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return _decode_tuple(get_args(kind), value, where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise InputError(f"{where or 'value'}: expected a table, got {value!r}")
+            raise InputError(f"{where or 'value'}: expected a table, got {shown(value)}")
         key_kind, item_kind = get_args(kind)
         return {_decode(key_kind, k, where): _decode(item_kind, v, f"{where}.{k}") for k, v in value.items()}
     if isinstance(kind, type) and issubclass(kind, Registered) and not dataclasses.is_dataclass(kind):
@@ -183,7 +183,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise InputError(f"{where or cls.__name__}: expected the fields of {cls.__name__}, got {value!r}")
+        raise InputError(f"{where or cls.__name__}: expected the fields of {cls.__name__}, got {shown(value)}")
     names = {key_of(f): f for f in dataclasses.fields(cls)}
     tag = tag_of(cls)
     prefix = f"{where}." if where else ""
@@ -191,7 +191,7 @@ def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
     for key, item in value.items():
         if tag and key == tag[0]:
             if item != tag[1]:
-                raise InputError(f"{prefix}{key}: expected {tag[1]!r}, got {str(item)!r}")
+                raise InputError(f"{prefix}{key}: expected {tag[1]!r}, got {shown(str(item))}")
             continue
         if key not in names:
             if GONE.get(cls.__name__, {}).get(key, _NONE) == item and not isinstance(item, Raw):
@@ -216,7 +216,7 @@ def _decode_registered(base: type[Registered], value: Any, where: str) -> Any:
     if isinstance(value, str):
         value = {name: str(value)}
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a table with {name}=..., got {value!r}")
+        raise InputError(f"{where}: expected a table with {name}=..., got {shown(value)}")
     if name not in value:
         raise InputError(f"{where}.{name}: missing; one of {', '.join(variants(base))}")
     return _decode_dataclass(variant(base, str(value[name]), f"{where}.{name}"), value, where)
@@ -242,7 +242,7 @@ def _decode_literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     for choice in choices:
         if value == choice or (isinstance(value, Raw) and str(value) == str(choice)):
             return choice
-    raise InputError(f"{where}: {str(value)!r} is not one of {', '.join(map(str, choices))}")
+    raise InputError(f"{where}: {shown(str(value))} is not one of {', '.join(map(str, choices))}")
 
 
 def _decode_enum(kind: type[Enum], value: Any, where: str) -> Enum:
@@ -250,7 +250,7 @@ def _decode_enum(kind: type[Enum], value: Any, where: str) -> Enum:
     for member in kind:
         if member.value == value:
             return member
-    raise InputError(f"{where}: {str(value)!r} is not one of {', '.join(str(member.value) for member in kind)}")
+    raise InputError(f"{where}: {shown(str(value))} is not one of {', '.join(str(member.value) for member in kind)}")
 
 
 def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -259,14 +259,14 @@ def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
         if text.startswith("["):
             try:
                 value = [item if not isinstance(item, str) else Raw(item) for item in json.loads(text)]
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{where}: not a JSON list: {error}") from None
         else:
             value = [Raw(item.strip()) for item in text.split(",")] if text else []
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, (list, tuple)):
-        raise InputError(f"{where}: expected a list, got {value!r}")
+        raise InputError(f"{where}: expected a list, got {shown(value)}")
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(_decode(kinds[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(value) != len(kinds):
@@ -283,15 +283,20 @@ def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             if value.lower() in words:
                 return words[value.lower()]
-            raise InputError(f"{where}: {str(value)!r} is not a bool (true or false)")
+            raise InputError(f"{where}: {shown(str(value))} is not a bool (true or false)")
         try:
             value = kind(value)
         except ValueError:
-            raise InputError(f"{where}: {str(value)!r} is not {'an' if name[0] in 'aeiou' else 'a'} {name}") from None
+            raise InputError(
+                f"{where}: {shown(str(value))} is not {'an' if name[0] in 'aeiou' else 'a'} {name}"
+            ) from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise InputError(f"{where}: must be a finite number, got {shown(value)}") from None
     if type(value) is not kind:
-        raise InputError(f"{where}: expected {name}, got {value!r}")
+        raise InputError(f"{where}: expected {name}, got {shown(value)}")
     if kind is float and not math.isfinite(value):
         raise InputError(f"{where}: must be a finite number, got {value}")
     return value

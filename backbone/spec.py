@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from backbone.errors import InputError
-from backbone.records import encode
+from backbone.records import encode, newer
 
-Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "squared_relu"]
+NormFunction: TypeAlias = Literal["layer", "rms"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class EncoderSpec:
     Every dense layer and every norm has a bias; families without one import zeros.
     """
 
-    blocks: int  # L
+    blocks: int  # L; 0: vectors of tokens alone, which have no positions
     width: int  # D, the width of hidden states
     heads: int  # H; a head has width D / H
     mlp_width: int  # hidden units of the mlp
@@ -79,6 +80,13 @@ class EncoderSpec:
     local_theta: float = 0.0  # base of rotary angles in blocks with a window
     windows: tuple[int, ...] = ()  # tokens visible on either side in each block, 0 = all; empty = all in every block
     image: ImageSpec | None = None  # images and their patches; None for text
+    groups: int = field(default=0, metadata=newer())  # sets of weights, each for L / groups blocks in a row; 0 = L sets
+    embedding_width: int = field(default=0, metadata=newer())  # E, width of the embeddings below a projection; 0 = none
+    kv_heads: int = field(default=0, metadata=newer())  # heads of keys and values; each serves H / kv_heads; 0 = H
+    mlp_rank: int = field(
+        default=0, metadata=newer()
+    )  # R of the kernels [D,R][R,M] and [M,R][R,D] of the mlp; 0 = whole
+    norm_function: NormFunction = field(default="layer", metadata=newer())  # rms: no mean is subtracted
 
     # Fields that are no part of an identity while they hold their defaults, since backbones were stored without them.
     LATER: ClassVar[tuple[str, ...]] = (
@@ -93,9 +101,12 @@ class EncoderSpec:
     )
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "width", "heads", "mlp_width", "positions"):
+        if self.blocks < 0:
+            raise InputError(f"blocks: may not be negative, got {self.blocks}")
+        for name in ("width", "heads", "mlp_width", "positions"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        self._check_compact()
         if self.width % self.heads:
             raise InputError(f"heads: {self.heads} does not divide width {self.width}")
         if self.segments < 0 or self.position_offset < 0 or self.norm_epsilon <= 0:
@@ -110,6 +121,41 @@ class EncoderSpec:
             raise InputError(f"rotary_theta: rotary positions need heads of even width, got {self.width // self.heads}")
         if self.rotary_theta < 0 or (any(self.windows) and bool(self.rotary_theta) != bool(self.local_theta)):
             raise InputError("local_theta: blocks with a window need one exactly where rotary_theta is set")
+
+    def _check_compact(self) -> None:
+        """Raises InputError for groups or heads that do not divide, or a narrow part that is not narrower."""
+        for name in ("groups", "embedding_width", "kv_heads", "mlp_rank"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: may not be negative, got {getattr(self, name)}")
+        if self.groups and self.blocks % self.groups:
+            raise InputError(
+                f"groups: {self.groups} does not divide {self.blocks} blocks; a group is as many as another"
+            )
+        if self.groups and not self.first_norm and self.groups < self.blocks:
+            raise InputError("groups: block 0 has no attention norm, so it cannot share the weights of block 1")
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise InputError(f"kv_heads: {self.kv_heads} does not divide {self.heads} heads")
+        if self.embedding_width > self.width:
+            raise InputError(f"embedding_width: at most the width {self.width}, got {self.embedding_width}")
+        if self.embedding_width and self.image:
+            raise InputError("embedding_width: patches are projected to the width of the blocks; set 0 for images")
+        if self.mlp_rank >= min(self.width, self.mlp_width):
+            smaller = min(self.width, self.mlp_width)
+            raise InputError(f"mlp_rank: {self.mlp_rank} is no low rank; it must be below {smaller}, the smaller width")
+
+    @property
+    def kv_width(self) -> int:
+        """Returns the width of keys and values: D, or less where several heads share them."""
+        return self.width // self.heads * (self.kv_heads or self.heads)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Returns whether two blocks have the same weights."""
+        return 0 < self.groups < self.blocks
+
+    def weights_key(self, block: int) -> str:
+        """Returns the key of a block's weights in the tree `blocks`: the number of its group, or of the block."""
+        return str(block * self.groups // self.blocks if self.groups else block)
 
     @property
     def reads(self) -> Literal["text", "images"]:

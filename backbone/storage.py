@@ -20,6 +20,8 @@ from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE, new_folder
 from backbone.images import FILE as IMAGE_FILE
 from backbone.images import ImagePreprocessing
+from backbone.meshes.layout import ONE, Layout, layout_of
+from backbone.meshes.mesh import Mesh
 from backbone.network.encoder import Network
 from backbone.orbax import load_tree, save_tree
 from backbone.precisions.precision import FLOAT32, precision_named
@@ -58,11 +60,12 @@ class Backbone:
 
     path: Path  # folder it was loaded from
     network: Network
-    params: Params  # weights on the default device, in the precision
+    params: Params  # weights in the precision, where `layout` places them
     preprocessing: Preprocessing
     base_id: str  # identity of architecture and float32 weights, which the folder has
     source: dict[str, str]  # source of the weights; `family` names their published layout
     precision: str = FLOAT32  # precision in which frozen kernels are stored and multiplied
+    layout: Layout = ONE  # devices of the weights, and of what runs on them
 
     @property
     def weights_id(self) -> str:
@@ -102,8 +105,12 @@ def save_backbone(
     source: dict[str, str],
     *,
     replace: bool = False,
+    written: Path | None = None,
 ) -> BackboneRecord:
-    """Writes a backbone folder in one step. Raises InputError if `target` exists and `replace` is false."""
+    """Writes a backbone folder in one step. Raises InputError if `target` exists and `replace` is false.
+
+    `written` is a folder beside it to which `save_tree` has written the weights already; it is moved.
+    """
     params = map_leaves(lambda leaf: np.asarray(leaf, np.float32), params)
     require_same_structure(params, Network(spec).abstract(), "backbone weights")
     if isinstance(preprocessing, ImagePreprocessing):
@@ -120,7 +127,10 @@ def save_backbone(
         source=source,
     )
     with new_folder(target, replace=replace) as folder:
-        save_tree(folder / "weights", params)
+        if written is None:
+            save_tree(folder / "weights", params)
+        else:
+            written.rename(folder / "weights")
         if isinstance(preprocessing, ImagePreprocessing):
             (folder / IMAGE_FILE).write_text(preprocessing.file_text, encoding="utf-8")
         else:
@@ -197,7 +207,15 @@ def in_precision(backbone: Backbone, precision: str) -> Backbone:
     if backbone.precision != FLOAT32:
         raise ValueError(f"{backbone.path}: only float32 weights can be prepared, these are in {backbone.precision}")
     params = precision_named(precision).prepare(map_leaves(np.asarray, backbone.params))
-    return replace(backbone, params=map_leaves(jax.device_put, params), precision=precision)
+    return replace(backbone, params=backbone.layout.params(params), precision=precision)
+
+
+def on_mesh(backbone: Backbone, mesh: Mesh) -> Backbone:
+    """Returns the backbone with its weights on the devices of a mesh; raises InputError where these cannot be."""
+    layout = layout_of(mesh)
+    if layout == backbone.layout:
+        return backbone
+    return replace(backbone, params=layout.params(backbone.params), layout=layout)
 
 
 def _read_preprocessing(path: Path, record: BackboneRecord) -> Preprocessing:

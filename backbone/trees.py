@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from backbone.errors import InputError, nearest
+from backbone.errors import InputError, nearest, shown
 
 Params = dict[str, Any]
 
@@ -35,13 +35,18 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
-    """Returns the nested dict from which `flatten` made these leaves."""
+    """Returns the nested dict from which `flatten` made these leaves; raises InputError for names that it never gives.
+
+    Those are names with an empty part, and a name that begins another one, as `a` and `a.b`.
+    """
     tree: Params = {}
     for path, leaf in leaves.items():
         *parents, last = path.split(".")
         node = tree
         for key in parents:
-            node = node.setdefault(key, {})
+            node = node.setdefault(key, {}) if isinstance(node, dict) else node
+        if not (last and all(parents) and isinstance(node, dict)) or last in node:
+            raise InputError(f"{shown(path)}: is no name of a parameter, or begins the name of another one")
         node[last] = leaf
     return tree
 
@@ -54,6 +59,11 @@ def map_leaves(function: Callable[[Any], Any], tree: Mapping[str, Any]) -> Param
 def count(tree: Mapping[str, Any]) -> int:
     """Returns the number of scalars in all leaves."""
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
+
+
+def shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each leaf by dotted path."""
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
 
 
 def describe(leaf: Any) -> str:

@@ -4,6 +4,12 @@ A `NAME.json` is one process's work, and its head is the provenance of every raw
 runs of several processes, each line with a provenance of its own; `RawRuns` resumes those of this machine and code
 alone, so that no sum mixes two of either. Results without provenance lie in `results/former/`, and no figure of a
 document rests on them (`tests/test_benchmark_figures.py`).
+
+A copy of a checkout without its repository is told its commit by `TOPGRAFT_SOURCE`:
+
+    python -m benchmarks.results        # in the checkout; prints the commit and the hash of the code
+
+The hash is computed again in the copy, which is refused where it differs.
 """
 
 from __future__ import annotations
@@ -33,8 +39,9 @@ PACKAGES = (
     *("topgraft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tokenizers"),
     *("torch", "transformers", "peft", "scikit-learn", "sentence-transformers", "onnxruntime", "openvino"),
 )
-PLACES = ("peers", "data")  # options that hold paths of this machine, which say nothing to another
+PLACES = ("peers", "data", "out")  # options that hold paths of this machine, which say nothing to another
 FLAGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # beside every JAX_...
+SOURCE = "TOPGRAFT_SOURCE"  # variable that holds what `python -m benchmarks.results` prints
 LISTS = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
 
 
@@ -73,7 +80,7 @@ def parsed(
         machine=machine(),
         load=round(os.getloadavg()[0], 2),
         code=code(),
-        commit=_git("rev-parse", "HEAD").strip(),
+        commit=commit(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         peers=versions_of(peers) if peers else {},
@@ -86,19 +93,44 @@ def parsed(
 
 
 def changed_files() -> list[str]:
-    """Lists the files, results aside, that differ from the commit, and those of production that it does not hold."""
+    """Lists the files, results aside, that differ from the commit, and those of production that it does not hold.
+
+    Of a copy without its repository this is the source that it was told, if its code is another.
+    """
+    if source := _source():
+        return [] if source[1] == code() else [f"{SOURCE}, which says {source[1][:19]}..., from {code()[:19]}..."]
     lines = _git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results").splitlines()
     return [line[3:] for line in lines] + _git("ls-files", "-o", "--exclude-standard", "--", *PRODUCTION).splitlines()
+
+
+def commit() -> str:
+    """Returns the commit of the checkout, or the one that its copy was told."""
+    source = _source()
+    return source[0] if source else _git("rev-parse", "HEAD").strip()
 
 
 @functools.cache
 def code() -> str:
     """Returns the hash of the production folders and of `constraints.txt`: what may change a figure."""
     state = hashlib.sha256()
-    for name in _git("ls-files", "--", *PRODUCTION, "topgraft.py", "constraints.txt").splitlines():
+    for name in _production():
         content = (ROOT / name).read_bytes()
         state.update(f"{name}\0{len(content)}\0".encode() + content)
     return f"sha256:{state.hexdigest()}"
+
+
+def _production() -> list[str]:
+    """Lists the files that `code` hashes, in the order of git; a copy of a checkout holds no others but bytecode."""
+    if not _source():
+        return _git("ls-files", "--", *PRODUCTION, "topgraft.py", "constraints.txt").splitlines()
+    files = [path for folder in PRODUCTION for path in (ROOT / folder).rglob("*") if path.is_file()]
+    names = [path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts]
+    return sorted([*names, "topgraft.py", "constraints.txt"], key=str.encode)
+
+
+def _source() -> list[str]:
+    """Returns the commit and the hash of the code that a copy was told; empty where git is to be asked."""
+    return os.environ.get(SOURCE, "").split()[:2]
 
 
 def versions() -> dict[str, str]:
@@ -124,10 +156,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "runs": len(values)}
 
 
-def write(name: str, content: Mapping[str, Any], provenance: Provenance) -> Path:
-    """Writes `results/NAME.json` with the provenance of its runs, and returns the file."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, content: Mapping[str, Any], provenance: Provenance, folder: Path | None = None) -> Path:
+    """Writes `NAME.json` in `folder`, by default `results`, with the provenance of its runs, and returns the file."""
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     head = {"benchmark": name, "provenance": asdict(provenance)}
     path.write_text(json.dumps(head | dict(content), indent=1) + "\n")
     return path
@@ -167,3 +200,7 @@ def same_origin(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    print(commit(), code())

@@ -22,7 +22,7 @@ REPEATS = 5  # runs of each, of which the fastest counts
 class Roofline:
     """Measured ceilings."""
 
-    flops: float  # rate of a large float32 product, FLOP/s
+    flops: float  # rate of a large product, FLOP/s
     bandwidth: float  # rate of reading one array and writing another, bytes/s
 
     @property
@@ -45,9 +45,13 @@ def _best(function: Callable[..., Any], *arguments: Any) -> float:
     return min(seconds)
 
 
-def measure() -> Roofline:
-    """Measures both ceilings on the default device."""
-    a = jnp.ones((SIDE, SIDE), jnp.float32)
-    product = _best(jax.jit(lambda x: x @ x), a)
+def measure(dtype: str = "float32") -> Roofline:
+    """Measures both ceilings on the default device; factors of the product are of `dtype`.
+
+    Products of bfloat16 are summed in float32, those of int8 in int32, as precisions of a backbone do it.
+    """
+    sums = jnp.int32 if dtype == "int8" else jnp.float32
+    a = jnp.ones((SIDE, SIDE), dtype)
+    product = _best(jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=sums)), a)
     stream = _best(jax.jit(lambda x: x * 1.5 + 1.0), jnp.ones(STREAM, jnp.float32))
     return Roofline(2.0 * SIDE**3 / product, 2.0 * 4 * STREAM / stream)

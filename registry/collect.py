@@ -10,6 +10,7 @@ names (`registry.users`).
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -27,7 +28,7 @@ from backbone.errors import InputError
 from backbone.files import remove_abandoned
 from registry import leases, tables
 from registry.database import STORE, Registry
-from registry.store import Store
+from registry.store import Store, rows_name
 from registry.users import Uses
 
 FORGOTTEN = 24 * 3600.0  # seconds after which a publication that did not end may be removed
@@ -35,6 +36,7 @@ LOST = 30 * FORGOTTEN  # seconds after which the artefact of a version may be re
 PARTS = frozenset({MANIFEST, TENSORS, CANARY, *OPTIONAL})  # files of an artefact
 _ARTEFACT = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\.(store\.json|[0-9a-f]{32}\.rows\.npz)\.tmp-.+")  # a file beside the artefacts, half written
+_ROWS = re.compile(r"[0-9a-f]{32}\.rows\.npz")  # hashes of the rows that artefacts were made from
 _UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.(?:tmp-.+|gone)")
 
 
@@ -46,7 +48,8 @@ class Collected:
     versions: dict[str, list[int]] = field(default_factory=dict)  # numbers of the collected versions, by task
     leased: list[str] = field(default_factory=list)  # tasks left alone because a run is at work
     removed: list[str] = field(default_factory=list)  # folders of the store that were removed
-    bytes: int = 0  # size of these folders
+    rows: list[str] = field(default_factory=list)  # files with the hashes of rows, of which no artefact is left
+    bytes: int = 0  # size of these folders and files
     shared: list[str] = field(default_factory=list)  # folders left because another registry names them
     left: dict[str, str] = field(default_factory=dict)  # reason by folder left because of what it holds
 
@@ -151,7 +154,33 @@ class _Removal:
                 with self.store.reached():
                     shutil.rmtree(gone)
                 self._forget(name)
+        freed += self._remove_rows()
         return Collected(**vars(self.result) | {"bytes": freed})
+
+    def _remove_rows(self) -> int:
+        """Removes files with the hashes of rows that no artefact was made from, of any registry; returns their bytes.
+
+        One that a publication is about to use is new. While an artefact cannot be read, all of them stay.
+        """
+        with self.store.reached():
+            names = sorted(path.name for path in self.store.root.iterdir())
+        old = [name for name in names if _ROWS.fullmatch(name) and self._age(name) > FORGOTTEN]
+        folders = [name for name in names if _ARTEFACT.fullmatch(name) and name not in self.result.removed]
+        named = [_rows_of(self.store.root / name) for name in folders] if old else []
+        if None in named:
+            self.result.left[folders[named.index(None)]] = "cannot be read, so files of rows stay"
+            return 0
+        freed = 0
+        for name in old:
+            path = self.store.root / name
+            if name in named or not stat.S_ISREG(path.lstat().st_mode):
+                continue
+            freed += path.lstat().st_size
+            self.result.rows.append(name)
+            if not self.result.dry_run:
+                with self.store.reached():
+                    path.unlink(missing_ok=True)
+        return freed
 
     def _candidates(self) -> list[str]:
         """Returns names of folders that this registry published, or began to, and leftovers of copies and removals."""
@@ -229,6 +258,15 @@ class _Removal:
     def _forget(self, name: str) -> None:
         if self.uses is not None and _ARTEFACT.fullmatch(name):
             self.uses.forget(name)
+
+
+def _rows_of(folder: Path) -> str | None:
+    """Returns the name of the file with the rows that an artefact was made from; None where it cannot be read."""
+    try:
+        prints = json.loads((folder / MANIFEST).read_bytes())["training"]["data"]
+        return rows_name(prints)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def mark(registry: Registry, uses: Uses) -> None:

@@ -20,11 +20,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, literal_column, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    MultipleResultsFound,
+    NoResultFound,
+    ProgrammingError,
+)
 
 from backbone.errors import InputError
 from registry import postgresql, sqlite, upgrade
-from registry.entries import NoRegistry, Unavailable
+from registry.entries import RESTORE, NoRegistry, Unavailable
 from registry.tables import SCHEMA, schema
 
 log = logging.getLogger(__name__)
@@ -138,9 +145,12 @@ class Database:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turns errors of the driver in the block into Unavailable."""
+        """Turns errors of the driver in the block into Unavailable, and a table without its one row into InputError."""
         try:
             yield
+        except (NoResultFound, MultipleResultsFound) as error:
+            problem = "a table that holds one row has none, or several"
+            raise InputError(f"{self.where}: {problem}: damaged; {RESTORE}") from error
         except IntegrityError:
             raise  # a defect of this program
         except ProgrammingError as error:

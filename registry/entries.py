@@ -23,6 +23,9 @@ class NoRegistry(InputError):
     """A place without a registry."""
 
 
+RESTORE = "restore the registry from a copy, or import an export"  # remedy for damaged tables
+
+
 class RegistryError(Exception):
     """A request that the registry did not carry out."""
 

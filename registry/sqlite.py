@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import sqlite3
 import time
@@ -17,8 +18,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from backbone.errors import InputError
-from registry.entries import NoRegistry, Unavailable
+from backbone.errors import InputError, shown
+from registry.entries import RESTORE, NoRegistry, Unavailable
 from registry.tables import plain_json
 
 PATIENCE = 30  # seconds that a writer waits for another
@@ -67,7 +68,11 @@ def engine(where: URL, *, create: bool) -> tuple[Engine, None]:
         return connection
 
     made = create_engine(
-        where, creator=opened, json_serializer=plain_json, poolclass=QueuePool if writable else NullPool
+        where,
+        creator=opened,
+        json_serializer=plain_json,
+        json_deserializer=_stored_json,
+        poolclass=QueuePool if writable else NullPool,
     )
 
     @event.listens_for(made, "connect")
@@ -85,6 +90,16 @@ def engine(where: URL, *, create: bool) -> tuple[Engine, None]:
         connection.exec_driver_sql("begin immediate" if writes else "begin")
 
     return made, None
+
+
+def _stored_json(value: Any) -> Any:
+    """Returns the value of a JSON column; raises InputError for a cell that is none: SQLite takes any."""
+    try:
+        return json.loads(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"registry: a cell that should be JSON is {shown(value)} ({error}): damaged; {RESTORE}"
+        ) from None
 
 
 def may_write(path: Path) -> bool:

@@ -14,6 +14,7 @@ from adapters.costs import forward
 from adapters.forward import forward_program
 from adapters.graft import Graft, load_graft
 from adapters.machine import ready_to_answer
+from backbone.precisions.precision import precision_named
 from backbone.trees import count
 from metering.roofline import Roofline, measure
 from metering.window import window
@@ -54,7 +55,7 @@ class Profile:
     graft_bytes: int  # bytes on disk
     block_flops: float  # FLOP of one block for one row of LENGTHS[1] tokens
     block_parameters: int
-    roofline_gflops: float  # peak rate, 10^9 FLOP/s
+    roofline_gflops: float  # peak rate of products in the trunk's precision, 10^9 FLOP/s
     roofline_gb_per_second: float  # bandwidth of the memory
     shapes: tuple[Shape, ...]
     plot: str | None  # SVG file, if one was requested
@@ -82,7 +83,7 @@ def profile(
     """Profiles the graft at `path`; raises InputError if it does not load."""
     ready_to_answer()
     graft = load_graft(path, backbone, precision=precision)
-    machine = measure()
+    machine = measure(precision_named(graft.backbone.precision).factors)
     buckets = graft.backbone.lengths  # images have a single length
     lengths = [n for n in LENGTHS if n <= buckets[-1] and len(buckets) > 1] or [buckets[-1]]
     shapes = tuple(_shape(graft, machine, batch, n) for n in lengths for batch in BATCHES)
@@ -94,8 +95,8 @@ def profile(
         parameters=count(graft.params),
         backbone_parameters=count(graft.backbone.params),
         graft_bytes=sum(p.stat().st_size for p in Path(path).iterdir()),
-        block_flops=block_forward(spec, 1, lengths[len(lengths) // 2]).flops,
-        block_parameters=count(graft.backbone.params["blocks"]["0"]),
+        block_flops=block_forward(spec, 1, lengths[len(lengths) // 2]).flops if spec.blocks else 0.0,
+        block_parameters=count(graft.backbone.network.block_weights(graft.backbone.params, 0)) if spec.blocks else 0,
         roofline_gflops=machine.flops / 1e9,
         roofline_gb_per_second=machine.bandwidth / 1e9,
         shapes=shapes,

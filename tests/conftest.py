@@ -39,7 +39,7 @@ from tests.home import linked  # noqa: E402
 linked(Path(os.environ["TOPGRAFT_HOME"]))
 
 from tests.registry.postgres import Postgres, binaries, running  # noqa: E402
-from tests.tiny import make_tiny_backbone, write_config  # noqa: E402
+from tests.tiny import COMPACT, make_tiny_backbone, write_config  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,12 @@ def tiny(tiny_path: Path):
     from backbone.storage import load_backbone
 
     return load_backbone(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def compact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone folder: as `tiny_path`, of 4 blocks and lean in every way."""
+    return make_tiny_backbone(tmp_path_factory.mktemp("compact") / "backbone", spec=COMPACT)
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +112,15 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip("PostgreSQL is not installed")
     with running(folder) as server:
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On an accelerator, reports tests of equal bits as expected failures, or as passed in spite of it."""
+    if os.environ["JAX_PLATFORMS"] == "cpu":
+        return
+    for item in items:
+        if item.get_closest_marker("cpu_bits"):
+            item.add_marker(pytest.mark.xfail(reason="equal bits are promised on a CPU alone", strict=False))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -36,10 +36,13 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "export-backbone": ("b --format hf --out o", {"backbone": "b", "format": "hf", "out": "o"}),
     "train-backbone": ("c", {"config": "c"}),
     "train": ("c", {"inputs": ("c",)}),
+    "distil-static": ("b --out o", {"backbone": "b", "out": "o"}),
     "plan": ("c", {"config": "c"}),
     "retrain": ("c d", {"configs": ("c", "d")}),
     "evaluate": ("g", {"graft": "g"}),
     "inspect": ("p", {"path": "p"}),
+    "search": ("c", {"config": "c"}),
+    "search show": ("r", {"run": "r"}),
     "cache": ("stat", {"action": "stat"}),
     "check": ("f", {"inputs": ("f",)}),
     "prune": ("g --above 1 --flops 0.5 --out o", {"graft": "g", "above": 1, "flops": 0.5, "out": "o"}),
@@ -49,6 +52,8 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "serve": ("--backbone b --grafts .", {"backbone": "b", "grafts": "."}),
     "profile": ("g", {"graft": "g"}),
     "export": ("g --format peft --out o", {"graft": "g", "format": "peft", "out": "o"}),
+    "sign": ("g --key k.pem", {"folder": "g", "key": "k.pem"}),
+    "verify": ("g", {"folder": "g"}),
     "import-graft": ("s --backbone b --out o", {"source": "s", "backbone": "b", "out": "o"}),
     "combine": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "registry publish": ("g", {"graft": "g"}),
@@ -178,7 +183,7 @@ def declared(cls: type) -> dict[str, tuple[type, dataclasses.Field]]:
 
 def parser_of(verb: type[Verb]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = topgraft.parser()
-    for word in verb.verb.split():
+    for word in [verb.verb] if verb in trainers.commands.VERBS else verb.verb.split():
         (group,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         parser = group.choices[word]
     return parser

@@ -14,14 +14,18 @@ from jax import export
 
 from adapters.forward import forward_program
 from adapters.model import GraftModel
-from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, MultiLabel, Probe
+from adapters.specs import IA3, Bottleneck, Classification, Ladder, Lora, Probe
 from backbone.storage import in_precision
+from tests.adapters.test_heads import KINDS, task_of
+from tests.methods import METHODS
 from trainers.config import Optimizer
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
 
 ROOT = Path(__file__).resolve().parents[1]
 PLATFORMS = ("cpu", "cuda", "tpu")
-METHODS = (Lora(rank=2, dropout=0.1), Bottleneck(width=4), IA3(), Probe(), Ladder(reduction=4))
+STORED = (Lora(rank=2, dropout=0.1), Bottleneck(width=4), IA3(), Probe(), Ladder(reduction=4))  # on stored kernels too
+CASES = [(spec, precision) for spec in STORED for precision in ("bfloat16", "int8")]
+CASES += [(spec, "float32") for spec in METHODS.values()]
 
 
 def batch(labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -29,8 +33,7 @@ def batch(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"ids": ids, "mask": np.ones((8, 16), bool), "labels": labels, "weights": np.ones(8, np.float32)}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("spec", METHODS, ids=lambda s: s.method)
+@pytest.mark.parametrize(("spec", "precision"), CASES, ids=lambda part: getattr(part, "method", part))
 def test_train_and_serve_functions_lower_for_every_platform(spec, precision, tiny):
     trunk = in_precision(tiny, precision).params
     model = GraftModel(tiny.network, (spec,), Classification(dropout=0.1), ("a", "b", "c"))
@@ -51,13 +54,18 @@ def test_train_and_serve_functions_lower_for_every_platform(spec, precision, tin
     assert [a.shape for a in lowered[1].out_avals] == [(8, 3)]
 
 
-def test_a_multi_label_step_lowers_too(tiny):
-    model = GraftModel(tiny.network, (Lora(rank=2),), MultiLabel(), ("a", "b", "c"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_of_every_head_lowers_for_every_platform(kind, tiny):
+    task = task_of(kind)
+    model = GraftModel(tiny.network, (Lora(rank=2),), task.head, task.names)
     live, frozen = partition(model.init(jax.random.key(0)), lambda path: True)
-    optimizer = make_optimizer(Optimizer(), 10)
-    step = make_step(model, optimizer, remat=False, seed=0)
-    state, everything = first_state(live, optimizer), {"backbone": tiny.params, "graft": frozen}
-    exported = export.export(step, platforms=PLATFORMS)(state, everything, batch(np.zeros((8, 3), np.float32)))
+    labels = np.resize(task.labels, (8, *task.labels.shape[1:]))
+    rows = batch(labels)
+    if task.head.one_answer_per == "word":
+        rows |= {"ids": rows["ids"][:, : labels.shape[1]], "mask": rows["mask"][:, : labels.shape[1]]}
+    step = make_step(model, make_optimizer(Optimizer(), 10), remat=False, seed=0)
+    state = first_state(live, make_optimizer(Optimizer(), 10))
+    exported = export.export(step, platforms=PLATFORMS)(state, {"backbone": tiny.params, "graft": frozen}, rows)
     assert exported.platforms == PLATFORMS
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -111,3 +112,19 @@ def test_sums_are_made_over_one_machine_and_one_code(other, same, tree):
 
 def test_the_spread_of_values():
     assert spread([3.0, 1.0, 9.0, 5.0]) == {"median": 4.0, "low": 1.0, "high": 9.0, "runs": 4}
+
+
+def test_a_copy_without_its_repository_is_told_its_commit(tree, monkeypatch, capsys):
+    commit, code = results.commit(), results.code()
+    shutil.rmtree(tree / ".git")
+    (tree / "adapters" / "__pycache__").mkdir()
+    (tree / "adapters" / "__pycache__" / "a.pyc").write_text("bytecode")
+    monkeypatch.setenv("TOPGRAFT_SOURCE", f"{commit} {code}")
+    results.code.cache_clear()
+    origin = parsed()
+    assert (origin.commit, origin.code) == (commit, code)
+    (tree / "adapters" / "a.py").write_text("a = 2\n")
+    results.code.cache_clear()
+    with pytest.raises(SystemExit):
+        parsed()
+    assert "TOPGRAFT_SOURCE, which says" in capsys.readouterr().err

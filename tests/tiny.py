@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,6 +21,16 @@ from backbone.trees import flatten, unflatten
 WORDS = [f"{c}{v}{e}" for c in "bdfgklmnprst" for v in "aeiou" for e in ("n", "s", "l")]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SPEC = EncoderSpec(blocks=3, width=32, heads=4, mlp_width=64, vocabulary=len(WORDS) + 5, positions=64)
+COMPACT = replace(
+    SPEC,
+    blocks=4,
+    groups=2,
+    embedding_width=16,
+    kv_heads=2,
+    mlp_rank=8,
+    norm_function="rms",
+    activation="squared_relu",
+)  # a trunk that is lean in every way
 
 
 def tokenizer_json() -> str:

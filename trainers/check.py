@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from adapters.heads.columns import LabelColumn
 from adapters.labels.spelling import Spellings, counted
+from backbone.console.log_lines import one_line
 from backbone.errors import InputError
 from backbone.texts import encoding_of
 from trainers.config import Data
@@ -82,7 +83,7 @@ class DataCheck:
         lines += ["", "assumed; --set says otherwise"] if self.assumptions else []
         lines += [f"  {assumption}  ({assumption.reason})" for assumption in self.assumptions]
         lines += ["", "doubtful"] if self.warnings else []
-        return "\n".join([*lines, *(f"  {warning}" for warning in self.warnings)])
+        return "\n".join(map(one_line, [*lines, *(f"  {warning}" for warning in self.warnings)]))
 
     def _copies(self) -> list[str]:
         across = sum(group.across for group in self.copies)

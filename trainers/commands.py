@@ -15,6 +15,7 @@ from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
 from trainers.retrain.outcome import Job, Options
+from trainers.search.commands import SEARCH_VERBS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,19 @@ class Precision(Overridden, Verb, verb="precision"):
         config = None if self.data is None else load_config(self.data, self.overrides)
         result = precision(self.backbone, choice=self.choose, config=config)
         return result if self.json else str(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilStatic(IntoFolder, Verb, verb="distil-static"):
+    backbone: str = argument("backbone folder that reads text, or minilm")
+    width: int = option(256, "numbers of a token's vector")
+    texts: tuple[str, ...] = option((), "text file that tells how frequent tokens are", name="text", repeat=True)
+
+    def call(self) -> object:
+        """Writes a trunk of no blocks: one vector for each token, distilled from a backbone."""
+        from trainers.distil_static import distil_static
+
+        return distil_static(self.backbone, self.out, width=self.width, files=self.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +219,7 @@ VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
     Precision,
+    DistilStatic,
     Plan,
     Retrain,
     Evaluate,
@@ -212,4 +227,5 @@ VERBS: tuple[type[Verb], ...] = (
     Inspect,
     Cache,
     Prune,
+    *SEARCH_VERBS,
 )

@@ -13,7 +13,9 @@ import numpy as np
 from adapters.graft import Graft, load_graft
 from adapters.machine import ready_to_compute
 from backbone.errors import InputError
+from backbone.meshes.mesh import Mesh
 from backbone.records import decode
+from backbone.storage import on_mesh
 from trainers.config import Data
 from trainers.config.load import override_part
 from trainers.data.examples import load_data
@@ -49,13 +51,16 @@ def evaluate(
 ) -> Evaluation:
     """Scores the graft at `path` on the dev and test splits of its own config, or on `files` as test.
 
-    `overrides` are `data.x=y` settings, for other columns or formats. `submodel` is the part of the graft that
-    answers. Raises InputError for a damaged graft, bad data, a label that the graft does not know, or exits that it
-    does not have.
+    `overrides` are `data.x=y` settings, for other columns or formats, and `mesh.x=y`, for several devices. `submodel`
+    is the part of the graft that answers. Raises InputError for a damaged graft, bad data, a label that the graft does
+    not know, or exits that it does not have.
     """
     ready_to_compute()
+    of_mesh = tuple(text for text in overrides if text.startswith("mesh."))
+    mesh = override_part(Mesh(), "mesh", of_mesh)
     graft = load_graft(path, backbone, precision=precision)
-    data = _data_of(graft, overrides)
+    graft = replace(graft, backbone=on_mesh(graft.backbone, mesh))
+    data = _data_of(graft, tuple(text for text in overrides if text not in of_mesh))
     splits: tuple[str, ...] = ("dev", "test")
     left_out: tuple[str, ...] = ()
     if not files and data.dev == () and _fitted_to_dev(graft):

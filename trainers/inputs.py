@@ -20,7 +20,9 @@ from backbone.buckets import TokenRow
 from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import resolve_backbone
-from backbone.storage import Backbone, kept_backbone
+from backbone.meshes.rules import check_rules
+from backbone.storage import Backbone, kept_backbone, on_mesh
+from backbone.trees import shapes
 from trainers.config import EarlyExits, OutOfScope, Plan, TrainConfig
 from trainers.data.batches import Examples, part_of
 from trainers.data.examples import TaskData, load_data
@@ -81,7 +83,7 @@ def prepare(
     `labels` are those of an existing graft; without them the train rows decide.
     """
     with run.phase("load"):
-        backbone = kept_backbone(resolve_backbone(config.backbone), precision=config.precision)
+        backbone = on_mesh(kept_backbone(resolve_backbone(config.backbone), precision=config.precision), config.mesh)
     with run.phase("data"):
         data = load_data(config.data, config.head, backbone, labels=labels, splits=splits, show=run.show)
     moved = tuple(sorted({*config.data.moved, *(row.hash for row in data.report.moved)}))
@@ -90,10 +92,13 @@ def prepare(
     calibration: Examples | None = None
     if config.exits.boundaries:
         data, calibration = split_off_calibration(config, backbone, data)
+    model: GraftModel | None = None
     if config.climbs:
         require_climb(config, backbone, data.labels)
     else:
-        graft_model(config, backbone, data.labels)
+        model = graft_model(config, backbone, data.labels)
+    backbone.layout.mesh.check_batch(config.batch_size)
+    check_rules(backbone.layout.mesh, shapes({**backbone.params, **(model.abstract() if model else {})}))
     return Inputs(config, backbone.path, backbone, data, calibration, bare)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import MANIFEST, read_manifest
@@ -19,9 +20,13 @@ from backbone.network.encoder import Network
 from backbone.precisions.record import recorded
 from backbone.records import encode
 from backbone.spec import EncoderSpec
-from backbone.storage import read_record
-from backbone.trees import count, describe, flatten
-from trainers.config.load import load_config
+from backbone.storage import Preprocessing, read_record
+from backbone.trees import count, describe, flatten, shapes
+from trainers.config import TrainConfig
+from trainers.config.load import load_as
+from trainers.pretraining.config import BackboneConfig, NewNetwork
+from trainers.pretraining.start import folder_of_start
+from trainers.pricing.devices import Devices, devices_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Inspection:
     trainable: int  # parameters of the graft
     backbone_parameters: int
     trainable_percent: float  # share of the parameters of backbone and graft together
+    devices: Devices | None = None  # devices of a config's run, and what lies on each
 
 
 def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = None) -> Inspection:
@@ -53,12 +59,54 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
         return _inspect_backbone(folder)
     if folder.is_dir():
         raise InputError(f"{path}: neither a graft (no {MANIFEST}) nor a backbone (no {BACKBONE_FILE})")
-    config = load_config(path, overrides)
+    kinds: Any = TrainConfig | BackboneConfig
+    config = load_as(kinds, path, overrides)
+    if isinstance(config, BackboneConfig):
+        return _inspect_pretraining(config, path)
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
     known = config.head.column.known_names(config.data)
     labels = known or ("first", "second")
     facts = {"config": encode(config), "labels": known or "decided by the data; two are assumed here"}
-    return _describe("config", path, facts, spec, config.methods, config.head, labels)
+    described = _describe("config", path, facts, spec, config.methods, config.head, labels)
+    model = GraftModel(Network(spec), config.methods, config.head, labels)
+    trained = shapes(model.abstract())
+    weights = shapes(model.network.abstract()) | trained
+    return replace(described, devices=devices_of(config.mesh, config.batch_size, weights, trained))
+
+
+def _inspect_pretraining(config: BackboneConfig, path: str) -> Inspection:
+    """Describes the training of a backbone; of a vocabulary that is learned, its largest size counts."""
+    if config.start:
+        spec = read_record(folder_of_start(config.start)).spec
+    else:
+        assert config.network is not None, "BackboneConfig refuses it without a start"
+        spec = config.network.spec(_sizes(config, config.network))
+    network = Network(spec).abstract()
+    weights = shapes(network)
+    trained = {name: shape for name, shape in weights.items() if config.objective.is_used(name)}
+    return Inspection(
+        what="config",
+        path=path,
+        facts={"config": encode(config)},
+        matched={},
+        tensors={name: describe(leaf) for name, leaf in flatten(network).items()},
+        trainable=sum(math.prod(shape) for shape in trained.values()),
+        backbone_parameters=count(network),
+        trainable_percent=100.0,
+        devices=devices_of(config.mesh, config.batch_size, weights, trained),
+    )
+
+
+class _Sizes(NamedTuple):
+    vocabulary: int
+    max_tokens: int
+
+
+def _sizes(config: BackboneConfig, network: NewNetwork) -> Preprocessing:
+    """Returns what a new network must know of its rows, before any of these is read."""
+    if config.tokenizer is None:
+        return network.preprocessing()
+    return cast(Preprocessing, _Sizes(config.tokenizer.max_vocabulary, config.corpus.tokens))
 
 
 def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:

@@ -19,7 +19,7 @@ from backbone.storage import Backbone, in_precision, load_backbone
 from backbone.trees import count
 from trainers.config import TrainConfig
 from trainers.inputs import Inputs, only_rows, prepare
-from trainers.pricing.precisions import Calibration, choose, measure, spread
+from trainers.pricing.precisions import Calibration, SiteError, choose, measure, site_errors, spread
 from trainers.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class PrecisionReport:
     reason: str
     measured: tuple[Measured, ...]  # one for each precision beside float32
     recorded: bool  # it is written in the home; False: nothing was ever chosen
+    errors: tuple[SiteError, ...]  # error of every stored kernel and table, by precision
 
     def __str__(self) -> str:
         lines = [f"{self.backbone} {self.weights_id[:19]}...", "precision   speed   MB   cosine     lost"]
@@ -44,6 +45,9 @@ class PrecisionReport:
         for one in self.measured:
             lost = "-" if one.lost is None else f"{one.lost:+.4f} +- {one.noise:.4f}"
             lines.append(f"{one.precision:10}  {one.speed:5.2f} {one.bytes / 1e6:5.0f}  {one.cosine:.6f}  {lost}")
+        for one in self.measured:
+            worst = max((error for error in self.errors if error.precision == one.precision), key=lambda e: e.error)
+            lines.append(f"{one.precision:10}  the largest error of a kernel is {worst.error:.2%}, at {worst.site}")
         return "\n".join([*lines, f"{self.precision}: {self.reason}"])
 
 
@@ -72,7 +76,7 @@ def precision(backbone: str, *, choice: str = "", config: TrainConfig | None = N
     else:
         after = before
     tag, reason = (after.precision, after.reason) if after else (FLOAT32, "nothing was chosen; --choose auto does")
-    return PrecisionReport(backbone, trunk.base_id, tag, reason, measured, after is not None)
+    return PrecisionReport(backbone, trunk.base_id, tag, reason, measured, after is not None, site_errors(trunk))
 
 
 def settle(inputs: Inputs) -> Backbone:
@@ -90,7 +94,7 @@ def settle(inputs: Inputs) -> Backbone:
         return trunk
     calibration = calibration_of(inputs)
     bucket = int(calibration.rows.buckets.max(initial=trunk.lengths[0]))
-    measured = measure(trunk, calibration, shapes=((32, min(bucket, 32)),))
+    measured = measure(trunk, calibration, shapes=((32, min(bucket, 32)),), for_speed=True)
     tag, reason = choose(measured)
     record(trunk.base_id, tag, reason, measured)
     log.info("precision: %s: %s; `topgraft precision %s` shows and changes it", tag, reason, inputs.config.backbone)

@@ -28,7 +28,7 @@ from adapters.machine import ready_to_compute
 from adapters.merging import merge
 from adapters.model import GraftModel
 from adapters.specs import Probe
-from adapters.suffix import SUFFIX, SuffixBlock
+from adapters.suffix import SUFFIX, SuffixBlock, require_whole_blocks
 from backbone.buckets import bucket_of
 from backbone.errors import InputError
 from backbone.precisions.precision import FLOAT32
@@ -182,6 +182,7 @@ def _require_prunable(graft: Graft, above: int, where: str) -> int:
             f"{where}: grafted in {graft.backbone.precision}; kernels are pruned in float32: train it with "
             "--set precision=float32"
         )
+    require_whole_blocks(graft.backbone.spec, where)
     if not 0 <= above < last:
         raise InputError(f"--above: {above} is not in 0..{last - 1}, below the last block that the graft reads")
     if above > lowest:

@@ -22,6 +22,7 @@ from adapters.graft import Graft
 from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from backbone.files import write_durable
+from backbone.meshes.mesh import Mesh
 from backbone.precisions.precision import FLOAT32
 from backbone.records import digest, encode
 from backbone.trees import count
@@ -56,6 +57,8 @@ from trainers.scoring.report import write_report
 
 log = logging.getLogger(__name__)
 
+FREE = ("mesh",)  # fields that a resumed run may change
+
 
 def train(
     config: TrainConfig,
@@ -75,7 +78,7 @@ def train(
     judge on them. Same config, data, backbone and machine: same parameters, killed or not. With `propose` a large
     backbone that nothing rests on gets the precision that this machine speeds up.
     """
-    with claimed(workdir, encode(config), resume, kind=TrainConfig) as stored:
+    with claimed(workdir, encode(config), resume, free=FREE, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
         run = Run(workdir, show, known_answers=ready_to_compute().verdict)
@@ -236,7 +239,7 @@ def run_identity(inputs: Inputs, parent: Parent | None = None) -> dict[str, str]
     """Returns the values that a checkpoint must share to be resumed."""
     start = {} if parent is None else {"start": parent.manifest.content_id}
     return {
-        "config": digest(former_values(inputs.config)),
+        "config": digest(former_values(replace(inputs.config, mesh=Mesh()))),
         "data": digest(inputs.data.fingerprint),
         "weights_id": inputs.backbone.weights_id,
         "preprocessing_id": inputs.backbone.preprocessing_id,

@@ -11,33 +11,38 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from adapters.machine import ready_to_compute
-from backbone.errors import InputError
-from backbone.files import BACKBONE_FILE, write_durable
-from backbone.home import resolve_backbone
+from backbone.files import write_durable
+from backbone.meshes.mesh import Mesh
+from backbone.meshes.processes import join, leads, losing_none, require_same, said_by_all, several, together
+from backbone.meshes.rules import check_rules
 from backbone.network.masked_head import load_head, save_head
+from backbone.orbax import save_tree
 from backbone.records import decode, digest, encode
-from backbone.storage import Backbone, load_backbone, save_backbone
-from backbone.trees import Params, count, map_leaves
+from backbone.storage import Backbone, BackboneRecord, read_record, save_backbone
+from backbone.trees import Params, count, map_leaves, shapes
 from metering.cost import CostRecord
 from metering.window import Cost, cpu_seconds, wall_seconds, window
 from trainers.config.former import without_newer
 from trainers.config.own import own_identity
 from trainers.pretraining.config import BackboneConfig
-from trainers.pretraining.loop import BackboneTask, fit_backbone
+from trainers.pretraining.loop import BackboneTask, FittedBackbone, fit_backbone
 from trainers.pretraining.material import Material
+from trainers.pretraining.teacher import named_backbone
 from trainers.runs.checkpoints import FOLDER, Checkpoints
-from trainers.runs.workdir import RESULT, claimed
+from trainers.runs.workdir import RESULT, claimed_by_all
 
 log = logging.getLogger(__name__)
 
-FREE = ("max_seconds", "checkpoint_seconds")  # fields that decide no weight, so a resumed run may change them
+TIMES = ("max_seconds", "checkpoint_seconds")
+FREE = (*TIMES, "mesh")  # fields that decide no weight beyond rounding, so a resumed run may change them
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,11 @@ def train_backbone(
 
     With `resume` a run that was interrupted, or stopped by `max_seconds`, continues from its newest checkpoint.
     Same config, data and machine: same weights, killed or not. `show` draws progress. Raises InputError for bad text
-    or images, config or start.
+    or images, config or start. Several processes (`backbone.meshes.processes`) share the folder, and the first one
+    writes; ConnectionError where one of them is lost.
     """
-    with claimed(workdir, encode(config), resume, free=FREE, kind=BackboneConfig) as stored:
+    join(config.mesh)
+    with losing_none(), claimed_by_all(workdir, encode(config), resume, free=FREE, kind=BackboneConfig) as stored:
         if stored is not None and stored.get("finished"):
             return decode(TrainBackboneResult, stored, str(workdir / RESULT))
         return _train_backbone(config, workdir, resume, show, ready_to_compute().verdict)
@@ -85,31 +92,29 @@ def _train_backbone(
 ) -> TrainBackboneResult:
     """Trains in a folder that is claimed."""
     costs: dict[str, Cost] = {}
-    with window("data") as costs["data"]:
-        start = _load_start(config)
-        material = config.objective.read(config, workdir, start, show=show)
-    params = _first_params(config, material, start)
-    parameters = count(params["backbone"])
-    task = BackboneTask(config, material)
+    with together():
+        with window("data") as costs["data"]:
+            start = _load_start(config)
+            material = config.objective.read(config, workdir, start, show=show)
+        params = _first_params(config, material, start)
+        parameters = count(params["backbone"])
+        task = BackboneTask(config, material)
+        task.layout.mesh.check_batch(config.batch_size)
+        check_rules(task.layout.mesh, shapes({**params["backbone"], "head": params["head"]}))
+    values = encode(replace(config, mesh=Mesh()))
     identity = {
-        "config": digest({**without_newer(encode(config), encode(BackboneConfig())), **dict.fromkeys(FREE)}),
+        "config": digest({**without_newer(values, encode(BackboneConfig())), **dict.fromkeys(TIMES)}),
         **material.fingerprint,
         "preprocessing_id": material.preprocessing.preprocessing_id,
         "start": start.weights_id if start else "",
         **own_identity(config),
     }
+    require_same(identity)
     with Checkpoints(workdir / FOLDER, identity) as checkpoints:
         resumed = checkpoints.notes() is not None
         with window("train") as costs["train"]:
             fitted = fit_backbone(task, params, checkpoints, workdir, show=show)
-    source = {"source": "train-backbone", "name": config.name, "family": material.family}
-    if start:
-        source["start"] = start.weights_id
-    network, preprocessing = material.network, material.preprocessing
-    record = save_backbone(
-        workdir / "backbone", network.spec, fitted.params["backbone"], preprocessing, source, replace=resume
-    )
-    save_head(workdir, fitted.params.get("head", {}), record.weights_id, material.labels)
+    record = _stored(config, workdir, material, start, fitted, replace=resume)
     loss, entropy = fitted.held_out["loss"], config.objective.context_free_loss(material)
     result = TrainBackboneResult(
         backbone=str(workdir / "backbone"),
@@ -132,23 +137,49 @@ def _train_backbone(
         resumed=resumed,
         known_answers=known_answers,
     )
-    write_durable(workdir / RESULT, json.dumps(encode(result), indent=1).encode())
+    if leads():
+        write_durable(workdir / RESULT, json.dumps(encode(result), indent=1).encode())
     return result
+
+
+def _stored(
+    config: BackboneConfig,
+    workdir: Path,
+    material: Material,
+    start: Backbone | None,
+    fitted: FittedBackbone,
+    *,
+    replace: bool,
+) -> BackboneRecord:
+    """Writes the backbone and the head, once for all processes; returns the description of the backbone."""
+    source = {"source": "train-backbone", "name": config.name, "family": material.family}
+    if start:
+        source["start"] = start.weights_id
+    spec, weights, preprocessing = material.network.spec, fitted.params["backbone"], material.preprocessing
+    written = _written_by_all(workdir, weights) if several() else None
+    if leads():
+        target = workdir / "backbone"
+        record = save_backbone(target, spec, weights, preprocessing, source, replace=replace, written=written)
+        save_head(workdir, fitted.params.get("head", {}), record.weights_id, material.labels)
+    said_by_all("written")  # the others wait for it
+    return read_record(workdir / "backbone")
+
+
+def _written_by_all(workdir: Path, weights: Params) -> Path:
+    """Returns a folder to which the processes have written the weights; Orbax needs all of them for it."""
+    folder = workdir / "weights"
+    if leads():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    said_by_all("removed")
+    save_tree(folder, weights)
+    return folder
 
 
 def _load_start(config: BackboneConfig) -> Backbone | None:
     """Returns the backbone to continue from; of a run, the one inside. Raises InputError if it reads something else."""
     if not config.start:
         return None
-    inside = Path(config.start) / "backbone"
-    folder = inside if (inside / BACKBONE_FILE).is_file() else resolve_backbone(config.start)
-    start = load_backbone(folder, precision="float32")
-    if start.spec.reads != config.objective.reads:
-        raise InputError(
-            f"start: {config.start} reads {start.spec.reads}, and {config.objective.tag} needs a backbone that reads "
-            f"{config.objective.reads}"
-        )
-    return start
+    return named_backbone(config.start, config.objective.reads, "start", config.objective.tag)
 
 
 def _first_params(config: BackboneConfig, material: Material, start: Backbone | None) -> Params:
@@ -157,6 +188,8 @@ def _first_params(config: BackboneConfig, material: Material, start: Backbone | 
     objective = config.objective
     if start is not None:
         params = {"backbone": start.params}
+    elif material.first_weights is not None:
+        params = {"backbone": material.first_weights}
     else:
         assert config.network is not None, "BackboneConfig refuses it without a start"
         params = {"backbone": config.network.init_weights(material.network, weights)}

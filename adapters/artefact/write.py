@@ -37,7 +37,7 @@ from adapters.artefact.scope import Scope
 from adapters.artefact.scripts import changed, own_code
 from adapters.forward import forward_program
 from adapters.model import GraftModel
-from backbone.errors import InputError
+from backbone.errors import InputError, shown
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
 from backbone.precisions.precision import Precision, precision_named, precision_of
@@ -48,7 +48,12 @@ from backbone.variants.registered import Registered, own_file, own_files
 from backbone.variants.registered import variants as variants_of
 
 CANARY_ROWS, CANARY_BUCKET = 8, 16
+MAX_CANARY_ROWS = 256  # rows that a canary of somebody else may have
 FILES = (TENSORS, CANARY, *OPTIONAL)
+
+
+class OtherBackbone(InputError):
+    """A graft that belongs to another backbone than the one that is there."""
 
 
 def save_graft(
@@ -136,7 +141,7 @@ def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
     ):
         here, expected = getattr(backbone, field), getattr(manifest, field)
         if not fits:
-            raise InputError(
+            raise OtherBackbone(
                 f"{where}: grafted on another backbone: its {field} is {expected[:19]}..., that of {backbone.path} is "
                 f"{here[:19]}...; load it with the backbone it was trained on"
             )
@@ -159,10 +164,14 @@ def verify_on(
 ) -> None:
     """Checks every tensor against the architecture and the canary's logits; raises InputError."""
     scripts = manifest.training.variants
+    _require_canary(canary, backbone, f"{where}: {CANARY}")
     with own_code(where, scripts):
         require_same_structure(params, model.abstract(), where)
         logits = canary_logits(model, backbone, params, canary)
     allowed = tolerance_of(manifest, backbone.precision, where)
+    if canary["logits"].shape != logits.shape:
+        shapes = f"{list(canary['logits'].shape)}, and the graft gives {list(logits.shape)}"
+        raise InputError(f"{where}: {CANARY}: logits are {shapes}: another graft's, or altered")
     worst = float(np.abs(logits - canary["logits"]).max())
     if not worst <= allowed:
         problem = (
@@ -170,6 +179,27 @@ def verify_on(
             f"{backbone.precision}/{_platform()}: this machine or these libraries do not reproduce the graft"
         )
         raise changed(problem, scripts, certain=False) if scripts else InputError(problem)
+
+
+def _require_canary(canary: Mapping[str, np.ndarray], backbone: Backbone, where: str) -> None:
+    """Raises InputError unless the backbone can run the canary: ids, mask and logits, of the right kind and range."""
+    if canary.keys() != {"ids", "mask", "logits"}:
+        raise InputError(f"{where}: holds {', '.join(map(shown, sorted(canary)))}, expected ids, mask and logits")
+    ids, mask, spec = canary["ids"], canary["mask"], backbone.spec
+    shape, longest = mask.shape, max(backbone.lengths[-1], CANARY_BUCKET)
+    inside = mask.dtype == bool and mask.ndim == 2 and 0 < shape[0] <= MAX_CANARY_ROWS and 0 < shape[1] <= longest
+    if spec.image:
+        fits = ids.dtype == np.uint8 and ids.shape == (shape[0], spec.image.tokens, spec.image.patch_width)
+    else:
+        fits = ids.dtype == np.int32 and ids.shape in (shape, (*shape, 2))
+    if inside and fits and not spec.image:
+        parts = (ids,) if ids.shape == shape else (ids[..., 0], ids[..., 1])
+        limits = (spec.vocabulary, spec.segments)
+        fits = all(part.min() >= 0 and part.max() < limit for part, limit in zip(parts, limits, strict=False))
+    if not (inside and fits):
+        raise InputError(
+            f"{where}: ids {ids.dtype}{list(ids.shape)} and mask {mask.dtype}{list(shape)} are no inputs here"
+        )
 
 
 def tolerances(precision: str) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Grafts for other software: PEFT folders, and self-contained folders that run without Topgraft."""
+"""Grafts for other software: PEFT folders, compiled functions and ONNX files that run without Topgraft."""

@@ -28,8 +28,8 @@ from jax import export
 
 import adapters.export.standalone
 from adapters.artefact.manifest import Manifest
-from adapters.artefact.scope import differences
 from adapters.artefact.write import tolerance_of
+from adapters.export.answering import answer, by_path, outputs_of, weights_of
 from adapters.graft import SCORE, Graft, dropped, load_graft
 from adapters.heads.head import kinds_for
 from adapters.machine import ready_to_compute
@@ -38,7 +38,6 @@ from backbone.buckets import bucket_of, pad
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
-from backbone.trees import Params
 
 SCHEMA = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -53,7 +52,7 @@ class Exported:
     path: str  # folder written
     manifest_id: str  # sha256 of its manifest, which names the whole folder
     content_id: str  # content_id of the graft
-    precision: str  # precision of the backbone, the graft's own
+    precision: str  # precision of the backbone
     buckets: tuple[int, ...]  # lengths in tokens
     batch: int  # rows of a call
     platforms: tuple[str, ...]  # platforms the functions are lowered for
@@ -73,22 +72,24 @@ def export_jax(
     backbone: str | Path | None = None,
     buckets: Sequence[int] = (),
     batch: int,
+    precision: str = "",
 ) -> Exported:
     """Writes the graft as a folder for `run.py`; raises InputError if its head or backbone cannot be exported.
 
-    Texts longer than the longest bucket are cut there. `batch` is the number of rows of every call.
+    Texts longer than the longest bucket are cut there. `batch` is the number of rows of every call. `precision` is as
+    in `load_graft`.
     """
     if batch < 1:
         raise InputError(f"--batch: must be at least 1, got {batch}")
     ready_to_compute()
-    loaded = load_graft(graft, backbone)
+    loaded = load_graft(graft, backbone, precision=precision)
     manifest = loaded.manifest
     assert manifest is not None
     _require_exportable(loaded, str(graft))
     lost = dropped([loaded], "an exported folder", kept=(SCORE,))
     chosen = _buckets(loaded, buckets)
     limit = min(loaded.max_tokens, chosen[-1])
-    named, function = _named(_weights(loaded)), jax.jit(_function(loaded))
+    named, function = by_path(weights_of(loaded)), jax.jit(_function(loaded))
     weights = {path: _as_saved(leaf) for path, leaf in named.items()}
     shapes = {path: _shape(leaf.shape, leaf.dtype) for path, leaf in weights.items()}
     with new_folder(Path(out)) as folder:
@@ -112,7 +113,7 @@ def export_jax(
             "max_tokens": limit,
             "fill": loaded.backbone.preprocessing.fill,
             "batch": batch,
-            "outputs": _outputs(loaded),
+            "outputs": outputs_of(loaded),
             "functions": functions,
             "platforms": list(PLATFORMS),
             "jax": jax.__version__,
@@ -168,57 +169,22 @@ def _buckets(graft: Graft, requested: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(chosen)))
 
 
-def _weights(graft: Graft) -> dict[str, Any]:
-    """Returns the weights that the function reads; of the backbone, the blocks below the highest boundary in use."""
-    top = max(*graft.model.taps, graft.scope.boundary if graft.scope else 0)
-    backbone = {
-        name: part
-        for name, part in graft.backbone.params.items()
-        if name != "pooler" or graft.model.head.pooling == "pooler"
-    }
-    blocks = {number: block for number, block in backbone["blocks"].items() if int(number) < top}
-    scope = {} if graft.scope is None else graft.scope.arrays()
-    return {"backbone": {**backbone, "blocks": blocks}, "graft": graft.params, "scope": scope}
-
-
-def _named(weights: Params) -> dict[str, jax.Array]:
-    """Returns every array by its dotted path; a stored leaf has one for each of its arrays (`kernel.values`)."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
-    return {".".join(str(getattr(key, "key", "") or key.name) for key in path): leaf for path, leaf in leaves}
-
-
 def _as_saved(leaf: jax.Array) -> np.ndarray:
     """Returns an array as NumPy's files can hold it: bfloat16 as uint16."""
     array = np.asarray(leaf)
     return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
 
 
-def _outputs(graft: Graft) -> list[str]:
-    return ["logits", graft.model.head.output, *(["out_of_scope"] if graft.scope else [])]
-
-
 def _function(graft: Graft) -> Callable[..., dict[str, jax.Array]]:
     """Returns the function (weights by path, ids, mask) -> outputs by name."""
-    model, head, scope = graft.model, graft.model.head, graft.scope
-    tree = jax.tree.map(lambda leaf: _shape(leaf.shape, leaf.dtype), _weights(graft))
-    structure, kinds = jax.tree.structure(tree), {path: leaf.dtype for path, leaf in _named(tree).items()}
+    tree = jax.tree.map(lambda leaf: _shape(leaf.shape, leaf.dtype), weights_of(graft))
+    structure, kinds = jax.tree.structure(tree), {path: leaf.dtype for path, leaf in by_path(tree).items()}
 
-    def answer(saved: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    def answers(saved: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
         leaves = [_as_computed(saved[path], kind) for path, kind in kinds.items()]
-        weights = jax.tree.unflatten(structure, leaves)
-        backbone, inputs = {"blocks": {}, **weights["backbone"]}, {"ids": ids, "mask": mask}
-        logits = model.logits(backbone, weights["graft"], inputs)
-        outputs = {"logits": logits, head.output: head.exported(logits)}
-        if scope is not None:
-            hidden = model.network.embed(backbone, inputs)
-            hidden = model.network.run_blocks(backbone, hidden, mask, stop=scope.boundary)
-            if scope.boundary == model.network.spec.blocks:
-                hidden = model.network.finish(backbone, hidden)
-            features = model.pooled(backbone, hidden, mask)
-            outputs["out_of_scope"] = scope.scaled(differences(features, weights["scope"]))
-        return outputs
+        return answer(graft, jax.tree.unflatten(structure, leaves), {"ids": ids, "mask": mask})
 
-    return answer
+    return answers
 
 
 def _as_computed(leaf: jax.Array, kind: Any) -> jax.Array:

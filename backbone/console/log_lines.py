@@ -23,6 +23,22 @@ def one_line(text: str) -> str:
     return _UNSAFE.sub(lambda match: _escaped(match.group()), text)
 
 
+def printable(text: str) -> str:
+    """Returns lines for a terminal: each is escaped, and stays a line of its own."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+def message_lines(text: str) -> str:
+    """Returns a message in which every line but the first is indented, so that none of them can pass for another."""
+    first, *rest = printable(text).split("\n")
+    return "\n".join([first, *(line if line.startswith("  ") or not line else f"  {line}" for line in rest)])
+
+
+def json_line(text: str) -> str:
+    """Returns JSON with the same values, in which controls and halves of surrogate pairs are escapes."""
+    return _UNSAFE.sub(lambda match: match.group() if match.group() in _SHORT else f"\\u{ord(match.group()):04x}", text)
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

@@ -83,11 +83,14 @@ class IntoFolder:
     out: str = required("new folder to write")
 
 
-def add_verb(verbs: Any, verb: type[Verb]) -> None:
-    """Adds the parser of a verb to argparse's `verbs`; the parsed namespace holds the class as `verb`."""
+def add_verb(verbs: Any, verb: type[Verb], name: str = "") -> None:
+    """Adds the parser of a verb to argparse's `verbs`; the parsed namespace holds the class as `verb`.
+
+    Its name there is the last word of the verb, unless another is given.
+    """
     text = inspect.cleandoc(verb.call.__doc__ or "")
     parser: argparse.ArgumentParser = verbs.add_parser(
-        verb.verb.split()[-1], help=text.splitlines()[0], description=text
+        name or verb.verb.split()[-1], help=text.splitlines()[0], description=text
     )
     add_fields(parser, verb)
     parser.set_defaults(verb=verb)

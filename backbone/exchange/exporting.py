@@ -10,7 +10,8 @@ stored ones, float32: importing the folder again gives the same `weights_id`.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from backbone.files import BACKBONE_FILE, new_folder
 from backbone.images import ImagePreprocessing
 from backbone.network.masked_head import abstract_head, holds_masked_head, load_head
 from backbone.preprocessing import TextPreprocessing
+from backbone.spec import EncoderSpec
 from backbone.storage import load_backbone
 from backbone.trees import flatten
 from backbone.variants.registered import variants
@@ -53,14 +55,16 @@ def export_hf(source: str | Path, out: str | Path) -> ExportReport:
     preprocessing = backbone.preprocessing
     if isinstance(preprocessing, ImagePreprocessing):
         raise InputError(f"{source}: it reads images; only backbones that read text can be exported")
+    with_head = is_run and holds_masked_head(source)
+    config = family.config(backbone.spec, masked=with_head)
+    _require_holds(source, family, backbone.spec, config)
     tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten(backbone.params).items():
         tensors |= family.release(path, np.asarray(leaf))
-    with_head = is_run and holds_masked_head(source)
     if with_head:
         head = load_head(source, abstract_head(backbone.spec), backbone.weights_id)
         tensors = {f"{family.task_prefix}.{key}": value for key, value in tensors.items()} | family.release_head(head)
-    config: dict[str, Any] = family.config(backbone.spec, masked=with_head) | {"pad_token_id": preprocessing.fill}
+    config |= {"pad_token_id": preprocessing.fill}
     with new_folder(out) as folder:
         contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
         save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
@@ -76,6 +80,20 @@ def _exportable_family(source: Path, name: str) -> Family:
         known = ", ".join(tag for tag, other in variants(Family).items() if other.exportable)
         raise InputError(f"{source}: family {name!r} cannot be exported; only {known} can")
     return family
+
+
+def _require_holds(source: Path, family: Family, spec: EncoderSpec, config: Mapping[str, Any]) -> None:
+    """Raises InputError naming the fields of the architecture that the family's config does not hold."""
+    read = family.spec(config, ())
+    lost = [
+        f"{field.name}={getattr(spec, field.name)}"
+        for field in fields(spec)
+        if field.name != "pooler" and getattr(read, field.name) != getattr(spec, field.name)
+    ]
+    if lost:
+        raise InputError(
+            f"{source}: family {family.tag!r} cannot hold {', '.join(lost)}; no other layout is known for it"
+        )
 
 
 def _write_tokenizer(folder: Path, preprocessing: TextPreprocessing) -> None:

@@ -97,11 +97,6 @@ class Bert(BertLayout, tag="bert"):
             "tie_word_embeddings": True,
         }
 
-    def release(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
-        names = self.sources(path)
-        parts = np.split(array, len(names), axis=-1)
-        return dict(zip(names, (part.T for part in parts) if path.endswith(".kernel") else parts, strict=True))
-
     def release_head(self, head: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return {
             "cls.predictions.transform.dense.weight": np.asarray(head["dense"]["kernel"]).T,

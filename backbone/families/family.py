@@ -26,6 +26,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
+    "relu2": "squared_relu",
 }  # our name of each published one
 
 _LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}  # PyTorch's name of each of our leaves
@@ -55,7 +56,7 @@ class Family(Registered, by="family", folder="backbone.families", needs=NEEDS, s
     names: ClassVar[Mapping[str, str]]  # published names of our modules, and of parameters outside modules
     qkv: ClassVar[tuple[str, ...]]  # published modules of query, key and value, or the one that holds all three
     tokenizer_class: ClassVar[str] = "TokenizersBackend"  # transformers' tokenizer where the files name none
-    exportable: ClassVar[bool] = False  # `config`, `release` and `release_head` write the published layout
+    exportable: ClassVar[bool] = False  # `config` and `release_head` write the published layout
 
     @classmethod
     def example_config(cls) -> dict[str, Any]:
@@ -112,7 +113,9 @@ class Family(Registered, by="family", folder="backbone.families", needs=NEEDS, s
 
     def release(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the published tensors of our parameter `path`: the reverse of `sources` and `convert`."""
-        raise NotImplementedError
+        names = self.sources(path)
+        parts = np.split(array, len(names), axis=-1)
+        return dict(zip(names, (part.T for part in parts) if path.endswith(".kernel") else parts, strict=True))
 
     def release_head(self, head: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Returns the published tensors of a head of masked language modelling (`backbone.network.masked_head`)."""

@@ -9,12 +9,16 @@ Weights are nested dicts with string keys; a module is merged with them inside t
 the stack anywhere: boundary k is the input of block k. Only the parameters that a call touches must be present, so a
 suffix can run without its prefix's weights.
 
-Shapes: B rows, T tokens, D width, M hidden units of the mlp, P values of a patch, L blocks.
+Blocks of one group share their weights, which lie once in `blocks`, under the number of the group.
+
+Shapes: B rows, T tokens, D width, E width of the embeddings, K width of the keys, M hidden units of the mlp, P values
+of a patch, L blocks.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +41,7 @@ from backbone.network.sites import (
     BlockHooks,
     Hooks,
 )
-from backbone.network.stored import has_exact_rows
+from backbone.network.stored import FrozenKernel, LowRankKernel, has_exact_rows
 from backbone.spec import BlockKind, EncoderSpec, ImageSpec
 from backbone.trees import Params, map_leaves
 
@@ -48,57 +52,94 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "squared_relu": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021, arXiv 2109.08668, section 3
 }
 
 INIT_STD = 0.02  # standard deviation of fresh kernels and embeddings (Devlin et al. 2018)
 
 
-def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> nnx.Param[Array]:
-    return nnx.Param(INIT_STD * jax.random.truncated_normal(rngs.params(), -2, 2, shape))
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float = INIT_STD) -> nnx.Param[Array]:
+    return nnx.Param(deviation * jax.random.truncated_normal(rngs.params(), -2, 2, shape))
+
+
+def _deviation(rank: int) -> float:
+    """Returns the deviation of two factors of which the product has that of a fresh kernel."""
+    return math.sqrt(INIT_STD / math.sqrt(rank))
 
 
 class Dense(nnx.Module):
-    """A kernel [I, O] and a bias [O]; the product belongs to the site, not to this module."""
+    """A kernel [I, O] and a bias [O]; the product belongs to the site, not to this module.
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
-        self.kernel = _normal(rngs, (inputs, outputs))
+    With `rank` R the kernel is a product [I, R] [R, O].
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, rank: int = 0, rngs: nnx.Rngs):
+        if rank:
+            self.low = Factor(inputs, rank, rngs=rngs)
+        self.kernel = _normal(
+            rngs, (rank or inputs, outputs), math.sqrt(INIT_STD / math.sqrt(rank)) if rank else INIT_STD
+        )
         self.bias = nnx.Param(jnp.zeros((outputs,)))
 
+    @property
+    def product(self) -> FrozenKernel:
+        """Returns the kernel that a site multiplies with."""
+        whole = self.kernel[...]
+        return LowRankKernel(self.low.kernel[...], whole) if hasattr(self, "low") else whole
 
-class LayerNorm(nnx.Module):
-    """A norm of the last axis in float32, with scale and bias (Ba et al. 2016)."""
 
-    def __init__(self, width: int, epsilon: float):
+class Factor(nnx.Module):
+    """The first factor [I, R] of a kernel of low rank."""
+
+    def __init__(self, inputs: int, rank: int, *, rngs: nnx.Rngs):
+        self.kernel = _normal(rngs, (inputs, rank), _deviation(rank))
+
+
+class Norm(nnx.Module):
+    """A norm of the last axis in float32, with scale and bias.
+
+    `layer` subtracts the mean and divides by the deviation (Ba et al. 2016). `rms` divides by the root of the mean
+    square (Zhang and Sennrich 2019, arXiv 1910.07467, equation 4).
+    """
+
+    def __init__(self, spec: EncoderSpec, width: int = 0):
+        width = width or spec.width
         self.scale = nnx.Param(jnp.ones((width,)))
         self.bias = nnx.Param(jnp.zeros((width,)))
-        self.epsilon = epsilon
+        self.epsilon, self.centres = spec.norm_epsilon, spec.norm_function == "layer"
 
     def __call__(self, x: Array, hooks: BlockHooks = PLAIN_HOOKS, name: str = "") -> Array:
         scale, bias = hooks.norm(name, self.scale[...], self.bias[...])
         wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
+        centred = wide - wide.mean(axis=-1, keepdims=True) if self.centres else wide
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon)
         return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
 class Embeddings(nnx.Module):
-    """The sum of token (or patch), position and segment embeddings, then a norm; each only where the spec has it."""
+    """The sum of token (or patch), position and segment embeddings, then a norm; each only where the spec has it.
+
+    Embeddings narrower than the blocks are projected to their width after the norm (ALBERT: Lan et al. 2019, arXiv
+    1909.11942, section 3.1).
+    """
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
-        self.offset = spec.position_offset
+        self.offset, width = spec.position_offset, spec.embedding_width or spec.width
         if spec.image:
             self.image = spec.image
-            self.patch = Dense(spec.image.patch_width, spec.width, rngs=rngs)
-            self.special = _normal(rngs, (spec.image.special, spec.width))
+            self.patch = Dense(spec.image.patch_width, width, rngs=rngs)
+            self.special = _normal(rngs, (spec.image.special, width))
         else:
-            self.token = _normal(rngs, (spec.vocabulary, spec.width))
-        if not spec.rotary_theta:
-            self.position = _normal(rngs, (spec.positions + spec.position_offset, spec.width))
+            self.token = _normal(rngs, (spec.vocabulary, width))
+        if spec.blocks and not spec.rotary_theta:
+            self.position = _normal(rngs, (spec.positions + spec.position_offset, width))
         if spec.segments:
-            self.segment = _normal(rngs, (spec.segments, spec.width))
+            self.segment = _normal(rngs, (spec.segments, width))
         if spec.embedding_norm:
-            self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+            self.norm = Norm(spec, width)
+        if spec.embedding_width:
+            self.projection = Dense(width, spec.width, rngs=rngs)
 
     def __call__(self, ids: Array, segments: Array | None, dtype: jnp.dtype) -> Array:
         hidden = self._patches(ids, dtype) if hasattr(self, "patch") else self.token[...][ids].astype(dtype)
@@ -109,14 +150,17 @@ class Embeddings(nnx.Module):
             hidden += table[0] if segments is None else table[segments]
         elif segments is not None:
             raise ValueError("this backbone has no segment embeddings, but segments were given")
-        return self.norm(hidden) if hasattr(self, "norm") else hidden
+        hidden = self.norm(hidden) if hasattr(self, "norm") else hidden
+        if hasattr(self, "projection"):
+            hidden = PLAIN_HOOKS.linear("projection", hidden, self.projection.product, self.projection.bias[...])
+        return hidden
 
     def _patches(self, patches: Array, dtype: jnp.dtype) -> Array:
         """Embeds pixels uint8 [B,T,P] as [B,T,D]; values at the places of the special tokens are not read."""
         special = self.special[...].astype(dtype)
         values = normalised(patches[:, len(special) :], self.image).astype(dtype)
         hidden = PLAIN_HOOKS.linear("patch", values, self.patch.kernel[...], self.patch.bias[...])
-        return jnp.concatenate([jnp.broadcast_to(special, (len(hidden), *special.shape)), hidden], axis=1)
+        return jnp.concatenate([jnp.broadcast_to(special, (hidden.shape[0], *special.shape)), hidden], axis=1)
 
 
 def normalised(pixels: Array, image: ImageSpec) -> Array:
@@ -126,35 +170,53 @@ def normalised(pixels: Array, image: ImageSpec) -> Array:
 
 
 class Attention(nnx.Module):
-    """The attention sublayer: query, key and value kernels in one array [D,3D], output kernel, norm before or after.
+    """The attention sublayer: query, key and value kernels in one array [D,D+2K], output kernel, norm before or after.
 
-    Keys that an adapter prepends have no position: they join after the rotation. The kernels say how many heads there
-    are: those of a pruned block hold fewer.
+    K is D, or less where several heads share one of keys and values (grouped queries: Ainslie et al. 2023, arXiv
+    2305.13245; with one for all, Shazeer 2019, arXiv 1911.02150). Keys that an adapter prepends have no position: they
+    join after the rotation. The kernels say how many heads there are: those of a pruned block hold fewer.
     """
 
     def __init__(self, spec: EncoderSpec, kind: BlockKind, *, rngs: nnx.Rngs):
-        self.depth, self.window, self.theta = spec.width // spec.heads, kind.window, kind.theta
+        self.window, self.theta = kind.window, kind.theta
         self.pre = spec.norm == "pre"
-        self.qkv = Dense(spec.width, 3 * spec.width, rngs=rngs)
+        self.depth, self.queries_of_key = spec.width // spec.heads, spec.heads // (spec.kv_heads or spec.heads)
+        self.qkv = Dense(spec.width, spec.width + 2 * spec.kv_width, rngs=rngs)
         self.output = Dense(spec.width, spec.width, rngs=rngs)
         if kind.attention_norm:
-            self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+            self.norm = Norm(spec)
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        """Returns the number of heads, and of those of keys and values."""
+        heads = self.output.kernel[...].shape[0] // self.depth
+        return heads, heads // self.queries_of_key
 
     def _norm(self, x: Array, hooks: BlockHooks) -> Array:
         return self.norm(x, hooks, ATTENTION_NORM) if hasattr(self, "norm") else x
 
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
         x = self._norm(hidden, hooks) if self.pre else hidden
-        q, k, v = hooks.joint((QUERY, KEY, VALUE), x, self.qkv.kernel[...], self.qkv.bias[...])
-        heads = q.shape[-1] // self.depth
+        heads, kv_heads = self._heads
+        widths = {QUERY: heads * self.depth, KEY: kv_heads * self.depth, VALUE: kv_heads * self.depth}
+        q, k, v = hooks.joint(widths, x, self.qkv.product, self.qkv.bias[...])
         if self.theta:
-            q, k = rotate(q, heads, self.theta), rotate(k, heads, self.theta)
+            q, k = rotate(q, heads, self.theta), rotate(k, kv_heads, self.theta)
         k, v = hooks.attend(k, v)
+        if kv_heads < heads:
+            k, v = (repeated(t, kv_heads, heads) for t in (k, v))
         exact = has_exact_rows(self.qkv.kernel[...])
         mixed = attention(q, k, v, mask, heads, self.window, exact_rows=exact)
         y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
         y = hidden + hooks.sublayer("attention", x, y)
         return y if self.pre else self._norm(y, hooks)
+
+
+def repeated(x: Array, groups: int, heads: int) -> Array:
+    """Repeats keys or values [B,S,K] of `groups` heads for `heads` queries: [B,S,D], each for heads in a row."""
+    parts = x.reshape(*x.shape[:2], groups, 1, -1)
+    wide = jnp.broadcast_to(parts, (*parts.shape[:3], heads // groups, parts.shape[-1]))
+    return wide.reshape(*x.shape[:2], -1)
 
 
 class Mlp(nnx.Module):
@@ -165,19 +227,19 @@ class Mlp(nnx.Module):
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         self.activation, self.pre, self.gated = spec.activation, spec.norm == "pre", spec.mlp == "gated"
-        self.up = Dense(spec.width, spec.mlp_width * (2 if self.gated else 1), rngs=rngs)
-        self.down = Dense(spec.mlp_width, spec.width, rngs=rngs)
-        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+        self.up = Dense(spec.width, spec.mlp_width * (2 if self.gated else 1), rank=spec.mlp_rank, rngs=rngs)
+        self.down = Dense(spec.mlp_width, spec.width, rank=spec.mlp_rank, rngs=rngs)
+        self.norm = Norm(spec)
 
     def __call__(self, hidden: Array, hooks: BlockHooks) -> Array:
         x = self.norm(hidden, hooks, MLP_NORM) if self.pre else hidden
-        y = hooks.linear(MLP_UP, x, self.up.kernel[...], self.up.bias[...])
+        y = hooks.linear(MLP_UP, x, self.up.product, self.up.bias[...])
         if self.gated:
             units, gates = jnp.split(y, 2, axis=-1)
             y = ACTIVATIONS[self.activation](units) * gates
         else:
             y = ACTIVATIONS[self.activation](y)
-        y = hooks.linear(MLP_DOWN, y, self.down.kernel[...], self.down.bias[...])
+        y = hooks.linear(MLP_DOWN, y, self.down.product, self.down.bias[...])
         y = hidden + hooks.sublayer("mlp", x, y)
         return y if self.pre else self.norm(y, hooks, MLP_NORM)
 
@@ -198,7 +260,7 @@ class Finish(nnx.Module):
     """The final norm of a pre-norm encoder."""
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
-        self.norm = LayerNorm(spec.width, spec.norm_epsilon)
+        self.norm = Norm(spec)
 
     def __call__(self, hidden: Array) -> Array:
         return self.norm(hidden)
@@ -245,7 +307,8 @@ class Network:
             return nnx.to_pure_dict(nnx.state(module(*described, rngs=rngs)))
 
         params: Params = {"embeddings": fresh(Embeddings, spec)}
-        params["blocks"] = {str(i): fresh(Block, spec, spec.block_kind(i)) for i in range(spec.blocks)}
+        first = {spec.weights_key(block): block for block in reversed(range(spec.blocks))}
+        params["blocks"] = {key: fresh(Block, spec, spec.block_kind(first[key])) for key in sorted(first, key=int)}
         if spec.norm == "pre":
             params["finish"] = fresh(Finish, spec)
         if spec.pooler:
@@ -301,10 +364,15 @@ class Network:
                 hooks = PLAIN_HOOKS if adapters is None else adapters.block(index, block_rng)
                 return _merge(Block, weights, self.spec, self.spec.block_kind(index))(hidden, mask, hooks)
 
-            hidden = (jax.checkpoint(run) if remat else run)(params["blocks"][str(index)], hidden)
+            hidden = (jax.checkpoint(run) if remat else run)(self.block_weights(params, index), hidden)
             if index + 1 in taps:
                 states[index + 1] = hidden
         return (hidden, states) if taps else hidden
+
+    def block_weights(self, params: Params, block: int) -> Params:
+        """Returns the weights of a block, which blocks of one group share."""
+        weights: Params = params["blocks"][self.spec.weights_key(block)]
+        return weights
 
     def finish(self, params: Params, hidden: Array) -> Array:
         """Applies the final norm to hidden states; a post-norm encoder has none and returns them as they are."""

@@ -7,7 +7,7 @@ the first block begin with a part that makes a head's score highest at one offse
 attention from the shape of trained attention is mimetic initialisation (Trockman and Kolter 2023). All of it is
 trained from there.
 
-Shapes: T positions, D width, H heads of d = D / H dimensions.
+Shapes: T positions, D width, E width of the embeddings, K of the keys, H heads of d = D / H dimensions.
 """
 
 from __future__ import annotations
@@ -25,33 +25,41 @@ SCORE = 7.0  # score of a head at its offset if half of its input were positions
 
 
 def start_locally(spec: EncoderSpec, params: Params) -> Params:
-    """Returns fresh parameters with positions [T,D] and the qkv kernel [D,3D] of block 0 replaced; float32.
+    """Returns fresh parameters with positions [T,E] and the qkv kernel [D,D+2K] of block 0 replaced; float32.
 
     `spec` needs absolute positions without an offset, a norm after the embeddings, and heads of two dimensions or more.
-    The sinusoids are about as large as the token embeddings beside them.
+    The sinusoids are about as large as the token embeddings beside them. Embeddings narrower than the blocks pass a
+    projection that begins as the identity on their first dimensions. Blocks that share block 0's weights begin so too.
     """
-    frequencies = _frequencies(spec)
+    width, size = spec.embedding_width or spec.width, spec.width // spec.heads
+    frequencies = _frequencies(spec, width)
     angles = np.arange(spec.positions)[:, None] * frequencies
-    waves = np.zeros((spec.positions, spec.width))
+    waves = np.zeros((spec.positions, width))
     waves[:, : 2 * len(frequencies)] = math.sqrt(2) * INIT_STD * np.concatenate([np.sin(angles), np.cos(angles)], 1)
     qkv = params["blocks"]["0"]["attention"]["qkv"]
-    kernel, gain = np.array(qkv["kernel"], np.float32), 2 * SCORE / math.sqrt(spec.width // spec.heads)
+    kernel, gain = np.array(qkv["kernel"], np.float32), 2 * SCORE / math.sqrt(size)
+    served = spec.heads // (spec.kv_heads or spec.heads)  # queries of a key
     for head in range(spec.heads):
-        query, key = _looking_at(_offset(head), frequencies, spec.width, spec.width // spec.heads)
-        columns = slice(head * query.shape[1], (head + 1) * query.shape[1])
-        kernel[:, columns] += math.sqrt(gain) * query
-        kernel[:, spec.width :][:, columns] += math.sqrt(gain) * key
+        query, key = _looking_at(_offset(head), frequencies, spec.width, size)
+        kernel[:, head * size : (head + 1) * size] += math.sqrt(gain) * query
+        if head % served == 0:  # a key is the same whatever the offset of its queries
+            kernel[:, spec.width + head // served * size :][:, :size] += math.sqrt(gain) * key
     block = params["blocks"]["0"]
     attention = {**block["attention"], "qkv": {**qkv, "kernel": jnp.asarray(kernel)}}
+    embeddings = {**params["embeddings"], "position": jnp.asarray(waves, jnp.float32)}
+    if spec.embedding_width:
+        projection = embeddings["projection"]
+        whole = projection["kernel"] + jnp.eye(width, spec.width, dtype=jnp.float32)
+        embeddings["projection"] = {**projection, "kernel": whole}
     return {
         **params,
-        "embeddings": {**params["embeddings"], "position": jnp.asarray(waves, jnp.float32)},
+        "embeddings": embeddings,
         "blocks": {**params["blocks"], "0": {**block, "attention": attention}},
     }
 
 
-def _frequencies(spec: EncoderSpec) -> np.ndarray:
-    """Returns the frequencies of D / 2 waves, in radians per token.
+def _frequencies(spec: EncoderSpec, width: int) -> np.ndarray:
+    """Returns the frequencies of E / 2 waves, in radians per token, for embeddings of `width` E.
 
     A head reads the first R = d / 2 of them, one from each of R equal parts of 0 to pi. The sum of cos(w n) over them
     is then small except at n = 0. That sum also weights the share of the tokens in the score of a query and a key at
@@ -60,7 +68,7 @@ def _frequencies(spec: EncoderSpec) -> np.ndarray:
     al.
     """
     read = spec.width // spec.heads // 2
-    parts, rest = np.arange(read), spec.width // 2 - read
+    parts, rest = np.arange(read), width // 2 - read
     place = 0.5 if spec.positions <= 4 * read else np.random.default_rng(0).random(read)
     long = spec.positions ** -(np.arange(rest) / max(rest, 1))
     return np.concatenate([np.pi * (parts + place) / read, long])

@@ -1,10 +1,11 @@
 """The head of masked language modelling, and the file that keeps the head of any objective.
 
 The head is a dense layer with the backbone's activation, a LayerNorm and a decoder. The decoder is the token embedding
-(tied) with a new bias (Devlin et al. 2018; transformers' `BertForMaskedLM`). A head is no part of a backbone. It lies
-beside it in `head.safetensors` of a run, and names the weights it was trained with.
+(tied) with a new bias (Devlin et al. 2018; transformers' `BertForMaskedLM`). Where embeddings are narrower than the
+blocks, the dense layer has their width (Lan et al. 2019; transformers' `AlbertForMaskedLM`). A head is no part of a
+backbone. It lies beside it in `head.safetensors` of a run, and names the weights it was trained with.
 
-Shapes: N positions, D width, V vocabulary.
+Shapes: N positions, D width, E width of the embeddings (D, if they are not narrower), V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ LEAVES = ("decoder.bias", "dense.bias", "dense.kernel", "norm.bias", "norm.scale
 
 def init_head(spec: EncoderSpec, rng: Array) -> Params:
     """Returns a fresh head, float32."""
-    width = spec.width
+    width = spec.embedding_width or spec.width
     return {
         "dense": {
-            "kernel": INIT_STD * jax.random.truncated_normal(rng, -2, 2, (width, width)),
+            "kernel": INIT_STD * jax.random.truncated_normal(rng, -2, 2, (spec.width, width)),
             "bias": jnp.zeros((width,)),
         },
         "norm": {"scale": jnp.ones((width,)), "bias": jnp.zeros((width,))},
@@ -52,15 +53,20 @@ def abstract_head(spec: EncoderSpec) -> Params:
 
 
 def head_logits(spec: EncoderSpec, head: Params, table: Array, hidden: Array) -> Array:
-    """Computes logits float32 [N,V] from finished states [N,D] and the token embedding `table` [V,D]."""
+    """Computes logits float32 [N,V] from finished states [N,D] and the token embedding `table` [V,E]."""
+    y = head_states(spec, head, hidden)
+    logits = jnp.einsum("nd,vd->nv", y, table.astype(y.dtype), preferred_element_type=jnp.float32)
+    return logits + head["decoder"]["bias"].astype(jnp.float32)
+
+
+def head_states(spec: EncoderSpec, head: Params, hidden: Array) -> Array:
+    """Computes the states [N,E] that the decoder multiplies, from finished states [N,D], in their dtype."""
     dense, norm = head["dense"], head["norm"]
     y = hidden @ dense["kernel"].astype(hidden.dtype) + dense["bias"].astype(hidden.dtype)
     y = ACTIVATIONS[spec.activation](y).astype(jnp.float32)
     y -= y.mean(axis=-1, keepdims=True)
     y *= jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + spec.norm_epsilon)
-    y = (y * norm["scale"] + norm["bias"]).astype(hidden.dtype)
-    logits = jnp.einsum("nd,vd->nv", y, table.astype(y.dtype), preferred_element_type=jnp.float32)
-    return logits + head["decoder"]["bias"].astype(jnp.float32)
+    return (y * norm["scale"] + norm["bias"]).astype(hidden.dtype)
 
 
 def save_head(folder: Path, head: Params, weights_id: str, labels: Sequence[str] = ()) -> None:

@@ -7,20 +7,22 @@ computed as g^T x [O, I] and transposed. The gradient alone is 18 % faster for 1
 devices are left to XLA.
 
 A stored kernel (`backbone.network.stored`) brings its own product, and its own gradient of the states. It is frozen, so
-it has no gradient itself.
+it has no gradient itself. A kernel of low rank is two products; it is trained as any other.
 """
 
 from __future__ import annotations
 
 import jax
 
-from backbone.network.stored import FrozenKernel, StoredKernel
+from backbone.network.stored import FrozenKernel, LowRankKernel, StoredKernel
 
 Array = jax.Array
 
 
 def matrix_product(x: Array, kernel: FrozenKernel) -> Array:
     """Computes x [N, I] times kernel [I, O]: [N, O] in the dtype of x, which a kernel that is an array takes on."""
+    if isinstance(kernel, LowRankKernel):
+        return matrix_product(matrix_product(x, kernel.first), kernel.second)
     if isinstance(kernel, StoredKernel):
         return _stored_product(x, kernel)
     kernel = kernel.astype(x.dtype)

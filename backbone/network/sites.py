@@ -8,7 +8,7 @@ Four kinds, and one class of hooks for each block (shapes: B batch, T tokens, D 
              runs them as one product.
 - sublayer   `sublayer(name, x, y) -> y`: x is the sublayer's input, y its output before the residual
              sum (`attention`, `mlp`), or the block's input and output (`block`).
-- attend     `attend(k, v) -> k, v` [B,S,D]: may prepend keys and values.
+- attend     `attend(k, v) -> k, v` [B,S,K]: may prepend keys and values. K is D, or less where queries share keys.
 - norm       `norm(name, scale [D], bias [D]) -> scale, bias`: patches a norm's parameters before they are
              used, [D] or one for each row, [B,1,D]. Biases of dense layers need no hook of their own:
              a linear site adds to its output.
@@ -19,6 +19,8 @@ no jax.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 from backbone.lazy import jax, jnp
@@ -54,9 +56,13 @@ class BlockHooks:
     def linear(self, name: str, x: Array, kernel: FrozenKernel, bias: Array | None) -> Array:
         return product(x, kernel, bias)
 
-    def joint(self, names: tuple[str, ...], x: Array, kernel: FrozenKernel, bias: Array | None) -> tuple[Array, ...]:
-        """Returns the outputs of several sites that read one input; kernel [I, n O], bias [n O]."""
-        return tuple(jnp.split(product(x, kernel, bias), len(names), axis=-1))
+    def joint(self, widths: Mapping[str, int], x: Array, kernel: FrozenKernel, bias: Array | None) -> tuple[Array, ...]:
+        """Returns the outputs of several sites that read one input; kernel [I, sum of `widths`], bias alike.
+
+        `widths` are the outputs of each site by its name, in the order in which they lie in the kernel.
+        """
+        y = product(x, kernel, bias)
+        return tuple(jnp.split(y, list(itertools.accumulate(widths.values()))[:-1], axis=-1))
 
     def sublayer(self, name: str, x: Array, y: Array) -> Array:
         return y

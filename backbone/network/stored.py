@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeAlias
 
 from backbone.lazy import jax, jnp
 
 Array: TypeAlias = "jax.Array"
+STATIC = MappingProxyType({"static": True})  # metadata of a leaf's field that is a number known to the compiler
 
 
 class Stored:
-    """A leaf of stored values: a frozen dataclass of arrays, of which `values` has the shape of the float32 array."""
+    """A leaf of stored values: a frozen dataclass of arrays; by default `values` has the shape of the float32 array."""
 
     values: Array
 
@@ -79,14 +83,33 @@ class StoredTable(Stored):
         return self if key is Ellipsis else self.rows(key)
 
 
-FrozenKernel: TypeAlias = "Array | StoredKernel"
+@dataclasses.dataclass(frozen=True)
+class LowRankKernel:
+    """A kernel [I,O] as the product of two, [I,R] and [R,O]; either may be stored in fewer bytes."""
+
+    first: Array | StoredKernel  # [I,R]
+    second: Array | StoredKernel  # [R,O]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns (I, O)."""
+        return self.first.shape[0], self.second.shape[1]
+
+    def dense(self) -> Array:
+        """Returns the product as a float32 array."""
+        return dense(self.first) @ dense(self.second)
+
+
+FrozenKernel: TypeAlias = "Array | StoredKernel | LowRankKernel"
 
 
 @functools.cache
 def register(cls: type[Stored]) -> None:
-    """Tells jax, once, that a class of leaves is a tree of its arrays."""
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
+    """Tells jax, once, that a class of leaves is a tree of its arrays; fields with `STATIC` are no arrays."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    static = [field.name for field in fields if field.metadata.get("static")]
+    arrays = [field.name for field in fields if field.name not in static]
+    jax.tree_util.register_dataclass(cls, data_fields=arrays, meta_fields=static)
 
 
 def has_exact_rows(kernel: FrozenKernel) -> bool:
@@ -96,12 +119,17 @@ def has_exact_rows(kernel: FrozenKernel) -> bool:
 
 def dense(kernel: FrozenKernel) -> Array:
     """Returns a kernel as a float32 array [I,O]."""
-    return kernel.dense() if isinstance(kernel, StoredKernel) else kernel.astype(jnp.float32)
+    return kernel.astype(jnp.float32) if not isinstance(kernel, (StoredKernel, LowRankKernel)) else kernel.dense()
 
 
-def columns(kernel: FrozenKernel, parts: int) -> list[FrozenKernel]:
-    """Returns the kernels of `parts` equal groups of the outputs, side by side in `kernel`."""
-    if not isinstance(kernel, StoredKernel):
-        return list(jnp.split(kernel, parts, axis=-1))
-    size = kernel.shape[1] // parts
-    return [kernel.columns(slice(n * size, (n + 1) * size)) for n in range(parts)]
+def columns(kernel: FrozenKernel, widths: Sequence[int]) -> list[FrozenKernel]:
+    """Returns the kernels of groups of outputs, `widths` wide, that lie side by side in `kernel`."""
+    ends = list(itertools.accumulate(widths))
+    parts = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+    if isinstance(kernel, LowRankKernel):
+        return [LowRankKernel(kernel.first, _columns(kernel.second, part)) for part in parts]
+    return [_columns(kernel, part) for part in parts]
+
+
+def _columns(kernel: Array | StoredKernel, part: slice) -> Array | StoredKernel:
+    return kernel.columns(part) if isinstance(kernel, StoredKernel) else kernel[:, part]

@@ -44,6 +44,7 @@ def _product(x: Array, kernel: Array, *, contracted: int) -> Array:
 class Bfloat16(Precision, tag="bfloat16"):
     """Kernels and tables in bfloat16; products of bfloat16 factors, added up in float32."""
 
+    factors: ClassVar[str] = "bfloat16"
     tolerance: ClassVar[Mapping[str, float]] = MappingProxyType({"cpu": 1e-1, "gpu": 1e-1, "tpu": 1e-1})
 
     def kernel(self, values: Any) -> Any:

@@ -70,6 +70,7 @@ class Int8Table(StoredTable):
 class Int8(Precision, tag="int8"):
     """Kernels in int8 by output channel, tables in int8 by row, and states quantised row by row."""
 
+    factors: ClassVar[str] = "int8"
     tolerance: ClassVar[Mapping[str, float]] = MappingProxyType({"cpu": 2.5e-1, "gpu": 2.5e-1, "tpu": 2.5e-1})
 
     def kernel(self, values: Any) -> Any:

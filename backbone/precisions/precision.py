@@ -26,7 +26,9 @@ class Precision(Registered, by="precision", folder="backbone.precisions", needs=
     """A way to store and multiply the frozen kernels of a trunk."""
 
     precision: ClassVar[str]  # tag, given by the class statement: tag="bfloat16"
+    factors: ClassVar[str] = "float32"  # dtype of both factors of a product with a kernel
     numerics: ClassVar[int] = 1  # raised by hand when the same weights give other numbers
+    faster: ClassVar[bool] = True  # made for speed, so that `auto` may propose it; False: made for bytes
     # largest difference of a canary's logit by platform, relative to the largest logit (at least 1)
     tolerance: ClassVar[Mapping[str, float]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Path = tuple[str | int, ...]  # keys from the root, with the number of an entry of an array of tables
@@ -65,7 +65,7 @@ def _numbered(keys: tuple[str, ...], counts: dict[Path, int], *, is_array: bool)
     return path
 
 
-def _paths(values: dict[str, Any], prefix: Path = ()) -> Iterator[Path]:
+def _paths(values: Mapping[str, Any], prefix: Path = ()) -> Iterator[Path]:
     """Yields the path of each table and key."""
     for key, value in values.items():
         yield (*prefix, key)

@@ -37,6 +37,7 @@ class Follower:
         self._polling = threading.Lock()
         self._thread = threading.Thread(target=self._poll_until_stopped, name="follow", daemon=True)
         self.refused: dict[str, str] = {}  # reason why the live version is not served, by task
+        self.over_budget: dict[str, str] = {}  # broken limits of the served version, by task; it is served all the same
         self.unreachable: str | None = None  # reason why the catalogue did not answer last
         self.polled = 0.0  # monotonic time of the catalogue's last answer, seconds
         self.entries: dict[str, Entry] = {}  # live versions of the catalogue, by task
@@ -80,6 +81,7 @@ class Follower:
             changed |= self._adopt(task, entry)
         for task in self._runtime.entries.keys() - lives.keys() if standing.complete else ():
             self._runtime.remove(task)
+            self.over_budget.pop(task, None)
             log.info("%s: no longer live", task)
             changed = True
         self.refused = {task: reason for task, reason in self.refused.items() if task in lives}
@@ -116,8 +118,21 @@ class Follower:
             return False
         self._runtime.offer(new)
         self.refused.pop(task, None)
+        self._note_budget(task, entry)
         log.info("%s: version %s is live (generation %d)", task, new.version, new.generation)
         return True
+
+    def _note_budget(self, task: str, entry: Entry) -> None:
+        """Notes and logs the limits of the team's budget that a version breaks; a budget stops no answers."""
+        self.over_budget.pop(task, None)
+        try:
+            reason = self._catalogue.over_budget(entry)
+        except Exception as error:  # noqa: BLE001 - whatever a database raises: the version is served all the same
+            log.warning("%s version %s: its budget was not judged: %s", task, entry.version, error)
+            return
+        if reason:
+            self.over_budget[task] = reason
+            log.warning("over budget, served all the same: %s", reason)
 
     def start(self) -> None:
         """Polls in a thread until `stop`."""

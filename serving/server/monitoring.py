@@ -253,6 +253,7 @@ class Metrics:
         state = readiness(self._runtime, self._follower)
         refused = len(self._follower.refused) + len(state.unable.keys() - self._follower.refused.keys())
         yield gauge("refused_versions", "Live versions that were refused, or do not load", refused)
+        yield gauge("over_budget", "Served versions that break their team's budget", len(self._follower.over_budget))
         yield gauge("tasks", "Tasks with a live version", state.tasks)
         yield gauge("unable_tasks", "Tasks that cannot answer, since no version of them loads", len(state.unable))
         yield gauge("ready", "Whether something live can be answered", state.ready)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from backbone.console.options import check, option, required
 from backbone.console.verbs import InPrecision
 from backbone.errors import InputError
+from registry.budgets.place import UnderBudgets
 from serving.controller import Bounds, Controller
 from serving.server.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(InPrecision):
+class Settings(UnderBudgets, InPrecision):
     """The settings of a server: its grafts, its address, and its limits."""
 
     backbone: str = required("backbone folder, or minilm")
@@ -61,6 +62,8 @@ class Settings(InPrecision):
         """Raises InputError for an option that nothing would read beside the others."""
         if self.store is not None and self.grafts is not None:
             raise InputError("--store: belongs to --registry; --grafts names the folder of the grafts themselves")
+        if self.budgets and self.grafts is not None:
+            raise InputError("--budgets: belongs to --registry, which records the figures of its versions")
         for name in ("slots", "labels"):
             if self.envelope is not None and getattr(self, name) != getattr(type(self), name):
                 raise InputError(f"--{name}: is for the default envelope; {self.envelope} says its own")

@@ -179,6 +179,46 @@ def test_a_graft_whose_canary_is_not_a_number_is_refused(graft, tiny):
         topgraft.load(graft, tiny)
 
 
+FORGED = {
+    "no logits": lambda canary: canary.pop("logits"),
+    "another name": lambda canary: canary.update(more=np.zeros(1, np.float32)),
+    "ids of another shape": lambda canary: canary.update(ids=canary["ids"][:, :-1].copy()),
+    "ids without an axis": lambda canary: canary.update(ids=canary["ids"][:, 0].copy()),
+    "ids beyond the vocabulary": lambda canary: canary["ids"].__setitem__((0, 0), 10**6),
+    "ids below nought": lambda canary: canary["ids"].__setitem__((0, 0), -1),
+    "no row": lambda canary: canary.update(ids=canary["ids"][:0].copy(), mask=canary["mask"][:0].copy()),
+    "a mask of numbers": lambda canary: canary.update(mask=canary["mask"].astype(np.int8)),
+    "logits that would be broadcast": lambda canary: canary.update(logits=canary["logits"][:1].copy()),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_forged_canary_is_refused(kind, graft, tiny):
+    from backbone.files import sha256_file
+
+    canary = load_file(graft / "canary.safetensors")
+    FORGED[kind](canary)
+    save_file(canary, graft / "canary.safetensors")
+    files = {**read_manifest(graft).files, "canary.safetensors": sha256_file(graft / "canary.safetensors")}
+    resealed(graft, files=files)
+    with pytest.raises(InputError, match=r"canary\.safetensors: "):
+        topgraft.load(graft, tiny)
+
+
+@pytest.mark.parametrize("name", ["", ".", "a.", ".a", "a..b", "adapter", "head.bias.more"])
+def test_names_that_no_tree_gives_are_refused(name, graft, tiny):
+    """Empty parts, and a name that begins another one."""
+    from backbone.files import sha256_file
+    from backbone.trees import describe
+
+    tensors = {**load_file(graft / "graft.safetensors"), name: np.zeros(2, np.float32)}
+    save_file(tensors, graft / "graft.safetensors")
+    files = {**read_manifest(graft).files, "graft.safetensors": sha256_file(graft / "graft.safetensors")}
+    resealed(graft, files=files, tensors={key: describe(leaf) for key, leaf in tensors.items()})
+    with pytest.raises(InputError, match="is no name of a parameter, or begins the name of another one"):
+        topgraft.load(graft, tiny)
+
+
 def test_another_tokenizer_is_refused(graft, tiny):
     """The same weights with a tokenizer that keeps capitals: the ids of a text would be others."""
     text = tiny.preprocessing.tokenizer_json

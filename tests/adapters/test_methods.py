@@ -53,6 +53,7 @@ def model_of(name: str, head=None) -> GraftModel:
     return GraftModel(Network(SPEC), (METHODS[name],), head or Classification(), LABELS)
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("name", METHODS)
 def test_at_the_start_the_graft_is_exactly_the_plain_backbone(name, backbone, inputs):
     model = model_of(name)
@@ -310,6 +311,7 @@ def test_combined_methods_act_together(backbone, inputs):
         GraftModel(Network(SPEC), (Probe(), Ladder()), Classification(), LABELS)
 
 
+@pytest.mark.cpu_bits
 def test_dora_starts_as_the_identity_in_a_compiled_program_and_survives_an_empty_unit(backbone):
     """A column of zeros has no direction: it stays zero, without a NaN."""
     model = model_of("dora")

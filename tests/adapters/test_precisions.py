@@ -114,7 +114,9 @@ def test_a_graft_loads_on_the_precision_that_it_was_trained_in(grafts, tiny_path
         graft = topgraft.load(grafts / tag, tiny_path)
         assert (graft.backbone.precision, graft.manifest.variants) == (tag, (tag,))
         assert graft.manifest.weights_id == ids_of(tiny.base_id)[tag]
-    assert len({topgraft.load(grafts / tag, tiny_path).manifest.content_id for tag in variants(Precision)}) == 3
+    assert len({topgraft.load(grafts / tag, tiny_path).manifest.content_id for tag in variants(Precision)}) == len(
+        variants(Precision)
+    )
 
 
 @pytest.mark.parametrize(("trained", "other"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("int8", "bfloat16")])
@@ -157,7 +159,9 @@ def test_a_former_run_in_bfloat16_loads_in_bfloat16(tiny, tiny_path, tmp_path):
 def test_an_export_answers_as_the_graft_in_its_precision(tag, grafts, tiny_path, tmp_path):
     report = export_jax(grafts / tag, tmp_path / "out", backbone=tiny_path, buckets=(8,), batch=2)
     assert report.precision == tag
-    assert report.largest_difference < {"int8": 1e-4, "bfloat16": 2e-2}[tag]  # bfloat16 rounds what fusion moves
+    assert (
+        report.largest_difference < {"int8": 1e-4, "int4": 1e-4, "bfloat16": 2e-2}[tag]
+    )  # bfloat16 rounds what fusion moves
     plain = export_jax(grafts / "float32", tmp_path / "plain", backbone=tiny_path, buckets=(8,), batch=2)
     saved = [(tmp_path / name / "weights.npz").stat().st_size for name in ("plain", "out")]
     assert (plain.precision, saved[0] > 1.5 * saved[1]) == ("float32", True)

@@ -52,6 +52,7 @@ def test_a_padded_batch_equals_each_row_alone(network, params):
         np.testing.assert_allclose(alone[:n], together[i, :n], atol=1e-5)
 
 
+@pytest.mark.cpu_bits
 def test_minilm_is_exact_under_cuts_permutation_and_batch_size(minilm):
     """Bit for bit in one bucket on CPU, for batches of 8 rows and more: what caching relies on."""
     network, params = minilm.network, minilm.params

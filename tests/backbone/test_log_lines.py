@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 
 import pytest
 
-from backbone.console.log_lines import BAR, LogLines, one_line
+from backbone.console.log_lines import BAR, LogLines, json_line, message_lines, one_line
+from tests.command import call
 
 
 def logged(message: str, *arguments: object, error: BaseException | None = None) -> list[str]:
@@ -60,3 +62,31 @@ def test_the_command_logs_so(capfd, monkeypatch):
     topgraft._log_to_stderr(argparse.Namespace(quiet=False))
     logging.getLogger("serving.test").info("%s is live", "a\nb")
     assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_the_command_prints_no_line_of_somebody_else(tmp_path, capsys):
+    """Names of files, labels and columns may hold line ends and controls; JSON keeps their values."""
+    forged = "a\ntopgraft retrain: done\x1b[2J\u2028b"
+    lines = [f'some words of row {n},"{forged if n % 2 else "c"}"' for n in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    words = ("check", tmp_path / "rows.csv")
+    status, out, _ = call(*words, capsys=capsys)
+    assert status == 0
+    assert not any(line.startswith("topgraft") for line in out.splitlines())
+    assert "\x1b" not in out
+    status, out, _ = call(*words, "--json", capsys=capsys)
+    assert any("topgraft retrain: done" in label for label in json.loads(out)["labels"])
+    assert "\u2028" not in out
+    assert len(out.splitlines()) == 1
+    status, _, err = call("check", tmp_path / forged, capsys=capsys)
+    assert status == 2
+    assert not any(line.startswith("topgraft retrain") for line in err.splitlines())
+    assert "\x1b" not in err
+
+
+def test_lines_of_a_message_are_indented_and_json_keeps_its_values():
+    assert message_lines("two:\n  one\nforged\x07") == "two:\n  one\n  forged\\x07"
+    values = {"a": "\x9b\u202e\ud800\t\n"}
+    text = json_line(json.dumps(values, ensure_ascii=False, indent=1))
+    assert json.loads(text) == values
+    text.encode("utf-8")

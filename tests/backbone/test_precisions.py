@@ -93,13 +93,39 @@ def test_int8_is_the_formula_of_its_file():
     np.testing.assert_allclose(table.rows(np.array([[4, 0]])), w[[4, 0]][None], atol=np.abs(w).max() / 254)
 
 
+def test_int4_is_the_formula_of_its_file():
+    """Groups of 32 inputs, of which the last is filled up; a scale no worse than that of the largest magnitude."""
+    x, w, g = drawn(7, 40), drawn(40, 10, seed=1), drawn(7, 10, seed=2)
+    w[:32, 3] = 0
+    kernel = kernel_of("int4", w)
+    assert (kernel.shape, kernel.values.shape, kernel.scales.shape) == ((40, 10), (32, 10), (2, 10))
+    assert kernel.nbytes == 32 * 10 + 2 * 2 * 10
+    codes = np.stack([np.asarray(kernel.values) & 15, np.asarray(kernel.values) >> 4], axis=1).reshape(64, 10) - 8.0
+    wanted = codes * np.repeat(np.asarray(kernel.scales, np.float32), 32, axis=0)
+    np.testing.assert_array_equal(dense(kernel), wanted[:40])
+    assert not np.asarray(dense(kernel))[:32, 3].any()
+    for group in (slice(0, 32), slice(32, 40)):
+        scale = np.maximum(np.abs(w[group]).max(axis=0) / 7, 1e-30).astype(ml_dtypes.bfloat16).astype(np.float32)
+        plain = np.clip(np.rint(w[group] / scale), -8, 7) * scale
+        ours = np.square(wanted[group] - w[group]).sum(axis=0)
+        assert (ours <= np.square(plain - w[group]).sum(axis=0) + 1e-6).all()
+        assert (np.abs(wanted[group] - w[group]).mean(axis=0) < 0.3 * scale + 1e-6).all()
+    y, pull = jax.vjp(lambda x: jax.jit(matrix_product)(x, kernel), x)
+    np.testing.assert_allclose(y, x @ wanted[:40], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(pull(jnp.asarray(g))[0], g @ wanted[:40].T, rtol=1e-4, atol=1e-4)
+    table = precision_named("int4").table(w)
+    assert table.shape == (40, 10)
+    np.testing.assert_allclose(table.rows(np.array([[4, 0]])), w[[4, 0]][None], atol=np.abs(w).max() / 10)
+    np.testing.assert_array_equal(table.rows(slice(2, 5)), np.asarray(table.dense())[2:5])
+
+
 @pytest.mark.parametrize("tag", CHEAPER)
 def test_parts_of_a_kernel_are_the_kernels_of_the_parts(tag):
     w, x = drawn(12, 9), drawn(4, 12, seed=3)
     kernel = kernel_of(tag, w)
-    for part, alone in zip(columns(kernel, 3), np.split(w, 3, axis=1), strict=True):
+    for part, alone in zip(columns(kernel, (3, 3, 3)), np.split(w, 3, axis=1), strict=True):
         np.testing.assert_array_equal(part.times(x), kernel_of(tag, alone).times(x))
-    np.testing.assert_allclose(dense(kernel), w, atol=np.abs(w).max() / 100)
+    np.testing.assert_allclose(dense(kernel), w, atol=np.abs(w).max() / (10 if tag == "int4" else 100))
     assert (kernel.shape, kernel[...] is kernel) == (w.shape, True)
     with pytest.raises(TypeError, match="is read by"):
         kernel[0]
@@ -115,6 +141,14 @@ def test_the_product_is_lowered_in_its_own_type_in_both_directions(tag, kind, re
     assert sorted(products) == sorted([(kind, kind, result), ("bf16", "bf16", "f32")])
 
 
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_precision_names_the_dtype_of_the_factors(tag):
+    kernel, x = kernel_of(tag, drawn(24, 10)), drawn(7, 24)
+    text = jax.jit(matrix_product).trace(x, kernel).lower().as_text()
+    short = {"float32": "f32", "bfloat16": "bf16", "int8": "i8"}[precision_named(tag).factors]
+    assert re.search(rf"dot_general.*\(tensor<7x24x{short}>, tensor<24x10x{short}>\)", text), text
+
+
 def test_the_compiler_leaves_products_of_bfloat16_to_units_that_have_them():
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if jax.default_backend() != "cpu" or not re.search(r"avx512_bf16|amx_bf16", flags):
@@ -126,6 +160,7 @@ def test_the_compiler_leaves_products_of_bfloat16_to_units_that_have_them():
         assert re.search(rf"{re.escape(name)} = bf16\[", text), text
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_int8_rows_have_the_same_bits_in_every_batch(rows, tiny):
     trunk = in_precision(tiny, "int8")
@@ -139,6 +174,7 @@ def test_int8_rows_have_the_same_bits_in_every_batch(rows, tiny):
     assert (states(tiny, ids, mask) != whole).any(), "it is another trunk than float32"
 
 
+@pytest.mark.cpu_bits
 def test_int8_rows_of_a_real_trunk_have_the_same_bits_alone(minilm):
     trunk = in_precision(minilm, "int8")
     ids, mask = batch(trunk, 8, 16)
@@ -155,7 +191,7 @@ def test_bfloat16_keeps_the_states(name, request):
     assert 0.9999 <= cosines(other, plain).min() < 1
 
 
-@pytest.mark.parametrize(("tag", "least"), [("float32", 1.0), ("bfloat16", 1.98), ("int8", 3.8)])
+@pytest.mark.parametrize(("tag", "least"), [("float32", 1.0), ("bfloat16", 1.98), ("int8", 3.8), ("int4", 6.5)])
 def test_bytes_of_a_trunk(tag, least, minilm):
     trunk = in_precision(minilm, tag)
     sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(one.params)) for one in (minilm, trunk)]

@@ -30,6 +30,7 @@ def pooling(server: Postgres, command: str, connections: int = 3) -> Iterator[in
             f"[databases]\n* = host=127.0.0.1 port={server.port} user=topgraft\n[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
             f"pool_mode = transaction\ndefault_pool_size = {connections}\nlogfile = {folder / 'log'}\n"
+            "server_login_retry = 1\n"  # seconds without a new try after the server did not answer
         )
         user = {}
         if os.geteuid() == 0:  # PgBouncer refuses to run as root

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,19 +46,26 @@ def running(folder: Path) -> Iterator[Postgres]:
 
 
 class Postgres:
-    """A cluster of its own in a temporary folder; everything in it goes with the session."""
+    """A cluster of its own in a folder; one that is there already is used, on another port."""
 
-    def __init__(self, folder: Path, binaries: Path):
+    def __init__(self, folder: Path, binaries: Path, environment: Mapping[str, str] | None = None):
         self._data, self._log, self._binaries = folder / "data", folder / "log", binaries
+        self._environment = os.environ | (environment or {})
         # PostgreSQL refuses to run as root
         self._user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
         if self._user:
             shutil.chown(folder, "postgres", "postgres")
         self.port = free_port()
+        if not (self._data / "PG_VERSION").exists():
+            self._make()
+        with (self._data / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"port = {self.port}\n")  # the last line of a setting counts
+
+    def _make(self) -> None:
         self._call("initdb", "--pgdata", self._data, "--auth", "trust", "--username", "topgraft", "--no-sync")
         with (self._data / "postgresql.conf").open("a") as settings:
             settings.write(
-                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n"
+                "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\n"
                 "fsync = off\nmax_connections = 50\nshared_buffers = '16MB'\n"
             )
 
@@ -71,10 +78,27 @@ class Postgres:
         with self._log.open("a") as log:
             command = [self._binaries / "pg_ctl", "start", "-w", "-t", "120", "-D", str(self._data)]
             # the server keeps the files that pg_ctl hands it: a pipe would never end
-            subprocess.run(command, stdout=log, stderr=log, check=True, cwd="/", **self._user)
+            run = {"cwd": "/", "env": self._environment, **self._user}
+            subprocess.run(command, stdout=log, stderr=log, check=True, **run)
 
-    def stop(self) -> None:
-        self._call("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)
+    def stop(self, mode: str = "immediate") -> None:
+        self._call("pg_ctl", "stop", "-w", "-m", mode, "-D", self._data)
+
+    def replica(self, folder: Path) -> None:
+        """Keeps the data as they are now in a folder, as a replica that gets no more."""
+        shutil.rmtree(folder, ignore_errors=True)
+        self.stop("fast")
+        subprocess.run(["cp", "-a", str(self._data), str(folder)], check=True)
+        self.start()
+
+    def fail_over(self, folder: Path) -> None:
+        """Goes on with the data of a replica."""
+        self.stop()
+        shutil.rmtree(self._data)
+        subprocess.run(["cp", "-a", str(folder), str(self._data)], check=True)
+        with (self._data / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"port = {self.port}\n")
+        self.start()
 
     def schema(self) -> str:
         """URL of an empty schema."""

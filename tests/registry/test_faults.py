@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -306,3 +307,30 @@ def test_network_file_systems_are_refused(path, kind, tmp_path):
     else:
         with pytest.raises(InputError, match=rf"network file system \({kind}\).*use a local disk, or postgresql"):
             require_local(Path(path), tmp_path / "mounts")
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("delete from identity", "a table that holds one row has none, or several"),
+        ("delete from schema", "a table that holds one row has none, or several"),
+        ("insert into schema values (1, null)", "a table that holds one row has none, or several"),
+        ("update versions set lineage = '{'", "a cell that should be JSON is '{'"),
+        ("update versions set metrics = 7.5", "a cell that should be JSON is 7.5"),
+        ("update promotions set gate = ''", "a cell that should be JSON is ''"),
+        (f"update versions set lineage = '{'[' * 100_000}'", "a cell that should be JSON is"),
+    ],
+)
+def test_damaged_tables_are_refused_with_a_remedy(tmp_path, grafts, statement, message):
+    url, store = f"sqlite:///{tmp_path}/registry.db", Store(tmp_path / "store")
+    with contextlib.closing(open_registry(url)) as registry:
+        registry.publish("task", grafts[0], store)
+        registry.promote("task", 1, expected_generation=0, **TOLD)
+    with contextlib.closing(sqlite3.connect(tmp_path / "registry.db", isolation_level=None)) as connection:
+        connection.execute(statement)
+    with (
+        pytest.raises(InputError, match=re.escape(message)) as caught,
+        contextlib.closing(open_registry(url, create=False)) as registry,
+    ):
+        registry.change(), registry.versions("task"), registry.promotions("task")
+    assert "restore the registry from a copy, or import an export" in str(caught.value)

@@ -18,7 +18,7 @@ from registry.audit import audit
 from registry.collect import FORGOTTEN, LOST, collect
 from registry.database import Registry, open_registry
 from registry.entries import Unavailable
-from registry.store import USERS, Store
+from registry.store import USERS, Store, rows_name
 from registry.users import Uses
 from tests.registry.support import TOLD
 
@@ -199,3 +199,21 @@ def test_a_store_that_takes_no_marks_publishes_nothing(registry, store, grafts):
         registry.publish("task", grafts[0], store)
     assert registry.tasks() == []
     assert folders(store) == set()
+
+
+def test_gc_removes_hashes_of_rows_that_no_artefact_was_made_from(published, store):
+    """Those of an artefact of anybody stay, and so does a file that a publication may be about to use."""
+    kept = [rows_name(store.verify(published.version("task", n).content_id).training.data) for n in (1, 2, 3, 4)]
+    gone, fresh = f"{'0' * 32}.rows.npz", f"{'1' * 32}.rows.npz"
+    for name in {*kept, gone, fresh}:
+        (store.root / name).write_text("hashes")
+    aged(*(store.root / name for name in {*kept, gone}))
+    damaged = store.root / ("a" * 64)
+    damaged.mkdir()
+    result = collect(published, store, keep=10)
+    assert (result.rows, list(result.left)) == ([], [damaged.name]), "nobody knows from which rows it was made"
+    damaged.rmdir()
+    assert collect(published, store, keep=10, dry_run=True).rows == [gone]
+    result = collect(published, store, keep=10)
+    assert (result.rows, result.bytes) == ([gone], len("hashes"))
+    assert {path.name for path in store.root.glob("*.rows.npz")} == {*kept, fresh}

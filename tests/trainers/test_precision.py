@@ -58,8 +58,12 @@ def test_the_verb_measures_and_records(tiny_path, tiny, script, capsys):
     status, out, err = call(*words, "--json", capsys=capsys)
     report = json.loads(out.splitlines()[-1])
     assert (status, report["recorded"], report["precision"]) == (0, False, "float32"), err
-    assert [one["precision"] for one in report["measured"]] == ["bfloat16", "int8"]
+    assert [one["precision"] for one in report["measured"]] == ["bfloat16", "int4", "int8"]
     assert all(one["speed"] > 0 and 0.9 < one["cosine"] < 1 for one in report["measured"])
+    worst = {tag: max(e["error"] for e in report["errors"] if e["precision"] == tag) for tag in ("int4", "int8")}
+    assert 0 < worst["int8"] < 0.02 < worst["int4"] < 0.15
+    sites = {e["site"] for e in report["errors"] if e["precision"] == "int4"}
+    assert {"embeddings.token", "blocks.2.mlp.down.kernel"} <= sites
     assert choice_of(tiny.base_id) is None, "nothing was chosen"
     status, out, err = call("precision", tiny_path, "--choose", "int9", capsys=capsys)
     assert (status, "'int9' is unknown" in err) == (2, True)

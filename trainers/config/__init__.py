@@ -10,6 +10,7 @@ are computed after the overrides, never in `get_config`.
 """
 
 from adapters.target import Target
+from backbone.meshes.mesh import Mesh, Rule
 from trainers.config.curriculum import Curriculum
 from trainers.config.data import Data, data_root
 from trainers.config.experiment import TrainConfig, require_pair
@@ -28,11 +29,13 @@ __all__ = [
     "Data",
     "EarlyExits",
     "Gate",
+    "Mesh",
     "Optimizer",
     "OutOfScope",
     "Plan",
     "Ranks",
     "Retrain",
+    "Rule",
     "Schema",
     "Stage",
     "Target",

@@ -10,6 +10,7 @@ from adapters.methods.method import Method
 from adapters.specs import Classification, Lora
 from adapters.target import Target
 from backbone.errors import InputError
+from backbone.meshes.mesh import Mesh
 from backbone.precisions.precision import precision_named
 from backbone.records import newer
 from trainers.config.curriculum import Curriculum
@@ -35,6 +36,7 @@ class TrainConfig:
     head: Head = field(default_factory=Classification)
     optimizer: Optimizer = field(default_factory=Optimizer)
     plan: Plan = field(default_factory=Plan)
+    mesh: Mesh = field(default_factory=Mesh)  # devices of the run; the default is one
     target: Target = field(default_factory=Target)
     curriculum: Curriculum = field(default_factory=Curriculum)
     retrain: Retrain = field(default_factory=Retrain)
@@ -63,6 +65,7 @@ class TrainConfig:
         for name in ("batch_size", "log_every", "input_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        self.mesh.check_batch(self.batch_size)
         if self.precision:
             precision_named(self.precision)
         if not 0 <= self.seed < 2**32:

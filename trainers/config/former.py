@@ -14,7 +14,7 @@ from backbone.records import GONE, encode
 from trainers.config.experiment import TrainConfig
 
 NEWER_FIELDS = {  # fields by section that the first version did not have; all may be left out
-    "": ("precision",),
+    "": ("precision", "mesh"),
     "plan": ("climb",),
     "data": ("moved", "delimiter", "word_column", "tag_column"),
     "target": ("platform",),

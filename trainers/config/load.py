@@ -11,6 +11,7 @@ import re
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -89,7 +90,9 @@ def load_as(kind: type[T], script: str | Path, overrides: Sequence[str] = ()) ->
                 f"{path}{line_in(path, error)}: get_config(): {_told(error, path, failure(error))}"
             ) from error
     if not isinstance(config, kind):
-        raise InputError(f"{path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
+        raise InputError(
+            f"{path}: get_config() returned {type(config).__name__}, expected {getattr(kind, '__name__', kind)}"
+        )
     return override(config, overrides)
 
 
@@ -166,8 +169,11 @@ def _put(values: dict[str, Any], keys: list[str], value: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries on which results depend."""
-    from importlib.metadata import version
+    """Returns the versions of Python and the libraries on which results depend; a bare checkout has none itself."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "topgraft")
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
+    known = {"python": sys.version.split()[0]}
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "topgraft"):
+        with suppress(PackageNotFoundError):
+            known[name] = version(name)
+    return known

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NotRequired, SupportsIndex, TypedDict
 
-import jax
 import numpy as np
 
 from backbone.buckets import TokenRow, bucket_of, pad
+from backbone.meshes.layout import ONE, Layout
 from trainers.data.order import Order
 
 States = Callable[[Sequence[TokenRow], int], dict[int, np.ndarray]]  # (rows, bucket) to states by boundary
@@ -91,13 +91,19 @@ class _BatchSource:
 
 
 def batches(
-    examples: Examples, order: Order, epoch: int, first: int, threads: int, states: States | None = None
+    examples: Examples,
+    order: Order,
+    epoch: int,
+    first: int,
+    threads: int,
+    states: States | None = None,
+    layout: Layout = ONE,
 ) -> Iterator[Batch]:
-    """Yields the batches of an epoch from number `first` on, on the device; threads assemble them ahead."""
+    """Yields the batches of an epoch from number `first` on, on the devices; threads assemble them ahead."""
     import grain
 
     source = _BatchSource(examples, order.epoch(epoch), order.batch_size, states)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     dataset = grain.MapDataset.source(source)[first:].to_iter_dataset(options)
     for batch in dataset:
-        yield jax.device_put(batch)
+        yield layout.batch(batch)

@@ -107,6 +107,7 @@ class Boundaries:
         self._tally = tally or ComputedRows()
         self._model, self._backbone, self._adapter = model, backbone, adapter
         self._root, self._storage, self._max_bytes = root, storage, max_bytes
+        self._layout = backbone.layout
         self._caches: dict[int | str, RowCache] = {}
 
     def _cache(self, boundary: int | str) -> RowCache:
@@ -123,7 +124,7 @@ class Boundaries:
                 width=self._model.pooled_width if pooled else spec.width,
                 storage="float32" if pooled else self._storage,
                 backend=jax.default_backend(),
-                compiler=require_known_answers().cache_key,
+                compiler=" ".join(filter(None, (require_known_answers().cache_key, self._layout.sums))),
             )
             self._caches[boundary] = RowCache(self._root, variant)
         return self._caches[boundary]
@@ -178,16 +179,16 @@ class Boundaries:
             keys, values = list(rows), [row for row, _ in rows.values()]
             taps = tuple(range(self._backbone.spec.blocks + 1)) if pooled else tuple(boundaries)
             shown = stack.enter_context(bar(len(rows), "states", "row", show=show))
-            for bucket, size, indices in grouped([len(row) for row in values], lengths):
+            for bucket, size, indices in grouped([len(row) for row in values], lengths, self._layout.shards):
                 # a batch of one row is computed differently; from SAMPLE rows on, the bits do not depend on it
-                inputs = self._inputs(values, indices, bucket, max(size, SAMPLE), fill, below)
+                inputs = self._inputs(values, indices, bucket, max(size, SAMPLE * self._layout.shards), fill, below)
                 states = self._states(inputs, taps)
                 for k in boundaries:
                     for i, array in zip(indices, self._by_row(states[k]), strict=False):
                         caches[k].add(keys[i], bucket, _tokens(values[i], array))
                 if pooled:
                     summary = pool_program(self._model)(self._backbone.params, states, inputs["mask"])
-                    for i, array in zip(indices, np.asarray(summary), strict=False):
+                    for i, array in zip(indices, self._layout.fetched(summary), strict=False):
                         caches["pooled"].add(keys[i], bucket, array)
                 shown.update(len(indices))
         self._tally.rows += len(rows)
@@ -220,8 +221,9 @@ class Boundaries:
 
     def _by_row(self, states: jax.Array) -> np.ndarray:
         """Returns the states [N,S,T,D] of S sides of each row, from those of a batch [N S,T,D]."""
-        host = np.asarray(states)
-        return host.reshape(-1, self._model.sides, *host.shape[1:])
+        host = self._layout.fetched(states)
+        by_row: np.ndarray = host.reshape(-1, self._model.sides, *host.shape[1:])
+        return by_row
 
     def _inputs(
         self,
@@ -235,8 +237,8 @@ class Boundaries:
         chosen = [rows[i] for i in (*indices, *[indices[-1]] * (size - len(indices)))]
         ids, mask = pad(chosen, bucket, fill)
         if below is None:
-            return {"ids": ids, "mask": mask}
-        return {"mask": mask, "states": below.states(chosen, bucket)}
+            return self._layout.batch({"ids": ids, "mask": mask})
+        return self._layout.batch({"mask": mask, "states": below.states(chosen, bucket)})
 
     def _verify_sample(self, splits: Sequence[Examples], boundaries: Sequence[int], below: CachedPrefix | None) -> None:
         """Recomputes a few stored rows; a variant that does not reproduce them is discarded."""
@@ -253,7 +255,7 @@ class Boundaries:
             bucket = stored[0][1]
             rows = [row for row, other in stored if other == bucket][:SAMPLE]
             indices = np.arange(len(rows))
-            inputs = self._inputs(rows, indices, bucket, SAMPLE, splits[0].fill, below)
+            inputs = self._inputs(rows, indices, bucket, SAMPLE * self._layout.shards, splits[0].fill, below)
             states = self._by_row(self._states(inputs, (boundary,))[boundary]).astype(np.float32)
             for row, state in zip(rows, states, strict=False):
                 expected = expand(compress(_tokens(row, state), self._storage), self._storage)
@@ -295,14 +297,16 @@ class Boundaries:
 
     def logits(self, params: Params, examples: Examples, boundaries: Sequence[int]) -> np.ndarray:
         """Returns the logits float32 [N,C], or [N,T,C] for tagging, from the cached states at `boundaries`."""
-        params = jax.device_put(params)
+        params = self._layout.params(params)
         tokens = (max(examples.buckets),) if self._model.head.pooling == "tokens" else ()
         out = np.zeros((len(examples), *tokens, len(self._model.labels)), np.float32)
-        for bucket, size, indices in grouped([len(row) for row in examples.rows], examples.lengths):
+        for bucket, size, indices in grouped(
+            [len(row) for row in examples.rows], examples.lengths, self._layout.shards
+        ):
             chosen = [examples.rows[i] for i in (*indices, *[indices[-1]] * (size - len(indices)))]
             _, mask = pad(chosen, bucket)
             states = {k: self.padded(k, chosen, bucket) for k in boundaries}
-            inputs = {"mask": mask, "states": states}
+            inputs = self._layout.batch({"mask": mask, "states": states})
             logits = logits_of(self._model, self._backbone.params, params, inputs)
-            out[(indices, slice(bucket)) if tokens else indices] = np.asarray(logits)[: len(indices)]
+            out[(indices, slice(bucket)) if tokens else indices] = self._layout.fetched(logits)[: len(indices)]
         return out

@@ -84,12 +84,12 @@ def climb(inputs: Inputs, run: Run) -> Fitted:
     with run.phase("climb"):
         with window("probe") as cost:
             rows = states_of(inputs, run)
-            probes = compared(options_on((LAST,), inputs.config.head), inputs.probe(), rows)
+            probes = compared(options_on((LAST,), inputs.config.head, rows.names is not None), inputs.probe(), rows)
         kept = _probe(inputs, rows, "probe", probes, cost)
         records = [ClimbRecord("probe", kept.score, True, kept.cost)]
         if inputs.config.plan.highest != "probe" and not _ended(inputs.config, kept):
             with window("probe_all") as cost:
-                options = options_on(several_states(inputs.backbone.spec), inputs.config.head)
+                options = options_on(several_states(inputs.backbone.spec), inputs.config.head, rows.names is not None)
                 several = compared(options, inputs.probe(), rows)
             probes, candidate = several.before(probes), _probe(inputs, rows, "probe_all", several, cost)
             records.append(_record(inputs, rows, candidate, kept, better=probes.best < len(options)))

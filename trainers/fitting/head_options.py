@@ -7,6 +7,9 @@ Few rows are compared out of fold: each row is scored by heads fitted to the oth
 held-out share. Either way the chosen head is then fitted to the held-out rows too, so no label is lost. Rows of a
 user's own development file are never fitted.
 
+Where rows are few and labels are named in words, the text of a label's name counts as a row of it. Few rows say little
+about a class that its name says at once (`NAMED_ROWS`).
+
 Options are compared by their loss at their best temperature, row by row. On few rows the smallest loss is mostly
 chance, so the first option stays unless another is better by CAUTION standard errors. The order and the numbers come
 from docs/decisions.md, "No label is wasted".
@@ -41,6 +44,7 @@ CAUTION = 2.0  # standard errors of the difference by which an option must beat 
 SHRINKAGES = (0.3, 0.03, 0.1, 0.6)  # of the covariance of a discriminant; the first is preferred
 STRENGTHS = (10.0, 100.0)  # of a logistic regression: its C, as scikit-learn defines it
 OTHER_STRENGTHS = (10.0, 1.0, 100.0)  # of heads that have no discriminant
+NAMED_ROWS = 20  # rows of a label, in the mean, up to which its name counts as one
 ABSENT = 10.0  # how far the logit of a label that no row had lies below the smallest of the others
 TEMPERATURES = (-7.0, 1.0)  # logarithms of the factors of logits between which the best is sought
 
@@ -52,9 +56,11 @@ class HeadOption:
     probe: Probe  # features
     shrinkage: float | None = None  # shrinkage of a discriminant; None: fitted by the head's loss
     strength: float = 10.0  # C of a head that is fitted by its loss
+    named: bool = False  # the name of each label counts as a row of it
 
     def __str__(self) -> str:
         kind = f"loss, C {self.strength:g}" if self.shrinkage is None else f"discriminant, shrinkage {self.shrinkage:g}"
+        kind += ", with the names of labels" if self.named else ""
         states = ", ".join(map(str, self.probe.boundaries)) or "all"
         return f"{kind}, boundaries {states}"
 
@@ -62,18 +68,26 @@ class HeadOption:
 LAST = Probe(unit=True)  # the last state alone, at unit length
 
 
-def options_on(probes: Sequence[Probe], head: Head) -> tuple[HeadOption, ...]:
-    """Returns the options on some features; of a kind of head, the preferred number first."""
+def options_on(probes: Sequence[Probe], head: Head, named: bool = False) -> tuple[HeadOption, ...]:
+    """Returns the options on some features; of a kind of head, the preferred number first.
+
+    Where labels are `named`, those that read the names come first.
+    """
     if head.classes(np.zeros(0, np.int32)) is None:
         return tuple(HeadOption(probe, None, strength) for probe in probes for strength in OTHER_STRENGTHS)
-    closed = tuple(HeadOption(probe, shrinkage) for probe in probes for shrinkage in SHRINKAGES)
+    closed = tuple(
+        HeadOption(probe, shrinkage, named=with_names)
+        for with_names in ((True, False) if named else (False,))
+        for probe in probes
+        for shrinkage in SHRINKAGES
+    )
     return closed + tuple(HeadOption(probe, None, c) for probe in probes if probe == LAST for c in STRENGTHS)
 
 
-def options_on_one(probe: Probe, head: Head) -> tuple[HeadOption, ...]:
+def options_on_one(probe: Probe, head: Head, named: bool = False) -> tuple[HeadOption, ...]:
     """Returns the options where the features are given: also those by loss, whatever is read."""
     by_loss = (HeadOption(probe, None, strength) for strength in STRENGTHS)
-    return tuple(dict.fromkeys((*options_on((probe,), head), *by_loss)))
+    return tuple(dict.fromkeys((*options_on((probe,), head, named), *by_loss)))
 
 
 def several_states(spec: EncoderSpec) -> tuple[Probe, ...]:
@@ -101,6 +115,7 @@ class LabelledStates:
     is_dev: np.ndarray  # development rows, bool [N]
     parts: tuple[Part, ...]  # comparison; no row is scored twice
     how: str  # origin of the scores: "out of fold" or "held out"
+    names: np.ndarray | None = None  # pooled states of the names of labels, float32 [C,L+1,P]; None: not read
 
     @property
     def scored(self) -> np.ndarray:
@@ -144,6 +159,7 @@ def labelled_states(
     keys: Sequence[bytes],
     *,
     shared: bool,
+    names: np.ndarray | None = None,
 ) -> LabelledStates:
     """Returns the rows of (train, dev) with the comparison that suits their number.
 
@@ -164,7 +180,7 @@ def labelled_states(
     else:
         parts = [Part(~is_dev, is_dev)]
     parts = [part for part in parts if part.fitted.any() and part.scored.any()]
-    return LabelledStates(every, target, final, is_dev, tuple(parts), OUT_OF_FOLD if few else "held out")
+    return LabelledStates(every, target, final, is_dev, tuple(parts), OUT_OF_FOLD if few else "held out", names)
 
 
 def folds(labels: np.ndarray, keys: Sequence[bytes]) -> np.ndarray:
@@ -253,6 +269,7 @@ class Problem:
     basis: np.ndarray | None  # directions float32 [F,r] that `x` is written in; None where they are the features
     width: int  # F
     labels: np.ndarray
+    named: np.ndarray | None = None  # features of the names of labels float32 [C,r], in the same directions
 
     @classmethod
     def of(cls, probe: Probe, model: GraftModel, rows: LabelledStates) -> Problem:
@@ -260,12 +277,15 @@ class Problem:
 
         Fewer rows than features are turned into a basis of their own, which changes no fit and makes each small.
         """
-        x, basis = of_pooled(probe_model(model, probe), rows.pooled).astype(np.float32), None
+        count = len(rows.pooled)
+        pooled = rows.pooled if rows.names is None else np.concatenate([rows.pooled, rows.names])
+        x, basis = of_pooled(probe_model(model, probe), pooled).astype(np.float32), None
         width = x.shape[1]
         if len(x) < width:
             basis, upper = np.linalg.qr(x.T)
             x = np.ascontiguousarray(upper.T)
-        return cls(model.head, len(model.labels), x, basis, width, rows.labels)
+        named = None if rows.names is None else x[count:]
+        return cls(model.head, len(model.labels), x[:count], basis, width, rows.labels, named)
 
     def unseen(self, group: Sequence[HeadOption], parts: Sequence[Part]) -> list[np.ndarray]:
         """Returns logits float32 [N,C] for each option: of a part's rows by heads fitted to its others, else zero."""
@@ -283,22 +303,30 @@ class Problem:
 
     def _solver(self, rows: np.ndarray, tolerance: float) -> Callable[[HeadOption], Params]:
         """Returns a function that fits options to the same rows; each starts from what the one before left."""
-        scatter: Scatter | None = None
+        scatters: dict[bool, Scatter] = {}
         x, labels = jax.device_put((self.x, self.labels))
         width = self.x.shape[1]
         params: Params = {"kernel": np.zeros((width, self.names), np.float32), "bias": np.zeros(self.names, np.float32)}
 
         def solve(option: HeadOption) -> Params:
-            nonlocal scatter, params
+            nonlocal params
             if option.shrinkage is not None:
-                classes = self.head.classes(self.labels[rows])
-                assert classes is not None
-                scatter = scatter or scatter_of(self.x[rows], classes, self.names, self.width)
-                return discriminant(scatter, option.shrinkage)
+                if option.named not in scatters:
+                    scatters[option.named] = self._scatter(rows, option.named)
+                return discriminant(scatters[option.named], option.shrinkage)
             params = fit_rows(self.head, x, labels, rows, option.strength, params, tolerance)
             return params
 
         return solve
+
+    def _scatter(self, rows: np.ndarray, named: bool) -> Scatter:
+        """Returns the scatter of the rows where `rows` is true, and of the names of labels where they count."""
+        x, classes = self.x[rows], self.head.classes(self.labels[rows])
+        assert classes is not None
+        if named:
+            assert self.named is not None
+            x, classes = np.concatenate([x, self.named]), np.append(classes, np.arange(self.names))
+        return scatter_of(x, classes, self.names, self.width)
 
     def expanded(self, params: Params, factor: float) -> Params:
         """Returns the head on the features themselves, its logits times `factor`."""

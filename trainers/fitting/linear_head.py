@@ -51,14 +51,14 @@ def pooled_features(
     model: GraftModel, backbone: Backbone, adapter: Params, examples: Examples, on_rows: Callable[[int], object]
 ) -> np.ndarray:
     """Returns the head's features float32 [N,F] of the examples, or of their words; one forward pass."""
-    adapter = jax.device_put(adapter)
+    adapter = backbone.layout.params(adapter)
 
-    def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+    def program(ids: Any, mask: Any) -> jax.Array:
         return features_of(model, backbone.params, adapter, {"ids": ids, "mask": mask})
 
     places = model.head.places(examples.labels)
     keep = None if places is None else lambda row, states: states[places[row, : len(states)]]
-    return run_rows(program, examples.rows, examples.lengths, examples.fill, on_rows, keep)
+    return run_rows(program, examples.rows, examples.lengths, examples.fill, on_rows, keep, backbone.layout)
 
 
 def fitted_labels(model: GraftModel, labels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ is found from that number alone. A stage begins when the first batch after the l
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -15,6 +14,8 @@ from typing import Any, ClassVar
 import jax
 import optax
 
+from backbone.errors import Stopped
+from backbone.meshes.layout import Layout
 from backbone.trees import Params
 from metering.counts import Count
 from metering.window import window
@@ -24,27 +25,8 @@ from trainers.fitting.progress import Progress
 from trainers.fitting.state import LoopState, Step
 from trainers.freezing.schedule import Schedule, Span
 from trainers.runs.checkpoints import Checkpoints
+from trainers.runs.interruption import Interruption
 from trainers.runs.logs import Scalars, bar
-
-
-class Clock:
-    """A clock that says when a checkpoint is due, and when the time of this process is over."""
-
-    def __init__(self, checkpoint_seconds: float, max_seconds: float):
-        self._every, self._max = checkpoint_seconds, max_seconds
-        self._start = self._saved = time.monotonic()
-
-    def due(self) -> bool:
-        """Returns whether a checkpoint is due."""
-        return 0 < self._every <= time.monotonic() - self._saved
-
-    def over(self) -> bool:
-        """Returns whether the run has to stop here, to be resumed."""
-        return 0 < self._max <= time.monotonic() - self._start
-
-    def saved(self) -> None:
-        """Begins the next interval."""
-        self._saved = time.monotonic()
 
 
 def fit(
@@ -58,11 +40,11 @@ def fit(
 ) -> None:
     """Runs `state` through the stages of `task`, to the end, to early stopping, or until its time is over.
 
-    `stop_if` is asked after each evaluation.
+    `stop_if` is asked after each evaluation. Raises Stopped where a signal ends the process, after the state is saved.
     """
-    clock, over = Clock(task.checkpoint_seconds, task.max_seconds), False
-    with bar(task.total_steps, task.title, "batch", show=show, initial=state.done) as shown:
-        while state.done < task.total_steps and not state.progress.stopped and not over:
+    shown = bar(task.total_steps, task.title, "batch", show=show, initial=state.done)
+    with Interruption(task.checkpoint_seconds, task.max_seconds, task.log_every) as interruption, shown:
+        while state.done < task.total_steps and not state.progress.stopped and not interruption.over:
             span, pause, first, work = task.span_at(state.done), task.pause_after(state.done), state.done, Count()
             with window("stage") as cost:
                 state.enter(span, show)  # freezes, thaws, carries moments over, fills the cache
@@ -74,8 +56,7 @@ def fit(
                         shown.update()
                         if state.done == pause or state.done % task.log_every == 0:
                             state.log(scalars, shown)
-                        over = clock.over()
-                        if over or clock.due():
+                        if interruption.look(state.done):
                             break
                 jax.block_until_ready(state.arrays)  # type: ignore[no-untyped-call]
                 if paused := state.done == pause:
@@ -84,11 +65,13 @@ def fit(
             state.record(span, state.done - first, cost, work)
             if paused:
                 state.progress.stopped |= stop_if(state.progress)
-            if paused or over or clock.due():
+            if paused or interruption.over or interruption.due:
                 checkpoints.save(state.done, state.arrays, state.best, state.frozen, state.notes())
-                clock.saved()
+                interruption.saved()
     checkpoints.wait()
     scalars.close()
+    if interruption.signalled and state.done < task.total_steps:
+        raise Stopped(f"stopped by a signal after {state.done} of {task.total_steps} steps; --resume goes on")
 
 
 class Trainable(ABC):
@@ -121,6 +104,11 @@ class Trainable(ABC):
     def keeps_start(self) -> bool:
         """Returns whether the step reads the adapter as it was at the start."""
         return False
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """Returns the devices of the run, and what lies where on them."""
 
     @property
     @abstractmethod

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import jax
 import numpy as np
 
+from adapters.inputs import encode_inputs
+from adapters.labels.wording import label_texts
 from adapters.model import GraftModel
 from adapters.specs import Probe
 from backbone.cache import row_key
 from backbone.trees import Params, map_leaves
+from trainers.data.batches import Examples
 from trainers.fitting.features import of_pooled, open_cache
 from trainers.fitting.head_options import (
+    NAMED_ROWS,
     Comparison,
     LabelledStates,
     compared,
@@ -45,17 +50,33 @@ def states_of(inputs: Inputs, run: Run) -> LabelledStates:
     """Computes the pooled states of train and development rows; the same pass stores the boundary below `top`."""
     train, dev = inputs.train, inputs.dev
     splits = [train, *([dev] if dev is not None else [])]
-    pooled = _pooled(inputs, run)
+    names = names_of(inputs)
+    pooled = _pooled(inputs, run, splits if names is None else [*splits, names])
     keys = [row_key(row) for split in splits for row in split.rows]
     labels = (train.labels, None if dev is None else dev.labels)
     return labelled_states(
-        (pooled[0], pooled[1] if dev is not None else None), labels, keys, shared=inputs.dev_is_shared
+        (pooled[0], pooled[1] if dev is not None else None),
+        labels,
+        keys,
+        shared=inputs.dev_is_shared,
+        names=None if names is None else pooled[-1],
     )
 
 
-def _pooled(inputs: Inputs, run: Run) -> list[np.ndarray]:
+def names_of(inputs: Inputs) -> Examples | None:
+    """Returns the names of the labels as rows, in their order; None where they are no words, or rows are not few."""
+    head, labels = inputs.config.head, inputs.data.labels
+    if head.classes(np.zeros(0, np.int32)) is None or head.pair != "none" or inputs.backbone.spec.reads != "text":
+        return None
+    texts = label_texts(labels) if len(inputs.train) <= NAMED_ROWS * len(labels) else None
+    if texts is None:
+        return None
+    rows = encode_inputs(head, inputs.backbone, texts, inputs.config.data.max_tokens).rows
+    return replace(inputs.train, rows=rows, labels=np.arange(len(labels), dtype=np.int32), difficulty=None)
+
+
+def _pooled(inputs: Inputs, run: Run, splits: Sequence[Examples]) -> list[np.ndarray]:
     """Returns the pooled states [N,L+1,P] of each split, from the cache where it can hold them."""
-    splits = [split for split in (inputs.train, inputs.dev) if split is not None]
     store = open_cache(inputs.config.plan, inputs.probe(), inputs.backbone, {}, run)
     if store is not None:
         _, boundary = climbed_blocks(inputs.config, inputs.backbone.spec.blocks)
@@ -97,7 +118,8 @@ def refitted(inputs: Inputs, run: Run, model: GraftModel) -> Fitted:
     assert probe is not None
     with run.phase("probe"):
         rows = states_of(inputs, run)
-        final = final_probe(inputs, rows, compared(options_on_one(probe, inputs.config.head), inputs.probe(), rows))
+        options = options_on_one(probe, inputs.config.head, rows.names is not None)
+        final = final_probe(inputs, rows, compared(options, inputs.probe(), rows))
     return Fitted(final.model, final.params, dev_logits=final.dev_logits, unseen=final.unseen)
 
 

@@ -179,7 +179,7 @@ def narrowed(model: GraftModel, params: Params) -> tuple[GraftModel, Params]:
 
 
 def _key(site: RankedSite) -> str:
-    return f"{site.tag}/{site.site.full_name}"
+    return f"adapter.{site.tag}.{site.site.block}.{site.site.name}"  # as a parameter, for a mesh
 
 
 def _paths(sites: tuple[RankedSite, ...]) -> Iterator[str]:

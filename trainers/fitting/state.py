@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from trainers.fitting.cached_states import CachedPrefix
 from trainers.fitting.progress import Progress, progress_of
 from trainers.fitting.step import carry, first_state, join, no_sums, partition
 from trainers.freezing.schedule import Span
-from trainers.runs.checkpoints import Checkpoints, State
+from trainers.runs.checkpoints import State
 from trainers.runs.logs import Scalars
 from trainers.runs.result import StageRecord
 
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from trainers.fitting.loop import Trainable
 
 log = logging.getLogger(__name__)
+
+
+class Saved(Protocol):
+    """What a loop goes on from: checkpoints of a run, or the stored state of a trial."""
+
+    def notes(self) -> Params | None:
+        """Returns the progress as JSON values; None if there is nothing to go on from."""
+
+    def restore(self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> tuple[State, Params, Params]:
+        """Returns (state, best, frozen); the arguments give the expected structure."""
+
 
 Step = Callable[[State, Params, Any], State]  # (arrays, what is fixed, batch) -> arrays
 
@@ -57,27 +68,30 @@ class LoopState:
         """Sets the live and the frozen tree of the current boundary, with fresh moments."""
         boundary = self.progress.boundary
         live, self.frozen = partition(params, lambda path: self.task.is_live(path, boundary))
-        track, keep_start = self.task.schedule.signal == "gradient", self.task.keeps_start
-        self.arrays: State = jax.device_put(first_state(live, self.optimizer, track, keep_start))
+        layout, track = self.task.layout, self.task.schedule.signal == "gradient"
+        # moments are made from parameters in their places, so that no device ever has all of them
+        state = first_state(layout.params(live), self.optimizer, track, self.task.keeps_start)
+        self.arrays: State = layout.params(state)
         self.fixed = self.task.fixed(self.frozen)
 
     @property
     def params(self) -> Params:
         """Returns the whole tree on the host."""
-        return map_leaves(np.asarray, join(jax.device_get(self.arrays["live"]), self.frozen))
+        return map_leaves(np.asarray, join(self.task.layout.fetched(self.arrays["live"]), self.frozen))
 
     @property
     def states(self) -> States | None:
         """Returns the function that gives a batch its cached states; None where blocks run from the inputs."""
         return None if self.prefix is None else self.prefix.states
 
-    def restore(self, checkpoints: Checkpoints) -> bool:
+    def restore(self, checkpoints: Saved) -> bool:
         """Goes on from the newest checkpoint; returns whether there is one."""
         if (notes := checkpoints.notes()) is None:
             return False
         self.progress = progress_of(notes)
         self._split(self.params)
-        self.arrays, self.best, self.frozen = checkpoints.restore(self.arrays, self.best, self.frozen)
+        arrays, self.best, self.frozen = checkpoints.restore(self.arrays, self.best, self.frozen)
+        self.arrays = self.task.layout.params(arrays)
         self.fixed = self.task.fixed(self.frozen)
         self.done = int(self.arrays["step"])
         return True
@@ -106,7 +120,7 @@ class LoopState:
 
     def _decided(self) -> int:
         """Returns the boundary that the schedule chooses by the last two stages; starts a new interval."""
-        sums = flatten(jax.device_get(self.arrays["gradient"])["adapter"])
+        sums = flatten(self.task.layout.fetched(self.arrays["gradient"])["adapter"])
         adapted = {int(block) for block in (path.split(".")[1] for path in sums) if block.isdigit()}
         first = max(self.progress.boundary, min(adapted, default=self.task.blocks))
         norms = []
@@ -140,7 +154,7 @@ class LoopState:
         finite = {} if math.isnan(loss) else {"train/loss": loss}
         scalars.write(self.done, {**finite, "train/skipped": sums["skipped"]})
         with jax.transfer_guard("allow"):
-            self.arrays = {**self.arrays, "sums": no_sums()}
+            self.arrays = {**self.arrays, "sums": self.task.layout.whole(no_sums())}
 
     def evaluate(self, scalars: Scalars) -> None:
         """Scores the held-out rows; keeps the best parameters so far."""

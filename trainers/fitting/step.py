@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from adapters.model import GraftModel
+from backbone.meshes.layout import ONE, Layout
 from backbone.trees import Params, flatten, unflatten
 from trainers.config import Optimizer
 from trainers.data.batches import Batch
 from trainers.runs.checkpoints import State
 
-# (trained leaves, adapter at the start, micro-batches done) -> term of the loss
+# (trained leaves, the adapter at the start, micro-batches done) -> term of the loss
 PenaltyOf = Callable[[Params, Params, jax.Array], jax.Array]
 
 
@@ -85,7 +86,7 @@ def first_state(
     if track:
         state["gradient"] = jax.tree.map(jnp.zeros_like, live)
     if keep_start:
-        state["start"] = jax.tree.map(jnp.array, live.get("adapter", {}))
+        state["start"] = {"adapter": jax.tree.map(jnp.array, live.get("adapter", {}))}
     return state
 
 
@@ -107,6 +108,7 @@ def make_step(
     remat: bool,
     seed: int,
     track: bool = False,
+    layout: Layout = ONE,
     penalty: PenaltyOf | None = None,
 ) -> Callable[[State, Params, Batch], State]:
     """Compiles (state, frozen, batch) -> state; the old state's memory is reused.
@@ -122,21 +124,24 @@ def make_step(
         rows = batch["weights"].sum()
         return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
 
-    return step_of(loss_of, optimizer, seed=seed, track=track, penalty=penalty)
+    return step_of(loss_of, optimizer, seed=seed, track=track, layout=layout, penalty=penalty)
 
 
 def step_of(
     loss_of: Callable[[Params, Params, Any, jax.Array], tuple[jax.Array, jax.Array]],
     optimizer: optax.GradientTransformation,
     *,
-    seed: int,
+    seed: int | None,
     track: bool = False,
+    layout: Layout = ONE,
     penalty: PenaltyOf | None = None,
 ) -> Callable[[State, Params, Any], State]:
     """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
-    The key is made from `seed` and the step. A micro-batch whose loss or gradient is not finite changes
-    nothing but the count of skipped ones. `penalty` is added to the loss; it needs a state that keeps its start.
+    The state stays where `layout` places it. The key is made from `seed` and the step; where the seed is None,
+    `frozen["seed"]` uint32 holds it, so that one program serves several seeds. A micro-batch whose loss or gradient is
+    not finite changes nothing but the count of skipped ones. `penalty` is added to the loss; it needs a state that
+    keeps its start.
     """
 
     def penalised(live: Params, frozen: Params, batch: Any, rng: jax.Array, state: State) -> tuple[Any, jax.Array]:
@@ -144,7 +149,7 @@ def step_of(
         return (loss if penalty is None else loss + penalty(live, state["start"], state["step"])), rows
 
     def step(state: State, frozen: Params, batch: Any) -> State:
-        rng = jax.random.fold_in(jax.random.key(seed), state["step"])
+        rng = jax.random.fold_in(jax.random.key(frozen["seed"] if seed is None else seed), state["step"])
         (loss, rows), gradient = jax.value_and_grad(penalised, has_aux=True)(state["live"], frozen, batch, rng, state)
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
@@ -162,6 +167,6 @@ def step_of(
         }
         if track:
             following["gradient"] = kept(jax.tree.map(jnp.add, state["gradient"], gradient), state["gradient"])
-        return following | {name: state[name] for name in ("start",) if name in state}
+        return layout.constrained(following | {name: state[name] for name in ("start",) if name in state})
 
     return jax.jit(step, donate_argnums=0)

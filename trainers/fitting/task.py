@@ -18,6 +18,7 @@ from adapters.costs import train_step
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.errors import InputError
+from backbone.meshes.layout import Layout
 from backbone.storage import Backbone
 from backbone.trees import Params
 from metering.counts import Count
@@ -52,6 +53,10 @@ class GraftTask(Trainable):
     dev: Examples | None
     difficulty: np.ndarray | None = None  # difficulty of each train row, for the curriculum
     open_cache: OpenCache | None = None  # None: blocks below the boundary run in every step
+
+    @property
+    def layout(self) -> Layout:
+        return self.backbone.layout
 
     @property
     def log_every(self) -> int:
@@ -106,7 +111,7 @@ class GraftTask(Trainable):
         while done < until:
             epoch, first = self.order.place(done)
             last = min(until, self.order.ends[epoch])
-            stream = batches(self.train, self.order, epoch, first, self.config.input_threads, states)
+            stream = batches(self.train, self.order, epoch, first, self.config.input_threads, states, self.layout)
             yield from islice(stream, last - done)
             done = last
 
@@ -114,7 +119,7 @@ class GraftTask(Trainable):
         return live_from(boundary)(path)
 
     def fixed(self, frozen: Params) -> Params:
-        return dict(jax.device_put({"backbone": self.backbone.params, "graft": frozen}))
+        return self.layout.params({"backbone": self.backbone.params, "graft": frozen})
 
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optimizer, self._optimizer_steps, self._around)
@@ -148,7 +153,7 @@ class GraftTask(Trainable):
     def _penalty(self, live: Params, start: Params, step: jax.Array) -> jax.Array:
         """Returns the sum of the penalties in micro-batch number `step`."""
         methods, share = self.model.methods, step / self.total_steps
-        return total(self.config.penalties, methods, live.get("adapter", {}), start, share)
+        return total(self.config.penalties, methods, live.get("adapter", {}), start["adapter"], share)
 
     def make_step(self, optimizer: optax.GradientTransformation) -> Step:
         config = self.config
@@ -158,6 +163,7 @@ class GraftTask(Trainable):
             remat=config.remat,
             seed=config.seed,
             track=self.schedule.signal == "gradient",
+            layout=self.layout,
             penalty=self._penalty if self.keeps_start else None,
         )
 
@@ -179,10 +185,14 @@ class GraftTask(Trainable):
             logits = graft.logits_of_rows(self.dev.rows)
         return gather(self.model, logits, self.dev.labels).compute()
 
+    def frozen_adapter(self, state: LoopState) -> Params:
+        """Returns the adapter's leaves that no step of the stage trains, as the model reads them."""
+        return dict(state.frozen.get("adapter", {}))
+
     def fill(self, state: LoopState, boundary: int, show: bool) -> CachedPrefix | None:
         if self.open_cache is None or not reads_from(self.model, boundary):
             return None
-        store = self.open_cache(state.frozen.get("adapter", {}))
+        store = self.open_cache(self.frozen_adapter(state))
         if store is None:
             return None
         splits = [self.train, *([self.dev] if self.dev else [])]

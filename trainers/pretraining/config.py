@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backbone.errors import InputError
+from backbone.meshes.mesh import Mesh, Rule
 from backbone.variants.registered import variants
 from trainers.config import Data, Optimizer
 from trainers.pretraining.corpus import Corpus
@@ -23,6 +24,7 @@ from trainers.pretraining.networks import NewNetwork
 from trainers.pretraining.networks.bert import NewBert
 from trainers.pretraining.networks.vit import NewVit
 from trainers.pretraining.objectives import Objective
+from trainers.pretraining.objectives.distil import Distil, DistilImages
 from trainers.pretraining.objectives.images import ImageObjective
 from trainers.pretraining.objectives.masked_tokens import MaskedTokens
 from trainers.pretraining.objectives.supervised_images import SupervisedImages
@@ -35,13 +37,17 @@ __all__ = [
     "BackboneConfig",
     "Corpus",
     "Data",
+    "Distil",
+    "DistilImages",
     "ImageObjective",
     "MaskedTokens",
+    "Mesh",
     "NewBert",
     "NewNetwork",
     "NewVit",
     "Objective",
     "Optimizer",
+    "Rule",
     "SupervisedImages",
     "TextObjective",
     "TokenizerFile",
@@ -65,6 +71,7 @@ class BackboneConfig:
     optimizer: Optimizer = field(
         default_factory=lambda: Optimizer(warmup_fraction=0.06, weight_decay=0.01, clip_norm=1.0)
     )
+    mesh: Mesh = field(default_factory=Mesh)  # devices of the run; the default is one
     steps: int = 5000  # optimiser steps
     batch_size: int = 32  # rows per micro-batch
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of activations and products; weights stay float32
@@ -81,6 +88,7 @@ class BackboneConfig:
         for name in ("steps", "batch_size", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        self.mesh.check_batch(self.batch_size)
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
         if self.max_seconds < 0 or self.checkpoint_seconds < 0:
@@ -95,7 +103,7 @@ class BackboneConfig:
     def _check_network(self) -> None:
         """Raises InputError unless either the start or a network of the config reads what the objective reads."""
         if self.network is None:
-            if not self.start:
+            if not self.start and not self.objective.brings_network:
                 raise InputError("network: none needs start, a backbone that brings it")
             return
         reads = self.objective.reads

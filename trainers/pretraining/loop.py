@@ -6,6 +6,7 @@ number, and so do masks and shifts. A run that was killed therefore continues to
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adapters.block_counts import block_backward, block_forward
+from adapters.block_counts import block_backward, block_forward, embedding_forward
 from backbone.errors import InputError
+from backbone.meshes.layout import Layout, layout_of
+from backbone.meshes.processes import leads
 from backbone.trees import Params
 from metering.counts import Count
 from trainers.data.batches import States
@@ -31,7 +34,7 @@ from trainers.freezing.schedule import Schedule, Span
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.material import Batch, Material
 from trainers.runs.checkpoints import Checkpoints
-from trainers.runs.logs import Scalars
+from trainers.runs.logs import NoScalars, Scalars
 
 HELD_OUT_SEED = 0  # random seed of the masks on held-out rows, whatever the seed of the run
 
@@ -57,6 +60,10 @@ class BackboneTask(Trainable):
 
     config: BackboneConfig
     material: Material
+
+    @cached_property
+    def layout(self) -> Layout:
+        return layout_of(self.config.mesh)
 
     @property
     def log_every(self) -> int:
@@ -95,18 +102,17 @@ class BackboneTask(Trainable):
         """Returns the rows of micro-batch number `done`. Every epoch has another order; its last rows are left out."""
         size, count = self.config.batch_size, self.material.rows["train"]
         epoch, place = divmod(done, count // size)
-        order = np.random.default_rng((self.config.seed, epoch)).permutation(count)
-        return order[place * size : (place + 1) * size]
+        return _order(self.config.seed, epoch, count)[place * size : (place + 1) * size]
 
     def batches(self, done: int, until: int, states: States | None) -> Iterator[Batch]:
         for number in range(done, until):
-            yield jax.device_put(self.material.batch("train", self.rows(number), self.config.batch_size))
+            yield self.layout.batch(self.material.batch("train", self.rows(number), self.config.batch_size))
 
     def fixed(self, frozen: Params) -> Params:
-        return dict(jax.device_put(frozen))
+        return self.layout.params(frozen)
 
     def make_step(self, optimizer: optax.GradientTransformation) -> Step:
-        return step_of(self.loss, optimizer, seed=self.config.seed)
+        return step_of(self.loss, optimizer, seed=self.config.seed, layout=self.layout)
 
     def count(self, batch: Batch, boundary: int, cached: bool) -> Count:
         return self.work()
@@ -136,8 +142,12 @@ class BackboneTask(Trainable):
 
     @cached_property
     def jitted_score(self) -> Any:
-        """Returns `score`, compiled."""
-        return jax.jit(self.score)
+        """Returns `score`, compiled, with masks of the held-out batch of a number in place of a key."""
+
+        def score_of(live: Params, frozen: Params, batch: Batch, number: jax.Array) -> Any:
+            return self.score(live, frozen, batch, jax.random.fold_in(jax.random.key(HELD_OUT_SEED), number))
+
+        return jax.jit(score_of)
 
     def is_live(self, path: str, boundary: int = 0) -> bool:
         """Returns whether the leaf at a dotted path of {"backbone", "head"} is trained."""
@@ -151,7 +161,14 @@ class BackboneTask(Trainable):
         """Returns the counted work of one micro-batch."""
         spec, rows, tokens = self.material.network.spec, self.config.batch_size, self.material.tokens
         block = block_forward(spec, rows, tokens) + block_backward(spec, rows, tokens, weights=True)
-        return spec.blocks * block + 3 * self.config.objective.head_cost(self.material, rows)
+        ends = embedding_forward(spec, rows, tokens) + self.config.objective.head_cost(self.material, rows)
+        return spec.blocks * block + 3 * ends
+
+
+@functools.lru_cache(maxsize=1)  # of ten million rows it takes half a second, and every batch of an epoch needs it
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Returns the rows int [N] in the order of an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:
@@ -160,9 +177,7 @@ def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params
     count = task.material.rows["held_out"]
     for number, first in enumerate(range(0, count, size)):
         batch = task.material.batch("held_out", np.arange(first, min(first + size, count)), size)
-        with jax.transfer_guard("allow"):
-            rng = jax.random.fold_in(jax.random.key(HELD_OUT_SEED), number)
-        means, weight = jax.device_get(score(live, frozen, jax.device_put(batch), rng))
+        means, weight = jax.device_get(score(live, frozen, task.layout.batch(batch), np.uint32(number)))
         for name in totals:
             totals[name] += float(means[name]) * float(weight)
         predictions += float(weight)
@@ -178,7 +193,8 @@ def fit_backbone(
     """
     state = LoopState(task, params)
     state.restore(checkpoints)
-    fit(task, state, checkpoints, Scalars(workdir, state.done), show=show)
+    scalars = Scalars(workdir, state.done) if leads() else NoScalars()
+    fit(task, state, checkpoints, scalars, show=show)
     history = state.progress.history
     known = bool(history) and history[-1]["step"] == state.done
     scores = {name: value for name, value in (history[-1] if known else task.evaluate(state)).items() if name != "step"}

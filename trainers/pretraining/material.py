@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from backbone.network.encoder import Network
     from backbone.storage import Preprocessing
+    from backbone.trees import Params
 
 Split = Literal["train", "held_out"]
 Batch = dict[str, Any]  # arrays by name; "weights" is 0 on rows that only fill a batch up
@@ -27,6 +28,7 @@ class Material:
     family: str  # published layout of the network's weights
     fingerprint: dict[str, str]  # identity of the rows, which --resume compares
     splits: dict[Split, dict[str, np.ndarray]]  # arrays by name, with rows first; "ids" [N,T,...] among them
+    first_weights: Params | None = None  # weights that the run begins with; None: those of the start, or fresh ones
     labels: tuple[str, ...] = ()  # names of a classifier's outputs; text has none
     special: tuple[int, ...] = ()  # ids that no objective predicts: [CLS], [SEP], [PAD]; images have none
     mask_id: int | None = None  # id of the mask token, where the tokenizer has one

@@ -22,9 +22,11 @@ from adapters.model import GraftModel
 from adapters.specs import Classification, Probe
 from backbone.buckets import TokenRow
 from backbone.cache import row_key
-from backbone.precisions.precision import FLOAT32, Precision
+from backbone.network.stored import Stored
+from backbone.precisions.precision import FLOAT32, Precision, precision_named
 from backbone.precisions.record import Measured
 from backbone.storage import Backbone, in_precision
+from backbone.trees import flatten, map_leaves, unflatten
 from backbone.variants.registered import variants
 from trainers.data.batches import Examples, part_of
 from trainers.fitting.linear_head import cross_fitted_logits
@@ -55,9 +57,13 @@ class Calibration:
 
 
 def measure(
-    backbone: Backbone, calibration: Calibration | None = None, shapes: Sequence[tuple[int, int]] = SHAPES
+    backbone: Backbone,
+    calibration: Calibration | None = None,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+    *,
+    for_speed: bool = False,
 ) -> tuple[Measured, ...]:
-    """Measures every precision beside float32; `backbone` is in float32.
+    """Measures every precision beside float32, or those alone that are made for speed; `backbone` is in float32.
 
     A score is computed only where it decides: for a precision that changes the states and is faster than all that do
     not.
@@ -65,7 +71,7 @@ def measure(
     model = calibration.model if calibration else GraftModel(backbone.network, (Probe(),), Classification(), ("0", "1"))
     rows = calibration.rows.rows[:COMPARED] if calibration else made_up(backbone)
     plain, measured = _features(model, backbone, rows), []
-    for tag in (tag for tag in variants(Precision) if tag != FLOAT32):
+    for tag in (tag for tag, kind in variants(Precision).items() if tag != FLOAT32 and (kind.faster or not for_speed)):
         other = in_precision(backbone, tag)
         speed, cosine = _speed(backbone, other, shapes), _cosine(plain, _features(model, other, rows))
         measured.append(Measured(tag, round(speed, 3), _bytes(other), round(cosine, 6)))
@@ -94,6 +100,28 @@ def choose(measured: Sequence[Measured]) -> tuple[str, str]:
     return FLOAT32, f"no other precision is {MIN_SPEED} times as fast on this machine and keeps the score"
 
 
+@dataclass(frozen=True)
+class SiteError:
+    """The error of one stored kernel or table."""
+
+    precision: str
+    site: str  # path of the parameter; blocks that share weights have one
+    error: float  # ||Q(W) - W|| / ||W||, Frobenius
+
+
+def site_errors(backbone: Backbone) -> tuple[SiteError, ...]:
+    """Returns the error of every stored kernel and table in every precision; `backbone` is in float32."""
+    plain, errors = flatten(map_leaves(np.asarray, backbone.params)), []
+    for tag in (tag for tag in variants(Precision) if tag != FLOAT32):
+        for path, leaf in flatten(precision_named(tag).prepare(unflatten(plain))).items():
+            if leaf is not plain[path]:
+                values = leaf.dense() if isinstance(leaf, Stored) else leaf
+                size = max(float(np.linalg.norm(plain[path])), 1e-30)
+                error = float(np.linalg.norm(np.asarray(values, np.float32) - plain[path])) / size
+                errors.append(SiteError(tag, path, round(error, 6)))
+    return tuple(errors)
+
+
 def made_up(backbone: Backbone) -> list[TokenRow]:
     """Returns rows of random tokens, or patches, of several lengths; never training text."""
     draw, spec = np.random.default_rng(0), backbone.spec
@@ -112,10 +140,10 @@ def spread(examples: Examples) -> Examples:
 def _features(model: GraftModel, backbone: Backbone, rows: Sequence[TokenRow]) -> np.ndarray:
     """Returns the features of a probe, float32 [N,F], or [N,T,F] for tagging."""
 
-    def program(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+    def program(ids: Any, mask: Any) -> jax.Array:
         return features_of(model, backbone.params, {}, {"ids": ids, "mask": mask})
 
-    return run_rows(program, rows, backbone.lengths, backbone.preprocessing.fill)
+    return run_rows(program, rows, backbone.lengths, backbone.preprocessing.fill, layout=backbone.layout)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

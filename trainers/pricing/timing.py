@@ -51,12 +51,13 @@ def time_step(task: GraftTask, boundary: int, bucket: int, cached: bool) -> Timi
     """Times a training step on a full batch of a bucket, from states at the boundary where they are cached."""
     config = task.config
     optimizer = task.optimizer()
-    step = make_step(task.model, optimizer, remat=config.remat, seed=config.seed)
+    layout = task.layout
+    step = make_step(task.model, optimizer, remat=config.remat, seed=config.seed, layout=layout)
     params = map_leaves(np.asarray, task.model.init(jax.random.key(config.seed)))
     live, frozen = partition(params, live_from(boundary))
-    state = jax.device_put(first_state(live, optimizer))
-    everything = jax.device_put({"backbone": task.backbone.params, "graft": frozen})
-    batch = jax.device_put(_made_up(task, boundary, bucket, cached))
+    state = layout.params(first_state(layout.params(live), optimizer))
+    everything = layout.params({"backbone": task.backbone.params, "graft": frozen})
+    batch = layout.batch(_made_up(task, boundary, bucket, cached))
 
     def run() -> None:
         nonlocal state
@@ -94,19 +95,20 @@ def time_pass(
         if programs <= loaded:
             timing = replace(timing, load_seconds=0.0, load_cpu_seconds=0.0)
         loaded |= programs
-        timings.append(timing.times(-(-rows // full_batch(bucket))))
+        timings.append(timing.times(-(-rows // (full_batch(bucket) * backbone.layout.shards))))
     return total(timings)
 
 
 def _time_batch(model: GraftModel, backbone: Backbone, span: tuple[int, int], bucket: int) -> Timing:
     """Times a full batch of a forward pass, block by block; above the bottom it begins from made-up states."""
-    adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket) * model.sides
+    adapter, size = model.init(jax.random.key(0))["adapter"], full_batch(bucket) * backbone.layout.shards * model.sides
     (start, stop), mask = span, np.ones((size, bucket), bool)
     inputs: dict[str, Any] = {"mask": mask}
     if start:
         inputs["states"] = {start: np.full((*mask.shape, backbone.spec.width), 0.1, np.float32)}
     else:
         inputs["ids"] = backbone.made_up_ids(size, bucket)
+    inputs = backbone.layout.batch(inputs)
 
     def run() -> None:
         states = states_at(model, backbone.params, adapter, inputs, (stop,))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backbone.console.log_lines import message_lines
 from backbone.errors import InputError
 from registry.budgets.place import budgets_for
 from registry.entries import NoRegistry, RegistryError
@@ -29,12 +30,15 @@ def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
     try:
         config = job.load(TrainConfig)
         name = config.name
-        budget = budgets_for(job.options.budgets, job.place.registry).of(config.name)
+        budgets = budgets_for(job.options.budgets, job.place.registry)
+        budget = budgets.of(config.name)
+        if job.options.promote:
+            budgets.signers.require_key(job.options.sign)
         budget.require_metrics(config.head.metrics)
         budget.narrowed(config.target)  # raises where the two contradict each other
         registry, now = _opened(job.place, config)
         try:
-            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now, budget)
+            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now, budget, budgets.signers)
         finally:
             registry.close()
     except InputError as error:
@@ -59,5 +63,5 @@ def _opened(place: Place, config: TrainConfig) -> tuple[Registry, Taken | None]:
 def reported(outcome: Outcome) -> Outcome:
     """Prints the reason of an error to stderr, and returns the outcome."""
     if outcome.action == "error":
-        print(f"topgraft retrain: {outcome.reason}", file=sys.stderr)
+        print(message_lines(f"topgraft retrain: {outcome.reason}"), file=sys.stderr)
     return outcome

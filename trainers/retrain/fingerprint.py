@@ -30,7 +30,7 @@ SCHEME = 2  # how `config`, `graft` and `gate` are hashed; 1 also hashed fields 
 OWN_SCHEME = 3  # as 2, with the settings and the code of the user's own variants; where there are some
 LEARNT_FROM = ("train", "dev")  # splits that decide what is trained
 # fields of a config that are no part of `Fingerprint.config`: they change how a run goes, or are hashed apart
-RUNNING = ("log_every", "checkpoint_seconds", "input_threads")
+RUNNING = ("log_every", "checkpoint_seconds", "input_threads", "mesh")
 APART = ("name", "backbone", "precision", "retrain", "data", "target", *RUNNING)
 
 

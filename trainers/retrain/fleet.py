@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backbone.console.log_lines import one_line
 from backbone.errors import InputError
 from backbone.records import decode, encode
 from trainers.retrain.attempt import attempt, reported
@@ -43,7 +44,7 @@ class Outcomes:
     def table(self) -> str:
         """Returns a line for each config, for people; `--json` holds the rest."""
         name, action = (max((len(text) for text in texts), default=0) for texts in self._columns())
-        lines = [f"{o.task:<{name}}  {o.action:<{action}}  {o.exit:>2}  {o.reason}" for o in self.tasks]
+        lines = [f"{o.task:<{name}}  {o.action:<{action}}  {o.exit:>2}  {one_line(o.reason)}" for o in self.tasks]
         return "\n".join([*lines, f"status {self.exit}, the worst of {len(self.tasks)}"])
 
     def _columns(self) -> tuple[list[str], list[str]]:

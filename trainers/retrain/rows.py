@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -20,7 +21,7 @@ import numpy as np
 
 from adapters.labels.spelling import spelling
 from backbone.files import write_durable
-from backbone.records import digest
+from registry.store import rows_name
 from trainers.data.rows import LabelledRow
 from trainers.data.splits import fingerprint, row_hash
 from trainers.retrain.lineage import Changes
@@ -110,13 +111,14 @@ def _spelt(labels: str) -> str:
 
 def rows_file(store: Path, prints: Mapping[str, str]) -> Path:
     """Returns the file that keeps the rows with these fingerprints."""
-    return store / f"{digest(dict(prints)).removeprefix('sha256:')[:32]}.rows.npz"
+    return store / rows_name(prints)
 
 
 def save_rows(store: Path, rows: Rows, prints: Mapping[str, str]) -> None:
-    """Writes the rows to a store that exists. A file that exists already is left as it is."""
+    """Writes the rows to a store that exists. A file that exists already keeps its content, and counts as new."""
     path = rows_file(store, prints)
     if path.exists():
+        os.utime(path)  # gc removes old ones that no artefact was made from, and this one is about to be used
         return
     arrays: dict[str, np.ndarray] = {}
     for name, split in rows.items():

@@ -18,8 +18,9 @@ import numpy as np
 
 from backbone.errors import InputError
 from backbone.files import disk_errors
+from backbone.meshes.processes import several
 from backbone.orbax import ocp, reading
-from backbone.trees import flatten, require_same_structure, unflatten
+from backbone.trees import Params, flatten, require_same_structure, unflatten
 from trainers.config.own import OWN
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ FOLDER = "checkpoints"  # inside a work folder
 T = TypeVar("T")
 
 
-def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+def arrays_of(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
     """Returns the state as a flat dict of arrays; optimiser leaves are numbered."""
     leaves = {
         f"state.{path}": leaf for path, leaf in flatten({k: v for k, v in state.items() if k != "optimizer"}).items()
@@ -38,6 +39,14 @@ def _arrays(state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) ->
     leaves |= {f"optimizer.{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(state["optimizer"]))}
     leaves |= {f"best.{path}": leaf for path, leaf in flatten(best).items()}
     return leaves | {f"frozen.{path}": leaf for path, leaf in flatten(frozen).items()}
+
+
+def of_arrays(arrays: Mapping[str, Any], state: State) -> tuple[State, Params, Params]:
+    """Returns (state, best, frozen) on the host from `arrays_of`; `state` gives the optimiser's structure."""
+    parts = unflatten(arrays)
+    leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
+    optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
+    return {**parts["state"], "optimizer": optimizer}, parts.get("best", {}), parts.get("frozen", {})
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -112,7 +121,9 @@ class Checkpoints:
         self.wait()
         # the notes are written later, and go on changing
         metadata = {"identity": self._identity, "notes": copy.deepcopy(dict(notes))}
-        copied = jax.tree.map(np.array, jax.device_get(_arrays(state, best, frozen)))
+        arrays = arrays_of(state, best, frozen)
+        # several processes write their parts; Orbax copies these before it returns
+        copied = arrays if several() else jax.tree.map(np.array, jax.device_get(arrays))
         with disk_errors(self._folder):
             self._pending = self._checkpointer.save_async(step, copied, custom_metadata=metadata, overwrite=True)
 
@@ -123,16 +134,14 @@ class Checkpoints:
             with disk_errors(self._folder):
                 pending.result()
 
-    def restore(
-        self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]
-    ) -> tuple[State, dict[str, Any], dict[str, Any]]:
-        """Returns (state, best, frozen) of the newest checkpoint; the arguments give the expected structure.
+    def restore(self, state: State, best: Mapping[str, Any], frozen: Mapping[str, Any]) -> tuple[State, Params, Params]:
+        """Returns (state, best, frozen) of the newest checkpoint, on the host.
 
-        Raises InputError if the checkpoint has another one.
+        The arguments give the expected structure. Raises InputError if the checkpoint has another one.
         """
         latest = self._checkpointer.latest
         assert latest is not None
-        arrays = _arrays(state, best, frozen)
+        arrays = arrays_of(state, best, frozen)
         expected = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
 
         def load() -> dict[str, Any]:
@@ -140,9 +149,6 @@ class Checkpoints:
             require_same_structure(unflatten(dict(info.metadata)), unflatten(expected), "checkpoint")
             return dict(self._checkpointer.load(latest.step, expected))
 
-        parts = unflatten(self._read(latest.step, load))
-        leaves = [parts["optimizer"][key] for key in sorted(parts.get("optimizer", {}))]
-        optimizer = jax.tree.unflatten(jax.tree.structure(state["optimizer"]), leaves)
-        restored = jax.device_put({**parts["state"], "optimizer": optimizer})
+        restored = of_arrays(self._read(latest.step, load), state)
         log.info("resuming from step %d", latest.step)
-        return restored, parts.get("best", {}), parts.get("frozen", {})
+        return restored

@@ -47,6 +47,19 @@ class Scalars:
         self._events.close()
 
 
+class NoScalars(Scalars):
+    """Scalars of a process that leaves writing to another one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_scalars(path: Path) -> list[dict[str, float]]:
     """Returns the lines of a `metrics.jsonl` that hold a step and numbers; no file, no lines.
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.former_names import present_values
+from backbone.meshes.processes import leads, together
 from backbone.records import decode, encode
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -55,6 +56,24 @@ def claimed(
             if not resume and {path.name for path in workdir.iterdir()} <= {CONFIG, LOCK, PLAN}:
                 (workdir / CONFIG).unlink()
             raise
+
+
+@contextlib.contextmanager
+def claimed_by_all(
+    workdir: Path,
+    values: Mapping[str, Any],
+    resume: bool,
+    *,
+    free: Collection[str] = (),
+    kind: type | None = None,
+) -> Iterator[dict[str, Any] | None]:
+    """Claims the folder as `claimed` does, for all processes of a run, which share it; the first one holds it."""
+    with contextlib.ExitStack() as stack:
+        with together():
+            stored = stack.enter_context(claimed(workdir, values, resume, free=free, kind=kind)) if leads() else None
+        if not leads() and resume and (workdir / RESULT).exists():
+            stored = _read(workdir / RESULT)
+        yield stored
 
 
 def _claim(

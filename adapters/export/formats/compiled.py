@@ -9,11 +9,16 @@ class Jax(ExportFormat, tag="jax"):
     """Exported functions of jax, one for each bucket."""
 
     about = "functions that answer with jax alone"
-    reads = ("buckets", "batch")
+    reads = ("buckets", "batch", "precision")
 
     def write(self, request: Request) -> object:
         from adapters.export.compiled import export_jax
 
         return export_jax(
-            request.graft, request.out, backbone=request.backbone, buckets=request.buckets, batch=request.batch
+            request.graft,
+            request.out,
+            backbone=request.backbone,
+            buckets=request.buckets,
+            batch=request.batch,
+            precision=request.precision,
         )

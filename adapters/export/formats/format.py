@@ -16,17 +16,23 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from backbone.console.options import option
-from backbone.console.verbs import IntoFolder, OfGraft, OnBackbone
+from backbone.console.verbs import InPrecision, IntoFolder, OfGraft, OnBackbone
 from backbone.errors import InputError
 from backbone.variants.registered import Registered, variants
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(OfGraft, OnBackbone, IntoFolder):
+class Request(OfGraft, OnBackbone, InPrecision, IntoFolder):
     """What to export, to which folder, and the options that single formats read."""
 
     buckets: tuple[int, ...] = option((), "jax: lengths in tokens, commas between (default: up to the longest input)")
     batch: int = option(8, "jax: rows of a call", min=1)
+    profile: str = option("", "documents: file of `topgraft profile GRAFT --json`, for the energy of an answer")
+    carbon_intensity: float | None = option(None, "documents: grams of CO2 equivalent for each kWh", min=0)
+    embodied_training: float | None = option(
+        None, "sci: grams of CO2 equivalent of the hardware in the training", min=0
+    )
+    embodied_query: float | None = option(None, "sci: grams of CO2 equivalent of the hardware in one answer", min=0)
 
 
 COMMON = {field.name for base in (OfGraft, OnBackbone, IntoFolder) for field in dataclasses.fields(base)}
@@ -55,4 +61,5 @@ def require_read(request: Request, chosen: type[ExportFormat]) -> None:
         if field.name in COMMON or field.name in chosen.reads or value == field.default:
             continue
         readers = [tag for tag, cls in variants(ExportFormat).items() if field.name in cls.reads]
-        raise InputError(f"--{field.name}: belongs to --format {' or '.join(readers)}; {chosen.tag} does not read it")
+        name = field.name.replace("_", "-")
+        raise InputError(f"--{name}: belongs to --format {' or '.join(readers)}; {chosen.tag} does not read it")

@@ -48,8 +48,16 @@ class Layer:
 
 
 def family_of(backbone: Backbone) -> Family:
-    """Returns the family that names the backbone's layers; raises InputError without a published family."""
-    name = backbone.source.get("family", "")
+    """Returns the family that names the backbone's layers.
+
+    Raises InputError without a published family, and for blocks that share their layers: PEFT has one adapter a layer.
+    """
+    name, spec = backbone.source.get("family", ""), backbone.spec
+    if spec.shares_weights:
+        raise InputError(
+            f"{backbone.path}: its {spec.blocks} blocks share {spec.groups} sets of layers, and PEFT has one adapter "
+            f"for each layer, not for each block"
+        )
     if (family := find_family(name)) is None:
         raise InputError(
             f"{backbone.path}: PEFT exchange needs a published family; this backbone's is {name or 'none'!r}"

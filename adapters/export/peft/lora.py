@@ -20,7 +20,7 @@ import numpy as np
 
 from adapters.export.peft.codec import Adapter, Fields, Folder
 from adapters.export.peft.layers import PREFIX, WEIGHTS, Layer, Tensors, nested, read_layers, transposed
-from adapters.export.peft.names import Pattern
+from adapters.export.peft.names import Pattern, number
 from adapters.merging import site_weights
 from adapters.methods.bias import Bias
 from adapters.methods.dora import Dora
@@ -117,7 +117,7 @@ class LoraCodec:
             {site: settings[site] for site in sites},
             backbone.spec,
             scaling="rank_stabilised" if root else "standard",
-            dropout=float(config.get("lora_dropout") or 0.0),
+            dropout=number(config, "lora_dropout", 0.0, folder.file),
         )
         methods: tuple[SiteMethod, ...] = (lora,)
         trees = {lora.tag: nested(leaves, sites)}
@@ -214,7 +214,7 @@ def uniform(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
 
 def lengths(backbone: Backbone, site: Site) -> np.ndarray:
     """Returns ||W|| of each output unit, float32 [O]."""
-    node, part = site_weights(backbone.params["blocks"][str(site.block)], site)
+    node, part = site_weights(backbone.network.block_weights(backbone.params, site.block), site)
     return np.asarray(np.linalg.norm(np.asarray(dense(node["kernel"]))[:, part], axis=0))
 
 
@@ -235,7 +235,7 @@ def _biases(folder: Folder, layer: Layer, scale: float, left: Tensors, backbone:
         if bias.shape != (layer.outputs,):
             raise InputError(f"{folder.path / WEIGHTS}: {layer.name}.{name}: {bias.shape}, expected {layer.outputs}")
         for site, part in zip(layer.sites, layer.parts(bias), strict=True):
-            node, columns = site_weights(backbone.params["blocks"][str(site.block)], site)
+            node, columns = site_weights(backbone.network.block_weights(backbone.params, site.block), site)
             added = part - np.asarray(node["bias"], np.float32)[columns] if name == OWN_BIAS else scale * part
             parts[site] = (parts.get(site, 0) + added).astype(np.float32)
     return parts

@@ -69,7 +69,7 @@ def _published(backbone: Backbone) -> tuple[str, ...]:
 
 
 def _backbones(backbone: Backbone, site: Site, leaf: str) -> np.ndarray:
-    return np.asarray(node_at(backbone.params["blocks"][str(site.block)], site)[leaf], np.float32)
+    return np.asarray(node_at(backbone.network.block_weights(backbone.params, site.block), site)[leaf], np.float32)
 
 
 def _misfit(layer: Layer, tensors: Sequence[np.ndarray]) -> str:

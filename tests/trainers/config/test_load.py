@@ -93,6 +93,8 @@ def test_another_method_starts_from_its_own_defaults():
         ("adapter.method=lor", "adapter.method: 'lor' is unknown; nearest: lora"),
         ("adapter.width=4", "adapter.width: no such field in Lora"),
         ("adapter.sites=[x", "not a JSON list"),
+        ("adapter.sites=" + "[" * 100_000, "not a JSON list"),
+        (f"adapter.sites=[{'9' * 5000}]", "not a JSON list"),
         ("data.dev_fraction=1", "data.dev_fraction: "),
         ("data.max_tokens=2", "data.max_tokens: must be at least 3"),
         ("name=a/b", "name: 'a/b' must be a plain folder name"),
@@ -221,3 +223,8 @@ def test_records_are_strict():
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json({"x": float("nan")})
     assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+
+
+def test_a_number_too_large_for_a_float_is_refused():
+    with pytest.raises(InputError, match=r"epochs: must be a finite number, got 1000"):
+        decode(TrainConfig, {"name": "t", "epochs": 10**400})

@@ -97,6 +97,10 @@ def test_an_auto_entry_is_of_the_format_that_its_prefix_or_suffix_names(tmp_path
     (tmp_path / "rows.txt").write_text("x")
     with pytest.raises(InputError, match=r"data\.dev: rows\.txt: format unknown from its suffix; set data\.format"):
         format_of("rows.txt", "auto", "dev")
+    (tmp_path / "my images").mkdir()
+    call = r"`topgraft train image_classification --set data\.format=image_folder --set 'data\.train=my images'`"
+    with pytest.raises(InputError, match=rf"set data\.format \(image_folder\); images are trained by {call}"):
+        format_of("my images", "auto", "train")
 
 
 def test_two_formats_of_one_suffix_have_to_be_named(tmp_path):

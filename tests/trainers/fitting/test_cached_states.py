@@ -39,6 +39,7 @@ def test_a_cached_prefix_equals_one_that_runs(schedule, task, tmp_path):
 
 
 @pytest.mark.parametrize("stages", ["geometric(0.5)", "top(1)", (Stage("", until_epoch=1), Stage("none"))])
+@pytest.mark.cpu_bits
 def test_a_ladder_that_reads_below_a_boundary_is_not_fed_from_it(stages, task, tmp_path):
     ladder = GraftModel(task.backbone.network, (Ladder(),), Classification(), task.model.labels)
     side = replace(task, model=ladder)
@@ -49,6 +50,7 @@ def test_a_ladder_that_reads_below_a_boundary_is_not_fed_from_it(stages, task, t
         assert_same(plain, staged)
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
 def test_what_a_stage_caches_does_not_depend_on_the_stage_before(storage, task, tmp_path):
     """A run that is killed between two stages begins the second one without the states of the first."""
@@ -97,6 +99,7 @@ def test_who_waited_for_another_writer_computes_nothing_again(task, tmp_path):
     assert all(store.has_states(1, task.train) for store in stores)
 
 
+@pytest.mark.cpu_bits
 def test_cached_logits_equal_uncached_ones_bit_for_bit(minilm, tmp_path):
     """float32, MiniLM, the same bucket, on CPU; and the weights are what they were."""
     model = GraftModel(minilm.network, (Lora(rank=2, blocks="4:"),), Classification(), ("a", "b", "c"))
@@ -167,6 +170,7 @@ def test_a_cache_that_would_not_fit_is_not_begun(task, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "5"])
+@pytest.mark.cpu_bits
 def test_a_damaged_description_costs_its_rows_and_nothing_else(content, config, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home")))
     settings = ("--set", "plan.stages=top(1)", "--set", "epochs=1", "--quiet")
@@ -224,6 +228,7 @@ def test_pooled_states_are_of_their_pooling(task, tmp_path):
     assert store("attention").has_pooled(task.train), "attention begins as the mean"
 
 
+@pytest.mark.cpu_bits
 def test_a_row_alone_has_the_bits_of_a_row_among_others(task, tmp_path):
     """In batches of `SAMPLE` rows, which hold 192 tokens here; below 128, this backbone's products add up otherwise."""
     long = part_of(task.train, np.flatnonzero(task.train.buckets == 24))

@@ -14,6 +14,7 @@ from tests.tiny import WORDS, as_json, rows, write_csv
 
 AUTO = ("--set", "plan.stages=auto", "--set", "data.dev_fraction=0.3", "--set", "epochs=2")
 ALL = "plan.trials=all"
+WORDY = ("card_lost", "refund", "topUp")
 
 
 def climbed(config, workdir, *settings, capsys):
@@ -163,3 +164,17 @@ def test_auto_grafts_downward_from_the_top_and_a_ladder_is_one_rung(config, caps
     assert result["climb"] == []
     assert result["metrics"]["test"]["accuracy"] > 0.85
     assert [spec.method for spec in topgraft.load(result["graft"]).model.methods] == ["ladder"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows_a_label", "reads"), [(WORDY, 2, True), (("0", "1", "2"), 2, False), (WORDY, 40, False)]
+)
+def test_names_of_labels_are_read_where_they_are_words_and_rows_are_few(labels, rows_a_label, reads, config, caplog):
+    table = [(text, labels[number % 3]) for number, (text, _) in enumerate(rows(3 * rows_a_label))]
+    write_csv(Path("few.csv"), table)
+    settings = ("plan.stages=auto", "plan.highest=probe", "data.train=few.csv", "data.dev_fraction=0", "data.test=")
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    with caplog.at_level("INFO"):
+        assert topgraft.main(["train", str(config), "--workdir", "run", *arguments]) == 0
+    assert ("with the names of labels" in caplog.text) == reads
+    assert sorted(topgraft.load("run/graft").model.labels) == sorted(labels)

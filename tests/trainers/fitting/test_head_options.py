@@ -13,6 +13,7 @@ from trainers.fitting import head_options
 from trainers.fitting.discriminant import discriminant, scatter_of
 from trainers.fitting.head_options import (
     LAST,
+    SHRINKAGES,
     HeadOption,
     LabelledStates,
     Part,
@@ -230,3 +231,34 @@ def test_a_trained_step_has_a_prospect_where_rows_and_errors_abound():
     assert expected_gain(1.0, 10**6, 2) == 0
     assert Prospect("top", 0.04, 0.02, 60.0).pays
     assert not Prospect("top", 0.002, 0.02, None).pays
+
+
+def test_the_name_of_a_label_counts_as_one_row_of_it(tiny):
+    """With names as rows the head is that of the rows and the names together."""
+    model, pooled, labels = problem(tiny, rows=12)
+    draw = np.random.default_rng(5)
+    names = draw.normal(size=(3, BOUNDARIES, WIDTH)).astype(np.float32)
+    rows = labelled_states((pooled, None), (labels, None), keys(12), shared=False, names=names)
+    together = all_rows(np.concatenate([pooled, names]), np.append(labels, np.arange(3)).astype(np.int32))
+    for probe in (LAST, Probe(boundaries=(), unit=True)):
+        named = fitted_to_all(HeadOption(probe, 0.3, named=True), 1.0, model, rows)
+        expected = fitted_to_all(HeadOption(probe, 0.3), 1.0, model, together)
+        np.testing.assert_allclose(named["kernel"], expected["kernel"], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(named["bias"], expected["bias"], rtol=1e-3, atol=1e-4)
+        plain = fitted_to_all(HeadOption(probe, 0.3), 1.0, model, rows)
+        alone = fitted_to_all(HeadOption(probe, 0.3), 1.0, model, all_rows(pooled, labels))
+        np.testing.assert_allclose(plain["kernel"], alone["kernel"], rtol=1e-3, atol=1e-4, err_msg="names are not read")
+
+
+def test_options_with_names_come_first_and_give_way_where_names_mislead(tiny):
+    model, pooled, labels = problem(tiny, rows=18)
+    options = options_on((LAST,), model.head, named=True)
+    plain = options_on((LAST,), model.head)
+    assert options[len(SHRINKAGES) :] == plain
+    assert all(option.named for option in options[: len(SHRINKAGES)])
+    assert options_on((LAST,), MultiLabel(), named=True) == options_on((LAST,), MultiLabel()), "no discriminant"
+    names = np.zeros((3, BOUNDARIES, WIDTH), np.float32)
+    names[:, 3, :3] = 40 * np.eye(3)[[1, 2, 0]]  # each name says another class
+    rows = labelled_states((pooled, None), (labels, None), keys(18), shared=False, names=names)
+    comparison = compared(options, model, rows)
+    assert not comparison.options[comparison.best].named

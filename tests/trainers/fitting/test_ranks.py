@@ -17,6 +17,9 @@ from adapters.graft import Graft
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora
 from backbone.errors import InputError
+from backbone.meshes.layout import parameter_name
+from backbone.meshes.mesh import Mesh
+from backbone.meshes.rules import axes_of
 from backbone.trees import flatten, map_leaves
 from tests.grafts import nonzero
 from tests.tiny import write_config
@@ -37,7 +40,7 @@ def test_the_best_ranks_by_score_fit_into_the_bytes(tiny):
     sites = ranked_sites(model_of(tiny))
     assert [(site.bytes, site.count, site.min_ranks) for site in sites] == [(256, 4, 0), (384, 4, 0)] * 3
     draw = np.random.default_rng(0)
-    keys = [f"lora/{site.site.full_name}" for site in sites]
+    keys = [f"adapter.lora.{site.site.block}.{site.site.name}" for site in sites]
     scores = {key: draw.permutation(100)[:4].astype(np.float32) + i / 7 for i, key in enumerate(keys)}
     kept = {key: jnp.arange(4) != 2 for key in keys}  # one rank of each site is gone
     result = chosen_ranks(sites, scores, kept, 2000)
@@ -164,3 +167,13 @@ def test_a_budget_that_leaves_no_rank_is_refused(tiny, task):
     staged = replace(task.config, plan=Plan(stages="geometric(0.5)"), ranks=Ranks(max_bytes=2000))
     with pytest.raises(InputError, match=r"one stage must train them all; plan.stages=geometric\(0.5\) has \d"):
         replace(task, config=staged).optimizer()
+
+
+def test_every_array_of_the_state_has_a_rule_of_a_mesh(tiny):
+    model = model_of(tiny)
+    optimizer = budgeted(Ranks(max_bytes=4000), model, 10)(optax.adam(1e-3))
+    state = first_state(model.init(jax.random.key(0)), optimizer, keep_start=True)
+    names = {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    assert "adapter.lora.0.attention/query" in names, "which ranks are left"
+    for name, shape in names.items():
+        assert not (name and shape) or axes_of(Mesh(fsdp=8), name, shape) is not None

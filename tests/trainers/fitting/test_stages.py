@@ -30,6 +30,7 @@ from trainers.fitting.task import GraftTask
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.cpu_bits
 def test_stages_that_are_all_live_equal_plain_training_bit_for_bit(task, tmp_path):
     """A stage that ends in mid-epoch, where the next has the same boundary, changes nothing."""
     plain, _ = trained(task, tmp_path / "a")
@@ -54,6 +55,7 @@ def step_after_step(task: GraftTask, boundaries: Callable[[int], int], folder: P
     return flatten(map_leaves(np.asarray, arrays["live"]))
 
 
+@pytest.mark.cpu_bits
 def test_another_boundary_in_mid_run_changes_no_bit_where_the_live_tree_stays(task, tmp_path):
     """Blocks 0 and 1 have no adapters: at boundaries 0, 1 and 2 the same leaves are live, in other programs."""
     model = GraftModel(task.backbone.network, (Lora(rank=2, blocks="2:"),), Classification(), task.model.labels)
@@ -191,6 +193,7 @@ def interrupted(task: GraftTask, after: int, folder: Path, checkpoint_seconds: f
     return max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("schedule", ["geometric(0.5)", "gradient_ratio"])
 def test_interrupted_in_mid_stage_and_resumed(schedule, task, tmp_path):
     """A checkpoint after every batch; the run goes on from the last, in the stage that was under way."""
@@ -224,6 +227,7 @@ def test_work_falls_from_stage_to_stage_and_nothing_compiles_inside_one(task, tm
     assert progress.stages[1].flops < progress.stages[0].flops
 
 
+@pytest.mark.cpu_bits
 def test_from_the_command_line_killed_in_every_stage_and_resumed(config, tmp_path, capsys):
     settings = ("--set", "epochs=9", "--set", "plan.stages=geometric(0.4)", "--set", "checkpoint_seconds=0.1")
     status, out, err = call("train", config, "--workdir", "whole", *settings, "--json", capsys=capsys)
@@ -262,6 +266,7 @@ sys.exit(topgraft.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.cpu_bits
 @pytest.mark.parametrize("storage", ["float32", "int8"])
 def test_killed_in_a_fill_and_resumed(storage, config, tmp_path, capsys, monkeypatch):
     """A part of the rows is stored when the process dies; what the resumed run reads is what a whole fill gives."""

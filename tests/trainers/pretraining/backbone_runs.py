@@ -137,8 +137,26 @@ def image_material() -> Material:
     return Material(Network(tiny_images.SPEC), preprocessing, "vit", {}, splits, labels=("a", "b", "c"))
 
 
+def with_teacher(material: Material) -> Material:
+    """The same rows, of several lengths, with states of a teacher of the same width."""
+    draw = np.random.default_rng(2)
+    count, tokens = material.splits["train"]["ids"].shape[:2]
+    rows = {
+        **material.splits["train"],
+        "lengths": draw.integers(tokens // 2, tokens + 1, count).astype(np.int32),
+        "states": draw.normal(size=(count, 1, tokens, material.network.spec.width)).astype(np.float16),
+    }
+    network = Network(replace(material.network.spec, blocks=1))
+    return replace(material, network=network, splits={"train": rows, "held_out": rows})
+
+
 def task_of(tag: str) -> BackboneTask:
     objective = OBJECTIVES[tag]
+    if objective.brings_network:
+        text = objective.reads == "text"
+        data = Data() if text else Data(train=("x",), format="image_folder")
+        config = BackboneConfig(objective=objective, data=data, network=None, tokenizer=None, batch_size=8, steps=4)
+        return BackboneTask(config, with_teacher(text_material() if text else image_material()))
     if objective.reads == "text":
         return BackboneTask(BackboneConfig(objective=objective, batch_size=8, steps=4), text_material())
     data = Data(train=("x",), format="image_folder")

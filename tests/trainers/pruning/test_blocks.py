@@ -128,5 +128,8 @@ def test_nothing_removed_is_nothing_changed(network):
 def test_a_suffix_that_does_not_fit_the_trunk_is_refused(tiny, suffix, message):
     with pytest.raises(InputError, match=message):
         GraftModel(tiny.network, (Probe(),), Classification(), ("a",), suffix)
+    shared = Network(replace(tiny.spec, kv_heads=2))
+    with pytest.raises(InputError, match=r"suffix: the blocks of this trunk are compact already \(kv_heads\)"):
+        GraftModel(shared, (Probe(),), Classification(), ("a",), (SuffixBlock(2, 1, 1),))
     with pytest.raises(InputError, match="at least one head and one unit"):
         SuffixBlock(0, 0, 1)

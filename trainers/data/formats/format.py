@@ -19,6 +19,7 @@ pyarrow, Pillow or tensorflow_datasets before a file that needs them is read.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -197,5 +198,8 @@ def _unknown(entry: str, split: str, known: Iterable[Format]) -> InputError:
     if suffix in (".zip", ".tar", ".tgz"):
         return InputError(f"{where}; an archive of several files is not read: unpack it, and name the files")
     folders = Path(entry).is_dir()
-    tags = [other.tag for other in known if (other.entry == "folder") == folders]
-    return InputError(f"{where}; set data.format ({', '.join(tags)}){OWN}")
+    fitting = [other for other in known if (other.entry == "folder") == folders]
+    image = next((f"data.format={other.tag}" for other in fitting if folders and other.of_images), "")
+    call = f"topgraft train image_classification --set {image} --set {shlex.quote(f'data.{split}={entry}')}"
+    remedy = f"set data.format ({', '.join(other.tag for other in fitting)})"
+    return InputError(f"{where}; {remedy}{f'; images are trained by `{call}`' if image else ''}{OWN}")

@@ -9,9 +9,12 @@ class NewBert(NewNetwork, tag="bert"):
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from backbone.errors import InputError
+from backbone.spec import Activation, NormFunction
 from backbone.variants.registered import Registered
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from backbone.trees import Params
 
 
+PLAIN: Mapping[str, int | str] = MappingProxyType({"groups": 0, "kv_heads": 0, "mlp_rank": 0, "norm_function": "layer"})
+
+
 class NewNetwork(Registered, by="kind", folder="trainers.pretraining.networks"):
     """An architecture with fresh weights; its fields are the sizes that a config may choose."""
 
@@ -34,6 +40,23 @@ class NewNetwork(Registered, by="kind", folder="trainers.pretraining.networks"):
     width: int  # D
     heads: int  # attention heads
     mlp_width: int  # hidden units of the mlp
+    groups: int  # sets of weights that blocks in a row share
+    kv_heads: int  # heads of keys and values
+    mlp_rank: int  # rank of the kernels of the mlp
+    activation: Activation  # function of the mlp
+    norm_function: NormFunction  # what the norms divide by
+
+    def family(self) -> str:
+        """Returns the family of published models whose layout the weights fit; "" if no published layout does."""
+        return self.layout if self.is_plain() else ""
+
+    def is_plain(self, *, but: str = "") -> bool:
+        """Returns whether the fields of `PLAIN`, which published layouts lack, have their defaults; one may differ."""
+        return all(getattr(self, name) == value for name, value in PLAIN.items() if name != but)
+
+    def parts(self) -> Mapping[str, Any]:
+        """Returns the fields of the spec that every architecture has beside its sizes."""
+        return {name: getattr(self, name) for name in (*PLAIN, "activation")}
 
     def preprocessing(self) -> ImagePreprocessing:
         """Returns how an image becomes a row of patches. A network of text has none: a tokenizer takes its place."""
@@ -49,9 +72,7 @@ class NewNetwork(Registered, by="kind", folder="trainers.pretraining.networks"):
 
 
 def require_sizes(network: NewNetwork) -> None:
-    """Raises InputError for a size below 1, or heads that do not divide the width."""
+    """Raises InputError for a size below 1."""
     for name in ("blocks", "width", "heads", "mlp_width"):
         if getattr(network, name) < 1:
             raise InputError(f"{name}: must be at least 1, got {getattr(network, name)}")
-    if network.width % network.heads:
-        raise InputError(f"heads: {network.heads} does not divide width {network.width}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backbone.errors import InputError
 from backbone.images import ImagePreprocessing
-from backbone.spec import EncoderSpec, ImageSpec
+from backbone.records import newer
+from backbone.spec import Activation, EncoderSpec, ImageSpec, NormFunction
 from trainers.pretraining.networks.network import NewNetwork, require_sizes
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ class NewVit(NewNetwork, tag="vit"):
     width: int = 128  # D
     heads: int = 4  # attention heads
     mlp_width: int = 256  # hidden units of the mlp
+    groups: int = field(default=0, metadata=newer())  # sets of weights, each for blocks in a row; 0: one a block
+    kv_heads: int = field(default=0, metadata=newer())  # heads of keys and values, shared by queries; 0: as many
+    mlp_rank: int = field(default=0, metadata=newer())  # rank of both kernels of the mlp; 0: whole kernels
+    activation: Activation = field(default="gelu", metadata=newer())  # function of the mlp
+    norm_function: NormFunction = field(default="layer", metadata=newer())  # rms: no mean is subtracted
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -35,6 +41,7 @@ class NewVit(NewNetwork, tag="vit"):
         if self.patch < 1 or self.size < 1 or self.size % self.patch:
             raise InputError(f"patch: an image of {self.size} pixels cannot be cut into patches of {self.patch}")
         require_sizes(self)
+        self._spec()
 
     @property
     def image(self) -> ImageSpec:
@@ -46,16 +53,20 @@ class NewVit(NewNetwork, tag="vit"):
         return ImagePreprocessing(self.image, resize=self.size)
 
     def spec(self, preprocessing: Preprocessing) -> EncoderSpec:
+        return self._spec()
+
+    def _spec(self) -> EncoderSpec:
         return EncoderSpec(
             blocks=self.blocks,
             width=self.width,
             heads=self.heads,
             mlp_width=self.mlp_width,
-            vocabulary=preprocessing.vocabulary,
-            positions=preprocessing.max_tokens,
+            vocabulary=0,
+            positions=self.image.tokens,
             segments=0,
             pooler=False,
             norm="pre",
             embedding_norm=False,
             image=self.image,
+            **self.parts(),
         )

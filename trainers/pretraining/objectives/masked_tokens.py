@@ -9,11 +9,12 @@ Shapes: B rows, T tokens, K chosen tokens of a row, D width, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
 from backbone.lazy import jax, jnp, optax
+from backbone.records import newer
 from metering.counts import Count, product
 from trainers.pretraining.objectives.objective import finished_states, weighted_mean
 from trainers.pretraining.objectives.text import TextObjective
@@ -37,12 +38,15 @@ class MaskedTokens(TextObjective, tag="masked_tokens"):
     fraction: float = 0.15  # share of a row's tokens that is predicted
     mask: float = 0.8  # share of the chosen tokens that becomes the mask token
     random: float = 0.1  # share of the chosen tokens that becomes a random token
+    chunk: int = field(default=0, metadata=newer())  # predictions whose logits are made at once; 0: all of a batch
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
             raise InputError(f"fraction: must lie between 0 and 1, got {self.fraction}")
         if self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
             raise InputError("mask: neither this nor random may be negative, and together at most 1")
+        if self.chunk < 0:
+            raise InputError(f"chunk: may not be negative, got {self.chunk}")
 
     def slots(self, tokens: int) -> int:
         """Returns K for rows of `tokens` tokens."""
@@ -79,20 +83,28 @@ class MaskedTokens(TextObjective, tag="masked_tokens"):
         dtype: Any = "float32",
         remat: bool = False,
     ) -> tuple[Array, Array]:
-        from backbone.network.masked_head import head_logits
+        from backbone.network.masked_head import head_logits, head_states
 
         ids, backbone, network = batch["ids"], params["backbone"], material.network
         shown, positions, counts = self.masked(material, ids, rng)
         hidden = finished_states(network, backbone, shown, dtype=dtype, remat=remat)
         hidden = jnp.take_along_axis(hidden, positions[..., None], axis=1).reshape(-1, hidden.shape[-1])  # [B K, D]
-        logits = head_logits(network.spec, params["head"], backbone["embeddings"]["token"], hidden)
+        head, table = params["head"], backbone["embeddings"]["token"]
         targets = jnp.take_along_axis(ids, positions, axis=1).reshape(-1)
         weights = (counts * batch["weights"][:, None]).reshape(-1)
+        if self.chunk:
+            from trainers.pretraining.cross_entropy import chunked_cross_entropy
+
+            y, total = head_states(network.spec, head, hidden), weights.sum()
+            losses = chunked_cross_entropy(self.chunk, y, table, head["decoder"]["bias"], targets, weights)
+            return losses / jnp.maximum(total, 1), total
+        logits = head_logits(network.spec, head, table, hidden)
         return weighted_mean(optax.softmax_cross_entropy_with_integer_labels(logits, targets), weights)
 
     def head_cost(self, material: Material, rows: int) -> Count:
         spec, slots = material.network.spec, rows * self.slots(material.tokens)
-        return product(slots, spec.width, spec.width) + product(slots, spec.width, spec.vocabulary)
+        width = spec.embedding_width or spec.width
+        return product(slots, spec.width, width) + product(slots, width, spec.vocabulary)
 
     def context_free_loss(self, material: Material) -> float | None:
         return material.unigram_entropy

@@ -45,6 +45,11 @@ class Objective(Registered, by="kind", folder="trainers.pretraining.objectives",
     reads: ClassVar[Literal["text", "images"]]  # also what its network, or its start, must read
     scores: ClassVar[tuple[str, ...]] = ("loss",)  # names of the held-out scores; "loss" is always one
 
+    @property
+    def brings_network(self) -> bool:
+        """Returns whether the objective makes the network itself; a config then needs neither `network` nor `start`."""
+        return False
+
     @classmethod
     def example(cls) -> Self:
         """Returns settings on which the test suite of all objectives runs; the default ones."""
@@ -108,7 +113,7 @@ def network_of(config: BackboneConfig, start: Backbone | None, preprocessing: Pr
     if start is not None:
         return start.network, start.source.get("family", "")
     assert config.network is not None, "BackboneConfig refuses it without a start"
-    return Network(config.network.spec(preprocessing)), config.network.layout
+    return Network(config.network.spec(preprocessing)), config.network.family()
 
 
 def finished_states(

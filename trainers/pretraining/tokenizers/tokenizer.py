@@ -17,6 +17,11 @@ class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokeni
 
     learned: ClassVar[bool] = False  # made from the corpus: the run keeps it, and none is made for a `start`
 
+    @property
+    def max_vocabulary(self) -> int:
+        """Returns the largest number of tokens that the tokenizer may have."""
+        return self.tokenizer((), 512).vocabulary
+
     def tokenizer(self, paragraphs: Sequence[str], max_tokens: int) -> TextPreprocessing:
         """Returns the tokenizer, cutting at `max_tokens`. `paragraphs` are the corpus without what is held out.
 

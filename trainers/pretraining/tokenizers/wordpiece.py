@@ -33,6 +33,10 @@ class WordPiece(TokenizerSource, tag="wordpiece"):
         if self.vocabulary < 32:
             raise InputError(f"vocabulary: must be at least 32, got {self.vocabulary}")
 
+    @property
+    def max_vocabulary(self) -> int:
+        return self.vocabulary
+
     def tokenizer(self, paragraphs: Sequence[str], max_tokens: int) -> TextPreprocessing:
         normaliser = normalizers.BertNormalizer(lowercase=self.lowercase)
         seen = Counter(letter for text in paragraphs for letter in normaliser.normalize_str(text))

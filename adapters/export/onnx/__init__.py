@@ -1,0 +1,1 @@
+"""A graft as one ONNX file: its traced forward function, converted primitive by primitive."""

@@ -1,0 +1,55 @@
+"""The verbs of a search. Imports no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from backbone.console.options import argument, option
+from backbone.console.verbs import Verb
+from trainers.config import TrainConfig
+from trainers.config.load import Scripted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Scripted, Verb, verb="search"):
+    space: str = option("small", "script with get_space(), or the name of one that comes with topgraft: small, wide")
+    objectives: tuple[str, ...] = option(
+        ("score",), "what to look for, with commas between: score, cpu_seconds, latency, bytes, flops, joules"
+    )
+    budget: float = option(0.0, "CPU seconds that the search may take; 0: every point is tried", min=0)
+    sampler: Literal["grid", "random"] = option("grid", "order of the points, of which a budget cuts off the last")
+    workdir: str | None = option(None, "folder of the search (default: runs/NAME-search)")
+    resume: bool = option(False, "continue an interrupted search")
+
+    def call(self) -> object:
+        """Searches a space of configs, whose trials share states and programs; `search show` and `decide` follow."""
+        from trainers.search.run import search
+        from trainers.search.space import load_space
+
+        config = self.load(TrainConfig)
+        return search(
+            config,
+            load_space(self.space),
+            Path(self.workdir) if self.workdir else Path("runs") / f"{config.name}-search",
+            objectives=self.objectives,
+            budget=self.budget,
+            sampler=self.sampler,
+            resume=self.resume,
+            show=self.show,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(Verb, verb="search show"):
+    run: str = argument("folder of a search")
+
+    def call(self) -> object:
+        """Shows the front of a search that has ended."""
+        from trainers.search.result import read_result
+
+        return read_result(self.run)
+
+
+SEARCH_VERBS: tuple[type[Verb], ...] = (Search, Show)

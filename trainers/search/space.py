@@ -1,0 +1,153 @@
+"""Spaces of a search: which fields of a config may vary, and the points that they make. Imports no jax.
+
+    def get_space():
+        return Space(grids=({"adapter.method": ("lora",), "adapter.rank": (2, 4, 8), "seed": (0, 1)},))
+
+A grid maps fields, spelled as for `--set`, to values. Its points are all combinations; those of a space are the points
+of its grids. The order of the fields counts as the order of `--set` does: a tag comes before the fields of its variant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import runpy
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbone.errors import InputError, nearest
+from backbone.meshes.mesh import Mesh
+from backbone.records import digest, encode
+from backbone.variants.scripts import failure, imports_of, line_in
+from trainers.config import TrainConfig
+from trainers.config.load import override
+
+SPACES = Path(__file__).parent / "spaces"
+Settings = tuple[tuple[str, str], ...]  # (field, value) in the spelling of `--set`
+
+
+@dataclass(frozen=True)
+class Space:
+    """The configs among which a search chooses."""
+
+    grids: tuple[Mapping[str, Sequence[object]], ...]  # values by field, as for --set; the space is their union
+
+    def __post_init__(self) -> None:
+        if not any(self.grids):
+            raise InputError("grids: a space needs at least one field")
+        for grid in self.grids:
+            for name, values in grid.items():
+                if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+                    raise InputError(f"grids: {name}: expected a tuple of values, got {values!r}")
+
+    def settings(self) -> Iterator[Settings]:
+        """Yields the settings of every point, grid by grid; the last field varies fastest."""
+        for grid in self.grids:
+            for values in itertools.product(*grid.values()):
+                yield tuple((name, spelled(value)) for name, value in zip(grid, values, strict=True))
+
+
+def spelled(value: object) -> str:
+    """Returns a value as `--set` reads it: true, 0.001, or items with commas between."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(spelled, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One config of a space."""
+
+    id: str  # eight digits, made from the settings
+    settings: Settings
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A combination of a space that is no config, or fits no backbone."""
+
+    settings: Settings
+    reason: str
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of a space over a config."""
+
+    points: tuple[Point, ...]
+    refused: tuple[Refused, ...] = ()
+
+
+def load_space(name: str) -> Space:
+    """Returns the space of a file, or the one of that name in `trainers/search/spaces`; raises InputError."""
+    path = Path(name)
+    if not path.is_file():
+        path = SPACES / f"{name}.py"
+    if not path.is_file() or path.stem == "__init__":
+        names = sorted(file.stem for file in SPACES.glob("*.py") if file.stem != "__init__")
+        raise InputError(f"--space {name}: no such file, and no space of that name; {nearest(name, names)}")
+    with imports_of(path):
+        try:
+            space = runpy.run_path(str(path))["get_space"]()
+        except KeyboardInterrupt:
+            raise
+        except KeyError:
+            raise InputError(f"{path}: defines no function get_space()") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except BaseException as error:  # whatever the user's script raises, `sys.exit` included
+            raise InputError(f"{path}{line_in(path, error)}: the space failed: {failure(error)}") from error
+    if not isinstance(space, Space):
+        raise InputError(f"{path}: get_space() returned {type(space).__name__}, expected Space")
+    return space
+
+
+def points_of(space: Space, config: TrainConfig) -> Points:
+    """Returns the distinct points of a space over a config, in its order.
+
+    Raises InputError for a field or a value that no combination allows, and for a space without a point.
+    """
+    points: dict[str, Point] = {}
+    refused: list[Refused] = []
+    for settings in space.settings():
+        try:
+            made = override(config, [f"{name}={value}" for name, value in settings])
+            _require_searchable(made)
+        except InputError as error:
+            refused.append(Refused(settings, str(error)))
+            continue
+        points.setdefault(digest(encode(made)), Point(_id_of(settings), settings, made))
+    require_used(points.values(), refused)
+    return Points(tuple(points.values()), tuple(refused))
+
+
+def require_used(points: Collection[Point], refused: Sequence[Refused]) -> None:
+    """Raises InputError if a refused setting occurs in no point: it is a mistake, not a combination that cannot be."""
+    used = {setting for point in points for setting in point.settings}
+    for one in refused:
+        for name, value in one.settings:
+            if (name, value) not in used:
+                raise InputError(f"space: no point with {name}={value} is feasible: {one.reason}")
+    if not used:
+        raise InputError("space: it has no feasible point")
+
+
+def _require_searchable(config: TrainConfig) -> None:
+    """Raises InputError for a config that is no trial of a search."""
+    if config.mesh != Mesh():
+        raise InputError("mesh: the trials of a search run on one device; leave it out")
+    if config.penalties or config.ranks.max_bytes:
+        raise InputError(
+            "penalties: the trials of a search share a program without penalties and adaptive ranks; leave out both, "
+            "and set them when the chosen config is trained"
+        )
+    if config.climbs:
+        raise InputError(
+            "plan.stages: auto chooses between steps by itself; name the stages in the space, as in "
+            '"plan.stages": ("top(1)", "top(2)")'
+        )
+
+
+def _id_of(settings: Settings) -> str:
+    return digest([list(setting) for setting in settings]).removeprefix("sha256:")[:8]

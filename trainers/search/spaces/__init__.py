@@ -1,0 +1,1 @@
+"""Spaces that come with Topgraft, one file each: `--space small` is `small.py`."""

@@ -176,14 +176,26 @@ class RowCache:
         """Adds a segment of the folder to the known places, unless it was removed in the meantime or is damaged."""
         stem = self._stem(number)
         try:
-            if damaged := _read_segment(stem).damaged_files(stem, verify=False):
+            segment = _read_segment(stem)
+            damaged = segment.damaged_files(stem, verify=False)
+            index = np.fromfile(stem.with_suffix(".index"), _INDEX) if not damaged else np.zeros(0, _INDEX)
+            if damaged:
                 log.warning("%s: not the size that was written; its rows are computed again", damaged[0])
+            elif not self._fits(segment, index):
+                log.warning("%s: its index is not that of its rows; they are computed again", stem)
             else:
-                self._know(number, np.fromfile(stem.with_suffix(".index"), _INDEX))
+                self._know(number, index)
         except FileNotFoundError:
             pass
         except InputError as error:
             log.warning("%s; its rows are computed again", error)
+
+    def _fits(self, segment: Segment, index: np.ndarray) -> bool:
+        """Returns whether the rows of an index lie one behind the other and fill the file of their states."""
+        ends = np.cumsum(index["tokens"], dtype=np.int64)
+        size = int(ends[-1]) * bytes_per_token(self.variant.width, self.variant.storage) if len(ends) else 0
+        whole = (segment.index_bytes, segment.rows_bytes) == (index.nbytes, size)
+        return whole and bool((index["tokens"] > 0).all()) and np.array_equal(index["start"], ends - index["tokens"])
 
     def _know(self, number: int, index: np.ndarray) -> None:
         for key, start, tokens, bucket in index.tolist():

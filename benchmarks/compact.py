@@ -97,11 +97,11 @@ def summary(runs: RawRuns) -> dict[str, dict[str, Any]]:
     return table
 
 
-def difference(values: Sequence[float]) -> dict[str, float]:
-    """Returns the mean and the half-width of its 95 % interval; infinite for a single seed."""
+def difference(values: Sequence[float]) -> dict[str, float | None]:
+    """Returns the mean and the half-width of its 95 % interval; None for a single seed."""
     count = len(values)
-    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5 if count > 1 else float("inf")
-    return {"mean": float(np.mean(values)), "half_width": float(half), "seeds": count}
+    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5 if count > 1 else None
+    return {"mean": float(np.mean(values)), "half_width": None if half is None else float(half), "seeds": count}
 
 
 def main() -> None:

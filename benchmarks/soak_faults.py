@@ -1,4 +1,4 @@
-"""Every fault of every verb: train, cache, publish, promote, retrain, gc and export (tests/faults).
+"""Every fault of every verb: train, cache, retrain, export and those of a registry (tests/faults).
 
     python -m benchmarks.soak_faults [--minutes 60] [--only SCENARIO ...] [--stride N] [--fresh]
 

@@ -39,7 +39,7 @@ class Logged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Publish(OfGraft, Action, verb="registry publish"):
+class Publish(OfGraft, UnderBudgets, Action, verb="registry publish"):
     task: str = option("", "task that gets a new version (default: the name in the graft)")
     parent: int | None = option(None, "number of the version that the graft was made from", min=1)
 
@@ -47,7 +47,8 @@ class Publish(OfGraft, Action, verb="registry publish"):
         """Makes a graft the next version of a task."""
         from registry.verbs import publish
 
-        return publish(self.place, self.graft, self.task, self.parent)
+        signers = budgets_for(self.budgets, self.place.registry).signers
+        return publish(self.place, self.graft, self.task, self.parent, signers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Artefacts in a folder, named by their content: each is complete and verified, or absent.
 
     STORE/store.json        id of the store, so that an empty mount point is not mistaken for it
-    STORE/<content hash>/   a graft folder, never changed after it was renamed into place
+    STORE/<content hash>/   a graft folder, never changed after it was renamed into place, but for further signatures
     STORE/<32 hex digits>.rows.npz  hashes of the rows that artefacts were made from (`trainers.retrain.rows`)
     STORE/registries/       the registries that use the store, and what each names (`registry.users`)
 
@@ -23,6 +23,8 @@ from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError
 from backbone.files import create_durable, new_folder
 from backbone.records import digest
+from backbone.signing.statement import FOLDER as SIGNATURES
+from backbone.signing.statement import SUFFIX
 from registry.entries import Unavailable
 
 LABEL = "store.json"
@@ -55,11 +57,13 @@ class Store:
         self.identity(create=True)
         if target.exists():
             self.verify(content_id)
+            self._add_signatures(graft, target)
             return content_id, target.name
         try:
             with self.reached(), new_folder(target) as folder:
                 for name in (*tensor_files(manifest), MANIFEST):
                     shutil.copyfile(graft / name, folder / name)
+                self._add_signatures(graft, folder)
                 if read_graft(folder)[0].content_id != content_id:
                     raise InputError(f"{graft}: changed while it was published")
         except (Unavailable, InputError):
@@ -67,6 +71,13 @@ class Store:
                 raise
             self.verify(content_id)  # another process published the same content first
         return content_id, target.name
+
+    def _add_signatures(self, graft: Path, folder: Path) -> None:
+        """Copies the signatures of a graft that an artefact does not have; they are no part of its content."""
+        with self.reached():
+            for file in sorted((graft / SIGNATURES).glob(f"*{SUFFIX}")):
+                (folder / SIGNATURES).mkdir(exist_ok=True)
+                create_durable(folder / SIGNATURES / file.name, file.read_bytes())
 
     def path(self, content_id: str) -> Path:
         """Returns the folder of an artefact, present or not."""

@@ -26,6 +26,7 @@ from registry.budgets.figures import figures_of
 from registry.budgets.judge import require_within
 from registry.budgets.page import audit_page
 from registry.budgets.propose import propose
+from registry.budgets.signers import Signers
 from registry.collect import Collected
 from registry.database import Registry
 from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, require_task
@@ -46,8 +47,14 @@ def whoami() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def publish(place: Place, graft: str, task: str = "", parent: int | None = None) -> Version:
-    """Makes a graft folder the next version of a task, by default of the task that its manifest names."""
+def publish(
+    place: Place, graft: str, task: str = "", parent: int | None = None, signers: Signers | None = None
+) -> Version:
+    """Makes a graft folder the next version of a task, by default of the task that its manifest names.
+
+    Raises Unsigned where too few keys of `signers` have signed it.
+    """
+    (signers or Signers()).require(graft)
     name = task or require_task(read_manifest(Path(graft)).name)
     return place.open(create=True).publish(name, graft, place.artefacts(), parent=parent)
 
@@ -237,7 +244,10 @@ def promote(
     registry = place.open()
     live = registry.live(_known(registry, task))
     version = registry.version(task, number)
-    manifest = place.artefacts().verify(version.content_id)
+    store = place.artefacts()
+    manifest = store.verify(version.content_id)
+    if budgets is not None:
+        budgets.signers.require(store.path(version.content_id))
     if budgets is not None and (budget := budgets.of(task)):
         require_within(budget, number, figures_of(version, registry.measurements(task, number), manifest))
     generation = (live.generation if live else 0) if expected is None else expected

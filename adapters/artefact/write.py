@@ -52,6 +52,10 @@ MAX_CANARY_ROWS = 256  # rows that a canary of somebody else may have
 FILES = (TENSORS, CANARY, *OPTIONAL)
 
 
+class OtherBackbone(InputError):
+    """A graft that belongs to another backbone than the one that is there."""
+
+
 def save_graft(
     target: str | Path,
     model: GraftModel,
@@ -136,7 +140,7 @@ def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
     ):
         here, expected = getattr(backbone, field), getattr(manifest, field)
         if not fits:
-            raise InputError(
+            raise OtherBackbone(
                 f"{where}: grafted on another backbone: its {field} is {expected[:19]}..., that of {backbone.path} is "
                 f"{here[:19]}...; load it with the backbone it was trained on"
             )

@@ -16,11 +16,10 @@ from pathlib import Path
 from backbone.errors import InputError, shown
 from backbone.files import write_durable
 from backbone.signing.keys import PublicKey, read_private
-from backbone.signing.statement import FOLDER, resources_of, signed_digests, statement_of, strict_json
+from backbone.signing.statement import FOLDER, SUFFIX, resources_of, signed_digests, statement_of, strict_json
 
 MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD = "application/vnd.in-toto+json"
-SUFFIX = ".sig"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from backbone.files import sha256_file
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
 FOLDER = "signatures"  # folder of the signatures inside a signed folder, which none of them covers
+SUFFIX = ".sig"  # suffix of a signature's file
 IGNORED = (".git", ".gitattributes", ".github", ".gitignore")  # paths at the root that the specification leaves out
 
 

@@ -190,7 +190,8 @@ class CacheFolder(Reader):
         with cache.writing():
             for number in range(6):
                 cache.add(bytes([number + 1]) * 16, 8, draw.normal(size=(3 + number, 8)).astype(np.float32))
-        (self.stem,) = [file.with_suffix("") for file in self.files("*.index")]
+        (index,) = self.real.rglob("*.index")
+        self.stem = index.relative_to(self.real).with_suffix("")
 
     def forge(self, draw: random.Random) -> None:
         kind = draw.randrange(4)
@@ -229,7 +230,8 @@ class PeftFolder(Reader):
 
     def forge(self, draw: random.Random) -> None:
         name = draw.choice(self.files("peft/*"))
-        self.edit(draw, name, edited_safetensors if name.suffix == ".safetensors" else edited_json_file)
+        edits = {".safetensors": edited_safetensors, ".json": edited_json_file}
+        self.edit(draw, name, edits.get(name.suffix, edited_bytes))
 
     def read(self) -> None:
         out = self.place / f"graft{os.getpid()}"

@@ -18,9 +18,10 @@ from sqlalchemy import select
 from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError
 from registry import tables
-from registry.budgets.budget import Budgets, Exemption, utc_today
+from registry.budgets.budget import Budgets, Exemption
 from registry.budgets.figures import Figure, figures_of
 from registry.budgets.judge import Finding, judged
+from registry.budgets.limits import utc_today
 from registry.database import Registry
 from registry.entries import Live, Measurement, Promotion, Version
 from registry.store import Store

@@ -7,14 +7,15 @@ inherits. A wider limit needs an exception, which has an owner, a reason and a l
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Literal
 
 from adapters.target import Target
 from backbone.errors import InputError
 from backbone.records import digest
-from registry.budgets.limits import FLOORS, narrower
+from registry.budgets.limits import FLOORS, narrower, utc_today
+from registry.budgets.signers import Signers
 
 LevelKind = Literal["default", "line", "group", "task"]
 JoulesQuality = Literal["", "measured_counter", "modelled"]
@@ -147,6 +148,7 @@ class Budgets:
     file: str = ""
     levels: tuple[Level, ...] = ()
     exemptions: tuple[Exemption, ...] = ()
+    signers: Signers = field(default_factory=Signers)
 
     def chain(self, task: str) -> tuple[Level, ...]:
         """Returns the levels of a task, from the task up; raises InputError if it lies in two groups."""
@@ -183,11 +185,6 @@ class Budgets:
             platform=next((level.platform for level in chain if level.platform), ""),
             expired=tuple(one for one in mine if not one.holds(day)),
         )
-
-
-def utc_today() -> date:
-    """Returns the day of the clock, in UTC."""
-    return datetime.now(UTC).date()
 
 
 def _is_member(task: str, group: Level) -> bool:

@@ -6,6 +6,7 @@ The names are those of `adapters.target.Target`, and further ones. A floor `floo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 
 from adapters.heads.head import Head
 from backbone.errors import InputError, nearest
@@ -70,3 +71,8 @@ def require_limit(name: str) -> str:
     elif name not in LIMITS:
         raise InputError(f"{name}: no such limit; {nearest(name, [*LIMITS, 'floors.accuracy'])}")
     return name
+
+
+def utc_today() -> date:
+    """Returns the day of the clock, in UTC."""
+    return datetime.now(UTC).date()

@@ -48,10 +48,12 @@ from registry.budgets.budget import (
 from registry.budgets.limits import LIMITS, narrower, require_limit
 from registry.budgets.lines import Path as KeyPath
 from registry.budgets.lines import lines_of
+from registry.budgets.signers import Signer, Signers
 
 KINDS: tuple[LevelKind, ...] = ("line", "group", "task")
 MEMBERS = {"line": "groups", "group": "tasks"}
 OF_LEVEL = ("owner", "joules_quality", "platform")
+OF_KEY = ("file", "owner", "until", "revoked")
 OF_EXCEPTION = ("task", "limit", "value", "owner", "reason", "until")
 REMEDY = "narrow it, or write an [[exception]] with owner, reason and until"
 
@@ -73,7 +75,8 @@ def read_budgets(file: Path) -> Budgets:
     budgets = Budgets(str(file), levels, ())
     for level in levels:
         reader.check_inheritance(budgets, level)
-    return Budgets(str(file), levels, tuple(reader.exemptions(values.get("exception", []), budgets)))
+    exemptions = tuple(reader.exemptions(values.get("exception", []), budgets))
+    return Budgets(str(file), levels, exemptions, reader.signers(values.get("signatures")))
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,10 @@ class _Reader:
     def levels(self, values: Mapping[str, Any]) -> Iterator[Level]:
         """Yields every level of the file."""
         for kind, tables in values.items():
-            if kind == "exception":
+            if kind in ("exception", "signatures"):
                 continue
             if kind != "default" and kind not in KINDS:
-                known = ["default", *KINDS, "exception"]
+                known = ["default", *KINDS, "exception", "signatures"]
                 self.fail((kind,), f"{kind}: no such table; {nearest(kind, known)}")
             if not isinstance(tables, dict):
                 self.fail((kind,), f"{kind}: expected a table, got {tables!r}; write [{kind}] above its limits")
@@ -223,6 +226,41 @@ class _Reader:
                         path, f"{key}: missing; an exception has {', '.join(OF_EXCEPTION)} (value may be left out)"
                     )
             yield self.exemption(table, path, budgets)
+
+    def signers(self, table: Any) -> Signers:
+        """Returns the keys that must have signed; raises InputError for fewer keys than are asked for."""
+        path: KeyPath = ("signatures",)
+        if table is None:
+            return Signers()
+        if not isinstance(table, dict) or not isinstance(table.get("key", []), list):
+            self.fail(
+                path, "signatures: expected [signatures] with required, and an entry [[signatures.key]] for each key"
+            )
+        for key in table:
+            if key not in ("required", "key"):
+                self.fail((*path, key), f"{key}: no such key of [signatures]; {nearest(key, ('required', 'key'))}")
+        required = table.get("required", 1)
+        keys = tuple(self.signer(one, (*path, "key", i)) for i, one in enumerate(table.get("key", [])))
+        if type(required) is not int or not 1 <= required <= len(keys):
+            self.fail((*path, "required"), f"required: expected 1 to the number of keys, {len(keys)}, got {required!r}")
+        return Signers(required, keys, self.at(*path))
+
+    def signer(self, table: Mapping[str, Any], path: KeyPath) -> Signer:
+        """Returns one key, whose file lies beside this one unless its path is absolute."""
+        for key in table:
+            if key not in OF_KEY:
+                self.fail((*path, key), f"{key}: no such key of a signer; {nearest(key, OF_KEY)}")
+        for key in ("file", "owner"):
+            if key not in table:
+                self.fail(path, f"{key}: missing; a signer has {', '.join(OF_KEY)} (until and revoked may be left out)")
+        words = {key: self.word(key, table[key], (*path, key)) for key in ("file", "owner", "revoked") if key in table}
+        file = self.file.parent / words.pop("file")
+        if not file.is_file():
+            self.fail((*path, "file"), f"file: there is no {file}; paths go from the file of budgets")
+        until = table.get("until")
+        if until is not None and (not isinstance(until, date) or isinstance(until, datetime)):
+            self.fail((*path, "until"), f"until: expected a day such as 2027-01-31, without quotes, got {until!r}")
+        return Signer(str(file), source=self.at(*path), until=until, **words)
 
     def exemption(self, table: Mapping[str, Any], path: KeyPath, budgets: Budgets) -> Exemption:
         """Returns one exception."""

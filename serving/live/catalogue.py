@@ -6,6 +6,7 @@ its artefact lies.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import stat
 from collections.abc import Callable, Collection, Hashable, Mapping
@@ -19,6 +20,7 @@ from backbone.errors import InputError, nearest, shown
 from registry.budgets.budget import Budgets
 from registry.budgets.figures import figures_of
 from registry.budgets.judge import judged
+from registry.budgets.signers import Unsigned
 from registry.database import Registry
 from registry.entries import LogPosition, NoRegistry, Unavailable, require_task
 from registry.store import Store
@@ -36,6 +38,7 @@ UNKNOWN = "unknown"  # name of the version of a graft whose variant this process
 AMBIGUOUS = "ambiguous"  # name of the version of a task that two folders have
 STORE_SECONDS = 5.0  # seconds for a store to say which one it is
 MANIFEST_SECONDS = 5.0  # seconds for a manifest of a folder to be read
+MAX_LOOKS, MAX_NAMED = 2000, 5  # deeper folders that are looked at, and those of them that are named
 CATALOGUE_SECONDS = 30.0  # seconds for a catalogue to answer
 
 
@@ -141,8 +144,13 @@ class RegistryCatalogue:
         return Entry(task, str(record.number), record.content_id, lineage={**origin, **record.lineage})
 
     def path(self, entry: Entry) -> Path:
-        """Returns the graft folder; raises InputError for a symbolic link."""
-        return plain_graft(self._store.path(entry.content_id))
+        """Returns the graft folder; raises InputError for a link, and for one without the signatures of the policy."""
+        folder = plain_graft(self._store.path(entry.content_id))
+        try:
+            self._budgets.signers.require(folder)
+        except Unsigned as error:
+            raise InputError(str(error)) from error
+        return folder
 
     def over_budget(self, entry: Entry) -> str:
         """Returns the limits of the team's budget that a version breaks, as recorded; "" for none."""
@@ -181,6 +189,8 @@ class FolderCatalogue:
                 raise InputError(_twice(task, places))
         for place in _unnamed(self._folder):
             log.warning("%s is not served: its folder's name is no name of a task; rename it", place)
+        for place in _deeper(self._folder):
+            log.warning("%s is not served: it lies deeper than is searched; move it up, or name its folder", place)
 
     def _grafts(self) -> dict[str, list[Path]]:
         """Returns the folders of the grafts of each task: one, or several by mistake.
@@ -193,6 +203,7 @@ class FolderCatalogue:
                 grafts.setdefault(task, []).append(place)
         if not grafts:
             unnamed = "".join(f"; {place}: no name of a task, rename its folder" for place in _unnamed(self._folder))
+            unnamed += "".join(f"; {place} lies deeper: name the folder above it" for place in _deeper(self._folder))
             raise InputError(
                 f"--grafts: {self._folder} holds no graft, neither in NAME/ nor in NAME/{RUN_GRAFT}/{unnamed}; make "
                 f"one with `topgraft train CONFIG --workdir {self._folder / 'NAME'}`, or name the folder above"
@@ -296,6 +307,26 @@ def _twice(task: str, places: list[Path]) -> str:
 def _unnamed(folder: Path) -> list[Path]:
     """Returns the grafts whose folder has no name of a task, without hidden ones: those are being written."""
     return [place for name, place in _places(folder) if not _is_name(name) and not name.startswith(".")]
+
+
+def _deeper(folder: Path) -> list[Path]:
+    """Returns the first grafts that lie one folder deeper than is searched, beside no graft of their folder."""
+    searched = {place for _, place in _places(folder)}
+    inner = (
+        place
+        for part in sorted(folder.iterdir())
+        if not searched & {part, part / RUN_GRAFT} and not part.name.startswith(".")
+        for one in _folders_of(part)
+        for place in (one, one / RUN_GRAFT)
+    )
+    return list(itertools.islice(filter(_holds_manifest, itertools.islice(inner, MAX_LOOKS)), MAX_NAMED))
+
+
+def _folders_of(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:  # a file, or a folder that may not be read
+        return []
 
 
 class Timely:

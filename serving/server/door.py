@@ -23,6 +23,10 @@ LIVE, READY = "/v2/health/live", "/v2/health/ready"
 TICK = 0.05  # seconds between two looks at whether the server has begun
 
 
+def _uncounted(status: int) -> None:
+    """Counts nothing."""
+
+
 class Door:
     """An ASGI application."""
 
@@ -35,10 +39,24 @@ class Door:
         self.trying = False  # the server tries to begin
         self.tries = 0  # tries that have failed
         self.retry = threading.Event()  # set while a request waits for another try
+        self._refused: Callable[[int], None] = _uncounted
 
-    def open(self, app: ASGIApp, background: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Hands every request to `app` from now on, and runs `background` beside it; from any thread."""
+    def open(
+        self,
+        app: ASGIApp,
+        background: Callable[[], Awaitable[None]] | None = None,
+        refused: Callable[[int], None] | None = None,
+    ) -> None:
+        """Hands every request to `app` from now on, and runs `background` beside it; from any thread.
+
+        `refused` counts the status of what no application sees.
+        """
+        self._refused = refused or _uncounted
         self._background, self._app = background, app
+
+    def refused(self, status: int) -> None:
+        """Counts a response that the HTTP parser gave; a server that has not begun has no counters."""
+        self._refused(status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request, or the life of the port."""

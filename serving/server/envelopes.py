@@ -10,7 +10,7 @@ from pathlib import Path
 from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import read_manifest
 from adapters.artefact.scope import read_scope
-from adapters.artefact.write import model_on
+from adapters.artefact.write import OtherBackbone, model_on
 from adapters.model import GraftModel
 from adapters.specs import Lora
 from backbone.records import decode
@@ -39,6 +39,7 @@ class Live:
     """What the live versions need of an envelope."""
 
     nothing: str | None = None  # reason why none of them can be read
+    foreign: bool = False  # each of them is on another backbone
     models: list[GraftModel] = field(default_factory=list)
     scopes: set[int] = field(default_factory=set)
     exits: set[int] = field(default_factory=set)
@@ -66,6 +67,7 @@ def read_live(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> L
     except Exception as error:  # noqa: BLE001 - whatever a database or disk raises: it may answer later
         return Live(f"the catalogue does not answer: {error}")
     reasons: list[str] = []
+    foreign = 0
     for task, entry in entries.items():
         try:
             title = f"{task} version {entry.version}"
@@ -74,11 +76,13 @@ def read_live(settings: Settings, backbone: Backbone, catalogue: Catalogue) -> L
             log.error("%s version %s: %s", task, entry.version, error)
             reasons.append(f"{task} version {entry.version}: {error}")
             hung += isinstance(error, Unanswered)
+            foreign += isinstance(error, OtherBackbone)
             if hung > MAX_HUNG:
                 log.error("%d reads hang; the envelope is made without the other live versions", hung)
                 break
     if not live.models:
         first = f"; the first of {len(reasons)}: {reasons[0]}" if reasons else ""
+        live.foreign = bool(entries) and foreign == len(entries)
         live.nothing = f"no live version can be read{first}" if entries else "nothing is live"
     return live
 

@@ -6,6 +6,7 @@ listens, it ends at once.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from adapters.machine import ready_to_answer
 from backbone.errors import InputError
@@ -74,6 +76,7 @@ def serve(settings: Settings) -> ServeResult:
         start = _Start(settings, backbone, catalogue, tokens, endpoints)
         try:
             if not start.begins():
+                start.require_hope()
                 start.later()
             with _admin(start.admin, settings):
                 _listen(start.public, settings)
@@ -101,6 +104,7 @@ class _Start:
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._foreign = False  # every live version is whole, and on another backbone
 
     def begins(self) -> bool:
         """Makes the server and opens its doors if anything live can be read; else notes why not."""
@@ -119,6 +123,7 @@ class _Start:
             envelope = read_envelope(settings.envelope)
         else:
             live = read_live(settings, self._backbone, self._catalogue)
+            self._foreign = live.foreign
             if live.nothing is not None:
                 if self.public.reason != live.nothing:
                     log.error("not ready: %s", live.nothing)
@@ -127,9 +132,15 @@ class _Start:
             envelope = live.envelope(settings)
         self.public.reason = self.admin.reason = "programs are compiled, and the first grafts loaded"
         self._server = self._made(envelope)
-        self.admin.open(self._server.admin())
-        self.public.open(self._server.app(), self._server.sample)
+        refused = self._server.metrics.refused
+        self.admin.open(self._server.admin(), refused=refused)
+        self.public.open(self._server.app(), self._server.sample, refused)
         return True
+
+    def require_hope(self) -> None:
+        """Raises InputError where a folder holds whole grafts, all of them on other backbones: no waiting helps."""
+        if self._settings.grafts is not None and self._foreign:
+            raise InputError(f"--grafts: {self.public.reason}; name their backbone with --backbone, or other grafts")
 
     def _made(self, envelope: Envelope) -> Server:
         settings, start = self._settings, time.perf_counter()
@@ -275,6 +286,7 @@ def _listen(door: Door, settings: Settings) -> None:
     """Runs uvicorn on the main thread; a signal ends it once the requests under way are answered."""
     config = uvicorn.Config(
         door,
+        http=_counting(door),
         host=settings.host,
         port=settings.port,
         log_config=None,  # records go to the handlers of the command
@@ -288,6 +300,17 @@ def _listen(door: Door, settings: Settings) -> None:
     server = _Announcing(config)
     with ending.draining(server.drain):
         server.run()
+
+
+def _counting(door: Door) -> type[asyncio.Protocol]:
+    """Returns uvicorn's protocol with a count of what it refuses itself: bytes that are no HTTP request."""
+    base: Any = AutoHTTPProtocol
+
+    def send_400_response(protocol: Any, message: str) -> None:
+        door.refused(400)
+        base.send_400_response(protocol, message)
+
+    return type("Counting", (base,), {"send_400_response": send_400_response})
 
 
 class _Announcing(uvicorn.Server):
@@ -316,6 +339,7 @@ def _admin(door: Door, settings: Settings) -> Iterator[None]:
         return
     config = uvicorn.Config(
         door,
+        http=_counting(door),
         host=settings.host,
         port=settings.admin_port,
         log_config=None,

@@ -131,6 +131,8 @@ def folder(tmp_path) -> Path:
         ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' is not supported"),
         ({"bias": "all"}, "bias: 'all' is not supported; only 'none'"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+        ({"lora_dropout": [0.1]}, "lora_dropout: expected a positive number, got \\[0.1\\]"),
+        ({"lora_dropout": "0.1"}, "lora_dropout: expected a positive number, got '0.1'"),
     ],
 )
 def test_options_that_we_do_not_have_are_named(change, message, folder, minilm_path, tmp_path):
@@ -138,6 +140,16 @@ def test_options_that_we_do_not_have_are_named(change, message, folder, minilm_p
     (folder / "adapter_config.json").write_text(json.dumps(config | change))
     with pytest.raises(InputError, match=message):
         import_peft(folder, minilm_path, tmp_path / "graft")
+
+
+@pytest.mark.parametrize("labels", [7, "abc", {"0": "a"}, [["a"], "b"], [None, "b"]])
+def test_noted_labels_that_are_no_texts_are_refused(labels, tiny, tmp_path):
+    make(tmp_path / "graft", tiny)
+    export_peft(tmp_path / "graft", tmp_path / "peft", backbone=tiny.path)
+    (noted,) = [file for file in (tmp_path / "peft").glob("*.json") if "labels" in json.loads(file.read_text())]
+    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"labels": labels}))
+    with pytest.raises(InputError, match=rf"{noted.name}: labels: .*, expected a list of texts"):
+        import_peft(tmp_path / "peft", tiny.path, tmp_path / "back")
 
 
 def rewrite(folder: Path, change) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import resource
 import signal
@@ -192,6 +194,36 @@ def test_damage_is_found_and_removed(tmp_path, caplog):
     file.write_bytes(file.read_bytes()[:-4])
     assert len(RowCache(tmp_path, variant())) == 0, "a file that was cut is not read"
     assert "not the size that was written" in caplog.text
+
+
+FORGED = {
+    "a start": lambda index, rows: index["start"].__setitem__(2, 0),
+    "a start below nought": lambda index, rows: index["start"].__setitem__(0, -1),
+    "fewer tokens": lambda index, rows: index["tokens"].__setitem__(3, 1),
+    "no tokens": lambda index, rows: index["tokens"].__setitem__(0, 0),
+    "more tokens than there are": lambda index, rows: index["tokens"].__setitem__(-1, 1000),
+    "half a state more": lambda index, rows: rows.extend(b"0" * 6),
+    "a state less": lambda index, rows: rows.__delitem__(slice(0, 16)),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_an_index_that_is_not_of_its_rows_is_not_read(kind, tmp_path, caplog):
+    """Sizes and hashes are right: what is read would be other rows, or a part of one."""
+    items = rows(20)
+    file = next(filled(tmp_path, items).folder.glob("*.rows"))
+    index, states = np.fromfile(file.with_suffix(".index"), cache_module._INDEX), bytearray(file.read_bytes())
+    FORGED[kind](index, states)
+    described = json.loads(file.with_suffix(".json").read_text())
+    for suffix, content in ((".index", index.tobytes()), (".rows", bytes(states))):
+        file.with_suffix(suffix).write_bytes(content)
+        part = suffix[1:]
+        described |= {f"{part}_bytes": len(content), f"{part}_sha256": hashlib.sha256(content).hexdigest()}
+    file.with_suffix(".json").write_text(json.dumps(described))
+    again = RowCache(tmp_path, variant())
+    assert len(again) == 0
+    assert "its index is not that of its rows" in caplog.text
+    assert len(filled(tmp_path, items)) == len(items), "they are computed again"
 
 
 def test_room_is_made_from_the_oldest(tmp_path, monkeypatch):

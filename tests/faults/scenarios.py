@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from unittest.mock import patch
@@ -14,7 +16,8 @@ from backbone import cache
 from backbone.cache import RowCache, Variant
 from backbone.home import boundaries_folder
 from registry.database import open_registry
-from registry.entries import NoRegistry
+from registry.entries import NoRegistry, RegistryError
+from registry.store import USERS
 from tests.faults.world import TASK, World
 from tests.registry.support import shift_clock
 
@@ -155,10 +158,59 @@ def trained_before(world: World) -> None:
     assert retrain(0)(world) == 0
 
 
+def live_version(world: World) -> int:
+    """Returns the number of the live version; 0 without one."""
+    with contextlib.closing(open_registry(world.url, create=False)) as registry:
+        live = registry.live(TASK)
+        return live.version if live else 0
+
+
+def roll_back(number: int) -> Callable[[World], int]:
+    """Rolls back to version `number`; where that was done already, another call would go further back."""
+
+    def act(world: World) -> int:
+        try:
+            if live_version(world) == number:
+                return 0
+        except RegistryError:  # as the console command takes it
+            return 1
+        return command("registry", "rollback", TASK, "--reason", "faults", *place(world))
+
+    return act
+
+
+def import_(world: World) -> int:
+    return command("registry", "import", world.exported, *place(world))
+
+
+def upgrade(world: World) -> int:
+    return command("registry", "upgrade", *place(world))
+
+
+def exported_and_lost(world: World) -> None:
+    """Begins with an export, and with the store of a registry that is gone."""
+    with_versions(0, 1, live=(1, 2))(world)
+    assert export(world) == 0
+    for file in world.root.glob("registry.db*"):
+        file.unlink()
+
+
+def of_former_schema(world: World) -> None:
+    """Begins with tables of schema 1: without an id and a log, and with a store that knows no registry."""
+    with_versions(0, 1, live=(1, 2))(world)
+    with contextlib.closing(sqlite3.connect(world.database, isolation_level=None)) as connection:
+        for statement in ("drop table identity", "drop table log", "update schema set version = 1"):
+            connection.execute(statement)
+    shutil.rmtree(world.store / USERS)
+
+
 SCENARIOS = (
     Scenario("publish the first version", "publish", nothing, publish(0)),
     Scenario("publish the next version", "publish", with_versions(0, live=(1,)), publish(1)),
     Scenario("promote", "promote", with_versions(0, 1, live=(1,)), promote(2)),
+    Scenario("roll back", "rollback", with_versions(0, 1, live=(1, 2)), roll_back(1)),
+    Scenario("import a registry", "import", exported_and_lost, import_, frozenset({0, 2})),
+    Scenario("upgrade a registry", "upgrade", of_former_schema, upgrade),
     Scenario("gc", "gc", with_versions(0, 1, 2, 3, live=(1, 2, 3, 4)), collect),
     Scenario("export a registry", "export", exported_before, export),
     Scenario("export a graft", "export", nothing, export_graft, frozenset({0, 2})),

@@ -14,7 +14,16 @@ from tests.faults.library import compiled, compiler, loaded_first
 from tests.faults.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ("publish the first version", "promote", "gc", "export a registry", "fill a cache")
+SAMPLE = (
+    "publish the first version",
+    "promote",
+    "roll back",
+    "import a registry",
+    "upgrade a registry",
+    "gc",
+    "export a registry",
+    "fill a cache",
+)
 EACH = 2  # faults of a scenario
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -26,12 +27,15 @@ from hypothesis.stateful import (
 )
 
 from backbone.errors import InputError
+from registry import tables
 from registry.audit import audit
-from registry.collect import collect
+from registry.collect import collect, require_original
+from registry.collect import mark as mark_versions
 from registry.database import Registry, open_registry
 from registry.entries import Conflict, Lease, LeaseHeld
-from registry.store import Store
+from registry.store import USERS, Store
 from registry.transfer import bring_in, export, read
+from registry.users import Uses
 from tests.registry.support import TOLD, shift_clock
 
 TASKS = ("a", "b")
@@ -61,6 +65,7 @@ class Side:
     actors: list[Registry]
     tasks: dict[str, Task] = field(default_factory=lambda: {name: Task() for name in TASKS})
     order: list[str] = field(default_factory=list)  # task of each promotion
+    moved: bool = False  # the store still knows it at its former place
 
     def published(self) -> set[int]:
         return {
@@ -77,7 +82,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self, urls: Callable[[], str] | None, grafts: list[Path], counts: Counter[str]):
         super().__init__()
         self._folder = tempfile.TemporaryDirectory(prefix="topgraft-machine-", dir=MEMORY)
-        self._grafts, self._counts = grafts, counts
+        self._grafts, self._counts, self._urls, self._moves = grafts, counts, urls, 0
         self.store = Store(Path(self._folder.name) / "store")
         self.names: dict[int, str] = {}  # folder of each graft that was published
         here = f"sqlite:///{self._folder.name}"
@@ -181,6 +186,79 @@ class Machine(RuleBasedStateMachine):
             refused(Conflict, lambda: registry.renew(lease))
             refused(Conflict, lambda: registry.start_run(task, "r", "machine", fence=lease.token))
 
+    @rule(side=side, actor=actor, task=task, which=st.integers(0, 3), graft=st.integers(0, 4))
+    def work_with_a_lease(self, side: int, actor: int, task: str, which: int, graft: int) -> None:
+        """Publishes and promotes as a run does: with the token of its lease, which must be the present one."""
+        state, registry, model = self._at(side, actor, task)
+        if not model.leases:
+            return
+        lease = model.leases[-1 - which % len(model.leases)]
+        fence, generation = lease.token, len(model.log)
+        if not (model.leased and fence == model.token):
+            refused(Conflict, lambda: registry.publish(task, self._grafts[graft], self.store, fence=fence))
+            number = max(1, len(model.versions))
+            told = TOLD | {"expected_generation": generation, "fence": fence}
+            refused(Conflict, lambda: registry.promote(task, number, **told))
+            return
+        version = registry.publish(task, self._grafts[graft], self.store, fence=fence)
+        if graft not in model.versions:
+            model.versions.append(graft)
+        model.collected.discard(version.number)
+        self.names[graft] = version.path
+        assert version.number == model.versions.index(graft) + 1
+        live = registry.promote(task, version.number, expected_generation=generation, fence=fence, **TOLD)
+        if not model.log or model.log[-1] != version.number:
+            model.log.append(version.number)
+            model.stack.append(version.number)
+            state.order.append(task)
+        assert live.generation == len(model.log)
+
+    @rule(side=side)
+    @precondition(lambda self: any(side.order for side in self.sides))
+    def move(self, side: int) -> None:
+        """Moves a registry into another database, by its export; its actors go on there."""
+        state = self.sides[side]
+        self._counts["operations"] += 1
+        with tempfile.TemporaryDirectory(dir=self._folder.name) as place:
+            export(state.actors[0], Path(place) / "lines")
+            before = [actor.change() for actor in state.actors]
+            for actor in state.actors:
+                actor.close()
+            self._moves += 1
+            file = f"sqlite:///{self._folder.name}/moved{self._moves}.db"
+            state.url = self._urls() if self._urls and side == 0 else file
+            with contextlib.closing(open_registry(state.url)) as empty:
+                bring_in(empty, read(Path(place) / "lines"))
+        state.actors = [open_registry(state.url) for _ in range(ACTORS)]
+        state.moved = True
+        assert [actor.change() for actor in state.actors] == before, "servers that follow it go on"
+
+    @rule(side=side)
+    @precondition(lambda self: any(side.order for side in self.sides))
+    def upgrade(self, side: int) -> None:
+        """Brings tables of a former schema forward, beside an actor that has them open."""
+        state = self.sides[side]
+        self._counts["operations"] += 1
+        if any(model.leased for model in state.tasks.values()):
+            return
+        registry = state.actors[0]
+        before = registry.change()
+        with registry.database.engine.begin() as connection:
+            for table in (tables.identity, tables.log):
+                table.drop(connection)
+            connection.execute(tables.schema.update().values(version=1))
+        for mark in (self.store.root / USERS).glob(f"{before.registry}*"):
+            shutil.rmtree(mark) if mark.is_dir() else mark.unlink()  # a former version left none
+        assert registry.database.upgrade() == 1
+        after = registry.change()
+        assert after.position == before.position == len(state.order)
+        assert after.registry not in ("", before.registry)
+        if registry.store_id() is not None:
+            uses = Uses(self.store, after.registry)
+            require_original(registry, uses)
+            mark_versions(registry, uses)
+        state.moved = False
+
     @rule(side=side)
     def expire(self, side: int) -> None:
         state, registry, _ = self._at(side, 0, TASKS[0])
@@ -204,7 +282,10 @@ class Machine(RuleBasedStateMachine):
                 expected[name] = going
                 model.collected |= set(going)
         gone = before - set().union(*(each.published() for each in self.sides))
-        done = collect(registry, self.store, keep=keep, dry_run=dry_run)
+        if state.moved:
+            refused(InputError, lambda: collect(registry, self.store, keep=keep, dry_run=dry_run))
+        done = collect(registry, self.store, keep=keep, dry_run=dry_run, moved=state.moved)
+        state.moved &= dry_run
         assert done.versions == expected
         assert sorted(done.removed) == sorted(self.names[graft] for graft in gone)
         if dry_run:

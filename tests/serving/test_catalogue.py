@@ -12,7 +12,8 @@ from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.serve import serve
 from serving.server.settings import Settings
-from tests.serving.place import ENVELOPE
+from tests.grafts import make
+from tests.serving.place import ENVELOPE, SPEC
 
 
 def test_a_folder_of_grafts_is_served_by_the_names_of_its_folders(folder, tmp_path):
@@ -70,3 +71,27 @@ def test_a_folder_that_becomes_empty_keeps_what_is_served(tiny, folder, tmp_path
         assert not follower.poll()
         assert "holds no graft" in (follower.unreachable or "")
         assert runtime.predict([("one", "ban bas")], timeout=60)[0].probabilities == answer
+
+
+def test_a_graft_one_folder_deeper_is_named(tiny, tmp_path, caplog):
+    """It is not served, and nobody has to guess why."""
+    place = tmp_path / "grafts"
+    make(place / "alpha", tiny, SPEC)
+    for deeper in ("team/beta", "team/runs/graft"):
+        make(place / deeper, tiny, SPEC)
+    make(place / "alpha" / "kept", tiny, SPEC)  # what lies inside a graft is nobody's task
+    (place / "notes").write_text("a file")
+    caplog.set_level("WARNING")
+    assert list(FolderCatalogue(place).lives()) == ["alpha"]
+    named = [record.message.split(" is not served")[0] for record in caplog.records]
+    assert named == [str(place / "team/beta"), str(place / "team/runs/graft")]
+    with pytest.raises(InputError, match=r"holds no graft.*team.beta lies deeper"):
+        FolderCatalogue(parent_of(place))
+
+
+def parent_of(place):
+    """A folder in which nothing lies but `team`, one folder down."""
+    above = place.with_name("above")
+    above.mkdir()
+    (place / "team").rename(above / "team")
+    return above

@@ -194,6 +194,8 @@ def test_clients_that_vanish_or_stall_harm_nobody(service):
         wrong.sendall(b"\x00\xff nonsense\r\n\r\n")
         assert b"400" in wrong.recv(100)
     with httpx.Client(timeout=PATIENCE) as client:
+        counted = 'topgraft_requests_total{status="400",task="other"} 1.0'
+        assert counted in client.get(f"{service.url}/metrics").text, "what the parser refuses is counted"
         assert service.ask(client)["version"] == "4"
         until(lambda: client.get(f"{service.url}/stats").json()["queue"] == 0, "rows were left behind")
     for connection in stalled:

@@ -7,11 +7,13 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
 
 from adapters.specs import Lora
+from backbone.errors import InputError
 from backbone.storage import load_backbone
 from registry.database import open_registry
 from registry.store import Store
@@ -101,6 +103,11 @@ def test_where_nothing_can_be_answered_the_server_does_not_begin(why, tiny, fold
         response = client.get("/v2/health/ready")
         assert response.status_code == 503
         assert (why if why == "nothing is live" else "no live version can be read; the first of 1") in response.text
+    if why == "another backbone":
+        with pytest.raises(InputError, match=r"--grafts: .*grafted on another backbone.*name their backbone"):
+            start.require_hope()
+        start._settings = replace(start._settings, grafts=None, registry="sqlite:///r.db", store="s")
+    start.require_hope()  # what is damaged may be mended, and in a registry another version may be promoted
     start.close()
 
 

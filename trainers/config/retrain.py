@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backbone.errors import InputError
+from backbone.records import newer
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,12 @@ class RowChecks:
     )
     max_unlearnable: float = 0.2  # greatest drop of an out-of-fold probe's score on added inputs that are unlike them
     min_rows: int = 50  # rows of a kind below which it is not checked
+    # new labels that are meant, although they are spelt nearly as a live one
+    new_labels: tuple[str, ...] = field(default=(), metadata=newer())
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "min_rows" and not 0 <= value <= 1:
+            if name not in ("min_rows", "new_labels") and not 0 <= value <= 1:
                 raise InputError(f"{name}: must lie in [0, 1], got {value}")
         if self.min_rows < 2:
             raise InputError(f"min_rows: must be at least 2, got {self.min_rows}")

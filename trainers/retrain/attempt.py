@@ -30,12 +30,15 @@ def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
     try:
         config = job.load(TrainConfig)
         name = config.name
-        budget = budgets_for(job.options.budgets, job.place.registry).of(config.name)
+        budgets = budgets_for(job.options.budgets, job.place.registry)
+        budget = budgets.of(config.name)
+        if job.options.promote:
+            budgets.signers.require_key(job.options.sign)
         budget.require_metrics(config.head.metrics)
         budget.narrowed(config.target)  # raises where the two contradict each other
         registry, now = _opened(job.place, config)
         try:
-            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now, budget)
+            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now, budget, budgets.signers)
         finally:
             registry.close()
     except InputError as error:

@@ -7,15 +7,18 @@ Imports no jax.
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from backbone.errors import MAX_NAME
 from trainers.config.retrain import Gate, RowChecks
 from trainers.retrain.lineage import Check
 from trainers.retrain.rows import Rows, SplitRows
 
+SHORT_NAME, LONG_NAME = 4, 10  # letters of a label from which on one edit is a slip, and two are
 CHANGING = ("train", "dev", "gate")  # splits whose rows come from day to day; test rows stay
 
 
@@ -56,6 +59,46 @@ def count_checks(limits: RowChecks, before: Rows, rows: Rows) -> Iterator[Check]
     yield _lost(limits, old, new)
     yield from _labels_lost(limits, old, new)
     yield from _copies(limits, old, new)
+
+
+def misspelt(before: Rows, rows: Rows, meant: Collection[str]) -> list[tuple[str, str]]:
+    """Returns new labels that are spelt nearly as a former one, each with that one; those that are `meant` are none.
+
+    One letter is another, missing, too many, or has changed its place; in long names two are. Case, blanks and marks
+    count nothing. Names that differ in a number are two labels.
+    """
+    old, new = _together(before).label_counts, _together(rows).label_counts
+    strange = [label for label in new if label not in old and label not in meant and len(label) <= MAX_NAME]
+    pairs = ((label, known) for label in strange for known in old if _nearly(label, known))
+    return list({label: (label, known) for label, known in pairs}.values())
+
+
+def _nearly(first: str, second: str) -> bool:
+    """Returns whether two labels are likely to be one."""
+    if re.findall(r"\d+", first) != re.findall(r"\d+", second) or abs(len(first) - len(second)) > 6:
+        return False
+    left, right = ("".join(filter(str.isalnum, text.casefold())) for text in (first, second))
+    if left == right:
+        return bool(left)
+    shortest = min(len(left), len(right))
+    allowed = 0 if shortest < SHORT_NAME else 1 if shortest < LONG_NAME else 2
+    return distance(left, right, allowed) <= allowed
+
+
+def distance(first: str, second: str, limit: int) -> int:
+    """Returns the edits between two texts, a swap of neighbours being one (Damerau 1964); `limit` + 1 for more."""
+    if abs(len(first) - len(second)) > limit:
+        return limit + 1
+    before, row = [0] * (len(second) + 1), list(range(len(second) + 1))
+    for i, left in enumerate(first, 1):
+        last, before, row = before, row, [i]
+        for j, right in enumerate(second, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (left != right)))
+            if i > 1 and j > 1 and left == second[j - 2] and first[i - 2] == right:
+                row[j] = min(row[j], last[j - 2] + 1)
+        if min(row) > limit:
+            return limit + 1
+    return row[-1]
 
 
 def _together(rows: Rows) -> SplitRows:

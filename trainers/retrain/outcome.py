@@ -34,6 +34,7 @@ class Options(UnderBudgets):
         120.0, "seconds without a sign of life after which another run may take over", above=0, name="lease"
     )
     wait_seconds: float = option(0.0, "seconds to wait for the lease of another run", min=0, name="wait")
+    sign: str = option("", "private key in PEM that signs the candidate")
     show: bool = False  # progress bars are shown
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from metering.window import cpu_seconds
 from registry.budgets.budget import Budget
+from registry.budgets.signers import Signers
 from registry.database import Registry
 from registry.entries import Lease, LeaseHeld, require_task
 from registry.leases import Heartbeat, heartbeat
@@ -44,10 +45,12 @@ def retrain(
     on_step: OnStep = lambda step: None,
     now: Taken | None = None,
     budget: Budget | None = None,
+    signers: Signers | None = None,
 ) -> Outcome:
     """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
 
-    `now` is the fingerprint, if the caller has taken it already. The gate checks the limits of `budget` too.
+    `now` is the fingerprint, if the caller has taken it already. The gate checks the limits of `budget` too, and
+    `signers` are the keys that must have signed what is promoted.
 
     Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
     the task, and Unavailable if the registry or the store does not answer.
@@ -65,7 +68,7 @@ def retrain(
 
     require_known_answers()
     if options.dry_run:
-        work = Work(kept, registry, store, options, on_step, before, now, None, limits)
+        work = Work(kept, registry, store, options, on_step, before, now, None, limits, signers or Signers())
         return replace(work.dry(), seconds=round(time.monotonic() - started, 3))
     with _leased(registry, task, options) as beat:
         before = known(registry, task)  # another run may have ended meanwhile
@@ -73,7 +76,9 @@ def retrain(
         now = take(kept, before.fingerprint).judged_by(limits.key)
         if nothing := _nothing(registry, task, before, now, options):
             return nothing
-        work = Work(kept, registry, store, options, on_step, before, now, beat, limits, cpu_before)
+        work = Work(
+            kept, registry, store, options, on_step, before, now, beat, limits, signers or Signers(), cpu_before
+        )
         outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
     on_step("done")
     return outcome

@@ -18,12 +18,13 @@ from backbone.records import digest, encode
 from metering.cost import CostRecord
 from metering.window import cpu_seconds
 from registry.budgets.budget import Budget
+from registry.budgets.signers import Signers
 from registry.database import Registry
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
 from registry.store import Store
 from trainers.config import TrainConfig
-from trainers.retrain.beforehand import count_checks, unjudgeable
+from trainers.retrain.beforehand import count_checks, misspelt, unjudgeable
 from trainers.retrain.decide import Decision, decide, unpriced
 from trainers.retrain.diagnose import Diagnosis, diagnose
 from trainers.retrain.fingerprint import Fingerprint, Taken, read
@@ -73,6 +74,7 @@ class Work:
     taken: Taken
     beat: Heartbeat | None
     budget: Budget
+    signers: Signers
     cpu_before: float = 0.0  # CPU seconds of the process when the verb began
 
     def __post_init__(self) -> None:
@@ -218,12 +220,14 @@ class Work:
         self.on_step("check")
         limits = self.config.retrain.rows
         checks = [*count_checks(limits, self.old, self.rows)]
-        if diagnosis.changed_everywhere >= limits.min_rows and self.parent is not None:
+        slips = misspelt(self.old, self.rows, (*limits.new_labels, *self.config.retrain.schema.labels))
+        if (slips or diagnosis.changed_everywhere >= limits.min_rows) and self.parent is not None:
             from trainers.retrain.compare import Contestant
-            from trainers.retrain.suspects import label_checks
+            from trainers.retrain.suspects import label_checks, spelling_checks
 
             live = Contestant(self.store.path(self.before.live.content_id), self.before.live.version)
             try:
+                checks += spelling_checks(self.config, live, self.rows, self.old, slips) if slips else ()
                 checks += label_checks(self.config, live, self.rows, self.old)
             except InputError as error:
                 self._record("invalid", {"error": str(error)})
@@ -349,6 +353,7 @@ class Work:
             self.on_step("promote")
             if report.verdict != "PASS" or not self.options.promote:
                 return report, None
+            self.signers.require(self.store.path(candidate.version.content_id))
             try:
                 return report, self.registry.promote(
                     self.task,
@@ -382,6 +387,10 @@ class Work:
         self.store.identity(create=True)
         with self.store.reached():
             save_rows(self.store.root, self.rows, self.now.rows)
+        if self.options.sign:
+            from backbone.signing.bundle import sign_folder
+
+            sign_folder(candidate.folder, self.options.sign)
         assert candidate.cost is not None
         measured = candidate.cost.record()
         lineage = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from trainers.inputs import Inputs, only_rows, prepare
 from trainers.retrain.beforehand import CHANGING
 from trainers.retrain.compare import Contestant, champion_graft, read_alike
 from trainers.retrain.gate import in_labels
-from trainers.retrain.lineage import Check
+from trainers.retrain.lineage import Check, Verdict
 from trainers.retrain.rows import Rows
 from trainers.runs.run import Run
 from trainers.scoring.metrics import gather
@@ -44,6 +44,7 @@ LABEL_DROP = 0.4  # drop of the score on one label's rows, beyond doubt, that is
 BLOCK = 512  # rows whose cosines are computed at once
 RESAMPLES = 200  # draws of rows for the spread of a score
 DOUBT = 2.0  # spreads by which a score has to lie below its limit
+LOOKS_ALIKE = 0.7  # share of a new label's rows, taken for a former label's, from which on it is that one misspelt
 SHOWN = 10  # rows that a check names
 
 
@@ -92,7 +93,7 @@ def label_checks(config: TrainConfig, champion: Contestant, rows: Rows, before: 
     """Yields the checks of changed labels; none where too few rows changed."""
     run = Run(champion.folder)
     inputs = prepare(only_rows(config), run, splits=CHANGING)
-    sample = _sample(inputs, rows, before)
+    sample = _sample(inputs, rows, before, config.retrain.rows.min_rows)
     if sample is None:
         return
     limits, metric = config.retrain.rows, config.retrain.gate.metric
@@ -107,8 +108,42 @@ def label_checks(config: TrainConfig, champion: Contestant, rows: Rows, before: 
         yield _learnable(limits, metric, sample, pooled, unlike)
 
 
-def _sample(inputs: Inputs, rows: Rows, before: Rows) -> Sample | None:
-    """Draws added, relabelled and unchanged rows of each split; None where too few changed."""
+def spelling_checks(
+    config: TrainConfig, champion: Contestant, rows: Rows, before: Rows, pairs: Sequence[tuple[str, str]]
+) -> Iterator[Check]:
+    """Yields a check of each pair of a new label and a former one spelt nearly so: do their rows look alike?
+
+    The live version answers the rows of the new label. If it takes nearly all of them for rows of the former one, the
+    new label is a slip of the pen, as far as anybody can tell without asking a person.
+    """
+    run = Run(champion.folder)
+    inputs = prepare(only_rows(config), run, splits=CHANGING)
+    sample = _sample(inputs, rows, before, 1)
+    if sample is None or sample.model.head.one_answer_per != "row":
+        return
+    live, _ = _live_answers(config, champion, inputs, sample)
+    for new, known in pairs if live is not None else ():
+        assert live is not None
+        place, column = {name: i for i, name in enumerate(sample.model.labels)}, sample.model.head.column
+        if new not in place or known not in place:
+            continue
+        mine = np.flatnonzero(column.carries(sample.examples.labels, [place[new]]))
+        if not len(mine):
+            continue
+        taken = live[mine].argmax(axis=1) == place[known]
+        share = float(taken.mean())
+        reason = (
+            f"the label {new!r} is new and spelt nearly as {known!r}, and the live version takes {taken.sum()} of its "
+            f"{len(mine)} rows for that; mend the rows, or name it in retrain.rows.new_labels if it is meant"
+        )
+        wrong = share >= LOOKS_ALIKE
+        where = tuple(sample.where[i] for i in mine[:SHOWN]) if wrong else ()
+        verdict: Verdict = "FAIL" if wrong else "PASS"
+        yield Check(f"spelling of label {new}", verdict, share, LOOKS_ALIKE, len(mine), reason, where=where)
+
+
+def _sample(inputs: Inputs, rows: Rows, before: Rows, min_rows: int) -> Sample | None:
+    """Draws added, relabelled and unchanged rows of each split; None where fewer than `min_rows` changed."""
     known: defaultdict[int, set[str]] = defaultdict(set)
     for name in before.keys() & set(CHANGING):
         for text, label in before[name].pairs:
@@ -124,7 +159,7 @@ def _sample(inputs: Inputs, rows: Rows, before: Rows) -> Sample | None:
         places = np.sort(np.concatenate(drawn))
         kinds.append((name, places, kind[places]))
     kind = np.concatenate([kind for *_, kind in kinds])
-    if (kind != SAME).sum() < inputs.config.retrain.rows.min_rows:
+    if (kind != SAME).sum() < min_rows:
         return None
     parts = [part_of(inputs.data.splits[name], places) for name, places, _ in kinds]
     return Sample(

@@ -20,7 +20,7 @@ import numpy as np
 
 from adapters.export.peft.codec import Adapter, Fields, Folder
 from adapters.export.peft.layers import PREFIX, WEIGHTS, Layer, Tensors, nested, read_layers, transposed
-from adapters.export.peft.names import Pattern
+from adapters.export.peft.names import Pattern, number
 from adapters.merging import site_weights
 from adapters.methods.bias import Bias
 from adapters.methods.dora import Dora
@@ -117,7 +117,7 @@ class LoraCodec:
             {site: settings[site] for site in sites},
             backbone.spec,
             scaling="rank_stabilised" if root else "standard",
-            dropout=float(config.get("lora_dropout") or 0.0),
+            dropout=number(config, "lora_dropout", 0.0, folder.file),
         )
         methods: tuple[SiteMethod, ...] = (lora,)
         trees = {lora.tag: nested(leaves, sites)}

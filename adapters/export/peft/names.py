@@ -160,6 +160,14 @@ def _require_expression(whole: str, part: str, where: str) -> None:
         raise InputError(f"{where}: {part!r} is no regular expression: {error}") from error
 
 
+def number(config: Mapping[str, Any], field: str, default: float, where: object) -> float:
+    """Returns a number that is not negative, or the default where the field is absent or null."""
+    value = config.get(field)
+    if not value:
+        return default
+    return _positive(value, f"{where}: {field}")
+
+
 def _positive(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise InputError(f"{where}: expected a positive number, got {value!r}")

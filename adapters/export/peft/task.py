@@ -25,7 +25,7 @@ from adapters.export.problems import PROBLEMS, Problem, assumed_problem, head_of
 from adapters.labels.tagging import OUTSIDE, not_bio
 from adapters.model import GraftModel
 from adapters.specs import Head, TokenTagging
-from backbone.errors import InputError
+from backbone.errors import InputError, shown
 from backbone.exchange.importing import read_safetensors
 from backbone.families import Family
 from backbone.records import decode, encode
@@ -109,7 +109,7 @@ def read_head(
             f"width {width}"
         )
     base = base_fields(folder)
-    names = label_names(labels, tuple(extra.get("labels", ())) or _names_of(base, len(bias)), len(bias))
+    names = label_names(labels, _noted_labels(folder, extra) or _names_of(base, len(bias)), len(bias))
     params: Params = {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
     if problem is not None and ("head" in extra or task != "SEQ_CLS"):
         said = EXTRA_FILE if "head" in extra else f"task_type {task}"
@@ -122,6 +122,14 @@ def read_head(
         return ImportedHead(task, _tagger(folder, names), params, names)
     head, notes = _row_head(folder, family, len(bias), problem, base)
     return ImportedHead(task, head, params, names, notes)
+
+
+def _noted_labels(folder: Folder, extra: Fields) -> tuple[str, ...]:
+    """Returns the labels that Topgraft noted; raises InputError unless they are texts."""
+    noted = extra.get("labels", [])
+    if not isinstance(noted, list) or not all(isinstance(name, str) for name in noted):
+        raise InputError(f"{folder.path / EXTRA_FILE}: labels: {shown(noted)}, expected a list of texts")
+    return tuple(noted)
 
 
 def _own_head(folder: Folder, task: Task, family: Family, settings: Any) -> Head:

@@ -13,6 +13,7 @@ import numpy as np
 
 from adapters.export.peft.codec import Adapter, Fields, Folder
 from adapters.export.peft.layers import PREFIX, WEIGHTS, Layer, Tensors, nested, read_layers, transposed
+from adapters.export.peft.names import number
 from adapters.methods.vera import Vera, draw_projections
 from adapters.model import GraftModel
 from adapters.patterns import Site, covering, sites_of
@@ -81,7 +82,7 @@ class VeraCodec:
         leaves: dict[Site, Params] = {layer.sites[0]: {"d": d, "b": b} for layer, (d, b) in by_layer.items()}
         sites = [site for site in sites_of(backbone.spec, LINEAR) if site in leaves]
         names, blocks = covering(tuple(sites), backbone.spec)
-        vera = Vera(rank, names, seed, float(folder.config.get("d_initial") or 0.1), blocks)
+        vera = Vera(rank, names, seed, number(folder.config, "d_initial", 0.1, folder.file), blocks)
         shared = draw_projections(rank, max(s.inputs for s in sites), max(s.outputs for s in sites), seed)
         for name, drawn in zip(SHARED, shared, strict=True):
             stored = left.pop(name, None)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 import topgraft
-from registry.budgets.budget import utc_today
+from registry.budgets.limits import utc_today
 from tests.grafts import EMPTY, make
 from tests.tiny import as_json
 

@@ -405,3 +405,12 @@ def test_a_file_that_no_format_reads_is_refused_with_its_remedy(name, remedy, tm
     (tmp_path / name).write_bytes(b"PK\3\4")
     with pytest.raises(InputError, match=remedy):
         read(train=(str(tmp_path / name),))
+
+
+def test_texts_of_a_parquet_file_that_are_no_unicode_are_refused(tmp_path):
+    """Arrow takes any bytes for a text, and says so only when one is read."""
+    offsets = np.array([0, 2, 4], np.int32)
+    texts = pa.StringArray.from_buffers(2, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"ab\xa6\xc0"))
+    parquet.write_table(pa.table({"text": texts, "label": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: not a readable Parquet file"):
+        read(train=str(tmp_path / "a.parquet"))

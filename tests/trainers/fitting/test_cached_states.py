@@ -39,6 +39,7 @@ def test_a_cached_prefix_equals_one_that_runs(schedule, task, tmp_path):
 
 
 @pytest.mark.parametrize("stages", ["geometric(0.5)", "top(1)", (Stage("", until_epoch=1), Stage("none"))])
+@pytest.mark.cpu_bits
 def test_a_ladder_that_reads_below_a_boundary_is_not_fed_from_it(stages, task, tmp_path):
     ladder = GraftModel(task.backbone.network, (Ladder(),), Classification(), task.model.labels)
     side = replace(task, model=ladder)
@@ -169,6 +170,7 @@ def test_a_cache_that_would_not_fit_is_not_begun(task, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "5"])
+@pytest.mark.cpu_bits
 def test_a_damaged_description_costs_its_rows_and_nothing_else(content, config, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home")))
     settings = ("--set", "plan.stages=top(1)", "--set", "epochs=1", "--quiet")

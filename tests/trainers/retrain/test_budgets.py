@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import topgraft
 from tests.tiny import as_json
 
@@ -79,3 +81,22 @@ def test_a_plan_over_budget_is_exit_10(place, tmp_path, capsys):
     assert f"over the limit: {file}:2 max_flops" in capsys.readouterr().out
     file.write_text("[default]\nmax_flops = 1e15\n")
     assert topgraft.main(words) == 0
+
+
+def test_a_retraining_signs_what_it_promotes(place, tmp_path):
+    pytest.importorskip("cryptography", reason="cryptography is not installed: topgraft[sign]")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, none = ec.generate_private_key(ec.SECP256R1()), serialization.NoEncryption()
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(pem, pkcs8, none))
+    spki = serialization.PublicFormat.SubjectPublicKeyInfo
+    (place.folder / "key.pub").write_bytes(key.public_key().public_bytes(pem, spki))
+    entry = '[[signatures.key]]\nfile = "key.pub"\nowner = "team"\n'
+    (place.folder / "budgets.toml").write_text(f"[signatures]\n{entry}")
+    refused = place.run()
+    assert (refused["exit"], "--sign" in refused["reason"]) == (2, True)
+    assert place.run(options=("--sign", str(tmp_path / "key.pem")))["live"] == 1
+    folder = place.store / place.registry.version("tiny", 1).path
+    assert len(list((folder / "signatures").iterdir())) == 1

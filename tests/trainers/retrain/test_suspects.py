@@ -17,12 +17,12 @@ from tests.trainers.retrain.corruptions import CORRUPTIONS, HARMLESS, Change
 from tests.trainers.retrain.place import TABLE
 from trainers.config.load import load_config
 from trainers.config.retrain import Gate, RowChecks
-from trainers.retrain.beforehand import count_checks, part, unjudgeable
+from trainers.retrain.beforehand import count_checks, distance, misspelt, part, unjudgeable
 from trainers.retrain.compare import Contestant
 from trainers.retrain.fingerprint import read
 from trainers.retrain.lineage import Check, GateReport
 from trainers.retrain.rows import SplitRows
-from trainers.retrain.suspects import familiar, label_checks
+from trainers.retrain.suspects import familiar, label_checks, spelling_checks
 from trainers.train import train
 
 SHARE = 0.2  # share of the new rows that is spoiled
@@ -45,7 +45,9 @@ class Task:
         write_csv(self.file, change(self.old, self.new, random.Random(0), share))
         policy = replace(self.config.retrain, rows=limits or RowChecks())
         config, now = replace(self.config, retrain=policy), read(self.config).rows
+        slips = misspelt(self.before, now, policy.rows.new_labels)
         checks = [*count_checks(policy.rows, self.before, now), *label_checks(config, self.live, now, self.before)]
+        checks += spelling_checks(config, self.live, now, self.before, slips) if slips else ()
         return [check for check in checks if check.verdict == "FAIL"]
 
 
@@ -172,3 +174,71 @@ def test_a_replaced_backbone_is_a_change_like_any_other(place, tiny_path, tmp_pa
     assert (result["exit"], result["action"], result["verdict"]) == (11, "scratch", "NO_EVIDENCE")
     assert "promote the candidate by hand" in result["reason"]
     assert place.run(f"backbone={trunk}")["action"] == "nothing", "done once"
+
+
+def named(old_label: str, new_label: str, count: int) -> Change:
+    """A few rows of one label come under another name."""
+
+    def change(old, new, draw, share):
+        rows = [row for row in new if row[1] == old_label][:count]
+        return [*old, *((text, new_label) for text, _ in rows)]
+
+    return change
+
+
+def test_a_misspelt_label_is_not_a_new_one(task):
+    """Three rows are enough: other checks need fifty. A person's word lets it through, and so do rows unlike those."""
+    (check,) = task.violations(named("class0", "clas0", 3))
+    assert check.name == "spelling of label clas0"
+    assert "spelt nearly as 'class0'" in check.reason
+    assert len(check.where) == 3
+    assert not task.violations(named("class0", "clas0", 3), limits=RowChecks(new_labels=("clas0",)))
+    assert not task.violations(named("class2", "clas0", 3)), "its rows are not like those of class0"
+    assert not task.violations(named("class0", "refund", 3)), "nor is its name"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "edits"),
+    [
+        ("kitten", "sitting", 3),
+        ("abcd", "abdc", 1),
+        ("abcd", "abcd", 0),
+        ("abc", "abcd", 1),
+        ("ca", "abc", 3),
+        ("", "a", 1),
+    ],
+)
+def test_the_distance_of_two_spellings(first, second, edits):
+    """Optimal string alignment, by hand."""
+    assert distance(first, second, 3) == distance(second, first, 3) == edits
+    assert distance(first, second, 0) == min(edits, 1)
+
+
+@pytest.mark.parametrize(
+    ("new", "near"),
+    [
+        ("postive", "positive"),
+        ("positvie", "positive"),
+        ("Positive ", "positive"),
+        ("card-arrival", "card_arrival"),
+        ("exchange_rate_wronk", "exchange_rate_wrong"),
+        ("exchnage_rat_wrong", "exchange_rate_wrong"),
+        ("class7", None),
+        ("negativ", None),  # of no label that is there
+        ("no", None),
+        ("yse", None),  # of three letters one is another word
+        ("level 10", None),
+    ],
+)
+def test_labels_that_are_spelt_nearly_as_a_former_one(new, near):
+    former = ("positive", "card_arrival", "exchange_rate_wrong", "class1", "yes", "level 1")
+
+    def rows_of(*names: str) -> dict[str, SplitRows]:
+        count = len(names)
+        return {
+            "train": SplitRows(np.arange(count, dtype=np.uint64), np.arange(count), names, np.ones(count, np.int32))
+        }
+
+    expected = [(new, near)] if near else []
+    assert misspelt(rows_of(*former), rows_of(*former, new), ()) == expected
+    assert misspelt(rows_of(*former), rows_of(*former, new), (new,)) == []

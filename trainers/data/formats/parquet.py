@@ -34,7 +34,7 @@ class Parquet(Format, tag="parquet"):
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{path}:row {number}", record
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a readable Parquet file: {error}") from error
 
 

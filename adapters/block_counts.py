@@ -10,17 +10,19 @@ operations per element.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from backbone.spec import EncoderSpec
 from metering.counts import Count, elementwise, product
 
 NORM, ACTIVATION, SOFTMAX = 8, 12, 6  # operations per element, about
 
 
-def _dense(spec: EncoderSpec, tokens: int) -> Count:
-    d, m = spec.width, spec.mlp_width
-    up = 2 * m if spec.mlp == "gated" else m
-    attention = product(tokens, d, d + 2 * spec.kv_width) + product(tokens, d, d)
-    return attention + _kernel(tokens, d, up, spec.mlp_rank) + _kernel(tokens, m, d, spec.mlp_rank)
+class Parts(NamedTuple):
+    """The heads and mlp units of a block."""
+
+    heads: int  # attention heads
+    units: int  # hidden units of the mlp
 
 
 def _kernel(tokens: int, inputs: int, outputs: int, rank: int) -> Count:
@@ -29,23 +31,33 @@ def _kernel(tokens: int, inputs: int, outputs: int, rank: int) -> Count:
     return product(tokens, inputs, rank) + product(tokens, rank, outputs)
 
 
-def _attention(spec: EncoderSpec, batch: int, length: int) -> Count:
+def _dense(spec: EncoderSpec, tokens: int, parts: Parts) -> Count:
+    d, m = spec.width, parts.units
+    inner, up = parts.heads * (spec.width // spec.heads), 2 * m if spec.mlp == "gated" else m
+    attention = product(tokens, d, inner + 2 * (inner * spec.kv_width // d)) + product(tokens, inner, d)
+    return attention + _kernel(tokens, d, up, spec.mlp_rank) + _kernel(tokens, m, d, spec.mlp_rank)
+
+
+def _attention(spec: EncoderSpec, batch: int, length: int, parts: Parts) -> Count:
     head = spec.width // spec.heads
-    return 2 * product(length, head, length, batch=batch * spec.heads)
+    return 2 * product(length, head, length, batch=batch * parts.heads)
 
 
-def _rest(spec: EncoderSpec, batch: int, length: int) -> Count:
+def _rest(spec: EncoderSpec, batch: int, length: int, parts: Parts) -> Count:
     tokens = batch * length
     return (
         2 * elementwise(tokens * spec.width, NORM)
-        + elementwise(tokens * spec.mlp_width, ACTIVATION)
-        + elementwise(batch * spec.heads * length * length, SOFTMAX)
+        + elementwise(tokens * parts.units, ACTIVATION)
+        + elementwise(batch * parts.heads * length * length, SOFTMAX)
     )
 
 
-def block_forward(spec: EncoderSpec, batch: int, length: int) -> Count:
-    """Returns the work of one plain block on `batch` rows of `length` tokens."""
-    return _dense(spec, batch * length) + _attention(spec, batch, length) + _rest(spec, batch, length)
+def block_forward(spec: EncoderSpec, batch: int, length: int, parts: Parts | None = None) -> Count:
+    """Returns the work of one plain block on `batch` rows of `length` tokens; of a pruned one, with `parts`."""
+    parts = parts or Parts(spec.heads, spec.mlp_width)
+    return (
+        _dense(spec, batch * length, parts) + _attention(spec, batch, length, parts) + _rest(spec, batch, length, parts)
+    )
 
 
 def embedding_forward(spec: EncoderSpec, batch: int, length: int) -> Count:
@@ -60,13 +72,13 @@ def block_backward(spec: EncoderSpec, batch: int, length: int, *, weights: bool 
 
     With `lowest` nothing below is live, so query, key and value need no gradient of their input.
     """
-    tokens = batch * length
-    count = _dense(spec, tokens) + 2 * _attention(spec, batch, length) + _rest(spec, batch, length)
+    tokens, parts = batch * length, Parts(spec.heads, spec.mlp_width)
+    count = _dense(spec, tokens, parts) + 2 * _attention(spec, batch, length, parts) + _rest(spec, batch, length, parts)
     if weights:
-        count += _dense(spec, tokens)
+        count += _dense(spec, tokens, parts)
     if lowest and not weights:
         count += -1 * product(tokens, spec.width, spec.width + 2 * spec.kv_width)
     return count
 
 
-__all__ = ["block_backward", "block_forward", "embedding_forward"]
+__all__ = ["Parts", "block_backward", "block_forward", "embedding_forward"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.block_counts import block_backward, block_forward, embedding_forward
+from adapters.block_counts import Parts, block_backward, block_forward, embedding_forward
 from adapters.model import GraftModel
 from metering.counts import Count, product
 
@@ -27,7 +27,9 @@ def features_forward(model: GraftModel, batch: int, length: int) -> Count:
 def blocks_forward(model: GraftModel, rows: int, length: int, span: tuple[int, int], *, adapted: bool = True) -> Count:
     """Returns the work of `rows` sequences between the two boundaries of `span`, with or without the adapters."""
     start, stop = span
-    plain = (stop - start) * block_forward(model.network.spec, rows, length)
+    pruned = {part.block: Parts(part.heads, part.units) for part in model.suffix}
+    blocks = (block_forward(model.network.spec, rows, length, pruned.get(block)) for block in range(start, stop))
+    plain = sum(blocks, Count())
     return plain + adapter_forward(model, rows, length, start, stop) if adapted else plain
 
 

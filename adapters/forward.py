@@ -134,6 +134,7 @@ def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any) -> 
 
 def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any) -> jax.Array:
     """Returns logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
+    backbone = model.trunk(backbone, params)
     states = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
     missing = [tap for tap in model.taps if tap not in states]
     if missing:
@@ -160,7 +161,7 @@ def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, bound
 
 def with_exits(model: GraftModel, backbone: Any, params: Any, inputs: Any, boundaries: Sequence[int]) -> jax.Array:
     """Returns logits and, beside them, the mean of the graft's states at each of E `boundaries`: float32 [B,C+E D]."""
-    taps = sorted({*model.taps, *boundaries})
+    backbone, taps = model.trunk(backbone, params), sorted({*model.taps, *boundaries})
     states = states_at(model, backbone, params.get("adapter", {}), inputs, taps)
     logits = logits_of(model, backbone, params, {**inputs, "states": {k: states[k] for k in model.taps}})
     rest = {name: value for name, value in backbone.items() if name != "blocks"}

@@ -25,6 +25,7 @@ from adapters.hooks import GraftHooks
 from adapters.methods.method import Array, FeatureMethod, Method, SiteMethod, feature_methods, select, site_methods
 from adapters.patterns import Site
 from adapters.specs import Head
+from adapters.suffix import SUFFIX, SuffixBlock, require_suffix, shapes_of, with_suffix
 from backbone.errors import InputError
 from backbone.network.encoder import Network
 from backbone.trees import Params
@@ -38,6 +39,7 @@ class GraftModel:
     methods: tuple[Method, ...]  # methods of the adapter, in the order they act
     head: Head  # settings of the head
     labels: tuple[str, ...]  # names of the labels, in the order of the logits
+    suffix: tuple[SuffixBlock, ...] = ()  # blocks whose kernels belong to the graft
 
     def __post_init__(self) -> None:
         names = [method.tag for method in self.methods]
@@ -50,6 +52,7 @@ class GraftModel:
             raise InputError("labels: names must be distinct and at least one")
         if self.head.pooling == "pooler" and not self.network.spec.pooler:
             raise InputError("head.pooling: this backbone has no pooler; use mean, first or attention")
+        require_suffix(self.suffix, self.network.spec)
         self._require_leaders()
         _ = self.site_parts, self.taps
 
@@ -97,8 +100,9 @@ class GraftModel:
 
     @cached_property
     def adapted_blocks(self) -> tuple[int, ...]:
-        """Returns the blocks in which a site method acts, ascending."""
-        return tuple(sorted({site.block for _, settings in self.site_parts.values() for site in settings}))
+        """Returns the blocks in which a site method acts, or which are pruned, ascending."""
+        adapted = {site.block for _, settings in self.site_parts.values() for site in settings}
+        return tuple(sorted(adapted | {part.block for part in self.suffix}))
 
     @property
     def sides(self) -> int:
@@ -130,7 +134,16 @@ class GraftModel:
         head = self.head.init(self.feature_width, len(self.labels))
         if self.head.pooling == "attention":
             head["query"] = jnp.zeros((self.network.spec.width,))
-        return {"adapter": adapter, "head": head}
+        return {"adapter": adapter, "head": head} | ({SUFFIX: self._suffix_leaves()} if self.suffix else {})
+
+    def _suffix_leaves(self) -> Params:
+        """Returns the graft's blocks with zeros in place of what pruning leaves of the trunk's."""
+        blocks, spec = self.network.abstract()["blocks"], self.network.spec
+        return {str(part.block): shapes_of(part, spec, blocks[str(part.block)]) for part in self.suffix}
+
+    def trunk(self, backbone: Params, params: Params, slots: Array | None = None) -> Params:
+        """Returns the parameters of the network below the head: the trunk's, with the graft's blocks in their place."""
+        return with_suffix(backbone, params, slots) if self.suffix else backbone
 
     def abstract(self) -> Params:
         """Returns the shapes and dtypes of `init`."""
@@ -230,6 +243,7 @@ class GraftModel:
         """Returns logits float32 [B,C], or [B,T,C] for tagging; `rng` switches dropout on."""
         block_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
         adapter, head = params.get("adapter", {}), params["head"]
+        backbone = self.trunk(backbone, params, slots)
         features = self.features(backbone, adapter, inputs, slots=slots, rng=block_rng, remat=remat, head=head)
         return self.head.logits(params["head"], features, slots, head_rng)
 

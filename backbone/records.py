@@ -30,7 +30,7 @@ from backbone.variants.statements import unwrapped
 
 T = TypeVar("T")
 
-TAGS = ("method", "kind", "family")
+TAGS = ("method", "kind", "family", "penalty")
 KEY = "json"  # entry of a field's metadata: its name in JSON
 NEWER = "newer"  # entry of a field's metadata: JSON leaves it out while it has its default
 FORMER_FIELDS = {  # present names of renamed fields; messages give them, nothing is read by a former name

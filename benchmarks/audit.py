@@ -28,7 +28,7 @@ EACH = 20  # versions of a task
 FLOORS = {1000: 5.0, 10000: 30.0}  # seconds
 TURNS = 3
 BUDGETS = (
-    "[default]\nowner = 'all'\nfloors.accuracy = 0.5\nmax_cpu_seconds = 1e6\nmax_latency_ms = 1e3\nmax_flops = 1e18\n"
+    "[default]\nowner = 'all'\nfloors.accuracy = 0.1\nmax_cpu_seconds = 1e6\nmax_latency_ms = 1e3\nmax_flops = 1e18\n"
 )
 
 

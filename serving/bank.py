@@ -29,6 +29,7 @@ from adapters.methods.method import Method, SiteMethod, at_inference
 from adapters.model import GraftModel
 from adapters.patterns import leaves_at
 from adapters.specs import Classification
+from adapters.suffix import SUFFIX, SuffixBlock
 from backbone.errors import InputError
 from backbone.network.encoder import Network
 from backbone.trees import Params, flatten, map_leaves
@@ -40,16 +41,23 @@ class Group:
 
     methods: tuple[Method, ...]  # methods of the widest graft it takes: rank, width, sites, blocks
     pooling: Pooling = "mean"  # pooling of its heads
-    slots: int = 32  # grafts resident at a time
+    slots: int = 32  # grafts resident at a time; 1 of a pruned suffix, whose kernels all rows of a batch share
+    suffix: tuple[SuffixBlock, ...] = ()  # heads and units of the blocks that belong to its graft
 
     def __post_init__(self) -> None:
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
+        if self.suffix:
+            object.__setattr__(self, "slots", 1)
         object.__setattr__(self, "methods", tuple(at_inference(method) for method in self.methods))
 
     def title(self) -> str:
         """Returns a title for messages: `lora+ia3, mean`."""
-        return f"{'+'.join(spec.method for spec in self.methods) or 'head only'}, {self.pooling}"
+        return f"{'+'.join(spec.method for spec in self.methods) or 'head only'}, {self.pooling}{self._pruned}"
+
+    @property
+    def _pruned(self) -> str:
+        return f", pruned above {self.suffix[0].block}" if self.suffix else ""
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,12 @@ class Envelope:
         """Returns the narrowest envelope that holds these grafts.
 
         Grafts share a group where their methods allow it and their lowest adapted block is the same. A graft in the top
-        blocks so keeps its long shared prefix.
+        blocks so keeps its long shared prefix. A pruned graft has a group of its own.
         """
         groups: list[Group] = []
         for model in models:
             labels = max(labels, len(model.labels))
-            new = Group(model.methods, _pooling(model.head), slots)
+            new = Group(model.methods, _pooling(model.head), slots, model.suffix)
             for place, group in enumerate(groups):
                 joined = _joined(group, new, model.network)
                 if joined is not None:
@@ -105,6 +113,8 @@ class Envelope:
 
 
 def _joined(group: Group, new: Group, network: Network) -> Group | None:
+    if group.suffix or new.suffix:
+        return None
     kinds = [[method.tag for method in g.methods] for g in (group, new)]
     if kinds[0] != kinds[1] or group.pooling != new.pooling or _start(group, network) != _start(new, network):
         return None
@@ -128,7 +138,7 @@ def _widest(first: Method, second: Method, network: Network) -> Method | None:
 
 
 def _start(group: Group, network: Network) -> int:
-    return lowest_block(GraftModel(network, group.methods, Classification(group.pooling), ("",)))
+    return lowest_block(GraftModel(network, group.methods, Classification(group.pooling), ("",), group.suffix))
 
 
 def lowest_block(model: GraftModel) -> int:
@@ -159,7 +169,8 @@ class Bank:
 
     def __init__(self, network: Network, group: Group, labels: int):
         self.group, self.labels = group, labels
-        self.model = GraftModel(network, group.methods, Classification(group.pooling), tuple(map(str, range(labels))))
+        names = tuple(map(str, range(labels)))
+        self.model = GraftModel(network, group.methods, Classification(group.pooling), names, group.suffix)
         self.start = lowest_block(self.model)  # boundary where its program begins
         self._blank = map_leaves(np.asarray, self.model.init(jax.random.key(0)))
         self.leaves: Params = jax.tree.map(
@@ -176,6 +187,8 @@ class Bank:
             raise InputError(f"pooling {pooling} is not the group's {self.group.pooling}")
         if len(model.labels) > self.labels:
             raise InputError(f"{len(model.labels)} labels exceed the envelope's {self.labels}")
+        if model.suffix != self.group.suffix:
+            raise InputError("its pruned blocks are not the group's")
         self._check_features(model)
         missing = [wide for wide in self.group.methods if wide.tag not in {m.tag for m in model.methods}]
         for absent in missing:
@@ -203,6 +216,8 @@ class Bank:
                 of_block[site.name] = padded
         if model.feature_method is not None and (name := model.feature_method.tag) in leaves["adapter"]:
             leaves["adapter"][name] = map_leaves(np.asarray, params.get("adapter", {}).get(name, {}))
+        if model.suffix:
+            leaves[SUFFIX] = map_leaves(np.asarray, params[SUFFIX])
         extra = self.labels - len(model.labels)
         leaves["head"] = {
             "kernel": np.pad(np.asarray(params["head"]["kernel"]), ((0, 0), (0, extra))),

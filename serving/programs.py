@@ -145,7 +145,8 @@ class Programs:
     def _segment(
         self, bank: Bank, start: int, stop: int, params: Any, leaves: Any, state: Any, mask: Any, slots: Any
     ) -> tuple[jax.Array, jax.Array]:
-        hooks = GraftHooks(bank.model.site_parts, leaves["adapter"], slots)
+        hooks = GraftHooks(bank.model.site_parts, leaves.get("adapter", {}), slots)
+        params = bank.model.trunk(params, leaves, slots)
         hidden = self.backbone.network.run_blocks(params, state, mask, hooks, start=start, stop=stop)
         return hidden, self._pool(hidden, mask)
 

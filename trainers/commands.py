@@ -13,6 +13,7 @@ from registry.budgets.place import UnderBudgets, budgets_for
 from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
+from trainers.config.pruning import Pruning
 from trainers.retrain.outcome import Job, Options
 from trainers.search.commands import SEARCH_VERBS
 
@@ -201,6 +202,19 @@ class Cache(Verb, verb="cache"):
         return caches(self.action, max_gib=self.max_gib)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prune(Pruning, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="prune"):
+    data: str | None = option(None, "config whose rows judge heads and units (default: the graft's own)")
+
+    def call(self) -> object:
+        """Removes heads and mlp units above a boundary from a graft, without training."""
+        from trainers.prune import prune
+
+        data = None if self.data is None else load_config(self.data, self.overrides).data
+        overrides = () if data is not None else self.overrides
+        return prune(self.graft, self.out, self, data=data, overrides=overrides, backbone=self.backbone)
+
+
 VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
@@ -212,5 +226,6 @@ VERBS: tuple[type[Verb], ...] = (
     Check,
     Inspect,
     Cache,
+    Prune,
     *SEARCH_VERBS,
 )

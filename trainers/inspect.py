@@ -117,7 +117,7 @@ def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
     facts["metrics"] = manifest.training.metrics
     spec = read_record(place).spec
     if scope := read_scope(folder, manifest, spec.width, spec.blocks):
-        model = GraftModel(Network(spec), manifest.methods, manifest.head, manifest.labels)
+        model = GraftModel(Network(spec), manifest.methods, manifest.head, manifest.labels, manifest.suffix)
         facts["out_of_scope"] = {
             "boundary": scope.boundary,
             "false_alarms": scope.false_alarms,

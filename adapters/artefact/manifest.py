@@ -16,8 +16,9 @@ from typing import Any
 from adapters.artefact.scripts import changed, missing
 from adapters.methods.method import Method
 from adapters.specs import Head
+from adapters.suffix import SuffixBlock
 from backbone.errors import InputError
-from backbone.records import canonical_json, decode, digest, encode
+from backbone.records import canonical_json, decode, digest, encode, newer
 from backbone.variants.registered import UnknownVariant, VariantsError
 
 SCHEMA = 1
@@ -58,7 +59,8 @@ class Manifest:
     tolerances: dict[str, float]  # largest differences of the canary's logits, by "precision/platform"
     files: dict[str, str]  # sha256 by file name
     training: Training  # the making of the graft
-    manifest_id: str = ""  # sha256 of all of the above
+    manifest_id: str = ""  # sha256 of all the rest
+    suffix: tuple[SuffixBlock, ...] = field(default=(), metadata=newer())  # blocks whose kernels belong to the graft
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -74,6 +76,8 @@ def identity(manifest: Manifest) -> str:
     """Returns the text that, with the tensors, decides `content_id`."""
     fields = ("schema", "weights_id", "preprocessing_id", "methods", "head", "labels", "max_tokens")
     parts: dict[str, Any] = {name: manifest.files[name] for name in OPTIONAL if name in manifest.files}
+    if manifest.suffix:
+        parts["suffix"] = encode(manifest.suffix)
     # precisions that a run validated beside its own decide how the graft may be served
     former = manifest.training.config.get("validate")  # former configs named those beside float32
     if validated := sorted(set(manifest.variants) & set(former)) if former is not None else _beside_one(manifest):

@@ -111,6 +111,7 @@ def save_graft(
             tolerances={key: value * scale for key, value in tolerances(backbone.precision).items()},
             files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
             training=replace(training, variants=own_names((*model.methods, model.head))),
+            suffix=model.suffix,
         )
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
         (folder / MANIFEST).write_bytes(dumps(manifest))
@@ -150,7 +151,7 @@ def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
             f"load it with precision={trained}, or train it again on {backbone.precision}"
         )
     with own_code(where, manifest.training.variants):
-        return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels)
+        return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels, manifest.suffix)
 
 
 def verify_on(

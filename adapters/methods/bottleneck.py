@@ -6,7 +6,9 @@ Houlsby et al. 2019 (arXiv 1902.00751): y + f(y) after attention and mlp. Pfeiff
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -36,6 +38,7 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
 
     kinds: ClassVar[tuple[str, ...]] = SUBLAYER
     free_in_bank: ClassVar[tuple[str, ...]] = ("width", "scale", "dropout", "blocks")
+    rank_axes: ClassVar[Mapping[str, int]] = MappingProxyType({"down": 1, "down_bias": 0, "up": 0})
 
     width: int = 48  # hidden units
     placement: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"  # sublayers, and after or beside them

@@ -61,6 +61,7 @@ class Lora(SiteMethod, tag="lora"):
     2023 (arXiv 2312.03732). B starts at zero: exactly the identity at step 0.
     """
 
+    adapts_ranks: ClassVar[bool] = True
     has_magnitude: ClassVar[bool] = False  # a leaf `magnitude` beside A and B (DoRA)
     free_in_bank: ClassVar[tuple[str, ...]] = (
         "rank", "alpha", "sites", "overrides", "scaling", "dropout", "blocks",
@@ -145,6 +146,15 @@ class Lora(SiteMethod, tag="lora"):
         return replace(
             self, rank=rank, sites=tuple(site.full_name for site in sites), overrides=(), dropout=0.0, blocks=""
         )
+
+    def with_fewer(self, encoder: EncoderSpec, ranks: Mapping[Site, int]) -> Self:
+        root, settings = self.scaling == "rank_stabilised", self.settings(encoder)
+        kept = {
+            site: (rank, settings[site].scale * (math.sqrt(rank) if root else rank)) for site, rank in ranks.items()
+        }
+        shortest = Lora.with_ranks(kept, encoder)
+        changed = {name: getattr(shortest, name) for name in ("rank", "alpha", "sites", "overrides", "blocks")}
+        return replace(self, **changed)
 
     @classmethod
     def with_ranks(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -81,6 +82,7 @@ class Method(Registered, by="method", folder="adapters.methods"):
     fitted: ClassVar[bool] = False  # the head is fitted in closed form to fixed features, not trained by gradient steps
     differentiates_backbone: ClassVar[bool] = True  # gradients pass through the backbone's blocks
     stands_alone: ClassVar[bool] = False  # a config with this adapter takes no `extra`
+    adapts_ranks: ClassVar[bool] = False  # `with_fewer` gives each site a rank of its own
     reads_pooled: ClassVar[bool] = False  # its features are its taps' pooled states, side by side: stored ones suffice
     identity_at_start: ClassVar[bool] = True  # fresh parameters change nothing, to the last bit
 
@@ -125,6 +127,7 @@ class SiteMethod(Method, needs=("init",)):
     leads: ClassVar[bool] = False  # reads the frozen kernel as if alone: must be the first method at its sites
     # fields in which the grafts of one bank may differ; `bank_leaves` makes up for them where they change the algebra
     free_in_bank: ClassVar[tuple[str, ...]] = ("sites", "blocks", "dropout")
+    rank_axes: ClassVar[Mapping[str, int]] = MappingProxyType({})  # axis that is the rank or hidden unit, by leaf
 
     sites: tuple[str, ...]  # patterns over site names
     blocks: str  # range of blocks, slice notation
@@ -203,6 +206,10 @@ class SiteMethod(Method, needs=("init",)):
     def merge(self, setting: Any, leaves: Params, kernel: Array, bias: Array) -> tuple[Array, Array] | None:
         """Returns a linear site's kernel and bias with the adapter folded in; None if the algebra forbids it."""
         return None
+
+    def with_fewer(self, encoder: EncoderSpec, ranks: Mapping[Site, int]) -> Self:
+        """Returns settings with these ranks by site, all at least 1, and the scales of these; no other site is left."""
+        raise NotImplementedError
 
     def cost(self, setting: Any, site: Site, batch: int, length: int) -> Count:
         """Returns the work of the method's forward pass at one site, on `batch` rows of `length` tokens."""

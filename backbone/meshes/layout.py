@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROWS = ("data", "fsdp")  # axes over which the rows of a batch lie
-AROUND = frozenset(("state", "live", "optimizer", "gradient", "fixed", "graft", "backbone"))  # keys around a parameter
+AROUND = frozenset(
+    ("state", "live", "optimizer", "gradient", "start", "fixed", "graft", "backbone")
+)  # keys around a parameter
 
 
 @dataclass(frozen=True)

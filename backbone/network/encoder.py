@@ -174,32 +174,39 @@ class Attention(nnx.Module):
 
     K is D, or less where several heads share one of keys and values (grouped queries: Ainslie et al. 2023, arXiv
     2305.13245; with one for all, Shazeer 2019, arXiv 1911.02150). Keys that an adapter prepends have no position: they
-    join after the rotation.
+    join after the rotation. The kernels say how many heads there are: those of a pruned block hold fewer.
     """
 
     def __init__(self, spec: EncoderSpec, kind: BlockKind, *, rngs: nnx.Rngs):
-        self.heads, self.window, self.theta = spec.heads, kind.window, kind.theta
+        self.window, self.theta = kind.window, kind.theta
         self.pre = spec.norm == "pre"
-        self.kv_heads = spec.kv_heads or spec.heads
-        self.widths = ((QUERY, spec.width), (KEY, spec.kv_width), (VALUE, spec.kv_width))
+        self.depth, self.queries_of_key = spec.width // spec.heads, spec.heads // (spec.kv_heads or spec.heads)
         self.qkv = Dense(spec.width, spec.width + 2 * spec.kv_width, rngs=rngs)
         self.output = Dense(spec.width, spec.width, rngs=rngs)
         if kind.attention_norm:
             self.norm = Norm(spec)
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        """Returns the number of heads, and of those of keys and values."""
+        heads = self.output.kernel[...].shape[0] // self.depth
+        return heads, heads // self.queries_of_key
 
     def _norm(self, x: Array, hooks: BlockHooks) -> Array:
         return self.norm(x, hooks, ATTENTION_NORM) if hasattr(self, "norm") else x
 
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
         x = self._norm(hidden, hooks) if self.pre else hidden
-        q, k, v = hooks.joint(dict(self.widths), x, self.qkv.product, self.qkv.bias[...])
+        heads, kv_heads = self._heads
+        widths = {QUERY: heads * self.depth, KEY: kv_heads * self.depth, VALUE: kv_heads * self.depth}
+        q, k, v = hooks.joint(widths, x, self.qkv.product, self.qkv.bias[...])
         if self.theta:
-            q, k = rotate(q, self.heads, self.theta), rotate(k, self.kv_heads, self.theta)
+            q, k = rotate(q, heads, self.theta), rotate(k, kv_heads, self.theta)
         k, v = hooks.attend(k, v)
-        if self.kv_heads < self.heads:
-            k, v = (repeated(t, self.kv_heads, self.heads) for t in (k, v))
+        if kv_heads < heads:
+            k, v = (repeated(t, kv_heads, heads) for t in (k, v))
         exact = has_exact_rows(self.qkv.kernel[...])
-        mixed = attention(q, k, v, mask, self.heads, self.window, exact_rows=exact)
+        mixed = attention(q, k, v, mask, heads, self.window, exact_rows=exact)
         y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
         y = hidden + hooks.sublayer("attention", x, y)
         return y if self.pre else self._norm(y, hooks)

@@ -17,6 +17,7 @@ from trainers.config.experiment import TrainConfig, require_pair
 from trainers.config.extras import EarlyExits, OutOfScope
 from trainers.config.optimizer import Optimizer
 from trainers.config.plan import ClimbStep, Plan
+from trainers.config.ranks import Ranks
 from trainers.config.retrain import Bound, Column, Gate, Retrain, Schema
 from trainers.freezing.explicit import Stage
 
@@ -32,6 +33,7 @@ __all__ = [
     "Optimizer",
     "OutOfScope",
     "Plan",
+    "Ranks",
     "Retrain",
     "Rule",
     "Schema",

@@ -12,12 +12,15 @@ from adapters.target import Target
 from backbone.errors import InputError
 from backbone.meshes.mesh import Mesh
 from backbone.precisions.precision import precision_named
+from backbone.records import newer
 from trainers.config.curriculum import Curriculum
 from trainers.config.data import Data
 from trainers.config.extras import EarlyExits, OutOfScope
 from trainers.config.optimizer import Optimizer
 from trainers.config.plan import Plan
+from trainers.config.ranks import Ranks
 from trainers.config.retrain import Retrain
+from trainers.penalties.penalty import Penalty, rank_axes, require_subjects
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class TrainConfig:
     retrain: Retrain = field(default_factory=Retrain)
     out_of_scope: OutOfScope = field(default_factory=OutOfScope)
     exits: EarlyExits = field(default_factory=EarlyExits)
+    penalties: tuple[Penalty, ...] = field(default=(), metadata=newer())  # terms that are added to the loss
+    ranks: Ranks = field(default_factory=Ranks, metadata=newer())
     head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
     # what adapters start from: a fitted probe with small weights, the best one, or a zero head; auto: always the first
     epochs: float = 3.0  # passes over the train rows
@@ -72,7 +77,20 @@ class TrainConfig:
             raise InputError("curriculum.difficulty: column needs data.difficulty, the name of the column")
         if self.patience < 0 or self.checkpoint_seconds < 0:
             raise InputError("patience: neither this nor checkpoint_seconds may be negative")
+        require_subjects(self.penalties, self.methods)
+        self._check_ranks()
         self._check_head()
+
+    def _check_ranks(self) -> None:
+        """Raises InputError where a budget of bytes has no ranks to choose among, or no fixed stage to do so in."""
+        if not self.ranks.max_bytes:
+            return
+        if lacking := [method.tag for method in self.methods if not (rank_axes(method) and method.adapts_ranks)]:
+            raise InputError(
+                f"ranks.max_bytes: {lacking[0]} has no ranks that may differ from site to site; use lora or dora alone"
+            )
+        if self.climbs:
+            raise InputError("ranks.max_bytes: needs stages that are known; set plan.stages to all or top(k), not auto")
 
     def _check_head(self) -> None:
         """Raises InputError unless the head and the rest of the config agree."""

@@ -6,6 +6,7 @@ defaults of that class, and every value is read as the type that its field decla
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import runpy
 import sys
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from backbone.console.options import argument, option
 from backbone.errors import InputError, nearest
-from backbone.records import TAGS, Raw, decode, encode, former_field
+from backbone.records import TAGS, Raw, decode, encode, former_field, key_of
 from backbone.variants.names import place_of_missing
 from backbone.variants.scripts import failure, imports_of, line_in
 from trainers.config import TrainConfig
@@ -120,6 +121,9 @@ def find_config(script: str) -> Path:
 def override(config: T, overrides: Sequence[str]) -> T:
     """Returns the config with each `a.b=c` applied in turn."""
     values = encode(config)
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        if dataclasses.is_dataclass(section := getattr(config, field.name)):
+            values.setdefault(key_of(field), encode(section))  # one that JSON leaves out at its default
     for text in overrides:
         _put(values, *_split(text))
     return decode(type(config), values)

@@ -95,7 +95,7 @@ def _cached_logits(plan: Plan, graft: Graft, examples: Examples) -> np.ndarray |
     """Returns logits float32 [N,C] from cached pooled states; None for a graft that reads others."""
     model, method = graft.model, graft.model.feature_method
     pooled = method is not None and method.reads_pooled and model.head.pooling != "attention"
-    if not len(examples) or model.site_parts or not pooled:
+    if not len(examples) or model.adapted_blocks or not pooled:
         return None
     store = open_cache(plan, model, graft.backbone, {})
     stored = None if store is None else stored_features(model, [examples], store, False)

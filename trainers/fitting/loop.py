@@ -96,6 +96,16 @@ class Trainable(ABC):
         return 0
 
     @property
+    def kept_from(self) -> int:
+        """Returns the micro-batches before which no evaluation chooses the best parameters."""
+        return 0
+
+    @property
+    def keeps_start(self) -> bool:
+        """Returns whether the step reads the adapter as it was at the start."""
+        return False
+
+    @property
     @abstractmethod
     def layout(self) -> Layout:
         """Returns the devices of the run, and what lies where on them."""

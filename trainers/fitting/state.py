@@ -70,7 +70,8 @@ class LoopState:
         live, self.frozen = partition(params, lambda path: self.task.is_live(path, boundary))
         layout, track = self.task.layout, self.task.schedule.signal == "gradient"
         # moments are made from parameters in their places, so that no device ever has all of them
-        self.arrays: State = layout.params(first_state(layout.params(live), self.optimizer, track=track))
+        state = first_state(layout.params(live), self.optimizer, track, self.task.keeps_start)
+        self.arrays: State = layout.params(state)
         self.fixed = self.task.fixed(self.frozen)
 
     @property
@@ -164,7 +165,7 @@ class LoopState:
         scalars.write(self.done, {f"{task.held_out}/{name}": value for name, value in finite.items()})
         words = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         log.info("step %d: %s %s", self.done, task.held_out.replace("_", "-"), words)
-        if self.progress.note(self.done, scores, task.metric):
+        if self.progress.note(self.done, scores, task.metric if self.done >= task.kept_from else ""):
             self.best = map_leaves(np.array, self.params)
         self.progress.stopped = 0 < task.patience <= self.progress.epochs_without_gain
 

@@ -20,6 +20,9 @@ from trainers.config import Optimizer
 from trainers.data.batches import Batch
 from trainers.runs.checkpoints import State
 
+# (trained leaves, the adapter at the start, micro-batches done) -> term of the loss
+PenaltyOf = Callable[[Params, Params, jax.Array], jax.Array]
+
 
 def partition(params: Mapping[str, Any], is_live: Callable[[str], bool]) -> tuple[Params, Params]:
     """Splits a tree by dotted path into (live, frozen), which together hold every leaf once."""
@@ -41,8 +44,15 @@ def join(live: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
     return unflatten(above | below)
 
 
-def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
-    """Returns AdamW with clipping, warm-up, decay to zero over `steps` optimiser steps, and accumulation."""
+def make_optimizer(
+    config: Optimizer,
+    steps: int,
+    around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda inner: inner,
+) -> optax.GradientTransformation:
+    """Returns AdamW with clipping, warm-up, decay to zero over `steps` optimiser steps, and accumulation.
+
+    `around` wraps what acts once an optimiser step.
+    """
     warmup = round(config.warmup_fraction * steps)
     rest = max(1, steps - warmup)
     decay = {
@@ -56,19 +66,28 @@ def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformatio
     matrices = lambda tree: jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)  # noqa: E731
     chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     chain.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=matrices))
-    optimizer = optax.chain(*chain)
+    optimizer = around(optax.chain(*chain))
     return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer
 
 
-def first_state(live: Params, optimizer: optax.GradientTransformation, track: bool = False) -> State:
-    """Returns the state before the first step; with `track` it also holds the sum of gradients, "gradient"."""
+def first_state(
+    live: Params, optimizer: optax.GradientTransformation, track: bool = False, keep_start: bool = False
+) -> State:
+    """Returns the state before the first step.
+
+    With `track` it also holds the sum of gradients, "gradient"; with `keep_start` the adapter as it is now, "start".
+    """
     state = {
         "live": live,
         "optimizer": optimizer.init(live),
         "step": jnp.zeros((), jnp.int32),
         "sums": no_sums(),
     }
-    return state | ({"gradient": jax.tree.map(jnp.zeros_like, live)} if track else {})
+    if track:
+        state["gradient"] = jax.tree.map(jnp.zeros_like, live)
+    if keep_start:
+        state["start"] = {"adapter": jax.tree.map(jnp.array, live.get("adapter", {}))}
+    return state
 
 
 def carry(old: State, fresh: State) -> State:
@@ -90,6 +109,7 @@ def make_step(
     seed: int,
     track: bool = False,
     layout: Layout = ONE,
+    penalty: PenaltyOf | None = None,
 ) -> Callable[[State, Params, Batch], State]:
     """Compiles (state, frozen, batch) -> state; the old state's memory is reused.
 
@@ -104,7 +124,7 @@ def make_step(
         rows = batch["weights"].sum()
         return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
 
-    return step_of(loss_of, optimizer, seed=seed, track=track, layout=layout)
+    return step_of(loss_of, optimizer, seed=seed, track=track, layout=layout, penalty=penalty)
 
 
 def step_of(
@@ -114,17 +134,23 @@ def step_of(
     seed: int | None,
     track: bool = False,
     layout: Layout = ONE,
+    penalty: PenaltyOf | None = None,
 ) -> Callable[[State, Params, Any], State]:
     """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
     The state stays where `layout` places it. The key is made from `seed` and the step; where the seed is None,
     `frozen["seed"]` uint32 holds it, so that one program serves several seeds. A micro-batch whose loss or gradient is
-    not finite changes nothing but the count of skipped ones.
+    not finite changes nothing but the count of skipped ones. `penalty` is added to the loss; it needs a state that
+    keeps its start.
     """
+
+    def penalised(live: Params, frozen: Params, batch: Any, rng: jax.Array, state: State) -> tuple[Any, jax.Array]:
+        loss, rows = loss_of(live, frozen, batch, rng)
+        return (loss if penalty is None else loss + penalty(live, state["start"], state["step"])), rows
 
     def step(state: State, frozen: Params, batch: Any) -> State:
         rng = jax.random.fold_in(jax.random.key(frozen["seed"] if seed is None else seed), state["step"])
-        (loss, rows), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["live"], frozen, batch, rng)
+        (loss, rows), gradient = jax.value_and_grad(penalised, has_aux=True)(state["live"], frozen, batch, rng, state)
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         kept = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
@@ -141,6 +167,6 @@ def step_of(
         }
         if track:
             following["gradient"] = kept(jax.tree.map(jnp.add, state["gradient"], gradient), state["gradient"])
-        return layout.constrained(following)
+        return layout.constrained(following | {name: state[name] for name in ("start",) if name in state})
 
     return jax.jit(step, donate_argnums=0)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import ClassVar
 
+import jax
 import numpy as np
 import optax
 
 from adapters.costs import train_step
 from adapters.graft import Graft
 from adapters.model import GraftModel
+from backbone.errors import InputError
 from backbone.meshes.layout import Layout
 from backbone.storage import Backbone
 from backbone.trees import Params
@@ -24,9 +27,11 @@ from trainers.data.batches import Batch, Examples, States, batches
 from trainers.data.order import Order
 from trainers.fitting.cached_states import Boundaries, CachedPrefix
 from trainers.fitting.loop import Trainable
+from trainers.fitting.ranks import budgeted, require_budget
 from trainers.fitting.state import LoopState, Step
 from trainers.fitting.step import make_optimizer, make_step
 from trainers.freezing.schedule import RunShape, Schedule, Span
+from trainers.penalties.penalty import total
 from trainers.scoring.metrics import gather
 
 log = logging.getLogger(__name__)
@@ -117,8 +122,38 @@ class GraftTask(Trainable):
         return self.layout.params({"backbone": self.backbone.params, "graft": frozen})
 
     def optimizer(self) -> optax.GradientTransformation:
-        steps = -(-self.total_steps // self.config.optimizer.accumulate)
-        return make_optimizer(self.config.optimizer, steps)
+        return make_optimizer(self.config.optimizer, self._optimizer_steps, self._around)
+
+    @property
+    def _optimizer_steps(self) -> int:
+        return -(-self.total_steps // self.config.optimizer.accumulate)
+
+    @cached_property
+    def _around(self) -> Callable[[optax.GradientTransformation], optax.GradientTransformation]:
+        """Returns what the optimiser is wrapped in: the removal of ranks, where there is a budget of bytes."""
+        settings = self.config.ranks
+        if not settings.max_bytes:
+            return lambda inner: inner
+        require_budget(settings, self.model)
+        if len(self.spans) > 1:
+            raise InputError(
+                f"ranks.max_bytes: ranks of all blocks are compared, so one stage must train them all; "
+                f"plan.stages={self.config.plan.stages} has {len(self.spans)}: use all or top(k)"
+            )
+        return budgeted(settings, self.model, self._optimizer_steps)
+
+    @property
+    def kept_from(self) -> int:
+        """Returns the micro-batches before which parameters are not kept: ranks are still being removed."""
+        if not self.config.ranks.max_bytes:
+            return 0
+        last = math.ceil(self.config.ranks.end * self._optimizer_steps)
+        return min(self.total_steps, last * self.config.optimizer.accumulate)
+
+    def _penalty(self, live: Params, start: Params, step: jax.Array) -> jax.Array:
+        """Returns the sum of the penalties in micro-batch number `step`."""
+        methods, share = self.model.methods, step / self.total_steps
+        return total(self.config.penalties, methods, live.get("adapter", {}), start["adapter"], share)
 
     def make_step(self, optimizer: optax.GradientTransformation) -> Step:
         config = self.config
@@ -129,7 +164,12 @@ class GraftTask(Trainable):
             seed=config.seed,
             track=self.schedule.signal == "gradient",
             layout=self.layout,
+            penalty=self._penalty if self.keeps_start else None,
         )
+
+    @property
+    def keeps_start(self) -> bool:
+        return bool(self.config.penalties)
 
     def count(self, batch: Batch, boundary: int, cached: bool) -> Count:
         bucket = batch["mask"].shape[1]

@@ -48,6 +48,8 @@ class Parent:
         for name in ("weights_id", "preprocessing_id"):
             if getattr(backbone, name) != getattr(self.manifest, name):
                 raise InputError(f"start: grafted on another backbone ({name} differs); train without it")
+        if self.manifest.suffix:
+            raise InputError("start: a pruned graft is trained no further; train without it, then prune the result")
         if self.manifest.head != config.head:
             raise InputError("start: its head is another kind than config.head; train without it")
         return GraftModel(backbone.network, self.manifest.methods, config.head, labels)

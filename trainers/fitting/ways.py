@@ -22,6 +22,7 @@ from trainers.fitting.features import features, open_cache
 from trainers.fitting.linear_head import SHRUNK, FittedProbe, fit_linear, fitted_labels, shrunk_head, vector_model
 from trainers.fitting.loop import fit
 from trainers.fitting.progress import Progress, rows_of_steps
+from trainers.fitting.ranks import narrowed
 from trainers.fitting.state import LoopState
 from trainers.fitting.task import GraftTask
 from trainers.fitting.warm_start import Parent, grown
@@ -91,7 +92,10 @@ def steps(inputs: Inputs, run: Run, parent: Parent | None = None) -> Fitted:
             state.restore(checkpoints)
             fit(task, state, checkpoints, Scalars(run.workdir, state.done), show=run.show)
     run.computed.rows += rows_of_steps(state.progress.stages, config.batch_size)
-    return Fitted(model, chosen_params(task, state), state.done, state.progress, resumed)
+    params = chosen_params(task, state)
+    if config.ranks.max_bytes:
+        model, params = narrowed(model, params)
+    return Fitted(model, params, state.done, state.progress, resumed)
 
 
 def graft_task(inputs: Inputs, run: Run, model: GraftModel) -> GraftTask:

@@ -78,7 +78,7 @@ def trial(
     logits = logits_of_rows(config.plan, graft, examples)
     model = graft.model
     if unseen:
-        model = GraftModel(model.network, model.methods, model.head, labels)
+        model = replace(model, labels=labels)
         logits = in_labels(logits, known, labels)
     sides = PairedLogits(model, examples, logits, _other_logits(config, graft, other, train, examples, split, model))
     majority = majority_logits(model, train, len(examples))

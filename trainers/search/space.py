@@ -137,6 +137,11 @@ def _require_searchable(config: TrainConfig) -> None:
     """Raises InputError for a config that is no trial of a search."""
     if config.mesh != Mesh():
         raise InputError("mesh: the trials of a search run on one device; leave it out")
+    if config.penalties or config.ranks.max_bytes:
+        raise InputError(
+            "penalties: the trials of a search share a program without penalties and adaptive ranks; leave out both, "
+            "and set them when the chosen config is trained"
+        )
     if config.climbs:
         raise InputError(
             "plan.stages: auto chooses between steps by itself; name the stages in the space, as in "

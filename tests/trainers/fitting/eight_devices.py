@@ -24,7 +24,7 @@ from adapters.model import GraftModel
 from adapters.specs import Bottleneck, Classification, Lora
 from backbone.meshes.mesh import Mesh
 from backbone.meshes.rules import bytes_per_device, laid_out
-from backbone.storage import Backbone, load_backbone, on_mesh
+from backbone.storage import Backbone, in_precision, load_backbone, on_mesh
 from backbone.trees import shapes
 from tests.tiny import make_tiny_backbone, rows
 from tests.trainers.pretraining.backbone_runs import first_params, task_of
@@ -48,22 +48,26 @@ MESHES = {
 COLLECTIVE = re.compile(r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 
-def trained(task: Trainable, params: Any) -> tuple[list[float], LoopState, Any]:
-    """The loss of each step, the state at the end, and the last batch."""
+def trained(task: Trainable, params: Any) -> tuple[list[float], LoopState, Any, Any]:
+    """The loss of each step, the state at the end, the last batch, and the compiled step.
+
+    The program that is described is the one that runs: it refuses a state that does not lie as it was compiled for.
+    """
     state, losses, before = LoopState(task, params), [], 0.0
     state.enter(task.spans[0], show=False)
+    compiled = None
     for batch in task.batches(0, STEPS, state.states):
-        state.arrays = state.step(state.arrays, state.fixed, batch)
+        compiled = compiled or state.step.lower(state.arrays, state.fixed, batch).compile()  # type: ignore[attr-defined]
+        state.arrays = compiled(state.arrays, state.fixed, batch)
         sums = jax.device_get(state.arrays["sums"])
         losses.append((float(sums["loss"]) - before) / float(batch["weights"].sum()))
         before = float(sums["loss"])
-    return losses, state, batch
+    return losses, state, batch, compiled
 
 
 def described(task: Trainable, params: Any) -> dict[str, Any]:
     """What a test must know of a run: losses, and of the compiled step its collectives and bytes per device."""
-    losses, state, batch = trained(task, params)
-    compiled = state.step.lower(state.arrays, state.fixed, batch).compile()  # type: ignore[attr-defined]
+    losses, state, batch, compiled = trained(task, params)
     by_rule = [
         bytes_per_device(laid_out(task.layout.mesh, shapes(plain(tree))).values())
         for tree in (state.arrays["live"], state.fixed)
@@ -75,7 +79,6 @@ def described(task: Trainable, params: Any) -> dict[str, Any]:
         "bytes by rule": (1 + MOMENTS) * by_rule[0] + by_rule[1],
         "bytes by shards": _bytes([state.arrays[part] for part in ("live", "optimizer")]) + _bytes(plain(state.fixed)),
         "batch bytes": _bytes(batch),
-        "programs": state.step._cache_size(),  # type: ignore[attr-defined]
     }
 
 
@@ -136,6 +139,9 @@ def runs(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "supervised_images", name, pretraining("supervised_images", mesh)
         yield "uncached graft", name, graft(backbone, mesh, None)
         yield "cached graft", name, graft(backbone, mesh, folder / f"cache {name}")
+    stored = in_precision(backbone, "int8")
+    for name in ("one", "all three"):
+        yield "int8 graft", name, graft(stored, MESHES[name], None)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,14 @@ def test_fifty_losses_are_those_of_one_device(results, what, mesh):
     assert len(losses) == 50
     np.testing.assert_allclose(losses, one, rtol=3e-5)
     assert np.ptp(one) > 1e-3, "something is learned"
-    assert results[what, mesh]["programs"] == 1, "one step is compiled for all batches"
+
+
+def test_a_stored_trunk_is_cut_as_well(results):
+    one, cut = (results["int8 graft", mesh] for mesh in ("one", "all three"))
+    np.testing.assert_allclose(cut["losses"], one["losses"], rtol=1e-3)
+    assert cut["losses"] != results["uncached graft", "all three"]["losses"]
+    assert cut["argument bytes"] < 0.6 * one["argument bytes"]
+    assert one["argument bytes"] < 0.5 * results["uncached graft", "one"]["argument bytes"]
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -44,6 +44,7 @@ def test_a_combination_that_cannot_be_is_left_out_and_named(config):
         ({"adapter.rank": (0,)}, "rank: must be a positive number"),
         ({"plan.stages": ("auto",)}, "auto chooses between steps by itself"),
         ({"mesh.data": (2,)}, "the trials of a search run on one device"),
+        ({"ranks.max_bytes": (9000,)}, "share a program without penalties and adaptive ranks; leave out both"),
         ({"rank": (2,)}, "rank: no such field in TrainConfig"),
     ],
 )

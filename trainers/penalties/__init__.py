@@ -1,0 +1,1 @@
+"""Penalties on an adapter, one file each (`penalties` of a config)."""

@@ -78,12 +78,12 @@ class Registry:
     def change(self) -> LogPosition:
         """Returns the end of the log, which differs whenever other versions are live; it is cheap to poll."""
         with self.database.reading() as connection:
-            former = self.database.version != tables.SCHEMA and self.database.look(connection) != tables.SCHEMA
+            former = self.database.version < tables.LOGGED and self.database.look(connection) < tables.LOGGED
             return log.position_by_live(connection) if former else log.position(connection)
 
     def entries(self, after: int, limit: int) -> dict[int, str]:
         """Returns the ids of the last `limit` promotions behind position `after`; none with tables of schema 1."""
-        if self.database.version != tables.SCHEMA:
+        if self.database.version < tables.LOGGED:
             return {}
         with self.database.reading() as connection:
             return log.entries(connection, after, limit)

@@ -1,6 +1,6 @@
 """The tables, which are the same on SQLite and PostgreSQL. `SCHEMA` rises with every change of them.
 
-Schema 2 added `identity` and `log`; `registry.upgrade` brings tables of schema 1 forward.
+Schema 2 added `identity` and `log`, schema 3 `decisions`; `registry.upgrade` brings former tables forward.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, String, Table, UniqueConstraint
 
-SCHEMA = 2
+SCHEMA = 3
+LOGGED = 2  # schema from which on there is a log
 
 metadata = MetaData()
 
@@ -121,4 +122,18 @@ measurements = Table(
     Column("detail", _JSON, nullable=False),
     Column("at", Double, nullable=False),
     Index("measurements_by_version", "task", "version"),
+)
+decisions = Table(  # choices of people among the points of a search
+    "decisions",
+    metadata,
+    Column("task", String, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("search", String, nullable=False),  # digest of what the search compared
+    Column("choice", String, nullable=False),
+    Column("settings", _JSON, nullable=False),
+    Column("facts", _JSON, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("at", Double, nullable=False),
+    UniqueConstraint("task", "search"),
 )

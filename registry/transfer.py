@@ -139,7 +139,7 @@ def _require_whole(file: Path, rows: Rows) -> None:
     if version not in upgrade.READABLE:
         raise InputError(f"{file}: schema {version}: this version of topgraft reads schema {tables.SCHEMA}")
     ids = [row["registry_id"] for row in rows["identity"]]
-    if len(ids) != (version == tables.SCHEMA) or not all(map(_ID.fullmatch, ids)):
+    if len(ids) != (version >= tables.LOGGED) or not all(map(_ID.fullmatch, ids)):
         raise InputError(f"{file}: holds the ids {ids}, expected one of 32 hexadecimal digits; export it again")
     problems = []
     by_task: Callable[[str], dict[str, list[Any]]] = lambda name: _by_task(rows[name])  # noqa: E731
@@ -149,7 +149,7 @@ def _require_whole(file: Path, rows: Rows) -> None:
         entries = sorted(log.get(task, []), key=lambda row: row.generation)
         problems += history_problems(task, entries, (live.get(task) or [None])[0], known)
     positions = sorted(row["position"] for row in rows["log"])
-    if version == tables.SCHEMA and positions != list(range(1, len(rows["promotions"]) + 1)):
+    if version >= tables.LOGGED and positions != list(range(1, len(rows["promotions"]) + 1)):
         problems.append("the log does not have one entry for each promotion")
     if problems:
         raise InputError(f"{file}: {len(problems)} problems, the first: {problems[0]}; export it again")
@@ -177,8 +177,8 @@ def bring_in(registry: Registry, rows: Rows) -> dict[str, int]:
                 connection.execute(table.delete())
             if rows[table.name]:
                 connection.execute(table.insert(), rows[table.name])
-        if rows["schema"][0]["version"] != tables.SCHEMA:
-            upgrade.complete(connection, database.time(connection))
+        if (before := rows["schema"][0]["version"]) != tables.SCHEMA:
+            upgrade.complete(connection, database.time(connection), before)
         if rows["measurements"] and database.engine.dialect.name == "postgresql":
             name = f"{database.namespace}.measurements" if database.namespace else "measurements"
             last = max(row["id"] for row in rows["measurements"])

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Table, select
 from registry import log, tables
 from registry.entries import LeaseHeld
 
-READABLE = (1, tables.SCHEMA)  # schemas that reading takes as they are
+READABLE = (1, 2, tables.SCHEMA)  # schemas that reading takes as they are
 
-NEWER = (tables.identity, tables.log)  # tables that schema 1 did not have
+ADDED = {2: (tables.identity, tables.log), 3: (tables.decisions,)}  # tables by the schema that added them
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,27 @@ def bring_forward(connection: Connection, now: float) -> int:
     leased = select(tables.leases).where(tables.leases.c.owner.is_not(None), tables.leases.c.expires_at > now)
     if row := connection.execute(leased).first():
         raise LeaseHeld(row.task, row.owner, row.expires_at - now)
-    tables.metadata.create_all(connection, tables=list(NEWER))
-    complete(connection, now)
+    tables.metadata.create_all(connection, tables=newer(before))
+    complete(connection, now, before)
     return before
 
 
-def complete(connection: Connection, now: float) -> None:
-    """Adds to the rows of schema 1 what the present schema has beside them."""
-    identify(connection, now)
-    fill_log(connection)
+def complete(connection: Connection, now: float, before: int) -> None:
+    """Adds to the rows of a former schema what the present one has beside them."""
+    if before < tables.LOGGED:
+        identify(connection, now)
+        fill_log(connection)
     connection.execute(tables.schema.update().values(version=tables.SCHEMA))
 
 
 def tables_of(version: int) -> list[Table]:
     """Returns the tables of a schema."""
-    newer = () if version == tables.SCHEMA else NEWER
-    return [table for table in tables.metadata.sorted_tables if table not in newer]
+    return [table for table in tables.metadata.sorted_tables if table not in newer(version)]
+
+
+def newer(version: int) -> list[Table]:
+    """Returns the tables that a schema does not have yet."""
+    return [table for added, names in ADDED.items() if added > version for table in names]
 
 
 def fill_log(connection: Connection) -> None:

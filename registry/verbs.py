@@ -29,6 +29,7 @@ from registry.budgets.propose import propose
 from registry.budgets.signers import Signers
 from registry.collect import Collected
 from registry.database import Registry
+from registry.decisions import require_decided
 from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, require_task
 from registry.place import Place
 from registry.store import Store
@@ -238,8 +239,8 @@ def promote(
     """Makes a version live by hand, after reading every byte of its artefact.
 
     `expected` is the generation on which the decision was made; by default it is the present one. Raises OverBudget for
-    a version that breaks its task's budget, and NoFigure where the budget bounds what nobody measured. A rollback asks
-    no budget: it must always be possible.
+    a version that breaks its task's budget, NoFigure where the budget bounds what nobody measured, and Undecided for
+    one whose config requires a decision about a search. A rollback asks nothing: it must always be possible.
     """
     registry = place.open()
     live = registry.live(_known(registry, task))
@@ -248,6 +249,7 @@ def promote(
     manifest = store.verify(version.content_id)
     if budgets is not None:
         budgets.signers.require(store.path(version.content_id))
+    require_decided(registry, task, manifest.training.config)
     if budgets is not None and (budget := budgets.of(task)):
         require_within(budget, number, figures_of(version, registry.measurements(task, number), manifest))
     generation = (live.generation if live else 0) if expected is None else expected

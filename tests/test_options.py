@@ -43,6 +43,10 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "inspect": ("p", {"path": "p"}),
     "search": ("c", {"config": "c"}),
     "search show": ("r", {"run": "r"}),
+    "search decide": (
+        "r --choose a --by b --why c",
+        {"run": "r", "choose": "a", "by": "b", "why": "c"},
+    ),
     "cache": ("stat", {"action": "stat"}),
     "check": ("f", {"inputs": ("f",)}),
     "prune": ("g --above 1 --flops 0.5 --out o", {"graft": "g", "above": 1, "flops": 0.5, "out": "o"}),

@@ -96,7 +96,7 @@ TRAINING = (
     ),
     Mutant(
         STEP,
-        'jax.random.fold_in(jax.random.key(seed), state["step"])',
+        'jax.random.fold_in(jax.random.key(frozen["seed"] if seed is None else seed), state["step"])',
         "jax.random.key(seed)",
         f"{ON_STEP}::test_every_step_has_a_random_key_of_its_own",
         "every step would drop the same units",

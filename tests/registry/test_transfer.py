@@ -16,6 +16,7 @@ import pytest
 from backbone.errors import InputError
 from registry.audit import audit
 from registry.database import Registry, open_registry
+from registry.decisions import decide
 from registry.store import Store
 from registry.transfer import bring_in, export, read
 from tests.registry.actors import ROOT
@@ -32,6 +33,16 @@ def lived(published: Registry) -> Registry:
     lease = published.acquire("task", "me", 600.0)
     published.start_run("task", "r1", "me", fence=lease.token, detail={"config": "a"})
     published.finish_run("task", "r1", "promoted", fence=lease.token)
+    decide(
+        published,
+        "task",
+        search="sha256:1",
+        choice="a",
+        settings={"seed": 1},
+        facts={"score": 0.5},
+        actor="me",
+        reason="ü",
+    )
     published.measure("task", 1, "joules", None, "unavailable", {"reason": "no meter"})
     return published
 
@@ -109,7 +120,7 @@ def twice(table: str):
         (changed("versions", path=None), "versions.path is 'None', expected text"),
         (changed("versions", table="version"), "table 'version' is unknown; nearest: versions"),
         (changed("identity", registry_id="../../etc"), "expected one of 32 hexadecimal digits"),
-        (changed("schema", version=9), "schema 9: this version of topgraft reads schema 2"),
+        (changed("schema", version=9), "schema 9: this version of topgraft reads schema 3"),
         (changed("live", version=1), "problems, the first: task: live"),
         (changed("log", position=7), "one entry for each promotion"),
         (without("schema"), "0 rows of `schema`"),

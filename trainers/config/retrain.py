@@ -138,6 +138,8 @@ class Retrain:
     head_share: float = 0.1  # greatest share of changed rows for which only the head is fitted anew
     warm_share: float = 0.5  # greatest share of changed rows for which training starts from the champion
     warm_epochs: float = 1.0  # epochs of a training that starts from the champion
+    # decided: nothing is trained or goes live before a person has chosen the settings of a search
+    search: Literal["any", "decided"] = field(default="any", metadata=newer())
 
     def __post_init__(self) -> None:
         if self.min_changed < 0 or self.max_per_day < 0:

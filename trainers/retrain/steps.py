@@ -20,6 +20,7 @@ from metering.window import cpu_seconds
 from registry.budgets.budget import Budget
 from registry.budgets.signers import Signers
 from registry.database import Registry
+from registry.decisions import missing_decision
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
 from registry.store import Store
@@ -84,6 +85,8 @@ class Work:
     def dry(self) -> Outcome:
         """Returns the action that a run would take, and its price."""
         diagnosis = self.diagnose()
+        if reason := self.undecided():
+            return self.refused(reason, diagnosis, unpriced())
         decision = self.decide(diagnosis)
         refusal, predicted = self.refusal(decision, diagnosis)
         if refusal:
@@ -107,6 +110,9 @@ class Work:
         except InputError as error:
             self._record("invalid", {"error": str(error)})
             raise
+        if reason := self.undecided():
+            self._record("refused", {"reason": reason})
+            return self.refused(reason, diagnosis, unpriced())
         self.on_step("decide")
         ready = candidate_of(self.registry, self.task, self.taken)
         decision = self.decide(diagnosis)
@@ -192,6 +198,12 @@ class Work:
         stored = self.before.fingerprint if self.old is not None else None
         now = self.taken.in_scheme(stored.scheme) if stored is not None else self.now
         return decide(self.config, now, stored, self.parent, diagnosis)
+
+    def undecided(self) -> str:
+        """Returns why the policy on searches refuses the run; "" if it does not."""
+        if self.config.retrain.search != "decided":
+            return ""
+        return missing_decision(self.registry, self.task, encode(self.config))
 
     def refusal(self, decision: Decision, diagnosis: Diagnosis) -> tuple[str, PriceEstimate]:
         """Returns why the run is refused (empty if it is not), and its price."""

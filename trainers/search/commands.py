@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backbone.console.options import argument, option
+from backbone.console.options import argument, option, required
 from backbone.console.verbs import Verb
+from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import Scripted
 
@@ -42,9 +43,14 @@ class Search(Scripted, Verb, verb="search"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(Verb, verb="search show"):
+class OfSearch:
+    """The search that an action is about."""
+
     run: str = argument("folder of a search")
 
+
+@dataclass(frozen=True, kw_only=True)
+class Show(OfSearch, Verb, verb="search show"):
     def call(self) -> object:
         """Shows the front of a search that has ended."""
         from trainers.search.result import read_result
@@ -52,4 +58,18 @@ class Show(Verb, verb="search show"):
         return read_result(self.run)
 
 
-SEARCH_VERBS: tuple[type[Verb], ...] = (Search, Show)
+@dataclass(frozen=True, kw_only=True)
+class Decide(OfSearch, Verb, verb="search decide"):
+    choose: str = required("id of the point, or its first digits", nonblank=True)
+    by: str = required("person who decides", nonblank=True, metavar="NAME")
+    why: str = required("reason of the choice", nonblank=True, metavar="TEXT")
+    place: Place = field(default_factory=Place)
+
+    def call(self) -> object:
+        """Writes the choice of a person among the points of a search into the registry."""
+        from trainers.search.decide import decide
+
+        return decide(self.run, self.choose, by=self.by, why=self.why, place=self.place)
+
+
+SEARCH_VERBS: tuple[type[Verb], ...] = (Search, Show, Decide)

@@ -163,7 +163,7 @@ def test_a_family_without_export_is_refused(tiny_path, tmp_path):
     record = json.loads((folder / "backbone.json").read_text())
     record["source"]["family"] = "odd"
     (folder / "backbone.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="family 'odd' cannot be exported; only bert"):
+    with pytest.raises(InputError, match="family 'odd' cannot be exported; only albert, bert can"):
         export_hf(folder, tmp_path / "hf")
 
 

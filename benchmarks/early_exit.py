@@ -37,7 +37,8 @@ from trainers.config.load import load_config
 from trainers.data.batches import Examples
 from trainers.data.examples import load_data
 from trainers.data.prepare import prepare
-from trainers.extras.early_exits import calibrated, put_aside
+from trainers.extras.early_exits import calibrated
+from trainers.inputs import split_off_calibration
 from trainers.train import train
 
 TASKS = ("sst2", "banking77", "emotion")
@@ -58,7 +59,7 @@ def trained(task: str, seed: int, options: argparse.Namespace, workdir: Path) ->
     if graft.exits is None:
         raise SystemExit(f"{task}, seed {seed}: no threshold at an extra error of {max(options.errors)}")
     data = load_data(config.data, config.head, graft.backbone)
-    _, aside = put_aside(config, graft.backbone, data)
+    _, aside = split_off_calibration(config, graft.backbone, data)
     places, kernels, biases = graft.exits.boundaries, graft.exits.kernels, graft.exits.biases
     full, pooled = graft.logits_and_pooled(aside.rows, places)
     parts = np.split(pooled, len(places), axis=1)
@@ -66,7 +67,7 @@ def trained(task: str, seed: int, options: argparse.Namespace, workdir: Path) ->
     found = {}
     for error in options.errors:
         asked = EarlyExits(places, error, CONFIDENCE, config.exits.share)
-        found[error] = calibrated(asked, places, kernels, biases, early, full, aside.labels)
+        found[error] = calibrated(asked, places, kernels, biases, early, full, aside.labels, graft.model.head)
     return graft, found
 
 

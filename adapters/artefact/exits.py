@@ -2,15 +2,17 @@
 
 An exit reads the mean of the graft's hidden states at its boundary. Up to the lowest adapted block these are the
 states of the bare backbone, which every graft shares. Above it they are the adapted states, which the full answer
-passes through anyway. The first exit whose largest probability reaches the threshold answers a row. All exits share
-one threshold, calibrated for all of them together (`trainers.extras.risk`): they are used together or not at all.
+passes through anyway. The first exit whose confidence reaches the threshold answers a row. Confidence is the head's:
+the largest probability of one label, or that of the most doubtful decision where each label is decided by itself. All
+exits share one threshold, calibrated for all of them together (`trainers.scoring.risk`): they are used together or not
+at all.
 Shape letters: `N` rows, `E` exits, `D` width, `C` labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from adapters.artefact.manifest import EXITS_FILE, Manifest
 from adapters.artefact.read import misfits, read_tensors
+from adapters.specs import Classification, Head
 from backbone.errors import InputError
 
 
@@ -29,11 +32,12 @@ class Exits:
     kernels: np.ndarray  # weights of the exits' heads, float32 [E,D,C]
     biases: np.ndarray  # biases of the exits' heads, float32 [E,C]
     threshold: float  # smallest confidence of an early answer
-    extra_error: float  # bound on the share of rows that full depth answers correctly and an exit answers wrongly
+    extra_error: float  # bound on the share of rows that an exit answers worse than full depth
     confidence: float  # probability, over draws of the calibration rows, that the bound holds
     rows: int  # number of calibration rows
-    losses: int  # calibration rows that full depth answers correctly and an exit answers wrongly
+    losses: int  # calibration rows that an exit answers worse than full depth
     left: tuple[float, ...]  # share of the calibration rows that each exit answers
+    head: Head = field(default_factory=Classification)  # head of the graft, which knows how sure an answer is
 
     def logits(self, number: int, pooled: np.ndarray) -> np.ndarray:
         """Returns logits float32 [N,C] of exit `number` from pooled states [N,D]."""
@@ -41,7 +45,7 @@ class Exits:
 
     def confident(self, logits: np.ndarray) -> np.ndarray:
         """Returns whether the exit answers each row of logits [N,C], bool [N]."""
-        return confidence(logits) >= self.threshold
+        return self.head.confidence(logits) >= self.threshold
 
     def answers(self, full: np.ndarray, pooled: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the logits float32 [N,C] that answer each row, and their boundary int [N]: an exit's, or `depth`.
@@ -79,19 +83,13 @@ class Exits:
         }
 
 
-def confidence(logits: np.ndarray) -> np.ndarray:
-    """Returns the largest probability float [N] of logits [N,C]."""
-    shifted = logits.astype(float) - logits.max(axis=1, keepdims=True)
-    return np.asarray(1 / np.exp(shifted).sum(axis=1))
-
-
 def read_exits(path: Path, manifest: Manifest, width: int, blocks: int) -> Exits | None:
     """Returns a graft folder's verified exits, for a backbone of this width and depth; None if it has none."""
     if EXITS_FILE not in manifest.files:
         return None
-    return _from_tensors(
-        read_tensors(path, EXITS_FILE, manifest), path / EXITS_FILE, width, blocks, len(manifest.labels)
-    )
+    tensors = read_tensors(path, EXITS_FILE, manifest)
+    exits = _from_tensors(tensors, path / EXITS_FILE, width, blocks, len(manifest.labels))
+    return replace(exits, head=manifest.head)
 
 
 def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path, width: int, blocks: int, labels: int) -> Exits:

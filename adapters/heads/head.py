@@ -97,7 +97,7 @@ UNLIKELY = -1e9  # logit of a label that is never the answer
 Support: TypeAlias = Literal[
     "audit",  # `check --audit`: each row has one label that a probe can doubt
     "bank",  # serving in slots beside other grafts: what answers is made of logits on the host
-    "early_exits",  # answers from lower blocks: the most probable label, by softmax
+    "early_exits",  # answers from lower blocks: `confidence` and `mistakes` are those of its answers
     "export",  # a folder that stands alone: its runner knows `output` and `threshold_of_labels`
     "out_of_scope",  # the distance to classes of rows: the column has `shares`
     "pairs",  # two texts a row, read as `pair` says
@@ -217,6 +217,16 @@ class Head(Registered, by="kind", folder="adapters.heads", needs=NEEDS):
     ) -> MetricCounts:
         """Returns the counts of N rows from their encoded labels, what this head makes of them, and losses [N]."""
         raise NotImplementedError
+
+    def confidence(self, logits: np.ndarray) -> np.ndarray:
+        """Returns how sure the answers to logits [N,C] are, float [N] in 0..1; the default is the largest softmax."""
+        shifted = logits.astype(float) - logits.max(axis=1, keepdims=True)
+        return np.asarray(1 / np.exp(shifted).sum(axis=1))
+
+    def mistakes(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the number of wrong decisions in each row's answer, int [N], from encoded labels of rows."""
+        wrong = self.decide(np.asarray(self.probabilities(logits))) != labels
+        return wrong.reshape(len(wrong), -1).sum(axis=1)
 
     def sure_logits(self, answer: np.ndarray) -> np.ndarray:
         """Returns logits float32 [C] whose answer is the labels `answer` bool [C], for sure."""

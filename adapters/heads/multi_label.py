@@ -27,7 +27,7 @@ class MultiLabel(RowHead, tag="multi_label"):
 
     metrics = ("accuracy", "macro_f1", "average_precision")
     column = SeveralLabels()
-    supports = frozenset({"bank", "export", "out_of_scope", "pairs", "peft", "retrain"})
+    supports = frozenset({"bank", "early_exits", "export", "out_of_scope", "pairs", "peft", "retrain"})
     threshold: float = 0.5  # a label is predicted at or above this probability
 
     def __post_init__(self) -> None:
@@ -58,6 +58,11 @@ class MultiLabel(RowHead, tag="multi_label"):
         from adapters.scores import LabelCounts
 
         return LabelCounts.of(labels, decided, loss, probabilities)
+
+    def confidence(self, logits: np.ndarray) -> np.ndarray:
+        """Returns how sure the answers are: the probability of the label decision that is most in doubt, float [N]."""
+        probabilities = self.probabilities(logits.astype(float))
+        return np.where(self.decide(probabilities), probabilities, 1 - probabilities).min(axis=1)
 
     def sure_logits(self, answer: np.ndarray) -> np.ndarray:
         return np.where(answer, -UNLIKELY, UNLIKELY).astype(np.float32)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from adapters.artefact.exits import Exits, confidence
+from adapters.artefact.exits import Exits
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from adapters.specs import Classification
@@ -44,7 +44,9 @@ def with_exits(one: Graft, seed: int, boundaries=BOUNDARIES) -> Graft:
     for draw in (np.random.default_rng(seed + 100 * attempt) for attempt in range(100)):
         kernels = 0.4 * draw.normal(size=(count, 32, labels)).astype(np.float32)
         exits = Exits(boundaries, kernels, np.zeros((count, labels), np.float32), 0.5, 0.1, 0.9, 99, 0, (0.1,) * count)
-        sure = np.stack([confidence(exits.logits(e, x)) for e, x in enumerate(np.split(pooled, count, axis=1))], axis=1)
+        sure = np.stack(
+            [exits.head.confidence(exits.logits(e, x)) for e, x in enumerate(np.split(pooled, count, axis=1))], axis=1
+        )
         for low, high in itertools.pairwise(np.unique(sure).tolist()):
             # in the middle between two confidences: a last bit decides nothing
             if high - low > 1e-3 and len(set(taken(sure, (low + high) / 2))) == count + 1:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from adapters.artefact.exits import Exits, confidence
+from adapters.artefact.exits import Exits
 from adapters.graft import Graft
 from adapters.model import GraftModel
-from adapters.specs import Classification, Probe
+from adapters.specs import Classification, Head, Probe
 from backbone.errors import InputError
 from trainers.config import EarlyExits, TrainConfig
 from trainers.fitting.features import features
@@ -64,13 +64,12 @@ def exits_of(inputs: Inputs, run: Run, graft: Graft) -> Exits | None:
         kernels, biases = _heads(model, np.split(x, len(boundaries), axis=1), train.labels)
         by_exit = calibration_x.reshape(len(calibration_x), len(boundaries), -1)
         logits = np.einsum("ned,edc->nec", by_exit, kernels) + biases
-        return calibrated(settings, boundaries, kernels, biases, logits, full, calibration.labels)
+        return calibrated(settings, boundaries, kernels, biases, logits, full, calibration.labels, model.head)
 
 
 def _heads(model: GraftModel, features: Sequence[np.ndarray], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fits kernels [E,D,C] and biases [E,C] to features [N,D] of each exit; these also choose the strength."""
-    vector = GraftModel(model.network, (), Classification(), model.labels)
-    heads = [fit_linear(vector, x, labels, None, "accuracy").head for x in features]
+    heads = [fit_linear(model, x, labels, None, model.head.metrics[0]).head for x in features]
     return np.stack([head["kernel"] for head in heads]), np.stack([head["bias"] for head in heads])
 
 
@@ -82,25 +81,30 @@ def calibrated(
     logits: np.ndarray,
     full: np.ndarray,
     labels: np.ndarray,
+    head: Head,
 ) -> Exits | None:
-    """Returns the exits with the threshold that logits [N,E,C] and full ones [N,C] of the calibration rows certify."""
-    sure = np.stack([confidence(each) for each in logits.swapaxes(0, 1)], axis=1)
-    right, full_right = logits.argmax(axis=2) == labels[:, None], full.argmax(axis=1) == labels
-    result = control(sure, right, full_right, settings.extra_error, 1 - settings.confidence)
+    """Returns the exits with the threshold that logits [N,E,C] and full ones [N,C] of the calibration rows certify.
+
+    A row is lost where an exit makes more mistakes than full depth: of one label, where only the exit is wrong.
+    """
+    by_exit = list(logits.swapaxes(0, 1))
+    sure = np.stack([head.confidence(each) for each in by_exit], axis=1)
+    worse = np.stack([head.mistakes(each, labels) for each in by_exit], axis=1) > head.mistakes(full, labels)[:, None]
+    result = control(sure, worse, settings.extra_error, 1 - settings.confidence)
     if result.threshold is None:
         log.warning("%s", _why_none(settings, result))
         return None
     place = taken(sure, result.threshold)
     left = tuple(float((place == number).mean()) for number in range(len(boundaries)))
     log.info(
-        "exits: from %.4f on; of %d calibration rows %.1f %% leave early, %d of them wrong where the whole is right",
+        "exits: from %.4f on; of %d calibration rows %.1f %% leave early, %d of them with more mistakes than in full",
         result.threshold,
         result.rows,
         100 * sum(left),
         result.losses,
     )
     promise = (result.threshold, settings.extra_error, settings.confidence)
-    return Exits(boundaries, kernels, biases, *promise, result.rows, result.losses, left)
+    return Exits(boundaries, kernels, biases, *promise, result.rows, result.losses, left, head)
 
 
 def _why_none(settings: EarlyExits, result: Control) -> str:
@@ -110,7 +114,7 @@ def _why_none(settings: EarlyExits, result: Control) -> str:
         rows *= 2
     needed = f"about {rows} rows like these would do" if rows < 2**24 else "no number of rows like these would do"
     return (
-        f"exits: none is taken: of {result.rows} calibration rows {result.losses} are wrong early and right in full "
-        f"at the strictest threshold, which does not show an extra error of at most {settings.extra_error:g} at "
+        f"exits: none is taken: of {result.rows} calibration rows {result.losses} have more mistakes early than in "
+        f"full at the strictest threshold, which does not show an extra error of at most {settings.extra_error:g} at "
         f"confidence {settings.confidence:g}; {needed}"
     )

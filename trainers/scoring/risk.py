@@ -5,9 +5,10 @@ is "its risk exceeds epsilon". Thresholds are tested from strict to loose at lev
 rejected ends the test (fixed-sequence testing, their section 3.2). On any data, the risk of the loosest rejected
 threshold exceeds epsilon with probability at most delta over draws of the rows.
 
-The loss of a row is 1 where the early answer is wrong and the full answer is right, else 0. So the `k` losses of `n`
+The loss of a row is 1 where the early answer has more mistakes than the full one, else 0. Of one label, that is where
+only the early answer is wrong; of several, where more of their decisions are. So the `k` losses of `n`
 rows are binomial, and P(Bin(n, epsilon) <= k) is an exact p-value. No bound for losses in [0, 1] improves it. Rows that
-only the early answer gets right are not counted, so the error rate grows by the risk at most.
+the early answer gets more right are not counted, so the share of rows with a mistake grows by the risk at most.
 """
 
 from __future__ import annotations
@@ -41,19 +42,17 @@ def min_rows(epsilon: float, delta: float) -> int:
     return math.ceil(math.log(delta) / math.log1p(-epsilon) - 1e-9)
 
 
-def control(
-    confidence: np.ndarray, early_right: np.ndarray, full_right: np.ndarray, epsilon: float, delta: float
-) -> Control:
+def control(confidence: np.ndarray, worse: np.ndarray, epsilon: float, delta: float) -> Control:
     """Finds the loosest certified threshold.
 
-    `confidence` [N,E] of E exits, in order, whether each is right [N,E], whether the full answer is [N]. A row takes
-    the first exit whose confidence reaches the threshold, which all of them share.
+    `confidence` [N,E] of E exits, in order, and whether each answers a row worse than full depth, bool [N,E]. A row
+    takes the first exit whose confidence reaches the threshold, which all of them share.
     """
     losses = np.zeros(len(GRID), int)
     for number, threshold in enumerate(GRID.tolist()):
         place = taken(confidence, threshold)
-        early = np.take_along_axis(early_right, np.maximum(place, 0)[:, None], axis=1)[:, 0]
-        losses[number] = ((place >= 0) & ~early & full_right).sum()
+        lost = np.take_along_axis(worse, np.maximum(place, 0)[:, None], axis=1)[:, 0]
+        losses[number] = ((place >= 0) & lost).sum()
     kept = p_value(losses, len(confidence), epsilon) > delta
     passed = int(kept.argmax()) if kept.any() else len(GRID)  # tests before the first that fails
     if not passed:

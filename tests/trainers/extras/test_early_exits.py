@@ -13,10 +13,10 @@ import pytest
 import scipy.stats
 
 import topgraft
-from adapters.artefact.exits import Exits, confidence
+from adapters.artefact.exits import Exits
 from adapters.artefact.manifest import EXITS_FILE, read_manifest
 from adapters.artefact.write import save_graft
-from adapters.specs import Classification, Regression
+from adapters.specs import Classification, MultiLabel, Regression
 from backbone.cache import row_key
 from backbone.errors import InputError
 from tests.command import call
@@ -27,7 +27,7 @@ from trainers.extras.early_exits import calibrated
 from trainers.fitting.warm_start import Start
 from trainers.inputs import split_off_calibration
 from trainers.plan import plan
-from trainers.scoring.risk import GRID, control, min_rows, p_value, taken
+from trainers.scoring.risk import GRID, Control, control, min_rows, p_value, taken
 from trainers.train import train
 
 HELD = [text for text, _ in rows(100, seed=11)]
@@ -61,6 +61,11 @@ def test_the_p_value_is_the_binomial_tail():
     assert min_rows(0.01, 0.1) == 230
 
 
+def controlled(sure: np.ndarray, early: np.ndarray, full: np.ndarray, epsilon: float, delta: float) -> Control:
+    """The test where answers are right or wrong: a row is lost if only the exit is wrong."""
+    return control(sure, full[:, None] & ~early, epsilon, delta)
+
+
 def drawn(draw: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence [N,2] and whether two exits and the whole are right: sure of c, right with chance c**0.25."""
     sure = draw.random((count, 2))
@@ -69,7 +74,7 @@ def drawn(draw: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray
 
 def test_the_threshold_is_the_loosest_that_passes_in_order():
     sure, early, full = drawn(np.random.default_rng(0), 400)
-    found = control(sure, early, full, 0.1, 0.1)
+    found = controlled(sure, early, full, 0.1, 0.1)
     passed = []
     for threshold in GRID:
         losses = 0
@@ -94,7 +99,7 @@ def test_the_promise_is_broken_no_more_often_than_stated():
         risks[threshold] = ((place >= 0) & wrong & full).mean()
     broken = 0
     for _ in range(trials):
-        found = control(*drawn(draw, 300), epsilon, delta)
+        found = controlled(*drawn(draw, 300), epsilon, delta)
         broken += found.threshold is not None and risks[found.threshold] > epsilon
     assert 0 < broken <= scipy.stats.binom.ppf(1 - 1e-4, trials, delta)
 
@@ -102,9 +107,9 @@ def test_the_promise_is_broken_no_more_often_than_stated():
 def test_too_few_rows_give_no_threshold():
     rows_ = min_rows(0.05, 0.1)
     perfect = np.ones((rows_, 1)), np.ones((rows_, 1), bool), np.ones(rows_, bool)
-    assert control(*perfect, 0.05, 0.1).threshold == GRID[-1]
-    assert control(*(part[1:] for part in perfect), 0.05, 0.1).threshold is None
-    lost = control(perfect[0], ~perfect[1], perfect[2], 0.05, 0.1)
+    assert controlled(*perfect, 0.05, 0.1).threshold == GRID[-1]
+    assert controlled(*(part[1:] for part in perfect), 0.05, 0.1).threshold is None
+    lost = controlled(perfect[0], ~perfect[1], perfect[2], 0.05, 0.1)
     assert (lost.threshold, lost.losses, lost.rows) == (None, rows_, rows_)
 
 
@@ -114,10 +119,10 @@ def test_what_cannot_be_certified_is_told(caplog):
     labels = np.zeros(60, int)
     full, early = np.eye(2)[labels], 60 * np.eye(2)[1 - labels][:, None]
     parts = np.zeros((1, 4, 2), np.float32), np.zeros((1, 2), np.float32)
-    assert calibrated(asked, (1,), *parts, early, full, labels) is None
-    assert "of 60 calibration rows 60 are wrong early" in caplog.text
+    assert calibrated(asked, (1,), *parts, early, full, labels, Classification()) is None
+    assert "of 60 calibration rows 60 have more mistakes early" in caplog.text
     assert "no number of rows like these" in caplog.text
-    assert calibrated(asked, (1,), *parts, -early, full, labels).left == (1.0,)
+    assert calibrated(asked, (1,), *parts, -early, full, labels, Classification()).left == (1.0,)
 
 
 @pytest.mark.parametrize("name", ["probe", "lora"])
@@ -131,7 +136,9 @@ def test_exits_answer_from_the_grafts_own_states(runs, name):
     encoded = graft.encode(HELD)
     # stricter than what was calibrated, so that some leave at each and some do not
     _, pooled = graft.logits_and_pooled(encoded, exits.boundaries)
-    sure = [confidence(exits.logits(number, part)) for number, part in enumerate(np.split(pooled, 2, axis=1))]
+    sure = [
+        exits.head.confidence(exits.logits(number, part)) for number, part in enumerate(np.split(pooled, 2, axis=1))
+    ]
     exits = replace(exits, threshold=float(np.quantile(np.maximum(*sure), 0.3)))
     logits, place = replace(graft, exits=exits).early_logits_of_rows(encoded)
     assert set(place) == {1, 2, 3}
@@ -149,7 +156,7 @@ def test_exits_answer_from_the_grafts_own_states(runs, name):
             hidden = model.network.run_blocks(graft.backbone.params, hidden, inputs["mask"], hooks, stop=boundary)
             own = np.asarray(hidden)[0].mean(axis=0) @ exits.kernels[number] + exits.biases[number]
             odds = np.exp(own) / np.exp(own).sum()
-            assert confidence(own[None])[0] == pytest.approx(odds.max())
+            assert exits.head.confidence(own[None])[0] == pytest.approx(odds.max())
             if odds.max() >= exits.threshold:
                 wanted, answered = own, boundary
                 break
@@ -266,6 +273,50 @@ def test_a_plan_counts_them(runs):
     assert found.exits_seconds > 0 == plain.exits_seconds
     with pytest.raises(InputError, match="needs at least"):
         plan(load_config(runs["script"], (*ASKED, "exits.extra_error=0.0001")))
+
+
+def test_of_several_labels_a_row_is_lost_by_more_mistakes():
+    """The decision most in doubt is how sure an exit is; what it gets wrong is counted against full depth."""
+    head = MultiLabel(threshold=0.4)
+    logits = np.log(np.array([[0.9, 0.1, 0.45], [0.9, 0.2, 0.3]]) / np.array([[0.1, 0.9, 0.55], [0.1, 0.8, 0.7]]))
+    np.testing.assert_allclose(head.confidence(logits.astype(np.float32)), [0.45, 0.7], rtol=1e-5)
+    labels = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
+    assert head.mistakes(logits, labels).tolist() == [1, 0]
+    full = np.where(labels > 0, 9.0, -9.0).astype(np.float32)
+    full[0, :2] = -9.0  # two mistakes where the exit has one: the exit loses nothing
+    asked, parts = EarlyExits(boundaries=(1,), extra_error=0.1), (np.zeros((1, 4, 3)), np.zeros((1, 3)))
+    many = (np.repeat(part, 60, axis=0) for part in (logits[:, None], full, labels))
+    result = calibrated(asked, (1,), *parts, *many, head)
+    assert (result.rows, result.losses, result.left) == (120, 0, (1.0,))
+    worse = (np.repeat(part, 60, axis=0) for part in (-logits[:, None], full, labels))
+    strict = calibrated(asked, (1,), *parts, *worse, head)
+    assert strict.left == (0.0,), "an exit that is wrong is let through nowhere"
+    assert strict.threshold > head.confidence(-logits).max()
+
+
+def test_a_run_with_several_labels_keeps_its_promise_on_fresh_rows(tiny_path, tmp_path, capsys):
+    """Each text has the label of its words and, with many words, another; LoRA, whose exits lie among its blocks."""
+    script = write_config(tmp_path / "c.py", tiny_path, tmp_path, adapter="Lora(rank=2)", head="MultiLabel()")
+    for name, count, seed in (("train", 400, 1), ("test", 200, 2)):
+        table = [(text, f"{label};long" if len(text.split()) > 9 else label) for text, label in rows(count, seed=seed)]
+        write_csv(tmp_path / f"{name}.csv", table)
+    settings = ("exits.boundaries=1,2", "exits.extra_error=0.15", "exits.share=0.3", "data.label_separator=;")
+    run = train(load_config(str(script), (*settings, "optimizer.learning_rate=0.01")), tmp_path / "run")
+    assert run.exits is not None
+    assert sum(run.exits["left_at_each"]) > 0.1
+    graft = topgraft.load(run.graft)
+    table = rows(300, seed=9)
+    encoded = graft.encode([text for text, _ in table])
+    names = [[label, "long"] if len(text.split()) > 9 else [label] for text, label in table]
+    labels = np.array([[float(name in row) for name in graft.model.labels] for row in names])
+    early, place = graft.early_logits_of_rows(encoded)
+    assert (place < 3).mean() > 0
+    full = graft.logits_of_rows(encoded)
+    lost = (((early > 0) != labels).sum(axis=1) > ((full > 0) != labels).sum(axis=1)) & (place < 3)
+    assert 0 < lost.mean() < 0.15 + 3 * np.sqrt(0.15 * 0.85 / 300)
+    status, stdout, _ = call("evaluate", run.graft, "--submodel", "exits", "--json", "--quiet", capsys=capsys)
+    assert status == 0
+    assert as_json(stdout)["answered"]["test"]["1"] > 0
 
 
 def test_what_a_config_may_ask():

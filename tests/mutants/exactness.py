@@ -169,9 +169,9 @@ EXACTNESS = (
     ),
     Mutant(
         "trainers/retrain/decide.py",
-        "][:HISTORY]",
-        "]",
-        "tests/trainers/retrain/test_decide.py::test_history_holds_the_whole_verb_and_its_constant_part",
+        "known = (newer or known)[:HISTORY]",
+        "known = newer or known",
+        "tests/trainers/retrain/test_decide.py::test_history_holds_the_whole_verb_of_the_newest_runs",
         "runs of long ago would price the next",
     ),
     Mutant(

@@ -101,7 +101,7 @@ STORAGE = (
     ),
     Mutant(
         CACHED,
-        "max(size, SAMPLE)",
+        "max(size, SAMPLE * self._layout.shards)",
         "size",
         f"{ON_CACHED}::test_a_row_alone_has_the_bits_of_a_row_among_others",
         "a row that is filled alone would have other bits",

@@ -215,6 +215,11 @@ def tolerances(precision: str) -> dict[str, float]:
     }
 
 
+def relative_tolerance(precision: str) -> float:
+    """Returns the largest relative difference of a logit of a graft in its `precision`, on this platform."""
+    return tolerances(precision)[f"{precision}/{_platform()}"]
+
+
 def tolerance_of(manifest: Manifest, precision: str, where: str) -> float:
     """Returns the largest difference of a logit allowed on this platform; raises InputError where none is stated."""
     key = f"{precision}/{_platform()}"

@@ -21,8 +21,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from adapters.artefact.manifest import Manifest
-from adapters.artefact.write import tolerance_of
+from adapters.artefact.write import relative_tolerance
 from adapters.export.answering import outputs_of
 from adapters.export.onnx.readme import readme
 from adapters.export.onnx.tracing import IDS, MASK, PIXELS, SEGMENTS, inputs_of, onnx_model
@@ -111,7 +110,7 @@ def export_onnx(
         (folder / MODEL).write_bytes(content)
         name, text = _preprocessing(loaded)
         (folder / name).write_text(text, encoding="utf-8")
-        difference = _compared(loaded, manifest, content)
+        difference = _compared(loaded, content)
         (folder / PAGE).write_text(readme(loaded, manifest.name, outputs, _sentence(difference)), encoding="utf-8")
         written = OnnxManifest(
             schema=SCHEMA,
@@ -172,14 +171,14 @@ def _preprocessing(graft: Graft) -> tuple[str, str]:
     return TOKENIZER, tokenizer.to_str(pretty=False)
 
 
-def _compared(graft: Graft, manifest: Manifest, content: bytes) -> Difference:
+def _compared(graft: Graft, content: bytes) -> Difference:
     """Runs the file beside the graft on made-up rows; raises InputError where an output differs by too much."""
     try:
         import onnxruntime
     except ImportError:
         return Difference(None, None, "onnxruntime is not installed here, so the file was not run")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    allowed = tolerance_of(manifest, graft.backbone.precision, MODEL)
+    allowed = relative_tolerance(graft.backbone.precision)
     plain, worst, away = _on_float32(graft), 0.0, 0.0
     for feed, inputs in _batches(graft):
         outputs = dict(zip(outputs_of(graft), session.run(outputs_of(graft), feed), strict=True))

@@ -76,9 +76,10 @@ class Set:
         self.labels = np.array([test[i][1] for i in order])
 
     def pooled(self, texts: list[str]) -> np.ndarray:
-        """Returns the pooled last states [N,1,P] of texts."""
-        last = self.graft.backbone.spec.blocks
-        return self.graft.logits_and_pooled(self.graft.encode(texts), (last,))[1].reshape(len(texts), 1, -1)
+        """Returns the pooled states [N,L+1,P] of texts."""
+        boundaries = range(self.graft.backbone.spec.blocks + 1)
+        pooled = self.graft.logits_and_pooled(self.graft.encode(texts), boundaries)[1]
+        return pooled.reshape(len(texts), len(boundaries), -1)
 
     def run(self, per_class: int, draw: int) -> dict[str, float]:
         """Returns the accuracy of each side for one draw of the train rows."""

@@ -346,7 +346,7 @@ def test_questions_that_fit_no_head(head, text, message, tiny):
 def test_kinds_for_messages():
     assert kinds_for("retrain") == "classification or multi_label"
     assert kinds_for("export", ", ") == "classification, multi_label, regression"
-    assert kinds_for("early_exits") == "classification"
+    assert kinds_for("early_exits") == "classification or multi_label"
     assert kinds_for("peft") == "classification, multi_label, regression or token_tagging"
 
 

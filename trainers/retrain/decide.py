@@ -118,20 +118,8 @@ def scaled(sizes: Sequence[tuple[int, int]], seconds: Sequence[float], size: tup
     return math.exp(float(y.mean() + from_mean @ exponents))
 
 
-def beside_training(runs: Sequence[Run]) -> float:
-    """Returns the CPU seconds that the newest run of any kind took beside its training; 0.0 where none tells."""
-    for run in runs:
-        whole, training = run.detail.get("verb_cpu_seconds"), run.detail.get("cpu_seconds")
-        if whole and training:
-            return max(0.0, float(whole) - float(training))
-    return 0.0
-
-
-def from_plan(decision: Decision, missing: float, beside: float = 0.0) -> PriceEstimate:
-    """Predicts the cost by the plan's timed steps, and `beside` seconds of the verb that no step has.
-
-    `missing` is the share of rows whose states no cache has.
-    """
+def from_plan(decision: Decision, missing: float) -> PriceEstimate:
+    """Predicts the cost by the plan's timed steps; `missing` is the share of rows whose states no cache has."""
     from trainers.pricing.price import price
     from trainers.runs.run import Run
 
@@ -144,7 +132,7 @@ def from_plan(decision: Decision, missing: float, beside: float = 0.0) -> PriceE
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     result = price(config, Run(Path()))
     over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)
-    seconds = result.cpu_seconds - (1 - missing) * over_rows + beside
+    seconds = result.cpu_seconds - (1 - missing) * over_rows
     source = f"the plan: {', '.join(stage.live for stage in result.stages)} live, steps timed on this machine"
     return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from trainers.config import TrainConfig
-from trainers.retrain.decide import Decision, beside_training, from_history, from_plan, unpriced
+from trainers.retrain.decide import Decision, from_history, from_plan, unpriced
 from trainers.retrain.diagnose import Diagnosis, added
 from trainers.retrain.fingerprint import Taken
 from trainers.retrain.history import Known
@@ -53,7 +53,7 @@ def price(
     missing = 1.0
     if old and "train" in old and "train" in rows:
         missing = float(np.mean(added(old["train"], rows["train"])))
-    return from_plan(decision, missing, beside_training(before.runs))
+    return from_plan(decision, missing)
 
 
 def by_price(predicted: PriceEstimate, max_price: float | None) -> str:

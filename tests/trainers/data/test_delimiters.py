@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 
 import pytest
@@ -113,3 +114,10 @@ def test_empty_names_behind_the_last_column_do_no_harm(tmp_path):
 def test_words_of_the_command_line_that_are_no_unicode(capsys):
     status, _, err = call("predict", "graft", "--text", "caf\udce9", "--json", capsys=capsys)
     assert (status, "argument 4: 'caf\\udce9' is no Unicode text" in err) == (2, True)
+
+
+def test_a_text_that_csv_writes_in_quotes_may_begin_with_a_blank_and_a_quote(tmp_path):
+    texts = (' "BREAKING: he said ""no"" " ', ' "x"', 'plain "y"', '\t"tab"\n')
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((text, "a") for text in texts)])
+    assert tuple(text for text, _ in read(tmp_path / "rows.csv")) == texts

@@ -11,7 +11,7 @@ from adapters.specs import Bias, Classification, Lora, Probe
 from tests.grafts import manifest
 from trainers.config import Plan, TrainConfig
 from trainers.config.retrain import Retrain
-from trainers.retrain.decide import beside_training, decide, from_history, scaled
+from trainers.retrain.decide import decide, from_history, scaled
 from trainers.retrain.diagnose import Diagnosis
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.lineage import Changes
@@ -104,9 +104,3 @@ def test_history_holds_the_whole_verb_of_the_newest_runs():
     assert predicted([former, *runs], "head", 1000, 30) == pytest.approx(14.0), "it counted no changed rows"
     assert predicted([former], "head", 1000, 500) == pytest.approx(10.0), "the training alone, there is nothing newer"
     assert from_history(runs, "head", 1000, 30).source == "5 earlier runs of kind head"
-
-
-def test_seconds_beside_the_training_are_those_of_the_newest_run_that_tells():
-    runs = [run_of("warm", None, 10), run_of("warm", 9.0, 10, verb=12.5), run_of("head", 1.0, 10, verb=7.0)]
-    assert beside_training(runs) == pytest.approx(3.5)
-    assert beside_training([run_of("head", 9.0, 10)]) == 0.0

@@ -89,7 +89,7 @@ class Separated(Format):
                     names = fields
                     self._require(names, path, settings, layout, named)
                     continue
-                self._check(fields, names, where, layout)
+                self._check(fields, names, where, layout, text)
                 yield where, dict(zip(names[::-1], fields[::-1], strict=True))
         except csv.Error as error:
             raise InputError(f"{path}:{before + reader.line_num}: {error}; {self._hint(layout)}") from error
@@ -128,14 +128,15 @@ class Separated(Format):
                 remedy += f"; its header was split at {DELIMITERS[delimiter]}" if self.guesses else advice
         settings.require_columns(names, str(path), remedy)
 
-    def _check(self, fields: Sequence[str], names: Sequence[str], where: str, layout: Layout) -> None:
-        """Raises InputError unless a row has a field for each column."""
+    def _check(self, fields: Sequence[str], names: Sequence[str], where: str, layout: Layout, text: str) -> None:
+        """Raises InputError unless a row of `text` has a field for each column, and quotes that begin a field."""
         if len(fields) != len(names):
             raise InputError(
                 f"{where}: {len(fields)} fields, expected {len(names)} ({', '.join(names)}), between {layout.words}; "
                 f"{self._hint(layout)}"
             )
-        if self.quoted and any(field[:1].isspace() and BEHIND_BLANK.fullmatch(field) for field in fields):
+        doubtful = [field for field in fields if field[:1].isspace() and BEHIND_BLANK.fullmatch(field)]
+        if self.quoted and not all(_in_quotes(field) in text for field in doubtful):
             raise InputError(f"{where}: a quote behind a blank begins no quotation; remove blanks before quotes")
 
     def _hint(self, layout: Layout) -> str:
@@ -146,6 +147,11 @@ class Separated(Format):
         if layout.delimiter != "\t":
             plain += f" data.delimiter={layout.delimiter!r}"
         return f"a field with the delimiter in it stands in quotes; quotes that are no quotation: set {plain}"
+
+
+def _in_quotes(field: str) -> str:
+    """Returns a field as it stands in quotes, in which it may begin with a blank and hold quotes of its own."""
+    return '"' + field.replace('"', '""') + '"'
 
 
 def _after_sep(text: str, delimiter: str) -> tuple[str, int, str]:

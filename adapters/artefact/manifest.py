@@ -20,6 +20,7 @@ from adapters.suffix import SuffixBlock
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode, newer
 from backbone.variants.registered import UnknownVariant, VariantsError
+from metering.cost import CostRecord
 
 SCHEMA = 1
 MANIFEST, TENSORS, CANARY = "manifest.json", "graft.safetensors", "canary.safetensors"
@@ -148,6 +149,14 @@ def read_manifest(path: Path) -> Manifest:
     if sealed(manifest) != manifest or dumps(manifest) != content:
         raise _misread(f"{file}: does not match its own hash", values, content, ": altered after it was written")
     return manifest
+
+
+def stored_cost(values: Any) -> CostRecord | None:
+    """Returns a stored cost; None for what is none, as in the records of other programs."""
+    try:
+        return decode(CostRecord, values) if isinstance(values, Mapping) else None
+    except InputError:
+        return None
 
 
 def _misread(problem: str, values: Any, content: bytes, altered: str) -> InputError:

@@ -65,7 +65,7 @@ def kill_run(week: Week) -> Wrong:
 
 
 def full_disk(week: Week) -> Wrong:
-    """A run that has to write ends with status 1."""
+    """Fills the disk: a run that has to write ends with status 1."""
     if not week.volume.mounted:
         return {"": "no file system could be mounted: nothing was full"}
     with week.volume.full():
@@ -73,7 +73,7 @@ def full_disk(week: Week) -> Wrong:
 
 
 def emptied_mount(week: Week) -> Wrong:
-    """The store is an empty folder: a run that has to write ends with status 1, and the server says `no_store`."""
+    """Empties the store: a run that has to write ends with status 1, and the server says `no_store`."""
     away = week.tasks.volume / "away"
     week.tasks.store.rename(away)
     week.tasks.store.mkdir()
@@ -90,7 +90,7 @@ def emptied_mount(week: Week) -> Wrong:
 
 
 def stale_replica(week: Week) -> Wrong:
-    """A replica takes over that lacks the last hours: the server says `behind` and goes on with what it serves."""
+    """Hands over to a replica that lacks the last hours: the server says `behind` and goes on with what it serves."""
     position = {task: live.generation for task, live in week.tasks.lives().items()}
     week.database.fail_over()
     lacks = any(live.generation < position[task] for task, live in week.tasks.lives().items())

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from adapters.artefact.manifest import Manifest
-from backbone.errors import InputError
-from backbone.records import decode
-from metering.cost import CostRecord, add_costs
+from adapters.artefact.manifest import Manifest, stored_cost
+from metering.cost import add_costs
 from registry.budgets.limits import FLOORS
 from registry.entries import Measurement, Version
 
@@ -73,10 +71,10 @@ def _scores(version: Version, manifest: Manifest | None) -> Iterator[tuple[str, 
 
 def _costs(version: Version, manifest: Manifest | None) -> dict[str, Figure]:
     """Returns what the training took: by the retraining's record, else by the phases in the manifest."""
-    cost = _record(version.lineage.get("measured"))
+    cost = stored_cost(version.lineage.get("measured"))
     origin = "record of the retraining"
     if cost is None and manifest is not None:
-        phases = [record for one in manifest.training.costs.values() if (record := _record(one)) is not None]
+        phases = [record for one in manifest.training.costs.values() if (record := stored_cost(one)) is not None]
         counted = [record.flops for record in phases if record.flops is not None]
         moved = [record.bytes_moved for record in phases if record.bytes_moved is not None]
         cost, origin = reduce(add_costs, phases) if phases else None, "phases of the training, in its manifest"
@@ -91,14 +89,6 @@ def _costs(version: Version, manifest: Manifest | None) -> dict[str, Figure]:
         "max_flops": Figure(flops, "counted", origin),
         "max_bytes": Figure(bytes_moved, "counted", origin),
     }
-
-
-def _record(values: Any) -> CostRecord | None:
-    """Returns a stored cost; None for what is none, as in the records of other programs."""
-    try:
-        return decode(CostRecord, values) if isinstance(values, Mapping) else None
-    except InputError:
-        return None
 
 
 def _by_gate(gate: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:

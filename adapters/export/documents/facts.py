@@ -6,16 +6,14 @@ No figure is typed by hand. A figure that nobody has is None, and `absent` says 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from pathlib import Path
-from typing import Any
 
-from adapters.artefact.manifest import CANARY, Manifest, read_manifest
+from adapters.artefact.manifest import CANARY, Manifest, read_manifest, stored_cost
 from backbone.errors import InputError
-from backbone.records import decode
 from metering.cost import CostRecord, add_costs
 from metering.energy import Joules
 
@@ -102,7 +100,7 @@ def read_facts(graft: str | Path, profile: str = "", carbon: Carbon | None = Non
 
     folder = Path(graft)
     manifest = read_manifest(folder)
-    phases = {name: record for name, values in manifest.training.costs.items() if (record := _cost(values))}
+    phases = {name: record for name, values in manifest.training.costs.items() if (record := stored_cost(values))}
     counted = [record.flops for record in phases.values() if record.flops is not None]
     inputs = read_tensors(folder, CANARY, manifest)["ids"]
     return Facts(
@@ -122,13 +120,6 @@ def _shape(described: str) -> tuple[int, ...]:
     """Returns the shape in a manifest's description of a tensor, as `float32 [2,3]`."""
     inside = described[described.index("[") + 1 : described.rindex("]")]
     return tuple(int(size) for size in inside.replace(" ", "").split(",") if size)
-
-
-def _cost(values: Any) -> CostRecord | None:
-    try:
-        return decode(CostRecord, values) if isinstance(values, Mapping) else None
-    except InputError:
-        return None
 
 
 def _query(file: Path, graft: Path) -> Query | None:

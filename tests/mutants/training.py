@@ -402,8 +402,8 @@ TRAINING = (
     ),
     Mutant(
         "trainers/fitting/head_options.py",
-        "losses - losses.sum(axis=1, keepdims=True)",
-        "-losses.sum(axis=1, keepdims=True)",
+        "losses.sum(axis=1, keepdims=True) - losses",
+        "losses.sum(axis=1, keepdims=True)",
         f"{ON_HEADS}::test_an_average_has_the_weights_that_unseen_rows_give",
         "a row would have a say in the weights of its own average",
     ),

@@ -24,8 +24,8 @@ SHRINKAGES = (0.3, 0.03, 0.1, 0.6)  # of the covariance of a discriminant; the f
 STRENGTHS = (10.0, 100.0)  # of a logistic regression: its C, as scikit-learn defines it
 OTHER_STRENGTHS = (10.0, 1.0, 100.0)  # of heads that have no discriminant
 FEW_OF_LABEL = 20  # rows of a label, in the mean, up to which heads are averaged and names are read
+MAX_EVIDENCE = 20  # rows that weigh the heads of an average; by the sum of many losses one head would take all
 AVERAGED_SHRINKAGES = (0.3, 1.0)  # of averaged discriminants; 1 compares with the means of the classes alone
-AVERAGED_STRENGTHS = (1.0, 10.0)  # C of averaged logistic regressions
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,16 @@ def options_on_one(probe: Probe, head: Head) -> tuple[HeadOption, ...]:
     return tuple(dict.fromkeys((*options_on((probe,), head), *by_loss)))
 
 
-def average_on(probes: Sequence[Probe], head: Head, named: bool, by_loss: Probe = LAST) -> tuple[HeadOption, ...]:
-    """Returns the average where rows are few: of discriminants on each of `probes`, and heads `by_loss`.
+def average_on(probes: Sequence[Probe], head: Head, named: bool) -> tuple[HeadOption, ...]:
+    """Returns the average where rows are few: of discriminants on each of `probes`, and a head by loss on the last.
 
-    Where labels are `named`, discriminants read the names. Without discriminants the options are those of many rows.
+    Where labels are `named`, some read the names. Of a head without discriminants the options are those of many rows.
     """
     if not _has_discriminant(head):
         return options_on(probes, head)
     pulls = PULLS if named else NO_NAME
     heads = [LinearHead(probe, a, pull=pull) for probe in probes for a in AVERAGED_SHRINKAGES for pull in pulls]
-    return (HeadOption((*heads, *(LinearHead(by_loss, None, c) for c in AVERAGED_STRENGTHS))),)
+    return (HeadOption((*heads, LinearHead(probes[-1], None, STRENGTHS[0]))),)
 
 
 def _has_discriminant(head: Head) -> bool:
@@ -120,12 +120,18 @@ def several_states(spec: EncoderSpec) -> tuple[Probe, ...]:
 def evidence(losses: np.ndarray) -> np.ndarray:
     """Returns the weight [K] of each head in an average from its losses [K,M]; equal ones without a row.
 
-    The weight is exp(-sum of losses), normalised: Bayes' rule with predictions of unseen rows as likelihood. Source:
-    pseudo-BMA, Yao et al. 2018, section 3.4.
+    The weight is exp(-sum of losses), normalised: Bayes' rule with predictions of unseen rows as likelihood. More than
+    MAX_EVIDENCE rows count as so many of the mean loss. Source: pseudo-BMA, Yao et al. 2018, section 3.4.
     """
-    return np.asarray(scipy.special.softmax(-losses.sum(axis=1)))
+    return np.asarray(scipy.special.softmax(-_counted(losses.shape[1]) * losses.sum(axis=1)))
 
 
 def evidence_without(losses: np.ndarray) -> np.ndarray:
     """Returns the weights [K,M] that the other rows give the heads, for each row."""
-    return np.asarray(scipy.special.softmax(losses - losses.sum(axis=1, keepdims=True), axis=0))
+    others = losses.sum(axis=1, keepdims=True) - losses
+    return np.asarray(scipy.special.softmax(-_counted(losses.shape[1] - 1) * others, axis=0))
+
+
+def _counted(rows: int) -> float:
+    """Returns the share of the rows that counts as evidence."""
+    return min(1.0, MAX_EVIDENCE / max(rows, 1))

@@ -120,7 +120,7 @@ def refitted(inputs: Inputs, run: Run, model: GraftModel) -> Fitted:
         rows = states_of(inputs, run)
         head = inputs.config.head
         if probe.unit and are_few(int(rows.final.sum()), len(model.labels)):
-            options = average_on((probe,), head, rows.names is not None, by_loss=probe)
+            options = average_on((probe,), head, rows.names is not None)
         else:
             options = options_on_one(probe, head)
         final = final_probe(inputs, rows, compared(options, inputs.probe(), rows))

@@ -311,6 +311,13 @@ def test_an_average_has_the_weights_that_unseen_rows_give(tiny):
     assert features[upper] @ params["kernel"] + params["bias"] == pytest.approx(logits, abs=2e-3)
 
 
+def test_evidence_of_many_rows_takes_no_head_out_of_an_average():
+    losses = np.random.default_rng(0).uniform(size=(3, 400))
+    weights = np.exp(-20 * losses.mean(axis=1))
+    assert evidence(losses) == pytest.approx(weights / weights.sum())
+    assert evidence(np.zeros((3, 0))) == pytest.approx([1 / 3] * 3)
+
+
 def test_names_weigh_what_rows_say_of_them(tiny):
     model, pooled, labels = problem(tiny, rows=18)
     said = {}

@@ -24,17 +24,29 @@ SAMPLE = (
     "export a registry",
     "fill a cache",
 )
+ON_SERVER = ("promote on PostgreSQL", "import a registry on PostgreSQL", "upgrade a registry on PostgreSQL")
 EACH = 2  # faults of a scenario
+
+
+def enumerated(folder: Path, names: tuple[str, ...], *options: object) -> list[dict]:
+    """What became of a sample of the faults of some scenarios."""
+    words = [sys.executable, "-m", "tests.faults.driver", str(folder), "--sample", str(EACH), *map(str, options)]
+    words += [word for name in names for word in ("--only", name)]
+    variables = World(folder).variables() | loaded_first(compiled(folder)) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, input="", capture_output=True, text=True, env=os.environ | variables, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [line for line in map(json.loads, done.stdout.splitlines()) if "kind" in line]
 
 
 @pytest.mark.skipif(compiler() is None, reason="no compiler of C")
 def test_a_fault_leaves_the_state_before_or_the_state_after(tmp_path):
-    world = World(tmp_path)
-    words = [sys.executable, "-m", "tests.faults.driver", str(tmp_path), "--sample", str(EACH)]
-    words += [word for name in SAMPLE for word in ("--only", name)]
-    environment = os.environ | world.variables() | loaded_first(compiled(tmp_path)) | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, input="", capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    results = [line for line in map(json.loads, done.stdout.splitlines()) if "kind" in line]
+    results = enumerated(tmp_path, SAMPLE)
     assert [line for line in results if line["problems"]] == []
     assert sum(line["struck"] for line in results) == EACH * len(SAMPLE)
+
+
+@pytest.mark.skipif(compiler() is None, reason="no compiler of C")
+def test_a_fault_of_a_server_leaves_the_state_before_or_the_state_after(tmp_path, postgres):
+    results = enumerated(tmp_path, ON_SERVER, "--port", postgres.port)
+    assert [line for line in results if line["problems"]] == []
+    assert sum(line["struck"] for line in results) == EACH * len(ON_SERVER)

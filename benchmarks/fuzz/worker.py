@@ -2,8 +2,8 @@
 
     python -m benchmarks.fuzz.worker READER FOLDER START STOP [SECONDS]
 
-It ends at the input STOP, or after SECONDS. The number of the input under way stands in `FOLDER/number`, so that somebody else sees which one hangs. Lines of JSON
-on stdout are faults; the last one holds the counts.
+It ends at the input STOP, or after SECONDS. The number of the input under way stands in `FOLDER/number`, so that
+somebody else sees which one hangs. Lines of JSON on stdout are faults; the last one holds the counts.
 """
 
 from __future__ import annotations

@@ -102,7 +102,10 @@ class Server:
         """Replaces a database by a copy of another; who is connected to either is cut off."""
         cut = f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{source}'"
         self._execute(
-            "postgres", cut, f"drop database if exists {target} with (force)", f"create database {target} template {source}"
+            "postgres",
+            cut,
+            f"drop database if exists {target} with (force)",
+            f"create database {target} template {source}",
         )
 
     def _execute(self, database: str, *statements: str) -> None:

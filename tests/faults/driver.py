@@ -256,7 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=0, help="faults of each scenario; 0: all")
     parser.add_argument("--stride", type=int, default=1, help="every N-th fault before the others")
     parser.add_argument("--minutes", type=float, default=24 * 60.0)
-    parser.add_argument("--share", type=int, nargs=2, default=(0, 1), help="number of this driver, and how many there are")
+    parser.add_argument(
+        "--share", type=int, nargs=2, default=(0, 1), help="number of this driver, and how many there are"
+    )
     parser.add_argument("--port", type=int, default=0, help="port of a PostgreSQL; 0: none, and no scenario on one")
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * options.minutes

@@ -1,8 +1,8 @@
 """Numbers the connections, statements and commits that SQLAlchemy hands to the driver, and strikes one of them.
 
-SQLite says of a fault "database or disk is full" or "disk I/O error"; a transaction ends with the file, whose writes are
-points of their own. PostgreSQL says that its disk is full, or the connection is lost: before a statement, or after the
-server has done it and nobody knows.
+SQLite says of a fault "database or disk is full" or "disk I/O error". A transaction there ends with its file, whose
+writes are points of their own. PostgreSQL says that its disk is full, or the connection is lost: before a statement, or
+after a commit that is done.
 """
 
 from __future__ import annotations

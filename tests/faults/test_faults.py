@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.library import compiled, compiler, loaded_first
 from tests.faults.world import World
+from tests.registry.postgres import binaries
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = (
@@ -39,14 +40,9 @@ def enumerated(folder: Path, names: tuple[str, ...], *options: object) -> list[d
 
 
 @pytest.mark.skipif(compiler() is None, reason="no compiler of C")
-def test_a_fault_leaves_the_state_before_or_the_state_after(tmp_path):
-    results = enumerated(tmp_path, SAMPLE)
+def test_a_fault_leaves_the_state_before_or_the_state_after(tmp_path, request):
+    port = request.getfixturevalue("postgres").port if binaries() else 0
+    names = SAMPLE + (ON_SERVER if port else ())
+    results = enumerated(tmp_path, names, "--port", port)
     assert [line for line in results if line["problems"]] == []
-    assert sum(line["struck"] for line in results) == EACH * len(SAMPLE)
-
-
-@pytest.mark.skipif(compiler() is None, reason="no compiler of C")
-def test_a_fault_of_a_server_leaves_the_state_before_or_the_state_after(tmp_path, postgres):
-    results = enumerated(tmp_path, ON_SERVER, "--port", postgres.port)
-    assert [line for line in results if line["problems"]] == []
-    assert sum(line["struck"] for line in results) == EACH * len(ON_SERVER)
+    assert sum(line["struck"] for line in results) == EACH * len(names)

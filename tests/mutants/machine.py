@@ -38,7 +38,9 @@ MACHINE = (
         "if row is None or row.owner is None:",
         "a dead run would hold a task for ever",
     ),
-    planted(LEASES, "if row is None or row.token != token:", "if row is None:", "a run that lost its lease would write"),
+    planted(
+        LEASES, "if row is None or row.token != token:", "if row is None:", "a run that lost its lease would write"
+    ),
     planted(
         LEASES,
         "if row.owner is None or row.expires_at <= now:\n        ended",
@@ -51,7 +53,7 @@ MACHINE = (
         "leases.c.task == lease.task",
         "a run that lost its lease would end another's",
     ),
-    planted(LOG, "            stack.pop()\n", "            stack.append(number)\n", "a rollback would go forward again"),
+    planted(LOG, "            stack.pop()\n", "            stack.append(number)\n", "a rollback would go forward"),
     planted(
         LOG,
         "    append(connection, version.task, now_live.generation)\n",

@@ -187,6 +187,15 @@ class Machine(RuleBasedStateMachine):
             refused(Conflict, lambda: registry.renew(lease))
             refused(Conflict, lambda: registry.start_run(task, "r", "machine", fence=lease.token))
 
+    @rule(side=side, task=task, end=st.booleans())
+    def lose_a_lease(self, side: int, task: str, end: bool) -> None:
+        """Stops an owner for longer than its lease; another takes over, and keeps its lease when the first goes on."""
+        for owner in range(ACTORS):
+            self.expire(side)
+            self.acquire(side, owner, task)
+        self.use_lease(side, 0, task, 1, end)
+        self.use_lease(side, 1, task, 0, False)
+
     @rule(side=side, actor=actor, task=task, which=st.integers(0, 3), graft=st.integers(0, 4))
     def work_with_a_lease(self, side: int, actor: int, task: str, which: int, graft: int) -> None:
         """Publishes and promotes as a run does: with the token of its lease, which must be the present one."""

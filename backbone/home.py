@@ -7,13 +7,13 @@ command that only looks something up must be fast.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from backbone.errors import InputError
+from backbone.texts import load_json
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def max_tokens_of(name: str) -> int | None:
 
     for folder in (Path(name), home() / "backbones" / name):
         try:
-            longest = json.loads((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
+            longest = load_json((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         return longest if isinstance(longest, int) else None

@@ -7,7 +7,6 @@ hand, so that an upgrade of a library is no reason to retrain. A variant of a us
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from backbone.files import BACKBONE_FILE
 from backbone.home import home
 from backbone.precisions.record import trunk_id
 from backbone.records import digest, encode, encode_set
+from backbone.texts import load_json
 from trainers.config import TrainConfig
 from trainers.config.former import former_values
 from trainers.config.own import own_in_graft, own_in_run, require_code
@@ -236,7 +236,7 @@ def backbone_ids(name: str, precision: str = "") -> tuple[str, str]:
 
             path = resolve_backbone(name)
     try:
-        record = json.loads((path / BACKBONE_FILE).read_text(encoding="utf-8"))
+        record = load_json((path / BACKBONE_FILE).read_text(encoding="utf-8"))
         weights, preprocessing = str(record["weights_id"]), str(record["preprocessing_id"])
     except FileNotFoundError:
         raise InputError(

@@ -20,7 +20,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.console.log_lines import LogLines, json_line, message_lines, one_line, printable
+from backbone.console.log_lines import LogLines, Repeats, json_line, message_lines, one_line, printable
 from backbone.console.options import Parser, filled
 from backbone.console.verbs import Verb, add_verb
 from backbone.errors import InputError, Stopped
@@ -139,6 +139,7 @@ def _log_to_stderr(namespace: argparse.Namespace) -> None:
     """Sends logs to stderr: warnings of every library, and without `--quiet` the messages of our packages."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLines())
+    handler.addFilter(Repeats())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("topgraft", "backbone", "adapters", "trainers", "registry", "serving"):
         logging.getLogger(name).setLevel(logging.WARNING if namespace.quiet else logging.INFO)
@@ -166,7 +167,7 @@ def _print(result: Any, *, as_json: bool) -> None:
 
 
 def _show(values: Any, indent: str = "") -> None:
-    """Prints nested names and values."""
+    """Prints nested names and values; a mapping without entries is left out."""
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         if isinstance(value, dict) and value:
             print(one_line(f"{indent}{key}:"))
@@ -177,7 +178,7 @@ def _show(values: Any, indent: str = "") -> None:
                 print()
         elif isinstance(value, list) and len(value) > 10 and isinstance(value[0], list):
             print(f"{indent}{key}: {len(value)} x {len(value[0])} numbers, see --json")
-        else:
+        elif value != {}:
             text = _rounded(value) if isinstance(value, float) else value
             text = ", ".join(map(str, text)) if isinstance(text, (list, tuple)) else text
             print(one_line(f"{indent}{key}: {text}"))

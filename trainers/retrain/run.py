@@ -61,23 +61,23 @@ def retrain(
     before = known(registry, task)
     kept = keeping(config, before.fingerprint)
     limits = budget or Budget(task)
-    now = (now or take(kept, before.fingerprint)).judged_by(limits.key)
+    now = (now or take(kept, before.fingerprint, before.keys)).judged_by(limits.key)
     if nothing := _nothing(registry, task, before, now, options):
         return nothing
     from adapters.machine import require_known_answers  # a run with nothing to do needs none of it
 
     require_known_answers()
     if options.dry_run:
-        work = Work(kept, registry, store, options, on_step, before, now, None, limits, signers or Signers())
+        work = Work(now.config, registry, store, options, on_step, before, now, None, limits, signers or Signers())
         return replace(work.dry(), seconds=round(time.monotonic() - started, 3))
     with _leased(registry, task, options) as beat:
         before = known(registry, task)  # another run may have ended meanwhile
         kept = keeping(config, before.fingerprint)
-        now = take(kept, before.fingerprint).judged_by(limits.key)
+        now = take(kept, before.fingerprint, before.keys).judged_by(limits.key)
         if nothing := _nothing(registry, task, before, now, options):
             return nothing
         work = Work(
-            kept, registry, store, options, on_step, before, now, beat, limits, signers or Signers(), cpu_before
+            now.config, registry, store, options, on_step, before, now, beat, limits, signers or Signers(), cpu_before
         )
         outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
     on_step("done")

@@ -120,7 +120,7 @@ def twice(table: str):
         (changed("versions", path=None), "versions.path is 'None', expected text"),
         (changed("versions", table="version"), "table 'version' is unknown; nearest: versions"),
         (changed("identity", registry_id="../../etc"), "expected one of 32 hexadecimal digits"),
-        (changed("schema", version=9), "schema 9: this version of topgraft reads schema 3"),
+        (changed("schema", version=9), "schema 9: this version of topgraft reads schema 4"),
         (changed("live", version=1), "problems, the first: task: live"),
         (changed("log", position=7), "one entry for each promotion"),
         (without("schema"), "0 rows of `schema`"),

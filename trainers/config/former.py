@@ -47,8 +47,8 @@ def _named(config: TrainConfig, stages: str) -> TrainConfig:
 def as_begun(config: TrainConfig, stored: Mapping[str, Any]) -> TrainConfig:
     """Returns the config of a run with its stages by name; open ones are those that the config `stored` began with."""
     plan = stored.get("plan", {})
-    begun = plan.get("stages") if isinstance(plan, Mapping) else None
-    return with_former_stages(config) if begun == FORMER_STAGES else with_stages(config)
+    former = isinstance(plan, Mapping) and plan.get("stages") == FORMER_STAGES
+    return with_former_stages(config) if former else with_stages(config)
 
 
 def counted_values(config: TrainConfig) -> dict[str, Any]:

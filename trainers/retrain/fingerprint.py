@@ -8,16 +8,13 @@ hand, so that an upgrade of a library is no reason to retrain. A variant of a us
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapters.heads.head import kinds_for
 from backbone.errors import InputError
-from backbone.files import BACKBONE_FILE
-from backbone.home import home
+from backbone.home import stored_ids
 from backbone.precisions.record import trunk_id
 from backbone.records import digest, encode
 from trainers.config import TrainConfig
@@ -121,7 +118,8 @@ def take(config: TrainConfig, before: Fingerprint | None, keys: Collection[tuple
         )
     require_code(config)
     source = source_of(config.data, config.head.column)
-    weights, preprocessing = backbone_ids(config.backbone, config.precision)
+    base, preprocessing = stored_ids(config.backbone)
+    weights = trunk_id(base, config.precision)
 
     def taken(rows: ReadRows, *, anew: bool) -> Taken:
         meanings = [with_stages(config), *([with_former_stages(config)] if config.plan.is_open else ())]
@@ -240,28 +238,3 @@ def keeping(config: TrainConfig, before: Fingerprint | None) -> TrainConfig:
     if before is None or not before.moved:
         return config
     return replace(config, data=replace(config.data, moved=tuple(sorted({*config.data.moved, *before.moved}))))
-
-
-def backbone_ids(name: str, precision: str = "") -> tuple[str, str]:
-    """Reads (weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use.
-
-    `precision` "" is the one recorded for the backbone.
-    """
-    path = Path(name)
-    if not (path / BACKBONE_FILE).is_file() and name == "minilm":
-        path = home() / "backbones" / name
-        if not (path / BACKBONE_FILE).is_file():
-            from backbone.home import resolve_backbone
-
-            path = resolve_backbone(name)
-    try:
-        record = json.loads((path / BACKBONE_FILE).read_text(encoding="utf-8"))
-        weights, preprocessing = str(record["weights_id"]), str(record["preprocessing_id"])
-    except FileNotFoundError:
-        raise InputError(
-            f"backbone: {path}: not a backbone folder (no {BACKBONE_FILE}); make one with "
-            f"`topgraft import-backbone SOURCE --out {path}`"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"backbone: {path / BACKBONE_FILE}: unreadable: {error}; import the backbone again") from error
-    return trunk_id(weights, precision), preprocessing

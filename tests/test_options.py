@@ -68,6 +68,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "registry rollback": ("t --reason x", {"task": "t", "reason": "x"}),
     "registry audit": ("", {}),
     "registry gc": ("", {}),
+    "registry precision": ("", {}),
     "registry export": ("--out f", {"out": "f"}),
     "registry import": ("f", {"file": "f"}),
     "registry upgrade": ("", {}),

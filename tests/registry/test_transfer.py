@@ -17,6 +17,7 @@ from backbone.errors import InputError
 from registry.audit import audit
 from registry.database import Registry, open_registry
 from registry.decisions import decide
+from registry.precisions import choose
 from registry.store import Store
 from registry.transfer import bring_in, export, read
 from tests.registry.actors import ROOT
@@ -44,6 +45,7 @@ def lived(published: Registry) -> Registry:
         reason="ü",
     )
     published.measure("task", 1, "joules", None, "unavailable", {"reason": "no meter"})
+    choose(published, "sha256:trunk", "int8", actor="me", reason="ü")
     return published
 
 

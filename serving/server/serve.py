@@ -73,7 +73,7 @@ def serve(settings: Settings) -> ServeResult:
         endpoints = all_endpoints()
         document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
         catalogue = Timely(_catalogue(settings))
-        backbone = load_backbone(resolve_backbone(settings.backbone), precision=_precision(settings))
+        backbone = load_backbone(resolve_backbone(settings.backbone), precision=trunk_precision(settings))
         start = _Start(settings, backbone, catalogue, tokens, endpoints)
         try:
             if not start.begins():
@@ -257,7 +257,7 @@ def _seat(runtime: Runtime, served: Served, read: Future[LoadedGraft], room: lis
         log.error("%s version %s does not load: %s", served.task, served.version, error)
 
 
-def _precision(settings: Settings) -> str:
+def trunk_precision(settings: Settings) -> str:
     """Returns the precision of the trunk: that of the settings, else the registry's; "" is that of this machine."""
     if settings.registry is None:
         return settings.precision

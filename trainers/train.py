@@ -93,7 +93,7 @@ def train(
         introduce(inputs)
         if parent is not None and start is not None and start.head_only:
             model = parent.model(inputs.backbone, inputs.config, inputs.data.labels)
-            chosen = inputs.config.climbs and probe_of(model) is not None
+            chosen = start.from_climb and probe_of(model) is not None
             fitted = refitted(inputs, run, model) if chosen else ways.new_head(inputs, run, parent)
         elif parent is not None:
             fitted = ways.steps(inputs, run, parent)

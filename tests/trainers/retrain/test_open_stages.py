@@ -40,6 +40,16 @@ def test_a_new_task_climbs(place):
     assert place.run(FORMER, options=("--dry-run",))["action"] == "scratch"
 
 
+def test_the_head_of_a_probe_is_chosen_anew_as_the_climb_chose_it(place):
+    for number, table in enumerate((TABLE, TABLE + rows(5, seed=78)), 1):
+        place.data(table)
+        result = place.run("plan.highest=probe")
+        assert (result["action"], result["live"]) == (("scratch", "head")[number - 1], number), result["reason"]
+        metrics = place.registry.version("tiny", number).metrics
+        assert "out_of_fold" in metrics, "heads are compared on rows that they have not seen"
+    assert 0 < result["rows_computed"] <= 5
+
+
 def test_a_verdict_on_a_former_candidate_stands(place):
     config = load_config(place.config)
     then, now = (take(load_config(place.config, (f"plan.stages={name}",)), None) for name in ("all", "auto"))

@@ -22,11 +22,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapters.auditing.record import MachineAudit
 from backbone.compiler_flags import VARIABLE, present_flags, remedy
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.home import machines_folder, use_compilation_cache
-from backbone.records import decode, digest, encode
+from backbone.records import decode, digest, encode, newer
 from metering import energy
 from metering.known_answers.program import Answer, failed
 from metering.machine import Machine, machine
@@ -71,6 +72,7 @@ class MachineRecord:
     answers: tuple[Answer, ...]  # verdict on each program
     seconds: float  # time that the known answers took
     joules: tuple[JouleSource, ...] = field(default=())
+    audit: MachineAudit | None = field(default=None, metadata=newer())  # latest audit; None: there was none
 
     @property
     def wrong(self) -> tuple[Answer, ...]:
@@ -98,6 +100,7 @@ class MachineRecord:
             ("versions", listed),
             *((name, value) for name, value in self.flags.items()),
             *((f"joules, {source.name}", source.state) for source in self.joules),
+            *(self.audit.lines() if self.audit else ()),
         ]
         head = [f"{name + ':':18} {value}" for name, value in lines]
         end = f"known answers:     {self.verdict}: {self.summary()}, {self.seconds:.1f} s"
@@ -171,8 +174,19 @@ def machine_record(*, again: bool = False) -> MachineRecord:
                 return record
             _MEASURED[key] = record
         if writable:
-            write_durable(folder / f"{key}.json", json.dumps(encode(record), indent=1).encode())
+            _write(record)
     return record
+
+
+def keep_record(record: MachineRecord) -> None:
+    """Writes a record into the home, in place of a former one; nowhere if the home cannot be written."""
+    with _alone(machines_folder()) as writable:
+        if writable:
+            _write(record)
+
+
+def _write(record: MachineRecord) -> None:
+    write_durable(machines_folder() / f"{record.key}.json", json.dumps(encode(record), indent=1).encode())
 
 
 def remembered() -> MachineRecord | None:

@@ -17,6 +17,8 @@ from backbone.errors import InputError
 
 log = logging.getLogger(__name__)
 
+MIN_COMPILE_SECONDS = 0.02  # what compiles faster is not kept: reading a kept program takes as long
+
 
 def home() -> Path:
     """Returns the folder `TOPGRAFT_HOME`, default `~/.cache/topgraft`.
@@ -144,4 +146,4 @@ def use_compilation_cache() -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -14,6 +14,7 @@ from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
+from trainers.config.routing import Routing
 from trainers.retrain.outcome import Job, Options
 from trainers.search.commands import SEARCH_VERBS
 
@@ -224,6 +225,19 @@ class Prune(Pruning, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="pr
         return prune(self.graft, self.out, self, data=data, overrides=overrides, backbone=self.backbone)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Route(Routing, OnBackbone, IntoFolder, Overridden, Verb, verb="route"):
+    grafts: tuple[str, ...] = argument(
+        "graft folder of one trunk, two or more; NAME=FOLDER names the task otherwise than the graft does", name="graft"
+    )
+
+    def call(self) -> object:
+        """Makes a router that names the graft which answers an input, or none."""
+        from trainers.route import route
+
+        return route(self.grafts, self.out, self, overrides=self.overrides, backbone=self.backbone, show=self.show)
+
+
 VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
@@ -236,5 +250,6 @@ VERBS: tuple[type[Verb], ...] = (
     Inspect,
     Cache,
     Prune,
+    Route,
     *SEARCH_VERBS,
 )

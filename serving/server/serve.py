@@ -20,6 +20,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from adapters.artefact.router import Router, read_router, require_trunk
 from adapters.machine import ready_to_answer
 from backbone.errors import InputError
 from backbone.home import resolve_backbone, stored_ids
@@ -74,7 +75,7 @@ def serve(settings: Settings) -> ServeResult:
         document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
         catalogue = Timely(_catalogue(settings))
         backbone = load_backbone(resolve_backbone(settings.backbone), precision=trunk_precision(settings))
-        start = _Start(settings, backbone, catalogue, tokens, endpoints)
+        start = _Start(settings, backbone, catalogue, tokens, endpoints, _router(settings, backbone))
         try:
             if not start.begins():
                 start.require_hope()
@@ -96,7 +97,9 @@ class _Start:
         catalogue: Timely,
         tokens: Tokens,
         endpoints: Sequence[Endpoint],
+        router: Router | None,
     ):
+        self._router = router
         self._settings, self._backbone, self._catalogue = settings, backbone, catalogue
         self._tokens, self._endpoints = tokens, endpoints
         seconds = settings.limits.body_seconds + settings.limits.seconds  # a request may take so long anyhow
@@ -145,7 +148,7 @@ class _Start:
 
     def _made(self, envelope: Envelope) -> Server:
         settings, start = self._settings, time.perf_counter()
-        runtime = _runtime(settings, self._backbone, envelope)
+        runtime = _runtime(settings, self._backbone, envelope, self._router)
         follower = Follower(runtime, self._catalogue, seconds=settings.poll_seconds)
         controller = settings.controller()
         runtime.submodel = controller.submodel
@@ -280,7 +283,16 @@ def _catalogue(settings: Settings) -> Catalogue:
     return RegistryCatalogue(registry, Store(settings.store), budgets=budgets)
 
 
-def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runtime:
+def _router(settings: Settings, backbone: Backbone) -> Router | None:
+    """Returns the router of --router; raises InputError for one of another trunk."""
+    if settings.router is None:
+        return None
+    router = read_router(settings.router)
+    require_trunk(router, backbone.weights_id, backbone.preprocessing_id, f"--router {settings.router}")
+    return router
+
+
+def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope, router: Router | None) -> Runtime:
     if "exits" in settings.submodels and not envelope.exits:
         log.warning("--submodels: no live graft has early exits, and the envelope names none: all rows run in full")
     return Runtime(
@@ -293,6 +305,7 @@ def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runt
         host_bytes=settings.host_mb << 20,
         cache_bytes=settings.cache_mb << 20,
         load_seconds=settings.load_seconds,
+        router=router,
     )
 
 

@@ -51,9 +51,9 @@ def as_begun(config: TrainConfig, stored: Mapping[str, Any]) -> TrainConfig:
     return with_former_stages(config) if former else with_stages(config)
 
 
-def counted_values(config: TrainConfig) -> dict[str, Any]:
+def counted_values(config: TrainConfig) -> Mapping[str, Any]:
     """Returns the JSON values of a config, with its stages by name, that differ from the defaults of all versions."""
-    values: dict[str, Any] = encode_set(config)
+    values = dict(encode_set(config))
     plan = {name: v for name, v in values.pop("plan", {}).items() if (name, v) != ("stages", FORMER_STAGES)}
     return values | ({"plan": plan} if plan else {})
 

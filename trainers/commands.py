@@ -14,6 +14,7 @@ from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
+from trainers.config.routing import Routing
 from trainers.retrain.outcome import Job, Options
 from trainers.scenarios.request import Load
 from trainers.search.commands import SEARCH_VERBS
@@ -75,13 +76,22 @@ class Precision(Overridden, Verb, verb="precision"):
     backbone: str = argument("backbone folder to measure, or minilm")
     choose: str = option("", "precision of the trunk from now on, or auto (default: only measure)")
     data: str | None = option(None, "config whose train rows tell what a precision loses (default: made-up rows)")
+    registry: str = option("", "URL of the registry whose whole fleet gets the choice (default: this machine alone)")
 
     def call(self) -> object:
         """Measures the precisions of a backbone on this machine, and records the one that its trunk has."""
         from trainers.precision import precision
 
+        if self.registry and not self.choose:
+            raise InputError("--registry: it records a choice; name one with --choose, or see `registry precision`")
         config = None if self.data is None else load_config(self.data, self.overrides)
+        fleet = Place(self.registry).open(create=True) if self.registry else None
         result = precision(self.backbone, choice=self.choose, config=config)
+        if fleet is not None:
+            from registry.precisions import choose_as_here
+            from registry.verbs import whoami
+
+            choose_as_here(fleet, result.weights_id, actor=whoami())
         return result if self.json else str(result)
 
 
@@ -239,6 +249,19 @@ class Prune(Pruning, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="pr
         return prune(self.graft, self.out, self, data=data, overrides=overrides, backbone=self.backbone)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Route(Routing, OnBackbone, IntoFolder, Overridden, Verb, verb="route"):
+    grafts: tuple[str, ...] = argument(
+        "graft folder of one trunk, two or more; NAME=FOLDER names the task otherwise than the graft does", name="graft"
+    )
+
+    def call(self) -> object:
+        """Makes a router that names the graft which answers an input, or none."""
+        from trainers.route import route
+
+        return route(self.grafts, self.out, self, overrides=self.overrides, backbone=self.backbone, show=self.show)
+
+
 VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
@@ -252,5 +275,6 @@ VERBS: tuple[type[Verb], ...] = (
     Cache,
     Prune,
     Profile,
+    Route,
     *SEARCH_VERBS,
 )

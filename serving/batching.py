@@ -61,6 +61,7 @@ class Queued:
     arrived: float = field(default_factory=time.monotonic)  # time of the monotonic clock
     scope: int | None = None  # boundary of the bare backbone whose pooled state the out-of-scope score needs
     exits: Exits | None = None  # early exits of the graft that may answer
+    task: str = ""  # name of the task, by which the submodel is chosen
     # states [T,D] of the bare backbone by boundary, in the row's bucket: those that a router's pass computed
     states: dict[int, np.ndarray] | None = None
     submodel: str = "full"  # submodel that answered; set by the device thread before the future resolves

@@ -6,8 +6,8 @@ Shape letters: `N` rows, `U` inputs filled to a batch size, `T` tokens, `D` widt
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +64,16 @@ class Executor:
         self._programs, self._prefix_cache = programs, prefix_cache
         self.counts = ServingCounts()
         self.answered_by: Counter[str] = Counter()  # rows of grafts by submodel
+        self.rows_of: Counter[str] = Counter()  # rows by task
+        # expected number of rows that a cheaper submodel answered worse than full depth would, by task
+        self.given_up: defaultdict[str, float] = defaultdict(float)
 
-    def run(self, rows: Sequence[Queued], submodel: str) -> list[Result]:
-        """Returns the result of each row [N] of one bucket, and notes in each row which submodel answered it."""
-        early = np.array([submodel == "exits" and row.exits is not None for row in rows])
+    def run(self, rows: Sequence[Queued], submodel_of: Callable[[str], str]) -> list[Result]:
+        """Returns the result of each row [N] of one bucket, and notes in each row which submodel answered it.
+
+        `submodel_of` gives the submodel in use of a task.
+        """
+        early = np.array([row.exits is not None and submodel_of(row.task) == "exits" for row in rows])
         routing = np.array([row.group == ROUTING for row in rows])
         known = ~early & np.array([row.states is not None for row in rows])
         others = ~early & ~routing & ~known
@@ -81,6 +87,10 @@ class Executor:
             numbers = np.flatnonzero(chosen).tolist()
             for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
                 results[number] = result
+        for row in (rows[i] for i in np.flatnonzero(early).tolist()):
+            assert row.exits is not None
+            self.given_up[row.task] += row.exits.losses / row.exits.rows
+        self.rows_of.update(row.task for row in rows if row.task)
         self.answered_by.update(row.submodel for row in rows if row.group not in (NO_GROUP, ROUTING))
         return results
 

@@ -240,6 +240,12 @@ class Residency:
             if seat is not None and not seat.holders:
                 self._vacate(seat, "removed")
 
+    def loaded(self, content_id: str) -> LoadedGraft | None:
+        """Returns a graft that is in a slot or on the host; None for any other."""
+        with self._changed:
+            seat = self._seats.get(content_id)
+            return self._host.get(content_id) if seat is None else seat.graft
+
     def resident(self, content_id: str) -> bool:
         """Returns whether the graft is in a slot."""
         return content_id in self._seats

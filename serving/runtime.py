@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +123,13 @@ class Runtime:
         routes = () if router is None else router.record.boundaries
         self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits, routes)
         self.submodel = "full"  # submodel in use from the next batch on; any thread may set it
+        self.submodels: Mapping[str, str] = {}  # submodel by task, where it is not `submodel`; any thread may set it
         self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
         executor = Executor(self.programs, PrefixCache(cache_bytes))
         self.counts, self.answered_by = executor.counts, executor.answered_by
+        self.rows_of, self.given_up = executor.rows_of, executor.given_up
         self._batcher = Batcher(
-            lambda rows: executor.run(rows, self.submodel),
+            lambda rows: executor.run(rows, self.submodel_of),
             max_rows=self.programs.sizes[-1],
             max_waiting=max_waiting,
             max_wait=max_wait,
@@ -214,6 +216,10 @@ class Runtime:
         """Returns how many rows are queued or wait for their graft."""
         return self._batcher.waiting
 
+    def submodel_of(self, task: str) -> str:
+        """Returns the submodel in use of a task."""
+        return self.submodels.get(task, self.submodel)
+
     def find(self, task: str) -> Served:
         """Returns the version that is served as `task`; raises UnknownTask."""
         with self._lock:
@@ -290,7 +296,7 @@ class Runtime:
             pending.graft = outcome.graft
             pending.future.add_done_callback(lambda _: self.residency.release(outcome))
             try:
-                row = pending.row = self._queued(text, outcome, deadline, pending.future, routed)
+                row = pending.row = self._queued(text, outcome, served.task, deadline, pending.future, routed)
             except Exception as error:  # noqa: BLE001 - whatever one text raises belongs to its caller
                 fail(pending.future, error)
                 return
@@ -306,6 +312,7 @@ class Runtime:
         self,
         text: str,
         seat: Seat,
+        task: str,
         deadline: float | None,
         future: Future[np.ndarray],
         routed: Queued | None = None,
@@ -325,6 +332,7 @@ class Runtime:
             future,
             scope=None if graft.scope is None else graft.scope.boundary,
             exits=self.usable_exits(graft),
+            task=task,
             states=states,
         )
 

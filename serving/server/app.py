@@ -42,6 +42,7 @@ from serving.server.json_response import JSON
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
 from serving.server.reading import Question, UnsupportedMedia
+from serving.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +77,14 @@ class Server:
         controller: Controller | None = None,
         endpoints: Sequence[Endpoint] | None = None,
         stall_seconds: float = STALL_SECONDS,
+        table: Table | None = None,
     ):
         """Takes the endpoints of every protocol by default; raises InputError if a user's file of them fails.
 
-        After `stall_seconds` in one batch the device thread counts as stuck.
+        After `stall_seconds` in one batch the device thread counts as stuck. The controller chooses by the `table`.
         """
         self.runtime, self.follower, self.limits, self.tokens = runtime, follower, limits, tokens
-        self.controller = controller
+        self.controller, self.table = controller, table
         self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics, controller)
         self.ready = False  # set once programs are compiled and the first grafts are in their slots
         self.stall_seconds = stall_seconds
@@ -140,8 +142,11 @@ class Server:
     def control(self, reading: Reading) -> None:
         """Lets the controller, if there is one, choose the submodel by a reading."""
         if self.controller is not None:
+            if self.table is not None:
+                self.controller.take(self.table.levels())
             self.controller.update(reading)
-            self.runtime.submodel = self.controller.submodel
+            level = self.controller.level
+            self.runtime.submodels, self.runtime.submodel = level.submodels, level.everywhere
 
     # Steps of handlers
 

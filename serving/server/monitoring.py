@@ -59,6 +59,7 @@ class Stats:
     joules_source: str
     submodel: str  # submodel in use
     submodels: dict[str, int]  # rows by the submodel that answered
+    given_up: dict[str, float]  # rows that cheaper submodels answered worse than in full, as certified, by task
     switches: tuple[Switch, ...]
     in_progress: int  # requests received and not answered
     queue: int  # rows that wait
@@ -229,8 +230,10 @@ class Metrics:
             yield CounterMetricFamily(f"topgraft_{name}", text, value=value)
         answered: dict[str, float] = dict(runtime.answered_by)
         yield labelled(CounterMetricFamily, "answers", "Rows by the submodel that answered", "submodel", answered)
-        in_use: dict[str, float] = {name: float(name == runtime.submodel) for name in SUBMODELS}
-        yield labelled(GaugeMetricFamily, "submodel", "1 for the submodel in use", "submodel", in_use)
+        entries = runtime.entries
+        tasks = [runtime.submodel_of(task) for task in entries] or [runtime.submodel]
+        in_use: dict[str, float] = {name: tasks.count(name) / len(tasks) for name in SUBMODELS}
+        yield labelled(GaugeMetricFamily, "submodel", "Share of the tasks that use the submodel", "submodel", in_use)
         switches = self._controller.count if self._controller else 0
         yield CounterMetricFamily("topgraft_submodel_switches", "Changes of the submodel in use", value=switches)
         residency, banks = runtime.residency, runtime.banks
@@ -244,12 +247,14 @@ class Metrics:
         yield labelled(CounterMetricFamily, "loads", "Grafts loaded", "cause", dict(residency.loads))
         yield labelled(CounterMetricFamily, "evictions", "Grafts evicted", "cause", dict(residency.evictions))
         yield gauge("longest_write_seconds", "Longest stall of the device thread by a load", residency.longest_write)
-        entries = runtime.entries
         if len(entries) <= self._max_tasks:  # else those that are asked for have label values
             for task in entries:
                 self.label(task)
         generations = {task: float(entries[task].generation) for task in sorted(self._named & entries.keys())}
         yield labelled(GaugeMetricFamily, "generation", "Promotions behind the served version", "task", generations)
+        given_up = {task: rows for task, rows in runtime.given_up.copy().items() if task in self._named}
+        text = "Rows that cheaper submodels answered worse than in full, as certified"
+        yield labelled(CounterMetricFamily, "given_up_rows", text, "task", given_up)
         state = readiness(self._runtime, self._follower)
         refused = len(self._follower.refused) + len(state.unable.keys() - self._follower.refused.keys())
         yield gauge("refused_versions", "Live versions that were refused, or do not load", refused)
@@ -332,8 +337,9 @@ class Metrics:
             batch_fill=round(counts.rows / counts.padded_rows, 3) if counts.padded_rows else None,
             joules_quality=joules.quality,
             joules_source=joules.source,
-            submodel=self._runtime.submodel,
+            submodel=self._controller.submodel if self._controller else self._runtime.submodel,
             submodels=dict(self._runtime.answered_by),
+            given_up={task: round(rows, 3) for task, rows in self._runtime.given_up.copy().items()},
             switches=tuple(self._controller.switches) if self._controller else (),
             in_progress=self.in_progress,
             queue=self._runtime.waiting,

@@ -45,6 +45,7 @@ from serving.server.envelopes import read_envelope, read_live
 from serving.server.limits import Tokens
 from serving.server.openapi import document
 from serving.server.settings import Settings
+from serving.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,10 @@ class _Start:
         )
         follower.poll()
         warm(runtime, settings.load_seconds / 2)
+        if controller.chooses:
+            server.table = Table(runtime)
+            for level in server.table.levels():
+                log.info("level: %s: %.2f of the cost, %.4f of the rows worse", level.name, level.cost, level.lost)
         seconds = time.perf_counter() - start
         log.info("%d programs, %d tasks in %.1f s", runtime.programs.count, len(runtime.entries), seconds)
         if (reason := server.readiness().reason) is not None:

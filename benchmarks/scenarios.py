@@ -44,12 +44,8 @@ def served(root: Path, buckets: str) -> Iterator[int]:
     run = [sys.executable, "-m", "topgraft"]
     words = ["train", "text_classification", "--workdir", "run", "--set", "name=topics", "--set", "data.train=rows.csv"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(
-        [*run, *words, *(part for one in SETTINGS for part in ("--set", one)), "--quiet"],
-        cwd=root,
-        env=environment,
-        check=True,
-    )
+    words += [part for one in SETTINGS for part in ("--set", one)]
+    subprocess.run([*run, *words, "--quiet"], cwd=root, env=environment, check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["serve", "--grafts", "run", "--backbone", "minilm", "--port", str(port), "--buckets", buckets]
@@ -111,14 +107,9 @@ def httperf(program: str, port: int, root: Path, rate: float, queries: int) -> d
 
 def percentiles_of(text: str) -> dict[str, float]:
     """Returns percentiles of httperf's histogram of connection lifetimes; a bin counts by its middle."""
-    _, _, below = text.partition("Connection lifetime histogram")
-    bins = []
-    for line in below.splitlines()[1:]:
-        numbers = re.findall(r"\d+(?:\.\d+)?", line)
-        if len(numbers) >= 2 and "Range" not in line:
-            bins.append((float(numbers[0]), int(float(numbers[-2]))))
-        elif bins:
-            break
+    histogram = text.partition("Connection lifetime histogram")[2].partition("\n\n")[0]
+    lines = [line.split() for line in histogram.splitlines()[1:]]
+    bins = [(float(line[0]), int(line[1])) for line in lines if len(line) == 2]  # a colon stands for empty bins
     total, found = sum(count for _, count in bins), {}
     for q in PERCENTILES:
         seen = 0

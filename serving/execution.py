@@ -113,7 +113,10 @@ class Executor:
         values = batch.run(inputs.ids)
         self.counts.padded_rows += batch.computed_rows
         self._count(rows, inputs, start)
-        return [_finite(value) for value in values]
+        results = [_finite(value) for value in values]
+        for number, pooled in batch.pooled.items():
+            results[number] = _joined(results[number], pooled)
+        return results
 
     def _run(self, rows: Sequence[Queued]) -> list[Result]:
         """Runs the prefix once for each distinct input, then the suffix of each group."""
@@ -220,9 +223,16 @@ def _append_pooled(
 ) -> None:
     """Puts the pooled state of a row's input after its logits if the row has a scope."""
     for number, (row, result) in enumerate(zip(rows, results, strict=True)):
-        if row.scope is not None and isinstance(result, np.ndarray):
-            joined = np.concatenate([result, pooled[row.group, row.scope][inputs[number]]])
-            results[number] = joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
+        if row.scope is not None:
+            results[number] = _joined(result, pooled[row.group, row.scope][inputs[number]])
+
+
+def _joined(result: Result, pooled: np.ndarray) -> Result:
+    """Returns logits, and behind them the pooled state of the row's input."""
+    if isinstance(result, Exception):
+        return result
+    joined = np.concatenate([result, pooled])
+    return joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
 
 
 def _finite(value: np.ndarray | None) -> Result:

@@ -27,6 +27,7 @@ from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
+from serving.exiting import on_the_way
 from serving.live.readers import Readers
 
 log = logging.getLogger(__name__)
@@ -212,8 +213,8 @@ class Residency:
                 "(--envelope) and start again"
             )
         group, slot_leaves = place_in(self._banks, graft.model, graft.params, where)
-        # an out-of-scope score is measured on the whole pass, and an early answer could not abstain
-        cheaper = graft.scope is None
+        # an early answer could not abstain if its score were measured above
+        cheaper = graft.exits is not None and on_the_way(graft.scope, graft.exits, self._banks[group].start)
         # exits were calibrated in the precision of their run
         precision = graft.backbone.precision
         calibrated_in = trained_in(graft.manifest, graft.backbone.base_id) if graft.manifest else precision

@@ -48,32 +48,31 @@ def timed(programs: Programs) -> Timings:
     ids = np.full((rows, bucket), programs.backbone.preprocessing.fill, np.int32)
     states = programs.prefix(ids, mask, programs.stops)
 
-    def each(call: Callable[[], Any]) -> float:
+    def each(piece: Callable[..., Any], *arguments: Any) -> float:
         times = []
         for _ in range(TIMED + 1):
             start = time.perf_counter()
-            jax.block_until_ready(call())
+            jax.tree.map(np.asarray, piece(*arguments))
             times.append(time.perf_counter() - start)
         return statistics.median(times[1:]) / rows
 
-    segments, rest = {}, {}
+    segments, rest, suffix = {}, {}, []
     for group, splits in enumerate(programs.splits):
+        needed = {boundary: states[boundary] for boundary in programs.needs[group]}
+        suffix.append(each(programs.suffix, group, needed, mask, slots))
         for start in (programs.banks[group].start, *splits[:-1]) if splits else ():
-            segments[group, start] = each(lambda g=group, b=start: programs.segment(g, b, states[b], mask, slots))
+            segments[group, start] = each(programs.segment, group, start, states[start], mask, slots)
         if splits:
-            rest[group] = each(lambda g=group, b=splits[-1]: programs.rest(g, states[b], mask, slots))
+            rest[group] = each(programs.rest, group, states[splits[-1]], mask, slots)
     return Timings(
         bucket,
         rows,
-        each(lambda: programs.embed(ids)),
-        {start: each(lambda b=start: programs.block(b, states[b], mask)) for start in programs.stops[:-1]},
-        tuple(
-            each(lambda g=group: programs.suffix(g, {b: states[b] for b in programs.needs[g]}, mask, slots))
-            for group in range(len(programs.needs))
-        ),
+        each(programs.embed, ids),
+        {start: each(programs.block, start, states[start], mask) for start in programs.stops[:-1]},
+        tuple(suffix),
         segments,
         rest,
-        each(lambda: programs.pool(states[0], mask)) if programs.exits else 0.0,
+        each(programs.pool, states[0], mask) if programs.exits else 0.0,
     )
 
 

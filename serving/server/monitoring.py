@@ -232,7 +232,7 @@ class Metrics:
         yield labelled(CounterMetricFamily, "answers", "Rows by the submodel that answered", "submodel", answered)
         entries = runtime.entries
         tasks = [runtime.submodel_of(task) for task in entries] or [runtime.submodel]
-        in_use = {name: tasks.count(name) / len(tasks) for name in SUBMODELS}
+        in_use: dict[str, float] = {name: tasks.count(name) / len(tasks) for name in SUBMODELS}
         yield labelled(GaugeMetricFamily, "submodel", "Share of the tasks that use the submodel", "submodel", in_use)
         switches = self._controller.count if self._controller else 0
         yield CounterMetricFamily("topgraft_submodel_switches", "Changes of the submodel in use", value=switches)

@@ -20,6 +20,7 @@ from serving.batching import NO_GROUP, ROUTING, Queued
 from serving.exiting import EarlyBatch, filled
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs, cover
+from serving.submodels import PRUNED
 
 Result = np.ndarray | Exception  # logits of a row, or the reason why there are none
 
@@ -87,9 +88,9 @@ class Executor:
             numbers = np.flatnonzero(chosen).tolist()
             for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
                 results[number] = result
-        for row in (rows[i] for i in np.flatnonzero(early).tolist()):
-            assert row.exits is not None
-            self.given_up[row.task] += row.exits.losses / row.exits.rows
+        for row, left in zip(rows, early.tolist(), strict=True):
+            if left or row.submodel == PRUNED:
+                self.given_up[row.task] += row.lost
         self.rows_of.update(row.task for row in rows if row.task)
         self.answered_by.update(row.submodel for row in rows if row.group not in (NO_GROUP, ROUTING))
         return results

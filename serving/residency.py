@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +60,8 @@ class LoadedGraft:
     methods: tuple[str, ...]
     scope: Scope | None = None  # its out-of-scope score
     exits: Exits | None = None  # early exits that may answer in this precision
+    pruned_from: str = ""  # content_id of the graft that it was pruned from
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # score by split and metric
 
     @property
     def bytes(self) -> int:
@@ -229,6 +231,8 @@ class Residency:
             methods=tuple(spec.method for spec in graft.model.methods),
             scope=graft.scope,
             exits=graft.exits if cheaper and calibrated_in == precision else None,
+            pruned_from=str(graft.manifest.training.config.get("pruned_from", "")) if graft.manifest else "",
+            metrics=graft.manifest.training.metrics if graft.manifest else {},
         )
 
     def drop(self, content_id: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -130,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Runs the console script and ends the process."""
+    # read when NumPy is imported: the closed forms are small, and a second thread spins longer than it computes
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.argv[1:2] == ["serve"]:  # before anything slow is imported: process 1 ignores a signal that nobody handles
         ending.catch_signals_of_process()
     sys.exit(main())

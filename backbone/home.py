@@ -78,6 +78,30 @@ def max_tokens_of(name: str) -> int | None:
     return None
 
 
+def stored_ids(name: str) -> tuple[str, str]:
+    """Reads (weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use.
+
+    The first is that of the float32 weights. Needs no jax where the folder is there; raises InputError for another one.
+    """
+    from backbone.files import BACKBONE_FILE
+
+    path = Path(name)
+    if not (path / BACKBONE_FILE).is_file() and name == "minilm":
+        path = home() / "backbones" / name
+        if not (path / BACKBONE_FILE).is_file():
+            path = resolve_backbone(name)
+    try:
+        record = json.loads((path / BACKBONE_FILE).read_text(encoding="utf-8"))
+        return str(record["weights_id"]), str(record["preprocessing_id"])
+    except FileNotFoundError:
+        raise InputError(
+            f"backbone: {path}: not a backbone folder (no {BACKBONE_FILE}); make one with "
+            f"`topgraft import-backbone SOURCE --out {path}`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"backbone: {path / BACKBONE_FILE}: unreadable: {error}; import the backbone again") from error
+
+
 def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
     """Returns the folder of the backbone that is `weights_id` in some precision: among `hints`, then in the home.
 

@@ -31,6 +31,7 @@ from registry.database import Registry
 from registry.decisions import require_decided
 from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, iso_time, require_task
 from registry.place import Place
+from registry.precisions import PrecisionsReport, chosen, precision_verb, require_precision
 from registry.store import Store
 from registry.tables import SCHEMA
 from registry.transfer import RegistryExport, RegistryImport
@@ -239,7 +240,8 @@ def promote(
 
     `expected` is the generation on which the decision was made; by default it is the present one. Raises OverBudget for
     a version that breaks its task's budget, NoFigure where the budget bounds what nobody measured, and Undecided for
-    one whose config requires a decision about a search. A rollback asks nothing: it must always be possible.
+    one whose config requires a decision about a search. Raises InputError for a graft in another precision than the
+    registry records. A rollback asks nothing: it must always be possible.
     """
     registry = place.open()
     live = registry.live(_known(registry, task))
@@ -249,6 +251,7 @@ def promote(
     if budgets is not None:
         budgets.signers.require(store.path(version.content_id))
     require_decided(registry, task, manifest.training.config)
+    require_precision(chosen(registry), manifest, task)
     if budgets is not None and (budget := budgets.of(task)):
         require_within(budget, number, figures_of(version, registry.measurements(task, number), manifest))
     generation = (live.generation if live else 0) if expected is None else expected
@@ -291,6 +294,11 @@ def audit_of_budgets(
 def gc(place: Place, *, keep: int, dry_run: bool = False, moved: bool = False) -> Collected:
     """Removes the artefacts of old versions; see `registry.collect`."""
     return collect.collect(place.open(), place.artefacts(), keep=keep, dry_run=dry_run, moved=moved)
+
+
+def precision(place: Place, backbone: str, *, choice: str, actor: str, reason: str) -> PrecisionsReport:
+    """Shows the precisions that the registry records; a `choice` for a backbone is recorded first."""
+    return precision_verb(place.open(), backbone, choice=choice, actor=actor or whoami(), reason=reason)
 
 
 def export(place: Place, out: str) -> RegistryExport:

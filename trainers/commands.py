@@ -75,13 +75,22 @@ class Precision(Overridden, Verb, verb="precision"):
     backbone: str = argument("backbone folder to measure, or minilm")
     choose: str = option("", "precision of the trunk from now on, or auto (default: only measure)")
     data: str | None = option(None, "config whose train rows tell what a precision loses (default: made-up rows)")
+    registry: str = option("", "URL of the registry whose whole fleet gets the choice (default: this machine alone)")
 
     def call(self) -> object:
         """Measures the precisions of a backbone on this machine, and records the one that its trunk has."""
         from trainers.precision import precision
 
+        if self.registry and not self.choose:
+            raise InputError("--registry: it records a choice; name one with --choose, or see `registry precision`")
         config = None if self.data is None else load_config(self.data, self.overrides)
+        fleet = Place(self.registry).open(create=True) if self.registry else None
         result = precision(self.backbone, choice=self.choose, config=config)
+        if fleet is not None:
+            from registry.precisions import choose_as_here
+            from registry.verbs import whoami
+
+            choose_as_here(fleet, result.weights_id, actor=whoami())
         return result if self.json else str(result)
 
 

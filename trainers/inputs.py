@@ -104,7 +104,7 @@ def prepare(
 
 def only_rows(config: TrainConfig) -> TrainConfig:
     """Returns the config without the parts that only a training needs; for callers that read rows and score them."""
-    plan = Plan(cache=config.plan.cache, cache_gib=config.plan.cache_gib)
+    plan = Plan(stages="all", cache=config.plan.cache, cache_gib=config.plan.cache_gib)
     return replace(config, plan=plan, out_of_scope=OutOfScope(), exits=EarlyExits())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -102,7 +103,7 @@ class Week:
 
     def next(self) -> dict[str, Any]:
         """Lives through an hour, and returns its line of the log."""
-        hour, started = self.hour, time.monotonic()
+        hour, started, spent = self.hour, time.monotonic(), self._cpu_seconds()
         self.clock.reach(self.record["start"] + hour * HOUR)
         if hour in self._snapshots:
             self.database.keep_replica()
@@ -141,10 +142,18 @@ class Week:
             "not_answered": dict(answered.messages),
             "violations": [f"hour {hour} ({event.name or 'quiet'}): {text}" for text in violations],
             "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": {who: round(now - spent[who], 1) for who, now in self._cpu_seconds().items()},
         }
         self.record["hours"].append(line)
         self.save()
         return line
+
+    def _cpu_seconds(self) -> dict[str, float]:
+        """Returns the CPU seconds so far: of this process, of servers, and of the other processes that ended."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        servers = self.service.cpu_seconds
+        ended = children.ru_utime + children.ru_stime - self.service.spent
+        return {"clients and checks": time.process_time(), "servers": servers, "runs": ended}
 
     def _proposals(self, hour: int, planned: Mapping[str, Planned]) -> dict[str, Any]:
         """Writes the rows of each task, and returns them."""

@@ -23,13 +23,14 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from adapters.artefact.router import Router, read_router, require_trunk
 from adapters.machine import ready_to_answer
 from backbone.errors import InputError
-from backbone.home import resolve_backbone
+from backbone.home import resolve_backbone, stored_ids
 from backbone.storage import Backbone, load_backbone
 from metering.energy import meter
 from metering.thermal import thermometer
 from metering.window import on_accelerator
 from registry.budgets.place import budgets_for
 from registry.database import open_registry
+from registry.precisions import chosen
 from registry.store import Store
 from serving.bank import Envelope
 from serving.live.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue, Timely
@@ -75,7 +76,7 @@ def serve(settings: Settings) -> ServeResult:
         endpoints = all_endpoints()
         document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
         catalogue = Timely(_catalogue(settings))
-        backbone = load_backbone(resolve_backbone(settings.backbone), precision=settings.precision)
+        backbone = load_backbone(resolve_backbone(settings.backbone), precision=trunk_precision(settings))
         start = _Start(settings, backbone, catalogue, tokens, endpoints, _router(settings, backbone))
         try:
             if not start.begins():
@@ -264,6 +265,19 @@ def _seat(runtime: Runtime, served: Served, read: Future[LoadedGraft], room: lis
                 log.info("%s: its out-of-scope score runs %d blocks more", served.task, cost.extra_blocks)
     except Exception as error:  # noqa: BLE001 - whatever a bad graft raises harms no other
         log.error("%s version %s does not load: %s", served.task, served.version, error)
+
+
+def trunk_precision(settings: Settings) -> str:
+    """Returns the precision of the trunk: that of the settings, else the registry's; "" is that of this machine."""
+    if settings.registry is None:
+        return settings.precision
+    with contextlib.closing(open_registry(settings.registry, create=False)) as registry:
+        recorded = chosen(registry).get(stored_ids(settings.backbone)[0])
+    if recorded is None:
+        return settings.precision
+    if settings.precision not in ("", recorded.precision):
+        log.warning("--precision: %s, but the registry records %s", settings.precision, recorded.precision)
+    return settings.precision or recorded.precision
 
 
 def _catalogue(settings: Settings) -> Catalogue:

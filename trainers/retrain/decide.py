@@ -133,7 +133,7 @@ def from_plan(decision: Decision, changed: float, before: Sequence[Run]) -> Pric
         config = replace(config, plan=replace(config.plan, stages=(Stage("none"),)), epochs=1.0)
         if config.adapter.fitted:  # of more boundaries: one pass gives them all, the rest is a larger head
             config = replace(config, adapter=Probe())
-    elif config.plan.climbs:
+    elif config.climbs:
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     result = price(config, Run(Path()))
     over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)

@@ -100,6 +100,11 @@ def _claim(
     return _read(result) if result.exists() else None
 
 
+def stored_config(workdir: Path) -> Mapping[str, Any]:
+    """Returns the JSON values of the config that the run in a folder began with; none where there is no run."""
+    return _read(workdir / CONFIG) if (workdir / CONFIG).exists() else {}
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
+from serving.exiting import on_the_way
 from serving.live.readers import Readers
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class LoadedGraft:
     methods: tuple[str, ...]
     scope: Scope | None = None  # its out-of-scope score
     exits: Exits | None = None  # early exits that may answer in this precision
+    pruned_from: str = ""  # content_id of the graft that it was pruned from
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # score by split and metric
 
     @property
     def bytes(self) -> int:
@@ -215,8 +218,8 @@ class Residency:
                 "(--envelope) and start again"
             )
         group, slot_leaves = place_in(self._banks, graft.model, graft.params, where)
-        # an out-of-scope score is measured on the whole pass, and an early answer could not abstain
-        cheaper = graft.scope is None
+        # an early answer could not abstain if its score were measured above
+        cheaper = graft.exits is not None and on_the_way(graft.scope, graft.exits, self._banks[group].start)
         # exits were calibrated in the precision of their run
         precision = graft.backbone.precision
         calibrated_in = trained_in(graft.manifest, graft.backbone.base_id) if graft.manifest else precision
@@ -231,6 +234,8 @@ class Residency:
             methods=tuple(spec.method for spec in graft.model.methods),
             scope=graft.scope,
             exits=graft.exits if cheaper and calibrated_in == precision else None,
+            pruned_from=str(graft.manifest.training.config.get("pruned_from", "")) if graft.manifest else "",
+            metrics=graft.manifest.training.metrics if graft.manifest else {},
         )
 
     def drop(self, content_id: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from adapters.graft import Graft
 from backbone.errors import InputError
+from backbone.texts import load_json
 from trainers.data.batches import Examples
 from trainers.scoring.metrics import gather
 
@@ -180,7 +181,7 @@ class ServerSystem:
             raise ConnectionError(f"no answer: {error!r}") from error
         if status != 200:
             raise ConnectionError(f"status {status}: {content[:300].decode(errors='replace')}")
-        answer = json.loads(content)["answers"][self._address.task]["predictions"][0]
+        answer = load_json(content)["answers"][self._address.task]["predictions"][0]
         self._answers.setdefault(row, frozenset(answer["labels"]))
 
     async def ask_all(self, rows: Sequence[int]) -> None:

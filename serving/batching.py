@@ -62,6 +62,7 @@ class Queued:
     scope: int | None = None  # boundary of the bare backbone whose pooled state the out-of-scope score needs
     exits: Exits | None = None  # early exits of the graft that may answer
     task: str = ""  # name of the task, by which the submodel is chosen
+    lost: float = 0.0  # share of the rows like this that the cheaper submodel answers worse
     # states [T,D] of the bare backbone by boundary, in the row's bucket: those that a router's pass computed
     states: dict[int, np.ndarray] | None = None
     submodel: str = "full"  # submodel that answered; set by the device thread before the future resolves

@@ -26,7 +26,7 @@ from serving.ladder import Level
 
 log = logging.getLogger(__name__)
 
-Submodel = Literal["full", "exits"]
+Submodel = Literal["full", "exits", "pruned"]
 SUBMODELS: tuple[Submodel, ...] = get_args(Submodel)
 RELIEF = 0.7  # share of the bound below which a reading asks for the better submodel again
 COOLER = 5.0  # degrees below the bound for the relief of a temperature: its zero means nothing

@@ -20,6 +20,7 @@ from serving.batching import NO_GROUP, ROUTING, Queued
 from serving.exiting import EarlyBatch, filled
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs, cover
+from serving.submodels import PRUNED
 
 Result = np.ndarray | Exception  # logits of a row, or the reason why there are none
 
@@ -87,9 +88,9 @@ class Executor:
             numbers = np.flatnonzero(chosen).tolist()
             for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
                 results[number] = result
-        for row in (rows[i] for i in np.flatnonzero(early).tolist()):
-            assert row.exits is not None
-            self.given_up[row.task] += row.exits.losses / row.exits.rows
+        for row, left in zip(rows, early.tolist(), strict=True):
+            if left or row.submodel == PRUNED:
+                self.given_up[row.task] += row.lost
         self.rows_of.update(row.task for row in rows if row.task)
         self.answered_by.update(row.submodel for row in rows if row.group not in (NO_GROUP, ROUTING))
         return results
@@ -113,7 +114,10 @@ class Executor:
         values = batch.run(inputs.ids)
         self.counts.padded_rows += batch.computed_rows
         self._count(rows, inputs, start)
-        return [_finite(value) for value in values]
+        results = [_finite(value) for value in values]
+        for number, pooled in batch.pooled.items():
+            results[number] = _joined(results[number], pooled)
+        return results
 
     def _run(self, rows: Sequence[Queued]) -> list[Result]:
         """Runs the prefix once for each distinct input, then the suffix of each group."""
@@ -220,9 +224,16 @@ def _append_pooled(
 ) -> None:
     """Puts the pooled state of a row's input after its logits if the row has a scope."""
     for number, (row, result) in enumerate(zip(rows, results, strict=True)):
-        if row.scope is not None and isinstance(result, np.ndarray):
-            joined = np.concatenate([result, pooled[row.group, row.scope][inputs[number]]])
-            results[number] = joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
+        if row.scope is not None:
+            results[number] = _joined(result, pooled[row.group, row.scope][inputs[number]])
+
+
+def _joined(result: Result, pooled: np.ndarray) -> Result:
+    """Returns logits, and behind them the pooled state of the row's input."""
+    if isinstance(result, Exception):
+        return result
+    joined = np.concatenate([result, pooled])
+    return joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
 
 
 def _finite(value: np.ndarray | None) -> Result:

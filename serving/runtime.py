@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,30 +40,13 @@ from serving.names import Names
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs
 from serving.residency import LOAD_SECONDS, LoadedGraft, Residency, Seat, Served
+from serving.submodels import PRUNED, ScopeCost, Standin, Submodels
 
 CLOSE_SECONDS = 30.0  # seconds that `close` waits for loads, and for the device
 
 
 class UnknownTask(InputError):
     """No graft is served under this name."""
-
-
-@dataclass(frozen=True)
-class ScopeCost:
-    """The out-of-scope score of a graft, and what it costs here."""
-
-    boundary: int  # boundary of the bare backbone where it is measured
-    false_alarms: float  # largest share of rows in scope that lie above its threshold
-    abstains: bool  # a text above the threshold gets no label
-    extra_blocks: int  # blocks of the bare backbone that run for the score alone, for each distinct input of a batch
-    blocks: int  # blocks of the backbone
-
-
-@dataclass(frozen=True)
-class Submodels:
-    """The cheaper submodels that can serve a graft."""
-
-    exits: dict[str, Any] | None  # boundaries, threshold and certified extra error of its early exits; None: not usable
 
 
 class _Place:
@@ -124,6 +107,7 @@ class Runtime:
         self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits, routes)
         self.submodel = "full"  # submodel in use from the next batch on; any thread may set it
         self.submodels: Mapping[str, str] = {}  # submodel by task, where it is not `submodel`; any thread may set it
+        self.standins: Mapping[str, Standin] = {}  # pruned graft by task; any thread may set it
         self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
         executor = Executor(self.programs, PrefixCache(cache_bytes))
         self.counts, self.answered_by = executor.counts, executor.answered_by
@@ -150,7 +134,8 @@ class Runtime:
         loaded = graft
         tensors = map_leaves(np.asarray, loaded.params)
         for name, part in (("exits", loaded.exits), ("scope", loaded.scope)):
-            tensors |= {} if part is None else {name: part.tensors()}
+            parts = {} if part is None else {key.replace(".", "/"): leaf for key, leaf in part.tensors().items()}
+            tensors |= {name: parts} if parts else {}
         text = repr((loaded.model, loaded.max_tokens))
         content_id = loaded.manifest.content_id if loaded.manifest else content_hash(tensors, text)
         served = Served(task, version, content_id, lambda: loaded, generation)
@@ -220,6 +205,13 @@ class Runtime:
         """Returns the submodel in use of a task."""
         return self.submodels.get(task, self.submodel)
 
+    def _answering(self, served: Served) -> Served:
+        """Returns a version with the content of its pruned graft, where that is in use and was made from it."""
+        standin = self.standins.get(served.task) if self.submodel_of(served.task) == PRUNED else None
+        if standin is None or self._entries.get(served.task) != served:
+            return served
+        return replace(served, content_id=standin.served.content_id, load=standin.served.load)
+
     def find(self, task: str) -> Served:
         """Returns the version that is served as `task`; raises UnknownTask."""
         with self._lock:
@@ -253,7 +245,7 @@ class Runtime:
         A row that has not run after `timeout` seconds fails with DeadlineExceeded. `routed` are the rows of
         `submit_routing` behind these, whose states are used again. Raises UnknownTask, Overloaded or Closed.
         """
-        chosen = [(task if isinstance(task, Served) else self.find(task), text) for task, text in rows]
+        chosen = [(self._answering(task if isinstance(task, Served) else self.find(task)), text) for task, text in rows]
         for number, (_, text) in enumerate(chosen):
             if not isinstance(text, str):
                 raise InputError(f"rows[{number}]: expected (task, text), got {type(text).__name__} for the text")
@@ -296,7 +288,7 @@ class Runtime:
             pending.graft = outcome.graft
             pending.future.add_done_callback(lambda _: self.residency.release(outcome))
             try:
-                row = pending.row = self._queued(text, outcome, served.task, deadline, pending.future, routed)
+                row = pending.row = self._queued(text, outcome, served, deadline, pending.future, routed)
             except Exception as error:  # noqa: BLE001 - whatever one text raises belongs to its caller
                 fail(pending.future, error)
                 return
@@ -312,7 +304,7 @@ class Runtime:
         self,
         text: str,
         seat: Seat,
-        task: str,
+        served: Served,
         deadline: float | None,
         future: Future[np.ndarray],
         routed: Queued | None = None,
@@ -323,6 +315,8 @@ class Runtime:
             ids, states = routed.ids, routed.states
         else:
             ids = self._ids(text, graft.max_tokens)
+        exits, standin = self.usable_exits(graft), self.standins.get(served.task)
+        pruned = standin is not None and standin.served.content_id == served.content_id
         return Queued(
             bucket_of(len(ids), self.buckets),
             ids,
@@ -331,8 +325,10 @@ class Runtime:
             deadline,
             future,
             scope=None if graft.scope is None else graft.scope.boundary,
-            exits=self.usable_exits(graft),
-            task=task,
+            exits=exits,
+            task=served.task,
+            submodel=PRUNED if pruned else "full",
+            lost=standin.lost if standin and pruned else exits.losses / exits.rows if exits else 0.0,
             states=states,
         )
 

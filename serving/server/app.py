@@ -143,7 +143,8 @@ class Server:
         """Lets the controller, if there is one, choose the submodel by a reading."""
         if self.controller is not None:
             if self.table is not None:
-                self.controller.take(self.table.levels())
+                self.runtime.standins = self.table.standins()
+                self.controller.take(self.table.levels() if self.controller.chooses else ())
             self.controller.update(reading)
             level = self.controller.level
             self.runtime.submodels, self.runtime.submodel = level.submodels, level.everywhere

@@ -45,6 +45,7 @@ from serving.server.envelopes import read_envelope, read_live
 from serving.server.limits import Tokens
 from serving.server.openapi import document
 from serving.server.settings import Settings
+from serving.submodels import PRUNED
 from serving.table import Table
 
 log = logging.getLogger(__name__)
@@ -158,8 +159,9 @@ class _Start:
         )
         follower.poll()
         warm(runtime, settings.load_seconds / 2)
-        if controller.chooses:
-            server.table = Table(runtime)
+        if controller.chooses or PRUNED in settings.submodels:
+            server.table = Table(runtime, settings.submodels)
+            runtime.standins = server.table.standins()
             for level in server.table.levels():
                 log.info("level: %s: %.2f of the cost, %.4f of the rows worse", level.name, level.cost, level.lost)
         seconds = time.perf_counter() - start

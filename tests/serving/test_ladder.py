@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from adapters.artefact.exits import Exits
+from adapters.artefact.write import save_graft
+from adapters.graft import load_graft
 from adapters.specs import Lora
 from serving.bank import Envelope
 from serving.controller import Bounds, Controller, Reading
@@ -20,9 +22,13 @@ from serving.server.app import Server
 from serving.server.limits import Limits, Tokens
 from serving.table import Table
 from serving.timing import Timings, options_of, timed
-from tests.grafts import make
+from tests.grafts import EMPTY, make
 from tests.serving.grafts import TEXTS, graft, held_up, with_exits
 from tests.serving.test_controller import Clock
+from tests.tiny import rows
+from trainers.config.pruning import Pruning
+from trainers.data.batches import Examples
+from trainers.prune import pruned_graft
 
 
 def drawn(seed: int) -> dict[str, tuple[Option, ...]]:
@@ -150,7 +156,7 @@ def test_every_piece_is_timed(runtime):
 
 def test_a_burst_degrades_the_task_that_loses_least(runtime, tiny, tmp_path, monkeypatch):
     """A queue that is really full: the table says what answers, answers say so, and what was given up is counted."""
-    table = Table(runtime)
+    table = Table(runtime, ("full", "exits"))
     full = table.timings.embed + table.timings.blocks[0] + table.timings.blocks[1] + table.timings.suffix[0]
     assert table.options("none") == (Option("full", full, 0.0),)
     assert table.options("absent") == ()
@@ -190,3 +196,51 @@ def test_a_burst_degrades_the_task_that_loses_least(runtime, tiny, tmp_path, mon
     server.control(Reading(queued=0))
     assert controller.submodel == "full"
     assert runtime.submodel_of("cheap") == "full"
+
+
+@pytest.fixture(scope="module")
+def pruned_pair(tiny, tmp_path_factory):
+    """A folder of a graft and of the one that was pruned from it, both scored on one split."""
+    folder = tmp_path_factory.mktemp("pair")
+    one = graft(tiny, Lora(rank=2, alpha=4.0, blocks="1:"), seed=3)
+    texts = [text for text, _ in rows(64)]
+    examples = Examples(tiny.preprocessing.encode(texts, 48), np.arange(64, dtype=np.int32) % 3, tiny.lengths)
+    small = pruned_graft(one, Pruning(above=1, flops=0.5), examples)
+    scored = replace(EMPTY, metrics={"dev": {"accuracy": 0.9, "macro_f1": 0.8}})
+    parent = save_graft(folder / "whole", one.model, one.params, tiny, name="whole", max_tokens=48, training=scored)
+    less = replace(EMPTY, metrics={"dev": {"accuracy": 0.87}}, config={"pruned_from": parent.content_id})
+    save_graft(folder / "small", small.model, small.params, tiny, name="small", max_tokens=48, training=less)
+    return folder
+
+
+def test_a_pruned_graft_stands_in_for_its_whole(tiny, pruned_pair):
+    models = [load_graft(pruned_pair / name, tiny).model for name in ("whole", "small")]
+    envelope = Envelope.around(models, labels=3, slots=2)
+    with Runtime(tiny, envelope, buckets=(48,), batch_sizes=(12,), max_wait=0.0) as runtime:
+        for name in ("whole", "small"):
+            runtime.load(name, pruned_pair / name, version=f"of {name}")
+        table = Table(runtime, ("full", "pruned"))
+        runtime.standins = table.standins()
+        assert runtime.standins["whole"].lost == pytest.approx(0.03)
+        assert list(runtime.standins) == ["whole"]
+        full, pruned = table.options("whole")
+        assert (full.submodel, pruned.submodel, pruned.lost) == ("full", "pruned", pytest.approx(0.03))
+        assert pruned.seconds == table.options("small")[0].seconds
+        assert Table(runtime, ("full",)).standins() == {}
+        whole, small = (runtime.predict([(name, text) for text in TEXTS]) for name in ("whole", "small"))
+        runtime.submodels = {"whole": "pruned"}
+        answers = runtime.predict([("whole", text) for text in TEXTS])
+        assert {(a.task, a.version, a.submodel) for a in answers} == {("whole", "of whole", "pruned")}
+        assert {a.content_id for a in answers} == {a.content_id for a in small}
+        for given, expected, other in zip(answers, small, whole, strict=True):
+            assert given.probabilities == pytest.approx(expected.probabilities, rel=1e-5)
+            assert other.submodel == "full"
+        assert any(
+            a.probabilities != pytest.approx(b.probabilities, rel=1e-3) for a, b in zip(answers, whole, strict=True)
+        )
+        assert runtime.given_up["whole"] == pytest.approx(0.03 * len(TEXTS))
+        assert runtime.answered_by["pruned"] == len(TEXTS)
+        runtime.load("whole", pruned_pair / "small")  # another version is live: the stand-in was not made from it
+        runtime.standins = table.standins()
+        assert runtime.standins == {}
+        assert {a.submodel for a in runtime.predict([("whole", TEXTS[0])])} == {"full"}

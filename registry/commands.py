@@ -137,6 +137,24 @@ class Gc(Action, verb="registry gc"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Precision(Action, verb="registry precision"):
+    backbone: str = argument("backbone folder, or minilm (default: all that have a precision)", "")
+    choose: str = option("", "precision of this trunk for the whole fleet from now on")
+    reason: str = option("", "reason, for the record; with --choose")
+    actor: str = option("", "who chooses, for the record (default: user@machine)")
+
+    def call(self) -> object:
+        """Shows the precision of each trunk, who chose it, when and on which rows; --choose changes it."""
+        from registry.verbs import precision
+
+        if self.choose and not (self.backbone and self.reason.strip()):
+            raise InputError("--choose: needs the backbone that it is about, and --reason")
+        if not self.choose and (self.reason or self.actor):
+            raise InputError("--reason: this and --actor belong to --choose; name a precision")
+        return precision(self.place, self.backbone, choice=self.choose, actor=self.actor, reason=self.reason)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(Action, verb="registry export"):
     out: str = required("file to write")
 
@@ -187,4 +205,6 @@ class AuditBudgets(UnderBudgets, Action, verb="audit"):
 
 
 VERBS: tuple[type[Verb], ...] = (AuditBudgets,)
-ACTIONS: tuple[type[Verb], ...] = (Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Export, Import, Upgrade)
+ACTIONS: tuple[type[Verb], ...] = (
+    *(Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Precision, Export, Import, Upgrade),
+)

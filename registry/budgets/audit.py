@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 from sqlalchemy import select
@@ -23,7 +23,7 @@ from registry.budgets.figures import Figure, figures_of
 from registry.budgets.judge import Finding, judged
 from registry.budgets.limits import utc_today
 from registry.database import Registry
-from registry.entries import Live, Measurement, Promotion, Version
+from registry.entries import Live, Measurement, Promotion, Version, iso_time
 from registry.store import Store
 
 DAY = 24 * 3600.0
@@ -225,7 +225,7 @@ def _of(findings: Iterable[Finding], verdict: str) -> tuple[Finding, ...]:
 def _approvals(records: Records, owners: Mapping[str, str]) -> Iterator[Approval]:
     for task, live in sorted(records.lives.items()):
         entry = records.promotions[task]
-        at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
+        at = iso_time(entry.at)
         yield Approval(task, live.version, owners.get(task, ""), entry.actor, entry.verdict, entry.reason, at)
 
 

@@ -100,4 +100,7 @@ def _remedy(missing: list[Finding]) -> str:
     name = missing[0].limit
     if name.startswith((FLOORS, "min_score")):
         return "score it on held-out rows, or write an [[exception]]"
+    if name.startswith("server."):
+        measure = "`topgraft profile GRAFT --scenario server --record TASK:VERSION`"
+        return f"measure it with {measure}, or write an [[exception]]"
     return "let `topgraft retrain` measure it under this budget, or write an [[exception]]"

@@ -34,7 +34,17 @@ LIMITS = {
     "single_stream.max_p50_ms": LimitKind("ms", "median latency of queries one after another"),
     "single_stream.max_p95_ms": LimitKind("ms", "95th percentile of latency of queries one after another"),
     "single_stream.max_p99_ms": LimitKind("ms", "99th percentile of latency of queries one after another"),
+    "server.max_p50_ms": LimitKind("ms", "median latency of queries at random instants"),
+    "server.max_p95_ms": LimitKind("ms", "95th percentile of latency of queries at random instants"),
+    "server.max_p99_ms": LimitKind("ms", "99th percentile of latency of queries at random instants"),
 }
+LOADS = ("single_stream", "server")  # scenarios whose latencies a budget may bound
+LOAD_PERCENTILES = (50, 95, 99)
+
+
+def measured_latency(scenario: str, percentile: int) -> str:
+    """Returns the name under which a registry keeps a percentile of a scenario's latency."""
+    return f"{scenario} p{percentile}, ms"
 
 
 def is_floor(name: str) -> bool:

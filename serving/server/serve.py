@@ -101,7 +101,7 @@ class _Start:
         catalogue: Timely,
         tokens: Tokens,
         endpoints: Sequence[Endpoint],
-        router: Router | None,
+        router: Router | None = None,
     ):
         self._router = router
         self._settings, self._backbone, self._catalogue = settings, backbone, catalogue

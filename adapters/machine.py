@@ -28,6 +28,7 @@ from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.home import machines_folder, use_compilation_cache
 from backbone.records import decode, digest, encode, newer
+from backbone.texts import load_json
 from metering import energy
 from metering.known_answers.program import Answer, failed
 from metering.machine import Machine, machine
@@ -194,10 +195,10 @@ def remembered() -> MachineRecord | None:
     key = _key()
     path = machines_folder() / f"{key}.json"
     try:
-        record = decode(MachineRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
+        record = decode(MachineRecord, load_json(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:  # an InputError is a ValueError
+    except (OSError, ValueError) as error:  # an InputError is a ValueError
         log.warning("%s: unreadable (%s); it is made again", path, error)
         return None
     if record.key != key or record.verdict != _verdict(key, record.answers):

@@ -7,13 +7,13 @@ command that only looks something up must be fast.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from backbone.errors import InputError
+from backbone.texts import load_json
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def max_tokens_of(name: str) -> int | None:
 
     for folder in (Path(name), home() / "backbones" / name):
         try:
-            longest = json.loads((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
+            longest = load_json((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         return longest if isinstance(longest, int) else None
@@ -91,7 +91,7 @@ def stored_ids(name: str) -> tuple[str, str]:
         if not (path / BACKBONE_FILE).is_file():
             path = resolve_backbone(name)
     try:
-        record = json.loads((path / BACKBONE_FILE).read_text(encoding="utf-8"))
+        record = load_json((path / BACKBONE_FILE).read_text(encoding="utf-8"))
         return str(record["weights_id"]), str(record["preprocessing_id"])
     except FileNotFoundError:
         raise InputError(

@@ -16,6 +16,7 @@ from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
 from trainers.config.routing import Routing
 from trainers.retrain.outcome import Job, Options
+from trainers.scenarios.request import Load
 from trainers.search.commands import SEARCH_VERBS
 
 
@@ -182,6 +183,29 @@ class Evaluate(OfGraft, Overridden, OnBackbone, InPrecision, Verb, verb="evaluat
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile(Overridden, OnBackbone, InPrecision, Verb, verb="profile"):
+    graft: str = argument("graft folder; with --scenario also the URL of a server")
+    plot: str | None = option(None, "SVG file for a plot of the roofline")
+    load: Load = field(default_factory=Load)
+
+    def call(self) -> object:
+        """Measures what one prediction costs against this machine's roofline, or a load by the rules of MLPerf."""
+        if self.load.scenario is None:
+            from trainers.profile import profile
+
+            if self.overrides:
+                raise InputError("--set: rows belong to a scenario: add --scenario")
+            return profile(self.graft, backbone=self.backbone, precision=self.precision, plot=self.plot)
+        from trainers.scenarios.measure import measure_scenario
+
+        if self.plot is not None:
+            raise InputError("--plot: a scenario has no roofline; leave it out")
+        return measure_scenario(
+            self.graft, self.load, overrides=self.overrides, backbone=self.backbone, precision=self.precision
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check(Overridden, Verb, verb="check", former={"audit-labels": "check CONFIG --audit"}):
     inputs: tuple[str, ...] = argument(
         f"file of labelled rows; further ones are other splits; or {SCRIPT}", name="file"
@@ -264,6 +288,7 @@ VERBS: tuple[type[Verb], ...] = (
     Inspect,
     Cache,
     Prune,
+    Profile,
     Route,
     *SEARCH_VERBS,
 )

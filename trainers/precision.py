@@ -5,7 +5,6 @@ The choice is written once, beside the backbones of the home. Training, retraini
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from backbone.home import boundaries_folder, resolve_backbone
 from backbone.precisions.precision import FLOAT32, precision_named
 from backbone.precisions.record import CalibrationRows, Choice, Measured, choice_of, record
 from backbone.storage import Backbone, in_precision, load_backbone
+from backbone.texts import load_json
 from backbone.trees import count
 from trainers.config import TrainConfig
 from trainers.inputs import Inputs, only_rows, prepare
@@ -116,7 +116,7 @@ def _is_used(base_id: str) -> bool:
     """Returns whether states of these weights in float32 are kept on this machine: somebody has trained on them."""
     for file in boundaries_folder().glob(f"*/{VARIANT_FILE}"):
         try:
-            if json.loads(file.read_text(encoding="utf-8")).get("weights_id") == base_id:
+            if load_json(file.read_text(encoding="utf-8")).get("weights_id") == base_id:
                 return True
         except (OSError, ValueError):
             continue

@@ -27,6 +27,7 @@ from adapters.artefact.read import misfits
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.records import canonical_json, decode, digest, encode
+from backbone.texts import load_json
 from backbone.trees import content_hash
 
 SCHEMA = 1
@@ -153,7 +154,7 @@ def read_router(path: str | Path) -> Router:
     file = path / RECORD
     try:
         content = file.read_bytes()
-        record = decode(RouterRecord, json.loads(content.decode()))
+        record = decode(RouterRecord, load_json(content.decode()))
     except OSError as error:
         raise InputError(f"{path}: not a router (no readable {RECORD}): {error}; make one: topgraft route") from None
     except ValueError as error:  # InputError is one

@@ -24,6 +24,7 @@ from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.home import use_compilation_cache
 from backbone.records import decode, encode
+from backbone.texts import load_json
 from metering.speeds import joined
 from metering.surroundings import surroundings
 
@@ -89,10 +90,10 @@ def read_baseline(path: Path) -> MachineRecord:
     """Reads the record that `--write-baseline` wrote; raises InputError for anything else."""
     remedy = "write one with `topgraft machine --audit --write-baseline FILE`"
     try:
-        record = decode(MachineRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
+        record = decode(MachineRecord, load_json(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise InputError(f"--baseline: {path}: {error.strerror}; {remedy}") from error
-    except (ValueError, RecursionError) as error:  # an InputError is a ValueError
+    except ValueError as error:  # an InputError is a ValueError
         raise InputError(f"--baseline: {path}: no record of a machine ({error}); {remedy}") from error
     if record.audit is None:
         raise InputError(f"--baseline: {path}: a record without an audit; {remedy}")

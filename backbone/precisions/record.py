@@ -15,6 +15,7 @@ from backbone.files import write_durable
 from backbone.home import home
 from backbone.precisions.precision import FLOAT32, precision_named
 from backbone.records import decode, encode, newer
+from backbone.texts import load_json
 
 SCHEMA = 1
 
@@ -67,7 +68,7 @@ def choice_of(base_id: str) -> Choice | None:
     """Reads the choice for a backbone; None where nothing was chosen. Raises InputError for a damaged record."""
     file = record_file(base_id)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:

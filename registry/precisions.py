@@ -80,11 +80,17 @@ def choose_as_here(registry: Registry, base_id: str, *, actor: str) -> TrunkPrec
     return choose(registry, base_id, choice.precision, actor=actor, reason=choice.reason, figures=figures_of(choice))
 
 
-def adopt(registry: Registry, choice: Choice, *, actor: str) -> TrunkPrecision:
-    """Records the choice of a machine where the registry has none, and returns the one that counts."""
+def adopt(registry: Registry, choice: Choice, *, actor: str) -> TrunkPrecision | None:
+    """Records the choice of a machine where the registry has none, and returns the one that counts.
+
+    Returns None, and records nothing, where a live version of this trunk has another precision: its task would be
+    trained anew, and nobody has asked for that.
+    """
     with registry.database.writing(LOCK) as connection:
         if (known := _last(connection).get(choice.weights_id)) is not None:
             return known
+        if _live_precisions(connection, choice.weights_id) - {choice.precision}:
+            return None
         values = (choice.weights_id, None, choice.precision, actor, choice.reason, figures_of(choice))
         return _add(registry, connection, *values)
 
@@ -126,6 +132,14 @@ def _all(connection: Connection) -> list[TrunkPrecision]:
 
 def _last(connection: Connection) -> dict[str, TrunkPrecision]:
     return {one.weights_id: one for one in _all(connection)}
+
+
+def _live_precisions(connection: Connection, base_id: str) -> set[str]:
+    """Returns the precisions in which the live versions on a trunk were trained."""
+    versions, live = tables.versions.c, tables.live.c
+    of_live = (versions.task == live.task) & (versions.number == live.version)
+    trained = connection.execute(select(versions.weights_id).where(of_live).distinct()).scalars()
+    return {tag for weights_id in trained if (tag := precision_of(base_id, weights_id))}
 
 
 def _choice(row: Row[tuple[object, ...]]) -> TrunkPrecision:

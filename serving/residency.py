@@ -109,6 +109,7 @@ class Residency:
         self.loads: Counter[str] = Counter()  # loads by cause: source, host
         self.evictions: Counter[str] = Counter()  # evictions by cause: slots, bytes, removed
         self.longest_write = 0.0  # seconds that a load kept the device thread
+        self.read_seconds = 0.0  # seconds in which grafts were read and verified
         self.failed: OrderedDict[str, str] = OrderedDict()  # reason of the last load by content id, where it failed
         self._proven: OrderedDict[str, None] = OrderedDict()  # content ids whose last load succeeded
 
@@ -165,8 +166,10 @@ class Residency:
         return future
 
     def _read_to_host(self, served: Served) -> LoadedGraft:
+        start = time.monotonic()
         graft = self._read(served)
         with self._changed:
+            self.read_seconds += time.monotonic() - start
             self.loads["source"] += 1
             self._host[served.content_id] = graft
             while self.host_bytes > self.host_budget and len(self._host) > 1:

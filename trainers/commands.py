@@ -187,9 +187,12 @@ class Profile(Overridden, OnBackbone, InPrecision, Verb, verb="profile"):
     graft: str = argument("graft folder; with --scenario also the URL of a server")
     plot: str | None = option(None, "SVG file for a plot of the roofline")
     load: Load = field(default_factory=Load)
+    place: Place = field(default_factory=Place)
 
     def call(self) -> object:
         """Measures what one prediction costs against this machine's roofline, or a load by the rules of MLPerf."""
+        if self.place != Place() and not self.load.record:
+            raise InputError("--registry, --store: nothing is recorded there; add --scenario and --record TASK:VERSION")
         if self.load.scenario is None:
             from trainers.profile import profile
 
@@ -201,7 +204,12 @@ class Profile(Overridden, OnBackbone, InPrecision, Verb, verb="profile"):
         if self.plot is not None:
             raise InputError("--plot: a scenario has no roofline; leave it out")
         return measure_scenario(
-            self.graft, self.load, overrides=self.overrides, backbone=self.backbone, precision=self.precision
+            self.graft,
+            self.load,
+            overrides=self.overrides,
+            backbone=self.backbone,
+            precision=self.precision,
+            place=self.place,
         )
 
 

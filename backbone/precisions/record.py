@@ -52,6 +52,7 @@ class Choice:
     reason: str  # who chose it, in words
     measured: tuple[Measured, ...] = ()  # figures that the choice rests on
     calibration: CalibrationRows | None = field(default=None, metadata=newer())  # rows of the scores among them
+    registry: str = field(default="", metadata=newer())  # id of the registry that it was taken from; "" = made here
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -91,9 +92,10 @@ def record(
     reason: str,
     measured: tuple[Measured, ...] = (),
     calibration: CalibrationRows | None = None,
+    registry: str = "",
 ) -> Choice:
     """Writes the choice for a backbone, in place of a former one, and returns it."""
-    choice = Choice(SCHEMA, base_id, precision, reason, measured, calibration)
+    choice = Choice(SCHEMA, base_id, precision, reason, measured, calibration, registry)
     file = record_file(base_id)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_durable(file, json.dumps(encode(choice), indent=1).encode())

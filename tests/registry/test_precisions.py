@@ -49,6 +49,17 @@ def test_a_machine_is_heard_where_nobody_chose(registry):
     assert len(history(registry, BASE)) == 1
 
 
+def test_a_machine_is_not_heard_where_something_else_is_live(published, tiny):
+    published.promote("task", 1, expected_generation=0, **TOLD)
+    here = replace(HERE, weights_id=tiny.base_id)
+    assert adopt(published, here, actor="machine") is None
+    assert chosen(published) == {}
+    assert adopt(published, HERE, actor="machine") is not None, "on another trunk"
+    adopted = adopt(published, replace(here, precision="float32"), actor="machine")
+    assert adopted is not None
+    assert adopted.precision == "float32"
+
+
 def test_former_tables_have_none_until_the_first_choice(url, registry, store, grafts):
     with registry.database.engine.begin() as connection:
         precisions.drop(connection)

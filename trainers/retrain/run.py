@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from backbone.errors import InputError
 from backbone.home import stored_ids
-from backbone.precisions.record import choice_of
+from backbone.precisions.record import choice_of, record
 from metering.window import cpu_seconds
 from registry.budgets.budget import Budget
 from registry.budgets.signers import Signers
@@ -93,8 +93,8 @@ def retrain(
 def in_fleet(config: TrainConfig, registry: Registry, actor: str = "") -> TrainConfig:
     """Returns the config in the precision that the registry records for its trunk, if it records one.
 
-    Where it does not, and an `actor` is named, what this machine has chosen becomes the record. Raises InputError for a
-    config that names another precision than the record.
+    With an `actor`, this machine's choice becomes the record where there is none. A machine without a choice takes over
+    the record, for `train`. Raises InputError for a config that names another precision.
     """
     base_id, _ = stored_ids(config.backbone)
     recorded, here = chosen(registry).get(base_id), choice_of(base_id)
@@ -108,7 +108,10 @@ def in_fleet(config: TrainConfig, registry: Registry, actor: str = "") -> TrainC
             f"trunk ({recorded.actor}: {recorded.reason}); leave it out, or change the record with `topgraft registry "
             "precision`"
         )
-    if here is not None and here.precision != recorded.precision:
+    if actor and (here is None or here.registry):
+        reason = f"{recorded.reason} (the registry's)"
+        here = record(base_id, recorded.precision, reason, registry=registry.change().registry)
+    if here is not None and not here.registry and here.precision != recorded.precision:
         log.warning("precision: %s, as the registry records it; this machine: %s", recorded.precision, here.precision)
     return replace(config, precision=recorded.precision)
 

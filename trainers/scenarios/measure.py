@@ -10,6 +10,7 @@ from adapters.graft import load_graft
 from adapters.machine import ready_to_answer
 from backbone.errors import InputError
 from backbone.home import home
+from registry.place import Place
 from trainers.data.examples import load_data, texts_of
 from trainers.data.inference import infer
 from trainers.data.prepare import prepare
@@ -18,6 +19,7 @@ from trainers.scenarios.conditions import require_readable, watched
 from trainers.scenarios.early_stopping import CONFIDENCE
 from trainers.scenarios.limits import restrict_cores, restricted_quota
 from trainers.scenarios.load import run
+from trainers.scenarios.record import record_latencies, version_of
 from trainers.scenarios.request import Load
 from trainers.scenarios.result import ScenarioResult, checked, latencies_of
 from trainers.scenarios.systems import GraftSystem, ServerSystem, System, address_of
@@ -37,11 +39,12 @@ def measure_scenario(
     overrides: tuple[str, ...] = (),
     backbone: str | None = None,
     precision: str = "",
+    place: Place | None = None,
 ) -> ScenarioResult:
     """Runs a scenario on the graft in the folder `name`, or on the server at that URL.
 
-    `overrides` are settings `data.x=y` of the rows. Raises InputError for rows without labels, for a limit that cannot
-    be checked here, and where no query is answered.
+    `overrides` are settings `data.x=y` of the rows; `place` is where `load.record` records the latencies. Raises
+    InputError for rows without labels, for a limit that cannot be checked here, and where no query is answered.
     """
     assert load.scenario is not None
     remote = is_url(name)
@@ -51,6 +54,7 @@ def measure_scenario(
     if load.cores is not None:
         restrict_cores(load.cores)
     require_readable(load, local=not remote)
+    recorded = version_of(place or Place(), load.record, name) if load.record else None
     with contextlib.ExitStack() as stack:
         if load.cpu_quota is not None:
             stack.enter_context(restricted_quota(load.cpu_quota))
@@ -66,7 +70,7 @@ def measure_scenario(
         raise InputError(f"{name}: no query was answered: {trace.failures[0]}")
     metrics, answered = system.scores()
     joules = samples.conditions.joules.value
-    return ScenarioResult(
+    result = ScenarioResult(
         system=name,
         scenario=load.scenario,
         seed=load.seed,
@@ -85,6 +89,9 @@ def measure_scenario(
         joules_per_1000=None if joules is None else 1e3 * joules / trace.answers,
         checks=checked(trace, load, metrics, samples.conditions),
     )
+    if recorded:
+        record_latencies(*recorded, result)
+    return result
 
 
 def _graft(

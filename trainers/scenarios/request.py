@@ -30,6 +30,7 @@ class Load:
     cores: int | None = option(None, "processors that the graft may use (default: all)", min=1)
     cpu_quota: float | None = option(None, "processors that a control group grants, where that is permitted", above=0)
     task: str = option("", "task of the server to measure")
+    record: str = option("", "version of the registry that gets the latencies, as TASK:VERSION")
     token_file: str | None = option(None, "file whose first line is the server's bearer token")
 
     def __post_init__(self) -> None:
@@ -42,10 +43,12 @@ class Load:
             raise InputError(f"--rate: queries a second of --scenario server, and needed there; got {self.rate}")
         if self.max_latency_ms is not None and self.scenario == "offline":
             raise InputError("--max-latency-ms: --scenario offline has no latency; bound single_stream or server")
+        if self.record and self.scenario == "offline":
+            raise InputError("--record: latencies are recorded, and --scenario offline has none")
 
     def require_fits(self, system: str, *, remote: bool) -> None:
         """Raises InputError for options that belong to a server's URL or to a graft alone."""
-        for name, value in (("cores", self.cores), ("cpu-quota", self.cpu_quota)):
+        for name, value in (("cores", self.cores), ("cpu-quota", self.cpu_quota), ("record", self.record or None)):
             if remote and value is not None:
                 raise InputError(f"--{name}: belongs to a graft in this process; {system} is a server")
         for name, text in (("task", self.task), ("token-file", self.token_file)):

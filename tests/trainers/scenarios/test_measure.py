@@ -82,6 +82,8 @@ def test_what_is_not_kept_is_the_status(folder, capsys):
         (("--scenario", "offline", "--task", "t"), "--task: belongs to a server's URL"),
         (("--scenario", "offline", "--plot", "p.svg"), "--plot"),
         (("--set", "data.text=x"), "add --scenario"),
+        (("--store", "s"), "nothing is recorded there"),
+        (("--scenario", "offline", "--record", "t:1"), "offline has none"),
         (("--scenario", "offline", "--cores", "4096", "--file", "rows.csv"), "--cores: 4096"),
     ],
 )
@@ -98,6 +100,30 @@ def test_rows_are_needed_where_the_graft_has_none(folder, capsys):
     )
     assert status == 2
     assert "needs labelled rows" in err
+
+
+def test_recorded_latencies_are_read_by_budgets(folder, tmp_path, capsys):
+    place = ["--registry", f"sqlite:///{tmp_path}/r.db", "--store", tmp_path / "store"]
+    status, _, err = call("registry", "publish", folder / "run/graft", "--task", "topics", *place, capsys=capsys)
+    assert status == 0, err
+    budgets = tmp_path / "budgets.toml"
+    promote = ["registry", "promote", "topics", "1", "--reason", "try", "--budgets", budgets, *place]
+    budgets.write_text("[task.topics]\nserver.max_p99_ms = 60000\n")
+    status, _, err = call(*promote, capsys=capsys)
+    assert (status, "profile GRAFT --scenario server --record" in err) == (11, True), err
+    words = [folder / "run/graft", "--scenario", "server", "--rate", "500", "--seconds", "0.1"]
+    words += ["--file", folder / "rows.csv", "--quiet"]
+    for name, message in (("topics", "TASK:VERSION"), ("topics:2", "2"), ("other:1", "other")):
+        status, _, err = call("profile", *words, "--record", name, *place, capsys=capsys)
+        assert (status, message in err) == (2, True), err
+    status, out, err = call("profile", *words, "--json", "--record", "topics:1", *place, capsys=capsys)
+    assert status == 0, err
+    p99 = {one["percentile"]: one["ms"] for one in as_json(out)["latencies"]}[0.99]
+    budgets.write_text(f"[task.topics]\nserver.max_p99_ms = {p99 / 2}\n")
+    status, _, err = call(*promote, capsys=capsys)
+    assert (status, "budgets.toml:2 server.max_p99_ms" in err) == (10, True), err
+    budgets.write_text("[task.topics]\nserver.max_p99_ms = 60000\n")
+    assert call(*promote, capsys=capsys)[0] == 0
 
 
 class Served:

@@ -35,8 +35,11 @@ quickstart: $(VENV)/base
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=40
 
-# The tests without which no other means much: the network, methods, exactness, what is stored, what former versions stored
-CORE = TO BE CHOSEN
+# Tests of what differs between two compilers: numbers, equal bits, and what is stored, also by former versions
+CORE = tests/test_former.py tests/adapters/test_machine.py tests/adapters/test_artifact.py tests/adapters/test_methods.py \
+	tests/backbone/test_cache.py tests/backbone/test_compiler_flags.py tests/backbone/test_goldens.py \
+	tests/backbone/test_precisions.py tests/backbone/test_products.py tests/trainers/fitting/test_cached_states.py \
+	tests/trainers/fitting/test_stages.py tests/trainers/freezing
 test-core: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(CORE)
 

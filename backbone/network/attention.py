@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from backbone.network.blocked_attention import Sight, blocked
+from backbone.network.sums import last_sum
 
 Array = jax.Array
 
@@ -38,14 +39,15 @@ def attention(
     """
     if exact_rows and q.shape[0] == 1:  # XLA drops a batch axis of one, and then adds up in another order
         q, k, v, mask = (jnp.concatenate([t, t]) for t in (q, k, v, mask))
-        return attention(q, k, v, mask, heads, window)[:1]
+        return attention(q, k, v, mask, heads, window, exact_rows=True)[:1]
     batch, tokens, width = q.shape
     depth = width // heads
     q, k, v = (t.reshape(t.shape[0], t.shape[1], heads, depth) for t in (q, k, v))
     keys, prepended = k.shape[1], k.shape[1] - mask.shape[1]
     sight = Sight(tokens, prepended, window if 0 < window < tokens - 1 else 0)
     visible = jnp.pad(mask, ((0, 0), (prepended, 0)), constant_values=True)
-    otherwise = functools.partial(_plain if keys <= PLAIN_KEYS else blocked, sight=sight)
+    plain = functools.partial(_plain, exact_rows=exact_rows)
+    otherwise = functools.partial(plain if keys <= PLAIN_KEYS else blocked, sight=sight)
     if fits_cudnn(q, k):
         # for another platform the blocked way at any length: what it keeps for a gradient is small, and XLA sees both
         fused, otherwise = (functools.partial(way, sight=sight) for way in (_fused, blocked))
@@ -55,13 +57,13 @@ def attention(
     return mixed.reshape(batch, tokens, width)
 
 
-def _plain(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight) -> Array:
+def _plain(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight, exact_rows: bool = False) -> Array:
     """Computes attention from q [B,T,H,D/H] to k, v [B,S,H,D/H] with `visible` bool [B,S]: [B,T,H,D/H]."""
     seen = sight.of(visible, jnp.arange(k.shape[1]))
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1)  # [B,H,T]
+    total = last_sum(weights, exact_rows=exact_rows)  # [B,H,T]
     mixed = jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     mixed = mixed / total.transpose(0, 2, 1)[..., None]
     return mixed.astype(q.dtype)

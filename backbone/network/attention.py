@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from backbone.network.blocked_attention import Sight, blocked
-from backbone.network.sums import last_sum
+from backbone.network.reductions import FEW
 
 Array = jax.Array
 
@@ -35,19 +35,20 @@ def attention(
 
     `mask` bool [B,T'] is true on real tokens. If S exceeds T', an adapter has prepended the first S - T' keys, which
     are always visible. A row without a real token gives finite values. `window` is the number of tokens that a token
-    sees on either side; 0 is no limit. With `exact_rows` a row that is alone has the bits that it has among others.
+    sees on either side; 0 is no limit. With `exact_rows` a row has the same bits beside any number of others.
     """
-    if exact_rows and q.shape[0] == 1:  # XLA drops a batch axis of one, and then adds up in another order
-        q, k, v, mask = (jnp.concatenate([t, t]) for t in (q, k, v, mask))
-        return attention(q, k, v, mask, heads, window, exact_rows=True)[:1]
+    # XLA computes one row, and fewer than FEW scores, in another order than more
+    missing = max(2, -(-FEW // (heads * q.shape[1] * k.shape[1]))) - q.shape[0]
+    if exact_rows and missing > 0:
+        filled = (jnp.pad(t, ((0, missing),) + ((0, 0),) * (t.ndim - 1)) for t in (q, k, v, mask))
+        return attention(*filled, heads, window)[: q.shape[0]]
     batch, tokens, width = q.shape
     depth = width // heads
     q, k, v = (t.reshape(t.shape[0], t.shape[1], heads, depth) for t in (q, k, v))
     keys, prepended = k.shape[1], k.shape[1] - mask.shape[1]
     sight = Sight(tokens, prepended, window if 0 < window < tokens - 1 else 0)
     visible = jnp.pad(mask, ((0, 0), (prepended, 0)), constant_values=True)
-    plain = functools.partial(_plain, exact_rows=exact_rows)
-    otherwise = functools.partial(plain if keys <= PLAIN_KEYS else blocked, sight=sight)
+    otherwise = functools.partial(_plain if keys <= PLAIN_KEYS else blocked, sight=sight)
     if fits_cudnn(q, k):
         # for another platform the blocked way at any length: what it keeps for a gradient is small, and XLA sees both
         fused, otherwise = (functools.partial(way, sight=sight) for way in (_fused, blocked))
@@ -57,13 +58,13 @@ def attention(
     return mixed.reshape(batch, tokens, width)
 
 
-def _plain(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight, exact_rows: bool = False) -> Array:
+def _plain(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight) -> Array:
     """Computes attention from q [B,T,H,D/H] to k, v [B,S,H,D/H] with `visible` bool [B,S]: [B,T,H,D/H]."""
     seen = sight.of(visible, jnp.arange(k.shape[1]))
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = last_sum(weights, exact_rows=exact_rows)  # [B,H,T]
+    total = weights.sum(axis=-1)  # [B,H,T]
     mixed = jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     mixed = mixed / total.transpose(0, 2, 1)[..., None]
     return mixed.astype(q.dtype)

@@ -29,6 +29,7 @@ from flax import nnx
 
 from backbone.network.activations import activation
 from backbone.network.attention import attention, rotate
+from backbone.network.reductions import last_mean
 from backbone.network.sites import (
     ATTENTION_NORM,
     ATTENTION_OUTPUT,
@@ -43,7 +44,6 @@ from backbone.network.sites import (
     Hooks,
 )
 from backbone.network.stored import FrozenKernel, LowRankKernel, has_exact_rows, rounds_states
-from backbone.network.sums import last_mean
 from backbone.spec import BlockKind, EncoderSpec, ImageSpec
 from backbone.trees import Params, map_leaves
 

@@ -27,9 +27,7 @@ class Stored:
 
     values: Array
 
-    exact_rows: ClassVar[bool] = (
-        False  # the bits of a row that is made of it hang on that row alone
-    )
+    exact_rows: ClassVar[bool] = False  # the bits of a row that is made of it hang on that row alone
 
     @property
     def shape(self) -> tuple[int, ...]:

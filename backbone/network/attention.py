@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from backbone.network.blocked_attention import Sight, blocked
-from backbone.network.reductions import FEW
+from backbone.network.reductions import missing_rows
 
 Array = jax.Array
 
@@ -37,11 +37,10 @@ def attention(
     are always visible. A row without a real token gives finite values. `window` is the number of tokens that a token
     sees on either side; 0 is no limit. With `exact_rows` a row has the same bits beside any number of others.
     """
-    # XLA computes one row, and fewer than FEW scores, in another order than more
-    missing = max(2, -(-FEW // (heads * q.shape[1] * k.shape[1]))) - q.shape[0]
-    if exact_rows and missing > 0:
-        filled = (jnp.pad(t, ((0, missing),) + ((0, 0),) * (t.ndim - 1)) for t in (q, k, v, mask))
-        return attention(*filled, heads, window)[: q.shape[0]]
+    missing = missing_rows(q.shape[0], heads * q.shape[1] * k.shape[1]) if exact_rows else 0
+    if missing:
+        q, k, v, mask = (jnp.pad(t, ((0, missing),) + ((0, 0),) * (t.ndim - 1)) for t in (q, k, v, mask))
+        return attention(q, k, v, mask, heads, window)[:-missing]
     batch, tokens, width = q.shape
     depth = width // heads
     q, k, v = (t.reshape(t.shape[0], t.shape[1], heads, depth) for t in (q, k, v))

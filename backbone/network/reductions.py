@@ -15,12 +15,22 @@ Array = jax.Array
 FEW = 4096  # numbers from which XLA leaves a reduction to YNNPACK
 
 
+def missing_rows(rows: int, numbers: int) -> int:
+    """Returns how many rows of `numbers` to reduce are missing to two, and to `FEW` numbers.
+
+    None are where a program is traced for an unknown number of rows.
+    """
+    known = isinstance(rows, int) and isinstance(numbers, int)
+    return max(max(2, -(-FEW // numbers)) - rows, 0) if known else 0
+
+
 def last_mean(x: Array, *, exact_rows: bool) -> Array:
     """Computes the means of x [..., N] along its last axis: [..., 1]."""
-    missing = FEW - x.size
-    if not exact_rows or missing <= 0:
-        return x.mean(axis=-1, keepdims=True)
     rows = x.reshape(-1, x.shape[-1])
-    filled = jnp.pad(rows, ((0, -(-missing // x.shape[-1])), (0, 0)))
+    missing = missing_rows(*rows.shape) if exact_rows else 0
+    if not missing:
+        return x.mean(axis=-1, keepdims=True)
+    filled = jnp.pad(rows, ((0, missing), (0, 0)))
     filled = jax.lax.optimization_barrier(filled)  # type: ignore[no-untyped-call]  # else XLA leaves the zeros out again
-    return filled.mean(axis=-1)[: len(rows)].reshape(*x.shape[:-1], 1)
+    means: Array = filled.mean(axis=-1)[:-missing]
+    return means.reshape(*x.shape[:-1], 1)

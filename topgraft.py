@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.console.log_lines import LogLines, json_line, message_lines, one_line, printable
+from backbone.console.log_lines import LogLines, Repeats, json_line, message_lines, one_line, printable
 from backbone.console.options import Parser, filled
 from backbone.console.verbs import Verb, add_verb
 from backbone.errors import InputError, Stopped
@@ -32,9 +33,10 @@ from serving.server import ending
 
 if TYPE_CHECKING:
     from adapters.graft import Graft
+    from adapters.routing import RoutedGrafts
     from backbone.storage import Backbone
 
-__all__ = ["InputError", "load", "main"]
+__all__ = ["InputError", "load", "load_router", "main"]
 
 log = logging.getLogger("topgraft")
 
@@ -50,6 +52,20 @@ def load(path: str | Path, backbone: str | Path | Backbone | None = None, *, pre
     from adapters.graft import load_graft
 
     return load_graft(path, backbone, precision=precision)
+
+
+def load_router(
+    path: str | Path, grafts: Mapping[str, str | Path] | None = None, backbone: str | Path | Backbone | None = None
+) -> RoutedGrafts:
+    """Loads and verifies a router with its grafts: `.predict(texts)` answers each text by the graft that fits it.
+
+    `grafts` gives the folder of a task's graft, by default the one that the router was made from; `backbone` is as in
+    `load`. Raises InputError (a ValueError) for anything damaged or mismatched.
+    """
+    require_own("adapters")
+    from adapters.routing import load_router as loaded
+
+    return loaded(path, grafts, backbone)
 
 
 class FrontDoor(Parser):
@@ -115,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Runs the console script and ends the process."""
+    # read when NumPy is imported: the closed forms are small, and a second thread spins longer than it computes
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.argv[1:2] == ["serve"]:  # before anything slow is imported: process 1 ignores a signal that nobody handles
         ending.catch_signals_of_process()
     sys.exit(main())
@@ -124,6 +142,7 @@ def _log_to_stderr(namespace: argparse.Namespace) -> None:
     """Sends logs to stderr: warnings of every library, and without `--quiet` the messages of our packages."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLines())
+    handler.addFilter(Repeats())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("topgraft", "backbone", "adapters", "trainers", "registry", "serving"):
         logging.getLogger(name).setLevel(logging.WARNING if namespace.quiet else logging.INFO)
@@ -151,7 +170,7 @@ def _print(result: Any, *, as_json: bool) -> None:
 
 
 def _show(values: Any, indent: str = "") -> None:
-    """Prints nested names and values."""
+    """Prints nested names and values; a mapping without entries is left out."""
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         if isinstance(value, dict) and value:
             print(one_line(f"{indent}{key}:"))
@@ -162,7 +181,7 @@ def _show(values: Any, indent: str = "") -> None:
                 print()
         elif isinstance(value, list) and len(value) > 10 and isinstance(value[0], list):
             print(f"{indent}{key}: {len(value)} x {len(value[0])} numbers, see --json")
-        else:
+        elif value != {}:
             text = _rounded(value) if isinstance(value, float) else value
             text = ", ".join(map(str, text)) if isinstance(text, (list, tuple)) else text
             print(one_line(f"{indent}{key}: {text}"))

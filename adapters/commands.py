@@ -10,6 +10,7 @@ from adapters.combination import Combination
 from adapters.export.formats.format import ExportFormat, Request, formats_help, require_read
 from backbone.console.options import argument, option, required
 from backbone.console.verbs import IntoFolder, OnBackbone, Verb
+from backbone.errors import InputError
 from backbone.variants.registered import variant
 
 
@@ -64,9 +65,26 @@ class Combine(Combination, OnBackbone, IntoFolder, Verb, verb="combine"):
 @dataclass(frozen=True, kw_only=True)
 class DescribeMachine(Verb, verb="machine"):
     again: bool = option(False, "measure anew, even where there is a record")
+    audit: bool = option(False, "time our programs too, and record what surrounds them")
+    baseline: str | None = option(None, "file of an earlier audit to compare with; status 10 for a loss")
+    write_baseline: str | None = option(None, "file that gets this audit")
+    rounds: int = option(7, "rounds of each program; more of them on a noisy machine", min=3)
 
     def call(self) -> object:
         """Describes this machine, and whether its compiler gives the right results."""
+        if self.audit:
+            from adapters.auditing.audit import audit_machine
+
+            return audit_machine(
+                baseline=self.baseline, write_baseline=self.write_baseline, again=self.again, rounds=self.rounds
+            )
+        for name, value, default in (
+            ("baseline", self.baseline, None),
+            ("write-baseline", self.write_baseline, None),
+            ("rounds", self.rounds, 7),
+        ):
+            if value != default:
+                raise InputError(f"--{name}: belongs to --audit, got {value} without it")
         from adapters.machine import machine_record
 
         return machine_record(again=self.again)

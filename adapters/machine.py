@@ -22,11 +22,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapters.auditing.record import MachineAudit
 from backbone.compiler_flags import VARIABLE, present_flags, remedy
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.home import machines_folder, use_compilation_cache
-from backbone.records import decode, digest, encode
+from backbone.records import decode, digest, encode, newer
+from backbone.texts import load_json
 from metering import energy
 from metering.known_answers.program import Answer, failed
 from metering.machine import Machine, machine
@@ -71,6 +73,7 @@ class MachineRecord:
     answers: tuple[Answer, ...]  # verdict on each program
     seconds: float  # time that the known answers took
     joules: tuple[JouleSource, ...] = field(default=())
+    audit: MachineAudit | None = field(default=None, metadata=newer())  # latest audit; None: there was none
 
     @property
     def wrong(self) -> tuple[Answer, ...]:
@@ -98,6 +101,7 @@ class MachineRecord:
             ("versions", listed),
             *((name, value) for name, value in self.flags.items()),
             *((f"joules, {source.name}", source.state) for source in self.joules),
+            *(self.audit.lines() if self.audit else ()),
         ]
         head = [f"{name + ':':18} {value}" for name, value in lines]
         end = f"known answers:     {self.verdict}: {self.summary()}, {self.seconds:.1f} s"
@@ -171,8 +175,19 @@ def machine_record(*, again: bool = False) -> MachineRecord:
                 return record
             _MEASURED[key] = record
         if writable:
-            write_durable(folder / f"{key}.json", json.dumps(encode(record), indent=1).encode())
+            _write(record)
     return record
+
+
+def keep_record(record: MachineRecord) -> None:
+    """Writes a record into the home, in place of a former one; nowhere if the home cannot be written."""
+    with _alone(machines_folder()) as writable:
+        if writable:
+            _write(record)
+
+
+def _write(record: MachineRecord) -> None:
+    write_durable(machines_folder() / f"{record.key}.json", json.dumps(encode(record), indent=1).encode())
 
 
 def remembered() -> MachineRecord | None:
@@ -180,10 +195,10 @@ def remembered() -> MachineRecord | None:
     key = _key()
     path = machines_folder() / f"{key}.json"
     try:
-        record = decode(MachineRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
+        record = decode(MachineRecord, load_json(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:  # an InputError is a ValueError
+    except (OSError, ValueError) as error:  # an InputError is a ValueError
         log.warning("%s: unreadable (%s); it is made again", path, error)
         return None
     if record.key != key or record.verdict != _verdict(key, record.answers):

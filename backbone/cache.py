@@ -35,6 +35,7 @@ from backbone.buckets import TokenRow, sides_of
 from backbone.errors import InputError
 from backbone.files import sha256_file, write_durable
 from backbone.records import decode, digest, encode
+from backbone.texts import load_json
 
 log = logging.getLogger(__name__)
 
@@ -337,8 +338,8 @@ def _segments(folder: Path) -> list[int]:
 def _read_json(path: Path) -> Any:
     """Reads a JSON file. Raises FileNotFoundError if there is none, InputError if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return load_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path}: unreadable ({error}); `topgraft cache gc` removes what is damaged") from error
 
 

@@ -7,15 +7,17 @@ command that only looks something up must be fast.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from backbone.errors import InputError
+from backbone.texts import load_json
 
 log = logging.getLogger(__name__)
+
+MIN_COMPILE_SECONDS = 0.02  # what compiles faster is not kept: reading a kept program takes as long
 
 
 def home() -> Path:
@@ -69,11 +71,35 @@ def max_tokens_of(name: str) -> int | None:
 
     for folder in (Path(name), home() / "backbones" / name):
         try:
-            longest = json.loads((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
+            longest = load_json((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         return longest if isinstance(longest, int) else None
     return None
+
+
+def stored_ids(name: str) -> tuple[str, str]:
+    """Reads (weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use.
+
+    The first is that of the float32 weights. Needs no jax where the folder is there; raises InputError for another one.
+    """
+    from backbone.files import BACKBONE_FILE
+
+    path = Path(name)
+    if not (path / BACKBONE_FILE).is_file() and name == "minilm":
+        path = home() / "backbones" / name
+        if not (path / BACKBONE_FILE).is_file():
+            path = resolve_backbone(name)
+    try:
+        record = load_json((path / BACKBONE_FILE).read_text(encoding="utf-8"))
+        return str(record["weights_id"]), str(record["preprocessing_id"])
+    except FileNotFoundError:
+        raise InputError(
+            f"backbone: {path}: not a backbone folder (no {BACKBONE_FILE}); make one with "
+            f"`topgraft import-backbone SOURCE --out {path}`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"backbone: {path / BACKBONE_FILE}: unreadable: {error}; import the backbone again") from error
 
 
 def find_backbone(weights_id: str, hints: Sequence[str]) -> Path:
@@ -120,4 +146,4 @@ def use_compilation_cache() -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -25,6 +25,7 @@ from backbone.compression import POINTER
 from backbone.errors import InputError
 from backbone.records import decode, digest, encode
 from backbone.spec import ImageSpec
+from backbone.texts import load_json
 
 NUMERICS_VERSION = 2  # raised by hand when the same image would give other pixels
 FILE = "preprocessing.json"
@@ -49,7 +50,7 @@ class ImagePreprocessing:
     def from_file_text(cls, text: str, where: str) -> ImagePreprocessing:
         """Reads the text that `file_text` gives. Raises InputError naming `where`."""
         try:
-            content = json.loads(text)
+            content = load_json(text)
         except ValueError as error:
             raise InputError(f"{where}: not JSON: {error}; import the backbone again") from error
         return decode(cls, content, where)

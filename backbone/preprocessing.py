@@ -18,6 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from backbone.errors import InputError
 from backbone.records import digest
+from backbone.texts import load_json
 
 NUMERICS_VERSION = 1  # raised by hand when the same text would give other ids
 STAND_IN = "?"  # text in place of a word for which the tokenizer gives no token
@@ -59,7 +60,7 @@ class TextPreprocessing:
     def from_file_text(cls, text: str, max_tokens: int, where: str) -> TextPreprocessing:
         """Reads a tokenizer.json. Raises InputError naming `where` if it is not one."""
         try:
-            content = json.loads(text)
+            content = load_json(text)
             tokenizer = Tokenizer.from_str(text)
             usual = next((i for t in ("[PAD]", "<pad>") if (i := tokenizer.token_to_id(t)) is not None), 0)
             fill = _fill(tokenizer, usual)

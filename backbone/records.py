@@ -24,6 +24,7 @@ from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from backbone.errors import InputError, nearest, shown
+from backbone.texts import load_json
 from backbone.variants.field_types import field_types
 from backbone.variants.registered import Registered, require_recorded, variant, variants
 from backbone.variants.statements import unwrapped
@@ -258,8 +259,8 @@ def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
         text = value.strip()
         if text.startswith("["):
             try:
-                value = [item if not isinstance(item, str) else Raw(item) for item in json.loads(text)]
-            except (ValueError, RecursionError) as error:
+                value = [item if not isinstance(item, str) else Raw(item) for item in load_json(text)]
+            except ValueError as error:
                 raise InputError(f"{where}: not a JSON list: {error}") from None
         else:
             value = [Raw(item.strip()) for item in text.split(",")] if text else []

@@ -29,6 +29,7 @@ from backbone.precisions.record import recorded
 from backbone.preprocessing import TextPreprocessing
 from backbone.records import canonical_json, decode, encode
 from backbone.spec import EncoderSpec
+from backbone.texts import load_json
 from backbone.tokenizer_trial import require_usable
 from backbone.trees import Params, content_hash, map_leaves, require_same_structure
 
@@ -143,7 +144,7 @@ def read_record(path: Path) -> BackboneRecord:
     """Reads the description of a backbone folder, without its weights. Raises InputError for another folder."""
     file = path / BACKBONE_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{path}: not a backbone folder (no {BACKBONE_FILE}); make one with "

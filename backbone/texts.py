@@ -114,6 +114,17 @@ class _Doubled(dict[str, object]):
     names: tuple[str, ...]
 
 
+def load_json(text: str | bytes, **hooks: Any) -> Any:
+    """Returns the value of a JSON text, with the hooks of `json.loads`.
+
+    Raises ValueError for any other text, and for brackets that are nested too deep for the parser.
+    """
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 def parse_json(text: str, where: str, columns: Collection[str] | None = None) -> Any:
     """Returns the value of a JSON text; raises InputError naming `where` for other text, and for a doubled key.
 
@@ -133,8 +144,8 @@ def parse_json(text: str, where: str, columns: Collection[str] | None = None) ->
         return content
 
     try:
-        value = json.loads(text, object_pairs_hook=made)
-    except (ValueError, RecursionError) as error:
+        value = load_json(text, object_pairs_hook=made)
+    except ValueError as error:
         raise InputError(f"{where}: not JSON: {error}") from error
     if doubled and (name := _first_doubled(value, columns)):
         raise InputError(f"{where}: the key {name!r} stands twice in one object; keep one of them")

@@ -85,10 +85,12 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(backbone: str, tokens: int, log: Path, *arguments: str) -> Iterator[Service]:
-    """A server process for one length and batches of up to 8 rows; SIGTERM at the end, and its status must be 0."""
+def serving(
+    backbone: str, tokens: int, log: Path, *arguments: str, batch_sizes: str = BATCH_SIZES
+) -> Iterator[Service]:
+    """A server process for one length, by default with batches of up to 8 rows; SIGTERM ends it with status 0."""
     command = [sys.executable, "-m", "topgraft", "serve", "--backbone", backbone, "--port", "0", *arguments]
-    command += ["--buckets", str(tokens), "--batch-sizes", BATCH_SIZES, "--poll-seconds", str(POLL_SECONDS)]
+    command += ["--buckets", str(tokens), "--batch-sizes", batch_sizes, "--poll-seconds", str(POLL_SECONDS)]
     with log.open("w") as errors:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
     try:

@@ -1,6 +1,6 @@
 """A million mutations of real files over every reader: each is refused with a reason, or read rightly.
 
-    python -m benchmarks.soak_fuzz [--inputs 1000000] [--minutes 60] [--only READER ...] [--fresh]
+    python -m benchmarks.soak_fuzz [--inputs 1000000] [--minutes 60] [--only READER ...] [--jobs 2] [--fresh]
 
 Readers: each file of a graft, backbones, caches, a registry as SQLite file and as export, folders of PEFT, fine-tuned
 classifiers and published backbones, rows of every format, configs, bodies of requests. Mutations change bytes, values
@@ -25,7 +25,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ from benchmarks.fuzz.worker import readers
 from benchmarks.results import RESULTS, ROOT, Provenance, parsed, same_origin, write
 from tests.registry.machine import MEMORY
 
-HANGS = 60.0  # seconds in one input after which its process is killed
-BEGINS = 300.0  # seconds until a process is at its first input
-BATCH = {"slow": 500, "fast": 5000}  # inputs of one process
+HANGS = 180.0  # seconds in one input after which its process is killed
+BEGINS = 600.0  # seconds until a process is at its first input
+BATCH = 60.0  # seconds of inputs of one process, which imports and compiles once
 # share of all inputs: readers that run the network or open a database are slow
 SLOW = ("backbone", "PEFT folder", "classifier folder", "published backbone")
 MIDDLE = ("graft manifest", "graft tensors", "graft canary", "graft exits", "graft scope", "registry file")
@@ -87,10 +88,13 @@ class Counts:
         return write(self.name, {"total": total, "readers": self.readers}, self.provenance)
 
 
-def batch(reader: str, start: int, stop: int) -> tuple[int, list[dict[str, Any]]]:
-    """Reads inputs in a process; returns the first input that was not read, and the lines about the others."""
+def batch(reader: str, start: int, stop: int, seconds: float) -> tuple[int, list[dict[str, Any]]]:
+    """Reads inputs in a process, for so many seconds or up to `stop`.
+
+    Returns the first input that was not read, and the lines about the others.
+    """
     with tempfile.TemporaryDirectory(prefix="topgraft-fuzz-", dir=MEMORY) as place:
-        words = [sys.executable, "-m", "benchmarks.fuzz.worker", reader, place, str(start), str(stop)]
+        words = [sys.executable, "-m", "benchmarks.fuzz.worker", reader, place, str(start), str(stop), str(seconds)]
         kept = {"TOPGRAFT_HOME": f"{place}/home", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | kept, cwd=ROOT)
         watch = _Watch(process, Path(place) / "number")
@@ -100,7 +104,7 @@ def batch(reader: str, start: int, stop: int) -> tuple[int, list[dict[str, Any]]
         status = process.wait()
         at = watch.number()
     if status == 0:
-        return stop, lines
+        return at + 1, lines
     if at < start:
         raise RuntimeError(f"{reader}: the process ended with {status} before its first input")
     says = f"no end after {HANGS:.0f} s" if watch.killed else f"the process ended with {status}"
@@ -136,29 +140,55 @@ class _Watch(threading.Thread):
                 return
 
 
+class Fuzzing:
+    """Processes at work beside each other, each at another reader: the one that is furthest behind."""
+
+    def __init__(self, counts: Counts, goals: Mapping[str, int], minutes: float):
+        self._counts, self._goals, self._ends = counts, goals, time.monotonic() + 60 * minutes
+        self._lock, self._at_work = threading.Lock(), set[str]()
+
+    def run(self, jobs: int) -> None:
+        """Reads inputs until the goals are reached or the time is over, with `jobs` processes."""
+        with ThreadPoolExecutor(jobs) as threads:
+            for done in [threads.submit(self._work) for _ in range(jobs)]:
+                done.result()
+
+    def _work(self) -> None:
+        while (reader := self._next()) and (left := self._ends - time.monotonic()) > 0:
+            start, started = self._counts.of(reader)["inputs"], time.monotonic()
+            stop, lines = batch(reader, start, self._goals[reader], min(left, BATCH))
+            with self._lock:
+                self._counts.add(reader, stop, lines, time.monotonic() - started)
+                self._counts.save()
+                self._at_work.remove(reader)
+            for line in lines:
+                if "kind" in line:
+                    print(reader, json.dumps(line), flush=True)
+
+    def _next(self) -> str | None:
+        """Takes the reader that is furthest behind; None where all have reached their goals, or are at work."""
+        with self._lock:
+            shares = {name: self._counts.of(name)["inputs"] / goal for name, goal in self._goals.items()}
+            waiting = [name for name, share in shares.items() if share < 1 and name not in self._at_work]
+            if not waiting:
+                return None
+            reader = min(waiting, key=shares.__getitem__)
+            self._at_work.add(reader)
+        return reader
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--only", action="append", default=[], metavar="READER", help="this reader alone")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--fresh", action="store_true", help="forget what the result file says")
     parser.add_argument("--name", default="soak_fuzz", help="of the result file")
     options, provenance = parsed(parser, arguments)
-    counts, ends = Counts(options.name, provenance, fresh=options.fresh), time.monotonic() + 60 * options.minutes
+    counts = Counts(options.name, provenance, fresh=options.fresh)
     wanting = {name: goal for name, goal in goals(options.inputs).items() if not options.only or name in options.only}
-    while time.monotonic() < ends:
-        wanting = {name: goal for name, goal in wanting.items() if counts.of(name)["inputs"] < goal}
-        if not wanting:
-            break
-        reader = min(wanting, key=lambda name: counts.of(name)["inputs"] / wanting[name])
-        start, started = counts.of(reader)["inputs"], time.monotonic()
-        size = BATCH["slow" if reader in SHARES else "fast"]
-        stop, lines = batch(reader, start, min(start + size, wanting[reader]))
-        counts.add(reader, stop, lines, time.monotonic() - started)
-        for line in lines:
-            if "kind" in line:
-                print(reader, json.dumps(line), flush=True)
-        counts.save()
+    Fuzzing(counts, wanting, options.minutes).run(options.jobs)
     print(json.dumps({name: {k: v for k, v in one.items() if k != "kinds"} for name, one in counts.readers.items()}))
     print(counts.save())
     return 1 if any(one["faults"] for one in counts.readers.values()) else 0

@@ -19,7 +19,7 @@ def get_config() -> TrainConfig:
         adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value"), blocks="-2:"),
         head=Classification(pooling="mean"),
         optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
-        plan=Plan(stages="auto", highest="probe_all"),
+        plan=Plan(highest="probe_all"),
         epochs=2,
         batch_size=32,
     )

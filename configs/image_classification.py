@@ -10,7 +10,7 @@ Needs Pillow: pip install 'topgraft[images]'.
 """
 
 from adapters.specs import Classification, Lora
-from trainers.config import Data, Optimizer, Plan, TrainConfig
+from trainers.config import Data, Optimizer, TrainConfig
 
 
 def get_config() -> TrainConfig:
@@ -21,7 +21,6 @@ def get_config() -> TrainConfig:
         adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value")),
         head=Classification(pooling="first"),
         optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
-        plan=Plan(stages="auto"),
         epochs=3,
         batch_size=32,
     )

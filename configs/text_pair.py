@@ -11,7 +11,7 @@ reads their cosine alone. A number instead of a label: --set head.kind=regressio
 """
 
 from adapters.specs import Classification, Lora
-from trainers.config import Data, Optimizer, Plan, TrainConfig
+from trainers.config import Data, Optimizer, TrainConfig
 
 
 def get_config() -> TrainConfig:
@@ -22,7 +22,6 @@ def get_config() -> TrainConfig:
         adapter=Lora(rank=8, alpha=16.0, sites=("attention/query", "attention/value")),
         head=Classification(pooling="mean", pair="cross"),
         optimizer=Optimizer(learning_rate=2e-3, schedule="linear"),
-        plan=Plan(stages="auto"),
         epochs=3,
         batch_size=32,
     )

@@ -6,15 +6,15 @@ machine (known answers, speeds) is kept by it. Imports no jax.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from metering.cgroups import CGROUPS, cpu_quota
+
 # prefixes of the processor's flags that decide which kernels a library chooses
 VECTOR_FLAGS = ("sse4", "avx", "amx", "fma", "f16c", "neon", "asimd", "sve", "bf16", "i8mm")
-CGROUPS = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -47,23 +47,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def cpu_quota(cgroups: Path = CGROUPS) -> float | None:
-    """Returns the processors that the control group (version 2, else 1) grants at a time; None without a limit."""
-    try:
-        granted, _, period = (cgroups / "cpu.max").read_text().strip().partition(" ")
-    except OSError:
-        try:
-            granted = (cgroups / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (cgroups / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    try:
-        share = float(granted) / float(period)
-    except (ValueError, ZeroDivisionError):  # "max"
-        return None
-    return share if share > 0 and math.isfinite(share) else None
 
 
 def _first_processor(cpuinfo: Path) -> dict[str, str]:

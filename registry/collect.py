@@ -10,7 +10,6 @@ names (`registry.users`).
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sqlite3
@@ -26,6 +25,7 @@ from sqlalchemy import Connection, select
 from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS
 from backbone.errors import InputError
 from backbone.files import remove_abandoned
+from backbone.texts import load_json
 from registry import leases, tables
 from registry.database import STORE, Registry
 from registry.store import Store, rows_name
@@ -263,9 +263,9 @@ class _Removal:
 def _rows_of(folder: Path) -> str | None:
     """Returns the name of the file with the rows that an artefact was made from; None where it cannot be read."""
     try:
-        prints = json.loads((folder / MANIFEST).read_bytes())["training"]["data"]
+        prints = load_json((folder / MANIFEST).read_bytes())["training"]["data"]
         return rows_name(prints)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

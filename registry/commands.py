@@ -137,6 +137,24 @@ class Gc(Action, verb="registry gc"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Precision(Action, verb="registry precision"):
+    backbone: str = argument("backbone folder, or minilm (default: all that have a precision)", "")
+    choose: str = option("", "precision of this trunk for the whole fleet from now on")
+    reason: str = option("", "reason, for the record; with --choose")
+    actor: str = option("", "who chooses, for the record (default: user@machine)")
+
+    def call(self) -> object:
+        """Shows the precision of each trunk, who chose it, when and on which rows; --choose changes it."""
+        from registry.verbs import precision
+
+        if self.choose and not (self.backbone and self.reason.strip()):
+            raise InputError("--choose: needs the backbone that it is about, and --reason")
+        if not self.choose and (self.reason or self.actor):
+            raise InputError("--reason: this and --actor belong to --choose; name a precision")
+        return precision(self.place, self.backbone, choice=self.choose, actor=self.actor, reason=self.reason)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(Action, verb="registry export"):
     out: str = required("file to write")
 
@@ -172,6 +190,7 @@ class AuditBudgets(UnderBudgets, Action, verb="audit"):
     html: str = option("", "HTML page to write")
     days: float = option(30.0, "days of a period, for what owners spent", above=0)
     propose: str = option("", "new file of budgets to write, from what is live today")
+    usage: tuple[str, ...] = option((), "file of `serve --usage`; may be repeated", repeat=True)
     slack: float = option(0.25, "room that --propose leaves above what is measured, as a share", min=0)
 
     def call(self) -> object:
@@ -182,9 +201,17 @@ class AuditBudgets(UnderBudgets, Action, verb="audit"):
             raise InputError("--slack: belongs to --propose; name the file that it writes")
         budgets = budgets_for(self.budgets, self.place.registry)
         return audit_of_budgets(
-            self.place, budgets, days=self.days, html=self.html, proposal=self.propose, slack=self.slack
+            self.place,
+            budgets,
+            days=self.days,
+            html=self.html,
+            proposal=self.propose,
+            slack=self.slack,
+            usage=self.usage,
         )
 
 
 VERBS: tuple[type[Verb], ...] = (AuditBudgets,)
-ACTIONS: tuple[type[Verb], ...] = (Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Export, Import, Upgrade)
+ACTIONS: tuple[type[Verb], ...] = (
+    *(Publish, List, Show, Diff, Promote, Rollback, Audit, Gc, Precision, Export, Import, Upgrade),
+)

@@ -35,6 +35,7 @@ from registry.entries import (
     Version,
     require_task,
 )
+from registry.precisions import require_recorded
 from registry.store import Store
 from registry.users import Uses
 
@@ -153,13 +154,14 @@ class Registry:
         """Puts a graft folder into the store and makes it the task's next version.
 
         Content that is a version already gives that version. `metrics` default to those of the manifest. Raises
-        InputError for a damaged graft or another store than this registry's, and Conflict if the lease with the token
-        `fence` was lost.
+        InputError for a damaged graft, another store than this registry's, or another precision than the registry
+        records for the graft's trunk, and Conflict if the lease with the token `fence` was lost.
         """
         require_task(task)
         origin = rows.plain(lineage or {}, "lineage")
         with self.database.reading() as connection:
             self.require_store(connection, store)
+            self._now(connection, task, fence)  # a run that lost its lease copies nothing either
         uses = self._announced(store, name := store.path(read_manifest(Path(artefact)).content_id).name)
         try:
             content_id, _ = store.add(artefact)
@@ -173,6 +175,7 @@ class Registry:
             self.require_store(connection, store, claim=True)
             if not store.path(content_id).exists():
                 raise Unavailable(f"{task}: the artefact was collected while it was published; publish it again")
+            require_recorded(connection, manifest, task)
             version = rows.enter(connection, task, manifest, parent, now, scores, origin)
         try:
             uses.finish(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
 from backbone.errors import InputError
@@ -63,6 +64,11 @@ def require_task(task: str) -> str:
     if not _NAME.fullmatch(task):
         raise InputError(f"task: {task!r} is no name: letters, digits, '.', '_' and '-', at most 100, a letter first")
     return task
+
+
+def iso_time(at: float) -> str:
+    """Returns a time of an entry as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from backbone.errors import InputError, shown
+from backbone.texts import load_json
 from registry.entries import RESTORE, NoRegistry, Unavailable
 from registry.tables import plain_json
 
@@ -95,8 +95,8 @@ def engine(where: URL, *, create: bool) -> tuple[Engine, None]:
 def _stored_json(value: Any) -> Any:
     """Returns the value of a JSON column; raises InputError for a cell that is none: SQLite takes any."""
     try:
-        return json.loads(value)
-    except (ValueError, TypeError, RecursionError) as error:
+        return load_json(value)
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"registry: a cell that should be JSON is {shown(value)} ({error}): damaged; {RESTORE}"
         ) from None

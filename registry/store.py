@@ -25,6 +25,7 @@ from backbone.files import create_durable, new_folder
 from backbone.records import digest
 from backbone.signing.statement import FOLDER as SIGNATURES
 from backbone.signing.statement import SUFFIX
+from backbone.texts import load_json
 from registry.entries import Unavailable
 
 LABEL = "store.json"
@@ -111,10 +112,15 @@ class Store:
         with self.reached():
             if create and not label.exists():
                 self._label(label)
-            values = json.loads(label.read_text(encoding="utf-8"))
-        if values["schema"] != SCHEMA:
-            raise InputError(f"{label}: schema {values['schema']}: this version of topgraft reads {SCHEMA}")
-        return str(values["store_id"])
+            content = label.read_bytes()
+        try:
+            values = load_json(content)
+            schema, store_id = values["schema"], str(values["store_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{label}: damaged ({error!r}); restore it from a copy of the store") from error
+        if schema != SCHEMA:
+            raise InputError(f"{label}: schema {schema}: this version of topgraft reads {SCHEMA}")
+        return store_id
 
     def _label(self, label: Path) -> None:
         """Makes an empty folder a store; if several processes try, one of them decides the id."""

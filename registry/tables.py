@@ -1,6 +1,7 @@
 """The tables, which are the same on SQLite and PostgreSQL. `SCHEMA` rises with every change of them.
 
-Schema 2 added `identity` and `log`, schema 3 `decisions`; `registry.upgrade` brings former tables forward.
+Schema 2 added `identity` and `log`, schema 3 `decisions`, schema 4 `precisions`; `registry.upgrade` brings former
+tables forward.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, String, Table, UniqueConstraint
 
-SCHEMA = 3
+SCHEMA = 4
 LOGGED = 2  # schema from which on there is a log
 
 metadata = MetaData()
@@ -136,4 +137,15 @@ decisions = Table(  # choices of people among the points of a search
     Column("reason", String, nullable=False),
     Column("at", Double, nullable=False),
     UniqueConstraint("task", "search"),
+)
+precisions = Table(  # choices of the precision of a trunk; the last one of each counts
+    "precisions",
+    metadata,
+    Column("weights_id", String, primary_key=True),  # identity of the float32 weights
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("precision", String, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("figures", _JSON, nullable=False),
+    Column("at", Double, nullable=False),
 )

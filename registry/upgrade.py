@@ -14,9 +14,13 @@ from sqlalchemy import Connection, Table, select
 from registry import log, tables
 from registry.entries import LeaseHeld
 
-READABLE = (1, 2, tables.SCHEMA)  # schemas that reading takes as they are
+READABLE = (1, 2, 3, tables.SCHEMA)  # schemas that reading takes as they are
 
-ADDED = {2: (tables.identity, tables.log), 3: (tables.decisions,)}  # tables by the schema that added them
+ADDED = {
+    2: (tables.identity, tables.log),
+    3: (tables.decisions,),
+    4: (tables.precisions,),
+}  # tables by the schema that added them
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from backbone.files import create_durable, sync_folder, write_durable
+from backbone.texts import load_json
 from registry.store import USERS, Store
 
 NEW = ".new"  # ending of the mark of a publication that is not committed
@@ -114,7 +115,7 @@ class Uses:
             if not self.label.exists():
                 create_durable(self.label, self._content(place))
             try:
-                return str(json.loads(self.label.read_text(encoding="utf-8"))["place"])
+                return str(load_json(self.label.read_text(encoding="utf-8"))["place"])
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{self.label}: damaged ({error!r}); remove it, and run `gc --moved`") from error
 

@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,13 @@ from registry.budgets.judge import require_within
 from registry.budgets.page import audit_page
 from registry.budgets.propose import propose
 from registry.budgets.signers import Signers
+from registry.budgets.usage import read_usage
 from registry.collect import Collected
 from registry.database import Registry
 from registry.decisions import require_decided
-from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, require_task
+from registry.entries import MANUAL, Live, Measurement, Promotion, State, Version, iso_time, require_task
 from registry.place import Place
+from registry.precisions import PrecisionsReport, chosen, precision_verb, require_precision
 from registry.store import Store
 from registry.tables import SCHEMA
 from registry.transfer import RegistryExport, RegistryImport
@@ -120,7 +121,7 @@ def _version_row(version: Version, live: Live | None) -> VersionRow:
     return VersionRow(
         version=version.number,
         state="live" if live and live.version == version.number else version.state,
-        created_at=_when(version.created_at),
+        created_at=iso_time(version.created_at),
         parent=version.parent,
         content_id=version.content_id,
     )
@@ -181,7 +182,7 @@ def show(place: Place, task: str, number: int | None = None) -> VersionReport:
     live = registry.live(_known(registry, task))
     version = registry.version(task, _number(task, number, live))
     return VersionReport(
-        **vars(version) | {"created_at": _when(version.created_at)},
+        **vars(version) | {"created_at": iso_time(version.created_at)},
         folder=str(place.artefacts().path(version.content_id)),
         live=live is not None and live.version == version.number,
         generation=live.generation if live else 0,
@@ -195,11 +196,11 @@ def show(place: Place, task: str, number: int | None = None) -> VersionReport:
 
 
 def _measurement_row(entry: Measurement) -> MeasurementRow:
-    return MeasurementRow(**vars(entry) | {"at": _when(entry.at)})
+    return MeasurementRow(**vars(entry) | {"at": iso_time(entry.at)})
 
 
 def _promotion_row(entry: Promotion) -> PromotionRow:
-    return PromotionRow(**vars(entry) | {"at": _when(entry.at)})
+    return PromotionRow(**vars(entry) | {"at": iso_time(entry.at)})
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ def promote(
 
     `expected` is the generation on which the decision was made; by default it is the present one. Raises OverBudget for
     a version that breaks its task's budget, NoFigure where the budget bounds what nobody measured, and Undecided for
-    one whose config requires a decision about a search. A rollback asks nothing: it must always be possible.
+    one whose config requires a decision about a search. Raises InputError for a graft in another precision than the
+    registry records. A rollback asks nothing: it must always be possible.
     """
     registry = place.open()
     live = registry.live(_known(registry, task))
@@ -250,6 +252,7 @@ def promote(
     if budgets is not None:
         budgets.signers.require(store.path(version.content_id))
     require_decided(registry, task, manifest.training.config)
+    require_precision(chosen(registry), manifest, task)
     if budgets is not None and (budget := budgets.of(task)):
         require_within(budget, number, figures_of(version, registry.measurements(task, number), manifest))
     generation = (live.generation if live else 0) if expected is None else expected
@@ -274,16 +277,25 @@ def audit(place: Place) -> StoreAudit:
 
 
 def audit_of_budgets(
-    place: Place, budgets: Budgets, *, days: float, html: str = "", proposal: str = "", slack: float = 0.0
+    place: Place,
+    budgets: Budgets,
+    *,
+    days: float,
+    html: str = "",
+    proposal: str = "",
+    slack: float = 0.0,
+    usage: tuple[str, ...] = (),
 ) -> BudgetAudit:
     """Judges every version by its team's budgets.
 
     `html` names a page to write; `proposal` a new file of budgets, made from what is live with `slack` of room.
+    `usage` are files of servers. Raises InputError for one that is none.
     """
+    noted = read_usage(usage)
     registry, store = place.open(), place.artefacts()
-    result = audit_budgets(registry, budgets, store, days=days)
+    result = audit_budgets(registry, budgets, store, days=days, usage=noted)
     if html:
-        Path(html).write_text(audit_page(result, _when(time.time())), encoding="utf-8")
+        Path(html).write_text(audit_page(result, iso_time(time.time())), encoding="utf-8")
     if proposal:
         propose(registry, store, Path(proposal), slack)
     return result
@@ -292,6 +304,11 @@ def audit_of_budgets(
 def gc(place: Place, *, keep: int, dry_run: bool = False, moved: bool = False) -> Collected:
     """Removes the artefacts of old versions; see `registry.collect`."""
     return collect.collect(place.open(), place.artefacts(), keep=keep, dry_run=dry_run, moved=moved)
+
+
+def precision(place: Place, backbone: str, *, choice: str, actor: str, reason: str) -> PrecisionsReport:
+    """Shows the precisions that the registry records; a `choice` for a backbone is recorded first."""
+    return precision_verb(place.open(), backbone, choice=choice, actor=actor or whoami(), reason=reason)
 
 
 def export(place: Place, out: str) -> RegistryExport:
@@ -369,10 +386,6 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _short(value: Any) -> str:

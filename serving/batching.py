@@ -26,6 +26,7 @@ import numpy as np
 from adapters.artefact.exits import Exits
 
 NO_GROUP = -1  # group of rows without a graft
+ROUTING = -2  # group of rows for which a router chooses the graft
 LOADING_SHARE = 4  # one graft's rows may take 1/4 of the places of rows whose graft loads
 
 
@@ -55,11 +56,15 @@ class Queued:
     slot: int  # slot of the graft in its bank
     deadline: float | None = None  # time of the monotonic clock after which the row is dropped
     # resolves to logits [C], followed by the pooled state [D] if the graft has an out-of-scope score; for rows of
-    # NO_GROUP, to features [D]
+    # NO_GROUP, to features [D]; for rows of ROUTING, to the states that the router reads [P]
     future: Future[np.ndarray] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)  # time of the monotonic clock
     scope: int | None = None  # boundary of the bare backbone whose pooled state the out-of-scope score needs
     exits: Exits | None = None  # early exits of the graft that may answer
+    task: str = ""  # name of the task, by which the submodel is chosen
+    lost: float = 0.0  # share of the rows like this that the cheaper submodel answers worse
+    # states [T,D] of the bare backbone by boundary, in the row's bucket: those that a router's pass computed
+    states: dict[int, np.ndarray] | None = None
     submodel: str = "full"  # submodel that answered; set by the device thread before the future resolves
 
 

@@ -1,4 +1,4 @@
-"""The verbs of `serving`: predict, serve, profile. Imports no jax."""
+"""The verbs of `serving`: predict, serve. Imports no jax."""
 
 from __future__ import annotations
 
@@ -47,15 +47,4 @@ class Serve(Settings, Verb, verb="serve"):
         return serve(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Profile(OfGraft, OnBackbone, InPrecision, Verb, verb="profile"):
-    plot: str | None = option(None, "SVG file for a plot of the roofline")
-
-    def call(self) -> object:
-        """Measures what one prediction costs, against this machine's roofline."""
-        from serving.profile import profile
-
-        return profile(self.graft, backbone=self.backbone, precision=self.precision, plot=self.plot)
-
-
-VERBS: tuple[type[Verb], ...] = (Predict, Serve, Profile)
+VERBS: tuple[type[Verb], ...] = (Predict, Serve)

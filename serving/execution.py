@@ -6,8 +6,8 @@ Shape letters: `N` rows, `U` inputs filled to a batch size, `T` tokens, `D` widt
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from backbone.buckets import pad
 from serving.answers import NotFinite
-from serving.batching import NO_GROUP, Queued
+from serving.batching import NO_GROUP, ROUTING, Queued
 from serving.exiting import EarlyBatch, filled
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs, cover
+from serving.submodels import PRUNED
 
 Result = np.ndarray | Exception  # logits of a row, or the reason why there are none
 
@@ -64,17 +65,47 @@ class Executor:
         self._programs, self._prefix_cache = programs, prefix_cache
         self.counts = ServingCounts()
         self.answered_by: Counter[str] = Counter()  # rows of grafts by submodel
+        self.rows_of: Counter[str] = Counter()  # rows by task
+        # expected number of rows that a cheaper submodel answered worse than full depth would, by task
+        self.given_up: defaultdict[str, float] = defaultdict(float)
 
-    def run(self, rows: Sequence[Queued], submodel: str) -> list[Result]:
-        """Returns the result of each row [N] of one bucket, and notes in each row which submodel answered it."""
-        early = np.array([submodel == "exits" and row.exits is not None for row in rows])
+    def run(self, rows: Sequence[Queued], submodel_of: Callable[[str], str]) -> list[Result]:
+        """Returns the result of each row [N] of one bucket, and notes in each row which submodel answered it.
+
+        `submodel_of` gives the submodel in use of a task.
+        """
+        early = np.array([row.exits is not None and submodel_of(row.task) == "exits" for row in rows])
+        routing = np.array([row.group == ROUTING for row in rows])
+        known = ~early & np.array([row.states is not None for row in rows])
+        others = ~early & ~routing & ~known
         results: list[Result] = [NotFinite("not computed")] * len(rows)
-        for chosen, run in ((early, self._run_early), (~early, self._run)):
+        for chosen, run in (
+            (routing, self._run_routing),
+            (early, self._run_early),
+            (known, self._run),
+            (others, self._run),
+        ):
             numbers = np.flatnonzero(chosen).tolist()
             for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
                 results[number] = result
-        self.answered_by.update(row.submodel for row in rows if row.group != NO_GROUP)
+        for row, left in zip(rows, early.tolist(), strict=True):
+            if left or row.submodel == PRUNED:
+                self.given_up[row.task] += row.lost
+        self.rows_of.update(row.task for row in rows if row.task)
+        self.answered_by.update(row.submodel for row in rows if row.group not in (NO_GROUP, ROUTING))
         return results
+
+    def _run_routing(self, rows: Sequence[Queued]) -> list[Result]:
+        """Returns what the router reads of each row, and leaves in each row the states from which its graft goes on."""
+        start, programs = time.perf_counter(), self._programs
+        inputs = self._inputs(rows)
+        states = self._states(inputs, programs.kept)
+        values = programs.routed(states, inputs.mask)
+        kept = {boundary: np.asarray(states[boundary]) for boundary in programs.kept}
+        for row, place in zip(rows, inputs.of_rows.tolist(), strict=True):
+            row.states = {boundary: state[place] for boundary, state in kept.items()}
+        self._count(rows, inputs, start)
+        return [_finite(values[place]) for place in inputs.of_rows.tolist()]
 
     def _run_early(self, rows: Sequence[Queued]) -> list[Result]:
         start = time.perf_counter()
@@ -83,7 +114,10 @@ class Executor:
         values = batch.run(inputs.ids)
         self.counts.padded_rows += batch.computed_rows
         self._count(rows, inputs, start)
-        return [_finite(value) for value in values]
+        results = [_finite(value) for value in values]
+        for number, pooled in batch.pooled.items():
+            results[number] = _joined(results[number], pooled)
+        return results
 
     def _run(self, rows: Sequence[Queued]) -> list[Result]:
         """Runs the prefix once for each distinct input, then the suffix of each group."""
@@ -94,7 +128,9 @@ class Executor:
         answering = {b for g in groups for b in ((last,) if g == NO_GROUP else programs.needs[g])}
         scoped = sorted({(row.group, row.scope) for row in rows if row.scope is not None})
         boundaries = sorted(answering | {boundary for _, boundary in scoped})
-        states = self._states(inputs, boundaries)
+        known = _known(rows, inputs)
+        states = programs.prefix(inputs.ids, inputs.mask, boundaries, known) if known else None
+        states = states or self._states(inputs, boundaries)
         pooled = {key: programs.pooled(*key, states[key[1]], inputs.mask) for key in scoped}
         waiting: list[_Waiting] = []
         for group in groups:
@@ -172,14 +208,32 @@ class Executor:
         return waiting
 
 
+def _known(rows: Sequence[Queued], inputs: _Inputs) -> dict[int, np.ndarray]:
+    """Returns states [U,T,D] by boundary that a router's pass left in the rows; empty if it did not see them."""
+    first = {place: row for row, place in zip(rows[::-1], inputs.of_rows[::-1].tolist(), strict=True)}
+    states = [first[place].states for place in range(inputs.count)]
+    if any(state is None for state in states):
+        return {}
+    states += [states[-1]] * (len(inputs.ids) - inputs.count)
+    kept = [state for state in states if state is not None]
+    return {boundary: np.stack([state[boundary] for state in kept]) for boundary in kept[0]}
+
+
 def _append_pooled(
     results: list[Result], rows: Sequence[Queued], inputs: np.ndarray, pooled: dict[tuple[int, int], np.ndarray]
 ) -> None:
     """Puts the pooled state of a row's input after its logits if the row has a scope."""
     for number, (row, result) in enumerate(zip(rows, results, strict=True)):
-        if row.scope is not None and isinstance(result, np.ndarray):
-            joined = np.concatenate([result, pooled[row.group, row.scope][inputs[number]]])
-            results[number] = joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
+        if row.scope is not None:
+            results[number] = _joined(result, pooled[row.group, row.scope][inputs[number]])
+
+
+def _joined(result: Result, pooled: np.ndarray) -> Result:
+    """Returns logits, and behind them the pooled state of the row's input."""
+    if isinstance(result, Exception):
+        return result
+    joined = np.concatenate([result, pooled])
+    return joined if np.isfinite(joined).all() else NotFinite("the backbone's state is not finite")
 
 
 def _finite(value: np.ndarray | None) -> Result:

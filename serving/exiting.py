@@ -2,6 +2,7 @@
 
 The backbone runs segment by segment on the distinct inputs of the batch. At a boundary where a graft has an exit, its
 rows are pooled and its head runs on the host ([B,D] times [D,C]). A row is answered there if the head is confident.
+An out-of-scope score that is measured at such a boundary, or below, is read on the way.
 The remaining inputs move into the smallest compiled batch that holds them. A group begins at its lowest adapted block;
 above it, the group's own segments run in the same way. The prefix cache is not used: it keeps states that most rows
 never reach.
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from adapters.artefact.exits import Exits
+from adapters.artefact.scope import Scope
 from serving.batching import Queued
 from serving.programs import Programs, cover
 
@@ -31,6 +34,7 @@ class EarlyBatch:
         self.programs, self.rows, self.index, self.mask = programs, rows, index, mask
         self.results: list[np.ndarray | None] = [None] * len(rows)  # logits of each row
         self.computed_rows = 0  # rows computed above the prefix, filling included
+        self.pooled: dict[int, np.ndarray] = {}  # pooled states [P] for the out-of-scope score, by number of the row
         self._groups = np.array([row.group for row in rows])
         self._live = np.arange(len(rows))  # rows that are neither answered nor handed to their group's programs
         self._place = np.arange(len(mask))  # place of each input in the present batch
@@ -44,6 +48,7 @@ class EarlyBatch:
         states: States = {}
         for boundary in programs.stops:
             states[boundary] = state
+            self._score(boundary, state)
             self._exit(boundary, state)
             for group in np.unique(self._groups[self._live]).tolist():
                 if boundary == programs.banks[group].start:
@@ -57,6 +62,15 @@ class EarlyBatch:
             for number, value in zip(numbers.tolist(), np.asarray(values)[places], strict=True):
                 self.results[number] = value
         return self.results
+
+    def _score(self, boundary: int, state: Any) -> None:
+        """Keeps what the out-of-scope scores of live rows read at this boundary; no such row has left before."""
+        scoped = [number for number in self._live.tolist() if self.rows[number].scope == boundary]
+        for group in {self.rows[number].group for number in scoped}:
+            pooled = np.asarray(self.programs.pooled(group, boundary, state, self.mask))
+            for number in scoped:
+                if self.rows[number].group == group:
+                    self.pooled[number] = pooled[self._place[self.index[number]]]
 
     def _exit(self, boundary: int, state: Any) -> None:
         """Answers the live rows whose exit at this boundary is confident."""
@@ -147,6 +161,11 @@ class EarlyBatch:
         slots = np.zeros(size, np.int32)
         slots[: len(part)] = [self.rows[i].slot for i in part]
         return slots
+
+
+def on_the_way(scope: Scope | None, exits: Exits, start: int) -> bool:
+    """Returns whether early rows of a group that begins at `start` pass the boundary of their out-of-scope score."""
+    return scope is None or scope.boundary <= min(start, *exits.boundaries)
 
 
 def filled(numbers: np.ndarray, size: int) -> np.ndarray:

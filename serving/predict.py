@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from adapters.graft import load_graft
 from adapters.machine import ready_to_answer
 from backbone.errors import InputError
-from backbone.texts import lines, read_text, text_of
+from backbone.texts import lines, load_json, read_text, text_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _texts(file: str, columns: Mapping[str, Any]) -> list[str]:
     text, label = columns.get("text") or "text", columns.get("label") or "label"
     fields = {field.strip().strip('"') for field in re.split(r"[,;\t|]", first)}
     try:
-        document = json.loads(first) if first[:1] == "{" else None
+        document = load_json(first) if first[:1] == "{" else None
     except ValueError:
         document = None
     if {text, label} <= fields or (isinstance(document, dict) and text in document):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,11 +58,13 @@ class Programs:
         sizes: Sequence[int],
         scopes: Sequence[int] = (),
         exits: Sequence[int] = (),
+        routes: Sequence[int] = (),
     ):
         """Compiles everything.
 
-        Scores are measured at the boundaries `scopes`, and batches may be split at the boundaries `exits`. Raises
-        InputError for exits at or above the last boundary, or if a group cannot be split there.
+        Scores are measured at the boundaries `scopes`, and batches may be split at the boundaries `exits`. A router
+        reads pooled states at the boundaries `routes`. Raises InputError for exits at or above the last boundary, or
+        if a group cannot be split there.
         """
         self.backbone, self.banks = backbone, tuple(banks)
         self.buckets, self.sizes = tuple(sorted(buckets)), tuple(sorted(sizes))
@@ -80,7 +82,10 @@ class Programs:
                     f"cannot be split at {splits[0]}; declare no exits above boundary {bank.start}"
                 )
         begins = {boundary for needs in self.needs for boundary in needs}
-        self.stops = tuple(sorted({0, last, *self.scopes, *self.exits, *begins}))
+        self.routes = tuple(sorted(routes))
+        # boundaries at which a row may go on behind a router's pass
+        self.kept = tuple(sorted(b for b in {*begins, *self.scopes, *routes} if b <= max(routes))) if routes else ()
+        self.stops = tuple(sorted({0, last, *self.scopes, *self.exits, *self.routes, *begins}))
         self._compiled: dict[tuple[Any, ...], Any] = {}
         for bucket in self.buckets:
             for size in self.sizes:
@@ -114,7 +119,7 @@ class Programs:
                 keep(("segment", group, start, bucket, size), segment, params, bank.leaves, state, mask, number)
             if splits:
                 keep(("rest", group, bucket, size), suffix, params, bank.leaves, {splits[-1]: state}, mask, number)
-        if self.exits:
+        if self.exits or self.routes:
             keep(("pool", bucket, size), self._pool, state, mask)
         for rows in self.sizes:
             index = jax.ShapeDtypeStruct((rows,), jnp.int32)
@@ -189,12 +194,24 @@ class Programs:
         run = self._compiled["rest", group, bucket, size]
         return run(self.backbone.params, self.banks[group].leaves, {self.splits[group][-1]: state}, mask, slots)
 
-    def prefix(self, ids: np.ndarray, mask: np.ndarray, boundaries: Sequence[int]) -> dict[int, jax.Array]:
-        """Returns states [U,T,D] at the boundaries, each of which is one of `stops`, computed once."""
+    def prefix(
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray,
+        boundaries: Sequence[int],
+        known: Mapping[int, Any] | None = None,
+    ) -> dict[int, Any]:
+        """Returns states [U,T,D] at the boundaries, each of which is one of `stops`, computed once.
+
+        `known` are states that were computed before, of every boundary up to their highest.
+        """
         size, bucket = ids.shape
-        hidden = self._compiled["embed", bucket, size](self.backbone.params, ids)
-        states = {0: hidden}
+        states = dict(known) if known else {0: self._compiled["embed", bucket, size](self.backbone.params, ids)}
+        first = max(states)
+        hidden = states[first]
         for start, stop in itertools.pairwise(self.stops):
+            if start < first:
+                continue
             if start >= max(boundaries):
                 break
             hidden = self._compiled["blocks", start, bucket, size](self.backbone.params, hidden, mask)
@@ -219,6 +236,12 @@ class Programs:
         """Returns the mean-pooled output float32 [U,D] of the plain backbone."""
         size, bucket = mask.shape
         return self._compiled["plain", bucket, size](self.backbone.params, state, mask)
+
+    def routed(self, states: Mapping[int, Any], mask: np.ndarray) -> np.ndarray:
+        """Returns what a router reads of states [U,T,D] by boundary: float32 [U,P]."""
+        last = self.backbone.spec.blocks
+        parts = [self.plain(states[b], mask) if b == last else self.pool(states[b], mask) for b in self.routes]
+        return np.concatenate([np.asarray(part) for part in parts], axis=1)
 
     def pooled(self, group: int, boundary: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
         """Pools states [U,T,D] at a scope's boundary as the group's heads do: float32 [U,D]."""

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ from adapters.specs import Head
 from backbone.errors import InputError
 from serving.bank import Bank, SlotLeaves, place_in
 from serving.batching import Closed
+from serving.exiting import on_the_way
 from serving.live.readers import Readers
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class LoadedGraft:
     methods: tuple[str, ...]
     scope: Scope | None = None  # its out-of-scope score
     exits: Exits | None = None  # early exits that may answer in this precision
+    pruned_from: str = ""  # content_id of the graft that it was pruned from
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # score by split and metric
 
     @property
     def bytes(self) -> int:
@@ -106,6 +109,7 @@ class Residency:
         self.loads: Counter[str] = Counter()  # loads by cause: source, host
         self.evictions: Counter[str] = Counter()  # evictions by cause: slots, bytes, removed
         self.longest_write = 0.0  # seconds that a load kept the device thread
+        self.read_seconds = 0.0  # seconds in which grafts were read and verified
         self.failed: OrderedDict[str, str] = OrderedDict()  # reason of the last load by content id, where it failed
         self._proven: OrderedDict[str, None] = OrderedDict()  # content ids whose last load succeeded
 
@@ -162,8 +166,10 @@ class Residency:
         return future
 
     def _read_to_host(self, served: Served) -> LoadedGraft:
+        start = time.monotonic()
         graft = self._read(served)
         with self._changed:
+            self.read_seconds += time.monotonic() - start
             self.loads["source"] += 1
             self._host[served.content_id] = graft
             while self.host_bytes > self.host_budget and len(self._host) > 1:
@@ -212,8 +218,8 @@ class Residency:
                 "(--envelope) and start again"
             )
         group, slot_leaves = place_in(self._banks, graft.model, graft.params, where)
-        # an out-of-scope score is measured on the whole pass, and an early answer could not abstain
-        cheaper = graft.scope is None
+        # an early answer could not abstain if its score were measured above
+        cheaper = graft.exits is not None and on_the_way(graft.scope, graft.exits, self._banks[group].start)
         # exits were calibrated in the precision of their run
         precision = graft.backbone.precision
         calibrated_in = trained_in(graft.manifest, graft.backbone.base_id) if graft.manifest else precision
@@ -228,6 +234,8 @@ class Residency:
             methods=tuple(spec.method for spec in graft.model.methods),
             scope=graft.scope,
             exits=graft.exits if cheaper and calibrated_in == precision else None,
+            pruned_from=str(graft.manifest.training.config.get("pruned_from", "")) if graft.manifest else "",
+            metrics=graft.manifest.training.metrics if graft.manifest else {},
         )
 
     def drop(self, content_id: str) -> None:
@@ -239,6 +247,12 @@ class Residency:
             seat = self._seats.get(content_id)
             if seat is not None and not seat.holders:
                 self._vacate(seat, "removed")
+
+    def loaded(self, content_id: str) -> LoadedGraft | None:
+        """Returns a graft that is in a slot or on the host; None for any other."""
+        with self._changed:
+            seat = self._seats.get(content_id)
+            return self._host.get(content_id) if seat is None else seat.graft
 
     def resident(self, content_id: str) -> bool:
         """Returns whether the graft is in a slot."""

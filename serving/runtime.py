@@ -14,15 +14,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapters.artefact.exits import Exits
+from adapters.artefact.router import Router, require_trunk
 from adapters.graft import Graft
 from backbone.buckets import bucket_of
 from backbone.errors import InputError, shown
@@ -31,7 +32,7 @@ from backbone.storage import Backbone
 from backbone.trees import content_hash, map_leaves
 from serving.answers import Answer, Pending, score_rows
 from serving.bank import Bank, Envelope
-from serving.batching import NO_GROUP, Batcher, Queued, fail
+from serving.batching import NO_GROUP, ROUTING, Batcher, Queued, fail
 from serving.execution import Executor
 from serving.live.loading import load_for_serving
 from serving.live.readers import Unanswered
@@ -39,30 +40,13 @@ from serving.names import Names
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs
 from serving.residency import LOAD_SECONDS, LoadedGraft, Residency, Seat, Served
+from serving.submodels import PRUNED, ScopeCost, Standin, Submodels
 
 CLOSE_SECONDS = 30.0  # seconds that `close` waits for loads, and for the device
 
 
 class UnknownTask(InputError):
     """No graft is served under this name."""
-
-
-@dataclass(frozen=True)
-class ScopeCost:
-    """The out-of-scope score of a graft, and what it costs here."""
-
-    boundary: int  # boundary of the bare backbone where it is measured
-    false_alarms: float  # largest share of rows in scope that lie above its threshold
-    abstains: bool  # a text above the threshold gets no label
-    extra_blocks: int  # blocks of the bare backbone that run for the score alone, for each distinct input of a batch
-    blocks: int  # blocks of the backbone
-
-
-@dataclass(frozen=True)
-class Submodels:
-    """The cheaper submodels that can serve a graft."""
-
-    exits: dict[str, Any] | None  # boundaries, threshold and certified extra error of its early exits; None: not usable
 
 
 class _Place:
@@ -98,13 +82,15 @@ class Runtime:
         host_bytes: int = 256 << 20,
         cache_bytes: int = 0,
         load_seconds: float = LOAD_SECONDS,
+        router: Router | None = None,
     ):
         """Compiles everything for these `buckets` (tokens; default: the backbone's lengths) and batch sizes (rows).
 
         A row waits at most `max_wait` seconds for others, and at most `max_waiting` rows wait. `host_bytes` of verified
         grafts are kept beside the slots, and `cache_bytes` of prefix states by input (0: none). A graft that is not
-        read and verified within `load_seconds` fails the rows that want it. Raises InputError for a backbone for
-        images, and for buckets or an envelope that do not fit the backbone.
+        read and verified within `load_seconds` fails the rows that want it. `router` names the task of rows that name
+        none. Raises InputError for a backbone for images, and for buckets, an envelope or a router that do not fit the
+        backbone.
         """
         if not isinstance(backbone.preprocessing, TextPreprocessing):
             raise InputError(f"{backbone.path}: takes images; the runtime serves text")
@@ -114,13 +100,20 @@ class Runtime:
             raise InputError(f"buckets: each must lie in 4..{backbone.lengths[-1]}, got {self.buckets}")
         self.banks = [Bank(backbone.network, group, envelope.labels) for group in envelope.groups]
         scopes = envelope.scope_boundaries(backbone.spec.blocks)
-        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits)
+        self.router = router
+        if router is not None:
+            require_trunk(router, backbone.weights_id, backbone.preprocessing_id, "router")
+        routes = () if router is None else router.record.boundaries
+        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits, routes)
         self.submodel = "full"  # submodel in use from the next batch on; any thread may set it
+        self.submodels: Mapping[str, str] = {}  # submodel by task, where it is not `submodel`; any thread may set it
+        self.standins: Mapping[str, Standin] = {}  # pruned graft by task; any thread may set it
         self.answered: Counter[str] = Counter()  # rows by outcome: done, failed, cancelled
         executor = Executor(self.programs, PrefixCache(cache_bytes))
         self.counts, self.answered_by = executor.counts, executor.answered_by
+        self.rows_of, self.given_up = executor.rows_of, executor.given_up
         self._batcher = Batcher(
-            lambda rows: executor.run(rows, self.submodel),
+            lambda rows: executor.run(rows, self.submodel_of),
             max_rows=self.programs.sizes[-1],
             max_waiting=max_waiting,
             max_wait=max_wait,
@@ -141,7 +134,8 @@ class Runtime:
         loaded = graft
         tensors = map_leaves(np.asarray, loaded.params)
         for name, part in (("exits", loaded.exits), ("scope", loaded.scope)):
-            tensors |= {} if part is None else {name: part.tensors()}
+            parts = {} if part is None else {key.replace(".", "/"): leaf for key, leaf in part.tensors().items()}
+            tensors |= {name: parts} if parts else {}
         text = repr((loaded.model, loaded.max_tokens))
         content_id = loaded.manifest.content_id if loaded.manifest else content_hash(tensors, text)
         served = Served(task, version, content_id, lambda: loaded, generation)
@@ -207,6 +201,17 @@ class Runtime:
         """Returns how many rows are queued or wait for their graft."""
         return self._batcher.waiting
 
+    def submodel_of(self, task: str) -> str:
+        """Returns the submodel in use of a task."""
+        return self.submodels.get(task, self.submodel)
+
+    def _answering(self, served: Served) -> Served:
+        """Returns a version with the content of its pruned graft, where that is in use and was made from it."""
+        standin = self.standins.get(served.task) if self.submodel_of(served.task) == PRUNED else None
+        if standin is None or self._entries.get(served.task) != served:
+            return served
+        return replace(served, content_id=standin.served.content_id, load=standin.served.load)
+
     def find(self, task: str) -> Served:
         """Returns the version that is served as `task`; raises UnknownTask."""
         with self._lock:
@@ -228,13 +233,19 @@ class Runtime:
         extra = max(0, scope.boundary - max(self.programs.needs[graft.group]))
         return ScopeCost(scope.boundary, scope.false_alarms, scope.abstain, extra, self.backbone.spec.blocks)
 
-    def submit(self, rows: Sequence[tuple[str | Served, str]], *, timeout: float | None = None) -> list[Pending]:
+    def submit(
+        self,
+        rows: Sequence[tuple[str | Served, str]],
+        *,
+        timeout: float | None = None,
+        routed: Sequence[Queued] = (),
+    ) -> list[Pending]:
         """Queues (task, text) rows, all or none, each bound to the version that is live now.
 
-        A row that has not run after `timeout` seconds fails with DeadlineExceeded. Raises UnknownTask, Overloaded or
-        Closed.
+        A row that has not run after `timeout` seconds fails with DeadlineExceeded. `routed` are the rows of
+        `submit_routing` behind these, whose states are used again. Raises UnknownTask, Overloaded or Closed.
         """
-        chosen = [(task if isinstance(task, Served) else self.find(task), text) for task, text in rows]
+        chosen = [(self._answering(task if isinstance(task, Served) else self.find(task)), text) for task, text in rows]
         for number, (_, text) in enumerate(chosen):
             if not isinstance(text, str):
                 raise InputError(f"rows[{number}]: expected (task, text), got {type(text).__name__} for the text")
@@ -242,9 +253,30 @@ class Runtime:
         rows_of = Counter(served.content_id for served, _ in chosen)
         loading = {graft: count for graft, count in rows_of.items() if not self.residency.resident(graft)}
         self._batcher.reserve(len(chosen) - sum(loading.values()), loading)
-        return [self._submit(served, text, deadline, served.content_id in loading) for served, text in chosen]
+        before: Sequence[Queued | None] = routed or [None] * len(chosen)
+        return [
+            self._submit(served, text, deadline, served.content_id in loading, row)
+            for (served, text), row in zip(chosen, before, strict=True)
+        ]
 
-    def _submit(self, served: Served, text: str, deadline: float | None, loads: bool) -> Pending:
+    def submit_routing(self, texts: Sequence[str], *, timeout: float | None = None) -> list[Queued]:
+        """Queues texts, all or none, whose futures resolve to what the router reads: float32 [P].
+
+        Raises InputError without a router, Overloaded or Closed.
+        """
+        if self.router is None:
+            raise InputError("this runtime has no router")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        encoded = [self._ids(text, self.router.record.max_tokens) for text in texts]
+        self._batcher.reserve(len(encoded))
+        rows = [Queued(bucket_of(len(ids), self.buckets), ids, ROUTING, 0, deadline) for ids in encoded]
+        for row in rows:
+            self._batcher.put(row)
+        return rows
+
+    def _submit(
+        self, served: Served, text: str, deadline: float | None, loads: bool, routed: Queued | None = None
+    ) -> Pending:
         """Binds a row to its graft's seat, and queues it once it has one; `loads`: it has a place of loading rows."""
         pending, loading = Pending(served), served.content_id if loads else None
         place = _Place(lambda: self._batcher.forget(loading))
@@ -256,7 +288,7 @@ class Runtime:
             pending.graft = outcome.graft
             pending.future.add_done_callback(lambda _: self.residency.release(outcome))
             try:
-                row = pending.row = self._queued(text, outcome, deadline, pending.future)
+                row = pending.row = self._queued(text, outcome, served, deadline, pending.future, routed)
             except Exception as error:  # noqa: BLE001 - whatever one text raises belongs to its caller
                 fail(pending.future, error)
                 return
@@ -268,9 +300,23 @@ class Runtime:
         self.residency.acquire(served, ready)
         return pending
 
-    def _queued(self, text: str, seat: Seat, deadline: float | None, future: Future[np.ndarray]) -> Queued:
+    def _queued(
+        self,
+        text: str,
+        seat: Seat,
+        served: Served,
+        deadline: float | None,
+        future: Future[np.ndarray],
+        routed: Queued | None = None,
+    ) -> Queued:
         graft = seat.graft
-        ids = self._ids(text, graft.max_tokens)
+        states = None
+        if routed is not None and len(routed.ids) <= graft.max_tokens:  # else the graft cuts the text further
+            ids, states = routed.ids, routed.states
+        else:
+            ids = self._ids(text, graft.max_tokens)
+        exits, standin = self.usable_exits(graft), self.standins.get(served.task)
+        pruned = standin is not None and standin.served.content_id == served.content_id
         return Queued(
             bucket_of(len(ids), self.buckets),
             ids,
@@ -279,7 +325,11 @@ class Runtime:
             deadline,
             future,
             scope=None if graft.scope is None else graft.scope.boundary,
-            exits=self.usable_exits(graft),
+            exits=exits,
+            task=served.task,
+            submodel=PRUNED if pruned else "full",
+            lost=standin.lost if standin and pruned else exits.losses / exits.rows if exits else 0.0,
+            states=states,
         )
 
     def _ids(self, text: str, max_tokens: int) -> np.ndarray:

@@ -9,10 +9,15 @@ import pytest
 
 from tests.mutants import MUTANTS
 from tests.mutants.__main__ import Copy
+from tests.mutants.machine import MACHINE
 from tests.mutants.mutant import ROOT, Mutant
 
+EVERY = {str(number): mutant for number, mutant in enumerate(MUTANTS, 1)} | {
+    f"machine {number}": mutant for number, mutant in enumerate(MACHINE, 1)
+}
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=range(1, len(MUTANTS) + 1))
+
+@pytest.mark.parametrize("mutant", EVERY.values(), ids=EVERY)
 def test_a_mutant_applies_and_its_test_is_there(mutant):
     mutant.applied_to((ROOT / mutant.file).read_text(encoding="utf-8"))
     name = mutant.test.partition("::")[2].partition("[")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "train-backbone": ("c", {"config": "c"}),
     "train": ("c", {"inputs": ("c",)}),
     "distil-static": ("b --out o", {"backbone": "b", "out": "o"}),
+    "drop-blocks": ("b --blocks 1 --out o", {"backbone": "b", "blocks": 1, "out": "o"}),
     "plan": ("c", {"config": "c"}),
     "retrain": ("c d", {"configs": ("c", "d")}),
     "evaluate": ("g", {"graft": "g"}),
@@ -50,6 +52,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "cache": ("stat", {"action": "stat"}),
     "check": ("f", {"inputs": ("f",)}),
     "prune": ("g --above 1 --flops 0.5 --out o", {"graft": "g", "above": 1, "flops": 0.5, "out": "o"}),
+    "route": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "machine": ("", {}),
     "precision": ("b", {"backbone": "b"}),
     "predict": ("g", {"graft": "g"}),
@@ -68,6 +71,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "registry rollback": ("t --reason x", {"task": "t", "reason": "x"}),
     "registry audit": ("", {}),
     "registry gc": ("", {}),
+    "registry precision": ("", {}),
     "registry export": ("--out f", {"out": "f"}),
     "registry import": ("f", {"file": "f"}),
     "registry upgrade": ("", {}),
@@ -386,3 +390,13 @@ def test_a_script_may_import_a_module_by_its_former_name(tmp_path):
     assert (config.name, config.corpus.tokens) == ("former", 64)
     assert type(config) is BackboneConfig
     assert not [name for name in ("trainers.policy", "trainers.backbone_config") if name in sys.modules]
+
+
+def test_the_console_script_gives_small_products_one_thread(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["topgraft", "--help"])
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    for expected in ("3", "1"):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            topgraft.run()
+        assert os.environ["OPENBLAS_NUM_THREADS"] == expected
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")

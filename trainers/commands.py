@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from backbone.console.options import argument, option
+from backbone.console.options import argument, option, required
 from backbone.console.verbs import InPrecision, IntoFolder, OfGraft, OnBackbone, Verb
 from backbone.errors import InputError
 from registry.budgets.place import UnderBudgets, budgets_for
@@ -14,7 +14,9 @@ from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
+from trainers.config.routing import Routing
 from trainers.retrain.outcome import Job, Options
+from trainers.scenarios.request import Load
 from trainers.search.commands import SEARCH_VERBS
 
 
@@ -74,13 +76,22 @@ class Precision(Overridden, Verb, verb="precision"):
     backbone: str = argument("backbone folder to measure, or minilm")
     choose: str = option("", "precision of the trunk from now on, or auto (default: only measure)")
     data: str | None = option(None, "config whose train rows tell what a precision loses (default: made-up rows)")
+    registry: str = option("", "URL of the registry whose whole fleet gets the choice (default: this machine alone)")
 
     def call(self) -> object:
         """Measures the precisions of a backbone on this machine, and records the one that its trunk has."""
         from trainers.precision import precision
 
+        if self.registry and not self.choose:
+            raise InputError("--registry: it records a choice; name one with --choose, or see `registry precision`")
         config = None if self.data is None else load_config(self.data, self.overrides)
+        fleet = Place(self.registry).open(create=True) if self.registry else None
         result = precision(self.backbone, choice=self.choose, config=config)
+        if fleet is not None:
+            from registry.precisions import choose_as_here
+            from registry.verbs import whoami
+
+            choose_as_here(fleet, result.weights_id, actor=whoami())
         return result if self.json else str(result)
 
 
@@ -95,6 +106,19 @@ class DistilStatic(IntoFolder, Verb, verb="distil-static"):
         from trainers.distil_static import distil_static
 
         return distil_static(self.backbone, self.out, width=self.width, files=self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropBlocks(IntoFolder, Verb, verb="drop-blocks"):
+    backbone: str = argument("backbone folder that reads text, or minilm")
+    blocks: int = required("number of blocks to drop", min=1)
+    texts: tuple[str, ...] = option((), "file of texts, one a line, that judge the blocks", name="text", repeat=True)
+
+    def call(self) -> object:
+        """Writes a trunk without the blocks that change states least; nothing is trained."""
+        from trainers.drop_blocks import drop_blocks
+
+        return drop_blocks(self.backbone, self.out, count=self.blocks, files=self.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +183,37 @@ class Evaluate(OfGraft, Overridden, OnBackbone, InPrecision, Verb, verb="evaluat
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile(Overridden, OnBackbone, InPrecision, Verb, verb="profile"):
+    graft: str = argument("graft folder; with --scenario also the URL of a server")
+    plot: str | None = option(None, "SVG file for a plot of the roofline")
+    load: Load = field(default_factory=Load)
+    place: Place = field(default_factory=Place)
+
+    def call(self) -> object:
+        """Measures what one prediction costs against this machine's roofline, or a load by the rules of MLPerf."""
+        if self.place != Place() and not self.load.record:
+            raise InputError("--registry, --store: nothing is recorded there; add --scenario and --record TASK:VERSION")
+        if self.load.scenario is None:
+            from trainers.profile import profile
+
+            if self.overrides:
+                raise InputError("--set: rows belong to a scenario: add --scenario")
+            return profile(self.graft, backbone=self.backbone, precision=self.precision, plot=self.plot)
+        from trainers.scenarios.measure import measure_scenario
+
+        if self.plot is not None:
+            raise InputError("--plot: a scenario has no roofline; leave it out")
+        return measure_scenario(
+            self.graft,
+            self.load,
+            overrides=self.overrides,
+            backbone=self.backbone,
+            precision=self.precision,
+            place=self.place,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check(Overridden, Verb, verb="check", former={"audit-labels": "check CONFIG --audit"}):
     inputs: tuple[str, ...] = argument(
         f"file of labelled rows; further ones are other splits; or {SCRIPT}", name="file"
@@ -215,11 +270,25 @@ class Prune(Pruning, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="pr
         return prune(self.graft, self.out, self, data=data, overrides=overrides, backbone=self.backbone)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Route(Routing, OnBackbone, IntoFolder, Overridden, Verb, verb="route"):
+    grafts: tuple[str, ...] = argument(
+        "graft folder of one trunk, two or more; NAME=FOLDER names the task otherwise than the graft does", name="graft"
+    )
+
+    def call(self) -> object:
+        """Makes a router that names the graft which answers an input, or none."""
+        from trainers.route import route
+
+        return route(self.grafts, self.out, self, overrides=self.overrides, backbone=self.backbone, show=self.show)
+
+
 VERBS: tuple[type[Verb], ...] = (
     TrainBackbone,
     Train,
     Precision,
     DistilStatic,
+    DropBlocks,
     Plan,
     Retrain,
     Evaluate,
@@ -227,5 +296,7 @@ VERBS: tuple[type[Verb], ...] = (
     Inspect,
     Cache,
     Prune,
+    Profile,
+    Route,
     *SEARCH_VERBS,
 )

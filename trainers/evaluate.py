@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -14,11 +13,10 @@ from adapters.graft import Graft, load_graft
 from adapters.machine import ready_to_compute
 from backbone.errors import InputError
 from backbone.meshes.mesh import Mesh
-from backbone.records import decode
 from backbone.storage import on_mesh
-from trainers.config import Data
 from trainers.config.load import override_part
 from trainers.data.examples import load_data
+from trainers.inputs import data_of
 from trainers.runs.logs import bar
 from trainers.runs.result import UNSEEN_SPLITS
 from trainers.scoring.metrics import gather
@@ -60,7 +58,7 @@ def evaluate(
     mesh = override_part(Mesh(), "mesh", of_mesh)
     graft = load_graft(path, backbone, precision=precision)
     graft = replace(graft, backbone=on_mesh(graft.backbone, mesh))
-    data = _data_of(graft, tuple(text for text in overrides if text not in of_mesh))
+    data = data_of(graft, tuple(text for text in overrides if text not in of_mesh))
     splits: tuple[str, ...] = ("dev", "test")
     left_out: tuple[str, ...] = ()
     if not files and data.dev == () and _fitted_to_dev(graft):
@@ -100,9 +98,3 @@ def _fitted_to_dev(graft: Graft) -> bool:
     """Returns whether the graft was fitted to its development rows, once they had been scored."""
     assert graft.manifest is not None
     return not graft.manifest.training.metrics.keys().isdisjoint(UNSEEN_SPLITS.values())
-
-
-def _data_of(graft: Graft, overrides: tuple[str, ...]) -> Data:
-    assert graft.manifest is not None
-    stored: Mapping[str, Any] = graft.manifest.training.config.get("data", {})
-    return override_part(decode(Data, dict(stored), "data"), "data", overrides)

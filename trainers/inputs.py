@@ -7,13 +7,15 @@ another refuses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from adapters.artefact.scope import min_rows as scope_rows
+from adapters.graft import Graft
 from adapters.model import GraftModel
 from adapters.specs import Probe, above, block_range
 from backbone.buckets import TokenRow
@@ -21,9 +23,11 @@ from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.home import resolve_backbone
 from backbone.meshes.rules import check_rules
+from backbone.records import decode
 from backbone.storage import Backbone, kept_backbone, on_mesh
 from backbone.trees import shapes
-from trainers.config import EarlyExits, OutOfScope, Plan, TrainConfig
+from trainers.config import Data, EarlyExits, OutOfScope, Plan, TrainConfig
+from trainers.config.load import override_part
 from trainers.data.batches import Examples, part_of
 from trainers.data.examples import TaskData, load_data
 from trainers.data.prepare import SPLITS
@@ -104,7 +108,7 @@ def prepare(
 
 def only_rows(config: TrainConfig) -> TrainConfig:
     """Returns the config without the parts that only a training needs; for callers that read rows and score them."""
-    plan = Plan(cache=config.plan.cache, cache_gib=config.plan.cache_gib)
+    plan = Plan(stages="all", cache=config.plan.cache, cache_gib=config.plan.cache_gib)
     return replace(config, plan=plan, out_of_scope=OutOfScope(), exits=EarlyExits())
 
 
@@ -180,3 +184,10 @@ def _place(row: TokenRow, seed: int) -> float:
     over draws can be seen over seeds.
     """
     return int.from_bytes(hashlib.sha256(b"exits %d " % seed + row_key(row)).digest()[:6], "big") / 2**48
+
+
+def data_of(graft: Graft, overrides: Sequence[str] = ()) -> Data:
+    """Returns the settings of the rows that a stored graft was trained on, with `data.x=y` in their place."""
+    assert graft.manifest is not None
+    stored: Mapping[str, Any] = graft.manifest.training.config.get("data", {})
+    return override_part(decode(Data, dict(stored), "data"), "data", tuple(overrides))

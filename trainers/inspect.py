@@ -23,6 +23,7 @@ from backbone.spec import EncoderSpec
 from backbone.storage import Preprocessing, read_record
 from backbone.trees import count, describe, flatten, shapes
 from trainers.config import TrainConfig
+from trainers.config.former import with_stages
 from trainers.config.load import load_as
 from trainers.pretraining.config import BackboneConfig, NewNetwork
 from trainers.pretraining.start import folder_of_start
@@ -66,7 +67,7 @@ def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = N
     spec = read_record(resolve_backbone(backbone or config.backbone)).spec
     known = config.head.column.known_names(config.data)
     labels = known or ("first", "second")
-    facts = {"config": encode(config), "labels": known or "decided by the data; two are assumed here"}
+    facts = {"config": encode(with_stages(config)), "labels": known or "decided by the data; two are assumed here"}
     described = _describe("config", path, facts, spec, config.methods, config.head, labels)
     model = GraftModel(Network(spec), config.methods, config.head, labels)
     trained = shapes(model.abstract())

@@ -5,7 +5,6 @@ The choice is written once, beside the backbones of the home. Training, retraini
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from adapters.machine import ready_to_compute
 from backbone.cache import VARIANT_FILE
 from backbone.home import boundaries_folder, resolve_backbone
 from backbone.precisions.precision import FLOAT32, precision_named
-from backbone.precisions.record import Choice, Measured, choice_of, record
+from backbone.precisions.record import CalibrationRows, Choice, Measured, choice_of, record
 from backbone.storage import Backbone, in_precision, load_backbone
+from backbone.texts import load_json
 from backbone.trees import count
 from trainers.config import TrainConfig
 from trainers.inputs import Inputs, only_rows, prepare
@@ -63,14 +63,15 @@ def precision(backbone: str, *, choice: str = "", config: TrainConfig | None = N
         inputs = prepare(
             only_rows(replace(config, backbone=backbone, precision=FLOAT32)), Run(Path()), splits=("train",)
         )
-        trunk, measured = inputs.backbone, measure(inputs.backbone, calibration_of(inputs))
+        trunk, rows = inputs.backbone, rows_of(inputs)
+        measured = measure(inputs.backbone, calibration_of(inputs))
     else:
-        trunk = load_backbone(resolve_backbone(backbone), precision=FLOAT32)
+        trunk, rows = load_backbone(resolve_backbone(backbone), precision=FLOAT32), None
         measured = measure(trunk)
     before = choice_of(trunk.base_id)
     if choice:
         tag, reason = choose(measured) if choice == "auto" else (choice, "chosen by hand")
-        after: Choice | None = record(trunk.base_id, tag, reason, measured)
+        after: Choice | None = record(trunk.base_id, tag, reason, measured, rows)
         if before is not None and before.precision != tag:
             log.warning("precision: grafts in %s are on another trunk now; train them again", before.precision)
     else:
@@ -96,7 +97,7 @@ def settle(inputs: Inputs) -> Backbone:
     bucket = int(calibration.rows.buckets.max(initial=trunk.lengths[0]))
     measured = measure(trunk, calibration, shapes=((32, min(bucket, 32)),), for_speed=True)
     tag, reason = choose(measured)
-    record(trunk.base_id, tag, reason, measured)
+    record(trunk.base_id, tag, reason, measured, rows_of(inputs))
     log.info("precision: %s: %s; `topgraft precision %s` shows and changes it", tag, reason, inputs.config.backbone)
     return trunk if tag == FLOAT32 else in_precision(trunk, tag)
 
@@ -106,11 +107,16 @@ def calibration_of(inputs: Inputs) -> Calibration:
     return Calibration(inputs.probe(), spread(inputs.train), inputs.config.metric)
 
 
+def rows_of(inputs: Inputs) -> CalibrationRows:
+    """Returns what tells the calibration rows from others."""
+    return CalibrationRows(inputs.config.name, len(spread(inputs.train)), inputs.data.fingerprint["train"])
+
+
 def _is_used(base_id: str) -> bool:
     """Returns whether states of these weights in float32 are kept on this machine: somebody has trained on them."""
     for file in boundaries_folder().glob(f"*/{VARIANT_FILE}"):
         try:
-            if json.loads(file.read_text(encoding="utf-8")).get("weights_id") == base_id:
+            if load_json(file.read_text(encoding="utf-8")).get("weights_id") == base_id:
                 return True
         except (OSError, ValueError):
             continue

@@ -28,7 +28,7 @@ from backbone.records import digest, encode
 from backbone.trees import count
 from metering.window import cpu_seconds, platform, wall_seconds
 from trainers.config import TrainConfig
-from trainers.config.former import former_values
+from trainers.config.former import as_begun, former_values
 from trainers.config.load import versions
 from trainers.config.own import own_identity
 from trainers.data.examples import TaskData
@@ -48,7 +48,7 @@ from trainers.runs.reading import ReadReport
 from trainers.runs.result import UNSEEN_SPLITS, Estimate, TrainResult
 from trainers.runs.run import Run
 from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
-from trainers.runs.workdir import RESULT, claimed, stored_result
+from trainers.runs.workdir import RESULT, claimed, stored_config, stored_result
 from trainers.scoring.examine import Examined, examine
 from trainers.scoring.intervals import estimate
 from trainers.scoring.metrics import gather
@@ -78,6 +78,7 @@ def train(
     judge on them. Same config, data, backbone and machine: same parameters, killed or not. With `propose` a large
     backbone that nothing rests on gets the precision that this machine speeds up.
     """
+    config = as_begun(config, stored_config(workdir) if resume else {})
     with claimed(workdir, encode(config), resume, free=FREE, kind=TrainConfig) as stored:
         if stored is not None:
             return stored_result(TrainResult, workdir, stored)
@@ -92,7 +93,7 @@ def train(
         introduce(inputs)
         if parent is not None and start is not None and start.head_only:
             model = parent.model(inputs.backbone, inputs.config, inputs.data.labels)
-            chosen = inputs.config.climbs and probe_of(model) is not None
+            chosen = start.from_climb and probe_of(model) is not None
             fitted = refitted(inputs, run, model) if chosen else ways.new_head(inputs, run, parent)
         elif parent is not None:
             fitted = ways.steps(inputs, run, parent)

@@ -19,6 +19,7 @@ from adapters.specs import Head
 from adapters.suffix import SuffixBlock
 from backbone.errors import InputError
 from backbone.records import canonical_json, decode, digest, encode, newer
+from backbone.texts import load_json
 from backbone.variants.registered import UnknownVariant, VariantsError
 from metering.cost import CostRecord
 
@@ -131,7 +132,7 @@ def read_manifest(path: Path) -> Manifest:
             raise InputError(f"{path}: a work folder; its graft is {path / 'graft'}") from None
         raise InputError(f"{path}: not a graft (no readable {MANIFEST}): {error}") from error
     try:
-        values = json.loads(content.decode())
+        values = load_json(content.decode())
     except ValueError as error:
         raise InputError(f"{file}: damaged: {error}; restore the graft or train it again") from error
     if isinstance(values, dict) and values.get("schema") != SCHEMA and isinstance(values.get("schema"), int):

@@ -99,7 +99,8 @@ def _head(source: Path, read: Published, problem: Problem | None) -> tuple[Head,
     Raises InputError unless its classifier is a single dense layer on what a head of ours reads.
     """
     config = source / "config.json"
-    architecture = str((read.config.get("architectures") or [""])[0])
+    named = read.config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
     tokens = architecture.endswith("ForTokenClassification")
     if not tokens and not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
         raise InputError(

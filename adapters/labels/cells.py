@@ -10,7 +10,6 @@ other scripts, or a number too large for float64 (`1e400`).
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from backbone.errors import InputError
+from backbone.texts import load_json
 
 # white space (`\s` is all of Unicode's), and characters without width: zero-width space, joiners and marks of
 # direction, word joiner, byte order mark
@@ -107,7 +107,7 @@ def listed(text: str, column: str, where: str) -> list[Any] | Mapping[Any, Any] 
         return None
     value: Any = None
     try:
-        value = json.loads(text, object_pairs_hook=lambda pairs: _dictionary(pairs, text, column, where))
+        value = load_json(text, object_pairs_hook=lambda pairs: _dictionary(pairs, text, column, where))
     except ValueError:
         if text[0] == "{" and ":" in text:
             value = _python_dictionary(text, column, where)

@@ -32,6 +32,11 @@ def require_blocks(blocks: str) -> None:
         raise _no_slice(blocks)
 
 
+def reaches_top(blocks: str) -> bool:
+    """Returns whether a slice has no end, so that it selects the top block of every backbone."""
+    return not blocks or blocks.endswith(":")
+
+
 def _no_slice(blocks: str) -> InputError:
     return InputError(f"blocks: {blocks!r} is not a slice such as '4:', ':2', '-2:' or '' (all)")
 

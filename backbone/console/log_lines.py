@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+REPEATS = 60.0  # seconds in which a warning is not said again in the same words
 BAR = "    | "  # begins every line of a traceback
 
 # controls of ASCII and Latin-1, line and paragraph separators, marks that reorder text, and halves of surrogate pairs
@@ -61,6 +63,31 @@ class LogLines(logging.Formatter):
     def formatStack(self, stack_info: str) -> str:
         """Returns a stack, each line behind a bar."""
         return _barred(stack_info)
+
+
+class Repeats(logging.Filter):
+    """A filter that drops a warning if the same words came less than `REPEATS` seconds ago; errors always pass."""
+
+    MAX_TEXTS = 1000  # beyond it, what was said is forgotten
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._said: dict[tuple[str, str], float] = {}  # time of a warning, seconds, by logger and text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether a record is news."""
+        if record.levelno != logging.WARNING:
+            return True
+        key = (record.name, record.getMessage())
+        with self._lock:
+            before = self._said.get(key)
+            if before is not None and 0 <= record.created - before < REPEATS:
+                return False
+            if len(self._said) >= self.MAX_TEXTS:
+                self._said.clear()
+            self._said[key] = record.created
+        return True
 
 
 def _barred(text: str) -> str:

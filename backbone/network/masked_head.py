@@ -26,6 +26,7 @@ from backbone.files import write_durable
 from backbone.network.activations import ACTIVATIONS
 from backbone.network.encoder import INIT_STD
 from backbone.spec import EncoderSpec
+from backbone.texts import load_json
 from backbone.trees import Params, flatten, require_same_structure, unflatten
 
 Array = jax.Array
@@ -112,7 +113,7 @@ def _read_head(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns the tensors and the metadata of a file. Raises InputError if it is missing or damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[ABOUT])
+            about = load_json((file.metadata() or {})[ABOUT])
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a run of train-backbone keeps its head there") from None

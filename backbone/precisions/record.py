@@ -7,14 +7,15 @@ all of them use one trunk. Importing this module imports no jax.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.home import home
 from backbone.precisions.precision import FLOAT32, precision_named
-from backbone.records import decode, encode
+from backbone.records import decode, encode, newer
+from backbone.texts import load_json
 
 SCHEMA = 1
 
@@ -33,6 +34,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class CalibrationRows:
+    """The rows on which precisions were compared."""
+
+    config: str  # name of the config whose train rows they are
+    rows: int  # number of rows
+    fingerprint: str  # fingerprint of the train rows from which they were taken
+
+
+@dataclass(frozen=True)
 class Choice:
     """The precision of a trunk, and the reason for it."""
 
@@ -41,6 +51,8 @@ class Choice:
     precision: str
     reason: str  # who chose it, in words
     measured: tuple[Measured, ...] = ()  # figures that the choice rests on
+    calibration: CalibrationRows | None = field(default=None, metadata=newer())  # rows of the scores among them
+    registry: str = field(default="", metadata=newer())  # id of the registry that it was taken from; "" = made here
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -57,7 +69,7 @@ def choice_of(base_id: str) -> Choice | None:
     """Reads the choice for a backbone; None where nothing was chosen. Raises InputError for a damaged record."""
     file = record_file(base_id)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
@@ -74,9 +86,16 @@ def recorded(base_id: str) -> str:
     return FLOAT32 if choice is None else choice.precision
 
 
-def record(base_id: str, precision: str, reason: str, measured: tuple[Measured, ...] = ()) -> Choice:
+def record(
+    base_id: str,
+    precision: str,
+    reason: str,
+    measured: tuple[Measured, ...] = (),
+    calibration: CalibrationRows | None = None,
+    registry: str = "",
+) -> Choice:
     """Writes the choice for a backbone, in place of a former one, and returns it."""
-    choice = Choice(SCHEMA, base_id, precision, reason, measured)
+    choice = Choice(SCHEMA, base_id, precision, reason, measured, calibration, registry)
     file = record_file(base_id)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_durable(file, json.dumps(encode(choice), indent=1).encode())

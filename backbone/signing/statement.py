@@ -15,6 +15,7 @@ from typing import Any
 
 from backbone.errors import InputError, shown
 from backbone.files import sha256_file
+from backbone.texts import load_json
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
@@ -120,8 +121,8 @@ def strict_json(text: bytes) -> Any:
         return values
 
     try:
-        values = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        values = load_json(text.decode(), object_pairs_hook=unique)
+    except ValueError as error:
         raise InputError(f"no JSON: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"no JSON object: {shown(values)}")

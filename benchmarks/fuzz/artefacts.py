@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -42,6 +43,18 @@ UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, OverflowError, A
 def sha256(content: bytes) -> str:
     """Returns the hexadecimal sha256 of bytes."""
     return hashlib.sha256(content).hexdigest()
+
+
+class Computing(Reader):
+    """A reader that runs another network for most inputs. One input in `COMPILED` is compiled.
+
+    The others run operation by operation: a program of their own would take longer to compile than all the rest.
+    """
+
+    COMPILED: ClassVar[int] = 100
+
+    def way(self, number: int) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if number % self.COMPILED == 0 else jax.disable_jit()
 
 
 class GraftFiles(Reader):
@@ -109,7 +122,7 @@ class GraftFiles(Reader):
         encode(graft.manifest)
 
 
-class GraftManifest(GraftFiles):
+class GraftManifest(Computing, GraftFiles):
     """The manifest of a graft."""
 
     part = MANIFEST
@@ -220,7 +233,7 @@ class CacheFolder(Reader):
         self._changed = None
 
 
-class PeftFolder(Reader):
+class PeftFolder(Computing):
     """An adapter that PEFT may have written."""
 
     def begin(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from abc import ABC, abstractmethod
@@ -65,9 +66,14 @@ class Reader(ABC):
     def once(self, number: int) -> str:
         """Reads input `number`: "refused", or "read". Another error is a fault."""
         self.restore()
-        self.forge(random.Random(number))
-        try:
-            self.read()
-        except REFUSED:
-            return "refused"
+        with self.way(number):
+            self.forge(random.Random(number))
+            try:
+                self.read()
+            except REFUSED:
+                return "refused"
         return "read"
+
+    def way(self, number: int) -> contextlib.AbstractContextManager[object]:
+        """Returns what surrounds the reading of an input."""
+        return contextlib.nullcontext()

@@ -1,9 +1,9 @@
 """Reads a range of inputs of one reader in a process of its own, and says what became of them.
 
-    python -m benchmarks.fuzz.worker READER FOLDER START STOP
+    python -m benchmarks.fuzz.worker READER FOLDER START STOP [SECONDS]
 
-The number of the input under way stands in `FOLDER/number`, so that somebody else sees which one hangs. Lines of JSON
-on stdout are faults; the last one holds the counts.
+It ends at the input STOP, or after SECONDS. The number of the input under way stands in `FOLDER/number`, so that
+somebody else sees which one hangs. Lines of JSON on stdout are faults; the last one holds the counts.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def once(reader: Reader, number: int) -> tuple[str, dict[str, Any] | None]:
     return result, line
 
 
-def main(name: str, folder: str, start: str, stop: str) -> None:
+def main(name: str, folder: str, start: str, stop: str, seconds: str = "inf") -> None:
     logging.disable(logging.CRITICAL)
     place = Path(folder)
     reader = readers()[name](place / "reader")
@@ -87,12 +87,15 @@ def main(name: str, folder: str, start: str, stop: str) -> None:
         under_way = mmap.mmap(file.fileno(), 8)
         reader.once(int(start))  # whatever is compiled or imported once is no input's
         bounded()
+        ends = time.monotonic() + float(seconds)
         for number in range(int(start), int(stop)):
             under_way[:] = struct.pack("q", number)
             result, line = once(reader, number)
             counts[result] += 1
             if line is not None:
                 print(json.dumps(line), flush=True)
+            if time.monotonic() > ends:
+                break
     print(json.dumps({"counts": counts}), flush=True)
 
 

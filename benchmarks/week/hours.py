@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import topgraft
+from backbone.storage import Backbone, load_backbone
 from benchmarks.week import plan
 from benchmarks.week.clock import HOUR, Clock
 from benchmarks.week.events import EVENTS, Event
@@ -38,6 +40,7 @@ class Week:
         self.service = Service(folder, self.tasks.where, self.tasks.environment)
         self._planned, self._events = plan.changes(hours), plan.events(hours)
         self._snapshots = plan.snapshots(hours)
+        self._loaded: dict[Path, Backbone] = {}
         self._file = folder / "week.json"
         self.record: dict[str, Any] = (
             json.loads(self._file.read_text())
@@ -102,7 +105,7 @@ class Week:
 
     def next(self) -> dict[str, Any]:
         """Lives through an hour, and returns its line of the log."""
-        hour, started = self.hour, time.monotonic()
+        hour, started, spent = self.hour, time.monotonic(), self._cpu_seconds()
         self.clock.reach(self.record["start"] + hour * HOUR)
         if hour in self._snapshots:
             self.database.keep_replica()
@@ -141,10 +144,18 @@ class Week:
             "not_answered": dict(answered.messages),
             "violations": [f"hour {hour} ({event.name or 'quiet'}): {text}" for text in violations],
             "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": {who: round(now - spent[who], 1) for who, now in self._cpu_seconds().items()},
         }
         self.record["hours"].append(line)
         self.save()
         return line
+
+    def _cpu_seconds(self) -> dict[str, float]:
+        """Returns the CPU seconds so far: of this process, of servers, and of the other processes that ended."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        servers = self.service.cpu_seconds
+        ended = children.ru_utime + children.ru_stime - self.service.spent
+        return {"clients and checks": time.process_time(), "servers": servers, "runs": ended}
 
     def _proposals(self, hour: int, planned: Mapping[str, Planned]) -> dict[str, Any]:
         """Writes the rows of each task, and returns them."""
@@ -229,12 +240,18 @@ class Week:
         for task, live in after.items():
             if live.content_id in known or live.content_id not in self.load.answers:
                 continue
-            graft = topgraft.load(self.tasks.store / live.content_id.removeprefix("sha256:"), self.trunk)
+            graft = topgraft.load(self.tasks.store / live.content_id.removeprefix("sha256:"), self._loaded_trunk())
             alone = [dict(answer.probabilities) for answer in graft.predict(list(TEXTS))]
             if not alike(alone, self.load.answers[live.content_id]):
                 violations.append(f"{task}: version {live.version} answers otherwise when it is loaded alone")
             known.append(live.content_id)
         return violations
+
+    def _loaded_trunk(self) -> Backbone:
+        """Returns the trunk of the configs, loaded once."""
+        if self.trunk not in self._loaded:
+            self._loaded[self.trunk] = load_backbone(self.trunk)
+        return self._loaded[self.trunk]
 
     def _collected(self) -> list[str]:
         status, said = self.tasks.verb("registry", "gc", "--keep", KEEP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -20,6 +21,15 @@ START_SECONDS = 300.0  # until a server is ready
 POLL_SECONDS = 0.5
 
 
+def cpu_seconds_of(process: subprocess.Popen[bytes]) -> float:
+    """Returns the CPU seconds of a process that lives; 0 where the system does not say, or it is dead."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system
+
+
 class Service:
     """One server process after the other."""
 
@@ -27,12 +37,19 @@ class Service:
         self._log, self._words, self._environment = folder / "serve.log", list(words), dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ("127.0.0.1", 0)
+        self.spent = 0.0  # CPU seconds of servers that ended
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Returns the CPU seconds of all servers so far."""
+        return self.spent + (cpu_seconds_of(self._process) if self._process is not None else 0.0)
 
     def replace(self, backbone: Path, on_ready: Callable[[tuple[str, int]], None]) -> None:
         """Starts a server; once it is ready, calls `on_ready` and ends the former one, which has to end with 0."""
         former = self._process
-        self._process, self.url = self._started(backbone)
+        process, self.url = self._started(backbone)
         on_ready(self.url)
+        self.spent, self._process = self.cpu_seconds, process
         if former is not None and former.poll() is None:
             former.send_signal(signal.SIGTERM)
             if status := former.wait(120):
@@ -41,8 +58,10 @@ class Service:
     def kill(self) -> None:
         """Kills the server at once."""
         if self._process is not None:
+            self.spent = self.cpu_seconds
             self._process.kill()
             self._process.wait()
+            self._process = None
 
     def _started(self, backbone: Path) -> tuple[subprocess.Popen[bytes], tuple[str, int]]:
         command = [sys.executable, "-m", "topgraft", "serve", "--backbone", str(backbone), "--port", "0"]

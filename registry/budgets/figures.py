@@ -13,7 +13,7 @@ from typing import Any
 
 from adapters.artefact.manifest import Manifest, stored_cost
 from metering.cost import add_costs
-from registry.budgets.limits import FLOORS
+from registry.budgets.limits import FLOORS, LOAD_PERCENTILES, LOADS, measured_latency
 from registry.entries import Measurement, Version
 
 MEASURED = {  # limits by the names of measurements (`Registry.measure`)
@@ -21,9 +21,7 @@ MEASURED = {  # limits by the names of measurements (`Registry.measure`)
     "retraining, joules": "max_joules",
     "latency, ms": "max_latency_ms",
     "memory, MB": "max_memory_mb",
-    "single_stream p50, ms": "single_stream.max_p50_ms",
-    "single_stream p95, ms": "single_stream.max_p95_ms",
-    "single_stream p99, ms": "single_stream.max_p99_ms",
+    **{measured_latency(load, q): f"{load}.max_p{q}_ms" for load in LOADS for q in LOAD_PERCENTILES},
 }
 BY_GATE = ("max_latency_ms", "max_memory_mb", *(f"single_stream.max_p{q}_ms" for q in (50, 95, 99)))
 NAME_OF_CHECK = re.compile(r"(?:^target\.|:\d+ )([\w.]+)(?:,|$)")  # of a check on a limit (`trainers.retrain.gate`)

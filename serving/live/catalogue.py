@@ -22,7 +22,7 @@ from registry.budgets.figures import figures_of
 from registry.budgets.judge import judged
 from registry.budgets.signers import Unsigned
 from registry.database import Registry
-from registry.entries import LogPosition, NoRegistry, Unavailable, require_task
+from registry.entries import LogPosition, NoRegistry, Unavailable, iso_time, require_task
 from registry.store import Store
 from serving.live.readers import Readers
 from serving.live.standing import KEPT, FollowState, History
@@ -140,7 +140,7 @@ class RegistryCatalogue:
             record = self._registry.version(task, int(version))
         except NoRegistry as error:  # it was there at the start: a version is no wrong one for that
             raise Unavailable(str(error)) from error
-        origin = {"parent": record.parent, "created_at": record.created_at, "metrics": record.metrics}
+        origin = {"parent": record.parent, "created_at": iso_time(record.created_at), "metrics": record.metrics}
         return Entry(task, str(record.number), record.content_id, lineage={**origin, **record.lineage})
 
     def path(self, entry: Entry) -> Path:

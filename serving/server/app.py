@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -24,9 +25,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from adapters.artefact.router import Choice
 from backbone.errors import InputError, shown
 from serving.answers import Answer, NotFinite, Pending, score_rows
-from serving.batching import Closed, DeadlineExceeded, Overloaded
+from serving.batching import Closed, DeadlineExceeded, Overloaded, Queued
 from serving.controller import Controller, Reading
 from serving.live.follow import Follower
 from serving.live.readers import Readers
@@ -40,6 +42,8 @@ from serving.server.json_response import JSON
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
 from serving.server.reading import Question, UnsupportedMedia
+from serving.server.usage import UsageLog
+from serving.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +78,16 @@ class Server:
         controller: Controller | None = None,
         endpoints: Sequence[Endpoint] | None = None,
         stall_seconds: float = STALL_SECONDS,
+        table: Table | None = None,
     ):
         """Takes the endpoints of every protocol by default; raises InputError if a user's file of them fails.
 
-        After `stall_seconds` in one batch the device thread counts as stuck.
+        After `stall_seconds` in one batch the device thread counts as stuck. The controller chooses by the `table`.
         """
         self.runtime, self.follower, self.limits, self.tokens = runtime, follower, limits, tokens
-        self.controller = controller
+        self.controller, self.table = controller, table
         self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics, controller)
+        self.usage: UsageLog | None = None  # notes what answers take
         self.ready = False  # set once programs are compiled and the first grafts are in their slots
         self.stall_seconds = stall_seconds
         self._revival = Revival(runtime)
@@ -130,6 +136,8 @@ class Server:
         while True:
             try:
                 self.control(self.metrics.sample())
+                if self.usage is not None:
+                    self.usage.step()
                 self._revival.step()
             except Exception:  # a counter of the system that fails once must not end the control
                 log.exception("a reading failed; the submodel stays %s", self.runtime.submodel)
@@ -138,8 +146,12 @@ class Server:
     def control(self, reading: Reading) -> None:
         """Lets the controller, if there is one, choose the submodel by a reading."""
         if self.controller is not None:
+            if self.table is not None:
+                self.runtime.standins = self.table.standins()
+                self.controller.take(self.table.levels() if self.controller.chooses else ())
             self.controller.update(reading)
-            self.runtime.submodel = self.controller.submodel
+            level = self.controller.level
+            self.runtime.submodels, self.runtime.submodel = level.submodels, level.everywhere
 
     # Steps of handlers
 
@@ -244,10 +256,42 @@ class Server:
         Raises Refused, Gone, DeadlineExceeded, and what `Runtime.submit` and the rows raise.
         """
         rows = [(served, text) for served in versions for text in question.texts]
+        answered = await self.answers_of_rows(request, rows, question.seconds)
+        count, results = len(question.texts), []
+        for first in range(0, len(answered), count):
+            graft = answered[first][0].graft
+            assert graft is not None
+            results.append(TaskAnswers(graft, tuple(answer for _, answer in answered[first : first + count])))
+        return results
+
+    async def choices(self, request: Request, question: Question) -> tuple[list[Choice], list[Queued]]:
+        """Returns the router's choice for every text, and the rows of its pass.
+
+        Raises UnknownTask without a router, and what `answers` raises.
+        """
+        if (router := self.runtime.router) is None:
+            raise UnknownTask("this server has no router; start it with --router")
         start = time.monotonic()
-        pending = await run_in_threadpool(self.runtime.submit, rows, timeout=question.seconds)
+        rows = await run_in_threadpool(self.runtime.submit_routing, question.texts, timeout=question.seconds)
         try:
-            await self._finished(request, pending, question.seconds - (time.monotonic() - start))
+            await self._finished(request, rows, question.seconds - (time.monotonic() - start))
+        finally:
+            for row in rows:
+                row.future.cancel()
+        return router.choices(np.stack([row.future.result() for row in rows])), rows
+
+    async def answers_of_rows(
+        self,
+        request: Request,
+        rows: Sequence[tuple[Served, str]],
+        seconds: float,
+        routed: Sequence[Queued] = (),
+    ) -> list[tuple[Pending, Answer]]:
+        """Submits rows, and returns each with its answer; raises what `answers` raises."""
+        start = time.monotonic()
+        pending = await run_in_threadpool(self.runtime.submit, rows, timeout=seconds, routed=routed)
+        try:
+            await self._finished(request, pending, seconds - (time.monotonic() - start))
         finally:
             for row in pending:
                 row.future.cancel()
@@ -256,16 +300,12 @@ class Server:
         else:
             answers = _answers(pending)
         self.metrics.observe(pending, answers)
-        count, results = len(question.texts), []
-        for first in range(0, len(answers), count):
-            graft = pending[first].graft
-            assert graft is not None
-            results.append(TaskAnswers(graft, tuple(answers[first : first + count])))
-        return results
+        return list(zip(pending, answers, strict=True))
 
-    async def _finished(self, request: Request, pending: Sequence[Pending], seconds: float) -> None:
+    async def _finished(self, request: Request, queued: Sequence[Pending | Queued], seconds: float) -> None:
         """Returns once every row has its result; raises Refused, Gone, DeadlineExceeded or what a row raised."""
-        rows = asyncio.gather(*(asyncio.wrap_future(row.future) for row in pending))
+        rows = asyncio.gather(*(asyncio.wrap_future(row.future) for row in queued))
+        pending = [row for row in queued if isinstance(row, Pending)]
         gone = asyncio.create_task(_disconnected(request))
         try:
             either: set[asyncio.Future[Any]] = {rows, gone}

@@ -16,7 +16,8 @@ from adapters.specs import Lora
 from backbone.records import decode
 from backbone.storage import Backbone
 from backbone.texts import parse_json, read_text
-from serving.bank import Envelope, Group
+from serving.bank import Envelope, Group, lowest_block
+from serving.exiting import on_the_way
 from serving.live.catalogue import MANIFEST_SECONDS, Catalogue, Entry
 from serving.live.readers import Readers, Unanswered
 from serving.server.settings import Settings
@@ -98,5 +99,5 @@ def _add(live: Live, entry: Entry, settings: Settings, backbone: Backbone, catal
     live.models.append(model)
     if scope:
         live.scopes.add(scope.boundary)
-    elif early and "exits" in settings.submodels:  # a graft with a score is answered in full
+    if early and "exits" in settings.submodels and on_the_way(scope, early, lowest_block(model)):
         live.exits.update(early.boundaries)

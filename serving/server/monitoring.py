@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from serving.live.follow import Follower
 from serving.live.readiness import readiness
 from serving.live.standing import WORDS
 from serving.runtime import Runtime
+from serving.work import KINDS, Totals, Work
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 HISTORY = 600  # points kept for the page
@@ -46,6 +47,9 @@ class Point:
     cpu_seconds_per_request: float | None
     joules_per_request: float | None
     queue: int  # rows that wait
+    watts_answers: float | None  # power of batches, W
+    watts_loads: float | None  # power of loads of grafts, W
+    watts_idle: float | None  # power of the rest, W
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Stats:
     joules_source: str
     submodel: str  # submodel in use
     submodels: dict[str, int]  # rows by the submodel that answered
+    given_up: dict[str, float]  # rows that cheaper submodels answered worse than in full, as certified, by task
     switches: tuple[Switch, ...]
     in_progress: int  # requests received and not answered
     queue: int  # rows that wait
@@ -126,6 +131,7 @@ class Metrics:
         self._history: deque[Point] = deque(maxlen=HISTORY)
         self._last = _Totals(time.monotonic())
         self._busy = Busy(self._last.time)
+        self.work = Work(self._totals(0.0), counted=counter is not None)
 
     def label(self, task: str | None) -> str:
         """Returns the task as a label value: `other` unless it is served and within the limit."""
@@ -200,6 +206,12 @@ class Metrics:
             return Joules("measured_counter", self._counter.read() - self._joules, source=self._counter.name)
         return modelled(self.cpu(), on_accelerator())
 
+    def _totals(self, joules: float | None) -> Totals:
+        """Returns what the server has done until now."""
+        runtime = self._runtime
+        busy, loading = runtime.counts.device_seconds, runtime.residency.read_seconds
+        return Totals(time.monotonic(), busy, loading, self.cpu(), joules, dict(runtime.rows_of))
+
     def collect(self) -> Iterator[Metric]:
         """Yields the state of the runtime at this moment (prometheus_client's collector protocol)."""
         runtime, counts = self._runtime, self._runtime.counts
@@ -229,8 +241,10 @@ class Metrics:
             yield CounterMetricFamily(f"topgraft_{name}", text, value=value)
         answered: dict[str, float] = dict(runtime.answered_by)
         yield labelled(CounterMetricFamily, "answers", "Rows by the submodel that answered", "submodel", answered)
-        in_use: dict[str, float] = {name: float(name == runtime.submodel) for name in SUBMODELS}
-        yield labelled(GaugeMetricFamily, "submodel", "1 for the submodel in use", "submodel", in_use)
+        entries = runtime.entries
+        tasks = [runtime.submodel_of(task) for task in entries] or [runtime.submodel]
+        in_use: dict[str, float] = {name: tasks.count(name) / len(tasks) for name in SUBMODELS}
+        yield labelled(GaugeMetricFamily, "submodel", "Share of the tasks that use the submodel", "submodel", in_use)
         switches = self._controller.count if self._controller else 0
         yield CounterMetricFamily("topgraft_submodel_switches", "Changes of the submodel in use", value=switches)
         residency, banks = runtime.residency, runtime.banks
@@ -244,12 +258,14 @@ class Metrics:
         yield labelled(CounterMetricFamily, "loads", "Grafts loaded", "cause", dict(residency.loads))
         yield labelled(CounterMetricFamily, "evictions", "Grafts evicted", "cause", dict(residency.evictions))
         yield gauge("longest_write_seconds", "Longest stall of the device thread by a load", residency.longest_write)
-        entries = runtime.entries
         if len(entries) <= self._max_tasks:  # else those that are asked for have label values
             for task in entries:
                 self.label(task)
         generations = {task: float(entries[task].generation) for task in sorted(self._named & entries.keys())}
         yield labelled(GaugeMetricFamily, "generation", "Promotions behind the served version", "task", generations)
+        given_up = {task: rows for task, rows in runtime.given_up.copy().items() if task in self._named}
+        text = "Rows that cheaper submodels answered worse than in full, as certified"
+        yield labelled(CounterMetricFamily, "given_up_rows", text, "task", given_up)
         state = readiness(self._runtime, self._follower)
         refused = len(self._follower.refused) + len(state.unable.keys() - self._follower.refused.keys())
         yield gauge("refused_versions", "Live versions that were refused, or do not load", refused)
@@ -263,6 +279,7 @@ class Metrics:
         words: dict[str, float] = {word: float(word == state.following) for word in WORDS}
         yield labelled(GaugeMetricFamily, "catalogue_state", "1 for the state of the catalogue", "state", words)
         yield from self._drifts()
+        yield from self._spent()
         if self._answers:
             quality = {"measured_counter": self.cpu() / self._answers}
             yield labelled(GaugeMetricFamily, "cpu_seconds_per_request", "Mean since the start", "quality", quality)
@@ -270,6 +287,28 @@ class Metrics:
         if self._answers and joules.value is not None:
             each: dict[str, float] = {joules.quality: joules.value / self._answers}
             yield labelled(GaugeMetricFamily, "joules_per_request", "Mean since the start", "quality", each)
+
+    def _spent(self) -> Iterator[Metric]:
+        """Yields energy and CPU time by kind of work and by task, until the last sample; rates of them are power."""
+        work, quality = self.work, self.joules().quality
+        cpu = CounterMetricFamily("topgraft_work_cpu_seconds", "CPU time by kind of work", labels=["kind"])
+        joules = CounterMetricFamily("topgraft_work_joules", "Energy by kind of work", labels=["kind", "quality"])
+        for kind in KINDS:
+            cpu.add_metric([kind], work.cpu[kind])
+            joules.add_metric([kind, quality], work.joules[kind])
+        task_rows = CounterMetricFamily("topgraft_task_rows", "Rows answered", labels=["task"])
+        task_cpu = CounterMetricFamily("topgraft_task_cpu_seconds", "CPU time of answers", labels=["task"])
+        task_joules = CounterMetricFamily("topgraft_task_joules", "Energy of answers", labels=["task", "quality"])
+        named: defaultdict[str, list[str]] = defaultdict(list)
+        for task in list(work.task_rows):
+            named[task if task in self._named else OTHER].append(task)
+        for label, tasks in named.items():
+            task_rows.add_metric([label], sum(work.task_rows[task] for task in tasks))
+            task_cpu.add_metric([label], sum(work.task_cpu[task] for task in tasks))
+            task_joules.add_metric([label, quality], sum(work.task_joules[task] for task in tasks))
+        yield from (cpu, task_rows, task_cpu)
+        if quality != "unavailable":
+            yield from (joules, task_joules)
 
     def _drifts(self) -> Iterator[Metric]:
         """Yields effect sizes and shares out of scope, of tasks with a label value of their own."""
@@ -298,11 +337,17 @@ class Metrics:
         now = _Totals(time.monotonic(), self._answers, self._timed, self.cpu(), joules or 0.0)
         self._last = now
         self._busy.add(now.time, self._runtime.counts.device_seconds)
+        before = dict(self.work.joules)
+        self.work.add(self._totals(joules))
         seconds = max(now.time - last.time, 1e-9)
         new, waited = now.answers - last.answers, now.timed - last.timed
         recent = list(self._recent)[-min(waited, RECENT) :] if waited else []
         p50, p95 = (float(np.percentile(recent, q)) if recent else None for q in (50, 95))
         energy = None if joules is None else joules - last.joules
+        watts = {
+            kind: None if joules is None else round((spent - before[kind]) / seconds, 2)
+            for kind, spent in self.work.joules.items()
+        }
         self._history.append(
             Point(
                 at=round(time.time(), 1),
@@ -312,6 +357,9 @@ class Metrics:
                 cpu_seconds_per_request=round((now.cpu - last.cpu) / new, 5) if new else None,
                 joules_per_request=None if energy is None or not new else round(energy / new, 4),
                 queue=self._runtime.waiting,
+                watts_answers=watts["answers"],
+                watts_loads=watts["loads"],
+                watts_idle=watts["idle"],
             )
         )
         # without a response either nobody waits, or those who do have no answer yet
@@ -332,8 +380,9 @@ class Metrics:
             batch_fill=round(counts.rows / counts.padded_rows, 3) if counts.padded_rows else None,
             joules_quality=joules.quality,
             joules_source=joules.source,
-            submodel=self._runtime.submodel,
+            submodel=self._controller.submodel if self._controller else self._runtime.submodel,
             submodels=dict(self._runtime.answered_by),
+            given_up={task: round(rows, 3) for task, rows in self._runtime.given_up.copy().items()},
             switches=tuple(self._controller.switches) if self._controller else (),
             in_progress=self.in_progress,
             queue=self._runtime.waiting,

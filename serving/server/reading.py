@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbone.errors import InputError, nearest, shown
+from backbone.texts import load_json
 from serving.server.limits import Limits
 
 
@@ -55,8 +56,8 @@ def json_object(body: bytes) -> dict[str, Any]:
     """Parses a JSON object of Unicode text; raises InputError."""
     try:
         text = body.decode(json.detect_encoding(body))
-        content = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        content = load_json(text, parse_constant=_refuse_constant)
+    except ValueError as error:
         raise InputError(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputError("the body must be a JSON object")
@@ -125,12 +126,13 @@ def seconds(timeout_ms: Any, limits: Limits) -> float:
     if timeout_ms is None:
         return limits.seconds
     try:
-        number = 0.0 if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)) else float(timeout_ms)
+        a_number = isinstance(timeout_ms, (int, float)) and not isinstance(timeout_ms, bool)
+        number = float(timeout_ms) / 1e3 if a_number else 0.0
     except OverflowError:
         number = math.inf
-    if not (math.isfinite(number) and number > 0):
+    if not (math.isfinite(number) and number > 0):  # the smallest numbers are no seconds at all
         raise InputError(f"timeout_ms: expected a positive number, got {shown(timeout_ms)}")
-    return min(number / 1e3, limits.seconds)
+    return min(number, limits.seconds)
 
 
 def within(question: Question, limits: Limits) -> Question:

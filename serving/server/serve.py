@@ -15,20 +15,23 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from adapters.artefact.router import Router, read_router, require_trunk
 from adapters.machine import ready_to_answer
 from backbone.errors import InputError
-from backbone.home import resolve_backbone
+from backbone.home import resolve_backbone, stored_ids
 from backbone.storage import Backbone, load_backbone
 from metering.energy import meter
 from metering.thermal import thermometer
 from metering.window import on_accelerator
 from registry.budgets.place import budgets_for
 from registry.database import open_registry
+from registry.precisions import chosen
 from registry.store import Store
 from serving.bank import Envelope
 from serving.live.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue, Timely
@@ -43,6 +46,9 @@ from serving.server.envelopes import read_envelope, read_live
 from serving.server.limits import Tokens
 from serving.server.openapi import document
 from serving.server.settings import Settings
+from serving.server.usage import UsageLog
+from serving.submodels import PRUNED
+from serving.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +78,8 @@ def serve(settings: Settings) -> ServeResult:
         endpoints = all_endpoints()
         document(endpoints, settings.limits, tokens=False)  # raises for a reply without a schema
         catalogue = Timely(_catalogue(settings))
-        backbone = load_backbone(resolve_backbone(settings.backbone), precision=settings.precision)
-        start = _Start(settings, backbone, catalogue, tokens, endpoints)
+        backbone = load_backbone(resolve_backbone(settings.backbone), precision=trunk_precision(settings))
+        start = _Start(settings, backbone, catalogue, tokens, endpoints, _router(settings, backbone))
         try:
             if not start.begins():
                 start.require_hope()
@@ -95,7 +101,9 @@ class _Start:
         catalogue: Timely,
         tokens: Tokens,
         endpoints: Sequence[Endpoint],
+        router: Router | None = None,
     ):
+        self._router = router
         self._settings, self._backbone, self._catalogue = settings, backbone, catalogue
         self._tokens, self._endpoints = tokens, endpoints
         seconds = settings.limits.body_seconds + settings.limits.seconds  # a request may take so long anyhow
@@ -144,15 +152,22 @@ class _Start:
 
     def _made(self, envelope: Envelope) -> Server:
         settings, start = self._settings, time.perf_counter()
-        runtime = _runtime(settings, self._backbone, envelope)
+        runtime = _runtime(settings, self._backbone, envelope, self._router)
         follower = Follower(runtime, self._catalogue, seconds=settings.poll_seconds)
         controller = settings.controller()
         runtime.submodel = controller.submodel
         server = Server(
             runtime, follower, settings.limits, self._tokens, controller, self._endpoints, settings.stall_seconds
         )
+        if settings.usage is not None:
+            server.usage = UsageLog(Path(settings.usage), server.metrics)
         follower.poll()
         warm(runtime, settings.load_seconds / 2)
+        if controller.chooses or PRUNED in settings.submodels:
+            server.table = Table(runtime, settings.submodels)
+            runtime.standins = server.table.standins()
+            for level in server.table.levels():
+                log.info("level: %s: %.2f of the cost, %.4f of the rows worse", level.name, level.cost, level.lost)
         seconds = time.perf_counter() - start
         log.info("%d programs, %d tasks in %.1f s", runtime.programs.count, len(runtime.entries), seconds)
         if (reason := server.readiness().reason) is not None:
@@ -184,6 +199,9 @@ class _Start:
         self._closed = True
         self.public.retry.set()
         if (server := self._server) is not None:
+            if server.usage is not None:
+                server.metrics.sample()
+                server.usage.write()
             server.close()
             server.runtime.residency.close()
         self._catalogue.close()
@@ -256,6 +274,19 @@ def _seat(runtime: Runtime, served: Served, read: Future[LoadedGraft], room: lis
         log.error("%s version %s does not load: %s", served.task, served.version, error)
 
 
+def trunk_precision(settings: Settings) -> str:
+    """Returns the precision of the trunk: that of the settings, else the registry's; "" is that of this machine."""
+    if settings.registry is None:
+        return settings.precision
+    with contextlib.closing(open_registry(settings.registry, create=False)) as registry:
+        recorded = chosen(registry).get(stored_ids(settings.backbone)[0])
+    if recorded is None:
+        return settings.precision
+    if settings.precision not in ("", recorded.precision):
+        log.warning("--precision: %s, but the registry records %s", settings.precision, recorded.precision)
+    return settings.precision or recorded.precision
+
+
 def _catalogue(settings: Settings) -> Catalogue:
     if settings.grafts is not None:
         return FolderCatalogue(settings.grafts)
@@ -266,7 +297,16 @@ def _catalogue(settings: Settings) -> Catalogue:
     return RegistryCatalogue(registry, Store(settings.store), budgets=budgets)
 
 
-def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runtime:
+def _router(settings: Settings, backbone: Backbone) -> Router | None:
+    """Returns the router of --router; raises InputError for one of another trunk."""
+    if settings.router is None:
+        return None
+    router = read_router(settings.router)
+    require_trunk(router, backbone.weights_id, backbone.preprocessing_id, f"--router {settings.router}")
+    return router
+
+
+def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope, router: Router | None) -> Runtime:
     if "exits" in settings.submodels and not envelope.exits:
         log.warning("--submodels: no live graft has early exits, and the envelope names none: all rows run in full")
     return Runtime(
@@ -279,6 +319,7 @@ def _runtime(settings: Settings, backbone: Backbone, envelope: Envelope) -> Runt
         host_bytes=settings.host_mb << 20,
         cache_bytes=settings.cache_mb << 20,
         load_seconds=settings.load_seconds,
+        router=router,
     )
 
 

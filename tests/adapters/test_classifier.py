@@ -172,6 +172,7 @@ def test_another_tokenizer_and_another_architecture(backbone, tmp_path):
     [
         ({"architectures": ["BertForQuestionAnswering"]}, "'BertForQuestionAnswering' has no classifier"),
         ({"architectures": None}, "architectures: ''"),
+        ({"architectures": {"BertForSequenceClassification": 1}}, "architectures: ''"),
         ({"problem_type": "ranking"}, "problem_type: 'ranking' with 3 outputs"),
         ({"problem_type": "regression"}, "problem_type: 'regression' with 3 outputs"),
         ({"id2label": {"0": "a"}}, "id2label: expected a name for each of 3 outputs"),

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from backbone.console.log_lines import BAR, LogLines, json_line, message_lines, one_line
+from backbone.console.log_lines import BAR, REPEATS, LogLines, Repeats, json_line, message_lines, one_line
 from tests.command import call
 
 
@@ -62,6 +62,31 @@ def test_the_command_logs_so(capfd, monkeypatch):
     topgraft._log_to_stderr(argparse.Namespace(quiet=False))
     logging.getLogger("serving.test").info("%s is live", "a\nb")
     assert capfd.readouterr().err.count("\n") == 1
+    for _ in range(2):
+        logging.getLogger("serving.test").warning("no store")
+    assert capfd.readouterr().err.count("no store") == 1
+
+
+def test_a_warning_is_said_once_a_minute_and_an_error_each_time():
+    """Rows are read several times in a run; what is wrong with them is one thing to know."""
+    news = Repeats()
+
+    def shown(text: str, at: float, level: int = logging.WARNING, name: str = "rows") -> bool:
+        record = logging.LogRecord(name, level, __file__, 1, text, (), None)
+        record.created = at
+        return news.filter(record)
+
+    assert shown("2 rows were cut", 100.0)
+    assert not shown("2 rows were cut", 100.0 + REPEATS - 1)
+    assert shown("3 rows were cut", 101.0)
+    assert shown("2 rows were cut", 101.0, name="images")
+    assert shown("2 rows were cut", 101.0, logging.ERROR)
+    assert shown("2 rows were cut", 101.0, logging.ERROR)
+    assert shown("2 rows were cut", 100.0 + REPEATS)
+    assert shown("2 rows were cut", 50.0)  # the clock was set back
+    for number in range(Repeats.MAX_TEXTS):
+        assert shown(f"row {number} was cut", 200.0)
+    assert shown("2 rows were cut", 51.0)  # of so many texts the first are forgotten
 
 
 def test_the_command_prints_no_line_of_somebody_else(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from backbone import compression
 from backbone.compression import plain_name, unpacked
 from backbone.errors import InputError
-from backbone.texts import decoded, lines, parse_json, read_names, read_text, require_unicode, text_of
+from backbone.texts import decoded, lines, load_json, parse_json, read_names, read_text, require_unicode, text_of
 from tests.packing import PACKED, zipped
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "naïve\ncafé\n"
 
 
@@ -140,3 +142,29 @@ def test_text_that_is_no_unicode():
     for text in halves:
         with pytest.raises(InputError, match=r"f: .* is no Unicode text"):
             require_unicode(text, "f")
+
+
+# files that read JSON which this program, or a library that it called, wrote a moment before
+OURS = {
+    "adapters/export/standalone.py",
+    "adapters/machine.py",
+    "backbone/exchange/published_tokenizer.py",
+    "backbone/preprocessing.py",
+    "backbone/texts.py",
+    "trainers/retrain/configs.py",
+    "trainers/retrain/workers.py",
+}
+
+
+def test_json_that_is_nested_too_deep_is_no_json():
+    with pytest.raises(ValueError, match="nested too deep"):
+        load_json("[" * 100_000)
+    assert load_json("[1]", parse_int=str) == ["1"]
+
+
+def test_json_of_others_is_read_in_one_place():
+    """`json.loads` raises RecursionError for brackets within brackets, which no reader of a damaged file expects."""
+    folders = ("adapters", "backbone", "metering", "registry", "serving", "trainers")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    using = {str(file.relative_to(ROOT)) for file in files if re.search(r"\bjson\.loads\(", file.read_text())}
+    assert using <= OURS

@@ -20,7 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import topgraft
 from registry.entries import RegistryError
 from tests.faults import outcome
 from tests.faults.forked import Ended, forked
-from tests.faults.library import SQL, Calls, Point
+from tests.faults.library import SERVER, SQL, Calls, Point
 from tests.faults.scenarios import SCENARIOS, Scenario, collect, later
 from tests.faults.statements import Statements
 from tests.faults.world import World
@@ -66,8 +66,12 @@ class Result:
 class Driver:
     """The enumeration in one world."""
 
-    def __init__(self, world: World):
-        self.world, self.calls = world, Calls()
+    def __init__(self, world: World, port: int = 0):
+        self.world, self.calls, self._file, self._server = world, Calls(), world, replace(world, port=port)
+
+    def enter(self, scenario: Scenario) -> None:
+        """Goes to the database of a scenario."""
+        self.world = self._server if scenario.on_server else self._file
 
     def child(self, function: Any, seconds: float = 120.0) -> Ended:
         return forked(self.world.folder, function, seconds)
@@ -81,6 +85,7 @@ class Driver:
 
     def reference(self, scenario: Scenario) -> Reference:
         """Runs a scenario without a fault, and keeps the state before it as its template."""
+        self.enter(scenario)
         self.world.empty()
         self.must(lambda: scenario.begin(self.world))
         self.world.keep(scenario.name)
@@ -119,6 +124,7 @@ class Driver:
     def fault(self, scenario: Scenario, known: Reference, point: Point, kind: str) -> Result:
         """Returns what became of one fault."""
         started = time.monotonic()
+        self.enter(scenario)
         self.world.restore(scenario.name)
         ended = self.child(lambda: self.struck_at(scenario, point, kind))
         struck = ended.killed or ended.late or bool(ended.raised) or bool(ended.value and ended.value[1])
@@ -177,8 +183,13 @@ def wrong_rows(rows: dict[str, str], known: dict[str, str]) -> list[str]:
     return [f"row {key} of a cache is wrong" for key, value in rows.items() if known.get(key, value) != value]
 
 
-def chosen(points: Sequence[Point]) -> list[Point]:
-    """Returns every point; of each library the first, the middle and the last of each kind of call."""
+def chosen(points: Sequence[Point], *, statements: bool) -> list[Point]:
+    """Returns every point; of each library the first, the middle and the last of each kind of call.
+
+    With `statements` those of a server alone: what happens to files was enumerated beside a registry in a file.
+    """
+    if statements:
+        return [point for point in dict.fromkeys(points) if point.call == SERVER]
     some: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
         if library := library_of(point):
@@ -195,6 +206,7 @@ def library_of(point: Point) -> str:
 def imported(driver: Driver, scenarios: Sequence[Scenario]) -> None:
     """Imports what the scenarios import, so that no child does."""
     for scenario in scenarios:
+        driver.enter(scenario)
         driver.world.empty()
 
         def names(scenario: Scenario = scenario) -> list[str]:
@@ -209,16 +221,17 @@ def imported(driver: Driver, scenarios: Sequence[Scenario]) -> None:
 
 
 def enumerated(
-    driver: Driver, scenarios: Sequence[Scenario], done: set[Fault], *, stride: int, sample: int
+    driver: Driver, scenarios: Sequence[Scenario], done: set[Fault], *, stride: int, sample: int, share: Sequence[int]
 ) -> Iterator[Mapping[str, Any]]:
     """Yields the points of each scenario, then the result of each fault that is not done.
 
-    Every `stride`-th fault of each scenario comes before the others; with `sample` that many of each, and no others.
+    Every `stride`-th fault of each scenario comes before the others; with `sample` that many of each, and no others. Of
+    all of them these are the share of one driver among several.
     """
     passes: list[list[tuple[Scenario, Reference, Point, str]]] = [[], []]
     for scenario in scenarios:
         known = driver.reference(scenario)
-        points = chosen(known.points)
+        points = chosen(known.points, statements=scenario.on_server)
         yield {
             "scenario": scenario.name,
             "verb": scenario.verb,
@@ -230,8 +243,9 @@ def enumerated(
             runs = runs[len(runs) // (2 * sample) :: max(1, len(runs) // sample)][:sample]
         for place, run in enumerate(runs):
             passes[place % stride > 0].append(run)
-    for scenario, known, point, kind in (*passes[0], *passes[1]):
-        if (scenario.name, point.name, point.number, kind) not in done:
+    left = [run for run in (*passes[0], *passes[1]) if (run[0].name, run[2].name, run[2].number, run[3]) not in done]
+    for place, (scenario, known, point, kind) in enumerate(left):
+        if place % share[1] == share[0]:
             yield asdict(driver.fault(scenario, known, point, kind))
 
 
@@ -242,15 +256,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=0, help="faults of each scenario; 0: all")
     parser.add_argument("--stride", type=int, default=1, help="every N-th fault before the others")
     parser.add_argument("--minutes", type=float, default=24 * 60.0)
+    parser.add_argument(
+        "--share", type=int, nargs=2, default=(0, 1), help="number of this driver, and how many there are"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port of a PostgreSQL; 0: none, and no scenario on one")
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * options.minutes
     done: set[Fault] = {tuple(json.loads(line)) for line in sys.stdin}
-    driver = Driver(World(options.world.resolve()))
+    driver = Driver(World(options.world.resolve()), options.port)
     driver.must(driver.world.write_inputs)
     topgraft.parser()  # what it remembers of the verbs is there in every child
-    scenarios = [one for one in SCENARIOS if not options.only or one.name in options.only]
+    there = [one for one in SCENARIOS if options.port or not one.on_server]
+    scenarios = [one for one in there if not options.only or one.name in options.only]
     imported(driver, scenarios)
-    for line in enumerated(driver, scenarios, done, stride=options.stride, sample=options.sample):
+    for line in enumerated(driver, scenarios, done, stride=options.stride, sample=options.sample, share=options.share):
         print(json.dumps(line), flush=True)
         if time.monotonic() > deadline:
             break

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("calls.c")
-KINDS = ("before", "after", "full", "broken", "torn")  # numbered from 1 in calls.c
+UNANSWERED = "unanswered"  # a commit that is done, of which the connection says nothing any more
+KINDS = ("before", "after", "full", "broken", "torn", UNANSWERED)  # numbered from 1 in calls.c, up to "torn"
 WRITES = ("write",)  # calls that may be torn
-SQL = "sql"  # first word of the name of a statement, which is no call of libc
+SQL = "sql"  # first word of the name of a statement to SQLite, which is no call of libc
+SERVER = "postgresql"  # first word of that of a statement, a connection or a commit there
+COMMIT = f"{SERVER} commit"
 
 
 @dataclass(frozen=True, order=True)
@@ -28,7 +31,7 @@ class Point:
 
     @property
     def call(self) -> str:
-        """Returns the first word of the name: write, rename, ... or sql."""
+        """Returns the first word of the name: write, rename, ..., sql, postgresql."""
         return self.name.partition(" ")[0]
 
     @property
@@ -39,7 +42,8 @@ class Point:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Returns the kinds of fault that can happen here."""
-        return tuple(kind for kind in KINDS if kind != "torn" or self.call in WRITES)
+        only = {"torn": self.call in WRITES, UNANSWERED: self.name == COMMIT}
+        return tuple(kind for kind in KINDS if only.get(kind, True))
 
 
 def compiler() -> str | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import numpy as np
@@ -18,6 +17,7 @@ from backbone.home import boundaries_folder
 from registry.database import open_registry
 from registry.entries import NoRegistry, RegistryError
 from registry.store import USERS
+from registry.upgrade import newer
 from tests.faults.world import TASK, World
 from tests.registry.support import shift_clock
 
@@ -40,6 +40,7 @@ class Scenario:
     begin: Callable[[World], None]  # makes the state before
     act: Callable[[World], int]  # calls the verb, and returns its status; called again, it does what is missing
     again: frozenset[int] = frozenset({0})  # statuses of the second call
+    on_server: bool = False  # the registry is in a PostgreSQL, and its statements alone are points
 
 
 def command(*words: object) -> int:
@@ -191,20 +192,17 @@ def exported_and_lost(world: World) -> None:
     """Begins with an export, and with the store of a registry that is gone."""
     with_versions(0, 1, live=(1, 2))(world)
     assert export(world) == 0
-    for file in world.root.glob("registry.db*"):
-        file.unlink()
+    world.database.remove()
 
 
 def of_former_schema(world: World) -> None:
-    """Begins with tables of schema 1: without an id and a log, and with a store that knows no registry."""
+    """Begins with tables of schema 1: without those that came later, and with a store that knows no registry."""
     with_versions(0, 1, live=(1, 2))(world)
-    with contextlib.closing(sqlite3.connect(world.database, isolation_level=None)) as connection:
-        for statement in ("drop table identity", "drop table log", "update schema set version = 1"):
-            connection.execute(statement)
+    world.database.run(*(f"drop table {table.name}" for table in newer(1)), "update schema set version = 1")
     shutil.rmtree(world.store / USERS)
 
 
-SCENARIOS = (
+REGISTRY = (
     Scenario("publish the first version", "publish", nothing, publish(0)),
     Scenario("publish the next version", "publish", with_versions(0, live=(1,)), publish(1)),
     Scenario("promote", "promote", with_versions(0, 1, live=(1,)), promote(2)),
@@ -213,11 +211,15 @@ SCENARIOS = (
     Scenario("upgrade a registry", "upgrade", of_former_schema, upgrade),
     Scenario("gc", "gc", with_versions(0, 1, 2, 3, live=(1, 2, 3, 4)), collect),
     Scenario("export a registry", "export", exported_before, export),
+    Scenario("retrain, the first time", "retrain", nothing, retrain(0)),
+    Scenario("retrain with new rows", "retrain", trained_before, retrain(12)),
+)
+SCENARIOS = (
+    *REGISTRY,
+    *(replace(one, name=f"{one.name} on PostgreSQL", on_server=True) for one in REGISTRY),
     Scenario("export a graft", "export", nothing, export_graft, frozenset({0, 2})),
     Scenario("fill a cache", "cache", nothing, fill),
     Scenario("shrink a cache", "cache", filled, shrink),
     Scenario("train a probe", "train", nothing, train("probe")),
     Scenario("train LoRA", "train", nothing, train("lora")),
-    Scenario("retrain, the first time", "retrain", nothing, retrain(0)),
-    Scenario("retrain with new rows", "retrain", trained_before, retrain(12)),
 )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backbone.storage import load_backbone
+from tests.faults.databases import Database, Server, SqliteFile
 from tests.grafts import make
 from tests.tiny import SPEC, make_tiny_backbone, rows, write_csv
 
@@ -28,6 +29,7 @@ class World:
     """The places of an enumeration."""
 
     folder: Path
+    port: int = 0  # port of the PostgreSQL that holds the registry; 0 where it is a file
 
     @property
     def inputs(self) -> Path:
@@ -50,12 +52,12 @@ class World:
         return self.root / "work"
 
     @property
-    def database(self) -> Path:
-        return self.root / "registry.db"
+    def database(self) -> Database:
+        return Server(self.port) if self.port else SqliteFile(self.root / "registry.db")
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self.database}"
+        return self.database.url
 
     @property
     def exported(self) -> Path:
@@ -109,15 +111,18 @@ class World:
         self.home.mkdir(parents=True)
         for name in ("programs", "machines"):
             (self.home / name).symlink_to(self.inputs / name)
+        self.database.empty()
 
     def keep(self, name: str) -> None:
         """Keeps the root as the template of a scenario."""
         shutil.copytree(self.root, self.folder / "templates" / name, symlinks=True)
+        self.database.keep(name)
 
     def restore(self, name: str) -> None:
         """Makes the root what it was before a scenario."""
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self.folder / "templates" / name, self.root, symlinks=True)
+        self.database.restore(name)
 
     def age(self) -> None:
         """Makes every file 40 days old."""

@@ -11,6 +11,7 @@ again while its file and its test are the same. Status 1 if one survived, 2 for 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,34 +60,49 @@ class Copy:
             shutil.copy(ROOT / name, folder / name)
         (folder / "programs").mkdir()  # compiled programs, kept from mutant to mutant
 
-    def status(self, test: str) -> int | None:
-        """Runs a test; returns pytest's status, or None where it takes too long."""
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Runs a command on the copy; raises TimeoutExpired where it takes too long. Stdout holds stderr too."""
         environment = os.environ | {
             "PYTHONPATH": str(self.folder),
             "PYTHONDONTWRITEBYTECODE": "1",  # a file that is changed twice in a second would be read from its old code
             "TOPGRAFT_TEST_PROGRAMS": str(self.folder / "programs"),
         }
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
-        process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
-        try:
-            self.said, _ = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            self.said, _ = process.communicate()
-            return None
-        return process.returncode
 
-    def fate(self, mutant: Mutant) -> Literal["killed", "survived"]:
-        """Applies a mutant, runs its test and takes the mutant back; raises RuntimeError where no test ran."""
+    def status(self, test: str) -> int | None:
+        """Runs a test; returns pytest's status, or None where it takes too long."""
+        try:
+            done = self.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test])
+        except subprocess.TimeoutExpired as error:
+            self.said = str(error.stdout or "")
+            return None
+        self.said = done.stdout
+        return done.returncode
+
+    @contextlib.contextmanager
+    def applied(self, mutant: Mutant) -> Iterator[None]:
+        """Has a mutant in the copy until the block ends."""
         file = self.folder / mutant.file
         text = file.read_text(encoding="utf-8")
         file.write_text(mutant.applied_to(text), encoding="utf-8")
         try:
-            status = self.status(mutant.test)
+            yield
         finally:
             file.write_text(text, encoding="utf-8")
+
+    def fate(self, mutant: Mutant) -> Literal["killed", "survived"]:
+        """Applies a mutant, runs its test and takes the mutant back; raises RuntimeError where no test ran."""
+        with self.applied(mutant):
+            status = self.status(mutant.test)
         if status == 0:
             return "survived"
         if status not in (FAILED, None):

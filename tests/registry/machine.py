@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -41,6 +41,7 @@ from tests.registry.support import TOLD, shift_clock
 TASKS = ("a", "b")
 LONG = 600.0  # seconds of a lease
 SIDES, ACTORS = 2, 2
+EXAMPLES, STEPS = 25, 40  # runs of the machine, and operations of each
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # nothing waits for a disk, or is meant to outlive one
 
 
@@ -185,6 +186,15 @@ class Machine(RuleBasedStateMachine):
         else:
             refused(Conflict, lambda: registry.renew(lease))
             refused(Conflict, lambda: registry.start_run(task, "r", "machine", fence=lease.token))
+
+    @rule(side=side, task=task, end=st.booleans())
+    def lose_a_lease(self, side: int, task: str, end: bool) -> None:
+        """Stops an owner for longer than its lease; another takes over, and keeps its lease when the first goes on."""
+        for owner in range(ACTORS):
+            self.expire(side)
+            self.acquire(side, owner, task)
+        self.use_lease(side, 0, task, 1, end)
+        self.use_lease(side, 1, task, 0, False)
 
     @rule(side=side, actor=actor, task=task, which=st.integers(0, 3), graft=st.integers(0, 4))
     def work_with_a_lease(self, side: int, actor: int, task: str, which: int, graft: int) -> None:
@@ -338,9 +348,21 @@ def refused(error: type[Exception], call: Callable[[], object]) -> None:
     raise AssertionError(f"{error.__name__} was not raised")
 
 
-def drive(urls: Callable[[], str] | None, grafts: list[Path], examples: int, steps: int) -> int:
-    """Runs the machine, and returns the number of operations."""
-    counts: Counter[str] = Counter()
+def drive(
+    urls: Callable[[], str] | None,
+    grafts: list[Path],
+    examples: int = EXAMPLES,
+    steps: int = STEPS,
+    *,
+    counts: Counter[str] | None = None,
+    shortest: bool = True,
+) -> int:
+    """Runs the machine, and returns the number of operations, which `counts` holds too.
+
+    Raises the error of a step that differs from the model. `shortest` first looks for the shortest way there.
+    """
+    counts = Counter() if counts is None else counts
+    phases = tuple(Phase) if shortest else (Phase.generate,)
     run_state_machine_as_test(
         lambda: Machine(urls, grafts, counts),
         settings=settings(
@@ -348,6 +370,8 @@ def drive(urls: Callable[[], str] | None, grafts: list[Path], examples: int, ste
             stateful_step_count=steps,
             deadline=None,
             database=None,
+            phases=phases,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -12,7 +12,7 @@ from backbone.errors import InputError
 from registry.database import open_registry
 from registry.decisions import decide, decisions, missing_decision
 from registry.tables import decisions as table
-from registry.tables import schema
+from registry.tables import precisions, schema
 from registry.transfer import bring_in, export, read
 from tests.grafts import EMPTY, make
 
@@ -55,6 +55,7 @@ def test_the_last_decision_counts(registry):
 def test_former_tables_have_no_decisions_until_the_first_write(url, registry):
     with registry.database.engine.begin() as connection:
         table.drop(connection)
+        precisions.drop(connection)
         connection.execute(schema.update().values(version=2))
     with contextlib.closing(open_registry(url, create=False)) as former:
         assert decisions(former, "task") == []

@@ -244,8 +244,8 @@ def test_a_database_that_does_not_answer_is_unavailable(tmp_path):
 
 def test_another_schema_is_refused_and_a_registry_is_only_made_when_asked(url, registry):
     with registry.database.engine.begin() as connection:
-        connection.execute(schema.update().values(version=4))
-    with pytest.raises(InputError, match="schema 4: this version of topgraft reads schema 3; use the version that"):
+        connection.execute(schema.update().values(version=5))
+    with pytest.raises(InputError, match="schema 5: this version of topgraft reads schema 4; use the version that"):
         open_registry(url)
     with pytest.raises(InputError, match=r"registry: none at sqlite:///nowhere\.db"):
         open_registry("sqlite:///nowhere.db", create=False)

@@ -17,6 +17,7 @@ from backbone.errors import InputError
 from registry.audit import audit
 from registry.database import Registry, open_registry
 from registry.decisions import decide
+from registry.precisions import choose
 from registry.store import Store
 from registry.transfer import bring_in, export, read
 from tests.registry.actors import ROOT
@@ -44,6 +45,7 @@ def lived(published: Registry) -> Registry:
         reason="ü",
     )
     published.measure("task", 1, "joules", None, "unavailable", {"reason": "no meter"})
+    choose(published, "sha256:trunk", "int8", actor="me", reason="ü")
     return published
 
 
@@ -120,7 +122,7 @@ def twice(table: str):
         (changed("versions", path=None), "versions.path is 'None', expected text"),
         (changed("versions", table="version"), "table 'version' is unknown; nearest: versions"),
         (changed("identity", registry_id="../../etc"), "expected one of 32 hexadecimal digits"),
-        (changed("schema", version=9), "schema 9: this version of topgraft reads schema 3"),
+        (changed("schema", version=9), "schema 9: this version of topgraft reads schema 4"),
         (changed("live", version=1), "problems, the first: task: live"),
         (changed("log", position=7), "one entry for each promotion"),
         (without("schema"), "0 rows of `schema`"),

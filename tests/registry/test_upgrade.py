@@ -15,7 +15,7 @@ from registry.collect import collect
 from registry.database import Registry, open_registry
 from registry.entries import LeaseHeld, Unavailable
 from registry.store import USERS, Store
-from registry.tables import decisions, identity, leases, log, schema
+from registry.tables import SCHEMA, decisions, identity, leases, log, precisions, schema
 from registry.transfer import bring_in, export, read
 from registry.users import Uses
 from tests.registry.support import TOLD, shift_clock
@@ -35,7 +35,7 @@ def former(url: str, published: Registry, store: Store) -> str:
 
 def back_to_schema_1(registry: Registry) -> None:
     with registry.database.engine.begin() as connection:
-        for table in (identity, log, decisions):
+        for table in (identity, log, decisions, precisions):
             table.drop(connection)
         connection.execute(schema.update().values(version=1))
 
@@ -66,14 +66,14 @@ def test_reading_leaves_a_former_registry_as_it_is(former, store):
 def test_the_first_write_brings_it_forward(former, store, grafts):
     with contextlib.closing(open_registry(former)) as registry:
         assert registry.publish("task", grafts[4], store).number == 5
-        assert version_of(registry) == 3
+        assert version_of(registry) == SCHEMA
         assert sorted(registry.entries(0, 10)) == [1, 2, 3]
         assert collect(registry, store, keep=1).versions == {"task": [1, 4]}
         assert set(Uses(store, registry.change().registry).named()) == {
             version.path for version in registry.versions("task") if version.state == "published"
         }
         assert audit(registry, store).versions == 3
-        assert registry.database.upgrade() == 3, "there is nothing left to do"
+        assert registry.database.upgrade() == SCHEMA, "there is nothing left to do"
 
 
 def test_no_upgrade_under_a_run_of_the_former_version(former):
@@ -103,7 +103,7 @@ def test_an_upgrade_that_fails_leaves_the_former_tables(former, monkeypatch):
             namespace = registry.database.namespace
             assert not registry.database.engine.dialect.has_table(connection, "identity", schema=namespace)
         assert registry.database.upgrade() == 1
-        assert version_of(registry) == 3
+        assert version_of(registry) == SCHEMA
 
 
 def test_an_export_of_a_former_registry_is_imported_and_brought_forward(former, tmp_path):
@@ -112,7 +112,7 @@ def test_an_export_of_a_former_registry_is_imported_and_brought_forward(former, 
     assert {"identity", "log"}.isdisjoint(counts)
     with contextlib.closing(open_registry(f"sqlite:///{tmp_path}/new.db")) as registry:
         bring_in(registry, read(tmp_path / "former.jsonl"))
-        assert version_of(registry) == 3
+        assert version_of(registry) == SCHEMA
         assert registry.change().position == len(registry.promotions("task")) == 3
 
 

@@ -106,7 +106,7 @@ def test_every_switch_is_logged(caplog):
 @pytest.mark.parametrize(
     ("levels", "bounds", "told"),
     [
-        (("full", "int4"), {"p95": 1.0}, "'int4' is none of full, exits"),
+        (("full", "int4"), {"p95": 1.0}, "'int4' is none of full, exits, pruned"),
         (("full", "full"), {"p95": 1.0}, "each once"),
         ((), {}, "at least one"),
         (("full", "exits"), {}, "what decides"),

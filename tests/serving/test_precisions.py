@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 
 import topgraft
 from backbone.storage import in_precision
+from registry.database import open_registry
+from registry.precisions import choose
 from serving.live.catalogue import FolderCatalogue
 from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.envelopes import default_envelope
-from serving.server.serve import warm
+from serving.server.serve import trunk_precision, warm
 from serving.server.settings import Settings
 from tests.grafts import make
 from tests.serving.grafts import TEXTS
@@ -35,3 +40,16 @@ def test_a_server_answers_in_its_precision_and_refuses_another(tiny, tiny_path, 
         graft = topgraft.load(folder / name, trunk)
         expected = graft.predict(TEXTS[:1])[0].probabilities
         assert answer.probabilities == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_server_of_a_registry_runs_in_the_precision_that_is_recorded_there(tiny, tiny_path, tmp_path, caplog):
+    url = f"sqlite:///{tmp_path}/registry.db"
+    settings = Settings(backbone=str(tiny_path), registry=url, store=str(tmp_path / "store"))
+    with contextlib.closing(open_registry(url)) as registry:
+        assert trunk_precision(settings) == "", "nothing is recorded: this machine's choice counts"
+        choose(registry, tiny.base_id, "int8", actor="Ada", reason="twice as fast")
+    assert trunk_precision(settings) == "int8"
+    assert not caplog.records
+    assert trunk_precision(replace(settings, precision="float32")) == "float32"
+    assert "--precision: float32, but the registry records int8" in caplog.text
+    assert trunk_precision(Settings(backbone=str(tiny_path), grafts=str(tmp_path))) == ""

@@ -145,7 +145,7 @@ def test_a_client_that_sends_a_refused_body_to_its_end_sees_the_response(address
     assert (reply.status, reply.closed) == (413, True)
 
 
-NUMBERS = ("1" + "0" * 400, "1e999", "-1e999", "NaN", "Infinity", "-1", "0", "true", '"1"', "[]", "1" * 5000)
+NUMBERS = ("1" + "0" * 400, "5e-324", "1e999", "-1e999", "NaN", "Infinity", "-1", "0", "true", '"1"', "[]", "1" * 5000)
 INFER = "/v2/models/alpha/infer"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 import topgraft
 from adapters.artefact.scope import Scope, reference_of, scope_of
+from adapters.graft import Graft
 from adapters.heads.pooling import pool
 from adapters.specs import Classification, Lora, MultiLabel
 from backbone.buckets import pad
@@ -26,6 +28,7 @@ from serving.server.envelopes import default_envelope
 from serving.server.limits import Limits, Tokens
 from serving.server.settings import Settings
 from tests.grafts import make
+from tests.serving.grafts import graft, with_exits
 from tests.tiny import WORDS, rows
 
 BLOCKS = 3
@@ -224,3 +227,35 @@ def test_drift_is_exported_and_begins_anew_with_a_version(server, tiny):
             line for line in text.splitlines() if line.startswith('topgraft_drift{kind="lengths",task="shy"}')
         ]
         assert float(lengths.split()[1]) > 0.25
+
+
+def test_early_exits_stand_beside_a_score_on_their_way(tiny, tmp_path):
+    """A score at boundary 1 of a graft that begins there: early answers have it, and abstain by it as full ones do."""
+    one = make_with_exits(tiny, scope(tiny, 1, abstain=True))
+    above = make_with_exits(tiny, scope(tiny, 2))
+    envelope = Envelope.around([one.model], labels=3, slots=2, scopes=(1, 2), exits=(1, 2))
+    texts = [*STRANGE[:6], *TEXTS[:6]]
+    with Runtime(tiny, envelope, buckets=(48,), batch_sizes=(4, 12), max_wait=0.0) as runtime:
+        runtime.load("one", one)
+        runtime.load("above", above)
+        full = runtime.predict([("one", text) for text in texts])
+        runtime.submodel = "exits"
+        early = runtime.predict([("one", text) for text in texts])
+        assert {answer.submodel for answer in runtime.predict([("above", text) for text in texts])} == {"full"}
+    assert {answer.submodel for answer in full} == {"full"}
+    assert {"exit:1", "exit:2"} & {answer.submodel for answer in early}
+    whole = scores_alone(one, texts)
+    np.testing.assert_allclose([answer.out_of_scope for answer in early], whole, rtol=1e-4)
+    np.testing.assert_allclose([answer.out_of_scope for answer in full], whole, rtol=1e-4)
+    assert [answer.abstained for answer in early] == [score > 1 for score in whole]
+    assert 0 < sum(answer.abstained for answer in early) < len(texts)
+    assert all(answer.labels == () for answer in early if answer.abstained)
+
+
+def make_with_exits(tiny, score: Scope) -> Graft:
+    return replace(with_exits(graft(tiny, Lora(rank=2, blocks="1:"), seed=5), 5), scope=score)
+
+
+def scores_alone(one: Graft, texts) -> np.ndarray:
+    """Scores of the graft alone, in full."""
+    return one.answers_of_rows(one.encode(texts))[1]

@@ -135,7 +135,7 @@ def test_refusals_are_no_relief_and_neither_is_silence(server):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--submodels", "full,int4", "--p95", "1"), "'int4' is none of full, exits"),
+        (("--submodels", "full,int4", "--p95", "1"), "'int4' is none of full, exits, pruned"),
         (("--submodels", "full,exits"), "what decides between them"),
         (("--p95", "0.2"), "a cheaper one to go to"),
         (("--submodels", "full,exits", "--p95", "-1"), "--p95: must be a finite number in (0, inf)"),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from adapters.heads.head import Head, kinds_for
 from adapters.methods.method import Method
+from adapters.methods.settings import reaches_top
 from adapters.specs import Classification, Lora
 from adapters.target import Target
 from backbone.errors import InputError
@@ -17,10 +18,12 @@ from trainers.config.curriculum import Curriculum
 from trainers.config.data import Data
 from trainers.config.extras import EarlyExits, OutOfScope
 from trainers.config.optimizer import Optimizer
-from trainers.config.plan import Plan
+from trainers.config.plan import AUTO, Plan
 from trainers.config.ranks import Ranks
 from trainers.config.retrain import Retrain
 from trainers.penalties.penalty import Penalty, rank_axes, require_subjects
+
+SHRUNK_PROBE: Literal["shrunk_probe"] = "shrunk_probe"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class TrainConfig:
     exits: EarlyExits = field(default_factory=EarlyExits)
     penalties: tuple[Penalty, ...] = field(default=(), metadata=newer())  # terms that are added to the loss
     ranks: Ranks = field(default_factory=Ranks, metadata=newer())
-    head_start: Literal["shrunk_probe", "probe", "zero"] = "shrunk_probe"
-    # what adapters start from: a fitted probe with small weights, the best one, or a zero head; auto: always the first
+    head_start: Literal["shrunk_probe", "probe", "zero"] = SHRUNK_PROBE
+    # what adapters start from: a fitted probe with small weights, the best one, or a zero head; a climb has the first
     epochs: float = 3.0  # passes over the train rows
     batch_size: int = 32  # rows per micro-batch
     remat: bool = False  # recompute each block in the backward pass instead of storing it
@@ -124,7 +127,7 @@ class TrainConfig:
             )
         if head.one_answer_per != "row":
             for name, value, probing in (
-                ("plan.stages", self.plan.stages, "auto"),
+                ("plan.stages", self.plan.stages, AUTO),
                 ("curriculum.difficulty", self.curriculum.difficulty, "probe_loss"),
             ):
                 if value == probing:
@@ -135,8 +138,23 @@ class TrainConfig:
 
     @property
     def climbs(self) -> bool:
-        """Returns whether a run climbs. A method that never differentiates the backbone is a step of its own."""
-        return self.plan.climbs and self.adapter.differentiates_backbone
+        """Returns whether a run climbs: where the plan says so, and by default where head, methods and ranks allow it.
+
+        A method that never differentiates the backbone is a step of its own.
+        """
+        if not self.adapter.differentiates_backbone:
+            return False
+        return self.plan.stages == AUTO or (self.plan.is_open and self._allows_climb)
+
+    @property
+    def _allows_climb(self) -> bool:
+        """Returns whether probes fit the head, adapters may act in the top block, and no setting needs fixed stages.
+
+        A climb decides itself what adapters start from, so another start is such a setting.
+        """
+        probes_fit = self.head.one_answer_per == "row" and self.head.pooling != "attention"
+        reach_top = all(reaches_top(getattr(method, "blocks", "")) for method in self.methods)
+        return probes_fit and reach_top and not self.ranks.max_bytes and self.head_start == SHRUNK_PROBE
 
     @property
     def methods(self) -> tuple[Method, ...]:

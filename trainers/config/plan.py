@@ -13,6 +13,7 @@ from trainers.freezing.schedule import Schedule, parse
 
 ClimbStep = Literal["probe", "probe_all", "top", "all"]  # what a climb tries, cheapest first
 AUTO = "auto"  # spelling of a climb in `stages`
+OPEN = ""  # `stages` that nobody named: a climb where the config allows one, else `all`
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,11 @@ class Plan:
 
     `stages` is a tuple of `Stage`, or a schedule by name: `all`, `top(k)`, `geometric(a)`, `gradient_ratio`, or one
     of your own (one file each in `trainers/freezing`). `auto` is no schedule: it climbs from the cheapest step to one
-    that is good enough (see `trainers.fitting.climb`). `climb=true` says the same.
+    that is good enough (see `trainers.fitting.climb`). `climb=true` says the same. Stages that nobody names are a climb
+    where the rest of the config allows one (`TrainConfig.climbs`), else every block is live.
     """
 
-    stages: str | tuple[Stage, ...] = "all"
+    stages: str | tuple[Stage, ...] = OPEN
     cache: Literal["none", "float32", "bfloat16", "int8"] = "float32"  # storage of states at a boundary
     highest: ClimbStep = "all"  # last step that a climb may try
     cache_gib: float = 8.0  # disk space that all boundary caches may take, GiB
@@ -34,11 +36,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.climb:
-            if self.stages not in ("all", AUTO):
+            if self.stages not in (OPEN, AUTO):
                 raise InputError(f"climb: chooses the blocks itself; leave it out, or leave out stages={self.stages}")
             object.__setattr__(self, "stages", AUTO)
             object.__setattr__(self, "climb", False)
-        if not self.stages:
+        if self.stages == ():
             raise InputError("stages: at least one stage is needed")
         try:
             _ = self.schedule
@@ -48,13 +50,13 @@ class Plan:
             raise InputError(f"cache_gib: must be positive and below 2^32, got {self.cache_gib:g}")
 
     @property
-    def climbs(self) -> bool:
-        """Returns whether the plan chooses its steps by climbing."""
-        return self.stages == AUTO
+    def is_open(self) -> bool:
+        """Returns whether nobody named the stages."""
+        return self.stages == OPEN
 
     @property
     def schedule(self) -> Schedule:
-        """Returns the freezing schedule; of a climb, every block live."""
+        """Returns the freezing schedule; of a climb and of open stages, every block live."""
         if not isinstance(self.stages, str):
             return Explicit(self.stages)
-        return All() if self.climbs else parse(self.stages)
+        return All() if self.stages in (OPEN, AUTO) else parse(self.stages)

@@ -22,6 +22,7 @@ from adapters.labels.cells import stripped
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
 from backbone.records import decode, digest, encode
+from backbone.texts import load_json
 from backbone.variants.code_files import code_hash
 from backbone.variants.registered import own_files
 from trainers.config import Data
@@ -341,7 +342,7 @@ def _open(folder: Path) -> PreparedRows | None:
     if not folder.exists():
         return None
     try:
-        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        seal = load_json((folder / SEAL).read_text(encoding="utf-8"))
         whole = all(sha256_file(folder / "rows" / name) == sha256 for name, sha256 in seal["files"].items())
         report = decode(ReadReport, seal["report"]) if whole else None
     except (OSError, ValueError, KeyError, InputError):

@@ -17,6 +17,7 @@ from backbone.storage import load_backbone
 from trainers.config import TrainConfig
 from trainers.data.batches import part_of
 from trainers.data.examples import TaskData
+from trainers.fitting.features import logits_of_rows
 from trainers.scoring.metrics import gather
 
 log = logging.getLogger(__name__)
@@ -30,14 +31,16 @@ ROWS = 256  # development rows that are scored
 def validated(config: TrainConfig, folder: Path, graft: Graft, data: TaskData) -> tuple[tuple[str, ...], Metrics]:
     """Returns ("float32",) if the graft loses at most MAX_LOST there, and its metrics on float32 weights.
 
-    Without development rows nothing is known.
+    Without development rows nothing is known. States of the bare trunk come from the cache where it holds them, so that
+    a retraining computes those of new rows alone.
     """
     if "dev" not in data.splits:
         return (), {}
     dev = data.splits["dev"]
     some = part_of(dev, np.arange(min(ROWS, len(dev))))
     other = Graft(graft.model, graft.params, load_backbone(folder, precision=FLOAT32), graft.max_tokens)
-    before, after = (gather(g.model, g.logits_of_rows(some.rows), some.labels).compute() for g in (graft, other))
+    logits = (logits_of_rows(config.plan, one, some) for one in (graft, other))
+    before, after = (gather(graft.model, of_one, some.labels).compute() for of_one in logits)
     lost = before[config.metric] - after[config.metric]
     if lost <= MAX_LOST:
         return (FLOAT32,), after

@@ -73,14 +73,15 @@ def stored_features(
     return [of_pooled(model, store.pooled(examples)) for examples in splits]
 
 
-def logits_of_rows(plan: Plan, graft: Graft, examples: Examples) -> np.ndarray:
+def logits_of_rows(plan: Plan, graft: Graft, examples: Examples, *, again: bool = False) -> np.ndarray:
     """Returns logits float32 [N,C] of rows, or [N,T,C] of tokens.
 
-    Those of a graft that adapts no block, and reads pooled states, come from the cache: the frozen states are the same
-    for every graft and every retraining. Some rows run through the network, as they will where the graft answers; a
-    cache that does not agree with these is not used.
+    Where the head reads pooled states, those of a graft that adapts no block come from the cache: the frozen states are
+    the same for every graft and every retraining. With `again`, the graft will see these rows again, so the states
+    under its adapter are kept too. Some rows run through the network, as they will where the graft answers; a cache
+    that does not agree with these is not used.
     """
-    logits = _cached_logits(plan, graft, examples)
+    logits = _cached_logits(plan, graft, examples, again)
     if logits is None:
         return graft.logits_of_rows(examples.rows)
     sample = np.flatnonzero(examples.buckets == examples.buckets[0])[:SAMPLE]
@@ -91,13 +92,13 @@ def logits_of_rows(plan: Plan, graft: Graft, examples: Examples) -> np.ndarray:
     return graft.logits_of_rows(examples.rows)
 
 
-def _cached_logits(plan: Plan, graft: Graft, examples: Examples) -> np.ndarray | None:
+def _cached_logits(plan: Plan, graft: Graft, examples: Examples, again: bool) -> np.ndarray | None:
     """Returns logits float32 [N,C] from cached pooled states; None for a graft that reads others."""
-    model, method = graft.model, graft.model.feature_method
-    pooled = method is not None and method.reads_pooled and model.head.pooling != "attention"
-    if not len(examples) or model.adapted_blocks or not pooled:
+    model = graft.model
+    kept = not model.adapted_blocks or (again and not model.suffix)  # a cache has no name for kernels of a graft
+    if not len(examples) or model.head.pooling == "attention" or not kept:
         return None
-    store = open_cache(plan, model, graft.backbone, {})
+    store = open_cache(plan, model, graft.backbone, graft.params["adapter"] if model.adapted_blocks else {})
     stored = None if store is None else stored_features(model, [examples], store, False)
     if stored is None:
         return None

@@ -34,6 +34,7 @@ class Start:
 
     path: Path  # its folder
     head_only: bool = False  # keep its adapter, fit the head anew
+    from_climb: bool = False  # its task climbs: the head of a probe is chosen anew, as a climb chooses it
 
 
 @dataclass(frozen=True)

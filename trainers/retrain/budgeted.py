@@ -69,6 +69,9 @@ def _further(budget: Budget, train: Cost | None, latencies_ms: Callable[[], np.n
         latencies = latencies_ms()
         for q, limit in asked_for:
             yield _limit(limit, float(np.percentile(latencies, q)), f"ms, of {len(latencies)} queries one by one")
+    for name in (f"server.max_p{q}_ms" for q in PERCENTILES):
+        if limit := budget.limit(name):
+            yield _limit(limit, None, "no retraining measures a load; `profile --scenario server --record` does")
 
 
 def _modelled(budget: Budget, limit: BudgetLimit, train: Cost | None) -> Iterator[Limit]:

@@ -75,7 +75,7 @@ def trial(
         return _no_evidence("the live version", reason, champion)
     if other is not None and (reason := incomparable(graft.model.head, other.model.head)):
         return _no_evidence("the champion", reason, champion)
-    logits = logits_of_rows(config.plan, graft, examples)
+    logits = logits_of_rows(config.plan, graft, examples, again=True)
     model = graft.model
     if unseen:
         model = replace(model, labels=labels)
@@ -156,7 +156,7 @@ def _other_logits(
     if other.backbone is not graft.backbone or not read_alike(other, config):
         data, head = replace(config.data, max_tokens=other.max_tokens), other.model.head
         examples = load_data(data, head, other.backbone, labels=model.labels, splits=(split,)).splits[split]
-    return in_labels(logits_of_rows(config.plan, other, examples), other.model.labels, model.labels)
+    return in_labels(logits_of_rows(config.plan, other, examples, again=True), other.model.labels, model.labels)
 
 
 def _embedding_drift(config: TrainConfig, graft: Graft, train: Examples, before: Rows | None, rows: Rows) -> RowDrift:

@@ -118,8 +118,13 @@ def scaled(sizes: Sequence[tuple[int, int]], seconds: Sequence[float], size: tup
     return math.exp(float(y.mean() + from_mean @ exponents))
 
 
-def from_plan(decision: Decision, missing: float) -> PriceEstimate:
-    """Predicts the cost by the plan's timed steps; `missing` is the share of rows whose states no cache has."""
+def from_plan(decision: Decision, changed: float, before: Sequence[Run]) -> PriceEstimate:
+    """Predicts the cost by the plan's timed steps.
+
+    `changed` is the share of train rows that the live version has not seen. The states of the others are in a cache,
+    unless an adapter below them was trained since. `before` are earlier runs, newest first.
+    """
+    missing = changed if decision.config.adapter.fitted or states_kept(decision.action, before) else 1.0
     from trainers.pricing.price import price
     from trainers.runs.run import Run
 
@@ -128,13 +133,25 @@ def from_plan(decision: Decision, missing: float) -> PriceEstimate:
         config = replace(config, plan=replace(config.plan, stages=(Stage("none"),)), epochs=1.0)
         if config.adapter.fitted:  # of more boundaries: one pass gives them all, the rest is a larger head
             config = replace(config, adapter=Probe())
-    elif config.plan.climbs:
+    elif config.climbs:
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     result = price(config, Run(Path()))
     over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)
     seconds = result.cpu_seconds - (1 - missing) * over_rows
     source = f"the plan: {', '.join(stage.live for stage in result.stages)} live, steps timed on this machine"
     return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
+
+
+def states_kept(action: Action, before: Sequence[Run]) -> bool:
+    """Returns whether the newest runs left the states that this action reads as they were.
+
+    A run from scratch reads those of the bare backbone. A warm start reads those below its live blocks, which earlier
+    warm starts computed and did not change. A head reads the last ones, which only a head leaves as they were.
+    """
+    trained = [run.detail.get("action") for run in before]
+    if action == "head":
+        return next((name for name in trained if name in ("head", "warm", "scratch")), "") == "head"
+    return action == "scratch" or next((name for name in trained if name in ("warm", "scratch")), "") == "warm"
 
 
 def unpriced() -> PriceEstimate:

@@ -7,20 +7,18 @@ hand, so that an upgrade of a library is no reason to retrain. A variant of a us
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapters.heads.head import kinds_for
 from backbone.errors import InputError
-from backbone.files import BACKBONE_FILE
-from backbone.home import home
+from backbone.home import stored_ids
 from backbone.precisions.record import trunk_id
-from backbone.records import digest, encode, encode_set
+from backbone.records import digest, encode
 from trainers.config import TrainConfig
-from trainers.config.former import former_values
+from trainers.config.former import counted_values, former_values, with_former_stages, with_stages
 from trainers.config.own import own_in_graft, own_in_run, require_code
 from trainers.data.prepare import FORMER_READERS, read_splits, source_of
 from trainers.data.splits import NUMERICS_VERSION
@@ -80,6 +78,7 @@ class Taken:
     fingerprint: Fingerprint  # in the scheme of this version
     former: Mapping[int, Fingerprint]  # in former schemes, to compare with what former versions stored
     rows: Rows | None
+    config: TrainConfig  # config with its stages by name
 
     def in_scheme(self, scheme: int) -> Fingerprint:
         """Returns the fingerprint to compare with one of `scheme`."""
@@ -100,10 +99,16 @@ class Taken:
         """Returns whether training would give again the graft of the fingerprint `stored`."""
         return stored.same_training(self.in_scheme(stored.scheme))
 
+    def has_settings_of(self, stored: Fingerprint) -> bool:
+        """Returns whether the fingerprint `stored` was made from these settings, whatever the rows were."""
+        return self.in_scheme(stored.scheme).config == stored.config
 
-def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
+
+def take(config: TrainConfig, before: Fingerprint | None, keys: Collection[tuple[int, str]] = ()) -> Taken:
     """Takes the fingerprint of a config as its data are now; `before` spares reading files with the same bytes.
 
+    Stages that the config leaves open mean what they meant for the live version `before`, if its settings are these.
+    Else they mean what they meant in a former run, one of `keys` by scheme and key. So a new default retrains nothing.
     Raises InputError for bad data, or a backbone that is not there.
     """
     if "retrain" not in config.head.supports:
@@ -113,18 +118,16 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
         )
     require_code(config)
     source = source_of(config.data, config.head.column)
-    weights, preprocessing = backbone_ids(config.backbone, config.precision)
-    former = {1: _former_digests(config, weights, preprocessing), SCHEME: _digests(config, weights, preprocessing)}
-    has_own = bool(own_in_run(config))
-    now, scheme = (_own_digests(config, former[SCHEME]), OWN_SCHEME) if has_own else (former[SCHEME], SCHEME)
+    base, preprocessing = stored_ids(config.backbone)
+    weights = trunk_id(base, config.precision)
 
     def taken(rows: ReadRows, *, anew: bool) -> Taken:
-        def made(digests: _Digests, scheme: int) -> Fingerprint:
-            trained = (source.key(), rows.prints, digests.config, digests.graft, weights, preprocessing)
-            return Fingerprint(*trained, NUMERICS_VERSION, digests.gate, scheme, rows.moved)
-
-        before = {number: made(digests, number) for number, digests in former.items()}
-        return Taken(made(now, scheme), before, rows.rows if anew else None)
+        meanings = [with_stages(config), *([with_former_stages(config)] if config.plan.is_open else ())]
+        ids = (weights, preprocessing)
+        taken_as = [_taken(meaning, source.key(), rows, ids, anew=anew) for meaning in meanings]
+        like_live = (one for one in taken_as if before is not None and one.has_settings_of(before))
+        judged = (one for one in taken_as if any(one.in_scheme(scheme).key == key for scheme, key in keys))
+        return next(itertools.chain(like_live, judged, taken_as))
 
     if before is not None:
         unread = taken(ReadRows({}, before.rows, before.moved), anew=False)
@@ -134,6 +137,20 @@ def take(config: TrainConfig, before: Fingerprint | None) -> Taken:
         if before.source in map(source.key, FORMER_READERS) and unread.gives(before):
             return unread
     return taken(read(config), anew=True)
+
+
+def _taken(config: TrainConfig, source: str, rows: ReadRows, ids: tuple[str, str], *, anew: bool) -> Taken:
+    """Returns the fingerprint of a config with its stages by name, and the former ones; `ids` are the backbone's."""
+    former = {1: _former_digests(config, *ids), SCHEME: _digests(config, *ids)}
+    has_own = bool(own_in_run(config))
+    now, scheme = (_own_digests(config, former[SCHEME]), OWN_SCHEME) if has_own else (former[SCHEME], SCHEME)
+
+    def made(digests: _Digests, scheme: int) -> Fingerprint:
+        trained = (source, rows.prints, digests.config, digests.graft, *ids)
+        return Fingerprint(*trained, NUMERICS_VERSION, digests.gate, scheme, rows.moved)
+
+    before = {number: made(digests, number) for number, digests in former.items()}
+    return Taken(made(now, scheme), before, rows.rows if anew else None, config)
 
 
 class _Digests(NamedTuple):
@@ -147,7 +164,7 @@ def _digests(config: TrainConfig, weights: str, preprocessing: str) -> _Digests:
 
     A field at its default is no part of them, so a new field changes no task.
     """
-    values: dict[str, Any] = {k: v for k, v in encode_set(config).items() if k not in _unused(config)}
+    values: dict[str, Any] = {k: v for k, v in counted_values(config).items() if k not in _unused(config)}
     ids = {"weights_id": weights, "preprocessing_id": preprocessing}
     data, target = values.get("data", {}), values.get("target", {})
     reading = {k: v for k, v in data.items() if k in ("max_tokens", "difficulty", "label_names")}
@@ -221,28 +238,3 @@ def keeping(config: TrainConfig, before: Fingerprint | None) -> TrainConfig:
     if before is None or not before.moved:
         return config
     return replace(config, data=replace(config.data, moved=tuple(sorted({*config.data.moved, *before.moved}))))
-
-
-def backbone_ids(name: str, precision: str = "") -> tuple[str, str]:
-    """Reads (weights_id, preprocessing_id) of a backbone folder, or of `minilm`, imported on first use.
-
-    `precision` "" is the one recorded for the backbone.
-    """
-    path = Path(name)
-    if not (path / BACKBONE_FILE).is_file() and name == "minilm":
-        path = home() / "backbones" / name
-        if not (path / BACKBONE_FILE).is_file():
-            from backbone.home import resolve_backbone
-
-            path = resolve_backbone(name)
-    try:
-        record = json.loads((path / BACKBONE_FILE).read_text(encoding="utf-8"))
-        weights, preprocessing = str(record["weights_id"]), str(record["preprocessing_id"])
-    except FileNotFoundError:
-        raise InputError(
-            f"backbone: {path}: not a backbone folder (no {BACKBONE_FILE}); make one with "
-            f"`topgraft import-backbone SOURCE --out {path}`"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"backbone: {path / BACKBONE_FILE}: unreadable: {error}; import the backbone again") from error
-    return trunk_id(weights, precision), preprocessing

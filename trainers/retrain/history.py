@@ -30,6 +30,11 @@ class Known:
         return [run for run in self.runs if run.detail.get("trains")]
 
     @property
+    def keys(self) -> set[tuple[int, str]]:
+        """Returns the scheme and the key of every training that a run had judged."""
+        return {(run.detail.get("scheme", 1), run.detail.get("key", "")) for run in self.runs}
+
+    @property
     def generation(self) -> int:
         return self.live.generation if self.live else 0
 

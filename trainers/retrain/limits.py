@@ -50,10 +50,10 @@ def price(
         return predicted
     if options.max_price is None and not options.dry_run:
         return unpriced()
-    missing = 1.0
+    changed = 1.0
     if old and "train" in old and "train" in rows:
-        missing = float(np.mean(added(old["train"], rows["train"])))
-    return from_plan(decision, missing)
+        changed = float(np.mean(added(old["train"], rows["train"])))
+    return from_plan(decision, changed, before.runs)
 
 
 def by_price(predicted: PriceEstimate, max_price: float | None) -> str:

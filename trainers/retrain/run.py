@@ -18,12 +18,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
+from backbone.errors import InputError
+from backbone.home import stored_ids
+from backbone.precisions.record import choice_of, record
 from metering.window import cpu_seconds
 from registry.budgets.budget import Budget
 from registry.budgets.signers import Signers
 from registry.database import Registry
 from registry.entries import Lease, LeaseHeld, require_task
 from registry.leases import Heartbeat, heartbeat
+from registry.precisions import adopt, chosen
 from registry.store import Store
 from trainers.config import TrainConfig
 from trainers.retrain.fingerprint import Taken, keeping, take
@@ -58,30 +62,58 @@ def retrain(
     started, cpu_before = time.monotonic(), cpu_seconds()
     task = require_task(config.name)
     on_step("fingerprint")
+    given, config = config, in_fleet(config, registry)
     before = known(registry, task)
     kept = keeping(config, before.fingerprint)
     limits = budget or Budget(task)
-    now = (now or take(kept, before.fingerprint)).judged_by(limits.key)
+    now = (now or take(kept, before.fingerprint, before.keys)).judged_by(limits.key)
     if nothing := _nothing(registry, task, before, now, options):
         return nothing
     from adapters.machine import require_known_answers  # a run with nothing to do needs none of it
 
     require_known_answers()
     if options.dry_run:
-        work = Work(kept, registry, store, options, on_step, before, now, None, limits, signers or Signers())
+        work = Work(now.config, registry, store, options, on_step, before, now, None, limits, signers or Signers())
         return replace(work.dry(), seconds=round(time.monotonic() - started, 3))
     with _leased(registry, task, options) as beat:
+        config = in_fleet(given, registry, beat.lease.owner)
         before = known(registry, task)  # another run may have ended meanwhile
         kept = keeping(config, before.fingerprint)
-        now = take(kept, before.fingerprint).judged_by(limits.key)
+        now = take(kept, before.fingerprint, before.keys).judged_by(limits.key)
         if nothing := _nothing(registry, task, before, now, options):
             return nothing
         work = Work(
-            kept, registry, store, options, on_step, before, now, beat, limits, signers or Signers(), cpu_before
+            now.config, registry, store, options, on_step, before, now, beat, limits, signers or Signers(), cpu_before
         )
         outcome = replace(work.whole(), seconds=round(time.monotonic() - started, 3))
     on_step("done")
     return outcome
+
+
+def in_fleet(config: TrainConfig, registry: Registry, actor: str = "") -> TrainConfig:
+    """Returns the config in the precision that the registry records for its trunk, if it records one.
+
+    With an `actor`, this machine's choice becomes the record where there is none. A machine without a choice takes over
+    the record, for `train`. Raises InputError for a config that names another precision.
+    """
+    base_id, _ = stored_ids(config.backbone)
+    recorded, here = chosen(registry).get(base_id), choice_of(base_id)
+    if recorded is None and here is not None and actor and not config.precision:
+        recorded = adopt(registry, here, actor=actor)
+    if recorded is None:
+        return config
+    if config.precision not in ("", recorded.precision):
+        raise InputError(
+            f"precision: the config names {config.precision}, and the registry records {recorded.precision} for this "
+            f"trunk ({recorded.actor}: {recorded.reason}); leave it out, or change the record with `topgraft registry "
+            "precision`"
+        )
+    if actor and (here is None or here.registry):
+        reason = f"{recorded.reason} (the registry's)"
+        here = record(base_id, recorded.precision, reason, registry=registry.change().registry)
+    if here is not None and not here.registry and here.precision != recorded.precision:
+        log.warning("precision: %s, as the registry records it; this machine: %s", recorded.precision, here.precision)
+    return replace(config, precision=recorded.precision)
 
 
 def _nothing(registry: Registry, task: str, before: Known, now: Taken, options: Options) -> Outcome | None:

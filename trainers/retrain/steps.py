@@ -316,7 +316,8 @@ class Work:
         if decision.action != "scratch":
             assert self.before.live is not None
             self.store.verify(self.before.live.content_id)
-            start = Start(self.store.path(self.before.live.content_id), head_only=decision.action == "head")
+            folder = self.store.path(self.before.live.content_id)
+            start = Start(folder, head_only=decision.action == "head", from_climb=self.config.climbs)
         log.info("%s: %s: %s", self.task, decision.action, decision.reason)
         with window("retrain") as cost:
             result = train(

@@ -195,7 +195,7 @@ def _live_answers(
     names, known = inputs.data.labels, numbered(graft.model.labels)
     new = [i for i, name in enumerate(names) if name not in known]
     answerable = ~graft.model.head.column.carries(sample.examples.labels, new) if new else ~nobody
-    logits = logits_of_rows(config.plan, graft, sample.examples)
+    logits = logits_of_rows(config.plan, graft, sample.examples, again=True)
     return in_labels(logits, graft.model.labels, names), answerable
 
 

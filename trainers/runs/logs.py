@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from backbone.texts import load_json
+
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 30.0  # seconds between two lines of progress in a log
@@ -68,8 +70,8 @@ def read_scalars(path: Path) -> list[dict[str, float]]:
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+            values = load_json(line)
+        except ValueError:
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int):
             lines.append({name: value for name, value in values.items() if isinstance(value, (int, float))})

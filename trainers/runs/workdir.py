@@ -14,6 +14,7 @@ from backbone.files import write_durable
 from backbone.former_names import present_values
 from backbone.meshes.processes import leads, together
 from backbone.records import decode, encode
+from backbone.texts import load_json
 
 CONFIG, RESULT = "config.json", "result.json"
 PLAN = "plan.json"  # the prediction of `plan` for a run in this folder
@@ -100,9 +101,14 @@ def _claim(
     return _read(result) if result.exists() else None
 
 
+def stored_config(workdir: Path) -> Mapping[str, Any]:
+    """Returns the JSON values of the config that the run in a folder began with; none where there is no run."""
+    return _read(workdir / CONFIG) if (workdir / CONFIG).exists() else {}
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = load_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: damaged ({error}); start in another --workdir") from error
     if not isinstance(values, dict):

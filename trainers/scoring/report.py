@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -13,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from backbone.console.page import COLOURS, document, esc, plot, table
+from backbone.texts import load_json
 from metering.cost import CostRecord
 from metering.energy import Joules
 from trainers.config import ClimbStep
@@ -150,7 +150,7 @@ def _predicted(plan: Path, stages: Sequence[StageRecord]) -> str:
         return "<p class=note>No prediction: run <code>topgraft plan CONFIG --workdir DIR</code> before training.</p>"
     rows = []
     try:
-        prices = json.loads(plan.read_text(encoding="utf-8"))["stages"]
+        prices = load_json(plan.read_text(encoding="utf-8"))["stages"]
         for i, (price, measured) in enumerate(zip(prices, stages, strict=False)):
             predicted = price["cpu_seconds"]
             error = f"{measured.cpu_seconds / predicted - 1:+.0%}" if predicted else "-"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from backbone.errors import InputError
 from backbone.records import decode
+from backbone.texts import load_json
 
 T = TypeVar("T")
 TRIALS, STATES, PLAN = "trials", "states", "search.json"
@@ -59,6 +59,6 @@ def read_pieces(workdir: Path) -> tuple[Piece, ...]:
 def read(kind: type[T], path: Path) -> T:
     """Returns a record of a search; raises InputError where it is damaged."""
     try:
-        return decode(kind, json.loads(path.read_text(encoding="utf-8")))
+        return decode(kind, load_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error}); start in another --workdir") from error

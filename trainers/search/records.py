@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.records import encode
+from backbone.texts import load_json
 from backbone.trees import Params
 from trainers.fitting.state import LoopState
 from trainers.runs.checkpoints import State, arrays_of, of_arrays
@@ -81,8 +82,8 @@ class StoredState:
             return None
         try:
             with self._path.open("rb") as stream:
-                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-            return dict(json.loads(header["__metadata__"]["notes"]))
+                header = load_json(stream.read(int.from_bytes(stream.read(8), "little")))
+            return dict(load_json(header["__metadata__"]["notes"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self._path}: damaged ({error}); remove it, and the trial is trained again") from error
 

@@ -23,6 +23,7 @@ from backbone.files import write_durable
 from backbone.records import encode
 from metering.window import cpu_seconds, platform
 from trainers.config import TrainConfig
+from trainers.config.former import with_former_stages
 from trainers.retrain.fingerprint import read as read_rows
 from trainers.runs.run import Run
 from trainers.runs.workdir import RESULT, claimed, stored_result
@@ -63,7 +64,7 @@ def search(
     require_measurable(objectives, config)
     _require_target(config)
     values = {
-        "config": encode(config),
+        "config": encode(with_former_stages(config)),  # the points name the stages
         "points": [[point.id, dict(point.settings)] for point in points.points],
         "objectives": list(objectives),
         "budget": budget,

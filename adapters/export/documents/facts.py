@@ -5,7 +5,6 @@ No figure is typed by hand. A figure that nobody has is None, and `absent` says 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from adapters.artefact.manifest import CANARY, Manifest, read_manifest, stored_cost
 from backbone.errors import InputError
+from backbone.texts import load_json
 from metering.cost import CostRecord, add_costs
 from metering.energy import Joules
 
@@ -125,7 +125,7 @@ def _shape(described: str) -> tuple[int, ...]:
 def _query(file: Path, graft: Path) -> Query | None:
     """Returns the energy of one row of middle length; None where the profile has no figure of it."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
+        values = load_json(file.read_text(encoding="utf-8").splitlines()[-1])
         shapes = [shape for shape in values["shapes"] if shape["batch"] == 1]
         shape = sorted(shapes, key=lambda one: one["tokens"])[len(shapes) // 2]
         of, joules, quality = Path(values["graft"]), shape["joules_per_row"], str(shape["joules_quality"])

@@ -16,12 +16,12 @@ from starlette.requests import Request
 
 from backbone.errors import InputError, shown
 from serving.bank import Envelope
-from serving.runtime import ScopeCost, Submodels
 from serving.server.app import Server
 from serving.server.endpoint import OPTIONAL, Body, Endpoint, Error, Protocol, Schema, TaskAnswers, inference
 from serving.server.limits import Limits
 from serving.server.openapi import FREE, TEXT, TIMEOUT_MS, WHOLE, array, nullable, record, texts
 from serving.server.reading import Question, json_object, only_fields, optional_object, seconds, strings, within
+from serving.submodels import ScopeCost, Submodels
 
 DATATYPES = {"labels": "BYTES", "probabilities": "FP32", "out_of_scope_score": "FP32", "abstained": "BOOL"}
 SCOPED = ("out_of_scope_score", "abstained")  # outputs of grafts with an out-of-scope score only

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 import serving.server
 from serving.drift import DriftReport
+from serving.ladder import Option
 from serving.server.app import Server
 from serving.server.endpoint import Content, Endpoint, Protocol
 from serving.server.monitoring import Stats
@@ -30,6 +31,9 @@ class TaskStatus:
     content_id: str
     generation: int
     resident: bool
+    submodel: str
+    options: tuple[Option, ...]
+    given_up: float
     lineage: dict[str, Any]
     drift: DriftReport | None
     refused: str | None
@@ -64,6 +68,9 @@ def _tasks(server: Server) -> Tasks:
                 one.content_id,
                 one.generation,
                 resident=residency.resident(one.content_id),
+                submodel=server.runtime.submodel_of(task),
+                options=server.table.options(task) if server.table else (),
+                given_up=server.runtime.given_up.get(task, 0.0),
                 lineage=entries[task].lineage if task in entries else {},
                 drift=drift.get(task),
                 refused=refused.get(task) or residency.failed.get(one.content_id),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import topgraft
+from backbone.cache import VARIANT_FILE
+from backbone.home import boundaries_folder
 from backbone.precisions.record import record
 from tests.command import call
 from tests.home import linked
@@ -33,6 +37,8 @@ def test_it_is_scored_and_recorded(script, tiny, tmp_path, monkeypatch):
     dev = load_data(config.data, config.head, graft.backbone).splits["dev"]
     expected = gather(plain.model, plain.logits_of_rows(dev.rows[: variants.ROWS]), dev.labels[: variants.ROWS])
     assert result.metrics["dev_float32"] == expected.compute()
+    cached = [json.loads(file.read_text())["weights_id"] for file in boundaries_folder().glob(f"*/{VARIANT_FILE}")]
+    assert sorted(cached) == sorted({graft.backbone.weights_id, tiny.base_id}), "states of both, for the next run"
 
 
 def test_one_that_loses_is_not_validated(script, tmp_path, monkeypatch, caplog):

@@ -65,6 +65,26 @@ def test_other_grafts_run_whole(methods, head, task, home):
     np.testing.assert_array_equal(logits_of_rows(Plan(), graft, task.train), graft.logits_of_rows(task.train.rows))
 
 
+def test_what_is_live_is_asked_again_at_the_price_of_a_few_rows(task, home):
+    """States under an adapter are kept for a caller that comes back, under that adapter alone."""
+    graft, plan = graft_of(task, Lora(rank=2)), Plan()
+    expected = graft.logits_of_rows(task.train.rows)
+
+    def asked_of(one: Graft) -> tuple[np.ndarray, float]:
+        with window("test") as cost:
+            logits = logits_of_rows(plan, one, task.train, again=True)
+        return logits, cost.flops or 0.0
+
+    _, first = asked_of(graft)
+    logits, second = asked_of(graft)
+    assert 0 < second < first / 3
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    other = replace(graft, params=nonzero(graft.model, seed=1))
+    logits, third = asked_of(other)
+    assert third == first, "another adapter has other states"
+    np.testing.assert_allclose(logits, other.logits_of_rows(task.train.rows), rtol=1e-4, atol=1e-4)
+
+
 def test_without_a_cache_every_row_is_computed(task, home):
     graft = graft_of(task, Probe())
     logits = logits_of_rows(Plan(cache="none"), graft, task.train)

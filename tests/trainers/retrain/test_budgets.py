@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import topgraft
+from registry.budgets.budget import Budget, BudgetLimit
 from tests.tiny import as_json
+from trainers.retrain.budgeted import budgeted
 
 LOOSE = "[default]\nmax_cpu_seconds = 1e6\nfloors.macro_f1 = 0.1\nsingle_stream.max_p99_ms = 1e5\nmax_flops = 1e15\n"
 
@@ -100,3 +103,10 @@ def test_a_retraining_signs_what_it_promotes(place, tmp_path):
     assert place.run(options=("--sign", str(tmp_path / "key.pem")))["live"] == 1
     folder = place.store / place.registry.version("tiny", 1).path
     assert len(list((folder / "signatures").iterdir())) == 1
+
+
+def test_a_load_is_not_measured_by_a_retraining():
+    budget = Budget("t", limits=(BudgetLimit("server.max_p99_ms", 5.0, "b.toml:2"),))
+    (limit,) = budgeted(budget, {}, None, lambda: np.zeros(0)).further()
+    assert (limit.name, limit.value) == ("b.toml:2 server.max_p99_ms", None)
+    assert "--record" in limit.reason

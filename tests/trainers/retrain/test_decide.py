@@ -11,7 +11,7 @@ from adapters.specs import Bias, Classification, Lora, Probe
 from tests.grafts import manifest
 from trainers.config import Plan, TrainConfig
 from trainers.config.retrain import Retrain
-from trainers.retrain.decide import decide, from_history, scaled
+from trainers.retrain.decide import decide, from_history, scaled, states_kept
 from trainers.retrain.diagnose import Diagnosis
 from trainers.retrain.fingerprint import Fingerprint
 from trainers.retrain.lineage import Changes
@@ -52,6 +52,24 @@ def test_the_cheapest_action_that_can_be_expected_to_do(changed, added, now, met
         assert found.config.epochs == 0.5
         assert [stage.blocks for stage in found.config.plan.stages] == ["-2:"]
     assert decide(config, now, None, None, diagnosis(1, 100)).action == "scratch"
+
+
+@pytest.mark.parametrize(
+    ("action", "newest_first", "kept"),
+    [
+        ("scratch", ("warm", "scratch"), True),
+        ("head", ("head", "warm"), True),
+        ("head", ("adopt", "head"), True),
+        ("head", ("warm", "head"), False),
+        ("head", ("scratch",), False),
+        ("head", (), False),
+        ("warm", ("head", "warm", "scratch"), True),
+        ("warm", ("head", "scratch", "warm"), False),
+        ("warm", (), False),
+    ],
+)
+def test_a_plan_pays_for_states_under_an_adapter_that_was_trained_since(action, newest_first, kept):
+    assert states_kept(action, [SimpleNamespace(detail={"action": name}) for name in newest_first]) == kept
 
 
 def test_attention_is_never_fitted_to_cached_means_and_extra_methods_do_not_stand_in_the_way():

@@ -1,0 +1,157 @@
+"""A runtime and a server with a router: one pass of the trunk below, the answers of the graft that is named."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from adapters.artefact.router import read_router
+from adapters.specs import Lora
+from backbone.errors import InputError
+from backbone.storage import load_backbone
+from serving.bank import Envelope, Group
+from serving.live.catalogue import FolderCatalogue
+from serving.live.follow import Follower
+from serving.runtime import Runtime
+from serving.server.app import Server
+from serving.server.limits import Tokens
+from serving.server.serve import serve
+from serving.server.settings import Settings
+from tests.routes import TASKS, stored, texts_of
+from tests.serving.place import LIMITS
+from tests.tiny import make_tiny_backbone, write_csv
+from trainers.config.routing import Routing
+from trainers.route import route
+
+ENVELOPE = Envelope((Group((Lora(rank=2, blocks="1:"),), slots=2),), labels=2)
+
+
+class Counting(dict):
+    """Compiled programs, with a count of those that were fetched."""
+
+    fetched: Counter
+
+    def __getitem__(self, key):
+        self.fetched[key[0]] += 1
+        return super().__getitem__(key)
+
+
+@pytest.fixture(scope="module")
+def made(tiny, tmp_path_factory):
+    """A folder of three grafts, and a router over them that knows rows of no task."""
+    folder = tmp_path_factory.mktemp("routed")
+    grafts = [stored(folder / "grafts", tiny, name, number) for number, name in enumerate(TASKS)]
+    other = write_csv(folder / "other.csv", [(text, "none") for text in texts_of(3, 120)])
+    route(grafts, folder / "router", Routing(rows=(str(other),), max_wrong=0.1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny, made):
+    router = read_router(made / "router")
+    with Runtime(tiny, ENVELOPE, buckets=(48,), batch_sizes=(1, 8), max_wait=0.0, router=router) as runtime:
+        follower = Follower(runtime, FolderCatalogue(made / "grafts"))
+        follower.poll()
+        runtime.follower = follower
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def client(runtime):
+    server = Server(runtime, runtime.follower, LIMITS, Tokens())
+    server.ready = True
+    with TestClient(server.app(), raise_server_exceptions=False) as client:
+        yield client
+
+
+def routed_texts() -> list[str]:
+    return [text for number in range(4) for text in texts_of(number, 2, seed=7)]
+
+
+def test_routed_texts_get_the_answers_of_their_graft(runtime, client):
+    texts = routed_texts()
+    reply = client.post("/route", json={"inputs": texts})
+    assert reply.status_code == 200, reply.text
+    body = reply.json()
+    assert body["router"] == runtime.router.record.content_id
+    tasks = [each["task"] for each in body["predictions"]]
+    assert len(set(tasks)) >= 3
+    assert None in tasks
+    for text, each in zip(texts, body["predictions"], strict=True):
+        if each["task"] is None:
+            assert (each["labels"], each["version"], each["submodel"]) == ([], None, None)
+            continue
+        (alone,) = runtime.predict([(each["task"], text)])
+        assert each["labels"] == list(alone.labels)
+        assert each["probabilities"] == pytest.approx(alone.probabilities, rel=1e-5)
+        assert each["content_id"] == alone.content_id
+
+
+def test_the_trunk_below_runs_once(runtime, monkeypatch):
+    """The graft goes on from the states of the router's pass: nothing is embedded a second time."""
+    programs = runtime.programs
+    counting = Counting(programs._compiled)
+    counting.fetched = Counter()
+    monkeypatch.setattr(programs, "_compiled", counting)
+    rows = runtime.submit_routing(texts_of(0, 1, seed=7))
+    states = np.stack([row.future.result(60) for row in rows])
+    (choice,) = runtime.router.choices(states)
+    assert counting.fetched["embed"] == 1
+    assert counting.fetched["blocks"] == 1
+    (pending,) = runtime.submit([(choice.task, texts_of(0, 1, seed=7)[0])], routed=rows)
+    pending.answer(60)
+    assert counting.fetched["embed"] == 1
+    assert counting.fetched["blocks"] == 1
+    assert counting.fetched["suffix"] == 1
+    (alone,) = runtime.submit([(choice.task, texts_of(0, 1, seed=7)[0])])
+    alone.answer(60)
+    assert counting.fetched["embed"] == 2, "the count sees a pass from the start"
+    np.testing.assert_allclose(alone.future.result(), pending.future.result(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"inputs": []}, 400, "inputs: expected a list of strings, not empty"),
+        ({"inputs": ["a"], "tasks": ["corn"]}, 400, "tasks: unknown"),
+        ({"inputs": ["a"] * 9}, 400, "exceed the limit of 8"),
+    ],
+)
+def test_bad_requests_are_named(client, body, status, message):
+    reply = client.post("/route", json=body)
+    assert reply.status_code == status
+    assert message in reply.json()["error"]
+
+
+def test_a_task_that_is_gone_is_404(runtime, client):
+    texts = routed_texts()
+    named = client.post("/route", json={"inputs": texts}).json()["predictions"]
+    text = next(text for text, each in zip(texts, named, strict=True) if each["task"] == "rye")
+    served = runtime.find("rye")
+    runtime.remove("rye")
+    try:
+        reply = client.post("/route", json={"inputs": [text]})
+        assert reply.status_code == 404
+        assert "no task 'rye' is served" in reply.json()["error"]
+    finally:
+        runtime.offer(served)
+
+
+def test_a_server_without_a_router_says_so(server):
+    with TestClient(server.app()) as client:
+        reply = client.post("/route", json={"inputs": ["a"]})
+    assert reply.status_code == 404
+    assert "start it with --router" in reply.json()["error"]
+
+
+def test_a_router_of_another_trunk_is_refused(made, tmp_path, tiny):
+    other = make_tiny_backbone(tmp_path / "other", seed=2)
+    settings = Settings(backbone=str(other), grafts=str(made / "grafts"), port=0, router=str(made / "router"))
+    with pytest.raises(InputError, match=r"--router .*: made on another trunk"):
+        serve(settings)
+    trunk, router = load_backbone(other), read_router(made / "router")
+    with pytest.raises(InputError, match=r"router: made on another trunk"):
+        Runtime(trunk, ENVELOPE, buckets=(48,), batch_sizes=(1,), router=router)

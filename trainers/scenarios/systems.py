@@ -1,0 +1,223 @@
+"""What a scenario measures: a graft in this process, or a server behind a URL. Both answer rows by their numbers.
+
+A query is one row, from its text to its answer: tokenisation counts. Scores are of the first answer to each row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from adapters.graft import Graft
+from backbone.errors import InputError
+from backbone.texts import load_json
+from trainers.data.batches import Examples
+from trainers.scoring.metrics import gather
+
+PATIENCE = 60.0  # seconds for an answer, before the query counts as failed
+MAX_OPEN = 64  # queries under way at a time where all of them are sent at once
+
+
+class System(Protocol):
+    """A system under test."""
+
+    name: str  # folder or URL
+    local: bool  # it computes in this process, so that meters of this process count it
+
+    def warm_up(self) -> None:
+        """Makes the system ready, so that the first measured query costs no more than others."""
+
+    async def ask(self, row: int) -> None:
+        """Answers one row; raises ConnectionError where no answer came."""
+
+    async def ask_all(self, rows: Sequence[int]) -> None:
+        """Answers many rows that are there from the start."""
+
+    def scores(self) -> tuple[dict[str, float], int]:
+        """Returns the metrics of the first answers, and the number of rows that have one."""
+
+    def close(self) -> None:
+        """Gives back threads and connections."""
+
+
+class GraftSystem:
+    """A graft in this process. Queries that arrive while it computes are answered together by the next pass."""
+
+    local = True
+
+    def __init__(self, name: str, graft: Graft, texts: Sequence[Any], examples: Examples, *, batching: bool):
+        self.name = name
+        self._graft, self._texts, self._examples = graft, list(texts), examples
+        self._logits: dict[int, np.ndarray] = {}
+        self._queue: list[tuple[int, asyncio.Future[None], asyncio.AbstractEventLoop]] = []
+        self._some, self._ended = threading.Condition(), False
+        self._worker = threading.Thread(target=self._work, name="scenario", daemon=True) if batching else None
+        if self._worker:
+            self._worker.start()
+
+    def _answer(self, rows: Sequence[int]) -> None:
+        logits = self._graft.logits([self._texts[row] for row in rows])
+        for row, values in zip(rows, logits, strict=True):
+            self._logits.setdefault(row, values)
+
+    def warm_up(self) -> None:
+        """Compiles the programs of every bucket and batch size that the rows need."""
+        first = {bucket: int(np.argmax(self._examples.buckets == bucket)) for bucket in set(self._examples.buckets)}
+        for row in first.values():
+            for size in (1, 2, 9):  # each is padded to the next size of a batch
+                self._graft.logits([self._texts[row]] * size)
+
+    async def ask(self, row: int) -> None:
+        """Answers one row, beside others that wait where there is a worker."""
+        if self._worker is None:
+            self._answer([row])
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._some:
+            self._queue.append((row, future, loop))
+            self._some.notify()
+        await future
+
+    async def ask_all(self, rows: Sequence[int]) -> None:
+        """Answers the rows in full batches."""
+        self._answer(rows)
+
+    def _work(self) -> None:
+        """Answers what waits, all of it at once, until the system is closed."""
+        while True:
+            with self._some:
+                while not self._queue and not self._ended:
+                    self._some.wait()
+                waiting, self._queue = self._queue, []
+            if not waiting:
+                return
+            self._answer([row for row, _, _ in waiting])
+            for _, future, loop in waiting:
+                loop.call_soon_threadsafe(future.set_result, None)
+
+    def scores(self) -> tuple[dict[str, float], int]:
+        """Returns the metrics of the graft's head."""
+        rows = sorted(self._logits)
+        logits = [self._logits[row] for row in rows]
+        longest = max(len(values) for values in logits)
+        stacked = np.stack([np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)]) for v in logits])
+        labels = self._examples.labels[rows]
+        if self._examples.labels_of_tokens:
+            labels = labels[:, :longest]
+        return gather(self._graft.model, stacked, labels).compute(), len(rows)
+
+    def close(self) -> None:
+        """Ends the worker."""
+        with self._some:
+            self._ended = True
+            self._some.notify()
+        if self._worker:
+            self._worker.join()
+
+
+@dataclass(frozen=True)
+class Address:
+    """The place of a task on a server."""
+
+    host: str
+    port: int
+    secure: bool  # https
+    task: str
+    token: str = ""  # bearer token; "" for none
+
+
+def address_of(url: str, task: str, token: str = "") -> Address:
+    """Returns the address behind a URL; raises InputError for one that no server of Topgraft has."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"{url}: expected http://HOST:PORT of a `topgraft serve`")
+    if parts.path.strip("/"):
+        raise InputError(f"{url}: give the server alone, and the task as --task NAME")
+    if not task:
+        raise InputError(f"{url}: name the task of the server to measure: --task NAME")
+    secure = parts.scheme == "https"
+    return Address(parts.hostname, parts.port or (443 if secure else 80), secure, task, token)
+
+
+class ServerSystem:
+    """A task of a server, asked over kept connections."""
+
+    local = False
+
+    def __init__(self, name: str, address: Address, texts: Sequence[str], labels: Sequence[Sequence[str]]):
+        self.name, self._address = name, address
+        self._bodies = [json.dumps({"tasks": [address.task], "inputs": [text]}).encode() for text in texts]
+        self._labels = [frozenset(row) for row in labels]
+        self._answers: dict[int, frozenset[str]] = {}
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    def warm_up(self) -> None:
+        """Asks one row, and raises InputError where the server does not answer it."""
+
+        async def once() -> None:
+            await self.ask(0)
+            self.close()
+
+        try:
+            asyncio.run(once())
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise InputError(f"{self.name}: {error}; is a `topgraft serve` there, with this task?") from error
+        self._answers.clear()
+        self._idle.clear()
+
+    async def ask(self, row: int) -> None:
+        """Asks `POST /predict`; raises ConnectionError for another status than 200."""
+        try:
+            status, content = await asyncio.wait_for(self._post(self._bodies[row]), PATIENCE)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError) as error:
+            raise ConnectionError(f"no answer: {error!r}") from error
+        if status != 200:
+            raise ConnectionError(f"status {status}: {content[:300].decode(errors='replace')}")
+        answer = load_json(content)["answers"][self._address.task]["predictions"][0]
+        self._answers.setdefault(row, frozenset(answer["labels"]))
+
+    async def ask_all(self, rows: Sequence[int]) -> None:
+        """Asks the rows, `MAX_OPEN` of them at a time."""
+        places = asyncio.Semaphore(MAX_OPEN)
+
+        async def one(row: int) -> None:
+            async with places:
+                await self.ask(row)
+
+        await asyncio.gather(*(one(row) for row in rows))
+
+    async def _post(self, body: bytes) -> tuple[int, bytes]:
+        place = self._address
+        if self._idle:
+            reader, writer = self._idle.pop()
+        else:
+            reader, writer = await asyncio.open_connection(place.host, place.port, ssl=place.secure or None)
+        token = f"Authorization: Bearer {place.token}\r\n" if place.token else ""
+        head = f"POST /predict HTTP/1.1\r\nHost: {place.host}\r\n{token}Content-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        content = await reader.readexactly(int(fields["content-length"]))
+        if fields.get("connection") == "close":
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return int(lines[0].split()[1]), content
+
+    def scores(self) -> tuple[dict[str, float], int]:
+        """Returns the share of rows with exactly their labels."""
+        right = sum(answer == self._labels[row] for row, answer in self._answers.items())
+        return {"accuracy": right / len(self._answers)}, len(self._answers)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        while self._idle:
+            self._idle.pop()[1].close()

@@ -253,6 +253,15 @@ def probe_model(model: GraftModel, probe: Probe) -> GraftModel:
     return GraftModel(model.network, (probe,), model.head, model.labels)
 
 
+def rounded_up(count: int) -> int:
+    """Returns a size of at least `count`, by an eighth larger at most, that many counts share.
+
+    Rows and directions beyond `count` are zeros without weight. So some new rows mean no new program to compile.
+    """
+    step = max(8, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
+
+
 def _bounded(logits: np.ndarray) -> np.ndarray:
     """Returns logits [M,C] in which a label that no row had is unlikely, but not without bound."""
     absent = logits < UNLIKELY / 2
@@ -304,9 +313,15 @@ class Problem:
     def _solver(self, rows: np.ndarray, tolerance: float) -> Callable[[HeadOption], Params]:
         """Returns a function that fits options to the same rows; each starts from what the one before left."""
         scatters: dict[bool, Scatter] = {}
-        x, labels = jax.device_put((self.x, self.labels))
-        width = self.x.shape[1]
-        params: Params = {"kernel": np.zeros((width, self.names), np.float32), "bias": np.zeros(self.names, np.float32)}
+        count, width = self.x.shape
+        more = (rounded_up(count) - count, 0 if self.basis is None else rounded_up(width) - width)
+        x = jax.device_put(np.pad(self.x, ((0, more[0]), (0, more[1]))))
+        labels = jax.device_put(np.pad(self.labels, ((0, more[0]), *((0, 0),) * (self.labels.ndim - 1))))
+        rows_fitted = np.pad(rows, (0, more[0]))
+        params: Params = {
+            "kernel": np.zeros((width + more[1], self.names), np.float32),
+            "bias": np.zeros(self.names, np.float32),
+        }
 
         def solve(option: HeadOption) -> Params:
             nonlocal params
@@ -314,8 +329,8 @@ class Problem:
                 if option.named not in scatters:
                     scatters[option.named] = self._scatter(rows, option.named)
                 return discriminant(scatters[option.named], option.shrinkage)
-            params = fit_rows(self.head, x, labels, rows, option.strength, params, tolerance)
-            return params
+            params = fit_rows(self.head, x, labels, rows_fitted, option.strength, params, tolerance)
+            return {"kernel": params["kernel"][:width], "bias": params["bias"]}
 
         return solve
 

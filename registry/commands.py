@@ -190,6 +190,7 @@ class AuditBudgets(UnderBudgets, Action, verb="audit"):
     html: str = option("", "HTML page to write")
     days: float = option(30.0, "days of a period, for what owners spent", above=0)
     propose: str = option("", "new file of budgets to write, from what is live today")
+    usage: tuple[str, ...] = option((), "file of `serve --usage`; may be repeated", repeat=True)
     slack: float = option(0.25, "room that --propose leaves above what is measured, as a share", min=0)
 
     def call(self) -> object:
@@ -200,7 +201,13 @@ class AuditBudgets(UnderBudgets, Action, verb="audit"):
             raise InputError("--slack: belongs to --propose; name the file that it writes")
         budgets = budgets_for(self.budgets, self.place.registry)
         return audit_of_budgets(
-            self.place, budgets, days=self.days, html=self.html, proposal=self.propose, slack=self.slack
+            self.place,
+            budgets,
+            days=self.days,
+            html=self.html,
+            proposal=self.propose,
+            slack=self.slack,
+            usage=self.usage,
         )
 
 

@@ -161,6 +161,7 @@ class Registry:
         origin = rows.plain(lineage or {}, "lineage")
         with self.database.reading() as connection:
             self.require_store(connection, store)
+            self._now(connection, task, fence)  # a run that lost its lease copies nothing either
         uses = self._announced(store, name := store.path(read_manifest(Path(artefact)).content_id).name)
         try:
             content_id, _ = store.add(artefact)

@@ -26,6 +26,7 @@ from registry.budgets.judge import require_within
 from registry.budgets.page import audit_page
 from registry.budgets.propose import propose
 from registry.budgets.signers import Signers
+from registry.budgets.usage import read_usage
 from registry.collect import Collected
 from registry.database import Registry
 from registry.decisions import require_decided
@@ -276,14 +277,23 @@ def audit(place: Place) -> StoreAudit:
 
 
 def audit_of_budgets(
-    place: Place, budgets: Budgets, *, days: float, html: str = "", proposal: str = "", slack: float = 0.0
+    place: Place,
+    budgets: Budgets,
+    *,
+    days: float,
+    html: str = "",
+    proposal: str = "",
+    slack: float = 0.0,
+    usage: tuple[str, ...] = (),
 ) -> BudgetAudit:
     """Judges every version by its team's budgets.
 
     `html` names a page to write; `proposal` a new file of budgets, made from what is live with `slack` of room.
+    `usage` are files of servers. Raises InputError for one that is none.
     """
+    noted = read_usage(usage)
     registry, store = place.open(), place.artefacts()
-    result = audit_budgets(registry, budgets, store, days=days)
+    result = audit_budgets(registry, budgets, store, days=days, usage=noted)
     if html:
         Path(html).write_text(audit_page(result, iso_time(time.time())), encoding="utf-8")
     if proposal:

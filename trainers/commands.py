@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from backbone.console.options import argument, option
+from backbone.console.options import argument, option, required
 from backbone.console.verbs import InPrecision, IntoFolder, OfGraft, OnBackbone, Verb
 from backbone.errors import InputError
 from registry.budgets.place import UnderBudgets, budgets_for
@@ -106,6 +106,19 @@ class DistilStatic(IntoFolder, Verb, verb="distil-static"):
         from trainers.distil_static import distil_static
 
         return distil_static(self.backbone, self.out, width=self.width, files=self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropBlocks(IntoFolder, Verb, verb="drop-blocks"):
+    backbone: str = argument("backbone folder that reads text, or minilm")
+    blocks: int = required("number of blocks to drop", min=1)
+    texts: tuple[str, ...] = option((), "file of texts, one a line, that judge the blocks", name="text", repeat=True)
+
+    def call(self) -> object:
+        """Writes a trunk without the blocks that change states least; nothing is trained."""
+        from trainers.drop_blocks import drop_blocks
+
+        return drop_blocks(self.backbone, self.out, count=self.blocks, files=self.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +288,7 @@ VERBS: tuple[type[Verb], ...] = (
     Train,
     Precision,
     DistilStatic,
+    DropBlocks,
     Plan,
     Retrain,
     Evaluate,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import topgraft
+from backbone.storage import Backbone, load_backbone
 from benchmarks.week import plan
 from benchmarks.week.clock import HOUR, Clock
 from benchmarks.week.events import EVENTS, Event
@@ -39,6 +40,7 @@ class Week:
         self.service = Service(folder, self.tasks.where, self.tasks.environment)
         self._planned, self._events = plan.changes(hours), plan.events(hours)
         self._snapshots = plan.snapshots(hours)
+        self._loaded: dict[Path, Backbone] = {}
         self._file = folder / "week.json"
         self.record: dict[str, Any] = (
             json.loads(self._file.read_text())
@@ -238,12 +240,18 @@ class Week:
         for task, live in after.items():
             if live.content_id in known or live.content_id not in self.load.answers:
                 continue
-            graft = topgraft.load(self.tasks.store / live.content_id.removeprefix("sha256:"), self.trunk)
+            graft = topgraft.load(self.tasks.store / live.content_id.removeprefix("sha256:"), self._loaded_trunk())
             alone = [dict(answer.probabilities) for answer in graft.predict(list(TEXTS))]
             if not alike(alone, self.load.answers[live.content_id]):
                 violations.append(f"{task}: version {live.version} answers otherwise when it is loaded alone")
             known.append(live.content_id)
         return violations
+
+    def _loaded_trunk(self) -> Backbone:
+        """Returns the trunk of the configs, loaded once."""
+        if self.trunk not in self._loaded:
+            self._loaded[self.trunk] = load_backbone(self.trunk)
+        return self._loaded[self.trunk]
 
     def _collected(self) -> list[str]:
         status, said = self.tasks.verb("registry", "gc", "--keep", KEEP)

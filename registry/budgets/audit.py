@@ -17,11 +17,13 @@ from sqlalchemy import select
 
 from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.errors import InputError
+from metering.energy import Quality
 from registry import tables
 from registry.budgets.budget import Budgets, Exemption
 from registry.budgets.figures import Figure, figures_of
-from registry.budgets.judge import Finding, judged
+from registry.budgets.judge import Finding, judged, judged_answers
 from registry.budgets.limits import utc_today
+from registry.budgets.usage import PerThousand, Served, UsageLine, per_thousand, summed
 from registry.database import Registry
 from registry.entries import Live, Measurement, Promotion, Version, iso_time
 from registry.store import Store
@@ -85,6 +87,8 @@ class OwnerRow:
     cpu_seconds: float  # CPU seconds of trainings published in the period
     cpu_seconds_before: float  # the same of the period before
     joules: dict[str, float]  # energy of trainings in the period, by quality: qualities are never added
+    answers: PerThousand  # answers of servers in the period, and what 1,000 of them took
+    answers_before: PerThousand  # the same of the period before
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,19 @@ class BudgetAudit:
         lines += [f"exception ended {one.until}: {one.task} {one.limit} ({one.source}, {one.owner})" for one in expired]
         lines += [
             f"{one.owner or 'nobody'}: {one.tasks} tasks, {one.over} over, {one.missing} without a figure; trainings "
-            f"{one.cpu_seconds:.4g} CPU s in {self.days:g} days, {one.cpu_seconds_before:.4g} in those before"
+            f"{one.cpu_seconds:.4g} CPU s in {self.days:g} days, {one.cpu_seconds_before:.4g} in those before; "
+            f"{_answers(one.answers)}, {_answers(one.answers_before)} before"
             for one in self.owners
         ]
         return "\n".join(lines)
+
+
+def _answers(spent: PerThousand) -> str:
+    """Returns what answers took, for people."""
+    if spent.cpu_seconds is None:
+        return "no answers noted"
+    joules = "".join(f", {value:.4g} J {quality}" for quality, value in spent.joules.items())
+    return f"{spent.answers} answers at {spent.cpu_seconds:.4g} CPU s{joules} for 1,000"
 
 
 @dataclass(frozen=True)
@@ -162,12 +175,13 @@ def audit_budgets(
     days: float = 30.0,
     now: float | None = None,
     today: date | None = None,
+    usage: Sequence[UsageLine] = (),
 ) -> BudgetAudit:
     """Judges every version of a registry by the budgets that hold today.
 
     Of live versions that no retraining made, `store` gives the costs in their manifests. `days` is the length of a
-    period. `now`, seconds since 1970, ends the last one. Raises InputError for a task in two
-    groups.
+    period. `now`, seconds since 1970, ends the last one. `usage` is what servers noted. Raises InputError for a task in
+    two groups.
     """
     started, day = time.monotonic(), today or utc_today()
     records = read_records(registry)
@@ -190,6 +204,10 @@ def audit_budgets(
             elif any(finding.verdict == "FAIL" for finding in findings):
                 former[task] = former.get(task, 0) + 1
     owners = {task: budget.owner for task, budget in limits.items()}
+    since, until = (now or time.time()) - days * DAY, now or time.time()
+    spent, spent_before = summed(usage, since, until), summed(usage, since - days * DAY, since)
+    for task, entry in records.lives.items():
+        live += judged_answers(limits[task], entry.version, per_thousand([spent.get(task, {})]))
     return BudgetAudit(
         registry=registry.database.where,
         budgets=budgets.file,
@@ -203,7 +221,7 @@ def audit_budgets(
         approvals=tuple(_approvals(records, owners)),
         exceptions=tuple(_row(one, day) for one in budgets.exemptions),
         trends=tuple(_trends(records.versions, figures, budgets, day)),
-        owners=tuple(_owners(records, owners, figures, live, (now or time.time()) - days * DAY, days)),
+        owners=tuple(_owners(records, owners, figures, live, since, days, (spent, spent_before))),
         seconds=round(time.monotonic() - started, 3),
     )
 
@@ -258,6 +276,7 @@ def _owners(
     live: Sequence[Finding],
     since: float,
     days: float,
+    served: tuple[Mapping[str, Mapping[Quality, Served]], Mapping[str, Mapping[Quality, Served]]],
 ) -> Iterator[OwnerRow]:
     """Yields a row for each owner, in alphabetical order; tasks without one come first."""
     for owner in sorted(set(owners.values())):
@@ -272,6 +291,7 @@ def _owners(
                 if is_now and energy and energy.value is not None:
                     joules[energy.quality] += energy.value
         mine = [one for one in live if one.task in tasks]
+        answers, before = (per_thousand(period[task] for task in tasks & period.keys()) for period in served)
         yield OwnerRow(
             owner=owner,
             tasks=len(tasks),
@@ -281,4 +301,6 @@ def _owners(
             cpu_seconds=round(spent[0], 3),
             cpu_seconds_before=round(spent[1], 3),
             joules={quality: round(value, 3) for quality, value in joules.items()},
+            answers=answers,
+            answers_before=before,
         )

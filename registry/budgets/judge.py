@@ -8,7 +8,8 @@ from typing import Literal
 
 from registry.budgets.budget import Budget, BudgetLimit
 from registry.budgets.figures import Figure
-from registry.budgets.limits import FLOORS, is_floor, keeps, unit_of
+from registry.budgets.limits import FLOORS, is_floor, keeps, of_answers, unit_of
+from registry.budgets.usage import PerThousand
 from registry.entries import RegistryError
 
 Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE", "EXCEPTED"]
@@ -51,11 +52,13 @@ class NoFigure(RegistryError):
 
 
 def judged(budget: Budget, version: int, figures: Mapping[str, Figure]) -> Iterator[Finding]:
-    """Yields a finding for every limit of the task.
+    """Yields a finding for every limit of the task, but those on what servers spend.
 
     Joules of another quality than the stated one are no figure; then `max_cpu_seconds` decides, where it is set.
     """
     for limit in budget.limits:
+        if of_answers(limit.name):
+            continue
         figure = figures.get(limit.name, NOBODY)
         if limit.name == "max_joules" and figure.quality != budget.joules_quality:
             if limit.value is not None and budget.limit("max_cpu_seconds") is not None:
@@ -73,6 +76,26 @@ def judged(budget: Budget, version: int, figures: Mapping[str, Figure]) -> Itera
             str(limit),
             figure.origin,
         )
+
+
+def judged_answers(budget: Budget, version: int, spent: PerThousand) -> Iterator[Finding]:
+    """Yields a finding for every limit of the task on what servers spent on 1,000 answers in a period."""
+    if spent.answers:
+        reason = f"of {spent.answers} answers in the period"
+    else:
+        reason = "no server noted answers of it in the period: serve --usage FILE, audit --usage FILE"
+    joules = spent.joules.get(budget.joules_quality)
+    cpu = Figure(spent.cpu_seconds, "measured_counter" if spent.answers else "unavailable", reason)
+    named = f"{reason}; joules are {', '.join(spent.joules) or 'unavailable'}, asked for: {budget.joules_quality}"
+    energy = Figure(joules, budget.joules_quality if joules is not None else "unavailable", named)
+    figures = {"answers.max_cpu_seconds_per_1000": cpu, "answers.max_joules_per_1000": energy}
+    for limit in budget.limits:
+        if figure := figures.get(limit.name):
+            verdict = _verdict(limit, figure)
+            name, source = limit.name, str(limit)
+            yield Finding(
+                budget.task, version, name, verdict, figure.value, limit.value, figure.quality, source, figure.origin
+            )
 
 
 def _verdict(limit: BudgetLimit, figure: Figure) -> Verdict:

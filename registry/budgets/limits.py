@@ -21,6 +21,7 @@ class LimitKind:
 
     unit: str
     meaning: str  # figure that the limit bounds
+    of_answers: bool = False  # bounds what servers spend on answers, which only an audit of their usage knows
 
 
 LIMITS = {
@@ -37,6 +38,8 @@ LIMITS = {
     "server.max_p50_ms": LimitKind("ms", "median latency of queries at random instants"),
     "server.max_p95_ms": LimitKind("ms", "95th percentile of latency of queries at random instants"),
     "server.max_p99_ms": LimitKind("ms", "99th percentile of latency of queries at random instants"),
+    "answers.max_cpu_seconds_per_1000": LimitKind("CPU s", "CPU seconds of 1,000 answers", of_answers=True),
+    "answers.max_joules_per_1000": LimitKind("J", "energy of 1,000 answers, of the stated quality", of_answers=True),
 }
 LOADS = ("single_stream", "server")  # scenarios whose latencies a budget may bound
 LOAD_PERCENTILES = (50, 95, 99)
@@ -65,6 +68,11 @@ def keeps(name: str, value: float, bound: float) -> bool:
 def unit_of(name: str) -> str:
     """Returns the unit of a limit; "" for a score."""
     return "" if name.startswith(FLOORS) else LIMITS[name].unit
+
+
+def of_answers(name: str) -> bool:
+    """Returns whether a limit bounds what servers spend; it says nothing of a single version."""
+    return name in LIMITS and LIMITS[name].of_answers
 
 
 def all_metrics() -> tuple[str, ...]:

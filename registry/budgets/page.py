@@ -8,6 +8,7 @@ from backbone.console.page import COLOURS, document, esc, table
 from registry.budgets.audit import BudgetAudit, Trend
 from registry.budgets.judge import Finding
 from registry.budgets.limits import is_floor, unit_of
+from registry.budgets.usage import PerThousand
 
 MAX_TRENDS = 200  # trends that the page draws, those nearest to their bound
 WIDE = "<div style='overflow-x:auto'>"
@@ -78,6 +79,14 @@ def _findings(findings: Sequence[Finding]) -> str:
     return _rows(("task", "version", "limit", "figure", "bound", "unit", "line", "figure from"), rows)
 
 
+def _answers(spent: PerThousand) -> str:
+    """Returns what 1,000 answers took, and how many there were."""
+    if spent.cpu_seconds is None:
+        return "-"
+    joules = "".join(f"; {value:.4g} J {quality}" for quality, value in spent.joules.items())
+    return f"{spent.cpu_seconds:.4g} CPU s{joules} (of {spent.answers})"
+
+
 def _owners(audit: BudgetAudit) -> str:
     now, before = f"CPU s in {audit.days:g} days", "in those before"
     rows = [
@@ -90,10 +99,13 @@ def _owners(audit: BudgetAudit) -> str:
             one.cpu_seconds,
             one.cpu_seconds_before,
             "; ".join(f"{value:.4g} J {quality}" for quality, value in one.joules.items()) or "-",
+            _answers(one.answers),
+            _answers(one.answers_before),
         )
         for one in audit.owners
     ]
-    return _rows(("owner", "tasks", "live", "over", "no figure", now, before, "joules of trainings"), rows)
+    answers = ("1,000 answers", "1,000 answers before")
+    return _rows(("owner", "tasks", "live", "over", "no figure", now, before, "joules of trainings", *answers), rows)
 
 
 def _trends(audit: BudgetAudit) -> str:

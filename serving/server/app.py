@@ -42,6 +42,7 @@ from serving.server.json_response import JSON
 from serving.server.limits import Limits, Tokens
 from serving.server.monitoring import Metrics
 from serving.server.reading import Question, UnsupportedMedia
+from serving.server.usage import UsageLog
 from serving.table import Table
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Server:
         self.runtime, self.follower, self.limits, self.tokens = runtime, follower, limits, tokens
         self.controller, self.table = controller, table
         self.metrics = Metrics(runtime, follower, limits.tasks_in_metrics, controller)
+        self.usage: UsageLog | None = None  # notes what answers take
         self.ready = False  # set once programs are compiled and the first grafts are in their slots
         self.stall_seconds = stall_seconds
         self._revival = Revival(runtime)
@@ -134,6 +136,8 @@ class Server:
         while True:
             try:
                 self.control(self.metrics.sample())
+                if self.usage is not None:
+                    self.usage.step()
                 self._revival.step()
             except Exception:  # a counter of the system that fails once must not end the control
                 log.exception("a reading failed; the submodel stays %s", self.runtime.submodel)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -45,6 +46,7 @@ from serving.server.envelopes import read_envelope, read_live
 from serving.server.limits import Tokens
 from serving.server.openapi import document
 from serving.server.settings import Settings
+from serving.server.usage import UsageLog
 from serving.submodels import PRUNED
 from serving.table import Table
 
@@ -99,7 +101,7 @@ class _Start:
         catalogue: Timely,
         tokens: Tokens,
         endpoints: Sequence[Endpoint],
-        router: Router | None,
+        router: Router | None = None,
     ):
         self._router = router
         self._settings, self._backbone, self._catalogue = settings, backbone, catalogue
@@ -157,6 +159,8 @@ class _Start:
         server = Server(
             runtime, follower, settings.limits, self._tokens, controller, self._endpoints, settings.stall_seconds
         )
+        if settings.usage is not None:
+            server.usage = UsageLog(Path(settings.usage), server.metrics)
         follower.poll()
         warm(runtime, settings.load_seconds / 2)
         if controller.chooses or PRUNED in settings.submodels:
@@ -195,6 +199,9 @@ class _Start:
         self._closed = True
         self.public.retry.set()
         if (server := self._server) is not None:
+            if server.usage is not None:
+                server.metrics.sample()
+                server.usage.write()
             server.close()
             server.runtime.residency.close()
         self._catalogue.close()

@@ -36,6 +36,7 @@ class Settings(UnderBudgets, InPrecision):
     stall_seconds: float = option(60.0, "seconds in one batch after which the server is no longer live", above=0)
     poll_seconds: float = option(2.0, "seconds between two looks at what is live", above=0)
     router: str | None = option(None, "folder of a router (topgraft route), which answers texts that name no task")
+    usage: str | None = option(None, "file that gets a line of what answers took, every ten minutes and at the end")
     token_file: str | None = option(None, "file of bearer tokens, one a line (default: everybody may ask)")
     submodels: tuple[str, ...] = option(
         ("full",), "submodels that may answer, from the best to the cheapest, commas between"

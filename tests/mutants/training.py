@@ -7,7 +7,7 @@ from tests.mutants.mutant import Mutant
 STEP, STATE, LOOP = (f"trainers/fitting/{name}.py" for name in ("step", "state", "loop"))
 TASK, CLIMB, ORDER = "trainers/fitting/task.py", "trainers/fitting/climb.py", "trainers/data/order.py"
 LINEAR = "trainers/fitting/linear_head.py"
-OPTIONS = "trainers/fitting/head_options.py"
+OPTIONS = "trainers/fitting/head_comparison.py"
 GEOMETRIC, EXPLICIT, TOP = (f"trainers/freezing/{name}.py" for name in ("geometric", "explicit", "top"))
 RATIO, SCHEDULE = "trainers/freezing/gradient_ratio.py", "trainers/freezing/schedule.py"
 
@@ -399,5 +399,12 @@ TRAINING = (
         "0 * gain.std",
         f"{ON_HEADS}::test_the_first_option_stays_unless_another_is_clearly_better",
         "chance would choose between the options of few rows",
+    ),
+    Mutant(
+        "trainers/fitting/head_options.py",
+        "losses.sum(axis=1, keepdims=True) - losses",
+        "losses.sum(axis=1, keepdims=True)",
+        f"{ON_HEADS}::test_an_average_has_the_weights_that_unseen_rows_give",
+        "a row would have a say in the weights of its own average",
     ),
 )

@@ -172,6 +172,7 @@ def test_a_stale_fence_writes_nothing(published, store, grafts):
     published.start_run("task", "r1", "first", fence=stale.token)
     shift_clock(published, LONG + 1)
     fresh = published.acquire("task", "second", LONG)
+    before = sorted(store.root.rglob("*"))
     for write in (
         lambda: published.promote("task", 2, expected_generation=1, fence=stale.token, **TOLD),
         lambda: published.publish("task", grafts[4], store, fence=stale.token),
@@ -184,6 +185,7 @@ def test_a_stale_fence_writes_nothing(published, store, grafts):
     assert published.live("task").version == 1
     assert len(published.versions("task")) == 4
     assert [run.outcome for run in published.runs("task")] == [None]
+    assert sorted(store.root.rglob("*")) == before, "nothing is copied that gc would have to remove"
     published.promote("task", 2, expected_generation=1, fence=fresh.token, **TOLD)
 
 

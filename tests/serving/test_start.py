@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from adapters.specs import Lora
 from backbone.errors import InputError
 from backbone.storage import load_backbone
+from registry.budgets.usage import read_usage
 from registry.database import open_registry
 from registry.store import Store
 from serving.live.catalogue import FolderCatalogue, RegistryCatalogue, Timely
@@ -142,3 +143,18 @@ def test_a_graft_that_hangs_at_the_start_leaves_slots_to_the_others(server, fold
     assert time.monotonic() - begun < 20
     gate.set()
     assert sum(server.runtime.residency.resident(served.content_id) for served in entries.values()) == 2
+
+
+def test_what_answers_took_is_noted_at_the_end(tiny, tmp_path):
+    make(tmp_path / "grafts" / "task", tiny, Lora(rank=3, sites=("mlp/up",)), seed=1)
+    options = settings(
+        {"grafts": str(tmp_path / "grafts")}, usage=str(tmp_path / "usage.jsonl"), limits=Limits(seconds=60)
+    )
+    start = _Start(options, tiny, Timely(FolderCatalogue(tmp_path / "grafts")), Tokens(), all_endpoints())
+    assert start.begins()
+    with TestClient(start.public) as client:
+        assert client.post("/predict", json=ASK | {"inputs": ["ban bas", "bas"]}).status_code == 200
+    start.close()
+    lines = read_usage([str(tmp_path / "usage.jsonl")])
+    assert sum(line.tasks["task"].rows for line in lines if "task" in line.tasks) == 2
+    assert lines[-1].end <= time.time()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from registry.budgets.usage import Served, read_usage
 from serving.server.monitoring import Metrics
+from serving.server.usage import UsageLog
 from serving.work import Totals, Work, shares
 
 START = Totals(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -72,3 +76,39 @@ def test_the_metrics_sum_to_the_totals(server):
     powers = (point.watts_answers, point.watts_loads, point.watts_idle)
     assert all(power is not None and power >= 0 for power in powers)
     assert point.watts_answers > 0
+
+
+def test_a_server_notes_what_answers_took(server, tmp_path, monkeypatch, caplog):
+    metrics = Metrics(server.runtime, server.follower, max_tasks=9)
+    usage = UsageLog(tmp_path / "usage.jsonl", metrics)
+    usage.step()
+    assert read_usage([str(tmp_path / "usage.jsonl")]) == (), "it is not time yet"
+    monkeypatch.setattr("serving.server.usage.EVERY", 0.0)
+    for rows in (4, 2):
+        for _ in range(rows):
+            server.runtime.predict([("alpha", "ban bas")])
+        metrics.sample()
+        usage.step()
+    assert noted(tmp_path).rows == metrics.work.task_rows["alpha"] >= 6
+    assert noted(tmp_path).cpu_seconds == pytest.approx(metrics.work.task_cpu["alpha"], abs=1e-3)
+    lines = read_usage([str(tmp_path / "usage.jsonl")])
+    assert [line.start for line in lines[1:]] == [line.end for line in lines[:-1]]
+    with monkeypatch.context() as full:
+        full.setattr("serving.server.usage.append_line", refuse)
+        server.runtime.predict([("alpha", "ban bas")])
+        metrics.sample()
+        usage.write()
+    assert "not noted yet" in caplog.text
+    assert noted(tmp_path).rows < metrics.work.task_rows["alpha"]
+    usage.write()
+    assert noted(tmp_path).rows == metrics.work.task_rows["alpha"], "the next line holds it"
+
+
+def noted(folder: Path) -> Served:
+    """Returns the sum of what the file says of one task."""
+    lines = read_usage([str(folder / "usage.jsonl")])
+    return sum((line.tasks["alpha"] for line in lines if "alpha" in line.tasks), Served(0, 0.0, 0.0))
+
+
+def refuse(*_):
+    raise OSError("no space")

@@ -6,7 +6,7 @@
     all        the methods in every block
 
 One forward pass over the train and development rows gives what the first three need. The probes are compared on rows
-that they have not seen, and the best is fitted to all rows (`trainers.fitting.head_options`). A trained step needs
+that they have not seen, and the best is fitted to all rows (`trainers.fitting.head_comparison`). A trained step needs
 development rows, and a prospect of a gain that these can show (`trainers.fitting.prospect`). `top` and `all` start from
 a head that is a shrunk probe. After its first epoch `top` is given up if it is worse than the probes on the development
 rows by more than noise. `all` is given up if it is not better than `top` was after one epoch. The best development
@@ -38,7 +38,7 @@ from trainers.data.batches import Examples
 from trainers.fitting.cached_states import Boundaries
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.features import open_cache
-from trainers.fitting.head_options import LAST, Comparison, LabelledStates, compared, options_on, several_states
+from trainers.fitting.head_comparison import Comparison, LabelledStates, on_last, on_several
 from trainers.fitting.linear_head import fit_linear, shrunk_head
 from trainers.fitting.loop import fit
 from trainers.fitting.probes import final_probe, judged, states_of
@@ -84,15 +84,14 @@ def climb(inputs: Inputs, run: Run) -> Fitted:
     with run.phase("climb"):
         with window("probe") as cost:
             rows = states_of(inputs, run)
-            probes = compared(options_on((LAST,), inputs.config.head, rows.names is not None), inputs.probe(), rows)
+            probes = on_last(inputs.probe(), rows)
         kept = _probe(inputs, rows, "probe", probes, cost)
         records = [ClimbRecord("probe", kept.score, True, kept.cost)]
         if inputs.config.plan.highest != "probe" and not _ended(inputs.config, kept):
             with window("probe_all") as cost:
-                options = options_on(several_states(inputs.backbone.spec), inputs.config.head, rows.names is not None)
-                several = compared(options, inputs.probe(), rows)
+                several = on_several(inputs.probe(), rows, probes)
             probes, candidate = several.before(probes), _probe(inputs, rows, "probe_all", several, cost)
-            records.append(_record(inputs, rows, candidate, kept, better=probes.best < len(options)))
+            records.append(_record(inputs, rows, candidate, kept, better=probes.best < len(several.options)))
             kept = candidate if records[-1].kept else kept
             kept = _trained_steps(inputs, run, rows, kept, records)
         if kept.steps:

@@ -56,9 +56,19 @@ def scatter_of(x: np.ndarray, labels: np.ndarray, classes: int, width: int | Non
 
 def discriminant(scatter: Scatter, shrinkage: float) -> Params:
     """Returns kernel float32 [F,C] and bias [C]. A class without a row is never the answer."""
+    return head_of(scatter.counts, scatter.means, solved(scatter, shrinkage, scatter.means))
+
+
+def solved(scatter: Scatter, shrinkage: float, vectors: np.ndarray) -> np.ndarray:
+    """Returns S^-1 v float64 [F,K] for vectors v [K,F]."""
     covariance = (1 - shrinkage) * scatter.within
     covariance[np.diag_indices(len(covariance))] += shrinkage * scatter.spread
-    kernel = scipy.linalg.solve(covariance, scatter.means.T, assume_a="pos")
-    shares = np.log(np.maximum(scatter.counts, 1) / scatter.counts.sum())
-    bias = np.where(scatter.counts > 0, shares - 0.5 * (scatter.means.T * kernel).sum(axis=0), UNLIKELY)
+    return np.asarray(scipy.linalg.solve(covariance, vectors.T, assume_a="pos"))
+
+
+def head_of(counts: np.ndarray, means: np.ndarray, kernel: np.ndarray) -> Params:
+    """Returns the head of classes with `counts` [C] and `means` [C,F], where `kernel` is S^-1 m [F,C]."""
+    present = counts > 0
+    shares = np.log(np.where(present, counts, 1) / counts.sum())
+    bias = np.where(present, shares - 0.5 * (means.T * kernel).sum(axis=0), UNLIKELY)
     return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}

@@ -18,16 +18,15 @@ from backbone.cache import row_key
 from backbone.trees import Params, map_leaves
 from trainers.data.batches import Examples
 from trainers.fitting.features import of_pooled, open_cache
-from trainers.fitting.head_options import (
-    NAMED_ROWS,
+from trainers.fitting.head_comparison import (
     Comparison,
     LabelledStates,
     compared,
     fitted_to_all,
     labelled_states,
-    options_on_one,
     probe_model,
 )
+from trainers.fitting.head_options import are_few, average_on, options_on_one
 from trainers.fitting.linear_head import pooled_features
 from trainers.fitting.ways import Fitted, Unseen
 from trainers.inputs import Inputs, climbed_blocks
@@ -68,7 +67,8 @@ def names_of(inputs: Inputs) -> Examples | None:
     head, labels = inputs.config.head, inputs.data.labels
     if head.classes(np.zeros(0, np.int32)) is None or head.pair != "none" or inputs.backbone.spec.reads != "text":
         return None
-    texts = label_texts(labels) if len(inputs.train) <= NAMED_ROWS * len(labels) else None
+    fitted = len(inputs.train) + (len(inputs.dev) if inputs.dev is not None and inputs.dev_is_shared else 0)
+    texts = label_texts(labels) if are_few(fitted, len(labels)) else None
     if texts is None:
         return None
     rows = encode_inputs(head, inputs.backbone, texts, inputs.config.data.max_tokens).rows
@@ -118,7 +118,11 @@ def refitted(inputs: Inputs, run: Run, model: GraftModel) -> Fitted:
     assert probe is not None
     with run.phase("probe"):
         rows = states_of(inputs, run)
-        options = options_on_one(probe, inputs.config.head, rows.names is not None)
+        head = inputs.config.head
+        if probe.unit and are_few(int(rows.final.sum()), len(model.labels)):
+            options = average_on((probe,), head, rows.names is not None)
+        else:
+            options = options_on_one(probe, head)
         final = final_probe(inputs, rows, compared(options, inputs.probe(), rows))
     return Fitted(final.model, final.params, dev_logits=final.dev_logits, unseen=final.unseen)
 

@@ -9,12 +9,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from adapters.model import GraftModel
 from adapters.specs import Classification, MultiLabel, Probe, Regression
-from trainers.fitting import head_options
+from trainers.fitting import head_comparison
 from trainers.fitting.discriminant import discriminant, scatter_of
-from trainers.fitting.head_options import (
-    LAST,
-    SHRINKAGES,
-    HeadOption,
+from trainers.fitting.head_comparison import (
     LabelledStates,
     Part,
     best_of,
@@ -22,11 +19,12 @@ from trainers.fitting.head_options import (
     fitted_to_all,
     folds,
     labelled_states,
-    options_on,
+    on_last,
+    on_several,
     rounded_up,
-    several_states,
     temperature,
 )
+from trainers.fitting.head_options import LAST, HeadOption, LinearHead, average_on, evidence, options_on, several_states
 from trainers.fitting.linear_head import _weighted_objective
 from trainers.fitting.prospect import Prospect, expected_gain
 
@@ -46,6 +44,14 @@ def problem(tiny, *, rows=60, at=3, noise=1.0, seed=0, head=None):
 
 def keys(count):
     return [str(i).encode() for i in range(count)]
+
+
+def alone(*fields, **named):
+    return HeadOption((LinearHead(*fields, **named),))
+
+
+def fitted(head, model, rows):
+    return fitted_to_all(HeadOption((head,)), (1.0,), model, rows)
 
 
 def all_rows(pooled, labels):
@@ -89,10 +95,10 @@ def test_few_rows_in_their_own_directions_give_the_same_head(tiny):
     x = pooled / np.linalg.norm(pooled, axis=2, keepdims=True) / 2
     x = x.reshape(30, -1)
     every = Probe(boundaries=(), unit=True)
-    params = fitted_to_all(HeadOption(every, None, 10.0), 1.0, model, rows)
+    params = fitted(LinearHead(every, None, 10.0), model, rows)
     other = LogisticRegression(C=10.0, max_iter=5000, tol=1e-8).fit(x, labels)
     assert x @ params["kernel"] + params["bias"] == pytest.approx(other.decision_function(x), abs=0.05)
-    params = fitted_to_all(HeadOption(every, 0.3), 1.0, model, rows)
+    params = fitted(LinearHead(every, 0.3), model, rows)
     direct = discriminant(scatter_of(x, labels, 3), 0.3)
     assert params["kernel"] == pytest.approx(direct["kernel"], rel=1e-2, abs=1e-2)
 
@@ -104,8 +110,7 @@ def test_some_new_rows_mean_no_new_program(tiny):
         for count in counts:
             model, pooled, labels = problem(tiny, rows=count)
             for strength in (1.0, 10.0):
-                option = HeadOption(Probe(boundaries=(), unit=True), None, strength)
-                fitted_to_all(option, 1.0, model, all_rows(pooled, labels))
+                fitted(LinearHead(Probe(boundaries=(), unit=True), None, strength), model, all_rows(pooled, labels))
                 programs.add(_weighted_objective._cache_size())
         assert len(programs) == 1, counts
     for count in range(1, 3000):
@@ -118,7 +123,7 @@ def test_a_regression_is_ridge(tiny):
     x = pooled[:, -1] / np.linalg.norm(pooled[:, -1], axis=1, keepdims=True)
     labels = (x @ draw.normal(size=WIDTH)).astype(np.float32)
     model = GraftModel(tiny.network, (Probe(),), Regression(center=0.0, spread=1.0), ("value",))
-    params = fitted_to_all(HeadOption(LAST, None, 10.0), 1.0, model, all_rows(pooled, labels))
+    params = fitted(LinearHead(LAST, None, 10.0), model, all_rows(pooled, labels))
     other = Ridge(alpha=1 / 20).fit(x, labels)
     assert (x @ params["kernel"] + params["bias"])[:, 0] == pytest.approx(other.predict(x), abs=0.02)
 
@@ -138,7 +143,7 @@ def test_no_head_has_seen_the_rows_that_it_is_scored_on(tiny):
     pooled[np.arange(60), :, np.arange(60) % 30] = 1
     labels = np.concatenate([labels, labels])
     model = GraftModel(tiny.network, (Probe(),), Classification(), NAMES)
-    options = (HeadOption(LAST, 0.03), HeadOption(LAST, None, 100.0))
+    options = (alone(LAST, 0.03), alone(LAST, None, 100.0))
 
     def right(keys_of_rows):
         rows = labelled_states((pooled, None), (labels, None), keys_of_rows, shared=False)
@@ -164,7 +169,7 @@ def test_who_is_fitted_and_who_is_scored():
 
 
 def test_many_rows_are_compared_on_those_held_out_and_then_fitted_to_all(monkeypatch):
-    monkeypatch.setattr(head_options, "FEW", 30)
+    monkeypatch.setattr(head_comparison, "FEW", 30)
     train, dev = np.zeros((40, 1, 2), np.float32), np.zeros((10, 1, 2), np.float32)
     rows = labelled_states((train, dev), (np.arange(40) % 2, np.arange(10) % 2), keys(50), shared=True)
     assert (rows.how, len(rows.parts), rows.final.sum()) == ("held out", 1, 50)
@@ -187,11 +192,11 @@ def test_the_option_that_reads_the_right_state_wins(at, boundaries, tiny):
 def test_the_final_head_is_fitted_to_all_rows_at_its_temperature(tiny):
     model, pooled, labels = problem(tiny, rows=60, noise=3.0)
     rows = all_rows(pooled, labels)
-    comparison = compared((HeadOption(LAST, 0.3),), model, rows)
-    params = fitted_to_all(HeadOption(LAST, 0.3), comparison.factors[0], model, rows)
+    comparison = compared((alone(LAST, 0.3),), model, rows)
+    params = fitted_to_all(alone(LAST, 0.3), comparison.factors[0], model, rows)
     x = pooled[:, -1] / np.linalg.norm(pooled[:, -1], axis=1, keepdims=True)
     direct = discriminant(scatter_of(x, labels, 3), 0.3)
-    assert params["kernel"] == pytest.approx(comparison.factors[0] * direct["kernel"], rel=1e-2, abs=1e-2)
+    assert params["kernel"] == pytest.approx(comparison.factors[0][0] * direct["kernel"], rel=1e-2, abs=1e-2)
     loss = model.head.host_loss(comparison.logits[0], labels).mean()
     for other in (0.5, 2.0):
         assert loss < model.head.host_loss(other * comparison.logits[0], labels).mean()
@@ -215,7 +220,7 @@ def test_a_label_of_one_row_is_no_error_and_says_nothing_of_the_options(tiny):
     assert comparison.losses.shape[1] == 29
     assert np.isfinite(comparison.losses).all()
     assert np.abs(comparison.logits[0]).max() < 1e3
-    params = fitted_to_all(comparison.options[0], 1.0, model, all_rows(pooled, labels))
+    params = fitted_to_all(comparison.options[0], (1.0,), model, all_rows(pooled, labels))
     assert np.isfinite(params["kernel"]).all()
 
 
@@ -223,7 +228,8 @@ def test_several_labels_a_row_are_fitted_by_their_loss(tiny):
     model, pooled, labels = problem(tiny, rows=60, head=MultiLabel())
     hot = np.eye(3, dtype=np.float32)[labels]
     options = options_on((LAST,), model.head)
-    assert all(option.shrinkage is None for option in options)
+    assert all(option.heads[0].shrinkage is None for option in options)
+    assert average_on((LAST,), model.head, True) == options, "no discriminant, so nothing reads names"
     comparison = compared(options, model, all_rows(pooled, hot))
     assert ((comparison.logits[comparison.best] > 0) == hot).mean() > 0.8
 
@@ -237,7 +243,7 @@ def test_rows_of_a_part_decide_alone(tiny):
     changed[20:] = (changed[20:] + 1) % 3
     other = LabelledStates(pooled, changed, fitted, ~fitted, (Part(fitted, ~fitted),), "held out")
     for option in options_on((LAST,), model.head):
-        first, second = (fitted_to_all(option, 1.0, model, rows)["kernel"] for rows in (one, other))
+        first, second = (fitted_to_all(option, (1.0,), model, rows)["kernel"] for rows in (one, other))
         assert np.array_equal(first, second), option
 
 
@@ -250,32 +256,107 @@ def test_a_trained_step_has_a_prospect_where_rows_and_errors_abound():
     assert not Prospect("top", 0.002, 0.02, None).pays
 
 
-def test_the_name_of_a_label_counts_as_one_row_of_it(tiny):
-    """With names as rows the head is that of the rows and the names together."""
+def with_names(model, pooled, labels, names):
+    return labelled_states((pooled, None), (labels, None), keys(len(labels)), shared=False, names=names)
+
+
+@pytest.mark.parametrize("pull", [0.5, 5.0])
+def test_a_name_pulls_the_mean_of_its_class(pull, tiny):
+    """By hand: means between rows and moved names, the covariance of the rows alone."""
+    model, pooled, labels = problem(tiny, rows=13)
+    names = np.random.default_rng(5).normal(size=(3, BOUNDARIES, WIDTH)).astype(np.float32)
+    rows = with_names(model, pooled, labels, names)
+    x, t = (p[:, -1] / np.linalg.norm(p[:, -1], axis=1, keepdims=True) for p in (pooled, names))
+    counts = np.bincount(labels)
+    means = np.stack([x[labels == c].mean(0) for c in range(3)])
+    moved = t - t.mean(0) + means.mean(0)
+    within = x - means[labels]
+    covariance = 0.7 * within.T @ within / 10
+    covariance += 0.3 * np.trace(within.T @ within) / 10 / WIDTH * np.eye(WIDTH)
+    means = (counts[:, None] * means + pull * moved) / (counts[:, None] + pull)
+    kernel = np.linalg.solve(covariance, means.T)
+    shares = np.log((counts + pull) / (counts + pull).sum())
+    params = fitted(LinearHead(LAST, 0.3, pull=pull), model, rows)
+    np.testing.assert_allclose(params["kernel"], kernel, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(params["bias"], shares - 0.5 * (means.T * kernel).sum(0), rtol=1e-3, atol=1e-2)
+    plain = fitted(LinearHead(LAST, 0.3), model, rows)
+    without = fitted(LinearHead(LAST, 0.3), model, all_rows(pooled, labels))
+    np.testing.assert_allclose(plain["kernel"], without["kernel"], rtol=1e-2, atol=1e-2, err_msg="names are not read")
+
+
+def test_a_class_without_a_row_is_where_its_name_says(tiny):
     model, pooled, labels = problem(tiny, rows=12)
-    draw = np.random.default_rng(5)
-    names = draw.normal(size=(3, BOUNDARIES, WIDTH)).astype(np.float32)
-    rows = labelled_states((pooled, None), (labels, None), keys(12), shared=False, names=names)
-    together = all_rows(np.concatenate([pooled, names]), np.append(labels, np.arange(3)).astype(np.int32))
-    for probe in (LAST, Probe(boundaries=(), unit=True)):
-        named = fitted_to_all(HeadOption(probe, 0.3, named=True), 1.0, model, rows)
-        expected = fitted_to_all(HeadOption(probe, 0.3), 1.0, model, together)
-        np.testing.assert_allclose(named["kernel"], expected["kernel"], rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(named["bias"], expected["bias"], rtol=1e-3, atol=1e-4)
-        plain = fitted_to_all(HeadOption(probe, 0.3), 1.0, model, rows)
-        alone = fitted_to_all(HeadOption(probe, 0.3), 1.0, model, all_rows(pooled, labels))
-        np.testing.assert_allclose(plain["kernel"], alone["kernel"], rtol=1e-3, atol=1e-4, err_msg="names are not read")
-
-
-def test_options_with_names_come_first_and_give_way_where_names_mislead(tiny):
-    model, pooled, labels = problem(tiny, rows=18)
-    options = options_on((LAST,), model.head, named=True)
-    plain = options_on((LAST,), model.head)
-    assert options[len(SHRINKAGES) :] == plain
-    assert all(option.named for option in options[: len(SHRINKAGES)])
-    assert options_on((LAST,), MultiLabel(), named=True) == options_on((LAST,), MultiLabel()), "no discriminant"
     names = np.zeros((3, BOUNDARIES, WIDTH), np.float32)
-    names[:, 3, :3] = 40 * np.eye(3)[[1, 2, 0]]  # each name says another class
-    rows = labelled_states((pooled, None), (labels, None), keys(18), shared=False, names=names)
-    comparison = compared(options, model, rows)
-    assert not comparison.options[comparison.best].named
+    names[:, -1, :3] = np.eye(3)
+    few = labels < 2
+    rows = with_names(model, pooled[few], labels[few], names)
+    params = fitted(LinearHead(LAST, 0.3, pull=1.0), model, rows)
+    x = pooled[:, -1] / np.linalg.norm(pooled[:, -1], axis=1, keepdims=True)
+    assert ((x @ params["kernel"] + params["bias"]).argmax(1) == labels).mean() > 0.9
+
+
+def test_an_average_has_the_weights_that_unseen_rows_give(tiny):
+    """By hand from what each head says of the rows it has not seen; on the features of several probes."""
+    model, pooled, labels = problem(tiny, rows=18, noise=2.0)
+    rows = all_rows(pooled, labels)
+    upper = several_states(tiny.spec)[0]
+    heads = (LinearHead(LAST, 0.3), LinearHead(upper, 1.0), LinearHead(LAST, None, 1.0))
+    apart = compared([HeadOption((head,)) for head in heads], model, rows)
+    sums = apart.losses.sum(axis=1)
+    weights = np.exp(-sums) / np.exp(-sums).sum()
+    assert evidence(apart.losses) == pytest.approx(weights, rel=1e-5)
+    together = compared([HeadOption(heads)], model, rows, known=apart)
+    whole = together.factors[0][0] / (weights[0] * apart.factors[0][0])
+    expected = [whole * weight * factor for weight, (factor,) in zip(weights, apart.factors, strict=True)]
+    assert together.factors[0] == pytest.approx(expected, rel=1e-4)
+    for row in range(18):
+        rest = np.delete(apart.losses, row, axis=1).sum(axis=1)
+        of_row = np.exp(-rest) / np.exp(-rest).sum()
+        logits = whole * sum(weight * one[row] for weight, one in zip(of_row, apart.logits, strict=True))
+        assert together.logits[0][row] == pytest.approx(logits, abs=1e-4), "no row has a say in its own weights"
+    params = fitted_to_all(HeadOption(heads), together.factors[0], model, rows)
+    assert together.options[0].probe == upper
+    features = {
+        probe: (states / np.linalg.norm(states, axis=2, keepdims=True) / states.shape[1] ** 0.5).reshape(18, -1)
+        for probe, states in ((LAST, pooled[:, -1:]), (upper, pooled[:, list(upper.boundaries)]))
+    }
+    logits = np.zeros((18, 3))
+    for head, factor in zip(heads, together.factors[0], strict=True):
+        of_head = fitted(head, model, rows)
+        logits += factor * (features[head.probe] @ of_head["kernel"] + of_head["bias"])
+    assert features[upper] @ params["kernel"] + params["bias"] == pytest.approx(logits, abs=2e-3)
+
+
+def test_evidence_of_many_rows_takes_no_head_out_of_an_average():
+    losses = np.random.default_rng(0).uniform(size=(3, 400))
+    weights = np.exp(-20 * losses.mean(axis=1))
+    assert evidence(losses) == pytest.approx(weights / weights.sum())
+    assert evidence(np.zeros((3, 0))) == pytest.approx([1 / 3] * 3)
+
+
+def test_names_weigh_what_rows_say_of_them(tiny):
+    model, pooled, labels = problem(tiny, rows=18)
+    said = {}
+    for kind, order in (("right", [0, 1, 2]), ("misleading", [1, 2, 0])):
+        names = np.zeros((3, BOUNDARIES, WIDTH), np.float32)
+        names[:, :, :3] = np.eye(3)[order][:, None]
+        rows = with_names(model, pooled, labels, names)
+        comparison = on_last(model, rows)
+        (option,) = comparison.options
+        weights = evidence(compared([HeadOption((head,)) for head in option.heads], model, rows, comparison).losses)
+        said[kind] = sum(weight for weight, head in zip(weights, option.heads, strict=True) if head.pull == 5.0)
+        assert (comparison.logits[0].argmax(1) == labels).mean() > 0.9, "whatever the names say"
+    assert said["right"] > 2 * said["misleading"], said
+
+
+def test_heads_are_averaged_where_a_label_has_few_rows(tiny):
+    for rows, averaged in ((60, True), (63, False)):
+        model, pooled, labels = problem(tiny, rows=rows)
+        few = all_rows(pooled, labels)
+        last = on_last(model, few)
+        several = on_several(model, few, last)
+        assert ((len(last.options), len(several.options)) == (1, 1)) == averaged
+        assert all((len(option.heads) > 1) == averaged for option in several.options)
+        if averaged:
+            assert several.unseen.keys() > last.unseen.keys()
+            assert all(several.unseen[head] is last.unseen[head] for head in last.unseen), "nothing is fitted twice"

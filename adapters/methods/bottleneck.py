@@ -69,7 +69,7 @@ class Bottleneck(SiteMethod, tag="bottleneck"):
         }
 
     def sublayer(self, setting: Bottleneck, leaves: Params, x: Array, y: Array, call: Call) -> Array:
-        from backbone.network.encoder import ACTIVATIONS
+        from backbone.network.activations import ACTIVATIONS
 
         p = {name: select(leaf, call.slots).astype(y.dtype) for name, leaf in leaves.items()}
         h = x if setting.placement == "parallel" else y

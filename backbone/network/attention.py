@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from backbone.network.blocked_attention import Sight, blocked
+from backbone.network.reductions import missing_rows
 
 Array = jax.Array
 
@@ -34,11 +35,12 @@ def attention(
 
     `mask` bool [B,T'] is true on real tokens. If S exceeds T', an adapter has prepended the first S - T' keys, which
     are always visible. A row without a real token gives finite values. `window` is the number of tokens that a token
-    sees on either side; 0 is no limit. With `exact_rows` a row that is alone has the bits that it has among others.
+    sees on either side; 0 is no limit. With `exact_rows` a row has the same bits beside any number of others.
     """
-    if exact_rows and q.shape[0] == 1:  # XLA drops a batch axis of one, and then adds up in another order
-        q, k, v, mask = (jnp.concatenate([t, t]) for t in (q, k, v, mask))
-        return attention(q, k, v, mask, heads, window)[:1]
+    missing = missing_rows(q.shape[0], heads * q.shape[1] * k.shape[1]) if exact_rows else 0
+    if missing:
+        q, k, v, mask = (jnp.pad(t, ((0, missing),) + ((0, 0),) * (t.ndim - 1)) for t in (q, k, v, mask))
+        return attention(q, k, v, mask, heads, window)[:-missing]
     batch, tokens, width = q.shape
     depth = width // heads
     q, k, v = (t.reshape(t.shape[0], t.shape[1], heads, depth) for t in (q, k, v))

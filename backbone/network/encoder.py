@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from backbone.network.activations import activation
 from backbone.network.attention import attention, rotate
+from backbone.network.reductions import last_mean
 from backbone.network.sites import (
     ATTENTION_NORM,
     ATTENTION_OUTPUT,
@@ -41,19 +43,11 @@ from backbone.network.sites import (
     BlockHooks,
     Hooks,
 )
-from backbone.network.stored import FrozenKernel, LowRankKernel, has_exact_rows
+from backbone.network.stored import FrozenKernel, LowRankKernel, has_exact_rows, rounds_states
 from backbone.spec import BlockKind, EncoderSpec, ImageSpec
 from backbone.trees import Params, map_leaves
 
 Array = jax.Array
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "squared_relu": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021, arXiv 2109.08668, section 3
-}
 
 INIT_STD = 0.02  # standard deviation of fresh kernels and embeddings (Devlin et al. 2018)
 
@@ -108,11 +102,11 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,)))
         self.epsilon, self.centres = spec.norm_epsilon, spec.norm_function == "layer"
 
-    def __call__(self, x: Array, hooks: BlockHooks = PLAIN_HOOKS, name: str = "") -> Array:
+    def __call__(self, x: Array, hooks: BlockHooks = PLAIN_HOOKS, name: str = "", *, exact_rows: bool = False) -> Array:
         scale, bias = hooks.norm(name, self.scale[...], self.bias[...])
         wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(axis=-1, keepdims=True) if self.centres else wide
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        centred = wide - last_mean(wide, exact_rows=exact_rows) if self.centres else wide
+        variance = last_mean(jnp.square(centred), exact_rows=exact_rows)
         y = centred * jax.lax.rsqrt(variance + self.epsilon)
         return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
@@ -150,7 +144,9 @@ class Embeddings(nnx.Module):
             hidden += table[0] if segments is None else table[segments]
         elif segments is not None:
             raise ValueError("this backbone has no segment embeddings, but segments were given")
-        hidden = self.norm(hidden) if hasattr(self, "norm") else hidden
+        if hasattr(self, "norm"):
+            exact = hasattr(self, "token") and has_exact_rows(self.token[...])
+            hidden = self.norm(hidden, exact_rows=exact)
         if hasattr(self, "projection"):
             hidden = PLAIN_HOOKS.linear("projection", hidden, self.projection.product, self.projection.bias[...])
         return hidden
@@ -193,7 +189,8 @@ class Attention(nnx.Module):
         return heads, heads // self.queries_of_key
 
     def _norm(self, x: Array, hooks: BlockHooks) -> Array:
-        return self.norm(x, hooks, ATTENTION_NORM) if hasattr(self, "norm") else x
+        exact = has_exact_rows(self.output.kernel[...])
+        return self.norm(x, hooks, ATTENTION_NORM, exact_rows=exact) if hasattr(self, "norm") else x
 
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
         x = self._norm(hidden, hooks) if self.pre else hidden
@@ -232,16 +229,20 @@ class Mlp(nnx.Module):
         self.norm = Norm(spec)
 
     def __call__(self, hidden: Array, hooks: BlockHooks) -> Array:
-        x = self.norm(hidden, hooks, MLP_NORM) if self.pre else hidden
+        norm = functools.partial(
+            self.norm, hooks=hooks, name=MLP_NORM, exact_rows=has_exact_rows(self.down.kernel[...])
+        )
+        x = norm(hidden) if self.pre else hidden
         y = hooks.linear(MLP_UP, x, self.up.product, self.up.bias[...])
+        act = activation(self.activation, rounded=rounds_states(self.down.product))
         if self.gated:
             units, gates = jnp.split(y, 2, axis=-1)
-            y = ACTIVATIONS[self.activation](units) * gates
+            y = act(units) * gates
         else:
-            y = ACTIVATIONS[self.activation](y)
+            y = act(y)
         y = hooks.linear(MLP_DOWN, y, self.down.product, self.down.bias[...])
         y = hidden + hooks.sublayer("mlp", x, y)
-        return y if self.pre else self.norm(y, hooks, MLP_NORM)
+        return y if self.pre else norm(y)
 
 
 class Block(nnx.Module):

@@ -23,7 +23,8 @@ from safetensors.numpy import save
 
 from backbone.errors import InputError
 from backbone.files import write_durable
-from backbone.network.encoder import ACTIVATIONS, INIT_STD
+from backbone.network.activations import ACTIVATIONS
+from backbone.network.encoder import INIT_STD
 from backbone.spec import EncoderSpec
 from backbone.texts import load_json
 from backbone.trees import Params, flatten, require_same_structure, unflatten

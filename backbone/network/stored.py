@@ -27,6 +27,8 @@ class Stored:
 
     values: Array
 
+    exact_rows: ClassVar[bool] = False  # the bits of a row that is made of it hang on that row alone
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Returns the shape of the float32 array that this leaf stands for."""
@@ -50,7 +52,7 @@ class Stored:
 class StoredKernel(Stored):
     """A frozen kernel [I,O]."""
 
-    exact_rows: ClassVar[bool] = False  # the bits of a product's row hang on that row alone, whatever lies beside it
+    rounds_states: ClassVar[bool] = False  # the product rounds the states that it is given to 8 bits or fewer
 
     def times(self, x: Array) -> Array:
         """Computes x float32 [N,I] times this kernel: float32 [N,O]."""
@@ -112,9 +114,15 @@ def register(cls: type[Stored]) -> None:
     jax.tree_util.register_dataclass(cls, data_fields=arrays, meta_fields=static)
 
 
-def has_exact_rows(kernel: FrozenKernel) -> bool:
-    """Returns whether a row of this kernel's products has the same bits in every batch."""
-    return isinstance(kernel, StoredKernel) and kernel.exact_rows
+def has_exact_rows(leaf: FrozenKernel | StoredTable) -> bool:
+    """Returns whether a row of a kernel's products, or of a table, has the same bits in every batch."""
+    return isinstance(leaf, Stored) and leaf.exact_rows
+
+
+def rounds_states(kernel: FrozenKernel) -> bool:
+    """Returns whether this kernel's products begin with states rounded to 8 bits or fewer."""
+    first = kernel.first if isinstance(kernel, LowRankKernel) else kernel
+    return isinstance(first, StoredKernel) and first.rounds_states
 
 
 def dense(kernel: FrozenKernel) -> Array:

@@ -22,6 +22,8 @@ class Bfloat16Kernel(StoredKernel):
 
     values: Array  # bfloat16 [I,O]
 
+    rounds_states: ClassVar[bool] = True
+
     def times(self, x: Array) -> Array:
         return _product(x, self.values, contracted=0)
 

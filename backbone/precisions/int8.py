@@ -33,6 +33,7 @@ class Int8Kernel(StoredKernel):
     scales: Array  # float32 [O]
 
     exact_rows: ClassVar[bool] = True
+    rounds_states: ClassVar[bool] = True
 
     def times(self, x: Array) -> Array:
         largest = jnp.maximum(jnp.abs(x).max(axis=-1, keepdims=True), SMALLEST)
@@ -59,6 +60,8 @@ class Int8Table(StoredTable):
 
     values: Array  # int8 [V,D]
     scales: Array  # float32 [V]
+
+    exact_rows: ClassVar[bool] = True
 
     def rows(self, key: Any) -> Array:
         return self.values[key].astype(jnp.float32) * self.scales[key][..., None]

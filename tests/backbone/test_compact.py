@@ -13,7 +13,8 @@ from adapters.block_counts import block_forward, embedding_forward
 from backbone.buckets import pad
 from backbone.errors import InputError
 from backbone.exchange.exporting import export_hf
-from backbone.network.encoder import ACTIVATIONS, Network
+from backbone.network.activations import ACTIVATIONS
+from backbone.network.encoder import Network
 from backbone.network.masked_head import init_head
 from backbone.network.stored import Stored
 from backbone.storage import in_precision, load_backbone, save_backbone

@@ -175,9 +175,10 @@ def test_int8_rows_have_the_same_bits_in_every_batch(rows, tiny):
 
 
 @pytest.mark.cpu_bits
-def test_int8_rows_of_a_real_trunk_have_the_same_bits_alone(minilm):
+@pytest.mark.parametrize("tokens", [8, 16])
+def test_int8_rows_of_a_real_trunk_have_the_same_bits_alone(tokens, minilm):
     trunk = in_precision(minilm, "int8")
-    ids, mask = batch(trunk, 8, 16)
+    ids, mask = batch(trunk, 8, tokens)
     whole = states(trunk, ids, mask)
     np.testing.assert_array_equal(states(trunk, ids[:1], mask[:1]), whole[:1])
     assert cosines(whole, states(minilm, ids, mask)).min() > 0.97

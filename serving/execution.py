@@ -99,9 +99,9 @@ class Executor:
         """Returns what the router reads of each row, and leaves in each row the states from which its graft goes on."""
         start, programs = time.perf_counter(), self._programs
         inputs = self._inputs(rows)
-        states = self._states(inputs, programs.kept)
-        values = programs.routed(states, inputs.mask)
-        kept = {boundary: np.asarray(states[boundary]) for boundary in programs.kept}
+        states = self._states(inputs, sorted({*programs.kept, *programs.routes}))
+        left = {boundary: states[boundary] for boundary in programs.kept}
+        values, kept = jax.device_get((programs.routed(states, inputs.mask), left))
         for row, place in zip(rows, inputs.of_rows.tolist(), strict=True):
             row.states = {boundary: state[place] for boundary, state in kept.items()}
         self._count(rows, inputs, start)

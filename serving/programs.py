@@ -84,7 +84,8 @@ class Programs:
         begins = {boundary for needs in self.needs for boundary in needs}
         self.routes = tuple(sorted(routes))
         # boundaries at which a row may go on behind a router's pass
-        self.kept = tuple(sorted(b for b in {*begins, *self.scopes, *routes} if b <= max(routes))) if routes else ()
+        top = max(routes, default=-1)
+        self.kept = tuple(sorted({b for b in {*begins, *self.scopes} if b <= top} | {*self.routes[-1:]}))
         self.stops = tuple(sorted({0, last, *self.scopes, *self.exits, *self.routes, *begins}))
         self._compiled: dict[tuple[Any, ...], Any] = {}
         for bucket in self.buckets:
@@ -119,8 +120,10 @@ class Programs:
                 keep(("segment", group, start, bucket, size), segment, params, bank.leaves, state, mask, number)
             if splits:
                 keep(("rest", group, bucket, size), suffix, params, bank.leaves, {splits[-1]: state}, mask, number)
-        if self.exits or self.routes:
+        if self.exits:
             keep(("pool", bucket, size), self._pool, state, mask)
+        if self.routes:
+            keep(("route", bucket, size), self._route, params, dict.fromkeys(self.routes, state), mask)
         for rows in self.sizes:
             index = jax.ShapeDtypeStruct((rows,), jnp.int32)
             keep(("gather", bucket, size, rows), _gather, state, index)
@@ -157,6 +160,13 @@ class Programs:
 
     def _pool(self, state: jax.Array, mask: jax.Array) -> jax.Array:
         return pool("mean", self.backbone.network, {}, state, mask).astype(jnp.float32)
+
+    def _route(self, params: Any, states: Any, mask: jax.Array) -> jax.Array:
+        last = self.backbone.spec.blocks
+        parts = [
+            self._plain(params, states[b], mask) if b == last else self._pool(states[b], mask) for b in self.routes
+        ]
+        return jnp.concatenate(parts, axis=1)
 
     def size_for(self, rows: int) -> int:
         """Returns the smallest batch size that holds so many rows."""
@@ -237,11 +247,11 @@ class Programs:
         size, bucket = mask.shape
         return self._compiled["plain", bucket, size](self.backbone.params, state, mask)
 
-    def routed(self, states: Mapping[int, Any], mask: np.ndarray) -> np.ndarray:
+    def routed(self, states: Mapping[int, Any], mask: np.ndarray) -> jax.Array:
         """Returns what a router reads of states [U,T,D] by boundary: float32 [U,P]."""
-        last = self.backbone.spec.blocks
-        parts = [self.plain(states[b], mask) if b == last else self.pool(states[b], mask) for b in self.routes]
-        return np.concatenate([np.asarray(part) for part in parts], axis=1)
+        size, bucket = mask.shape
+        chosen = {boundary: states[boundary] for boundary in self.routes}
+        return self._compiled["route", bucket, size](self.backbone.params, chosen, mask)
 
     def pooled(self, group: int, boundary: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
         """Pools states [U,T,D] at a scope's boundary as the group's heads do: float32 [U,D]."""

@@ -217,7 +217,7 @@ def test_the_page_answers_in_a_browser(service, tmp_path):
     wanted = service.versions[live(service)]
     assert f"task, version 4, full submodel: {wanted.predict(['ban bas'])[0].label}" in shown
     assert "submodel in use: full" in shown
-    assert shown.count("<polyline") == 6
+    assert shown.count("<polyline") == 9
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit on another process needs Linux")

@@ -12,6 +12,7 @@ from pathlib import Path
 _HOME = tempfile.TemporaryDirectory(prefix="topgraft-tests-")
 os.environ["TOPGRAFT_HOME"] = os.environ.get("TOPGRAFT_TEST_HOME", _HOME.name)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the console script sets it: the last bits hang on it
 # Tests compile the same small programs again and again: every one of them is kept for the run, in one folder
 # for all workers of pytest-xdist, which inherit this variable.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

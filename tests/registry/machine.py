@@ -199,8 +199,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(side=side, actor=actor, task=task)
     def publish_again(self, side: int, actor: int, task: str) -> None:
-        """Publishes a version whose artefact was collected."""
+        """Collects all that nothing protects, and publishes the first version whose artefact is gone."""
         model = self.sides[side].tasks[task]
+        self.expire(side)  # gc leaves a task alone at which somebody is at work
+        self.gc(side, actor, 0, False)
         if model.collected:
             self.publish(side, actor, task, model.versions[min(model.collected) - 1])
 

@@ -16,7 +16,7 @@ heads of an option.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -269,6 +269,15 @@ def probe_model(model: GraftModel, probe: Probe) -> GraftModel:
     return GraftModel(model.network, (probe,), model.head, model.labels)
 
 
+def rounded_up(count: int) -> int:
+    """Returns a size of at least `count`, by an eighth larger at most, that many counts share.
+
+    Rows and directions beyond `count` are zeros without weight. So some new rows mean no new program to compile.
+    """
+    step = max(8, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
+
+
 def _bounded(logits: np.ndarray) -> np.ndarray:
     """Returns logits [M,C] in which a label that no row had is unlikely, but not without bound."""
     absent = logits < UNLIKELY / 2
@@ -323,13 +332,21 @@ class Problem:
             alike = [head for head in group if head.shrinkage == shrinkage]
             pulls = [head.pull for head in alike]
             results |= zip(alike, discriminants(scatter, shrinkage, self.named, pulls), strict=True)
-        x, labels = jax.device_put((self.x, self.labels))
-        shape = (self.x.shape[1], self.names)
-        params: Params = {"kernel": np.zeros(shape, np.float32), "bias": np.zeros(self.names, np.float32)}
-        for head in group:
-            if head.shrinkage is None:
-                params = results[head] = fit_rows(self.head, x, labels, rows, head.strength, params, tolerance)
+        by_loss = [head for head in group if head.shrinkage is None]
+        results |= zip(by_loss, self._by_loss([head.strength for head in by_loss], rows, tolerance), strict=True)
         return [results[head] for head in group]
+
+    def _by_loss(self, strengths: Sequence[float], rows: np.ndarray, tolerance: float) -> Iterator[Params]:
+        """Yields the head of each strength, fitted by its loss in rows and directions that are rounded up."""
+        count, width = self.x.shape
+        more = rounded_up(count) - count
+        wide = width if self.basis is None else rounded_up(width)
+        x = jax.device_put(np.pad(self.x, ((0, more), (0, wide - width))))
+        labels = jax.device_put(np.pad(self.labels, ((0, more), *((0, 0),) * (self.labels.ndim - 1))))
+        params: Params = {"kernel": np.zeros((wide, self.names), np.float32), "bias": np.zeros(self.names, np.float32)}
+        for strength in strengths:
+            params = fit_rows(self.head, x, labels, np.pad(rows, (0, more)), strength, params, tolerance)
+            yield {"kernel": params["kernel"][:width], "bias": params["bias"]}
 
     def _scatter(self, rows: np.ndarray) -> Scatter:
         """Returns the scatter of the rows where `rows` is true."""

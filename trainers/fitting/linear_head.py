@@ -110,7 +110,8 @@ def fit_rows(
     objective = functools.partial(_weighted_objective, head, weights=weights)
     zero = jax.tree.map(np.zeros_like, start)
     steepest = _largest(objective(zero, x, labels, 0.0)[1])
-    return _lowest(lambda p, l2: objective(p, x, labels, l2), start, 1 / (strength * rows.sum()), tolerance * steepest)
+    l2 = 1 / (strength * int(rows.sum()))  # a float of Python, as the zero above: NumPy's would be another program
+    return _lowest(lambda p, l2: objective(p, x, labels, l2), start, l2, tolerance * steepest)
 
 
 def _largest(gradient: Params) -> float:

@@ -21,9 +21,11 @@ from trainers.fitting.head_comparison import (
     labelled_states,
     on_last,
     on_several,
+    rounded_up,
     temperature,
 )
 from trainers.fitting.head_options import LAST, HeadOption, LinearHead, average_on, evidence, options_on, several_states
+from trainers.fitting.linear_head import _weighted_objective
 from trainers.fitting.prospect import Prospect, expected_gain
 
 NAMES = ("a", "b", "c")
@@ -99,6 +101,20 @@ def test_few_rows_in_their_own_directions_give_the_same_head(tiny):
     params = fitted(LinearHead(every, 0.3), model, rows)
     direct = discriminant(scatter_of(x, labels, 3), 0.3)
     assert params["kernel"] == pytest.approx(direct["kernel"], rel=1e-2, abs=1e-2)
+
+
+def test_some_new_rows_mean_no_new_program(tiny):
+    """Neither where the rows have directions of their own, 30 of 128, nor where they have not."""
+    for counts in ((26, 30, 32), (210, 217, 224)):
+        programs = set()
+        for count in counts:
+            model, pooled, labels = problem(tiny, rows=count)
+            for strength in (1.0, 10.0):
+                fitted(LinearHead(Probe(boundaries=(), unit=True), None, strength), model, all_rows(pooled, labels))
+                programs.add(_weighted_objective._cache_size())
+        assert len(programs) == 1, counts
+    for count in range(1, 3000):
+        assert count <= rounded_up(count) <= max(count + 7, 1.125 * count)
 
 
 def test_a_regression_is_ridge(tiny):

@@ -110,7 +110,7 @@ class DistilStatic(IntoFolder, Verb, verb="distil-static"):
 
 @dataclass(frozen=True, kw_only=True)
 class DropBlocks(IntoFolder, Verb, verb="drop-blocks"):
-    backbone: str = argument("backbone folder that reads text, or minilm")
+    backbone: str = argument("backbone folder whose blocks are judged by texts, or minilm")
     blocks: int = required("number of blocks to drop", min=1)
     texts: tuple[str, ...] = option((), "file of texts, one a line, that judge the blocks", name="text", repeat=True)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from backbone.records import decode, encode
+from backbone.texts import load_json
 from metering.energy import Quality
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def _lines(path: Path) -> Iterator[UsageLine]:
             return
         where = f"{path}:{number}"
         try:
-            yield decode(UsageLine, json.loads(line), where)
+            yield decode(UsageLine, load_json(line), where)
         except ValueError as error:  # an InputError is a ValueError
             raise InputError(f"--usage: {where}: no line of `topgraft serve --usage`: {error}") from error
 

@@ -157,7 +157,7 @@ class Retrain(Overridden, Verb, verb="retrain"):
                 raise InputError(f"--{name}: belongs to --all, got {value} without it")
         if len(jobs) > 1:
             raise InputError("config: several configs need --all, which gives one entry a task and the worst status")
-        return reported(attempt(jobs[0]))
+        return reported(attempt(jobs[0], from_start=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from metering.counts import Count
 from metering.energy import Joules, modelled
-from metering.window import on_accelerator
+from metering.window import cpu_seconds, on_accelerator
 from trainers.config import Target, TrainConfig
 from trainers.data.batches import Examples
 from trainers.fitting.difficulty import difficulty_of
@@ -47,6 +47,7 @@ class Price:
     out_of_scope_seconds: float  # pass that fits the out-of-scope score; 0 where the run needs none of its own
     exits_seconds: float  # passes that fit and calibrate early exits; 0 where there are none
     passes_cpu_seconds: float  # CPU time of these two, without loading their programs
+    setup_cpu_seconds: float  # CPU time of reading the rows and loading the backbone, which the sums leave out
     full_tuning_seconds: float  # steps with every weight live, by FLOPs at the measured rate of this plan
     adapters_everywhere_seconds: float  # steps with the same adapters in every block, all epochs
     climb: ClimbRange | None = None  # range of a climb; None for a fixed plan
@@ -61,8 +62,10 @@ class Price:
 
 def price(config: TrainConfig, run: Run) -> Price:
     """Predicts a run's cost. Raises InputError where the run would be refused, before anything is timed."""
+    before = cpu_seconds()
     ready_to_compute()
     inputs = prepare(config, run)
+    setup = cpu_seconds() - before
     config, model = inputs.config, inputs.model()
     difficulty = difficulty_of(config, model, inputs.backbone, inputs.train)
     task = GraftTask(config, model, inputs.backbone, inputs.train, inputs.dev, difficulty)
@@ -70,7 +73,7 @@ def price(config: TrainConfig, run: Run) -> Price:
     stages, climb = climb_prices(inputs, task, timed, run) if config.climbs else (stage_prices(task, timed, run), None)
     exits = _exits_pass(task, inputs.calibration) if inputs.calibration is not None else NOTHING
     scope = _scope_pass(task, inputs.bare) if inputs.bare is not None else NOTHING
-    return _total(config, task, stages, scope, exits, climb)
+    return _total(config, task, stages, scope, exits, climb, setup)
 
 
 def _first_pass_is_made(task: GraftTask) -> bool:
@@ -106,6 +109,7 @@ def _total(
     scope: Timing,
     exits: Timing,
     climb: ClimbRange | None,
+    setup: float,
 ) -> Price:
     passes = total((scope, exits))
     seconds = sum(s.seconds for s in stages) + passes.seconds + passes.load_seconds
@@ -132,6 +136,7 @@ def _total(
         out_of_scope_seconds=scope.seconds + scope.load_seconds,
         exits_seconds=exits.seconds + exits.load_seconds,
         passes_cpu_seconds=passes.cpu_seconds,
+        setup_cpu_seconds=setup,
         full_tuning_seconds=full.flops / rate,
         adapters_everywhere_seconds=adapters.flops / rate,
         climb=climb,

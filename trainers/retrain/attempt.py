@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
-    """Retrains one task in this process. Every error becomes an outcome with its exit status."""
+def attempt(job: Job, on_step: OnStep = lambda step: None, *, from_start: bool = False) -> Outcome:
+    """Retrains one task in this process. Every error becomes an outcome with its exit status.
+
+    `from_start`: the process has done nothing else, so its start and imports are part of what the task took.
+    """
     started, name = time.monotonic(), Path(job.config).stem
     try:
         config = job.load(TrainConfig)
@@ -38,7 +41,17 @@ def attempt(job: Job, on_step: OnStep = lambda step: None) -> Outcome:
         budget.narrowed(config.target)  # raises where the two contradict each other
         registry, now = _opened(job.place, config)
         try:
-            return retrain(config, registry, job.place.artefacts(), job.options, on_step, now, budget, budgets.signers)
+            return retrain(
+                config,
+                registry,
+                job.place.artefacts(),
+                job.options,
+                on_step,
+                now,
+                budget,
+                budgets.signers,
+                0.0 if from_start else None,
+            )
         finally:
             registry.close()
     except InputError as error:

@@ -21,6 +21,7 @@ import numpy as np
 from adapters.artefact.manifest import Manifest
 from adapters.specs import Probe
 from metering.energy import Joules, modelled
+from metering.window import cpu_seconds
 from registry.entries import Run
 from trainers.config import Plan, Stage, TrainConfig
 from trainers.retrain.diagnose import Diagnosis
@@ -118,17 +119,18 @@ def scaled(sizes: Sequence[tuple[int, int]], seconds: Sequence[float], size: tup
     return math.exp(float(y.mean() + from_mean @ exponents))
 
 
-def from_plan(decision: Decision, changed: float, before: Sequence[Run]) -> PriceEstimate:
-    """Predicts the cost by the plan's timed steps.
+def from_plan(decision: Decision, changed: float, before: Sequence[Run], cpu_before: float) -> PriceEstimate:
+    """Predicts the cost by what the verb took so far, and the plan's timed steps.
 
     `changed` is the share of train rows that the live version has not seen. The states of the others are in a cache,
-    unless an adapter below them was trained since. `before` are earlier runs, newest first.
+    unless an adapter below them was trained since. `before` are earlier runs, newest first. `cpu_before` are the CPU
+    seconds of the process when the verb began.
     """
     missing = changed if decision.config.adapter.fitted or states_kept(decision.action, before) else 1.0
     from trainers.pricing.price import price
     from trainers.runs.run import Run
 
-    config = decision.config
+    config, so_far = decision.config, cpu_seconds() - cpu_before
     if decision.action == "head" or config.adapter.fitted:
         config = replace(config, plan=replace(config.plan, stages=(Stage("none"),)), epochs=1.0)
         if config.adapter.fitted:  # of more boundaries: one pass gives them all, the rest is a larger head
@@ -137,7 +139,7 @@ def from_plan(decision: Decision, changed: float, before: Sequence[Run]) -> Pric
         config = replace(config, plan=replace(config.plan, stages=(Stage(f"-{TOP_BLOCKS}:"),)))
     result = price(config, Run(Path()))
     over_rows = result.passes_cpu_seconds + sum(stage.fill_cpu_seconds for stage in result.stages)
-    seconds = result.cpu_seconds - (1 - missing) * over_rows
+    seconds = so_far + result.setup_cpu_seconds + result.cpu_seconds - (1 - missing) * over_rows
     source = f"the plan: {', '.join(stage.live for stage in result.stages)} live, steps timed on this machine"
     return PriceEstimate(round(seconds, 2), modelled(seconds).rounded(), source)
 

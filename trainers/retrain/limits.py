@@ -39,11 +39,17 @@ def by_policy(config: TrainConfig, before: Known, now: Taken, diagnosis: Diagnos
 
 
 def price(
-    decision: Decision, before: Known, diagnosis: Diagnosis, old: Rows | None, rows: Rows, options: Options
+    decision: Decision,
+    before: Known,
+    diagnosis: Diagnosis,
+    old: Rows | None,
+    rows: Rows,
+    options: Options,
+    cpu_before: float,
 ) -> PriceEstimate:
     """Predicts CPU seconds and joules from history, else from the plan where somebody asks.
 
-    `old` rows are the champion's.
+    `old` rows are the champion's, `cpu_before` the CPU seconds of the process when the verb began.
     """
     trained = diagnosis.rows.get("train", 0)
     if predicted := from_history(before.runs, decision.action, trained, diagnosis.changed_everywhere):
@@ -53,7 +59,7 @@ def price(
     changed = 1.0
     if old and "train" in old and "train" in rows:
         changed = float(np.mean(added(old["train"], rows["train"])))
-    return from_plan(decision, changed, before.runs)
+    return from_plan(decision, changed, before.runs, cpu_before)
 
 
 def by_price(predicted: PriceEstimate, max_price: float | None) -> str:

@@ -50,16 +50,18 @@ def retrain(
     now: Taken | None = None,
     budget: Budget | None = None,
     signers: Signers | None = None,
+    cpu_before: float | None = None,
 ) -> Outcome:
     """Retrains a task if anything changed; calls `on_step` before each step, and at the end.
 
     `now` is the fingerprint, if the caller has taken it already. The gate checks the limits of `budget` too, and
-    `signers` are the keys that must have signed what is promoted.
+    `signers` are the keys that must have signed what is promoted. `cpu_before` are the CPU seconds of the process that
+    are not the verb's, by default all so far.
 
     Raises InputError for bad data, a bad config or a schema violation. Raises LeaseHeld or Conflict if another run has
     the task, and Unavailable if the registry or the store does not answer.
     """
-    started, cpu_before = time.monotonic(), cpu_seconds()
+    started, cpu_before = time.monotonic(), cpu_seconds() if cpu_before is None else cpu_before
     task = require_task(config.name)
     on_step("fingerprint")
     given, config = config, in_fleet(config, registry)

@@ -210,7 +210,7 @@ class Work:
         at = self.beat.lease.expires_at - self.beat.lease.seconds if self.beat else None
         if reason := by_policy(self.config, self.before, self.taken, diagnosis, at):
             return reason, unpriced()
-        predicted = price(decision, self.before, diagnosis, self.old, self.rows, self.options)
+        predicted = price(decision, self.before, diagnosis, self.old, self.rows, self.options, self.cpu_before)
         return by_price(predicted, self.options.max_price), predicted
 
     def refused(self, reason: str, diagnosis: Diagnosis, predicted: PriceEstimate) -> Outcome:

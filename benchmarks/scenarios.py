@@ -87,8 +87,8 @@ def ours(port: int, root: Path, rate: float, seconds: float, seed: int) -> dict[
         command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     result = json.loads(done.stdout.splitlines()[-1])
-    found = {f"p{round(100 * one['percentile'])}": one["ms"] for one in result["latencies"]}
-    return {"queries": result["queries"], "failures": result["failures"], "late_ms": result["late_ms"], **found}
+    percentiles = {f"p{round(100 * one['percentile'])}": one["ms"] for one in result["latencies"]}
+    return {"queries": result["queries"], "failures": result["failures"], "late_ms": result["late_ms"], **percentiles}
 
 
 def httperf(program: str, port: int, root: Path, rate: float, queries: int) -> dict[str, Any]:
@@ -110,15 +110,15 @@ def percentiles_of(text: str) -> dict[str, float]:
     histogram = text.partition("Connection lifetime histogram")[2].partition("\n\n")[0]
     lines = [line.split() for line in histogram.splitlines()[1:]]
     bins = [(float(line[0]), int(line[1])) for line in lines if len(line) == 2]  # a colon stands for empty bins
-    total, found = sum(count for _, count in bins), {}
+    total, percentiles = sum(count for _, count in bins), {}
     for q in PERCENTILES:
         seen = 0
         for at, count in bins:
             seen += count
             if seen >= total * q / 100:
-                found[f"p{q}"] = at
+                percentiles[f"p{q}"] = at
                 break
-    return found
+    return percentiles
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ PERIOD = 100_000  # microseconds of a period of a quota
 
 
 @dataclass(frozen=True)
-class Asked:
+class Response:
     """One request."""
 
     at: float  # seconds since the start of the load at which it was to be sent
@@ -130,15 +130,15 @@ def material(names: Sequence[str], seed: int, work: Path) -> Material:
     return Material(folder, [rows[i] for i in order])
 
 
-async def ask(server: Server, at: float, start: float, row: tuple[str, str, str]) -> Asked:
+async def ask(server: Server, at: float, start: float, row: tuple[str, str, str]) -> Response:
     """Asks one task about one text."""
     task, text, label = row
     status, content = await server.ask(json.dumps({"tasks": [task], "inputs": [text]}).encode())
     spent = time.perf_counter() - start - at
     if status != 200:
-        return Asked(at, spent, status, "", False)
+        return Response(at, spent, status, "", False)
     (answer,) = json.loads(content)["answers"][task]["predictions"]
-    return Asked(at, spent, status, answer["submodel"], answer["labels"] == [label])
+    return Response(at, spent, status, answer["submodel"], answer["labels"] == [label])
 
 
 async def capacity(url: str, rows: Sequence[tuple[str, str, str]], seconds: float) -> float:
@@ -159,10 +159,10 @@ async def capacity(url: str, rows: Sequence[tuple[str, str, str]], seconds: floa
 
 async def load(
     url: str, rows: Sequence[tuple[str, str, str]], rate: float, seconds: float, seed: int, quota: Quota | None
-) -> list[Asked]:
+) -> list[Response]:
     """Sends Poisson arrivals, and halves the quota in the middle where there is one."""
     server, draw, start = Server(url), np.random.default_rng(seed), time.perf_counter()
-    waiting: list[asyncio.Task[Asked]] = []
+    waiting: list[asyncio.Task[Response]] = []
     changes = [] if quota is None else [(CALM, 0.5), (CALM + HALVED, 1.0)]
     at, number = 0.0, 0
     while (at := at + float(draw.exponential(1 / rate))) < seconds:
@@ -172,15 +172,15 @@ async def load(
             quota.set(changes.pop(0)[1])
         waiting.append(asyncio.create_task(ask(server, at, start, rows[number % len(rows)])))
         number += 1
-    asked = await asyncio.gather(*waiting)
+    responses = await asyncio.gather(*waiting)
     server.close()
-    return list(asked)
+    return list(responses)
 
 
-def windows(asked: Sequence[Asked], seconds: float) -> list[float]:
+def windows(responses: Sequence[Response], seconds: float) -> list[float]:
     """Returns the p95 of each window, in seconds; 0 for one without a request."""
     parts: list[list[float]] = [[] for _ in range(int(seconds / WINDOW))]
-    for one in asked:
+    for one in responses:
         parts[min(int(one.at / WINDOW), len(parts) - 1)].append(one.seconds)
     return [float(np.percentile(part, 95)) if part else 0.0 for part in parts]
 
@@ -217,12 +217,12 @@ def measure(seed: int, options: argparse.Namespace, work: Path, runs: RawRuns) -
     with server(made, work / "stress.log", *bounded) as service:
         quota = Quota(service.pid)
         quota.set(1.0)
-        asked = asyncio.run(load(service.url, made.rows, options.load * most, total, seed, quota))
+        responses = asyncio.run(load(service.url, made.rows, options.load * most, total, seed, quota))
         stats, tasks = (json.loads(get(f"{service.url}/{name}")) for name in ("stats", "tasks"))
     quota.close()
     parts = {"before": (0.0, CALM), "halved": (CALM, CALM + HALVED), "after": (CALM + HALVED, total)}
-    inside = {name: [one for one in asked if low <= one.at < high] for name, (low, high) in parts.items()}
-    p95 = windows(asked, total)
+    inside = {name: [one for one in responses if low <= one.at < high] for name, (low, high) in parts.items()}
+    p95 = windows(responses, total)
     run = {
         "seed": seed,
         "only": options.only,
@@ -231,8 +231,8 @@ def measure(seed: int, options: argparse.Namespace, work: Path, runs: RawRuns) -
         "capacity_per_second": most,
         "bound_seconds": bound,
         "back_after_seconds": back_after(p95, bound),
-        "failed": sum(one.status != 200 for one in asked),
-        "requests": len(asked),
+        "failed": sum(one.status != 200 for one in responses),
+        "requests": len(responses),
         "submodel_at_the_end": stats["submodel"],
         "switches": stats["switches"],
         "given_up": stats["given_up"],

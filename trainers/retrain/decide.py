@@ -126,11 +126,11 @@ def from_plan(decision: Decision, changed: float, before: Sequence[Run], cpu_bef
     unless an adapter below them was trained since. `before` are earlier runs, newest first. `cpu_before` are the CPU
     seconds of the process when the verb began.
     """
-    missing = changed if decision.config.adapter.fitted or states_kept(decision.action, before) else 1.0
     from trainers.pricing.price import price
     from trainers.runs.run import Run
 
     config, so_far = decision.config, cpu_seconds() - cpu_before
+    missing = changed if config.adapter.fitted or states_kept(decision.action, before) else 1.0
     if decision.action == "head" or config.adapter.fitted:
         config = replace(config, plan=replace(config.plan, stages=(Stage("none"),)), epochs=1.0)
         if config.adapter.fitted:  # of more boundaries: one pass gives them all, the rest is a larger head

@@ -212,7 +212,7 @@ def test_a_config_script_brings_a_format_of_its_own(tiny_path, tmp_path):
     assert "TOPGRAFT_VARIANTS" in unknown.stderr
     scored = topgraft("evaluate", "run/graft", "--json", TOPGRAFT_VARIANTS="config.py")
     assert scored.returncode == 0, scored.stderr
-    assert as_json(scored.stdout)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], rel=1e-5)
+    assert as_json(scored.stdout)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], rel=1e-6)
 
     (tmp_path / "train.chat").write_text("class1: ban\nno label here\n")
     damaged = topgraft("train", "config.py", "--workdir", "run3")

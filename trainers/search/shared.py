@@ -6,6 +6,7 @@ pooled states of all blocks. Trials whose models differ in rank, width or scale 
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from trainers.search.space import Point, Points, Refused, require_used
 from trainers.search.training import Programs, TrialTask
 
 log = logging.getLogger(__name__)
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk, or a share of one, without room
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +135,11 @@ class Shared:
                 try:
                     count = store.fill(splits, boundaries, pooled=pooled, show=self.run.show)
                     log.info("search: boundaries %s: %d rows computed, the rest was cached", boundaries, count)
-                except MemoryError as error:
+                except (MemoryError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno not in FULL_DISK:
+                        raise
                     log.warning(
-                        "%s for boundaries %s, plan.cache_gib allows less: trials run the blocks below in every step",
+                        "%s for boundaries %s, which find no room: trials run the blocks below in every step",
                         error, ", ".join(map(str, boundaries)),
                     )  # fmt: skip
                     store = None

@@ -212,7 +212,7 @@ def test_rows_that_changed_since_a_search_began_are_refused(config, tmp_path):
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "_rungs", kill)
+        patch.setattr(running.Rungs, "run", kill)
         with pytest.raises(Killed):
             search(config_of(config), space, tmp_path / "run")
     train_file = config.parent / "train.csv"

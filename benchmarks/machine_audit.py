@@ -5,8 +5,8 @@
 One run writes a baseline. Then every fault of `FAULTS` is planted in a process of its own, and the audit's differences
 have to hold one of the fault's kind. Runs without a fault follow, of which none may end with status 10. Flags, threads,
 affinity, packages and the compiler's libraries are planted for real. The wrong answer is a copy of jax with one changed
-line, under the same version, so that only the known answers can tell it. Governors, quotas and energy counters are files of
-the kernel, so the process reads made-up ones in their place; with the baseline it reads sound ones.
+line, under the same version, so that only the known answers can tell it. Governors, quotas and energy counters are
+files of the kernel, so the process reads made-up ones in their place; with the baseline it reads sound ones.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def planted(fault: Fault, folder: Path, home: Path) -> dict[str, str]:
 
 
 def changed_copy(name: str, line: str, instead: str, target: Path) -> None:
-    """Copies the installed jax and changes one line of one of its files. Raises RuntimeError if it is not there once."""
+    """Copies the installed jax and changes one line of a file. Raises RuntimeError if the line is not there once."""
     spec = find_spec("jax")
     assert spec is not None
     assert spec.origin is not None

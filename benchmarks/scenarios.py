@@ -106,7 +106,16 @@ def httperf(program: str, port: int, root: Path, rate: float, queries: int) -> d
         body = json.dumps({"tasks": ["run"], "inputs": [text]}).replace('"', '\\"')
         lines.append(f'/predict method=POST contents="{body}"\n\n')
     (root / "sessions").write_text("".join(lines))
-    command = [*pinned(-1), program, "--server=127.0.0.1", f"--port={port}", f"--period=e{1 / rate}", "--timeout=30", "-v", "-v"]
+    command = [
+        *pinned(-1),
+        program,
+        "--server=127.0.0.1",
+        f"--port={port}",
+        f"--period=e{1 / rate}",
+        "--timeout=30",
+        "-v",
+        "-v",
+    ]
     command += [f"--wsesslog={queries},0,{root / 'sessions'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answers = int(stated(done.stdout, r"Reply status: 1xx=\d+ 2xx=(\d+)"))

@@ -67,7 +67,7 @@ machine-audit: $(VENV)/base
 # Status 11, other instruction sets, is no error. After an upgrade: topgraft machine --audit --write-baseline $(LIBRARIES)
 LIBRARIES = .ci/libraries.json
 audit-libraries: $(VENV)/base
-	XLA_FLAGS= $(BIN)/python -m topgraft machine --audit --again --libraries --rounds 3 --baseline $(LIBRARIES) --quiet || test $$? = 11
+	XLA_FLAGS= $(BIN)/python -m topgraft machine --audit --libraries --rounds 3 --baseline $(LIBRARIES) --quiet || test $$? = 11
 
 # A fixed set of measurements in under 30 minutes: benchmark-report/report.json and report.html
 benchmark-report: $(VENV)/base

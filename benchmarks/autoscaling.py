@@ -15,7 +15,8 @@ energy-proportional computing"). A ratio of two rules needs no more. A replica t
   over a target, with a tolerance of 0.1. The largest number of the last five minutes counts.
 - `latency`: docs/deploy/replicas.yaml. Wanted are load + margin x sqrt(load), rounded up. The load is the highest rate
   of rows of the last two minutes over that of a replica in full batches. The largest number of the last two minutes
-  counts, and one more while the 99th percentile of the last minute lies beyond the bound.
+  counts, and one more while the 99th percentile of the last minute lies beyond a quarter of the bound. A replica needs
+  half a minute to start, in which a queue grows further.
 
 Each rule's parameter is swept, for bounds of one, two and four full batches. The figure is the ratio of the least
 energies whose 99th percentile of the day keeps the bound. A tweet comes thousands of times, so the rate of a minute is
@@ -46,6 +47,7 @@ DAY, STEP, BATCH = 86_400, 15, 32  # seconds of a day, and between two decisions
 MINUTE = 60 // STEP  # decisions of a minute
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)  # busy shares at which `cpu` aims; beyond 0.9 its tolerance never starts one
 MARGINS = (0.15, 0.3, 0.6, 0.9, 1.5)  # times the square root of the load, of `latency`
+EARLY = 0.25  # share of the bound at which `latency` starts one more
 BOUNDS = (1, 2, 4)  # bounds on the 99th percentile, in full batches
 IDLE_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # power of an idle replica over that of a busy one
 SIZES = (1, 2, 4, 8, 16, 32)  # rows of the measured batches
@@ -210,7 +212,7 @@ def by_latency(margin: float, bound: float, capacity: float) -> Rule:
         rates.append(seen.rate)
         load = max(rates) / capacity
         history.append(math.ceil(load + margin * math.sqrt(load)))
-        return max(history) + (seen.p99 > bound)
+        return max(history) + (seen.p99 > EARLY * bound)
 
     return rule
 

@@ -91,8 +91,8 @@ def test_kubernetes_rule():
     assert rule(Seen(7, 0.1, 0, 0)) == 2
 
 
-def test_the_rule_by_latency_adds_one_beyond_the_bound():
-    rule = by_latency(1.0, 0.1, 10.0)
+def test_the_rule_by_latency_adds_one_beyond_a_quarter_of_the_bound():
+    rule = by_latency(1.0, 0.4, 10.0)
     assert rule(Seen(1, 0, 40.0, 0.05)) == 6, "4 + sqrt(4)"
     assert rule(Seen(1, 0, 40.0, 0.2)) == 7
     assert rule(Seen(1, 0, 90.0, 0.05)) == 12

@@ -127,7 +127,7 @@ def _routed(runtime: Runtime, batch: Sequence[str]) -> None:
     """Answers a batch as `/route` does."""
     rows = runtime.submit_routing(batch)
     assert runtime.router is not None
-    choices = runtime.router.choices(np.stack([row.future.result() for row in rows]))
+    choices = runtime.router.chosen(np.stack([row.future.result() for row in rows]))
     submitted = [(str(choice.task), text) for choice, text in zip(choices, batch, strict=True)]
     for pending in runtime.submit(submitted, routed=rows):
         pending.answer()

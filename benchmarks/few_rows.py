@@ -53,6 +53,7 @@ from trainers.fitting.head_comparison import (
     probe_model,
 )
 from trainers.fitting.head_options import LAST
+from trainers.fitting.label_names import Names
 
 MAX_TEST = 2000  # test rows
 MAX_LABELS = 6  # labels of a set that SetFit is tried on
@@ -76,13 +77,13 @@ class Set:
     def __init__(self, name: str, data: Path):
         self.train, test = TASKS[name](data)
         self.test = [test[i] for i in np.random.default_rng(0).permutation(len(test))[:MAX_TEST]]
-        texts = label_texts(NAMES[name](data))
-        assert texts is not None
+        texts = [text for text in label_texts(NAMES[name](data)) if text is not None]
+        assert len(texts) == len(NAMES[name](data))
         trunk = load_backbone(resolve_backbone("minilm"), precision="bfloat16")
-        self.model = GraftModel(trunk.network, (LAST,), Classification(), texts)
+        self.model = GraftModel(trunk.network, (LAST,), Classification(), tuple(texts))
         self.graft = Graft(self.model, self.model.init(jax.random.key(0)), trunk, TOKENS)
         self.known: dict[str, np.ndarray] = {}
-        self.names = self.pooled(list(texts))
+        self.names = Names(self.pooled(texts), np.arange(len(texts)))
         self.labels = np.array([label for _, label in self.test])
 
     def pooled(self, texts: Sequence[str]) -> np.ndarray:

@@ -64,7 +64,7 @@ def states_of(inputs: Inputs, run: Run) -> LabelledStates:
 
 
 def names_of(inputs: Inputs) -> Examples | None:
-    """Returns the names of labels that are words as rows, in their order; None without any, or where rows are not few."""
+    """Returns the names of labels that are words as rows, in their order; None without any, or beside many rows."""
     head, labels = inputs.config.head, inputs.data.labels
     if head.classes(np.zeros(0, np.int32)) is None or head.pair != "none" or inputs.backbone.spec.reads != "text":
         return None

@@ -5,11 +5,11 @@
 Our side is `topgraft train text_classification` on a CSV with no setting of its own. Labels are written as words. The
 peers are PyTorch in bfloat16 with scikit-learn's logistic regression: its seconds with C = 10, its accuracy with C
 chosen by cross-validation; and SetFit at few rows of at most six labels, for its accuracy alone. Seconds run from
-process start to the stored model. Our home holds the backbone and the compiled programs of a run on the same rows, which
-is kept as `first run`, and no cached states. PEFT has a benchmark of its own, `never_twice`.
+process start to the stored model. Our home holds the backbone and the compiled programs of a run on the same rows. That
+run is kept as `first run`. Our home has no cached states. PEFT has a benchmark of its own, `never_twice`.
 
-Sides alternate. Cells are kept in `results/defaults.jsonl` as they are made: one draw of few rows of every set, then all
-rows, then further draws, then SetFit. With few rows at most 2,000 test rows are scored, drawn by seed 0.
+Sides alternate. Cells are kept in `results/defaults.jsonl` as they are made: one draw of few rows of every set, then
+all rows, then further draws, then SetFit. With few rows at most 2,000 test rows are scored, drawn by seed 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ def cells(options: argparse.Namespace) -> list[tuple[str, int, int, str]]:
 
 
 def difference(runs: RawRuns, name: str, rows: int, peer: str) -> dict[str, float] | None:
-    """Returns the mean gain in accuracy over a peer, paired by draw, in points; with its 95 % interval from two draws."""
+    """Returns the mean gain over a peer, paired by draw, in points of accuracy; from two draws on with its interval."""
     pairs = []
     for key in runs.done:
         if key[:2] + key[3:] == (name, rows, peer) and (other := (*key[:3], "topgraft")) in runs.done:

@@ -15,7 +15,6 @@ are kept in `results/few_rows.jsonl` as they are made.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import tempfile
 import warnings

@@ -6,8 +6,7 @@ The first three sides have the same features: MiniLM's states in bfloat16, poole
 climb choose, by its own functions. `without names` is the same where labels are no words. `features` is scikit-learn's
 logistic regression on the last state at unit length, C chosen by cross-validation. `setfit` trains the whole encoder
 (`benchmarks/peers/setfit_recipe.py`) on sets of at most six labels, and needs `--peers`. Every side has the same rows.
-At most 2,000 test rows, drawn by seed 0. Names that a set gives as numbers were written from its description before any
-test score was seen; those of TREC-6 are its six words.
+At most 2,000 test rows, drawn by seed 0. Names of labels: `benchmarks/peers/tasks.py`.
 
 The table holds the difference of `topgraft` to each peer, paired by draw, with a 95 % interval of Student's t. Cells
 are kept in `results/few_rows.jsonl` as they are made.
@@ -16,19 +15,15 @@ are kept in `results/few_rows.jsonl` as they are made.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
@@ -36,13 +31,12 @@ from adapters.graft import Graft
 from adapters.labels.wording import label_texts
 from adapters.model import GraftModel
 from adapters.specs import Classification
-from backbone.exchange.importing import minilm_folder
 from backbone.home import resolve_backbone
 from backbone.storage import load_backbone
-from benchmarks.defaults import drawn
+from benchmarks.defaults import MAX_LABELS, difference, drawn, floors, setfit_run
 from benchmarks.never_twice import write_rows
-from benchmarks.peers.tasks import TASKS, Rows
-from benchmarks.results import ROOT, RawRuns, parsed, write
+from benchmarks.peers.tasks import NAMES, TASKS, Rows
+from benchmarks.results import RawRuns, parsed, write
 from trainers.fitting.features import of_pooled
 from trainers.fitting.head_comparison import (
     LabelledStates,
@@ -53,21 +47,12 @@ from trainers.fitting.head_comparison import (
     probe_model,
 )
 from trainers.fitting.head_options import LAST
+from trainers.fitting.label_names import Names
 
 MAX_TEST = 2000  # test rows
-MAX_LABELS = 6  # labels of a set that SetFit is tried on
 TOKENS = 128  # tokens of a text, as the default has it
 STRENGTHS = [0.1, 1.0, 10.0, 100.0]  # C among which the features' peer chooses
 SIDES = ("topgraft", "without names", "features", "setfit")
-NAMES: dict[str, Callable[[Path], list[str]]] = {
-    "banking77": lambda data: sorted({r["category"] for r in csv.DictReader((data / "banking77/train.csv").open())}),
-    "trec6": lambda data: ["description", "entity", "abbreviation", "human", "number", "location"],
-    "emotion": lambda data: ["anger", "joy", "optimism", "sadness"],
-    "irony": lambda data: ["not ironic", "ironic"],
-    "sst2_10": lambda data: ["negative", "positive"],
-    "movie_reviews": lambda data: ["negative", "positive"],
-    "airline_tweets": lambda data: ["negative", "neutral", "positive"],
-}
 
 
 class Set:
@@ -76,13 +61,13 @@ class Set:
     def __init__(self, name: str, data: Path):
         self.train, test = TASKS[name](data)
         self.test = [test[i] for i in np.random.default_rng(0).permutation(len(test))[:MAX_TEST]]
-        texts = label_texts(NAMES[name](data))
-        assert texts is not None
+        texts = [text for text in label_texts(NAMES[name](data)) if text is not None]
+        assert len(texts) == len(NAMES[name](data))
         trunk = load_backbone(resolve_backbone("minilm"), precision="bfloat16")
-        self.model = GraftModel(trunk.network, (LAST,), Classification(), texts)
+        self.model = GraftModel(trunk.network, (LAST,), Classification(), tuple(texts))
         self.graft = Graft(self.model, self.model.init(jax.random.key(0)), trunk, TOKENS)
         self.known: dict[str, np.ndarray] = {}
-        self.names = self.pooled(list(texts))
+        self.names = Names(self.pooled(texts), np.arange(len(texts)))
         self.labels = np.array([label for _, label in self.test])
 
     def pooled(self, texts: Sequence[str]) -> np.ndarray:
@@ -114,6 +99,12 @@ class Set:
         rows = labelled_states((pooled, None), (labels, None), keys, shared=False, names=names)
         return {"accuracy": self.accuracy(rows)}
 
+    def setfit(self, peers: str, few: Rows, seed: int) -> dict[str, float]:
+        """Returns the accuracy of SetFit."""
+        with tempfile.TemporaryDirectory() as name:
+            write_rows(Path(name), few, self.test)
+            return setfit_run(peers, Path(name), seed)
+
 
 def chosen_regression(x: np.ndarray, labels: np.ndarray) -> Any:
     """Returns logistic regression with the C that cross-validation chooses; 10 where a label has one row."""
@@ -126,37 +117,12 @@ def chosen_regression(x: np.ndarray, labels: np.ndarray) -> Any:
         return search.fit(x, labels)
 
 
-def setfit(peers: str, few: Rows, test: Rows, seed: int) -> dict[str, float]:
-    """Runs SetFit by the peers' Python."""
-    with tempfile.TemporaryDirectory() as name:
-        write_rows(Path(name), few, test)
-        command = [peers, "-m", "benchmarks.peers.setfit_recipe", "--model", str(minilm_folder()), "--seed", str(seed)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        output = subprocess.run([*command, name], check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE).stdout
-    result: dict[str, float] = json.loads(output)
-    return result
-
-
 def cells(name: str, options: argparse.Namespace, labels: int) -> list[tuple[str, int, int, str]]:
     """Lists set, rows a label, draw and side."""
     small = options.peers and labels <= MAX_LABELS
     draws = {side: options.setfit_draws if side == "setfit" else options.draws for side in SIDES}
     sides = SIDES if small else SIDES[:-1]
     return [(name, rows, draw, side) for rows in options.rows for side in sides for draw in range(draws[side])]
-
-
-def difference(runs: RawRuns, name: str, rows: int, peer: str) -> dict[str, float] | None:
-    """Returns the mean difference to a peer over common draws, in points, with its 95 % interval."""
-    pairs = []
-    for key in runs.done:
-        if key[:2] + key[3:] == (name, rows, peer) and (other := (*key[:3], "topgraft")) in runs.done:
-            pairs.append(100 * (runs.done[other]["accuracy"] - runs.done[key]["accuracy"]))
-    if len(pairs) < 2:
-        return None
-    mean, error = float(np.mean(pairs)), float(np.std(pairs, ddof=1) / len(pairs) ** 0.5)
-    reach = float(scipy.stats.t.ppf(0.975, len(pairs) - 1)) * error
-    values = {"mean": mean, "low": mean - reach, "high": mean + reach}
-    return {field: round(value, 2) for field, value in values.items()} | {"draws": len(pairs)}
 
 
 def summary(runs: RawRuns) -> dict[str, Any]:
@@ -172,19 +138,6 @@ def summary(runs: RawRuns) -> dict[str, Any]:
                 line[f"topgraft less {side}"] = gain
         table[f"{name}, {rows} rows a class"] = line
     return table
-
-
-def floors(table: dict[str, Any]) -> dict[str, Any]:
-    """Returns the mean over the cells of the difference to the better peer, and the cells that lie below -1 point."""
-    gains, below = [], []
-    for cell, line in table.items():
-        differences = [
-            line[f"topgraft less {peer}"] for peer in ("features", "setfit") if f"topgraft less {peer}" in line
-        ]
-        if differences:
-            gains.append(min(one["mean"] for one in differences))
-            below += [cell for one in differences if one["high"] < -1]
-    return {"mean over cells": round(float(np.mean(gains)), 2) if gains else None, "cells below -1": sorted(set(below))}
 
 
 def main() -> None:
@@ -204,7 +157,7 @@ def main() -> None:
         task = Set(name, data)
         for _, rows, draw, side in missing:
             few = drawn(task.train, rows, draw)
-            run = setfit(options.peers, few, task.test, draw) if side == "setfit" else task.run(side, few)
+            run = task.setfit(options.peers, few, draw) if side == "setfit" else task.run(side, few)
             runs.add({"set": name, "rows": rows, "draw": draw, "side": side, **run})
         print(name, "done", flush=True)
     table = summary(runs)

@@ -134,11 +134,12 @@ def _peer(command: list[str]) -> dict[str, Any]:
     }
 
 
-def write_rows(folder: Path, train: Rows, test: Rows) -> None:
-    """Writes train.csv and test.csv with the columns text and label."""
+def write_rows(folder: Path, train: Rows, test: Rows, names: Sequence[str] = ()) -> None:
+    """Writes train.csv and test.csv with the columns text and label; labels without `names` are class0, class1, ..."""
     for name, rows in (("train", train), ("test", test)):
+        named = ((text, names[label] if names else f"class{label}") for text, label in rows)
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("text", "label"), *((text, f"class{label}") for text, label in rows)])
+            csv.writer(file).writerows([("text", "label"), *named])
 
 
 def features_run(peers: str, rows: Path, *options: str) -> dict[str, Any]:

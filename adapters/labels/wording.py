@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 # words that say that something is a label, not which one
@@ -10,10 +11,15 @@ GENERIC = frozenset({"label", "labels", "class", "category", "cat", "type", "tag
 MIN_LETTERS = 2  # letters of a word that may say something
 
 
-def label_texts(labels: Sequence[str]) -> tuple[str, ...] | None:
-    """Returns the labels as plain words; None unless each has a word, and no two have the same ones."""
-    texts = tuple(" ".join(_words(label)) for label in labels)
-    return texts if all(map(_says_something, texts)) and len(set(texts)) == len(texts) else None
+def label_texts(labels: Sequence[str]) -> tuple[str | None, ...]:
+    """Returns each label as plain words; None for a label without a word, and where two have the same ones.
+
+    The words of one label alone tell it from no other, so then every entry is None.
+    """
+    texts = [" ".join(_words(label)) for label in labels]
+    count = Counter(texts)
+    named = tuple(text if _says_something(text) and count[text] == 1 else None for text in texts)
+    return named if len(named) - named.count(None) > 1 else (None,) * len(named)
 
 
 def _words(label: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,26 @@ from trainers.data.splits import kept
 Rows = list[tuple[Any, Any]]
 TAGS: dict[str, list[str]] = {}  # by task, filled when it is read
 
+# names of labels, in the order of their numbers; numbers were named from a set's description, before any test score
+NAMES: dict[str, Callable[[Path], list[str]]] = {
+    "banking77": lambda root: sorted({row["category"] for row in _banking77(root, "train.csv")}),
+    "trec6": lambda root: ["description", "entity", "abbreviation", "human", "number", "location"],
+    "emotion": lambda root: ["anger", "joy", "optimism", "sadness"],
+    "irony": lambda root: ["not ironic", "ironic"],
+    "sst2_10": lambda root: ["negative", "positive"],
+    "movie_reviews": lambda root: ["negative", "positive"],
+    "airline_tweets": lambda root: ["negative", "neutral", "positive"],
+}
+
+
+def _banking77(root: Path, name: str) -> list[dict[str, str]]:
+    with (root / "banking77" / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
 
 def banking77(root: Path) -> tuple[Rows, Rows]:
-    def read(name: str) -> list[dict[str, str]]:
-        with (root / "banking77" / name).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    train, test = read("train.csv"), read("test.csv")
-    number = {name: i for i, name in enumerate(sorted({row["category"] for row in train}))}
+    train, test = _banking77(root, "train.csv"), _banking77(root, "test.csv")
+    number = {name: i for i, name in enumerate(NAMES["banking77"](root))}
     return tuple([(row["text"], number[row["category"]]) for row in rows] for rows in (train, test))  # type: ignore[return-value]
 
 

@@ -41,7 +41,7 @@ from trainers.fitting.head_options import (
     options_on,
     several_states,
 )
-from trainers.fitting.label_names import discriminants
+from trainers.fitting.label_names import Names, discriminants
 from trainers.fitting.linear_head import ROUGH, TOLERANCE, fit_rows
 
 OUT_OF_FOLD = "out of fold"  # of scores by heads that were fitted to the other folds
@@ -71,7 +71,7 @@ class LabelledStates:
     is_dev: np.ndarray  # development rows, bool [N]
     parts: tuple[Part, ...]  # comparison; no row is scored twice
     how: str  # origin of the scores: "out of fold" or "held out"
-    names: np.ndarray | None = None  # pooled states of the names of labels, float32 [C,L+1,P]; None: not read
+    names: Names | None = None  # pooled states of the names of labels, float32 [K,L+1,P]; None: not read
 
     @property
     def scored(self) -> np.ndarray:
@@ -117,7 +117,7 @@ def labelled_states(
     keys: Sequence[bytes],
     *,
     shared: bool,
-    names: np.ndarray | None = None,
+    names: Names | None = None,
 ) -> LabelledStates:
     """Returns the rows of (train, dev) with the comparison that suits their number.
 
@@ -294,7 +294,7 @@ class Problem:
     basis: np.ndarray | None  # directions float32 [F,r] that `x` is written in; None where they are the features
     width: int  # F
     labels: np.ndarray
-    named: np.ndarray | None = None  # features of the names of labels float32 [C,r], in the same directions
+    named: Names | None = None  # features of the names of labels float32 [K,r], in the same directions
 
     @classmethod
     def of(cls, probe: Probe, model: GraftModel, rows: LabelledStates) -> Problem:
@@ -303,13 +303,13 @@ class Problem:
         Fewer rows than features are turned into a basis of their own, which changes no fit and makes each small.
         """
         count = len(rows.pooled)
-        pooled = rows.pooled if rows.names is None else np.concatenate([rows.pooled, rows.names])
+        pooled = rows.pooled if rows.names is None else np.concatenate([rows.pooled, rows.names.states])
         x, basis = of_pooled(probe_model(model, probe), pooled).astype(np.float32), None
         width = x.shape[1]
         if len(x) < width:
             basis, upper = np.linalg.qr(x.T)
             x = np.ascontiguousarray(upper.T)
-        named = None if rows.names is None else x[count:]
+        named = None if rows.names is None else Names(x[count:], rows.names.classes)
         return cls(model.head, len(model.labels), x[:count], basis, width, rows.labels, named)
 
     def unseen(self, group: Sequence[LinearHead], parts: Sequence[Part]) -> list[np.ndarray]:

@@ -27,6 +27,7 @@ from trainers.fitting.head_comparison import (
     probe_model,
 )
 from trainers.fitting.head_options import are_few, average_on, options_on_one
+from trainers.fitting.label_names import Names
 from trainers.fitting.linear_head import pooled_features
 from trainers.fitting.ways import Fitted, Unseen
 from trainers.inputs import Inputs, climbed_blocks
@@ -58,21 +59,26 @@ def states_of(inputs: Inputs, run: Run) -> LabelledStates:
         labels,
         keys,
         shared=inputs.dev_is_shared,
-        names=None if names is None else pooled[-1],
+        names=None if names is None else Names(pooled[-1], names.labels),
     )
 
 
 def names_of(inputs: Inputs) -> Examples | None:
-    """Returns the names of the labels as rows, in their order; None where they are no words, or rows are not few."""
+    """Returns the names of labels that are words as rows, in their order; None without any, or beside many rows."""
     head, labels = inputs.config.head, inputs.data.labels
     if head.classes(np.zeros(0, np.int32)) is None or head.pair != "none" or inputs.backbone.spec.reads != "text":
         return None
     fitted = len(inputs.train) + (len(inputs.dev) if inputs.dev is not None and inputs.dev_is_shared else 0)
-    texts = label_texts(labels) if are_few(fitted, len(labels)) else None
-    if texts is None:
+    if not are_few(fitted, len(labels)):
         return None
-    rows = encode_inputs(head, inputs.backbone, texts, inputs.config.data.max_tokens).rows
-    return replace(inputs.train, rows=rows, labels=np.arange(len(labels), dtype=np.int32), difficulty=None)
+    texts = label_texts(labels)
+    named = [number for number, text in enumerate(texts) if text is not None]
+    if not named:
+        return None
+    if unread := [label for label, text in zip(labels, texts, strict=True) if text is None]:
+        log.info("labels without words that tell them apart: %s; their names are not read", ", ".join(unread))
+    rows = encode_inputs(head, inputs.backbone, [texts[i] for i in named], inputs.config.data.max_tokens).rows
+    return replace(inputs.train, rows=rows, labels=np.array(named, np.int32), difficulty=None)
 
 
 def _pooled(inputs: Inputs, run: Run, splits: Sequence[Examples]) -> list[np.ndarray]:

@@ -167,7 +167,8 @@ def test_auto_grafts_downward_from_the_top_and_a_ladder_is_one_rung(config, caps
 
 
 @pytest.mark.parametrize(
-    ("labels", "rows_a_label", "reads"), [(WORDY, 2, True), (("0", "1", "2"), 2, False), (WORDY, 40, False)]
+    ("labels", "rows_a_label", "reads"),
+    [(WORDY, 2, True), (("0", "1", "2"), 2, False), (WORDY, 40, False), (("refund", "class3", "topUp"), 2, True)],
 )
 def test_names_of_labels_are_read_where_they_are_words_and_rows_are_few(labels, rows_a_label, reads, config, caplog):
     table = [(text, labels[number % 3]) for number, (text, _) in enumerate(rows(3 * rows_a_label))]
@@ -177,4 +178,5 @@ def test_names_of_labels_are_read_where_they_are_words_and_rows_are_few(labels, 
     with caplog.at_level("INFO"):
         assert topgraft.main(["train", str(config), "--workdir", "run", *arguments]) == 0
     assert ("with the names of labels" in caplog.text) == reads
+    assert ("class3; their names are not read" in caplog.text) == ("class3" in labels)
     assert sorted(topgraft.load("run/graft").model.labels) == sorted(labels)

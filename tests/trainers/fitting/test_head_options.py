@@ -25,6 +25,7 @@ from trainers.fitting.head_comparison import (
     temperature,
 )
 from trainers.fitting.head_options import LAST, HeadOption, LinearHead, average_on, evidence, options_on, several_states
+from trainers.fitting.label_names import Names
 from trainers.fitting.linear_head import _weighted_objective
 from trainers.fitting.prospect import Prospect, expected_gain
 
@@ -256,24 +257,28 @@ def test_a_trained_step_has_a_prospect_where_rows_and_errors_abound():
     assert not Prospect("top", 0.002, 0.02, None).pays
 
 
-def with_names(model, pooled, labels, names):
-    return labelled_states((pooled, None), (labels, None), keys(len(labels)), shared=False, names=names)
+def with_names(model, pooled, labels, names, classes=(0, 1, 2)):
+    named = Names(names[list(classes)], np.array(classes))
+    return labelled_states((pooled, None), (labels, None), keys(len(labels)), shared=False, names=named)
 
 
+@pytest.mark.parametrize("classes", [(0, 1, 2), (0, 2)])
 @pytest.mark.parametrize("pull", [0.5, 5.0])
-def test_a_name_pulls_the_mean_of_its_class(pull, tiny):
-    """By hand: means between rows and moved names, the covariance of the rows alone."""
+def test_a_name_pulls_the_mean_of_its_class(pull, classes, tiny):
+    """By hand: means between rows and moved names, the covariance of the rows alone; others have their means."""
     model, pooled, labels = problem(tiny, rows=13)
     names = np.random.default_rng(5).normal(size=(3, BOUNDARIES, WIDTH)).astype(np.float32)
-    rows = with_names(model, pooled, labels, names)
+    rows = with_names(model, pooled, labels, names, classes)
+    named = np.isin(np.arange(3), classes)
     x, t = (p[:, -1] / np.linalg.norm(p[:, -1], axis=1, keepdims=True) for p in (pooled, names))
     counts = np.bincount(labels)
     means = np.stack([x[labels == c].mean(0) for c in range(3)])
-    moved = t - t.mean(0) + means.mean(0)
+    moved = t - t[named].mean(0) + means[named].mean(0)
     within = x - means[labels]
     covariance = 0.7 * within.T @ within / 10
     covariance += 0.3 * np.trace(within.T @ within) / 10 / WIDTH * np.eye(WIDTH)
-    means = (counts[:, None] * means + pull * moved) / (counts[:, None] + pull)
+    pulled = (counts[:, None] * means + pull * moved) / (counts[:, None] + pull)
+    means = np.where(named[:, None], pulled, means)
     kernel = np.linalg.solve(covariance, means.T)
     shares = np.log((counts + pull) / (counts + pull).sum())
     params = fitted(LinearHead(LAST, 0.3, pull=pull), model, rows)
@@ -293,6 +298,9 @@ def test_a_class_without_a_row_is_where_its_name_says(tiny):
     params = fitted(LinearHead(LAST, 0.3, pull=1.0), model, rows)
     x = pooled[:, -1] / np.linalg.norm(pooled[:, -1], axis=1, keepdims=True)
     assert ((x @ params["kernel"] + params["bias"]).argmax(1) == labels).mean() > 0.9
+    unnamed = with_names(model, pooled[few], labels[few], names, classes=(0, 1))
+    params = fitted(LinearHead(LAST, 0.3, pull=1.0), model, unnamed)
+    assert ((x @ params["kernel"] + params["bias"]).argmax(1) < 2).all(), "a class without row and name is no answer"
 
 
 def test_an_average_has_the_weights_that_unseen_rows_give(tiny):

@@ -18,6 +18,7 @@ from backbone.errors import InputError
 from backbone.records import digest, encode
 from backbone.trees import Params
 from trainers.config import EarlyExits, OutOfScope, TrainConfig
+from trainers.curation.facts import TrainFacts
 from trainers.curation.select import with_subset
 from trainers.fitting.cached_states import Boundaries, CachedPrefix
 from trainers.fitting.difficulty import difficulty_of
@@ -66,7 +67,8 @@ class Shared:
     def __init__(self, run: Run):
         self.run, self.programs = run, Programs()
         self._whole: dict[str, Inputs] = {}  # inputs with all train rows
-        self._inputs: dict[str, Inputs] = {}  # the same with those of a subset
+        self._facts: dict[tuple[str, int], TrainFacts] = {}  # facts about all train rows, by seed of a choice
+        self._inputs: dict[str, Inputs] = {}  # the inputs with the rows of a subset
         self._heads: dict[tuple[object, ...], Params] = {}
         self._stores: dict[int, Boundaries | None] = {}
         self._by_group: dict[tuple[int, GraftModel], Boundaries] = {}
@@ -118,7 +120,10 @@ class Shared:
         if key not in self._inputs:
             inputs = self._whole[whole]
             chosen = replace(inputs, config=replace(inputs.config, subset=config.subset))
-            self._inputs[key] = with_subset(chosen, self.run)
+            seed = (whole, config.subset.seed)
+            if seed not in self._facts:
+                self._facts[seed] = TrainFacts(inputs, self.run, config.subset.seed)
+            self._inputs[key] = with_subset(chosen, self.run, self._facts[seed])
         known = self._inputs[key]
         return replace(known, config=replace(config, head=known.config.head, data=known.config.data))
 

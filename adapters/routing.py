@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from adapters.artefact.router import Choice, Router, read_router, require_trunk
@@ -91,6 +92,10 @@ class RoutedGrafts:
         return GraftModel(self.backbone.network, (Probe(),), HEAD, self.router.names)
 
     @cached_property
+    def _head(self) -> dict[str, np.ndarray]:
+        return head_of(self.router)
+
+    @cached_property
     def _stops(self) -> list[int]:
         """Returns the boundaries whose states are kept: the router's, and those where a graft can go on."""
         read = self.router.record.boundaries
@@ -107,8 +112,9 @@ class RoutedGrafts:
     def _chosen(self, batch: _Batch) -> list[Choice]:
         rest = {name: value for name, value in self.backbone.params.items() if name != "blocks"}
         states = {boundary: batch.states[boundary] for boundary in self.router.record.boundaries}
-        pooled = np.asarray(pool_program(self._bare)(rest, states, batch.mask))
-        return self.router.choices(pooled.reshape(len(pooled), -1)[: len(batch.rows)])
+        pooled = pool_program(self._bare)(rest, states, batch.mask)
+        probabilities = _probabilities(self._head, pooled.reshape(len(pooled), -1))
+        return self.router.chosen(np.asarray(probabilities)[: len(batch.rows)])
 
     def _answers(
         self, graft: Graft, texts: Sequence[Any], rows: Sequence[TokenRow], batch: _Batch, places: np.ndarray
@@ -128,6 +134,22 @@ class RoutedGrafts:
         params = self.backbone.layout.params(graft.params)
         logits = np.asarray(logits_of(graft.model, self.backbone.params, params, inputs))[: len(places)]
         return graft.model.head.answers(graft.model.labels, logits)
+
+
+def head_of(router: Router) -> dict[str, np.ndarray]:
+    """Returns the arrays of a router's head as `probabilities_of` takes them; K outputs of C grafts."""
+    owners = np.eye(router.owners.max() + 1, dtype=np.float32)[router.owners]
+    return {"kernel": router.kernel, "bias": router.bias, "owners": owners}
+
+
+def probabilities_of(head: Mapping[str, Any], pooled: jax.Array) -> jax.Array:
+    """Returns what `Router.probabilities` does, float32 [B,C], of pooled states float32 [B,P], inside a program."""
+    exact = jax.lax.Precision.HIGHEST  # the threshold was certified for such sums
+    outputs = jnp.dot(pooled, head["kernel"], precision=exact) + head["bias"]
+    return jnp.dot(jax.nn.softmax(outputs, axis=1), head["owners"], precision=exact)
+
+
+_probabilities = jax.jit(probabilities_of)
 
 
 def shared_boundary(grafts: Iterable[Graft]) -> int:

@@ -13,6 +13,7 @@ share of them, so that a load which hangs keeps nobody else out.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
 import time
@@ -57,16 +58,29 @@ class Queued:
     slot: int  # slot of the graft in its bank
     deadline: float | None = None  # time of the monotonic clock after which the row is dropped
     # resolves to logits [C], followed by the pooled state [D] if the graft has an out-of-scope score; for rows of
-    # NO_GROUP, to features [D]; for rows of ROUTING, to the states that the router reads [P]
+    # NO_GROUP, to features [D]; for rows of ROUTING, to the probabilities of the router [C]
     future: Future[np.ndarray] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)  # time of the monotonic clock
     scope: int | None = None  # boundary of the bare backbone whose pooled state the out-of-scope score needs
     exits: Exits | None = None  # early exits of the graft that may answer
     task: str = ""  # name of the task, by which the submodel is chosen
     lost: float = 0.0  # share of the rows like this that the cheaper submodel answers worse
-    # states [T,D] of the bare backbone by boundary, in the row's bucket: those that a router's pass computed
-    states: dict[int, np.ndarray] | None = None
+    states: RoutedStates | None = None  # states of the bare backbone that a router's pass computed
+    place: int = 0  # place of the row in these
     submodel: str = "full"  # submodel that answered; set by the device thread before the future resolves
+
+
+class RoutedStates:
+    """The states of a router's pass, which stay on the device until the last of its rows has run."""
+
+    def __init__(self, states: Mapping[int, Any]):
+        """Takes states [U,T,D] by boundary, in the bucket of the rows."""
+        self.on_device = dict(states)
+
+    @functools.cached_property
+    def on_host(self) -> dict[int, np.ndarray]:
+        """Returns the states as arrays of the host, for batches of rows from several passes."""
+        return {boundary: np.asarray(state) for boundary, state in self.on_device.items()}
 
 
 def fail(future: Future[Any], error: BaseException) -> None:

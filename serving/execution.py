@@ -16,7 +16,7 @@ import numpy as np
 
 from backbone.buckets import pad
 from serving.answers import NotFinite
-from serving.batching import NO_GROUP, ROUTING, Queued
+from serving.batching import NO_GROUP, ROUTING, Queued, RoutedStates
 from serving.exiting import EarlyBatch, filled
 from serving.prefix_cache import PrefixCache
 from serving.programs import Programs, cover
@@ -96,14 +96,14 @@ class Executor:
         return results
 
     def _run_routing(self, rows: Sequence[Queued]) -> list[Result]:
-        """Returns what the router reads of each row, and leaves in each row the states from which its graft goes on."""
+        """Returns the router's probabilities for each row, and leaves the states from which its graft goes on."""
         start, programs = time.perf_counter(), self._programs
         inputs = self._inputs(rows)
         states = self._states(inputs, sorted({*programs.kept, *programs.routes}))
-        left = {boundary: states[boundary] for boundary in programs.kept}
-        values, kept = jax.device_get((programs.routed(states, inputs.mask), left))
+        values = np.asarray(programs.routed(states, inputs.mask))
+        kept = RoutedStates({boundary: states[boundary] for boundary in programs.kept})
         for row, place in zip(rows, inputs.of_rows.tolist(), strict=True):
-            row.states = {boundary: state[place] for boundary, state in kept.items()}
+            row.states, row.place = kept, place
         self._count(rows, inputs, start)
         return [_finite(values[place]) for place in inputs.of_rows.tolist()]
 
@@ -128,7 +128,7 @@ class Executor:
         answering = {b for g in groups for b in ((last,) if g == NO_GROUP else programs.needs[g])}
         scoped = sorted({(row.group, row.scope) for row in rows if row.scope is not None})
         boundaries = sorted(answering | {boundary for _, boundary in scoped})
-        known = _known(rows, inputs)
+        known = self._known(rows, inputs)
         states = programs.prefix(inputs.ids, inputs.mask, boundaries, known) if known else None
         states = states or self._states(inputs, boundaries)
         pooled = {key: programs.pooled(*key, states[key[1]], inputs.mask) for key in scoped}
@@ -182,6 +182,24 @@ class Executor:
             cache.put(key, {boundary: state[number].copy() for boundary, state in host.items()})
         return states
 
+    def _known(self, rows: Sequence[Queued], inputs: _Inputs) -> dict[int, Any]:
+        """Returns states [U,T,D] by boundary that a router's pass left; empty if it did not see the rows.
+
+        Rows of one pass stay on the device.
+        """
+        first = {place: row for row, place in zip(rows[::-1], inputs.of_rows[::-1].tolist(), strict=True)}
+        chosen = [first[place] for place in range(inputs.count)]
+        chosen += [chosen[-1]] * (len(inputs.ids) - inputs.count)
+        passes = [(row.states, row.place) for row in chosen if row.states is not None]
+        if len(passes) < len(chosen):
+            return {}
+        if len({id(states) for states, _ in passes}) > 1:
+            kept = [(states.on_host, place) for states, place in passes]
+            return {boundary: np.stack([states[boundary][place] for states, place in kept]) for boundary in kept[0][0]}
+        on_device, places = passes[0][0].on_device, np.array([place for _, place in passes], np.int32)
+        same = np.array_equal(places, np.arange(len(next(iter(on_device.values())))))
+        return on_device if same else self._programs.gather(on_device, places)
+
     def _suffixes(
         self,
         group: int,
@@ -206,17 +224,6 @@ class Executor:
             values = programs.suffix(group, gathered, inputs.mask[places], slots)
             waiting.append(_Waiting(part, values, np.arange(len(part))))
         return waiting
-
-
-def _known(rows: Sequence[Queued], inputs: _Inputs) -> dict[int, np.ndarray]:
-    """Returns states [U,T,D] by boundary that a router's pass left in the rows; empty if it did not see them."""
-    first = {place: row for row, place in zip(rows[::-1], inputs.of_rows[::-1].tolist(), strict=True)}
-    states = [first[place].states for place in range(inputs.count)]
-    if any(state is None for state in states):
-        return {}
-    states += [states[-1]] * (len(inputs.ids) - inputs.count)
-    kept = [state for state in states if state is not None]
-    return {boundary: np.stack([state[boundary] for state in kept]) for boundary in kept[0]}
 
 
 def _append_pooled(

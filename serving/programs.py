@@ -27,8 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapters.artefact.router import Router
 from adapters.heads.pooling import pool
 from adapters.hooks import GraftHooks
+from adapters.routing import head_of, probabilities_of
 from backbone.errors import InputError
 from backbone.storage import Backbone
 from serving.bank import Bank
@@ -58,12 +60,12 @@ class Programs:
         sizes: Sequence[int],
         scopes: Sequence[int] = (),
         exits: Sequence[int] = (),
-        routes: Sequence[int] = (),
+        router: Router | None = None,
     ):
         """Compiles everything.
 
-        Scores are measured at the boundaries `scopes`, and batches may be split at the boundaries `exits`. A router
-        reads pooled states at the boundaries `routes`. Raises InputError for exits at or above the last boundary, or
+        Scores are measured at the boundaries `scopes`, and batches may be split at the boundaries `exits`. Rows that
+        name no task go by `router`. Raises InputError for exits at or above the last boundary, or
         if a group cannot be split there.
         """
         self.backbone, self.banks = backbone, tuple(banks)
@@ -82,9 +84,10 @@ class Programs:
                     f"cannot be split at {splits[0]}; declare no exits above boundary {bank.start}"
                 )
         begins = {boundary for needs in self.needs for boundary in needs}
-        self.routes = tuple(sorted(routes))
+        self.routes = () if router is None else router.record.boundaries
+        self._router_head = None if router is None else jax.device_put(head_of(router))
         # boundaries at which a row may go on behind a router's pass
-        top = max(routes, default=-1)
+        top = max(self.routes, default=-1)
         self.kept = tuple(sorted({b for b in {*begins, *self.scopes} if b <= top} | {*self.routes[-1:]}))
         self.stops = tuple(sorted({0, last, *self.scopes, *self.exits, *self.routes, *begins}))
         self._compiled: dict[tuple[Any, ...], Any] = {}
@@ -123,7 +126,8 @@ class Programs:
         if self.exits:
             keep(("pool", bucket, size), self._pool, state, mask)
         if self.routes:
-            keep(("route", bucket, size), self._route, params, dict.fromkeys(self.routes, state), mask)
+            states = dict.fromkeys(self.routes, state)
+            keep(("route", bucket, size), self._route, params, self._router_head, states, mask)
         for rows in self.sizes:
             index = jax.ShapeDtypeStruct((rows,), jnp.int32)
             keep(("gather", bucket, size, rows), _gather, state, index)
@@ -161,12 +165,12 @@ class Programs:
     def _pool(self, state: jax.Array, mask: jax.Array) -> jax.Array:
         return pool("mean", self.backbone.network, {}, state, mask).astype(jnp.float32)
 
-    def _route(self, params: Any, states: Any, mask: jax.Array) -> jax.Array:
+    def _route(self, params: Any, head: Any, states: Any, mask: jax.Array) -> jax.Array:
         last = self.backbone.spec.blocks
         parts = [
             self._plain(params, states[b], mask) if b == last else self._pool(states[b], mask) for b in self.routes
         ]
-        return jnp.concatenate(parts, axis=1)
+        return probabilities_of(head, jnp.concatenate(parts, axis=1))
 
     def size_for(self, rows: int) -> int:
         """Returns the smallest batch size that holds so many rows."""
@@ -248,10 +252,10 @@ class Programs:
         return self._compiled["plain", bucket, size](self.backbone.params, state, mask)
 
     def routed(self, states: Mapping[int, Any], mask: np.ndarray) -> jax.Array:
-        """Returns what a router reads of states [U,T,D] by boundary: float32 [U,P]."""
+        """Returns the router's probabilities float32 [U,C] from states [U,T,D] by boundary."""
         size, bucket = mask.shape
         chosen = {boundary: states[boundary] for boundary in self.routes}
-        return self._compiled["route", bucket, size](self.backbone.params, chosen, mask)
+        return self._compiled["route", bucket, size](self.backbone.params, self._router_head, chosen, mask)
 
     def pooled(self, group: int, boundary: int, state: jax.Array, mask: np.ndarray) -> jax.Array:
         """Pools states [U,T,D] at a scope's boundary as the group's heads do: float32 [U,D]."""

@@ -103,8 +103,7 @@ class Runtime:
         self.router = router
         if router is not None:
             require_trunk(router, backbone.weights_id, backbone.preprocessing_id, "router")
-        routes = () if router is None else router.record.boundaries
-        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits, routes)
+        self.programs = Programs(backbone, self.banks, self.buckets, batch_sizes, scopes, envelope.exits, router)
         self.submodel = "full"  # submodel in use from the next batch on; any thread may set it
         self.submodels: Mapping[str, str] = {}  # submodel by task, where it is not `submodel`; any thread may set it
         self.standins: Mapping[str, Standin] = {}  # pruned graft by task; any thread may set it
@@ -260,7 +259,7 @@ class Runtime:
         ]
 
     def submit_routing(self, texts: Sequence[str], *, timeout: float | None = None) -> list[Queued]:
-        """Queues texts, all or none, whose futures resolve to what the router reads: float32 [P].
+        """Queues texts, all or none, whose futures resolve to the router's probabilities: float32 [C].
 
         Raises InputError without a router, Overloaded or Closed.
         """
@@ -310,9 +309,9 @@ class Runtime:
         routed: Queued | None = None,
     ) -> Queued:
         graft = seat.graft
-        states = None
+        states, place = None, 0
         if routed is not None and len(routed.ids) <= graft.max_tokens:  # else the graft cuts the text further
-            ids, states = routed.ids, routed.states
+            ids, states, place = routed.ids, routed.states, routed.place
         else:
             ids = self._ids(text, graft.max_tokens)
         exits, standin = self.usable_exits(graft), self.standins.get(served.task)
@@ -330,6 +329,7 @@ class Runtime:
             submodel=PRUNED if pruned else "full",
             lost=standin.lost if standin and pruned else exits.losses / exits.rows if exits else 0.0,
             states=states,
+            place=place,
         )
 
     def _ids(self, text: str, max_tokens: int) -> np.ndarray:

@@ -119,8 +119,11 @@ class Router:
 
     def choices(self, pooled: np.ndarray) -> list[Choice]:
         """Returns the choice for each row of pooled states float32 [N,P]."""
+        return self.chosen(self.probabilities(pooled))
+
+    def chosen(self, probabilities: np.ndarray) -> list[Choice]:
+        """Returns the choice for each row of probabilities float [N,C]."""
         names, threshold = self.names, self.record.promise.threshold
-        probabilities = self.probabilities(pooled)
         first, best = probabilities.argmax(axis=1), probabilities[:, : len(names)]
         places, sure = best.argmax(axis=1), best.max(axis=1)
         answered = (first == places) & (sure >= threshold)

@@ -278,7 +278,7 @@ class Server:
         finally:
             for row in rows:
                 row.future.cancel()
-        return router.choices(np.stack([row.future.result() for row in rows])), rows
+        return router.chosen(np.stack([row.future.result() for row in rows])), rows
 
     async def answers_of_rows(
         self,

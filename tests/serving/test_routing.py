@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from adapters.artefact.router import read_router
-from adapters.specs import Lora
+from adapters.graft import Graft
+from adapters.model import GraftModel
+from adapters.specs import Classification, Lora
 from backbone.errors import InputError
 from backbone.storage import load_backbone
 from serving.bank import Envelope, Group
@@ -21,6 +24,7 @@ from serving.server.limits import Tokens
 from serving.server.serve import serve
 from serving.server.settings import Settings
 from tests.routes import TASKS, stored, texts_of
+from tests.serving.grafts import held_up
 from tests.serving.place import LIMITS
 from tests.tiny import make_tiny_backbone, write_csv
 from trainers.config.routing import Routing
@@ -98,7 +102,7 @@ def test_the_trunk_below_runs_once(runtime, monkeypatch):
     monkeypatch.setattr(programs, "_compiled", counting)
     rows = runtime.submit_routing(texts_of(0, 1, seed=7))
     states = np.stack([row.future.result(60) for row in rows])
-    (choice,) = runtime.router.choices(states)
+    (choice,) = runtime.router.chosen(states)
     assert counting.fetched["embed"] == 1
     assert counting.fetched["blocks"] == 1
     (pending,) = runtime.submit([(choice.task, texts_of(0, 1, seed=7)[0])], routed=rows)
@@ -110,6 +114,44 @@ def test_the_trunk_below_runs_once(runtime, monkeypatch):
     alone.answer(60)
     assert counting.fetched["embed"] == 2, "the count sees a pass from the start"
     np.testing.assert_allclose(alone.future.result(), pending.future.result(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("passes", [1, 2], ids=["of one pass", "of two passes"])
+def test_rows_share_a_batch_whatever_passes_they_come_from(runtime, passes):
+    """Rows of one pass go on from its states on the device; rows of several from the host."""
+    texts = [text for number in (2, 0, 1) for text in texts_of(number, 2, seed=7)]
+    rows = []
+    for part in np.array_split(texts, passes):
+        gate = held_up(runtime)
+        rows += runtime.submit_routing(part.tolist())
+        gate.set()
+        for row in rows:
+            row.future.result(60)
+    tasks = [*TASKS[:2]] * 3
+    runtime.predict([(task, "warm") for task in TASKS[:2]])  # both are in their slots
+    assert len({id(row.states) for row in rows}) == passes
+    order = np.array([4, 1, 5, 0, 2, 3])  # not that of the pass
+    gate = held_up(runtime)
+    pending = runtime.submit([(tasks[i], texts[i]) for i in order], routed=[rows[i] for i in order])
+    batches = runtime.counts.batches
+    gate.set()
+    answers = [row.answer() for row in pending]
+    assert runtime.counts.batches == batches + 1, "one batch holds them all"
+    alone = runtime.predict([(tasks[i], texts[i]) for i in order])
+    for routed, single in zip(answers, alone, strict=True):
+        assert routed.probabilities == pytest.approx(single.probabilities, rel=1e-4)
+
+
+def test_the_compiled_head_is_the_formula(runtime):
+    texts = routed_texts()
+    rows = runtime.submit_routing(texts)
+    compiled = np.stack([row.future.result(60) for row in rows])
+    last, record = runtime.backbone.spec.blocks, runtime.router.record
+    assert last not in record.boundaries
+    model = GraftModel(runtime.backbone.network, (), Classification(), ("a",))
+    bare = Graft(model, {"adapter": {}, "head": model.init(jax.random.key(0))["head"]}, runtime.backbone, 48)
+    _, pooled = bare.logits_and_pooled(bare.encode(texts), record.boundaries)
+    np.testing.assert_allclose(compiled, runtime.router.probabilities(pooled), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -234,9 +234,11 @@ class Work:
         checks = [*count_checks(limits, self.old, self.rows)]
         slips = misspelt(self.old, self.rows, (*limits.new_labels, *self.config.retrain.schema.labels))
         if (slips or diagnosis.changed_everywhere >= limits.min_rows) and self.parent is not None:
+            from adapters.machine import ready_to_compute
             from trainers.retrain.compare import Contestant
             from trainers.retrain.suspects import label_checks, spelling_checks
 
+            ready_to_compute()
             live = Contestant(self.store.path(self.before.live.content_id), self.before.live.version)
             try:
                 checks += spelling_checks(self.config, live, self.rows, self.old, slips) if slips else ()

@@ -3,8 +3,8 @@
 Rows queue by length bucket. A bucket is due when it fills a batch, or when its oldest row has waited `max_wait`. Of the
 buckets that are due, the one with the oldest row runs. While a batch runs the next one gathers, so load makes batches
 full by itself. Where nobody else asks, waiting gains nothing: after a batch of one row that left no other waiting, rows
-run as soon as all that were promised a place are there. Rows of different grafts and groups share a batch. A row that was cancelled, or whose deadline passed,
-is dropped before it costs anything.
+run as soon as all that were promised a place are there. Rows of different grafts and groups share a batch. A row that
+was cancelled, or whose deadline passed, is dropped before it costs anything.
 
 Rows are admitted by places. Those whose graft is still being loaded have places of their own, and each graft only a
 share of them, so that a load which hangs keeps nobody else out.

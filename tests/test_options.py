@@ -39,6 +39,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "train": ("c", {"inputs": ("c",)}),
     "distil-static": ("b --out o", {"backbone": "b", "out": "o"}),
     "drop-blocks": ("b --blocks 1 --out o", {"backbone": "b", "blocks": 1, "out": "o"}),
+    "parent": ("g --out o", {"graft": "g", "out": "o"}),
     "plan": ("c", {"config": "c"}),
     "retrain": ("c d", {"configs": ("c", "d")}),
     "evaluate": ("g", {"graft": "g"}),

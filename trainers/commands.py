@@ -109,6 +109,17 @@ class DistilStatic(IntoFolder, Verb, verb="distil-static"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parent(OnBackbone, IntoFolder, Verb, verb="parent"):
+    graft: str = argument("folder of a LoRA graft, whose adapter becomes part of the trunk")
+
+    def call(self) -> object:
+        """Writes a trunk with a graft's adapter in it, on which the grafts of several tasks are trained."""
+        from trainers.parent import parent
+
+        return parent(self.graft, self.out, backbone=self.backbone)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropBlocks(IntoFolder, Verb, verb="drop-blocks"):
     backbone: str = argument("backbone folder whose blocks are judged by texts, or minilm")
     blocks: int = required("number of blocks to drop", min=1)
@@ -289,6 +300,7 @@ VERBS: tuple[type[Verb], ...] = (
     Precision,
     DistilStatic,
     DropBlocks,
+    Parent,
     Plan,
     Retrain,
     Evaluate,

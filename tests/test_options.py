@@ -52,6 +52,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     ),
     "cache": ("stat", {"action": "stat"}),
     "check": ("f", {"inputs": ("f",)}),
+    "curate": ("c --output f.jsonl", {"config": "c", "output": "f.jsonl"}),
     "prune": ("g --above 1 --flops 0.5 --out o", {"graft": "g", "above": 1, "flops": 0.5, "out": "o"}),
     "route": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "machine": ("", {}),

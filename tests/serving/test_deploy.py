@@ -31,7 +31,7 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize("file", ["alerts.yaml", "grafana.json", "kubernetes.yaml"])
+@pytest.mark.parametrize("file", ["alerts.yaml", "grafana.json", "kubernetes.yaml", "replicas.yaml"])
 def test_metrics_that_are_spoken_of_are_exported(file):
     named = set(re.findall(r"topgraft_[a-z_]+", (DEPLOY / file).read_text()))
     assert named

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def _system(address: str) -> tuple[Any, str]:
     return system, f"{bucket}/{key or ''}".rstrip("/")
 
 
-def _tag(info: dict[str, Any]) -> str:
+def _tag(info: Mapping[str, object]) -> str:
     """Returns what a store says of the content of an object."""
     return str(info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("generation") or "").strip('"')
 

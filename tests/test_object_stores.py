@@ -126,6 +126,12 @@ def test_a_task_is_trained_and_scored_on_data_and_a_backbone_there(bucket, tiny_
     assert status == 0, err
     assert as_json(out)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], rel=1e-5)
     assert topgraft.load(place, backbone).predict(["ban bas"])
+    texts = bucket.put("texts.txt", b"ban bas\n")
+    status, out, err = call("predict", place, "--backbone", backbone, "--file", texts, "--json", capsys=capsys)
+    assert status == 0, err
+    assert len(as_json(out)["predictions"]) == 1
+    status, out, err = call("check", train, "--json", capsys=capsys)
+    assert status == 0, err
 
 
 def test_only_whole_grafts_and_backbones_are_uploaded_and_nothing_is_replaced(bucket, graft, tmp_path, capsys):

@@ -107,12 +107,13 @@ def test_a_runtime_answers_as_the_graft_does(trained, dropping, tiny):
             assert list(answer.probabilities.values()) == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
 
 
-def test_nothing_is_written_without_evidence(trained, held_out, tmp_path, capsys):
+def test_nothing_is_written_without_evidence(trained, held_out, tmp_path, capsys, caplog):
     out = tmp_path / "out"
     words = ("drop-tokens", trained, "--rows", held_out, "--at", 1, "--keep", 4, "--extra-error", 0.001)
-    status, _, stderr = call(*words, "--out", out, "--json", "--quiet", capsys=capsys)
-    assert status == 11
-    assert "nothing is certified: with 4 tokens from 1 on" in stderr
+    status, stdout, _ = call(*words, "--out", out, "--json", "--quiet", capsys=capsys)
+    report = as_json(stdout)
+    assert (status, report["path"], report["drops"], report["operations"]) == (11, "", [], 1.0)
+    assert "nothing is certified: with 4 tokens from 1 on" in caplog.text
     assert not out.exists()
 
 

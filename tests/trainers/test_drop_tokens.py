@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from trainers.config import Data
 from trainers.config.dropping import Dropping
 from trainers.config.load import load_config
 from trainers.config.pruning import Pruning
+from trainers.data.examples import load_data
 from trainers.data.prepare import prepare
 from trainers.drop_tokens import drop_tokens
 from trainers.fitting.warm_start import Start
@@ -38,12 +40,12 @@ def held_out(tmp_path_factory) -> Path:
     return write_csv(tmp_path_factory.mktemp("rows") / "held_out.csv", rows(300, seed=5))
 
 
-@pytest.fixture(scope="module", params=[LORA, PROBE], ids=["lora", "probe"])
-def run(request, tiny_path, tmp_path_factory) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def run(tiny_path, tmp_path_factory) -> tuple[Path, Path]:
     """A config script, and the graft of its run."""
     folder = tmp_path_factory.mktemp("trained")
     script = write_config(folder / "config.py", tiny_path, folder)
-    return script, Path(train(load_config(script, request.param), folder / "run").graft)
+    return script, Path(train(load_config(script, LORA), folder / "run").graft)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,26 @@ def test_a_runtime_answers_as_the_graft_does(trained, dropping, tiny):
         answers = runtime.predict([(task, text) for text in texts for task in ("whole", "fewer")])
     for graft, part in ((whole, answers[::2]), (fewer, answers[1::2])):
         for answer, expected in zip(part, graft.predict(texts), strict=True):
+            assert list(answer.probabilities.values()) == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
+
+
+def test_the_head_of_a_probe_is_fitted_anew(run, held_out, tiny, tmp_path):
+    """It fits the states of the tokens that stay better than the former head does, and is served as it is."""
+    path = train(load_config(run[0], PROBE), tmp_path / "run").graft
+    whole = topgraft.load(path, tiny)
+    settings = Dropping(rows=(str(held_out),), at=(1, 2), keep=(12,), extra_error=0.2)
+    fewer = topgraft.load(drop_tokens(path, tmp_path / "fewer", settings).path, tiny)
+    data = Data(train=(str(held_out),), dev_fraction=0.0, max_tokens=48)
+    examples = load_data(data, whole.model.head, tiny, labels=whole.model.labels, splits=("train",)).splits["train"]
+    losses = [
+        float(one.model.head.loss(one.logits_of_rows(examples.rows), examples.labels).mean())
+        for one in (fewer, replace(fewer, params=whole.params))
+    ]
+    assert losses[0] < losses[1]
+    with Runtime(tiny, Envelope.around([fewer.model], labels=3), buckets=(48,), batch_sizes=(8,)) as runtime:
+        runtime.load("fewer", fewer)
+        texts = [text for text, _ in rows(8, seed=9)]
+        for answer, expected in zip(runtime.predict([("fewer", t) for t in texts]), fewer.predict(texts), strict=True):
             assert list(answer.probabilities.values()) == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
 
 

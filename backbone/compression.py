@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from backbone.errors import InputError
 
@@ -38,6 +38,7 @@ _REFUSED = (  # first bytes of what is no text and is not unpacked, its name, th
     (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
     (POINTER, "a pointer of Git LFS, not the file itself", "run `git lfs pull`"),
 )
+_HEAD = 512  # first bytes of a file, by which it is recognised
 _TAR = (257, b"ustar")  # place and bytes of the mark in a tar archive
 
 
@@ -70,6 +71,28 @@ def unpacked(content: bytes, where: str) -> bytes:
     if content[place : place + len(mark)] == mark:
         raise InputError(f"{where}: is a tar archive; unpack it with `tar -xf` and name the files in it")
     return content
+
+
+@contextmanager
+def streamed(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to be read piece by piece, unpacked meanwhile, however large it is.
+
+    Raises InputError for one that cannot be read or is damaged, for an archive of several files, and for what is no
+    text.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    packing = _packing(head)
+    if packing is None:
+        unpacked(head, str(path))  # refuses what is no text
+        with path.open("rb") as file:
+            yield file
+        return
+    with _damage(str(path), packing[0]), _STREAMED[packing[0]](path) as stream:
+        yield stream
 
 
 def limit_of(content: bytes) -> int:
@@ -139,9 +162,15 @@ def _zstandard(packed: bytes, where: str) -> Any:
     return pyarrow.input_stream(pyarrow.BufferReader(packed), compression="zstd")
 
 
-def _only_member(packed: bytes, where: str) -> Any:
-    """Opens the one file of a zip archive."""
-    archive = zipfile.ZipFile(io.BytesIO(packed))
+def _zstandard_file(path: Path) -> Any:
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
+def _only_member(packed: bytes | Path, where: str) -> Any:
+    """Opens the one file of a zip archive, given as bytes or by its path."""
+    archive = zipfile.ZipFile(io.BytesIO(packed) if isinstance(packed, bytes) else packed)
     names = _names(archive)
     if "[Content_Types].xml" in archive.namelist():
         raise InputError(f"{where}: is a file of Microsoft Office; save it as CSV (UTF-8)")
@@ -158,3 +187,12 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
     """Returns the names of the files in an archive, without folders and what macOS adds."""
     names = (info.filename for info in archive.infolist() if not info.is_dir())
     return [name for name in names if not name.startswith("__MACOSX/") and Path(name).name != ".DS_Store"]
+
+
+_STREAMED: dict[str, Callable[[Path], Any]] = {  # how a file of each packing is read piece by piece
+    "gzip": gzip.open,
+    "zstandard": _zstandard_file,
+    "zip": lambda path: _only_member(path, str(path)),
+    "bzip2": bz2.open,
+    "xz": lzma.open,
+}

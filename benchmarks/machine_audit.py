@@ -4,8 +4,9 @@
 
 One run writes a baseline. Then every fault of `FAULTS` is planted in a process of its own, and the audit's differences
 have to hold one of the fault's kind. Runs without a fault follow, of which none may end with status 10. Flags, threads,
-affinity, packages and the compiler's libraries are planted for real. Governors, quotas and energy counters are files of
-the kernel, so the process reads made-up ones in their place; with the baseline it reads sound ones.
+affinity, packages and the compiler's libraries are planted for real. The wrong answer is a copy of jax with one changed
+line, under the same version, so that only the known answers can tell it. Governors, quotas and energy counters are
+files of the kernel, so the process reads made-up ones in their place; with the baseline it reads sound ones.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ class Fault:
     cores: int = 0  # processors that the process may use; 0: all
     files: Mapping[str, str] = field(default_factory=dict)  # made-up files, by path below the run's folder
     counter: bool = True  # the energy counter rises
+    edited: tuple[str, str, str] | None = None  # file of jax, a line of it, and what stands there in the changed copy
 
 
 FAULTS = {
@@ -66,7 +70,9 @@ FAULTS = {
     ),
     "governor": Fault(("governor",), files={"cpu/cpu0/cpufreq/scaling_governor": "powersave\n"}),
     "lost counter": Fault(("joules",), counter=False),
-    "wrong answers": Fault(("answer",), True, flags=f"{YNNPACK}=+reduce"),
+    "wrong answers": Fault(
+        ("answer",), True, edited=("_src/nn/functions.py", "  if approximate:\n", "  if approximate is not None:\n")
+    ),
 }
 SOUND = {
     "cpu/cpu0/cpufreq/scaling_governor": "performance\n",
@@ -85,6 +91,8 @@ def planted(fault: Fault, folder: Path, home: Path) -> dict[str, str]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / "cgroup" / "membership").write_text("0::/\n")
+    if fault.edited:
+        changed_copy(*fault.edited, folder / "packages" / "jax")
     paths = [str(folder / "packages"), str(ROOT)]
     flags = f"{present_flags()} {fault.flags}".strip()
     if YNNPACK in fault.flags:
@@ -93,12 +101,25 @@ def planted(fault: Fault, folder: Path, home: Path) -> dict[str, str]:
     return os.environ | variables | ({"XLA_FLAGS": flags} if flags else {}) | dict(fault.environment)
 
 
+def changed_copy(name: str, line: str, instead: str, target: Path) -> None:
+    """Copies the installed jax and changes one line of a file. Raises RuntimeError if the line is not there once."""
+    spec = find_spec("jax")
+    assert spec is not None
+    assert spec.origin is not None
+    shutil.copytree(Path(spec.origin).parent, target, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (target / name).read_text()
+    if text.count(line) != 1:
+        raise RuntimeError(f"jax/{name} does not hold {line!r} once; another version of jax needs another fault")
+    (target / name).write_text(text.replace(line, instead))
+
+
 def audited(fault: Fault, name: str, root: Path, words: list[str]) -> dict[str, Any]:
     """Runs the audit in a process with a fault, and returns its report and status."""
     folder = root / name
     environment = planted(fault, folder, root / "home")
     child = [sys.executable, "-m", "benchmarks.machine_audit", "--child", str(folder)]
-    child += ["--cores", str(fault.cores), *([] if fault.counter else ["--still"]), "--words", *words]
+    child += ["--cores", str(fault.cores), *([] if fault.counter else ["--still"])]
+    child += ["--words", *words, *(["--again"] if fault.edited else [])]
     done = subprocess.run(child, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:

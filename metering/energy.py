@@ -2,12 +2,14 @@
 
 Sources in order: NVML's energy counters of the machine's GPUs, busy or not; RAPL's package counters; CPU seconds times
 the watts of a busy core. Virtual machines often show RAPL files that never move. A counter is therefore trusted only
-after it has risen during a short busy loop.
+after it has risen during a short busy loop. RAPL's counters wrap around, some within minutes. So a thread reads the
+trusted one more often than that, however long a phase is.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ Quality = Literal["measured_counter", "modelled", "unavailable"]
 
 POWERCAP = Path("/sys/class/powercap")
 TRIAL_SECONDS = 0.2  # length of the busy loop in which a counter must rise
+MAX_WATTS = 1000.0  # power that no package exceeds: by it a counter wraps around at the soonest
+MIN_PERIOD = 0.01  # seconds between two readings of a counter, however small its range
 # Watts of one busy core with its share of caches, memory and power supply. Low is a many-core server part (280 W over
 # 128 threads), mid a small server or laptop, high a desktop part at full clock.
 WATTS_PER_CORE = {"low": 2.0, "mid": 6.0, "high": 15.0}
@@ -47,6 +51,7 @@ class Counter:
 
     name: str
     read: Callable[[], float]  # returns the joules since some moment
+    period: float | None = None  # seconds between two readings that miss no wrap; None: it never wraps around
 
 
 def rapl(root: Path = POWERCAP) -> Counter | None:
@@ -56,6 +61,7 @@ def rapl(root: Path = POWERCAP) -> Counter | None:
         try:
             if (folder / "name").read_text().strip().startswith("package"):
                 int((folder / "energy_uj").read_text())
+                _range(folder)
                 packages.append(folder)
         except (OSError, ValueError):
             continue
@@ -63,18 +69,41 @@ def rapl(root: Path = POWERCAP) -> Counter | None:
         return None
     wraps = dict.fromkeys(packages, 0.0)
     last = dict.fromkeys(packages, 0.0)
+    alone = threading.Lock()  # two threads that see one wrap would count it twice
 
     def read() -> float:
         total = 0.0
-        for folder in packages:
-            now = int((folder / "energy_uj").read_text()) / 1e6
-            if now < last[folder]:  # the counter wrapped around
-                wraps[folder] += int((folder / "max_energy_range_uj").read_text()) / 1e6
-            last[folder] = now
-            total += now + wraps[folder]
+        with alone:
+            for folder in packages:
+                now = int((folder / "energy_uj").read_text()) / 1e6
+                if now < last[folder]:  # the counter wrapped around
+                    wraps[folder] += _range(folder)
+                last[folder] = now
+                total += now + wraps[folder]
         return total
 
-    return Counter("rapl", read)
+    return Counter("rapl", read, max(MIN_PERIOD, min(map(_range, packages)) / MAX_WATTS / 2))
+
+
+def _range(package: Path) -> float:
+    """Returns the joules at which a package's counter begins anew."""
+    return int((package / "max_energy_range_uj").read_text()) / 1e6
+
+
+def followed(counter: Counter) -> Counter:
+    """Returns the counter; a thread reads one that wraps around until it can be read no more."""
+
+    def follow(period: float) -> None:
+        while True:
+            time.sleep(period)
+            try:
+                counter.read()
+            except (OSError, ValueError):
+                return
+
+    if counter.period is not None:
+        threading.Thread(target=follow, args=(counter.period,), name="energy", daemon=True).start()
+    return counter
 
 
 def gpus() -> list[Any]:
@@ -117,7 +146,7 @@ def rises(counter: Counter, load: Callable[[], object] | None = None, seconds: f
 def meter(accelerator: bool = False) -> Counter | None:
     """Returns the counter to trust in this process, NVML on a GPU, else RAPL; None if it stands still."""
     candidate = nvml() if accelerator else rapl()
-    return candidate if candidate and rises(candidate) else None
+    return followed(candidate) if candidate and rises(candidate) else None
 
 
 def modelled(cpu_seconds: float, accelerator: bool = False) -> Joules:

@@ -2,8 +2,9 @@
 
 Rows queue by length bucket. A bucket is due when it fills a batch, or when its oldest row has waited `max_wait`. Of the
 buckets that are due, the one with the oldest row runs. While a batch runs the next one gathers, so load makes batches
-full by itself. Rows of different grafts and groups share a batch. A row that was cancelled, or whose deadline passed,
-is dropped before it costs anything.
+full by itself. Where nobody else asks, waiting gains nothing: after a batch of one row that left no other waiting, rows
+run as soon as all that were promised a place are there. Rows of different grafts and groups share a batch. A row that
+was cancelled, or whose deadline passed, is dropped before it costs anything.
 
 Rows are admitted by places. Those whose graft is still being loaded have places of their own, and each graft only a
 share of them, so that a load which hangs keeps nobody else out.
@@ -107,7 +108,7 @@ class Batcher:
         """Starts the device thread. `run` returns the result or the error of each row of a batch of one bucket.
 
         A batch has at most `max_rows` rows, all queues at most `max_waiting`. A row waits at most `max_wait` seconds
-        for others to join.
+        for others to join, and not at all after a row that was alone.
         """
         self._run, self._max_rows, self._max_waiting, self._max_wait = run, max_rows, max_waiting, max_wait
         self._changed = threading.Condition()
@@ -117,6 +118,7 @@ class Batcher:
         self._loading: Counter[str] = Counter()  # rows whose graft loads, by content id
         self._busy_since: float | None = None  # monotonic time when the batch or call under way began, seconds
         self._waiting = 0  # rows in the queues
+        self._alone = True  # whether the last batch had one row, and left none waiting
         self._row_seconds = 0.0  # recent device time of a row, seconds
         self._closing = self._ended = False
         self._thread = threading.Thread(target=self._run_until_closed, name="device", daemon=True)
@@ -217,10 +219,11 @@ class Batcher:
 
     def _due(self, now: float) -> list[Queued] | None:
         """Returns the rows of the next batch if one is due."""
+        every = self._closing or (self._alone and not self._reserved)
         due = [
             queue
             for queue in self._queues.values()
-            if queue and (len(queue) >= self._max_rows or self._closing or queue[0].arrived + self._max_wait <= now)
+            if queue and (every or len(queue) >= self._max_rows or queue[0].arrived + self._max_wait <= now)
         ]
         if not due:
             return None
@@ -255,6 +258,7 @@ class Batcher:
                 self._run_call(*call)
             if rows:
                 self._run_rows(rows)
+                self._alone = len(rows) == 1 and not self._waiting
             self._busy_since = None
 
     def _run_call(self, function: Callable[[], Any], future: Future[Any]) -> None:

@@ -86,11 +86,11 @@ class Runtime:
     ):
         """Compiles everything for these `buckets` (tokens; default: the backbone's lengths) and batch sizes (rows).
 
-        A row waits at most `max_wait` seconds for others, and at most `max_waiting` rows wait. `host_bytes` of verified
-        grafts are kept beside the slots, and `cache_bytes` of prefix states by input (0: none). A graft that is not
-        read and verified within `load_seconds` fails the rows that want it. `router` names the task of rows that name
-        none. Raises InputError for a backbone for images, and for buckets, an envelope or a router that do not fit the
-        backbone.
+        A row waits at most `max_wait` seconds for others, where others ask. At most `max_waiting` rows wait.
+        `host_bytes` of verified grafts are kept beside the slots, and `cache_bytes` of prefix states by input (0:
+        none). A graft that is not read and verified within `load_seconds` fails the rows that want it. `router` names
+        the task of rows that name none. Raises InputError for a backbone for images, and for buckets, an envelope or a
+        router that do not fit the backbone.
         """
         if not isinstance(backbone.preprocessing, TextPreprocessing):
             raise InputError(f"{backbone.path}: takes images; the runtime serves text")

@@ -39,6 +39,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "train": ("c", {"inputs": ("c",)}),
     "distil-static": ("b --out o", {"backbone": "b", "out": "o"}),
     "drop-blocks": ("b --blocks 1 --out o", {"backbone": "b", "blocks": 1, "out": "o"}),
+    "parent": ("g --out o", {"graft": "g", "out": "o"}),
     "plan": ("c", {"config": "c"}),
     "retrain": ("c d", {"configs": ("c", "d")}),
     "evaluate": ("g", {"graft": "g"}),
@@ -51,6 +52,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     ),
     "cache": ("stat", {"action": "stat"}),
     "check": ("f", {"inputs": ("f",)}),
+    "curate": ("c --output f.jsonl", {"config": "c", "output": "f.jsonl"}),
     "prune": ("g --above 1 --flops 0.5 --out o", {"graft": "g", "above": 1, "flops": 0.5, "out": "o"}),
     "drop-tokens": (
         "g --rows r.csv --rows s.csv --at 1,2 --keep 64,48 --out o",

@@ -110,6 +110,17 @@ class DistilStatic(IntoFolder, Verb, verb="distil-static"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parent(OnBackbone, IntoFolder, Verb, verb="parent"):
+    graft: str = argument("folder of a LoRA graft, whose adapter becomes part of the trunk")
+
+    def call(self) -> object:
+        """Writes a trunk with a graft's adapter in it, on which the grafts of several tasks are trained."""
+        from trainers.parent import parent
+
+        return parent(self.graft, self.out, backbone=self.backbone)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropBlocks(IntoFolder, Verb, verb="drop-blocks"):
     backbone: str = argument("backbone folder whose blocks are judged by texts, or minilm")
     blocks: int = required("number of blocks to drop", min=1)
@@ -234,6 +245,27 @@ class Check(Overridden, Verb, verb="check", former={"audit-labels": "check CONFI
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curate(Scripted, Verb, verb="curate"):
+    method: str = option("", "random, kcentre, facility, margin, forgetting, or a method of your own (default: config)")
+    share: float | None = option(
+        None, "share of the train rows to choose (default: that of the config)", above=0, max=1
+    )
+    suspects: Literal["", "show", "leave", "relabel"] = option(
+        "", "audit the labels, and list, leave out or relabel the rows that a probe doubts (default: no audit)"
+    )
+    output: str = required("new file of JSON Lines for the rows, each with its reason", nonblank=True, metavar="FILE")
+
+    def call(self) -> object:
+        """Writes the train rows that are worth learning from, and a reason for each."""
+        from trainers.curate import curate
+
+        method = [f"subset.method={self.method}"] if self.method else []  # first, since it drops the fields beside it
+        share = [f"subset.share={self.share}"] if self.share is not None else []
+        config = load_config(self.config, (*method, *self.overrides, *share))
+        return curate(config, Path(self.output), suspects=self.suspects, show=self.show)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspect(Overridden, OnBackbone, Verb, verb="inspect"):
     path: str = argument("graft, run or backbone folder, or config script")
 
@@ -299,10 +331,12 @@ VERBS: tuple[type[Verb], ...] = (
     Precision,
     DistilStatic,
     DropBlocks,
+    Parent,
     Plan,
     Retrain,
     Evaluate,
     Check,
+    Curate,
     Inspect,
     Cache,
     Prune,

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapters.machine import ready_to_compute
 from backbone import texts
 from backbone.errors import InputError
 from backbone.home import resolve_backbone
@@ -52,6 +53,7 @@ def distil_static(backbone: str, out: str | Path, *, width: int = 256, files: Se
     `width` is E. Text files decide how frequent a token is; without them its place in the vocabulary does, as
     Zipf's law has it. Raises InputError for a backbone of images, and a width above that of the trunk.
     """
+    ready_to_compute()
     trunk = load_backbone(resolve_backbone(backbone), precision="float32")
     preprocessing = trunk.preprocessing
     if not isinstance(preprocessing, TextPreprocessing):

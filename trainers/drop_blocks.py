@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from adapters.forward import grouped, states_at
+from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.specs import Classification, Probe
 from backbone import texts
@@ -50,6 +51,7 @@ def drop_blocks(backbone: str, out: str | Path, *, count: int, files: Sequence[s
     Each line of `files` is a text. Raises InputError for a backbone of images, for blocks that share weights, and where
     fewer than one block would be left.
     """
+    ready_to_compute()
     trunk = load_backbone(resolve_backbone(backbone), precision="float32")
     spec, preprocessing = trunk.spec, trunk.preprocessing
     if not isinstance(preprocessing, TextPreprocessing):

@@ -20,6 +20,7 @@ from backbone.home import find_backbone, resolve_backbone
 from backbone.network.encoder import Network
 from backbone.precisions.record import recorded
 from backbone.records import encode
+from backbone.remote import local
 from backbone.spec import EncoderSpec
 from backbone.storage import Preprocessing, read_record
 from backbone.trees import count, describe, flatten, shapes
@@ -48,7 +49,7 @@ class Inspection:
 
 def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = None) -> Inspection:
     """Describes a graft folder, a backbone folder, a work folder or a config script, without weights."""
-    folder = Path(path)
+    folder = local(path)
     if (folder / "graft" / MANIFEST).is_file():
         folder = folder / "graft"
     if overrides and folder.is_dir():

@@ -31,6 +31,7 @@ from trainers.config import TrainConfig
 from trainers.config.former import as_begun, former_values
 from trainers.config.load import versions
 from trainers.config.own import own_identity
+from trainers.curation.select import with_subset
 from trainers.data.examples import TaskData
 from trainers.data.overview import overview
 from trainers.extras.early_exits import exits_of, require_unseen
@@ -86,6 +87,7 @@ def train(
         inputs = replace(prepare(config, run), judged_on_dev=judged_on_dev)
         if propose:
             inputs = replace(inputs, backbone=settle(inputs))
+        inputs = with_subset(inputs, run)
         parent = read_parent(start) if start is not None else None
         if parent is not None and inputs.calibration is not None:
             require_unseen(inputs.config, parent.manifest.training.config)

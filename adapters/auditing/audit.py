@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapters.auditing.compare import Difference, differences, slower_programs, speeds_compare
+from adapters.auditing.compare import Difference, differences, libraries_compare, slower_programs, speeds_compare
 from adapters.auditing.programs import Sizes, compiled_programs, measured_peaks, measured_speeds
 from adapters.auditing.record import MachineAudit
 from adapters.machine import MachineRecord, joule_sources, keep_record, machine_record
@@ -39,12 +39,13 @@ class MachineReport:
 
     record: MachineRecord
     baseline: str  # file; "" without one
-    comparable: bool  # speeds may be compared with the baseline's; True without one
+    comparable: bool  # speeds, or libraries, may be compared with the baseline's; True without one
     differences: tuple[Difference, ...]  # from the baseline, losses first
+    libraries: bool = False  # answers and libraries alone were compared, not speeds
 
     @property
     def exit_status(self) -> int:
-        """Returns 10 for a loss or a wrong answer, 11 for a baseline of another processor, else 0."""
+        """Returns 10 for a loss or a wrong answer, 11 for a baseline with which nothing compares, else 0."""
         if self.record.wrong or any(one.is_loss for one in self.differences):
             return 10
         return 0 if self.comparable else 11
@@ -56,7 +57,8 @@ class MachineReport:
             lines.append(f"baseline:          {self.baseline}: {len(self.differences)} differences")
             lines += [f"  {one}" for one in self.differences]
         if not self.comparable:
-            lines.append("  speeds are not compared: the baseline is of another processor or backend")
+            what, other = ("libraries", "instruction sets") if self.libraries else ("speeds", "processor")
+            lines.append(f"  {what} are not compared: the baseline is of another {other} or backend")
         return "\n".join(lines)
 
 
@@ -66,24 +68,29 @@ def audit_machine(
     write_baseline: str | None = None,
     again: bool = False,
     rounds: int = 7,
+    libraries: bool = False,
     sizes: Sizes = SIZES,
 ) -> MachineReport:
     """Measures this machine, keeps the audit in its record, and compares it with a baseline file.
 
-    `write_baseline` names a file that gets the record. Raises InputError for a file that is no baseline.
+    `write_baseline` names a file that gets the record. `libraries` leaves out speeds, for a baseline of another
+    machine. Raises InputError for a file that is no baseline.
     """
     before = None if baseline is None else read_baseline(Path(baseline))
     if write_baseline is not None and not Path(write_baseline).resolve().parent.is_dir():
         raise InputError(f"--write-baseline: {Path(write_baseline).parent}: no such folder; make it first")
     record = machine_record(again=again)
     use_compilation_cache()
-    record = replace(record, joules=joule_sources(), audit=measured_audit(before, record, rounds, sizes))
+    record = replace(
+        record, joules=joule_sources(), audit=measured_audit(None if libraries else before, record, rounds, sizes)
+    )
     keep_record(record)
     if write_baseline is not None:
         write_durable(Path(write_baseline), json.dumps(encode(record), indent=1).encode())
     if before is None:
         return MachineReport(record, "", True, ())
-    return MachineReport(record, str(baseline), speeds_compare(before, record), differences(before, record))
+    comparable = (libraries_compare if libraries else speeds_compare)(before, record)
+    return MachineReport(record, str(baseline), comparable, differences(before, record, libraries=libraries), libraries)
 
 
 def read_baseline(path: Path) -> MachineRecord:

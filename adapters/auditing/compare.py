@@ -42,13 +42,25 @@ def speeds_compare(before: MachineRecord, now: MachineRecord) -> bool:
     return (before.machine.processor, before.backend) == (now.machine.processor, now.backend)
 
 
-def differences(before: MachineRecord, now: MachineRecord) -> tuple[Difference, ...]:
-    """Returns everything that has changed since the baseline `before`, losses first. Both records hold an audit."""
+def libraries_compare(before: MachineRecord, now: MachineRecord) -> bool:
+    """Returns whether libraries may be compared: both records are of equal instruction sets and one backend."""
+    sides = [(set(one.machine.instruction_sets), one.backend) for one in (before, now)]
+    return sides[0] == sides[1]
+
+
+def differences(before: MachineRecord, now: MachineRecord, *, libraries: bool = False) -> tuple[Difference, ...]:
+    """Returns everything that has changed since the baseline `before`, losses first. Both records hold an audit.
+
+    With `libraries` speeds are left out, so that the baseline may be of another processor.
+    """
     assert before.audit is not None
     assert now.audit is not None
+    same_speeds = speeds_compare(before, now)
+    same_libraries = libraries_compare(before, now) if libraries else same_speeds
     listed = [
         *_answers(before, now),
-        *(_speeds(before.audit, now.audit) if speeds_compare(before, now) else ()),
+        *(_slower(before.audit, now.audit) if same_speeds and not libraries else ()),
+        *(_products(before.audit, now.audit) if same_libraries else ()),
         *_hardware(before, now),
         *_changed("flag", before.flags, now.flags),
         *_packages(before.audit, now.audit),
@@ -73,19 +85,27 @@ def _answers(before: MachineRecord, now: MachineRecord) -> Iterator[Difference]:
             yield Difference("answer", answer.program, "right", f"wrong: {size}")
 
 
-def _speeds(before: MachineAudit, now: MachineAudit) -> Iterator[Difference]:
-    known, measured = ({one.program: one for one in audit.programs} for audit in (before, now))
+def _slower(before: MachineAudit, now: MachineAudit) -> Iterator[Difference]:
+    known, measured = _programs(before), _programs(now)
     for name in known.keys() & measured.keys():
         first, second = known[name], measured[name]
         if is_slower(first, second):
             share = f"{lost(first, second):.0%} lost, {first.allowed_loss:.0%} allowed"
             yield Difference("slower", name, f"{first.ms:.2f} ms", f"{second.best_ms:.2f} ms ({share})")
-        if first.products != second.products:
-            only, new = _apart(first.products, second.products)
-            yield Difference("library", name, only, new)
+
+
+def _products(before: MachineAudit, now: MachineAudit) -> Iterator[Difference]:
+    known, measured = _programs(before), _programs(now)
+    for name in known.keys() & measured.keys():
+        if known[name].products != measured[name].products:
+            yield Difference("library", name, *_apart(known[name].products, measured[name].products))
     for name in sorted(known.keys() ^ measured.keys()):
         side = ("measured", ABSENT) if name in known else (ABSENT, "measured")
         yield Difference("program", name, *side)
+
+
+def _programs(audit: MachineAudit) -> dict[str, ProgramSpeed]:
+    return {one.program: one for one in audit.programs}
 
 
 def _apart(first: tuple[ProductUse, ...], second: tuple[ProductUse, ...]) -> tuple[str, str]:

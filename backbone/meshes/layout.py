@@ -82,6 +82,15 @@ class Layout:
         rows = lambda tree: jax.tree.map(lambda leaf: self.sharding(ROWS), tree)  # noqa: E731
         return self._placed(tree, rows) if self.mesh.size > 1 else jax.device_put(tree)
 
+    def share(self, rows: int) -> np.ndarray | None:
+        """Returns which rows of a batch the devices of this process get, bool [rows]; None for all of them."""
+        if self.mesh.size == 1 or self.is_local:
+            return None
+        share = np.zeros(rows, np.bool_)
+        for part in self.sharding(ROWS).addressable_devices_indices_map((rows,)).values():
+            share[part] = True
+        return share
+
     def whole(self, tree: T) -> T:
         """Places arrays whole on every device."""
         everywhere = lambda tree: jax.tree.map(lambda leaf: self.sharding(), tree)  # noqa: E731

@@ -18,7 +18,7 @@ class Settings(UnderBudgets, InPrecision):
 
     backbone: str = required("backbone folder, or minilm")
     registry: str | None = option(None, "URL of the registry to follow; needs --store")
-    store: str | None = option(None, "folder of the artefacts of --registry")
+    store: str | None = option(None, "folder or address of the artefacts of --registry")
     grafts: str | None = option(None, "folder of grafts or of work folders of `train`, to follow instead of a registry")
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8080, "port to listen on; 0 takes any free one", min=0, max=65535)
@@ -28,7 +28,7 @@ class Settings(UnderBudgets, InPrecision):
     labels: int = option(128, "labels of the widest head of the default envelope", min=1)
     buckets: tuple[int, ...] = option((), "lengths in tokens, commas between (default: by the backbone's longest)")
     batch_sizes: tuple[int, ...] = option((1, 8, 32), "rows of a batch, commas between", min=1)
-    max_wait_ms: float = option(2.0, "milliseconds that a row waits for others", min=0)
+    max_wait_ms: float = option(2.0, "milliseconds that a row waits for others, where others ask", min=0)
     max_waiting: int = option(1024, "rows in the queue beyond which a request gets 429", min=1, former="most-waiting")
     host_mb: int = option(256, "memory for verified grafts outside the slots, in MiB", min=1)
     cache_mb: int = option(0, "memory for prefix states, which are kept by input, in MiB", min=0)

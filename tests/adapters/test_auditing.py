@@ -210,6 +210,33 @@ def test_speeds_of_another_processor_are_no_evidence(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("sets", "library", "status", "expected"),
+    [
+        (None, "", 0, {"processor"}),
+        (None, "new", 10, {"processor", "library"}),
+        (("sse4_2",), "new", 11, {"processor"}),
+    ],
+    ids=["the same", "another library", "other instruction sets"],
+)
+def test_libraries_alone_compare_with_another_machine(sets, library, status, expected, folder, monkeypatch):
+    steady(monkeypatch, "forward pass", 9.0)
+    other = now(folder)
+    sets = other.machine.instruction_sets if sets is None else sets
+    elsewhere = replace(other, machine=replace(other.machine, processor="Another 1", instruction_sets=sets))
+    monkeypatch.setattr(audit, "machine_record", lambda **_: elsewhere)
+    if library:
+        faulty("library", monkeypatch, folder)
+    report = audited(folder, libraries=True)
+    assert (report.exit_status, kinds(report)) == (status, expected), report.table()
+    assert ("libraries are not compared" in report.table()) is (status == 11)
+
+
+def test_libraries_need_a_baseline(capsys):
+    assert topgraft.main(["machine", "--audit", "--libraries"]) == 2
+    assert "name a file with --baseline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "No such file"),
@@ -230,7 +257,9 @@ def test_what_is_no_baseline_is_refused(content, message, tmp_path, capsys):
     assert "--write-baseline" in err
 
 
-@pytest.mark.parametrize("words", [("--baseline", "b.json"), ("--write-baseline", "b.json"), ("--rounds", "9")])
+@pytest.mark.parametrize(
+    "words", [("--baseline", "b.json"), ("--write-baseline", "b.json"), ("--rounds", "9"), ("--libraries",)]
+)
 def test_options_of_the_audit_need_it(words, capsys):
     assert topgraft.main(["machine", *words]) == 2
     assert f"{words[0]}: belongs to --audit" in capsys.readouterr().err

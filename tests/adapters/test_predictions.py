@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from adapters.specs import Classification, MultiLabel, Regression
+from adapters.graft import Graft
+from adapters.model import GraftModel
+from adapters.specs import Classification, Lora, MultiLabel, Regression
+from backbone.meshes.layout import Layout
+from backbone.trees import map_leaves
 
 LABELS = ("a", "b", "c")
 LOGITS = np.array([[1.0, 3.0, -2.0], [200.0, -200.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
@@ -35,3 +40,13 @@ def test_several_labels_numbers_and_abstention():
     numbers = Regression(center=10.0, spread=2.0).answers(("y",), LOGITS[:, :1])
     assert [answer.value for answer in numbers] == [12.0, 410.0, 10.0]
     assert Classification().answers(LABELS, LOGITS[:0]) == []
+
+
+def test_a_request_places_no_parameters_again(tiny, monkeypatch):
+    placed, place = [], Layout.params
+    monkeypatch.setattr(Layout, "params", lambda layout, tree: placed.append(tree) or place(layout, tree))
+    model = GraftModel(tiny.network, (Lora(rank=4),), Classification(), LABELS)
+    graft = Graft(model, map_leaves(np.asarray, model.init(jax.random.key(0))), tiny, 16)
+    first, second = graft.predict(["one request"]), graft.predict(["one request"])
+    assert first == second
+    assert len(placed) == 1

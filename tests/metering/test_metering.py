@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import subprocess
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +28,7 @@ from backbone.records import decode, encode
 from backbone.spec import EncoderSpec
 from metering.cost import add_joules
 from metering.counts import Count, product
-from metering.energy import WATTS_PER_CORE, Counter, Joules, modelled, rapl, rises
+from metering.energy import WATTS_PER_CORE, Counter, Joules, followed, modelled, rapl, rises
 from metering.window import count_work, window
 from trainers.config import Optimizer
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition
@@ -50,6 +55,73 @@ def test_rapl_adds_packages_and_survives_a_wrap(tmp_path):
     (first / "energy_uj").write_text("1000000")  # went round at 1000 J
     assert counter.read() == pytest.approx(1001.5)
     assert rapl(tmp_path / "none") is None
+
+
+WRITER = """
+import math, pathlib, sys, time
+file, wrap = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+while True:
+    t = time.monotonic()
+    joules = 40 * t - 15 * math.cos(3 * t) / 3  # 40 W, more or less by 15 W every two seconds
+    fresh = file.with_name("fresh")
+    fresh.write_text(f"{int(1e6 * joules) % wrap}\\n")
+    fresh.replace(file)  # a reader never sees half a number
+    time.sleep(0.001)
+"""
+
+
+def integrated(file: Path, wrap: int, ended: threading.Event) -> float:
+    """Joules by the counter's steps, each modulo its range."""
+    microjoules, last = 0, int(file.read_text())
+    while not ended.wait(0.017):
+        now = int(file.read_text())
+        microjoules, last = microjoules + (now - last) % wrap, now
+    return (microjoules + (int(file.read_text()) - last) % wrap) / 1e6
+
+
+def test_joules_are_those_of_an_independent_integration_over_wraps(tmp_path, monkeypatch):
+    """A process writes the counter as the kernel does; it wraps around every half second, four times in the window."""
+    wrap, ended = 20_000_000, threading.Event()
+    file = package(tmp_path, 0, 1, most=wrap) / "energy_uj"
+    with subprocess.Popen([sys.executable, "-S", "-c", WRITER, str(file), str(wrap)]) as writer:
+        try:
+            while file.read_text() == "1\n":
+                time.sleep(0.01)
+            counter = followed(rapl(tmp_path))
+            assert counter.period == pytest.approx(0.01)
+            monkeypatch.setattr("metering.window.meter", lambda accelerator: counter)
+            with ThreadPoolExecutor(1) as pool:
+                beside = pool.submit(integrated, file, wrap, ended)
+                begin = time.monotonic()
+                with window("long") as cost:
+                    time.sleep(2.2)
+                end = time.monotonic()
+                ended.set()
+                joules = beside.result()
+        finally:
+            writer.kill()
+    right = 40 * (end - begin) - 5 * (math.cos(3 * end) - math.cos(3 * begin))
+    assert cost.joules.quality == "measured_counter"
+    assert right > 4 * wrap / 1e6
+    assert cost.joules.value == pytest.approx(joules, rel=0.05)
+    assert cost.joules.value == pytest.approx(right, rel=0.05)
+
+
+def test_nobody_follows_a_counter_that_never_wraps():
+    before = threading.active_count()
+    followed(Counter("nvml", lambda: 1.0))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("watts", "busy"),
+    [(280.0, 128), (280.0, 64), (95.0, 8), (170.0, 16)],
+    ids=["EPYC, threads", "cores", "Xeon", "Ryzen"],
+)
+def test_the_bounds_of_a_model_hold_a_figure_by_hand(watts, busy):
+    """Design power of an EPYC 7763, a Xeon E-2288G and a Ryzen 7950X over threads or cores, for 100 CPU seconds."""
+    joules = modelled(100.0)
+    assert joules.low <= 100 * watts / busy <= joules.high
 
 
 def test_a_counter_that_does_not_rise_is_no_meter(tmp_path):

@@ -162,6 +162,14 @@ class Machine(RuleBasedStateMachine):
             assert call() == model.log[-1]
 
     @rule(side=side, actor=actor, task=task)
+    def walk_back(self, side: int, actor: int, task: str) -> None:
+        """Makes three versions live one after the other, and rolls back twice: past more than the last one."""
+        for pick in range(3):
+            self.promote(side, actor, task, pick, 0)
+        for _ in range(2):
+            self.rollback(side, actor, task)
+
+    @rule(side=side, actor=actor, task=task)
     def acquire(self, side: int, actor: int, task: str) -> None:
         _, registry, model = self._at(side, actor, task)
         if model.leased:

@@ -31,7 +31,7 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize("file", ["alerts.yaml", "grafana.json", "kubernetes.yaml"])
+@pytest.mark.parametrize("file", ["alerts.yaml", "grafana.json", "kubernetes.yaml", "replicas.yaml"])
 def test_metrics_that_are_spoken_of_are_exported(file):
     named = set(re.findall(r"topgraft_[a-z_]+", (DEPLOY / file).read_text()))
     assert named
@@ -47,6 +47,13 @@ def test_the_dashboard_and_the_alerts():
     for rule in group["rules"]:
         assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
         assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+def test_the_rules_of_replicas_are_of_metrics_and_of_each_other():
+    text = (DEPLOY / "replicas.yaml").read_text()
+    (group,) = yaml.safe_load(text)["groups"]
+    records = {rule["record"]: rule["expr"] for rule in group["rules"]}
+    assert set(re.findall(r"topgraft:\w+", text)) == set(records)
 
 
 def test_the_manifests_probe_routes_and_pass_options_that_exist():

@@ -307,7 +307,10 @@ def test_closing_answers_what_waits_and_takes_no_more(tiny):
     envelope = Envelope((Group((Lora(rank=4, blocks="1:"),), slots=2),), labels=8)
     runtime = Runtime(tiny, envelope, buckets=(24,), batch_sizes=(1, 8), max_wait=30.0)
     runtime.load("t", upper(tiny, 0))
+    runtime.predict([("t", text) for text in TEXTS[:2]])  # so that the next ones wait for others
     waiting = runtime.submit([("t", text) for text in TEXTS[:3]])
+    time.sleep(0.01)
+    assert not any(pending.future.done() for pending in waiting)
     runtime.close()
     assert [pending.answer(0).task for pending in waiting] == ["t"] * 3
     with pytest.raises(Closed):
@@ -345,6 +348,35 @@ def test_due_batches_fill_by_bucket_oldest_first():
         np.testing.assert_array_equal(row.future.result(60), row.ids)
     batcher.close()
     assert batches == [[(16, 0), (16, 2)], [(8, 1), (8, 3)], [(16, 4)]]
+
+
+def test_a_row_waits_for_others_only_where_others_ask():
+    """With a wait of an hour: an answer within seconds shows that nothing was waited for."""
+    sizes = []
+
+    def run(batch):
+        sizes.append(len(batch))
+        return [row.ids for row in batch]
+
+    def put(count):
+        rows = [Queued(8, np.array([number]), 0, 1) for number in range(count)]
+        batcher.reserve(count)
+        for row in rows:
+            batcher.put(row)
+            time.sleep(0.01)
+        return rows
+
+    batcher = Batcher(run, max_rows=4, max_wait=3600.0)
+    for _ in range(2):
+        assert put(1)[0].future.result(60)[0] == 0
+    assert [row.future.result(60)[0] for row in put(3)] == [0, 1, 2], "the rows of one request, by one batch"
+    assert sizes == [1, 1, 3]
+    (row,) = put(1)
+    assert not row.future.done(), "the last batch had several rows, so another may come"
+    put(3)
+    assert row.future.result(60)[0] == 0
+    assert sizes[-1] == 4
+    batcher.close()
 
 
 def test_a_batch_that_raises_fails_its_rows_and_no_others():

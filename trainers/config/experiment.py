@@ -22,6 +22,8 @@ from trainers.config.plan import AUTO, Plan
 from trainers.config.ranks import Ranks
 from trainers.config.retrain import Retrain
 from trainers.penalties.penalty import Penalty, rank_axes, require_subjects
+from trainers.subsets.random import RandomSubset
+from trainers.subsets.subset import Subset
 
 SHRUNK_PROBE: Literal["shrunk_probe"] = "shrunk_probe"
 
@@ -34,6 +36,7 @@ class TrainConfig:
     backbone: str = "minilm"  # backbone folder, or minilm (imported on first use)
     precision: str = ""  # precision of the backbone; "" = the one recorded for it, float32 where none is
     data: Data = field(default_factory=Data)
+    subset: Subset = field(default_factory=RandomSubset, metadata=newer())  # train rows that the run learns from
     adapter: Method = field(default_factory=Lora)
     extra: tuple[Method, ...] = ()  # methods beside `adapter` in the same graft, in the order they act
     head: Head = field(default_factory=Classification)
@@ -110,6 +113,11 @@ class TrainConfig:
         if files is not None and files.labels_per == "word" and head.one_answer_per != "word":
             raise InputError(f"data.format: {files.tag} holds tags of words; it needs head.kind=token_tagging")
         require_pair(self.data, head)
+        if self.subset.reads_labels and "audit" not in head.supports:
+            raise InputError(
+                f"subset.method: {self.subset.tag} reads one label a row; it needs head.kind={kinds_for('audit')}, got "
+                f"{head.kind}; use random, kcentre or facility"
+            )
         if self.out_of_scope.false_alarms and not ("out_of_scope" in head.supports and head.pair == "none"):
             raise InputError(
                 "out_of_scope: measures the distance to classes of single inputs; it needs "

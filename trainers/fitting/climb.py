@@ -43,7 +43,7 @@ from trainers.fitting.linear_head import fit_linear, shrunk_head
 from trainers.fitting.loop import fit
 from trainers.fitting.probes import final_probe, judged, states_of
 from trainers.fitting.progress import Progress, rows_of_steps
-from trainers.fitting.prospect import STEPS_OF_A_PASS, Prospect, expected_gain
+from trainers.fitting.prospect import STEPS_OF_A_PASS, Prospect, expected_gain, visible
 from trainers.fitting.state import LoopState
 from trainers.fitting.task import GraftTask
 from trainers.fitting.ways import Fitted, chosen_params
@@ -152,7 +152,7 @@ def _promising(inputs: Inputs, run: Run, kept: Candidate, first: CostRecord) -> 
         log.info("top: no development rows that could judge it: not tried; set data.dev or data.dev_fraction")
         return False
     score = float(_score(config, kept.model, kept.logits, dev.labels))
-    noise = bootstrap(config, kept.model, dev.labels, kept.logits)
+    noise = visible(bootstrap(config, kept.model, dev.labels, kept.logits), len(dev))
     prospect = Prospect(
         "top", expected_gain(score, len(inputs.train), len(inputs.data.labels)), noise, _price(inputs, run, first)
     )

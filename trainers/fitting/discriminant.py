@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 
 from adapters.heads.head import UNLIKELY
 from backbone.trees import Params
@@ -38,9 +39,8 @@ def scatter_of(x: np.ndarray, labels: np.ndarray, classes: int, width: int | Non
     rows, directions = x.shape
     width = width or directions
     counts = np.bincount(labels, minlength=classes)
-    means = np.zeros((classes, directions))
-    np.add.at(means, labels, x)
-    means /= np.maximum(counts, 1)[:, None]
+    of_class = scipy.sparse.csr_array((np.ones(rows), (labels, np.arange(rows))), (classes, rows))
+    means = (of_class @ x.astype(np.float64)) / np.maximum(counts, 1)[:, None]
     within = np.zeros((directions, directions))
     for start in range(0, rows, CHUNK):
         part = slice(start, start + CHUNK)

@@ -14,7 +14,7 @@ from backbone.home import boundaries_folder
 from backbone.storage import Backbone
 from backbone.trees import Params, map_leaves
 from trainers.config import Plan
-from trainers.data.batches import Examples
+from trainers.data.batches import Examples, part_of
 from trainers.fitting.cached_states import Boundaries
 from trainers.fitting.linear_head import pooled_features
 from trainers.runs.logs import bar
@@ -22,6 +22,7 @@ from trainers.runs.run import Run
 
 log = logging.getLogger(__name__)
 
+READ = 4096  # rows whose states of all boundaries are read at a time
 SAMPLE = 8  # rows that run through the network where cached states give logits
 TOLERANCE = 1e-3  # largest difference of their logits, relative to the largest
 
@@ -70,7 +71,16 @@ def stored_features(
         store.fill(splits, (), pooled=True, show=show)
     except MemoryError:
         return None
-    return [of_pooled(model, store.pooled(examples)) for examples in splits]
+    return [_pooled_features(model, examples, store) for examples in splits]
+
+
+def _pooled_features(model: GraftModel, examples: Examples, store: Boundaries) -> np.ndarray:
+    """Returns the features [N,F] of a split; the states of all boundaries are in memory for a part of its rows."""
+    parts = [
+        of_pooled(model, store.pooled(part_of(examples, np.arange(first, min(first + READ, len(examples))))))
+        for first in range(0, len(examples), READ)
+    ]
+    return np.concatenate(parts)
 
 
 def logits_of_rows(plan: Plan, graft: Graft, examples: Examples, *, again: bool = False) -> np.ndarray:

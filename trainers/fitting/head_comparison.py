@@ -28,6 +28,7 @@ from adapters.heads.head import UNLIKELY, Head
 from adapters.model import GraftModel
 from adapters.specs import Probe
 from backbone.trees import Params
+from metering.one_thread import one_thread
 from trainers.fitting.discriminant import Scatter, scatter_of
 from trainers.fitting.features import of_pooled
 from trainers.fitting.head_options import (
@@ -152,6 +153,7 @@ def folds(labels: np.ndarray, keys: Sequence[bytes]) -> np.ndarray:
     return fold
 
 
+@one_thread()
 def compared(
     options: Sequence[HeadOption], model: GraftModel, rows: LabelledStates, known: Comparison | None = None
 ) -> Comparison:
@@ -216,6 +218,7 @@ def _learnable(head: Head, rows: LabelledStates) -> np.ndarray:
     return learnable
 
 
+@one_thread()
 def fitted_to_all(option: HeadOption, factors: Sequence[float], model: GraftModel, rows: LabelledStates) -> Params:
     """Returns kernel float32 [F,C] and bias [C] of an option, fitted to every row that may be fitted.
 

@@ -26,6 +26,7 @@ from adapters.specs import Head
 from backbone.network.products import matrix_product
 from backbone.storage import Backbone
 from backbone.trees import Params
+from metering.one_thread import one_thread
 from trainers.data.batches import Examples
 from trainers.scoring.metrics import gather
 
@@ -155,6 +156,7 @@ def shrunk_head(model: GraftModel, features: np.ndarray, labels: np.ndarray) -> 
     return fit_linear(model, features, labels, None, "", (SHRUNK,)).head
 
 
+@one_thread()
 def fit_linear(
     model: GraftModel,
     features: np.ndarray,

@@ -37,3 +37,11 @@ def expected_gain(score: float, rows: int, labels: int) -> float:
     """Returns the gain to expect over a probe with `score` (1 is perfect) from `rows` rows of `labels` labels."""
     of_label = rows / max(labels, 1)
     return REMOVED * max(1.0 - score, 0.0) * of_label / (of_label + HALF)
+
+
+def visible(spread: float, rows: int) -> float:
+    """Returns the noise of a score on `rows` rows: its spread over resampled rows, or one row where that is more.
+
+    Few rows may all be answered alike, and then the spread is zero, although they show nothing.
+    """
+    return max(spread, 1.0 / rows)

@@ -17,6 +17,7 @@ from typing import Literal
 
 from backbone.errors import InputError
 from backbone.meshes.mesh import Mesh, Rule
+from backbone.records import newer
 from backbone.variants.registered import variants
 from trainers.config import Data, Optimizer
 from trainers.pretraining.corpus import Corpus
@@ -72,6 +73,8 @@ class BackboneConfig:
         default_factory=lambda: Optimizer(warmup_fraction=0.06, weight_decay=0.01, clip_norm=1.0)
     )
     mesh: Mesh = field(default_factory=Mesh)  # devices of the run; the default is one
+    stream: bool = field(default=False, metadata=newer())  # rows are read from disk when they are needed
+    max_held_out: int = field(default=0, metadata=newer())  # held-out rows that are scored, the first ones; 0: all
     steps: int = 5000  # optimiser steps
     batch_size: int = 32  # rows per micro-batch
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of activations and products; weights stay float32
@@ -93,6 +96,10 @@ class BackboneConfig:
             raise InputError(f"seed: must lie in 0..{2**32 - 1}, got {self.seed}")
         if self.max_seconds < 0 or self.checkpoint_seconds < 0:
             raise InputError("max_seconds: neither this nor checkpoint_seconds may be negative")
+        if self.max_held_out < 0:
+            raise InputError(f"max_held_out: may not be negative, got {self.max_held_out}")
+        if self.stream and not self.objective.streams:
+            raise InputError(f"stream: objective={self.objective.tag} keeps its rows in memory; set stream=false")
         self._check_network()
         self.objective.check(self)
         if self.start and self.tokenizer is not None and self.tokenizer.learned:

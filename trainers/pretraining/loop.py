@@ -33,6 +33,7 @@ from trainers.freezing.all import All
 from trainers.freezing.schedule import Schedule, Span
 from trainers.pretraining.config import BackboneConfig
 from trainers.pretraining.material import Batch, Material
+from trainers.pretraining.record_rows import ShuffledOrder, ahead, prefetched
 from trainers.runs.checkpoints import Checkpoints
 from trainers.runs.logs import NoScalars, Scalars
 
@@ -102,11 +103,17 @@ class BackboneTask(Trainable):
         """Returns the rows of micro-batch number `done`. Every epoch has another order; its last rows are left out."""
         size, count = self.config.batch_size, self.material.rows["train"]
         epoch, place = divmod(done, count // size)
-        return _order(self.config.seed, epoch, count)[place * size : (place + 1) * size]
+        order = (_streamed_order if self.config.stream else _order)(self.config.seed, epoch, count)
+        return order[place * size : (place + 1) * size]
 
     def batches(self, done: int, until: int, states: States | None) -> Iterator[Batch]:
-        for number in range(done, until):
-            yield self.layout.batch(self.material.batch("train", self.rows(number), self.config.batch_size))
+        read = prefetched(self.read, done, until) if self.config.stream else map(self.read, range(done, until))
+        return ahead(map(self.layout.batch, read))
+
+    def read(self, number: int) -> Batch:
+        """Returns a micro-batch on the host; rows that other processes need alone are zero, and not read."""
+        size = self.config.batch_size
+        return self.material.batch("train", self.rows(number), size, self.layout.share(size))
 
     def fixed(self, frozen: Params) -> Params:
         return self.layout.params(frozen)
@@ -171,12 +178,19 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
+@functools.lru_cache(maxsize=2)
+def _streamed_order(seed: int, epoch: int, count: int) -> ShuffledOrder:
+    """Returns the same for rows that are read from disk: nothing of the size of the corpus is in memory."""
+    return ShuffledOrder(seed, epoch, count)
+
+
 def held_out_scores(task: BackboneTask, score: Any, live: Params, frozen: Params) -> Scores:
     """Computes the means over every held-out prediction; the masks are the same each time."""
     size, predictions, totals = task.config.batch_size, 0.0, dict.fromkeys(task.config.objective.scores, 0.0)
     count = task.material.rows["held_out"]
     for number, first in enumerate(range(0, count, size)):
-        batch = task.material.batch("held_out", np.arange(first, min(first + size, count)), size)
+        rows = np.arange(first, min(first + size, count))
+        batch = task.material.batch("held_out", rows, size, task.layout.share(size))
         means, weight = jax.device_get(score(live, frozen, task.layout.batch(batch), np.uint32(number)))
         for name in totals:
             totals[name] += float(means[name]) * float(weight)

@@ -22,6 +22,7 @@ from metering.counts import Count
 from metering.energy import Joules, modelled
 from metering.window import cpu_seconds, on_accelerator
 from trainers.config import Target, TrainConfig
+from trainers.curation.select import with_subset
 from trainers.data.batches import Examples
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.task import GraftTask
@@ -64,7 +65,7 @@ def price(config: TrainConfig, run: Run) -> Price:
     """Predicts a run's cost. Raises InputError where the run would be refused, before anything is timed."""
     before = cpu_seconds()
     ready_to_compute()
-    inputs = prepare(config, run)
+    inputs = with_subset(prepare(config, run), run)
     setup = cpu_seconds() - before
     config, model = inputs.config, inputs.model()
     difficulty = difficulty_of(config, model, inputs.backbone, inputs.train)

@@ -7,14 +7,14 @@ spread of their difference on the same draws. Imports no jax.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from adapters.target import Target
 from trainers.search.pieces import Piece
-from trainers.search.space import Point
+from trainers.search.space import Point, control_of
 
 HIGHER = ("score",)  # objectives of which more is better
 INTERVAL = (0.025, 0.975)  # quantiles of the draws between which the interval of a score lies
@@ -69,6 +69,7 @@ class Candidate:
     worst_slice: str = ""  # slice of the development rows with the lowest score
     worst_score: float | None = None  # score of that slice
     prediction_cpu_seconds: float | None = None  # CPU seconds of one prediction; None: not measured
+    over_random: float | None = None  # score above that on a random subset of its size; None: no such subset
 
 
 def candidates(
@@ -90,6 +91,7 @@ def candidates(
         for piece in latest.values()
     ]
     result = [_with_brittleness(one, result) for one in result]
+    result = [replace(one, over_random=_over_random(by_id[one.id], one, by_id, result)) for one in result]
     return tuple(sorted(result, key=lambda one: (-one.trained, -one.score, one.id)))
 
 
@@ -176,6 +178,15 @@ def _with_brittleness(one: Candidate, others: Sequence[Candidate]) -> Candidate:
         "neighbours": max(losses) if losses else None,
     }
     return Candidate(**fields)
+
+
+def _over_random(point: Point, one: Candidate, by_id: Mapping[str, Point], others: Sequence[Candidate]) -> float | None:
+    """Returns how much better a point is than its control, where both were trained as far."""
+    control = control_of(point.config)
+    if control is None:
+        return None
+    same = (other for other in others if by_id[other.id].config == control and other.trained == one.trained)
+    return next((one.score - other.score for other in same), None)
 
 
 def recommended(front: Sequence[Candidate], objectives: Sequence[str]) -> str:

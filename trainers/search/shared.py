@@ -17,6 +17,7 @@ from backbone.errors import InputError
 from backbone.records import digest, encode
 from backbone.trees import Params
 from trainers.config import EarlyExits, OutOfScope, TrainConfig
+from trainers.curation.select import with_subset
 from trainers.fitting.cached_states import Boundaries, CachedPrefix
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.features import of_pooled, open_cache
@@ -61,7 +62,8 @@ class Shared:
 
     def __init__(self, run: Run):
         self.run, self.programs = run, Programs()
-        self._inputs: dict[str, Inputs] = {}
+        self._whole: dict[str, Inputs] = {}  # inputs with all train rows
+        self._inputs: dict[str, Inputs] = {}  # the same with those of a subset
         self._heads: dict[tuple[object, ...], Params] = {}
         self._stores: dict[int, Boundaries | None] = {}
         self._by_group: dict[tuple[int, GraftModel], Boundaries] = {}
@@ -103,12 +105,17 @@ class Shared:
     def inputs(self, config: TrainConfig) -> Inputs:
         """Returns the inputs of a config; those that read the same rows on the same trunk are prepared once."""
         config = replace(config, out_of_scope=OutOfScope(), exits=EarlyExits())
-        key = digest([encode(part) for part in (config.backbone, config.precision, config.data, config.head)])
-        if key not in self._inputs:
+        whole = digest([encode(part) for part in (config.backbone, config.precision, config.data, config.head)])
+        if whole not in self._whole:
             inputs = prepare(config, self.run)
             if inputs.dev is None:
                 raise InputError("data.dev: a search compares on development rows; set this or data.dev_fraction")
-            self._inputs[key] = replace(inputs, judged_on_dev=True)  # no head is fitted to them
+            self._whole[whole] = replace(inputs, judged_on_dev=True)  # no head is fitted to them
+        key = digest([whole, encode(config.subset)])
+        if key not in self._inputs:
+            inputs = self._whole[whole]
+            chosen = replace(inputs, config=replace(inputs.config, subset=config.subset))
+            self._inputs[key] = with_subset(chosen, self.run)
         known = self._inputs[key]
         return replace(known, config=replace(config, head=known.config.head, data=known.config.data))
 

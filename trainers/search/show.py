@@ -37,7 +37,8 @@ def table(result: SearchResult) -> str:
 def _rows(points: Sequence[Candidate], result: SearchResult) -> list[str]:
     """Returns aligned lines of points."""
     measured = [name for name in result.objectives if name != "score"]
-    rows = [("id", result.metric, "95 % interval", *measured, "seeds", "neighbours", "worst slice", "settings")]
+    brittle = ("seeds", "neighbours", "over random", "worst slice")
+    rows = [("id", result.metric, "95 % interval", *measured, *brittle, "settings")]
     for one in points:
         worst = "-" if one.worst_score is None else f"{one.worst_score:.3f} {one.worst_slice}"
         rows.append(
@@ -48,6 +49,7 @@ def _rows(points: Sequence[Candidate], result: SearchResult) -> list[str]:
                 *(f"{one.measures[name]:.4g}" for name in measured),
                 _number(one.seeds),
                 _number(one.neighbours),
+                _number(one.over_random),
                 worst,
                 " ".join(f"{name}={value}" for name, value in one.settings.items()),
             )

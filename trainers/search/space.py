@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import runpy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backbone.errors import InputError, nearest
@@ -21,6 +21,7 @@ from backbone.records import digest, encode
 from backbone.variants.scripts import failure, imports_of, line_in
 from trainers.config import TrainConfig
 from trainers.config.load import override
+from trainers.subsets.random import RandomSubset
 
 SPACES = Path(__file__).parent / "spaces"
 Settings = tuple[tuple[str, str], ...]  # (field, value) in the spelling of `--set`
@@ -106,7 +107,8 @@ def load_space(name: str) -> Space:
 def points_of(space: Space, config: TrainConfig) -> Points:
     """Returns the distinct points of a space over a config, in its order.
 
-    Raises InputError for a field or a value that no combination allows, and for a space without a point.
+    A chosen subset of the rows gets a control, the random subset of its size, unless the space has it already. Raises
+    InputError for a field or a value that no combination allows, and for a space without a point.
     """
     points: dict[str, Point] = {}
     refused: list[Refused] = []
@@ -118,6 +120,10 @@ def points_of(space: Space, config: TrainConfig) -> Points:
             refused.append(Refused(settings, str(error)))
             continue
         points.setdefault(digest(encode(made)), Point(_id_of(settings), settings, made))
+    for point in tuple(points.values()):
+        if (control := control_of(point.config)) is not None:
+            settings = _control_settings(point.settings, control)
+            points.setdefault(digest(encode(control)), Point(_id_of(settings), settings, control))
     require_used(points.values(), refused)
     return Points(tuple(points.values()), tuple(refused))
 
@@ -147,6 +153,21 @@ def _require_searchable(config: TrainConfig) -> None:
             "plan.stages: auto chooses between steps by itself; name the stages in the space, as in "
             '"plan.stages": ("top(1)", "top(2)")'
         )
+
+
+def control_of(config: TrainConfig) -> TrainConfig | None:
+    """Returns the config on a random subset of the same size; None where the rows are all, or random already."""
+    subset = config.subset
+    if subset.is_whole or subset.tag == RandomSubset.tag:
+        return None
+    return replace(config, subset=RandomSubset(subset.share, subset.balance, subset.near, subset.seed))
+
+
+def _control_settings(settings: Settings, control: TrainConfig) -> Settings:
+    """Returns the settings of a point with the subset of its control, every field of it by name."""
+    subset = [(f"subset.{name}", spelled(value)) for name, value in vars(control.subset).items()]
+    rest = [(name, value) for name, value in settings if name.partition(".")[0] != "subset"]
+    return (("subset.method", control.subset.tag), *subset, *rest)
 
 
 def _id_of(settings: Settings) -> str:

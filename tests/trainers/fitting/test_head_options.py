@@ -27,7 +27,7 @@ from trainers.fitting.head_comparison import (
 from trainers.fitting.head_options import LAST, HeadOption, LinearHead, average_on, evidence, options_on, several_states
 from trainers.fitting.label_names import Names
 from trainers.fitting.linear_head import _weighted_objective
-from trainers.fitting.prospect import Prospect, expected_gain
+from trainers.fitting.prospect import Prospect, expected_gain, visible
 
 NAMES = ("a", "b", "c")
 WIDTH, BOUNDARIES = 32, 4  # of the tiny backbone
@@ -255,6 +255,8 @@ def test_a_trained_step_has_a_prospect_where_rows_and_errors_abound():
     assert expected_gain(1.0, 10**6, 2) == 0
     assert Prospect("top", 0.04, 0.02, 60.0).pays
     assert not Prospect("top", 0.002, 0.02, None).pays
+    assert not Prospect("top", expected_gain(0.0, 9, 2), visible(0.0, 1), None).pays, "one row shows no gain"
+    assert visible(0.02, 500) == 0.02
 
 
 def with_names(model, pooled, labels, names, classes=(0, 1, 2)):

@@ -20,7 +20,7 @@ from tests.tiny import SPEC, preprocessing_of, random_params, tokenizer_json
 from tests.trainers.pretraining.backbone_runs import first_params, paragraphs
 from trainers.fitting.step import first_state, partition, step_of
 from trainers.pretraining.config import BackboneConfig, Corpus, MaskedTokens, WordPiece
-from trainers.pretraining.corpus import Text, pack, read_text
+from trainers.pretraining.corpus import pack, read_text, roles_of, unigram_entropy
 from trainers.pretraining.loop import BackboneTask
 from trainers.pretraining.material import Material
 
@@ -38,14 +38,15 @@ def test_paragraphs_keep_their_side_and_are_packed_without_padding(tmp_path):
     assert set(text.held_out) <= set(read_text(corpus).held_out)
 
     preprocessing = WordPiece(vocabulary=120).tokenizer(text.train, 16)
-    sequences = pack(text, preprocessing, 16, needs_mask=True)
+    roles = roles_of(preprocessing, needs_mask=True)
+    sequences = pack(text, preprocessing, roles, 16)
     ids = {word: preprocessing.encode([word])[0][1:-1].tolist() for word in {w for t in texts for w in t.split()}}
     stream = [i for line in text.train for i in [*(i for word in line.split() for i in ids[word]), 3]]
     assert (sequences.train[:, 0] == 2).all()
     assert (sequences.train[:, -1] == 3).all()
     np.testing.assert_array_equal(sequences.train[:, 1:-1].ravel(), stream[: len(stream) // 14 * 14])
     counts = np.unique(sequences.held_out[~np.isin(sequences.held_out, (0, 2, 3))], return_counts=True)[1]
-    assert sequences.unigram_entropy == pytest.approx(
+    assert unigram_entropy(sequences.held_out, roles.special) == pytest.approx(
         np.log(counts.sum()) - (counts * np.log(counts)).sum() / counts.sum()
     )
 
@@ -171,7 +172,6 @@ def test_every_row_is_seen_once_in_an_epoch(material):
 def test_a_tokenizer_without_a_mask_token_is_refused():
     hidden = tokenizer_json().replace('"[MASK]"', '"[HIDE]"')
     preprocessing = TextPreprocessing.from_file_text(hidden, 16, "x")
-    text = Text(("ban " * 20,), ("ban " * 20,))
     with pytest.raises(InputError, match="has no mask token"):
-        pack(text, preprocessing, 16, needs_mask=True)
-    assert pack(text, preprocessing, 16, needs_mask=False).mask_id is None
+        roles_of(preprocessing, needs_mask=True)
+    assert roles_of(preprocessing, needs_mask=False).mask is None

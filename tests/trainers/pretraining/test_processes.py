@@ -105,6 +105,16 @@ def test_two_processes_give_the_losses_of_one(corpus, whole, tmp_path, capsys):
     assert len(losses(whole)) == 12 + 3
 
 
+def test_two_processes_share_a_stream(corpus, tmp_path, capsys):
+    sizes = ("stream=true", "max_held_out=20", "steps=10", "evaluate_every=10")
+    results = ended(started([words(corpus, tmp_path / "two", "mesh.data=auto", *sizes)] * 2))
+    assert [status for status, _, _ in results] == [0, 0], results
+    status, _, err = call(*words(corpus, tmp_path / "one", *sizes), capsys=capsys)
+    assert status == 0, err
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-5)
+    assert len(losses(tmp_path / "two")) == 2 + 1
+
+
 def test_a_process_that_is_killed_ends_the_other_and_both_go_on_to_the_same_bits(corpus, whole, tmp_path):
     run, often = tmp_path / "run", "checkpoint_seconds=0.0001"
     processes = started([words(corpus, run, "mesh.data=auto", often)] * 2)

@@ -7,9 +7,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from backbone.home import home
 from backbone.records import decode
 from tests.home import linked
 from tests.tiny import make_tiny_backbone, rows, write_config, write_csv
@@ -17,6 +19,7 @@ from tests.trainers.retrain.corruptions import CORRUPTIONS, HARMLESS, Change
 from tests.trainers.retrain.place import TABLE
 from trainers.config.load import load_config
 from trainers.config.retrain import Gate, RowChecks
+from trainers.retrain import suspects
 from trainers.retrain.beforehand import count_checks, distance, misspelt, part, unjudgeable
 from trainers.retrain.compare import Contestant
 from trainers.retrain.fingerprint import read
@@ -138,6 +141,21 @@ def test_shuffled_labels_are_refused_before_training_and_the_verdict_stands(plac
     assert wrong.where[0] in result["reason"]
     again = place.run()
     assert (again["exit"], again["action"], again["live"]) == (10, "nothing", 1)
+
+
+def test_programs_that_ask_the_live_version_are_kept_between_processes(place, monkeypatch):
+    place.run()
+    place.data(TABLE[:-60] + [(f"{text} ban", label) for text, label in TABLE[-60:]])
+    jax.config.update("jax_compilation_cache_dir", None)  # as in a new process
+    folders = []
+
+    def noted(*given):
+        folders.append(jax.config.jax_compilation_cache_dir)
+        return label_checks(*given)
+
+    monkeypatch.setattr(suspects, "label_checks", noted)
+    place.run()
+    assert folders == [str(home() / "programs")]
 
 
 def test_what_cannot_be_judged_is_said_before_training(place):

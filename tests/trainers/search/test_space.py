@@ -6,7 +6,8 @@ import pytest
 
 from backbone.errors import InputError
 from tests.trainers.search.searches import config_of, write_space
-from trainers.search.space import SPACES, Space, load_space, points_of
+from trainers.config.load import override
+from trainers.search.space import SPACES, Space, control_of, load_space, points_of
 
 
 def test_the_points_are_the_products_of_each_grid(config):
@@ -80,3 +81,17 @@ def test_every_space_that_comes_with_topgraft_fits_a_default_config(config, name
     points = points_of(load_space(name), config_of(config))
     assert len(points.points) >= 25
     assert not points.refused
+
+
+def test_a_chosen_subset_gets_its_random_control_once(config):
+    grid = {"subset.method": ("margin", "kcentre"), "subset.share": (0.25,), "plan.stages": ("top(1)",)}
+    space = Space(grids=(grid, {**grid, "subset.share": (1.0,)}))
+    points = points_of(space, config_of(config)).points
+    subsets = [(point.config.subset.tag, point.config.subset.share) for point in points]
+    assert subsets == [("margin", 0.25), ("kcentre", 0.25), ("margin", 1.0), ("kcentre", 1.0), ("random", 0.25)]
+    control = points[-1]
+    assert override(config_of(config), [f"{name}={value}" for name, value in control.settings]) == control.config
+    assert control_of(points[0].config) == control_of(points[1].config) == control.config
+    assert control_of(points[2].config) is None
+    both = Space(grids=({**grid, "subset.method": ("random", "margin")},))
+    assert len(points_of(both, config_of(config)).points) == 2

@@ -206,14 +206,15 @@ class Distil(Distillation, tag="distil"):
             self._require_same(given.preprocessing_id, preprocessing, "tokenizer: it")
         if start is not None:
             self._require_same(start.preprocessing_id, preprocessing, f"start: the tokenizer of {config.start}")
-        sides: dict[Split, tuple[str, ...]] = {"train": text.train, "held_out": text.held_out}
-        splits = {name: padded(preprocessing.encode(list(side), tokens), tokens) for name, side in sides.items()}
-        if len(text.train) < config.batch_size or not text.held_out:
+        sides: dict[Split, list[str]] = {"train": list(text.train), "held_out": list(text.held_out)}
+        splits = {name: padded(preprocessing.encode(side, tokens), tokens) for name, side in sides.items()}
+        train, held_out = len(sides["train"]), len(sides["held_out"])
+        if train < config.batch_size or not held_out:
             raise InputError(
-                f"corpus.files: {len(text.train)} paragraphs to train on and {len(text.held_out)} held out; at least "
+                f"corpus.files: {train} paragraphs to train on and {held_out} held out; at least "
                 f"a batch of {config.batch_size} and one are needed; put blank lines between texts"
             )
-        log.info("%d texts and %d held out; teacher %s", len(text.train), len(text.held_out), self.teacher)
+        log.info("%d texts and %d held out; teacher %s", train, held_out, self.teacher)
         return self.material(config, workdir, start, teacher, splits)
 
     def _require_same(self, preprocessing_id: str, teacher: TextPreprocessing, what: str) -> None:

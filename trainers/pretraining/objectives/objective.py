@@ -43,6 +43,7 @@ class Objective(Registered, by="kind", folder="trainers.pretraining.objectives",
     """
 
     reads: ClassVar[Literal["text", "images"]]  # also what its network, or its start, must read
+    streams: ClassVar[bool] = False  # reads its rows from disk where the config says so
     scores: ClassVar[tuple[str, ...]] = ("loss",)  # names of the held-out scores; "loss" is always one
 
     @property

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from backbone.errors import InputError
 from backbone.files import write_durable
+from backbone.home import home
 from backbone.preprocessing import TextPreprocessing
-from trainers.pretraining.corpus import Sequences, Text, pack, read_text
-from trainers.pretraining.material import Material
+from trainers.pretraining.corpus import Roles, Sequences, Text, pack, read_text, roles_of, unigram_entropy
+from trainers.pretraining.material import Material, first_rows
 from trainers.pretraining.objectives.objective import Objective, network_of
 from trainers.pretraining.tokenizers.tokenizer import read_tokenizer
 
@@ -27,6 +28,7 @@ class TextObjective(Objective):
     """An objective on the packed sequences of `corpus`: `splits` hold "ids" int32 [N,T]."""
 
     reads = "text"
+    streams = True
     needs_mask: ClassVar[bool] = False  # the tokenizer must have a mask token
 
     def check(self, config: BackboneConfig) -> None:
@@ -36,15 +38,17 @@ class TextObjective(Objective):
             raise InputError("tokenizer: none needs start, a backbone that brings it")
 
     def read(self, config: BackboneConfig, workdir: Path, start: Backbone | None, *, show: bool = False) -> Material:
-        text = read_text(config.corpus)
+        text = _text(config)
         preprocessing = _tokenizer(config, workdir, text, start)
-        sequences = pack(text, preprocessing, config.corpus.tokens, needs_mask=self.needs_mask)
+        roles = roles_of(preprocessing, needs_mask=self.needs_mask)
+        sequences = _sequences(config, text, preprocessing, roles)
         _require_enough(config, sequences)
         if config.tokenizer is not None and config.tokenizer.learned:
             write_durable(workdir / TOKENIZER, preprocessing.tokenizer_json.encode())
+        held_out = first_rows(sequences.held_out, config.max_held_out)
         log.info(
             "%d tokens of text, %d sequences and %d held out; vocabulary %d",
-            sequences.tokens, len(sequences.train), len(sequences.held_out), preprocessing.vocabulary,
+            sequences.tokens, len(sequences.train), len(held_out), preprocessing.vocabulary,
         )  # fmt: skip
         network, family = network_of(config, start, preprocessing)
         return Material(
@@ -52,12 +56,28 @@ class TextObjective(Objective):
             preprocessing=preprocessing,
             family=family,
             fingerprint={"corpus": sequences.fingerprint},
-            splits={"train": {"ids": sequences.train}, "held_out": {"ids": sequences.held_out}},
-            special=sequences.special,
-            mask_id=sequences.mask_id,
+            splits={"train": {"ids": sequences.train}, "held_out": {"ids": held_out}},
+            special=roles.special,
+            mask_id=roles.mask,
             train_tokens=sequences.tokens,
-            unigram_entropy=sequences.unigram_entropy,
+            unigram_entropy=unigram_entropy(held_out, roles.special),
         )
+
+
+def _text(config: BackboneConfig) -> Text:
+    """Returns the paragraphs of the corpus, in memory or read when they are needed."""
+    from trainers.pretraining.token_stream import streamed_text
+
+    return streamed_text(config.corpus) if config.stream else read_text(config.corpus)
+
+
+def _sequences(config: BackboneConfig, text: Text, preprocessing: TextPreprocessing, roles: Roles) -> Sequences:
+    """Returns the packed corpus, in memory or in the home."""
+    from trainers.pretraining.token_stream import tokenised
+
+    if config.stream:
+        return tokenised(config.corpus, preprocessing, roles, home() / "streams")
+    return pack(text, preprocessing, roles, config.corpus.tokens)
 
 
 def _tokenizer(config: BackboneConfig, workdir: Path, text: Text, start: Backbone | None) -> TextPreprocessing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,5 +21,5 @@ class TokenizerFile(TokenizerSource, tag="file"):
         if not self.path:
             raise InputError("path: names no tokenizer.json")
 
-    def tokenizer(self, paragraphs: Sequence[str], max_tokens: int) -> TextPreprocessing:
+    def tokenizer(self, paragraphs: Iterable[str], max_tokens: int) -> TextPreprocessing:
         return read_tokenizer(Path(self.path), max_tokens)

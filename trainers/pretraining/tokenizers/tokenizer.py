@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,8 +22,10 @@ class TokenizerSource(Registered, by="kind", folder="trainers.pretraining.tokeni
         """Returns the largest number of tokens that the tokenizer may have."""
         return self.tokenizer((), 512).vocabulary
 
-    def tokenizer(self, paragraphs: Sequence[str], max_tokens: int) -> TextPreprocessing:
+    def tokenizer(self, paragraphs: Iterable[str], max_tokens: int) -> TextPreprocessing:
         """Returns the tokenizer, cutting at `max_tokens`. `paragraphs` are the corpus without what is held out.
+
+        They can be read several times, and need not fit into memory.
 
         Raises InputError naming the field at fault.
         """

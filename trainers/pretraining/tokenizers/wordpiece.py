@@ -7,7 +7,7 @@ Naming the continuations beforehand, in order, makes its result repeatable.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -37,9 +37,11 @@ class WordPiece(TokenizerSource, tag="wordpiece"):
     def max_vocabulary(self) -> int:
         return self.vocabulary
 
-    def tokenizer(self, paragraphs: Sequence[str], max_tokens: int) -> TextPreprocessing:
+    def tokenizer(self, paragraphs: Iterable[str], max_tokens: int) -> TextPreprocessing:
         normaliser = normalizers.BertNormalizer(lowercase=self.lowercase)
-        seen = Counter(letter for text in paragraphs for letter in normaliser.normalize_str(text))
+        seen: Counter[str] = Counter()
+        for text in paragraphs:
+            seen.update(normaliser.normalize_str(text))
         letters = sorted(letter for letter, count in seen.items() if count >= RARE and letter != " ")
         continuations = [f"##{letter}" for letter in letters]
         if len(SPECIAL) + 2 * len(letters) > self.vocabulary:

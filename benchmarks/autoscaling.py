@@ -1,0 +1,334 @@
+"""Two rules of autoscaling on a recorded day: CPU percentage, and latency at the least energy. A simulation.
+
+    python -m benchmarks.autoscaling --data ../shared/data [--peak 8] [--service FIXED ROW]
+
+Arrivals are the tweets of airline_tweets of 18 February 2015, in their minutes. Each comes as often as brings the
+busiest hour to `--peak` replicas' worth of full batches. Times of batches are measured first, on one core: MiniLM in
+float32, rows of `--tokens` tokens. A replica takes what waits, up to 32 rows, and all replicas share one queue.
+
+Watts are inputs, for most machines have no counter that a replica could read. A busy replica takes 1, an idle one a
+share of it, of which several are tried: about half is usual (Barroso and Hoelzle 2007, "The case for
+energy-proportional computing"). A ratio of two rules needs no more. A replica that starts is busy for
+`--start-seconds`, and answers nothing.
+
+- `cpu`: Kubernetes' HorizontalPodAutoscaler. Wanted are the present replicas times their busy share of the last minute
+  over a target, with a tolerance of 0.1. The largest number of the last five minutes counts.
+- `latency`: docs/deploy/replicas.yaml. Wanted are load + margin x sqrt(load), rounded up. The load is the highest rate
+  of rows of the last two minutes over that of a replica in full batches. The largest number of the last two minutes
+  counts, and one more while the 99th percentile of the last minute lies beyond a quarter of the bound. A replica needs
+  half a minute to start, in which a queue grows further.
+
+Each rule's parameter is swept, for bounds of one, two and four full batches. The figure is the ratio of the least
+energies whose 99th percentile of the day keeps the bound. A tweet comes thousands of times, so the rate of a minute is
+the mean of `--smooth` around it. With 1, as the tweets came, the load of neighbouring minutes differs several times:
+no rule that starts replicas in half a minute holds any bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import heapq
+import math
+import os
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import ROOT, parsed, write
+
+DAY, STEP, BATCH = 86_400, 15, 32  # seconds of a day, and between two decisions; most rows of a batch
+MINUTE = 60 // STEP  # decisions of a minute
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)  # busy shares at which `cpu` aims; beyond 0.9 its tolerance never starts one
+MARGINS = (0.15, 0.3, 0.6, 0.9, 1.5)  # times the square root of the load, of `latency`
+EARLY = 0.25  # share of the bound at which `latency` starts one more
+BOUNDS = (1, 2, 4)  # bounds on the 99th percentile, in full batches
+IDLE_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # power of an idle replica over that of a busy one
+SIZES = (1, 2, 4, 8, 16, 32)  # rows of the measured batches
+
+
+@dataclass(frozen=True)
+class Service:
+    """The time of a batch, linear in its rows."""
+
+    fixed: float  # seconds of any batch
+    row: float  # seconds more for each row
+    batch: int = BATCH  # largest number of rows
+
+    def seconds(self, rows: int) -> float:
+        """Returns the seconds of a batch."""
+        return self.fixed + rows * self.row
+
+    @property
+    def rate(self) -> float:
+        """Rows a second of one replica in full batches."""
+        return self.batch / self.seconds(self.batch)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The view of a rule at a decision."""
+
+    replicas: int  # running or starting
+    busy: float  # mean busy share of the running replicas in the last minute
+    rate: float  # arrivals a second in the last 30 seconds
+    p99: float  # seconds, of answers of the last minute; 0 without any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A day under a rule."""
+
+    p99_ms: float  # of all latencies
+    replica_hours: float  # hours of running and starting replicas
+    busy_hours: float  # hours in batches or starting
+    starts: int
+    mean_wait_ms: float  # from arrival to the start of the batch
+    rows_a_batch: float  # mean
+
+    def energy(self, idle_share: float) -> float:
+        """Returns hours at the power of a busy replica."""
+        return self.busy_hours + idle_share * (self.replica_hours - self.busy_hours)
+
+
+Rule = Callable[[Seen], int]
+Days = dict[float, Outcome]  # by the parameter of the rule
+
+
+class Replicas:
+    """Replicas behind one queue. Those that are told to end finish their batch."""
+
+    def __init__(self, service: Service, count: int):
+        self.cost = [service.seconds(rows) for rows in range(service.batch + 1)]
+        self.batch = service.batch
+        self.free = [0.0] * count  # heap: when each replica has finished its batch
+        self.starting = deque[float]()  # when each one is ready
+        self.waiting: list[float] = []  # arrivals without a batch
+        self.busy = 0.0  # seconds of batches that began
+        self.batches = 0
+
+    @property
+    def count(self) -> int:
+        """Running or starting ones."""
+        return len(self.free) + len(self.starting)
+
+    def live(self, arrivals: list[float], until: float) -> tuple[np.ndarray, np.ndarray]:
+        """Answers until an instant; returns waits and latencies float64 [N] of the rows whose batch began."""
+        rows, free, cost, batch = self.waiting + arrivals, self.free, self.cost, self.batch
+        head, total, starts, ends, sizes = 0, len(rows), [], [], []
+        while self.starting and self.starting[0] <= until:
+            heapq.heappush(free, self.starting.popleft())
+        while head < total and free:
+            arrived, start = rows[head], free[0]
+            start = max(start, arrived)
+            if start >= until:
+                break
+            tail = bisect_right(rows, start, head, min(head + batch, total))
+            done = start + cost[tail - head]
+            heapq.heapreplace(free, done)
+            starts.append(start)
+            ends.append(done)
+            sizes.append(tail - head)
+            head = tail
+        self.waiting = rows[head:]
+        self.busy += sum(ends) - sum(starts)
+        self.batches += len(starts)
+        arrived_at = np.array(rows[:head])
+        return np.repeat(starts, sizes) - arrived_at, np.repeat(ends, sizes) - arrived_at
+
+    def resize(self, wanted: int, now: float, start_seconds: float) -> tuple[int, float]:
+        """Starts or ends replicas; returns the number of starts, and the seconds that ended ones still work."""
+        starts, still = max(0, wanted - self.count), 0.0
+        self.starting.extend([now + start_seconds] * starts)
+        for _ in range(self.count - wanted):
+            if len(self.free) > 1:  # the idle ones first; one that starts ends where too few run
+                still += max(0.0, heapq.heappop(self.free) - now)
+            else:
+                self.starting.pop()
+        return starts, still
+
+
+def simulate(minutes: Iterator[list[float]], service: Service, rule: Rule, start_seconds: float = 30.0) -> Outcome:
+    """Lives through lists of arrivals, one for each minute, in seconds and ascending. It begins with one replica.
+
+    A rule decides every 15 seconds; at least one replica stays.
+    """
+    replicas, now, alive, starts = Replicas(service, 1), 0.0, 0.0, 0
+    counts, shares = deque[int](maxlen=2), deque[float](maxlen=MINUTE)
+    recent = deque[np.ndarray](maxlen=MINUTE)
+    latencies, waits = [], 0.0
+    for minute in minutes:
+        begin = 0
+        for _ in range(MINUTE):
+            until, before = now + STEP, replicas.busy
+            end = bisect_right(minute, until, begin)
+            waited, latency = replicas.live(minute[begin:end], until)
+            latencies.append(latency.astype(np.float32))
+            waits += float(waited.sum())
+            counts.append(end - begin)
+            shares.append(min(1.0, (replicas.busy - before) / STEP / len(replicas.free)))
+            recent.append(latency)
+            alive, now, begin = alive + STEP * replicas.count, until, end
+            joined = np.concatenate(recent)
+            p99 = float(np.quantile(joined, 0.99)) if len(joined) else 0.0
+            seen = Seen(replicas.count, float(np.mean(shares)), sum(counts) / STEP / len(counts), p99)
+            started, still = replicas.resize(max(1, rule(seen)), now, start_seconds)
+            starts, alive = starts + started, alive + still
+    everything = np.concatenate(latencies)
+    return Outcome(
+        p99_ms=1e3 * float(np.quantile(everything, 0.99)),
+        replica_hours=alive / 3600,
+        busy_hours=(replicas.busy + starts * start_seconds) / 3600,
+        starts=starts,
+        mean_wait_ms=1e3 * waits / len(everything),
+        rows_a_batch=len(everything) / replicas.batches,
+    )
+
+
+def by_cpu(target: float) -> Rule:
+    """Returns Kubernetes' rule with a busy share as the target."""
+    history: deque[int] = deque(maxlen=5 * MINUTE)
+
+    def rule(seen: Seen) -> int:
+        ratio = seen.busy / target
+        history.append(seen.replicas if abs(ratio - 1) <= 0.1 else math.ceil(seen.replicas * ratio))
+        return max(history)
+
+    return rule
+
+
+def by_latency(margin: float, bound: float, capacity: float) -> Rule:
+    """Returns the rule of docs/deploy/replicas.yaml; `capacity` in rows a second, `bound` in seconds."""
+    rates: deque[float] = deque(maxlen=2 * MINUTE)
+    history: deque[int] = deque(maxlen=2 * MINUTE)
+
+    def rule(seen: Seen) -> int:
+        rates.append(seen.rate)
+        load = max(rates) / capacity
+        history.append(math.ceil(load + margin * math.sqrt(load)))
+        return max(history) + (seen.p99 > EARLY * bound)
+
+    return rule
+
+
+def tweets_by_minute(data: Path) -> np.ndarray:
+    """Returns the tweets of 18 February in each minute, int64 [1440]."""
+    with (data / "airline_tweets" / "Tweets.csv").open(encoding="utf-8", errors="replace", newline="") as file:
+        stamps = [row["tweet_created"] for row in csv.DictReader(file)]
+    clocks = [stamp.split()[1].split(":") for stamp in stamps if stamp.startswith("18-02-2015")]
+    return np.bincount([60 * int(hour) + int(minute) for hour, minute in clocks], minlength=DAY // 60)
+
+
+def times_of(tweets: np.ndarray, rate: float, peak: float) -> float:
+    """Returns how often a tweet comes, so that the busiest hour has `peak` times `rate` rows a second."""
+    return peak * rate / (tweets.reshape(24, 60).sum(axis=1).max() / 3600)
+
+
+def arrivals(tweets: np.ndarray, times: float, seed: int, smooth: int = 10) -> Iterator[list[float]]:
+    """Yields the instants of each minute, in seconds, ascending: Poisson within the minute's rate.
+
+    The rate of a minute is the mean of `smooth` around it, since a tweet that comes thousands of times is no burst.
+    """
+    padded = np.pad(tweets, (smooth // 2, (smooth - 1) // 2), mode="wrap")
+    rates = np.convolve(padded, np.full(smooth, 1 / smooth), mode="valid")
+    for minute, mean in enumerate(rates * times):
+        draw = np.random.default_rng([seed, minute])
+        yield np.sort(60.0 * minute + draw.uniform(0, 60, draw.poisson(mean))).tolist()
+
+
+def measured_service(tokens: int) -> tuple[Service, dict[str, float]]:
+    """Measures batches on one core, and fits a line through their medians; returns both."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before jax starts its threads
+    from backbone.home import resolve_backbone
+    from backbone.storage import load_backbone
+    from benchmarks.precisions import forward_of
+
+    trunk, medians = load_backbone(resolve_backbone("minilm"), precision="float32"), {}
+    for rows in SIZES:
+        run, seconds = forward_of(trunk, rows, tokens), []
+        for _ in range(12):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        medians[str(rows)] = float(np.median(seconds[3:]))
+    row, fixed = np.polyfit(SIZES, list(medians.values()), 1)
+    return Service(max(float(fixed), 0.0), float(row)), medians
+
+
+def compared(cpu: Days, latency: Days, bound_ms: float) -> dict[str, Any]:
+    """Returns, by idle share, each rule's least energy that keeps the bound, with its parameter, and their ratio."""
+    figures: dict[str, Any] = {}
+    for share in IDLE_SHARES:
+        least: dict[str, Any] = {}
+        for name, days in (("cpu", cpu), ("latency", latency)):
+            kept = [(one.energy(share), parameter) for parameter, one in days.items() if one.p99_ms <= bound_ms]
+            least[name] = dict(zip(("busy_hours", "parameter"), min(kept), strict=True)) if kept else None
+        both = all(least.values())
+        ratio = least["latency"]["busy_hours"] / least["cpu"]["busy_hours"] if both else None
+        figures[str(share)] = {**least, "ratio": ratio}
+    return figures
+
+
+def swept(
+    rules: Mapping[float, Rule],
+    minutes: Callable[[], Iterator[list[float]]],
+    service: Service,
+    start_seconds: float,
+) -> Days:
+    """Returns the day of each rule, by its parameter."""
+    days = {}
+    for parameter, rule in rules.items():
+        days[parameter] = simulate(minutes(), service, rule, start_seconds)
+        print(parameter, days[parameter], flush=True)
+    return days
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the public sets")
+    parser.add_argument("--peak", type=float, default=8.0, help="replicas' worth of work in the busiest hour")
+    parser.add_argument("--tokens", type=int, default=128, help="length of a row")
+    parser.add_argument("--service", type=float, nargs=2, metavar=("FIXED", "ROW"), help="seconds; measured if absent")
+    parser.add_argument("--start-seconds", type=float, default=30.0, help="seconds until a replica answers")
+    parser.add_argument("--smooth", type=int, default=10, help="minutes whose mean is the rate of one")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the arrivals within their minutes")
+    parser.add_argument("--name", default="autoscaling", help="name of the result file")
+    options, provenance = parsed(parser)
+    service, medians = (Service(*options.service), {}) if options.service else measured_service(options.tokens)
+    tweets = tweets_by_minute(options.data)
+    times = times_of(tweets, service.rate, options.peak)
+    print(f"{service}, {tweets.sum() * times:,.0f} arrivals", flush=True)
+
+    def minutes() -> Iterator[list[float]]:
+        return arrivals(tweets, times, options.seed, options.smooth)
+
+    cpu = swept({target: by_cpu(target) for target in TARGETS}, minutes, service, options.start_seconds)
+    bounds: dict[str, Any] = {}
+    for batches in BOUNDS:
+        bound = batches * service.seconds(BATCH)
+        rules = {margin: by_latency(margin, bound, service.rate) for margin in MARGINS}
+        latency = swept(rules, minutes, service, options.start_seconds)
+        bounds[str(batches)] = {
+            "bound_ms": 1e3 * bound,
+            "least_energy": compared(cpu, latency, 1e3 * bound),
+            "latency": {str(margin): asdict(day) for margin, day in latency.items()},
+        }
+        print(batches, bounds[str(batches)]["least_energy"], flush=True)
+    content = {
+        "service": {**asdict(service), "rows_a_second": service.rate, "measured_seconds": medians},
+        "arrivals": round(float(tweets.sum() * times)),
+        "watts": "inputs: a busy replica takes 1, an idle one the share that names an entry of least_energy",
+        "cpu": {str(target): asdict(day) for target, day in cpu.items()},
+        "bounds_in_full_batches": bounds,
+    }
+    print(write(options.name, content, provenance))
+
+
+if __name__ == "__main__":
+    main()

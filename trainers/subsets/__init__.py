@@ -1,0 +1,1 @@
+"""Subsets of the train rows: which rows a run learns from, one method a file."""

@@ -67,6 +67,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "export": ("g --format peft --out o", {"graft": "g", "format": "peft", "out": "o"}),
     "sign": ("g --key k.pem", {"folder": "g", "key": "k.pem"}),
     "verify": ("g", {"folder": "g"}),
+    "upload": ("g s3://b/g", {"folder": "g", "address": "s3://b/g"}),
     "import-graft": ("s --backbone b --out o", {"source": "s", "backbone": "b", "out": "o"}),
     "combine": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "registry publish": ("g", {"graft": "g"}),

@@ -103,7 +103,11 @@ def test_of_several_writers_one_creates(bucket):
 
 
 def test_a_task_is_trained_and_scored_on_data_and_a_backbone_there(bucket, tiny_path, tmp_path, capsys):
-    backbone = bucket.put_folder(tiny_path, "backbones/tiny")
+    backbone = f"{bucket.address}/backbones/tiny"
+    for _ in range(2):
+        status, out, err = call("upload", tiny_path, backbone, "--json", capsys=capsys)
+        assert status == 0, err
+        assert as_json(out)["files"] == len(bucket.content())
     train = bucket.put("data/train.csv", write_csv(tmp_path / "a.csv", rows(60, seed=1)).read_bytes())
     test = bucket.put("data/test.csv", write_csv(tmp_path / "b.csv", rows(30, seed=2)).read_bytes())
     words = ["--set", f"backbone={backbone}", "--set", f"data.train={train}", "--set", f"data.test={test}"]
@@ -117,6 +121,27 @@ def test_a_task_is_trained_and_scored_on_data_and_a_backbone_there(bucket, tiny_
     assert status == 0, err
     assert as_json(out)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], rel=1e-5)
     assert topgraft.load(place, backbone).predict(["ban bas"])
+
+
+def test_only_whole_grafts_and_backbones_are_uploaded_and_nothing_is_replaced(bucket, graft, tmp_path, capsys):
+    address = f"{bucket.address}/grafts/one"
+    status, _, err = call("upload", graft, address, capsys=capsys)
+    assert status == 0, err
+    assert {key.removeprefix("grafts/one/"): content for key, content in bucket.content().items()} == {
+        file.name: file.read_bytes() for file in graft.iterdir()
+    }
+    bucket.put("grafts/one/canary.safetensors", b"other")
+    damaged = shutil.copytree(graft, tmp_path / "damaged")
+    (damaged / "graft.safetensors").write_bytes(b"x")
+    for folder, to, message in (
+        (graft, address, "canary.safetensors: has another content, and nothing is overwritten"),
+        (damaged, f"{bucket.address}/two", "sha256 differs"),
+        (tmp_path, f"{bucket.address}/two", "neither a graft"),
+        (graft, str(tmp_path / "two"), "is no address on an object store"),
+    ):
+        status, _, err = call("upload", folder, to, capsys=capsys)
+        assert (status, message in err) == (2, True), err
+    assert not [key for key in bucket.content() if key.startswith("two")]
 
 
 def test_a_registry_publishes_to_a_store_there_and_another_machine_serves_from_it(

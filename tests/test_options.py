@@ -54,6 +54,10 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "check": ("f", {"inputs": ("f",)}),
     "curate": ("c --output f.jsonl", {"config": "c", "output": "f.jsonl"}),
     "prune": ("g --above 1 --flops 0.5 --out o", {"graft": "g", "above": 1, "flops": 0.5, "out": "o"}),
+    "drop-tokens": (
+        "g --rows r.csv --rows s.csv --at 1,2 --keep 64,48 --out o",
+        {"graft": "g", "rows": ("r.csv", "s.csv"), "at": (1, 2), "keep": (64, 48), "out": "o"},
+    ),
     "route": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "machine": ("", {}),
     "precision": ("b", {"backbone": "b"}),

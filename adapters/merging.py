@@ -61,10 +61,22 @@ def site_weights(block: Params, site: Site) -> tuple[dict[str, Array], slice]:
     if site.name not in LINEAR:
         return {}, slice(None)
     if site.name in (QUERY, KEY, VALUE):
-        width = site.inputs  # query is as wide as its input, key and value perhaps not
-        first = {QUERY: 0, KEY: width, VALUE: width + site.outputs}[site.name]
+        first = _first_column(site)
         return block["attention"]["qkv"], slice(first, first + site.outputs)
     return node_at(block, site), slice(None)
+
+
+def place_of(site: Site) -> tuple[str, int]:
+    """Returns the dotted path of the dense layer that holds a linear site, and the site's first column in it."""
+    if site.name in (QUERY, KEY, VALUE):
+        return f"blocks.{site.block}.attention.qkv", _first_column(site)
+    return f"blocks.{site.block}.{site.name.replace('/', '.')}", 0
+
+
+def _first_column(site: Site) -> int:
+    """Returns the first column of query, key or value in their common kernel."""
+    width = site.inputs  # query is as wide as its input, key and value perhaps not
+    return {QUERY: 0, KEY: width, VALUE: width + site.outputs}[site.name]
 
 
 def node_at(block: Params, site: Site) -> dict[str, Array]:

@@ -67,7 +67,7 @@ def combine(
     ready_to_compute()
     loaded = [load_graft(grafts[0], backbone)]
     loaded += [load_graft(path, loaded[0].backbone) for path in grafts[1:]]
-    parts = [_updates(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
+    parts = [factors_of(path, graft) for path, graft in zip(grafts, loaded, strict=True)]
     head_path = Path(head_from) if head_from is not None else Path(grafts[0])
     if head_path not in list(map(Path, grafts)):
         raise InputError(f"--head-from: {head_path} is none of the combined grafts: {', '.join(map(str, grafts))}")
@@ -163,12 +163,15 @@ def truncated(delta: np.ndarray, rank: int) -> Factors:
     return u[:, :rank] * root, root[:, None] * v[:rank]
 
 
-def _updates(path: str | Path, graft: Graft) -> dict[Site, Factors]:
-    """Returns the factors (A, B) of each site's update A @ B in float64, each multiplied by sqrt(scale)."""
+def factors_of(path: str | Path, graft: Graft) -> dict[Site, Factors]:
+    """Returns the factors (A, B) of each site's update A @ B in float64, each multiplied by sqrt(scale).
+
+    Raises InputError for a graft of another method.
+    """
     tags = [method.tag for method in graft.model.methods]
     if tags != [Lora.tag]:
         present = ", ".join(tags) or "no method"
-        raise InputError(f"{path}: only grafts of one lora can be combined; this one has {present}")
+        raise InputError(f"{path}: only grafts of one lora have updates that can be added; this one has {present}")
     settings: dict[Site, LoraSetting] = graft.model.site_parts[Lora.tag][1]
     factors = {}
     for site, setting in settings.items():
@@ -188,4 +191,4 @@ def _weights(grafts: Sequence[str | Path], combination: Combination) -> tuple[fl
     return weights
 
 
-__all__ = ["Combined", "combine", "combined", "ties", "truncated"]
+__all__ = ["Combined", "combine", "combined", "factors_of", "ties", "truncated"]

@@ -11,6 +11,7 @@ from adapters.heads.head import Head
 from adapters.heads.multi_label import MultiLabel
 from adapters.heads.pooling import Pair, Pooling
 from adapters.heads.regression import Regression
+from adapters.heads.tasks import Tasks
 from adapters.heads.token_tagging import TokenTagging
 from adapters.methods.bias import Bias
 from adapters.methods.bottleneck import Bottleneck
@@ -47,6 +48,7 @@ __all__ = [
     "Probe",
     "Regression",
     "Router",
+    "Tasks",
     "TokenTagging",
     "Vera",
     "above",

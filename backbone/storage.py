@@ -1,5 +1,7 @@
 """A backbone on disk: `backbone.json`, `tokenizer.json` (for images `preprocessing.json`) and `weights/` (Orbax).
 
+A derived trunk has `backbone.json` and `updates.safetensors` alone: what it adds to the trunk that `base` names.
+
 `backbone.json` names the architecture, both ids and the source of the weights. Loading computes both ids again from
 the bytes that it read and compares them. A changed byte anywhere is an error, never a slightly different model.
 """
@@ -7,8 +9,8 @@ the bytes that it read and compares them. A changed byte anywhere is an error, n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,16 +20,18 @@ import numpy as np
 from backbone.buckets import lengths_up_to
 from backbone.errors import InputError
 from backbone.files import BACKBONE_FILE, new_folder
+from backbone.home import find_backbone
 from backbone.images import FILE as IMAGE_FILE
 from backbone.images import ImagePreprocessing
 from backbone.meshes.layout import ONE, Layout, layout_of
 from backbone.meshes.mesh import Mesh
 from backbone.network.encoder import Network
+from backbone.network.updates import Update, load_updates, save_updates, updated, updates_id
 from backbone.orbax import load_tree, save_tree
 from backbone.precisions.precision import FLOAT32, precision_named
 from backbone.precisions.record import recorded
 from backbone.preprocessing import TextPreprocessing
-from backbone.records import canonical_json, decode, encode
+from backbone.records import canonical_json, decode, encode, newer
 from backbone.spec import EncoderSpec
 from backbone.texts import load_json
 from backbone.tokenizer_trial import require_usable
@@ -35,6 +39,7 @@ from backbone.trees import Params, content_hash, map_leaves, require_same_struct
 
 SCHEMA = 1
 TEXT_FILE = "tokenizer.json"
+BASE_PATH = "base_path"  # entry of a derived trunk's source: the folder of its base when it was made
 
 Preprocessing: TypeAlias = TextPreprocessing | ImagePreprocessing
 
@@ -49,6 +54,7 @@ class BackboneRecord:
     preprocessing_id: str  # identity of the tokenizer and the longest input, or of how images are resized
     max_tokens: int  # longest input, special tokens included
     source: dict[str, str]  # source of the weights; `family` names their published layout
+    base: str = field(default="", metadata=newer())  # weights_id of the trunk that updates are added to; "" = none
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -140,6 +146,27 @@ def save_backbone(
     return record
 
 
+def save_derived(target: Path, base: Backbone, updates: Sequence[Update], source: dict[str, str]) -> BackboneRecord:
+    """Writes a trunk as updates of `base`, in float32, as the new folder `target`. Raises InputError if one exists.
+
+    The folder of the base has to stay, or lie in the home, since it holds the weights and the preprocessing.
+    """
+    updated(base.params, updates)  # raises where one does not fit
+    record = BackboneRecord(
+        schema=SCHEMA,
+        spec=base.spec,
+        weights_id=updates_id(base.base_id, updates),
+        preprocessing_id=base.preprocessing_id,
+        max_tokens=base.preprocessing.max_tokens,
+        source=source | {BASE_PATH: str(base.path.resolve())},
+        base=base.base_id,
+    )
+    with new_folder(target) as folder:
+        save_updates(folder, updates)
+        (folder / BACKBONE_FILE).write_text(json.dumps(encode(record), indent=1), encoding="utf-8")
+    return record
+
+
 def read_record(path: Path) -> BackboneRecord:
     """Reads the description of a backbone folder, without its weights. Raises InputError for another folder."""
     file = path / BACKBONE_FILE
@@ -164,11 +191,15 @@ def load_backbone(path: str | Path, *, precision: str = "") -> Backbone:
     path = Path(path)
     record = read_record(path)
     chosen = precision_named(precision or recorded(record.weights_id))
-    preprocessing = _read_preprocessing(path, record)
     network = Network(record.spec)
-    params = load_tree(path / "weights", network.abstract(), f"{path}: weights")
+    if record.base:
+        params, preprocessing, identity = _read_derived(path, record)
+    else:
+        preprocessing = _read_preprocessing(path, record)
+        params = load_tree(path / "weights", network.abstract(), f"{path}: weights")
+        identity = weights_id(record.spec, params)
     for name, computed, expected in (
-        ("weights_id", weights_id(record.spec, params), record.weights_id),
+        ("weights_id", identity, record.weights_id),
         ("preprocessing_id", preprocessing.preprocessing_id, record.preprocessing_id),
     ):
         if computed != expected:
@@ -178,6 +209,20 @@ def load_backbone(path: str | Path, *, precision: str = "") -> Backbone:
             )
     device = map_leaves(jax.device_put, chosen.prepare(params))
     return Backbone(path, network, device, preprocessing, record.weights_id, record.source, chosen.precision)
+
+
+def _read_derived(path: Path, record: BackboneRecord) -> tuple[Params, Preprocessing, str]:
+    """Returns weights, preprocessing and identity of a derived trunk. Raises InputError where its base is gone."""
+    try:
+        hint = Path(record.source.get(BASE_PATH, ""))
+        folder = find_backbone(record.base, [str(hint), str(path.parent / hint.name)])  # or moved with it
+        base = load_backbone(folder, precision=FLOAT32)
+    except InputError as error:
+        raise InputError(f"{path}: its base trunk cannot be read: put it back, or into the home: {error}") from error
+    updates = load_updates(path)
+    if base.spec != record.spec:
+        raise InputError(f"{path}: has another architecture than its base trunk {folder}; make it again")
+    return updated(base.params, updates), base.preprocessing, updates_id(base.base_id, updates)
 
 
 _KEPT: dict[Path, tuple[object, Backbone]] = {}  # the backbone that this process loaded last, and its files then

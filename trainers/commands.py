@@ -12,6 +12,7 @@ from backbone.errors import InputError
 from registry.budgets.place import UnderBudgets, budgets_for
 from registry.place import Place
 from trainers.config import TrainConfig
+from trainers.config.dropping import Dropping
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
 from trainers.config.routing import Routing
@@ -106,6 +107,17 @@ class DistilStatic(IntoFolder, Verb, verb="distil-static"):
         from trainers.distil_static import distil_static
 
         return distil_static(self.backbone, self.out, width=self.width, files=self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent(OnBackbone, IntoFolder, Verb, verb="parent"):
+    graft: str = argument("folder of a LoRA graft, whose adapter becomes part of the trunk")
+
+    def call(self) -> object:
+        """Writes a trunk with a graft's adapter in it, on which the grafts of several tasks are trained."""
+        from trainers.parent import parent
+
+        return parent(self.graft, self.out, backbone=self.backbone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +304,15 @@ class Prune(Pruning, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="pr
 
 
 @dataclass(frozen=True, kw_only=True)
+class DropTokens(Dropping, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="drop-tokens"):
+    def call(self) -> object:
+        """Makes a graft drop the tokens that receive least attention, under a certified bound; nothing is trained."""
+        from trainers.drop_tokens import drop_tokens
+
+        return drop_tokens(self.graft, self.out, self, overrides=self.overrides, backbone=self.backbone)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Route(Routing, OnBackbone, IntoFolder, Overridden, Verb, verb="route"):
     grafts: tuple[str, ...] = argument(
         "graft folder of one trunk, two or more; NAME=FOLDER names the task otherwise than the graft does", name="graft"
@@ -310,6 +331,7 @@ VERBS: tuple[type[Verb], ...] = (
     Precision,
     DistilStatic,
     DropBlocks,
+    Parent,
     Plan,
     Retrain,
     Evaluate,
@@ -318,6 +340,7 @@ VERBS: tuple[type[Verb], ...] = (
     Inspect,
     Cache,
     Prune,
+    DropTokens,
     Profile,
     Route,
     *SEARCH_VERBS,

@@ -192,7 +192,7 @@ def test_a_probe_of_its_vectors_learns_what_they_betray(kind):
     tight = fit_linear(model, vectors, labels, None, metric, (1e-4,)).head
     fall = loss(shrunk, 0.0) - loss(tight)
     assert fall > 0.05 * abs(loss(shrunk, 0.0))
-    assert loss(shrunk, 0.0) - loss(shrunk) > 0.3 * fall
+    assert loss(shrunk, 0.0) - loss(shrunk) > 0.2 * fall
     assert gather(model, vectors @ tight["kernel"] + tight["bias"], labels).compute()[metric] > 0.9
 
 
@@ -344,7 +344,7 @@ def test_questions_that_fit_no_head(head, text, message, tiny):
 
 
 def test_kinds_for_messages():
-    assert kinds_for("retrain") == "classification or multi_label"
+    assert kinds_for("retrain") == "classification, multi_label or tasks"
     assert kinds_for("export", ", ") == "classification, multi_label, regression"
     assert kinds_for("early_exits") == "classification or multi_label"
     assert kinds_for("peft") == "classification, multi_label, regression or token_tagging"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 
+from adapters.specs import Lora
 from backbone.precisions.precision import precision_named
 from backbone.precisions.record import choice_of, record, record_file
 from backbone.storage import Backbone
 from registry.precisions import choose, chosen
 from registry.verbs import whoami
-from tests.trainers.retrain.place import Place
+from tests.grafts import make
+from tests.trainers.retrain.place import TABLE, Place
+from trainers.parent import parent
 
 
 def trunks(place: Place) -> list[str]:
@@ -50,3 +53,29 @@ def test_without_a_choice_nothing_is_recorded(place, tiny):
     with contextlib.closing(place.registry) as registry:
         assert chosen(registry) == {}
     assert trunks(place) == [tiny.base_id]
+
+
+def test_a_retrained_parent_is_a_change_of_trunk(place, tiny, tmp_path):
+    """A task on a parent is retrained once its config names the parent's successor, and not before."""
+    parents = []
+    for seed in (1, 2):
+        make(tmp_path / f"graft{seed}", tiny, Lora(rank=2), seed=seed, noise=0.05)
+        parents.append(parent(tmp_path / f"graft{seed}", tmp_path / f"trunk{seed}", backbone=str(tiny.path)))
+    first, second = (f"backbone={trunk.path}" for trunk in parents)
+    assert place.run(first)["action"] == "scratch"
+    assert place.run(first)["action"] == "nothing"
+    assert place.run(second)["action"] == "scratch"
+    assert place.run(second)["action"] == "nothing"
+
+
+def test_an_adapter_of_several_tasks_is_retrained_by_its_own_config(place):
+    table = [(text, f"{'even' if number % 2 else 'odd'}/{label}") for number, (text, label) in enumerate(TABLE)]
+    place.data(table[:200])
+    settings = ("head.kind=tasks", "data.test=")
+    first = place.run(*settings)
+    assert (first["exit"], first["action"], first["verdict"]) == (0, "scratch", "PASS")
+    assert place.run(*settings)["action"] == "nothing"
+    place.data(table)
+    second = place.run(*settings)
+    assert second["action"] in ("head", "warm", "scratch")
+    assert second["verdict"] == "PASS", second["reason"]

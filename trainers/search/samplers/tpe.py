@@ -44,9 +44,11 @@ class TPE(Sampler, tag="tpe"):
         study = optuna.create_study(directions=["minimize"] * len(objectives), sampler=sampler)
         grids, by_id = grids_of(points), {point.id: point for point in points}
         for piece in pieces:
-            params, distributions = _described(dict(by_id[piece.point].settings), grids)
+            one = _described(dict(by_id[piece.point].settings), grids)
             values = list(vector(piece, objectives))
-            study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=values))
+            study.add_trial(
+                optuna.trial.create_trial(params=dict(one.params), distributions=dict(one.distributions), values=values)
+            )
         left = {frozenset(point.settings): point.id for point in untried(points, pieces)}
         proposal = frozenset[tuple[str, str]]()
         for _ in range(TRIES):
@@ -96,14 +98,20 @@ def _proposed(trial: Any, grids: Mapping[str, Mapping[str, list[str]]]) -> dict[
     }
 
 
-def _described(
-    settings: Mapping[str, str], grids: Mapping[str, Mapping[str, list[str]]]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+@dataclass(frozen=True)
+class Described:
+    """A point in Optuna's terms."""
+
+    params: Mapping[str, str | int]  # value of each parameter
+    distributions: Mapping[str, Any]  # distribution of each parameter
+
+
+def _described(settings: Mapping[str, str], grids: Mapping[str, Mapping[str, list[str]]]) -> Described:
     """Returns a point as parameters and their distributions."""
     from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
     key = " ".join(settings)
-    params: dict[str, Any] = {"grid": key}
+    params: dict[str, str | int] = {"grid": key}
     distributions: dict[str, BaseDistribution] = {"grid": CategoricalDistribution(list(grids))}
     for field, values in grids[key].items():
         name = _name(field, values)
@@ -111,4 +119,4 @@ def _described(
             params[name], distributions[name] = values.index(settings[field]), IntDistribution(0, len(values) - 1)
         else:
             params[name], distributions[name] = settings[field], CategoricalDistribution(values)
-    return params, distributions
+    return Described(params, distributions)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import MANIFEST, read_manifest
 from adapters.artefact.scope import read_scope
+from adapters.artefact.write import model_of
 from adapters.methods.method import Method
 from adapters.model import GraftModel
 from adapters.specs import Head
@@ -119,7 +120,7 @@ def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
     facts["metrics"] = manifest.training.metrics
     spec = read_record(place).spec
     if scope := read_scope(folder, manifest, spec.width, spec.blocks):
-        model = GraftModel(Network(spec), manifest.methods, manifest.head, manifest.labels, manifest.suffix)
+        model = model_of(manifest, Network(spec))
         facts["out_of_scope"] = {
             "boundary": scope.boundary,
             "false_alarms": scope.false_alarms,

@@ -15,7 +15,7 @@ td { white-space: nowrap } td:first-child, th:first-child, .text { text-align: l
 .wide { overflow-x: auto; margin-bottom: .8rem } .wide table { width: max-content; max-width: 60rem }
 .facts { overflow-wrap: anywhere; padding-left: 1.2rem } .facts b { font-weight: 500 }
 svg { background: #fafafa; max-width: 100%; height: auto } svg text { font: 11px system-ui; fill: #555 }
-.wide .plot { min-width: 36rem }
+.wide .plot { min-width: 36rem } @media (max-width: 40rem) { td.text:first-child { max-width: 9rem } }
 pre { background: #f5f5f5; padding: .6rem; overflow-x: auto }
 .note { color: #666; overflow-wrap: anywhere }
 """

@@ -64,8 +64,8 @@ machine-audit: $(VENV)/base
 	$(BIN)/python -m topgraft machine --audit --again --baseline $(BASELINE)
 
 # Known answers and libraries of our programs beside the baseline of this repository; speeds of another machine say nothing.
-# Status 11, other instruction sets, is no error. After an upgrade: topgraft machine --audit --write-baseline $(LIBRARIES)
-LIBRARIES = .ci/libraries.json
+# Status 11, other instruction sets, is no error. For another jaxlib: topgraft machine --audit --write-baseline FILE
+LIBRARIES = .ci/libraries-$(shell $(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)').json
 audit-libraries: $(VENV)/base
 	XLA_FLAGS= $(BIN)/python -m topgraft machine --audit --libraries --rounds 3 --baseline $(LIBRARIES) --quiet || test $$? = 11
 

@@ -89,6 +89,12 @@ def rewritten(before: Mapping[str, int], after: Mapping[str, int]) -> int:
     return sum(after.get(name) != at for name, at in before.items())
 
 
+def chosen_score(folder: Path) -> float:
+    """Returns the score of the point that a search recommends; of equal ones it takes the one that took less time."""
+    result = read_result(folder)
+    return result.candidate(result.recommended).score
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=200)
@@ -118,12 +124,11 @@ def main() -> None:
             "killed at": [kill.stored for kill in kills],
             "pieces that differ": len(one.keys() ^ other.keys()) + sum(one[key] != other.get(key) for key in one),
             "pieces written twice": twice,
-            "same choice": read_result(Path(folder) / "whole").recommended
-            == read_result(Path(folder) / "killed").recommended,
+            "same score of the choice": chosen_score(Path(folder) / "whole") == chosen_score(Path(folder) / "killed"),
         }
     print(json.dumps(result, indent=1))
     print(write("soak_search", result, provenance))
-    if result["pieces that differ"] or twice or not result["same choice"]:
+    if result["pieces that differ"] or twice or not result["same score of the choice"]:
         sys.exit(1)
 
 

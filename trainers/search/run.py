@@ -104,6 +104,8 @@ def _require_target(config: TrainConfig) -> None:
     for name in ("max_memory_mb", "max_joules"):
         if getattr(config.target, name):
             raise InputError(f"target.{name}: a search does not check it; leave it out, and let the gate check it")
+    if config.plan.max_memory_mb:
+        raise InputError("plan.max_memory_mb: a search has other steps; leave it out, and train the choice with it")
     config.target.require_platform(platform(), "the search")
 
 

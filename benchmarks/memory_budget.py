@@ -1,4 +1,4 @@
-"""Ten budgets of `plan.max_memory_mb`, each given to a run of its own: is the measured peak within it, and what is lost?
+"""Ten budgets of `plan.max_memory_mb`, each given to a run of its own: is the measured peak within it?
 
     python -m benchmarks.memory_budget --data ../shared/data [--budgets 10] [--tokens 128] [--rows 400]
 

@@ -191,7 +191,6 @@ class GraftTask(Trainable):
         if self.layout.shards > 1 or len(self.layout.devices) > 1:
             raise InputError("plan.max_memory_mb: splits the batches of one device; leave it out, or leave out mesh")
         bucket, optimizer = int(self.train.buckets.max()), self.optimizer()
-        width = max(self.backbone.spec.mlp_width, self.backbone.spec.width)
         live, frozen = partition(self.model.abstract(), live_from(self.spans[0].boundary or 0))
         track = self.schedule.signal == "gradient"
         first = functools.partial(first_state, optimizer=optimizer, track=track, keep_start=self.keeps_start)
@@ -203,7 +202,7 @@ class GraftTask(Trainable):
             step: Any = self.step_in(form, optimizer)
             program = step.lower(state, fixed, batch).compile()
             tokens = config.batch_size * self.model.sides * bucket // form.parts
-            return temporaries(program) + scratch_bytes(width, tokens)
+            return temporaries(program) + scratch_bytes(self._widest, tokens)
 
         plan = chosen(forms(config.batch_size, config.remat), step_bytes, self._pass_bytes(bucket), limit)
         log.info("memory: %s", plan)
@@ -216,7 +215,12 @@ class GraftTask(Trainable):
         rows = full_batch(bucket) * self.model.sides
         inputs = {"ids": self.backbone.made_up_ids(rows, bucket), "mask": np.ones((rows, bucket), bool)}
         program = jax.jit(self.model.logits).lower(self.backbone.params, self.model.abstract(), inputs).compile()
-        return temporaries(program)
+        return temporaries(program) + scratch_bytes(self._widest, rows * bucket)
+
+    @property
+    def _widest(self) -> int:
+        """Returns the width of the widest layer of a block."""
+        return max(self.backbone.spec.mlp_width, self.backbone.spec.width)
 
     @property
     def keeps_start(self) -> bool:

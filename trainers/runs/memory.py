@@ -18,7 +18,8 @@ from metering.window import on_accelerator, window
 
 MB = 1e6
 COMPILING = 150e6  # bytes that a compilation takes beside what is resident, on a CPU
-WIDTHS = 13  # scratch of products on a CPU, in rows of the widest layer for each token; measured up to 4,096 tokens
+WIDTHS = 13  # scratch of products on a CPU, in rows of the widest layer for each token
+SCRATCH_TOKENS = 4096  # tokens from which on the scratch grows no further
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def resident_bytes() -> int:
 
 def scratch_bytes(width: int, tokens: int) -> int:
     """Returns the bytes that products take beside the compiler's count; `width` is that of the widest layer."""
-    return 0 if on_accelerator() else 4 * WIDTHS * width * tokens
+    return 0 if on_accelerator() else 4 * WIDTHS * width * min(tokens, SCRATCH_TOKENS)
 
 
 def chosen(

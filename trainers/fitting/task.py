@@ -34,7 +34,7 @@ from trainers.fitting.state import LoopState, Step
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition, temporaries
 from trainers.freezing.schedule import RunShape, Schedule, Span
 from trainers.penalties.penalty import total
-from trainers.runs.memory import MemoryPlan, StepForm, chosen, forms, scratch_bytes
+from trainers.runs.memory import MemoryPlan, StepForm, chosen, forms, program_bytes, scratch_bytes
 from trainers.scoring.metrics import gather
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class GraftTask(Trainable):
             step: Any = self.step_in(form, optimizer)
             program = step.lower(state, fixed, batch).compile()
             tokens = config.batch_size * self.model.sides * bucket // form.parts
-            return temporaries(program) + scratch_bytes(self._widest, tokens)
+            return temporaries(program) + scratch_bytes(self._widest, tokens) + self._programs
 
         plan = chosen(forms(config.batch_size, config.remat), step_bytes, self._pass_bytes(bucket), limit)
         log.info("memory: %s", plan)
@@ -215,7 +215,13 @@ class GraftTask(Trainable):
         rows = full_batch(bucket) * self.model.sides
         inputs = {"ids": self.backbone.made_up_ids(rows, bucket), "mask": np.ones((rows, bucket), bool)}
         program = jax.jit(self.model.logits).lower(self.backbone.params, self.model.abstract(), inputs).compile()
-        return temporaries(program) + scratch_bytes(self._widest, rows * bucket)
+        return temporaries(program) + scratch_bytes(self._widest, rows * bucket) + self._programs
+
+    @property
+    def _programs(self) -> int:
+        """Returns the bytes of the programs that a stage keeps: one for each length of train and held-out rows."""
+        splits = [examples for examples in (self.train, self.dev) if examples is not None]
+        return program_bytes(sum(len(np.unique(examples.buckets)) for examples in splits))
 
     @property
     def _widest(self) -> int:

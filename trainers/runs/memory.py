@@ -19,6 +19,7 @@ from metering.window import on_accelerator, window
 MB = 1e6
 COMPILING = 150e6  # bytes that a compilation takes beside what is resident, on a CPU
 WIDTHS = 13  # scratch of products on a CPU, in rows of the widest layer for each token
+PROGRAM = 15e6  # bytes that a compiled program keeps, on a CPU
 SCRATCH_TOKENS = 4096  # tokens from which on the scratch grows no further
 
 
@@ -77,6 +78,11 @@ def resident_bytes() -> int:
 def scratch_bytes(width: int, tokens: int) -> int:
     """Returns the bytes that products take beside the compiler's count; `width` is that of the widest layer."""
     return 0 if on_accelerator() else 4 * WIDTHS * width * min(tokens, SCRATCH_TOKENS)
+
+
+def program_bytes(count: int) -> int:
+    """Returns the bytes that so many compiled programs keep."""
+    return 0 if on_accelerator() else round(PROGRAM * count)
 
 
 def chosen(

@@ -1,4 +1,4 @@
-"""The verbs of `adapters`: export, import-graft, combine, machine. Imports no jax."""
+"""The verbs of `adapters`: export, import-graft, combine, machine, upload. Imports no jax."""
 
 from __future__ import annotations
 
@@ -98,4 +98,16 @@ class DescribeMachine(Verb, verb="machine"):
         return machine_record(again=self.again)
 
 
-VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine, DescribeMachine)
+@dataclass(frozen=True, kw_only=True)
+class Upload(Verb, verb="upload"):
+    folder: str = argument("graft or backbone folder")
+    address: str = argument("s3://BUCKET/NAME or gs://BUCKET/NAME")
+
+    def call(self) -> object:
+        """Writes a graft or backbone to an object store, where nothing is overwritten."""
+        from adapters.artefact.upload import upload
+
+        return upload(self.folder, self.address)
+
+
+VERBS: tuple[type[Verb], ...] = (Export, ImportGraft, Combine, DescribeMachine, Upload)

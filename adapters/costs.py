@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from adapters.block_counts import Parts, block_backward, block_forward, embedding_forward
 from adapters.model import GraftModel
+from backbone.network.dropping import tokens_at
 from metering.counts import Count, product
 
 
@@ -13,7 +14,7 @@ def adapter_forward(model: GraftModel, batch: int, length: int, first: int = 0, 
     for method, settings in model.site_parts.values():
         for site, setting in settings.items():
             if first <= site.block < stop:
-                total += method.cost(setting, site, batch, length)
+                total += method.cost(setting, site, batch, tokens_at(model.drops, length, site.block))
     return total
 
 
@@ -28,7 +29,10 @@ def blocks_forward(model: GraftModel, rows: int, length: int, span: tuple[int, i
     """Returns the work of `rows` sequences between the two boundaries of `span`, with or without the adapters."""
     start, stop = span
     pruned = {part.block: Parts(part.heads, part.units) for part in model.suffix}
-    blocks = (block_forward(model.network.spec, rows, length, pruned.get(block)) for block in range(start, stop))
+    blocks = (
+        block_forward(model.network.spec, rows, tokens_at(model.drops, length, block), pruned.get(block))
+        for block in range(start, stop)
+    )
     plain = sum(blocks, Count())
     return plain + adapter_forward(model, rows, length, start, stop) if adapted else plain
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -125,8 +126,39 @@ def _features_program(model: GraftModel) -> Callable[..., jax.Array]:
     return jax.jit(features)
 
 
+@functools.lru_cache(maxsize=64)
+def _dropping_program(model: GraftModel) -> Callable[..., jax.Array]:
+    def features(backbone: Any, adapter: Any, states: Any, mask: jax.Array, head: Any) -> jax.Array:
+        inputs = {"states": states, "mask": mask}
+        return model.features(backbone, adapter, inputs, head=head).astype(jnp.float32)
+
+    return jax.jit(features)
+
+
+@functools.lru_cache(maxsize=64)
+def _product_program(model: GraftModel) -> Callable[..., jax.Array]:
+    return jax.jit(lambda head, features: model.head.logits(head, features, None, None))
+
+
+def _dropping_features(
+    model: GraftModel, backbone: Any, adapter: Any, inputs: Any, head: Any | None = None
+) -> jax.Array:
+    """Returns the head's features float32 [B,F]: block by block below the first drop, then by one program."""
+    start, whole = model.drops[0].boundary - 1, replace(model, drops=())
+    needed = sorted({start, *(tap for tap in model.taps if tap < start)})
+    states = {k: state for k, state in inputs.get("states", {}).items() if k <= start}
+    if any(k not in states for k in needed):
+        states |= states_at(whole, backbone, adapter, {**inputs, "states": states}, needed)
+    rows, length = inputs["mask"].shape
+    count_work(lambda: blocks_forward(model, rows, length, (start, max(model.taps)), adapted=bool(adapter)))
+    chosen = {k: jnp.asarray(states[k]) for k in needed}
+    return _dropping_program(model)(backbone, adapter, chosen, inputs["mask"], head)
+
+
 def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any) -> jax.Array:
     """Returns the head's features float32 [B,F], or [B,T,F] for tagging, block by block."""
+    if model.drops:
+        return _dropping_features(model, backbone, adapter, inputs)
     states = states_at(model, backbone, adapter, inputs, model.taps)
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     return _features_program(model)(rest, adapter, states, inputs["mask"])
@@ -135,6 +167,9 @@ def features_of(model: GraftModel, backbone: Any, adapter: Any, inputs: Any) -> 
 def logits_of(model: GraftModel, backbone: Any, params: Any, inputs: Any) -> jax.Array:
     """Returns logits float32 [B,C], block by block; compiles a sixth of what one program of six blocks would."""
     backbone = model.trunk(backbone, params)
+    if model.drops:
+        features = _dropping_features(model, backbone, params.get("adapter", {}), inputs, params["head"])
+        return _product_program(model)(params["head"], features)
     states = {k: state for k, state in inputs.get("states", {}).items() if k in model.taps}
     missing = [tap for tap in model.taps if tap not in states]
     if missing:
@@ -152,7 +187,7 @@ def answers_of(model: GraftModel, backbone: Any, params: Any, inputs: Any, bound
     """
     first = model.adapted_blocks[0] if model.adapted_blocks else model.network.spec.blocks
     shared = {tap for tap in model.taps if tap <= first} | set(model.adapted_blocks[:1])
-    bare = states_at(model, backbone, {}, inputs, sorted(shared | {boundary}))
+    bare = states_at(replace(model, drops=()), backbone, {}, inputs, sorted(shared | {boundary}))
     logits = logits_of(model, backbone, params, {**inputs, "states": {k: bare[k] for k in shared}})
     rest = {name: value for name, value in backbone.items() if name != "blocks"}
     pooled = pool_program(model)(rest, {boundary: bare[boundary]}, inputs["mask"])

@@ -29,6 +29,7 @@ from backbone.buckets import TokenRow
 from backbone.errors import InputError
 from backbone.home import find_backbone
 from backbone.precisions.precision import precision_of
+from backbone.remote import local
 from backbone.storage import Backbone, load_backbone, read_record
 from backbone.trees import Params
 
@@ -158,10 +159,11 @@ def load_graft(path: str | Path, backbone: str | Path | Backbone | None = None, 
     home with the right weights. `precision` is that of the backbone, a tag of `backbone.precisions`; "" takes the one
     that the graft was trained in. Another must be among those that it was validated in.
     """
+    path = local(path)
     manifest, params, canary = read_graft(path)
     if not isinstance(backbone, Backbone):
         hint = str(manifest.training.config.get("backbone_path", ""))
-        folder = Path(backbone) if backbone else find_backbone(manifest.weights_id, [hint])
+        folder = local(backbone) if backbone else find_backbone(manifest.weights_id, [hint])
         backbone = load_backbone(folder, precision=precision or trained_in(manifest, read_record(folder).weights_id))
     elif precision not in ("", backbone.precision):
         raise InputError(f"{path}: precision={precision}, but the loaded backbone is in {backbone.precision}")
@@ -177,6 +179,12 @@ def trained_in(manifest: Manifest, base_id: str) -> str:
     if manifest.training.config.get("compute_dtype") == "bfloat16":  # a former run, on the float32 weights' identity
         return "bfloat16"
     return precision_of(base_id, manifest.weights_id) or ""
+
+
+def require_every_token(graft: Graft, where: str) -> None:
+    """Raises InputError for a graft that drops tokens, where its product would answer from all of them."""
+    if graft.model.drops:
+        raise InputError(f"{where}: drops tokens, which has no place here; take the graft that it was made from")
 
 
 SCORE, EXITS = "out-of-scope score", "early exits"  # parts of a graft that not every product of it can carry

@@ -27,6 +27,7 @@ from adapters.patterns import Site
 from adapters.specs import Head
 from adapters.suffix import SUFFIX, SuffixBlock, require_suffix, shapes_of, with_suffix
 from backbone.errors import InputError
+from backbone.network.dropping import Drop, require_drops, run_dropping
 from backbone.network.encoder import Network
 from backbone.trees import Params
 
@@ -40,6 +41,7 @@ class GraftModel:
     head: Head  # settings of the head
     labels: tuple[str, ...]  # names of the labels, in the order of the logits
     suffix: tuple[SuffixBlock, ...] = ()  # blocks whose kernels belong to the graft
+    drops: tuple[Drop, ...] = ()  # boundaries at which tokens are dropped
 
     def __post_init__(self) -> None:
         names = [method.tag for method in self.methods]
@@ -55,6 +57,18 @@ class GraftModel:
         require_suffix(self.suffix, self.network.spec)
         self._require_leaders()
         _ = self.site_parts, self.taps
+        self._require_drops()
+
+    def _require_drops(self) -> None:
+        """Raises InputError where dropped tokens would be missed."""
+        if self.drops and (self.head.one_answer_per != "row" or self.head.pair != "none"):
+            raise InputError(
+                f"drops: head.kind={self.head.kind} with pair={self.head.pair} needs every token; tokens are dropped "
+                "where one text has one answer"
+            )
+        if self.drops and (method := self.feature_method) is not None and not method.reads_pooled:
+            raise InputError(f"drops: {method.tag} reads the states of every token")
+        require_drops(self.drops, self.network.spec, max(self.taps))
 
     def _require_leaders(self) -> None:
         """Raises InputError where another method acts before one that reads the frozen kernel as if it were alone."""
@@ -100,9 +114,13 @@ class GraftModel:
 
     @cached_property
     def adapted_blocks(self) -> tuple[int, ...]:
-        """Returns the blocks in which a site method acts, or which are pruned, ascending."""
+        """Returns the blocks that do not simply run the trunk, ascending.
+
+        A site method acts there, or they are pruned, or say which tokens are dropped, or run without these.
+        """
         adapted = {site.block for _, settings in self.site_parts.values() for site in settings}
-        return tuple(sorted(adapted | {part.block for part in self.suffix}))
+        dropping = range(self.drops[0].boundary - 1, self.network.spec.blocks) if self.drops else ()
+        return tuple(sorted({*adapted, *dropping, *(part.block for part in self.suffix)}))
 
     @property
     def sides(self) -> int:
@@ -172,10 +190,17 @@ class GraftModel:
         if not missing:
             tapped = {k: stored[k] for k in self.taps}
             return self.features_from_states(backbone, adapter, tapped, inputs["mask"], head, slots)
-        start = max((k for k in stored if k <= min(missing)), default=0)
+        lowest = min([*missing, *(drop.boundary - 1 for drop in self.drops)])
+        start = max((k for k in stored if k <= lowest), default=0)
         hidden = stored[start] if start in stored else self.network.embed(backbone, inputs)
         row_slots = slots if slots is None or self.sides == 1 else jnp.repeat(slots, self.sides)
         hooks = GraftHooks(self.site_parts, adapter, row_slots) if self.site_parts else None
+        if self.drops:
+            states, masks = run_dropping(
+                self.network, backbone, hidden, inputs["mask"], hooks, self.drops, start=start, taps=missing
+            )
+            masks = {tap: masks.get(tap, inputs["mask"]) for tap in self.taps}
+            return self.features_from_states(backbone, adapter, {**stored, **states}, masks, head, slots)
         _, states = self.network.run_blocks(
             backbone, hidden, inputs["mask"], hooks, start=start, stop=max(missing), taps=missing, rng=rng, remat=remat
         )
@@ -196,19 +221,24 @@ class GraftModel:
         backbone: Params,
         adapter: Params,
         states: Mapping[int, Array],
-        mask: Array,
+        mask: Array | Mapping[int, Array],
         head: Params | None = None,
         slots: Array | None = None,
     ) -> Array:
         """Returns the head's input [B,F], or [B,T,F] for tagging, from the hidden states at `taps`, each [B,T,D].
 
-        A method with parameters runs row by row where `slots` choose them.
+        Where tokens were dropped, `mask` has one for each tap. A method with parameters runs row by row where `slots`
+        choose them.
         """
         last = self.network.spec.blocks
         states = {k: self.network.finish(backbone, states[k]) if k == last else states[k] for k in self.taps}
+        masks = mask if isinstance(mask, Mapping) else dict.fromkeys(self.taps, mask)
+        # fewer tokens stay at each boundary, so their number names the mask
+        by_length = {states[k].shape[1]: masks[k] for k in self.taps}
+        mask = masks[self.taps[-1]]
 
         def pooled(hidden: Array) -> Array:
-            return self.pooled(backbone, hidden, mask, head, slots)
+            return self.pooled(backbone, hidden, by_length[hidden.shape[1]], head, slots)
 
         method = self.feature_method
         if method is None:

@@ -46,9 +46,10 @@ def machines_folder() -> Path:
 def resolve_backbone(name: str) -> Path:
     """Returns the folder of a backbone given as a folder, or as `minilm`, imported on first use."""
     from backbone.files import BACKBONE_FILE
+    from backbone.remote import local
     from backbone.storage import read_record
 
-    path = Path(name)
+    path = local(name)
     if (path / BACKBONE_FILE).is_file() or name != "minilm":
         read_record(path)
         return path
@@ -68,8 +69,9 @@ def resolve_backbone(name: str) -> Path:
 def max_tokens_of(name: str) -> int | None:
     """Returns the longest input in tokens of a backbone, without importing jax; None where there is none yet."""
     from backbone.files import BACKBONE_FILE
+    from backbone.remote import local
 
-    for folder in (Path(name), home() / "backbones" / name):
+    for folder in (local(name), home() / "backbones" / name):
         try:
             longest = load_json((folder / BACKBONE_FILE).read_text(encoding="utf-8"))["max_tokens"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -84,8 +86,9 @@ def stored_ids(name: str) -> tuple[str, str]:
     The first is that of the float32 weights. Needs no jax where the folder is there; raises InputError for another one.
     """
     from backbone.files import BACKBONE_FILE
+    from backbone.remote import local
 
-    path = Path(name)
+    path = local(name)
     if not (path / BACKBONE_FILE).is_file() and name == "minilm":
         path = home() / "backbones" / name
         if not (path / BACKBONE_FILE).is_file():

@@ -291,7 +291,8 @@ def swept(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the public sets")
+    data = os.environ.get("TOPGRAFT_DATA", str(ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=Path(data), help="folder of the public sets")
     parser.add_argument("--peak", type=float, default=8.0, help="replicas' worth of work in the busiest hour")
     parser.add_argument("--tokens", type=int, default=128, help="length of a row")
     parser.add_argument("--service", type=float, nargs=2, metavar=("FIXED", "ROW"), help="seconds; measured if absent")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backbone.console.page import document, esc, table
+from backbone.console.page import document, esc, facts, table
 from benchmarks.measures import MEANINGS, Measure, Part
 
 
@@ -31,11 +31,11 @@ def report_page(parts: Sequence[Part], provenance: Mapping[str, Any], seconds: f
         "<p class=note>Compare it with that of another machine or day: "
         "<code>python -m benchmarks.report compare A.json B.json</code></p>",
         "<h2>Origin</h2>",
-        table(("", ""), origin),
+        facts(origin),
     ]
     for part in parts:
         body += [f"<h2>{esc(part.name)}</h2>", _measures(part.measures), f"<p class=note>{esc(_settings(part))}</p>"]
-    body += ["<h2>Kinds of figures</h2>", table(("kind", "meaning"), list(MEANINGS.items()))]
+    body += ["<h2>Kinds of figures</h2>", facts(list(MEANINGS.items()))]
     return document("Benchmark report", body)
 
 

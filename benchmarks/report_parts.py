@@ -188,15 +188,16 @@ def retraining(place: Place) -> Part:
         answered(["retrain", str(config), *where], environment, (0, 10, 11))
         calls.append(time.perf_counter() - started)
     (_, first), (again, more) = spent
-    predicted = again["predicted"].get("cpu_seconds") if isinstance(again["predicted"], dict) else None
+    price = again["predicted"].get("cpu_seconds")
+    predicted = None if price is None else price / again["cpu_seconds"]
+    reason = again["predicted"].get("source") or again["reason"]
     measures = [
         Measure("CPU time of the first version", "time", "s", first),
         Measure("CPU time after new rows", "time", "s", more),
         Measure("CPU time after new rows over the first", "ratio", "times", round(more / first, 4)),
         runs("call with nothing to do", "time", "s", calls),
+        Measure("predicted over spent CPU time", "ratio", "times", predicted, source=reason if price is None else ""),
     ]
-    if predicted:
-        measures.append(Measure("predicted over spent CPU time", "ratio", "times", predicted / again["cpu_seconds"]))
     return Part("retraining", {"new_rows": NEW_ROWS, "config": CONFIG}, place.data, tuple(measures))
 
 
@@ -215,8 +216,7 @@ def server(place: Place) -> Part:
             medians[name] = one["ms"]
         if scenario == "offline":
             measures.append(Measure("rows of offline", "rate", "rows/s", result["rows_per_second"]))
-        accuracy = result["metrics"].get("accuracy")
-        measures.append(Measure(f"accuracy of {scenario}'s answers", "score", "", accuracy))
+            measures.append(Measure("accuracy of its answers", "score", "", result["metrics"]["accuracy"]))
         failed = result["failures"] / result["queries"]
         measures.append(Measure(f"unanswered queries of {scenario}", "ratio", "", failed))
         joules = result["conditions"]["joules"]

@@ -1,6 +1,6 @@
-"""A server whose processor is halved in mid-load: is its p95 back within the bound, and what did answers lose?
+"""A server that loses half of its processor in mid-load: is its p95 back in its bound, and what did answers lose?
 
-    python -m benchmarks.stress --data ../shared/data [--only sst2,emotion] [--runs 3] [--work FOLDER]
+    python -m benchmarks.stress --data ../shared/data [--only sst2,emotion] [--by neighbour] [--runs 3] [--work FOLDER]
 
 Each task trains LoRA in the top two blocks of MiniLM, from its config, with early exits at boundaries 2 and 4. A server
 process holds all of them. First it answers in full: a closed loop tells its capacity, and an open loop at `--load` of
@@ -8,10 +8,11 @@ that its p95 in calm. The bound is three times that p95. Then a server with `--s
 the same load. After `CALM` seconds its quota of processor time is halved, after `HALVED` more it is whole again.
 
 The quota is that of a control group (version 2 or 1) where this process may make one, else the server is bound to half
-of its processors. The result says which. Arrivals are Poisson, and a latency counts from the instant that was intended.
-Its p95 is taken over windows of two seconds. It is back once it stays within the bound for four windows. Beside it
-stand failed requests, the submodel at the end, the share of right answers before, during and after, and what the server
-counted as given up.
+of its processors. The result says which. With `--by neighbour` it is other processes instead, one for each processor,
+that compute as hard as they can meanwhile. Arrivals are Poisson, and a latency counts from the instant that was
+intended. Its p95 is taken over windows of two seconds. It is back once it stays within the bound for four windows.
+Beside it stand failed requests, the submodel at the end, the share of right answers before, during and after, and what
+the server counted as given up.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -60,6 +64,29 @@ class Response:
     status: int
     submodel: str
     right: bool
+
+
+class Neighbour:
+    """Other processes that compute, one for each processor, while the server has less than all of it."""
+
+    kind = "busy neighbour"
+
+    def __init__(self, pid: int):
+        self._count, self._busy = len(os.sched_getaffinity(pid)), list[subprocess.Popen[bytes]]()
+
+    def set(self, share: float) -> None:
+        """Starts them for a share below 1, and ends them for 1."""
+        self.close()
+        if share < 1:
+            command = [sys.executable, "-c", "while True: pass"]
+            self._busy = [subprocess.Popen(command) for _ in range(self._count)]
+
+    def close(self) -> None:
+        """Ends them."""
+        for process in self._busy:
+            process.kill()
+            process.wait()
+        self._busy = []
 
 
 class Quota:
@@ -157,21 +184,26 @@ async def capacity(url: str, rows: Sequence[tuple[str, str, str]], seconds: floa
     return count / seconds
 
 
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """Returns the seconds of arrivals at a constant rate, from 0 on."""
+    count = int(rate * seconds + 6 * math.sqrt(rate * seconds) + 10)
+    times = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+    return [float(at) for at in times if at < seconds]
+
+
 async def load(
-    url: str, rows: Sequence[tuple[str, str, str]], rate: float, seconds: float, seed: int, quota: Quota | None
+    url: str, rows: Sequence[tuple[str, str, str]], arrivals: Sequence[float], quota: Quota | Neighbour | None = None
 ) -> list[Response]:
-    """Sends Poisson arrivals, and halves the quota in the middle where there is one."""
-    server, draw, start = Server(url), np.random.default_rng(seed), time.perf_counter()
+    """Sends a request at each of `arrivals`, and halves the processor in the middle where there is a quota."""
+    server, start = Server(url), time.perf_counter()
     waiting: list[asyncio.Task[Response]] = []
     changes = [] if quota is None else [(CALM, 0.5), (CALM + HALVED, 1.0)]
-    at, number = 0.0, 0
-    while (at := at + float(draw.exponential(1 / rate))) < seconds:
+    for number, at in enumerate(arrivals):
         await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
         while changes and at >= changes[0][0]:
             assert quota is not None
             quota.set(changes.pop(0)[1])
         waiting.append(asyncio.create_task(ask(server, at, start, rows[number % len(rows)])))
-        number += 1
     responses = await asyncio.gather(*waiting)
     server.close()
     return list(responses)
@@ -205,19 +237,22 @@ def server(made: Material, log: Path, *options: str) -> Iterator[Service]:
 def measure(seed: int, options: argparse.Namespace, work: Path, runs: RawRuns) -> None:
     """Makes one run, unless there is one."""
     names = tuple(options.only.split(","))
-    if (seed, options.only, options.load) in runs.done:
+    if (seed, options.only, options.load, options.by) in runs.done:
         return
     made = material(names, seed, work)
     with server(made, work / "calm.log") as service:
         most = asyncio.run(capacity(service.url, made.rows, 10.0))
-        calm = asyncio.run(load(service.url, made.rows, options.load * most, CALM, seed, None))
+        calm = asyncio.run(load(service.url, made.rows, poisson(options.load * most, CALM, seed)))
     bound = 3 * float(np.percentile([one.seconds for one in calm], 95))
     total = CALM + HALVED + RELIEF
     bounded = ("--submodels", "full,exits", "--p95", f"{bound:.4f}", "--dwell", str(DWELL))
     with server(made, work / "stress.log", *bounded) as service:
-        quota = Quota(service.pid)
-        quota.set(1.0)
-        responses = asyncio.run(load(service.url, made.rows, options.load * most, total, seed, quota))
+        quota = Quota(service.pid) if options.by == "quota" else Neighbour(service.pid)
+        try:
+            quota.set(1.0)
+            responses = asyncio.run(load(service.url, made.rows, poisson(options.load * most, total, seed), quota))
+        finally:
+            quota.set(1.0)
         stats, tasks = (json.loads(get(f"{service.url}/{name}")) for name in ("stats", "tasks"))
     quota.close()
     parts = {"before": (0.0, CALM), "halved": (CALM, CALM + HALVED), "after": (CALM + HALVED, total)}
@@ -227,6 +262,7 @@ def measure(seed: int, options: argparse.Namespace, work: Path, runs: RawRuns) -
         "seed": seed,
         "only": options.only,
         "load": options.load,
+        "by": options.by,
         "quota": quota.kind,
         "capacity_per_second": most,
         "bound_seconds": bound,
@@ -264,19 +300,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", default=os.environ.get("TOPGRAFT_DATA", "../shared/data"))
     parser.add_argument("--only", default=",".join(TASKS), help="tasks, commas between")
+    parser.add_argument("--by", choices=("quota", "neighbour"), default="quota", help="what takes the processor away")
     parser.add_argument("--runs", type=int, default=3, help="runs, each with a seed of its own")
     parser.add_argument("--load", type=float, default=0.6, help="share of the capacity that arrives")
     parser.add_argument("--work", default=None, help="folder that keeps the trained grafts (default: none is kept)")
     options, provenance = parsed(parser)
     os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
     use_compilation_cache()
-    runs = RawRuns("stress", ("seed", "only", "load"), provenance)
+    runs = RawRuns("stress", ("seed", "only", "load", "by"), provenance)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(options.work or folder)
         work.mkdir(parents=True, exist_ok=True)
         for seed in range(options.runs):
             measure(seed, options, work, runs)
-    print(write("stress", summary(list(runs.done.values())), provenance))
+    kinds = dict.fromkeys(run["by"] for run in runs.done.values())
+    parts = {kind: summary([run for run in runs.done.values() if run["by"] == kind]) for kind in kinds}
+    print(write("stress", parts, provenance))
 
 
 if __name__ == "__main__":

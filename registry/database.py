@@ -222,7 +222,7 @@ class Registry:
             connection.execute(tables.schema.update().values(store_id=store.identity()))
         elif known is not None and known != (other := store.identity()):
             raise InputError(
-                f"store: {store.root} is not the store of this registry ({other[:8]}..., expected {known[:8]}...): "
+                f"store: {store.place} is not the store of this registry ({other[:8]}..., expected {known[:8]}...): "
                 "another folder, or one that is not mounted"
             )
         return known is not None or claim

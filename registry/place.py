@@ -29,7 +29,7 @@ class Place:
     """A registry and a store, as the command line names them."""
 
     registry: str = option("", "URL of the registry (default: sqlite, in TOPGRAFT_HOME/registry.db)")
-    store: str = option("", "folder of the registry's artefacts (default: TOPGRAFT_HOME/store)")
+    store: str = option("", "folder or address (s3://...) of the artefacts (default: TOPGRAFT_HOME/store)")
 
     def open(self, *, create: bool = False) -> Registry:
         """Opens the registry; raises InputError if there is none, unless `create` makes it."""
@@ -39,6 +39,6 @@ class Place:
 
     def artefacts(self) -> Store:
         """Returns the store."""
-        from registry.store import Store
+        from registry.remote_store import opened
 
-        return Store(self.store or default_store())
+        return opened(self.store or default_store())

@@ -16,6 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from adapters.artefact.manifest import MANIFEST, Manifest, tensor_files
 from adapters.artefact.read import read_graft
@@ -39,11 +40,23 @@ def rows_name(prints: Mapping[str, str]) -> str:
     return f"{digest(dict(prints)).removeprefix('sha256:')[:32]}.rows.npz"
 
 
+def new_label() -> bytes:
+    """Returns the content of the label of a new store."""
+    return json.dumps({"schema": SCHEMA, "store_id": uuid.uuid4().hex}).encode()
+
+
 class Store:
     """A folder of artefacts, made on first use."""
 
+    collects: ClassVar[bool] = True  # what is no longer used can be removed
+
     def __init__(self, path: str | Path):
         self.root = Path(path)
+
+    @property
+    def place(self) -> str:
+        """Returns the folder or address of the store, as a user names it."""
+        return str(self.root)
 
     def add(self, graft: str | Path) -> tuple[str, str]:
         """Copies a graft folder into the store; returns its content_id and its path relative to the store.
@@ -129,7 +142,13 @@ class Store:
         strange = [name for name in names if not name.startswith(".") and name not in (LABEL, *VOLUME)]
         if strange and not label.exists():
             raise InputError(f"store: {self.root} is a folder of something else ({min(strange)}); choose an empty one")
-        create_durable(label, json.dumps({"schema": SCHEMA, "store_id": uuid.uuid4().hex}).encode())
+        create_durable(label, new_label())
+
+    def share(self, name: str) -> None:
+        """Gives a file that was written beside the artefacts to every user of the store."""
+
+    def bring(self, name: str) -> None:
+        """Makes a file beside the artefacts readable here, if the store has it."""
 
     def labelled(self) -> bool:
         """Returns True if the folder is a store; raises Unavailable if it cannot be looked at."""

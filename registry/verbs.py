@@ -16,6 +16,7 @@ from backbone.console.log_lines import one_line
 from backbone.errors import InputError, nearest
 from backbone.former_names import present_values
 from backbone.records import encode
+from backbone.remote import local
 from registry import audit as auditing
 from registry import collect, transfer
 from registry.audit import StoreAudit
@@ -56,6 +57,7 @@ def publish(
 
     Raises Unsigned where too few keys of `signers` have signed it.
     """
+    graft = str(local(graft))
     (signers or Signers()).require(graft)
     name = task or require_task(read_manifest(Path(graft)).name)
     return place.open(create=True).publish(name, graft, place.artefacts(), parent=parent)
@@ -303,6 +305,8 @@ def audit_of_budgets(
 
 def gc(place: Place, *, keep: int, dry_run: bool = False, moved: bool = False) -> Collected:
     """Removes the artefacts of old versions; see `registry.collect`."""
+    if not place.artefacts().collects:
+        raise InputError(f"gc: {place.store} is on an object store, which nothing is removed from; set a rule there")
     return collect.collect(place.open(), place.artefacts(), keep=keep, dry_run=dry_run, moved=moved)
 
 

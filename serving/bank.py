@@ -31,6 +31,7 @@ from adapters.patterns import leaves_at
 from adapters.specs import Classification
 from adapters.suffix import SUFFIX, SuffixBlock
 from backbone.errors import InputError
+from backbone.network.dropping import Drop
 from backbone.network.encoder import Network
 from backbone.trees import Params, flatten, map_leaves
 
@@ -43,6 +44,7 @@ class Group:
     pooling: Pooling = "mean"  # pooling of its heads
     slots: int = 32  # grafts resident at a time; 1 of a pruned suffix, whose kernels all rows of a batch share
     suffix: tuple[SuffixBlock, ...] = ()  # heads and units of the blocks that belong to its graft
+    drops: tuple[Drop, ...] = ()  # boundaries at which its grafts drop tokens
 
     def __post_init__(self) -> None:
         if self.slots < 1:
@@ -57,7 +59,8 @@ class Group:
 
     @property
     def _pruned(self) -> str:
-        return f", pruned above {self.suffix[0].block}" if self.suffix else ""
+        pruned = f", pruned above {self.suffix[0].block}" if self.suffix else ""
+        return pruned + "".join(f", {drop.keep} tokens from {drop.boundary} on" for drop in self.drops)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Envelope:
         groups: list[Group] = []
         for model in models:
             labels = max(labels, len(model.labels))
-            new = Group(model.methods, _pooling(model.head), slots, model.suffix)
+            new = Group(model.methods, _pooling(model.head), slots, model.suffix, model.drops)
             for place, group in enumerate(groups):
                 joined = _joined(group, new, model.network)
                 if joined is not None:
@@ -113,7 +116,7 @@ class Envelope:
 
 
 def _joined(group: Group, new: Group, network: Network) -> Group | None:
-    if group.suffix or new.suffix:
+    if group.suffix or new.suffix or group.drops != new.drops:
         return None
     kinds = [[method.tag for method in g.methods] for g in (group, new)]
     if kinds[0] != kinds[1] or group.pooling != new.pooling or _start(group, network) != _start(new, network):
@@ -138,7 +141,12 @@ def _widest(first: Method, second: Method, network: Network) -> Method | None:
 
 
 def _start(group: Group, network: Network) -> int:
-    return lowest_block(GraftModel(network, group.methods, Classification(group.pooling), ("",), group.suffix))
+    return lowest_block(_model(group, network, ("",)))
+
+
+def _model(group: Group, network: Network, labels: tuple[str, ...]) -> GraftModel:
+    head = Classification(group.pooling)
+    return GraftModel(network, group.methods, head, labels, suffix=group.suffix, drops=group.drops)
 
 
 def lowest_block(model: GraftModel) -> int:
@@ -170,7 +178,7 @@ class Bank:
     def __init__(self, network: Network, group: Group, labels: int):
         self.group, self.labels = group, labels
         names = tuple(map(str, range(labels)))
-        self.model = GraftModel(network, group.methods, Classification(group.pooling), names, group.suffix)
+        self.model = _model(group, network, names)
         self.start = lowest_block(self.model)  # boundary where its program begins
         self._blank = map_leaves(np.asarray, self.model.init(jax.random.key(0)))
         self.leaves: Params = jax.tree.map(
@@ -189,6 +197,8 @@ class Bank:
             raise InputError(f"{len(model.labels)} labels exceed the envelope's {self.labels}")
         if model.suffix != self.group.suffix:
             raise InputError("its pruned blocks are not the group's")
+        if model.drops != self.group.drops:
+            raise InputError("it drops other tokens than the group's grafts")
         self._check_features(model)
         missing = [wide for wide in self.group.methods if wide.tag not in {m.tag for m in model.methods}]
         for absent in missing:

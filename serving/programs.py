@@ -76,7 +76,7 @@ class Programs:
         if exits and not max(exits) < last:
             raise InputError(f"exits: boundary {max(exits)} is not below the last of {last} blocks")
         self.exits = tuple(sorted(exits))
-        self.splits = [tuple(b for b in self.exits if b > bank.start) for bank in self.banks]
+        self.splits = [tuple(b for b in self.exits if b > bank.start and not bank.group.drops) for bank in self.banks]
         for number, (bank, splits) in enumerate(zip(self.banks, self.splits, strict=True)):
             if splits and bank.model.taps != (last,):
                 raise InputError(

@@ -13,7 +13,7 @@ def well_formed(page: str) -> None:
 
     class Parser(HTMLParser):
         def handle_starttag(self, tag, attributes):
-            if tag not in ("meta", "rect", "line", "circle", "polyline", "br"):
+            if tag not in ("meta", "rect", "line", "circle", "polyline", "br", "wbr"):
                 opened.append(tag)
 
         def handle_endtag(self, tag):

@@ -45,6 +45,7 @@ BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FOR_SCHEDULERS = ("cron", "yaml", "py")  # of docs/retraining.md, and checked by tests/test_retraining_page.py
 # commands that read large public data and take hours: their options and configs are read, and nothing is run
 HOURS = ("train-backbone text_mlm --workdir runs/text_mlm", "train-backbone vit_small", "train trec6", "train mnist")
+FAR = "s3://"  # begin of an address that the documents make up; what lies there is tests/test_object_stores.py
 SMALL = ("--buckets", "16", "--batch-sizes", "1", "--slots", "2")  # of a server, so that it compiles little
 PATIENCE = 240.0  # seconds
 PROCESSOR = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
@@ -137,7 +138,7 @@ class Typist:
             with self._monkeypatch.context() as patch:
                 while re.fullmatch(r"[A-Z_]+=.*", words[0]):
                     patch.setenv(*words.pop(0).split("=", 1))
-                if words[:2] == ["topgraft", "serve"]:
+                if words[:2] == ["topgraft", "serve"] and not any(word.startswith(FAR) for word in words):
                     requests = []
                     while lines and lines[0][0] == "curl":
                         requests.append(lines.pop(0))
@@ -156,6 +157,9 @@ class Typist:
                 runpy.run_path(words[1], run_name="__main__")
         else:
             assert words[0] == "topgraft", words
+            if any(word.partition("=")[2].startswith(FAR) or word.startswith(FAR) for word in words):
+                topgraft.parser().parse_args(words[1:])
+                return
             if " ".join(words[1:]).startswith(HOURS):
                 options = topgraft.parser().parse_args(words[1:])
                 verb = filled(options.verb, options)

@@ -54,6 +54,10 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "check": ("f", {"inputs": ("f",)}),
     "curate": ("c --output f.jsonl", {"config": "c", "output": "f.jsonl"}),
     "prune": ("g --above 1 --flops 0.5 --out o", {"graft": "g", "above": 1, "flops": 0.5, "out": "o"}),
+    "drop-tokens": (
+        "g --rows r.csv --rows s.csv --at 1,2 --keep 64,48 --out o",
+        {"graft": "g", "rows": ("r.csv", "s.csv"), "at": (1, 2), "keep": (64, 48), "out": "o"},
+    ),
     "route": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "machine": ("", {}),
     "precision": ("b", {"backbone": "b"}),
@@ -63,6 +67,7 @@ NEEDED: dict[str, tuple[str, dict]] = {
     "export": ("g --format peft --out o", {"graft": "g", "format": "peft", "out": "o"}),
     "sign": ("g --key k.pem", {"folder": "g", "key": "k.pem"}),
     "verify": ("g", {"folder": "g"}),
+    "upload": ("g s3://b/g", {"folder": "g", "address": "s3://b/g"}),
     "import-graft": ("s --backbone b --out o", {"source": "s", "backbone": "b", "out": "o"}),
     "combine": ("a b --out o", {"grafts": ("a", "b"), "out": "o"}),
     "registry publish": ("g", {"graft": "g"}),

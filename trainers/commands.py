@@ -12,6 +12,7 @@ from backbone.errors import InputError
 from registry.budgets.place import UnderBudgets, budgets_for
 from registry.place import Place
 from trainers.config import TrainConfig
+from trainers.config.dropping import Dropping
 from trainers.config.load import SCRIPT, Overridden, Scripted, load_config
 from trainers.config.pruning import Pruning
 from trainers.config.routing import Routing
@@ -303,6 +304,15 @@ class Prune(Pruning, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="pr
 
 
 @dataclass(frozen=True, kw_only=True)
+class DropTokens(Dropping, OfGraft, OnBackbone, IntoFolder, Overridden, Verb, verb="drop-tokens"):
+    def call(self) -> object:
+        """Makes a graft drop the tokens that receive least attention, under a certified bound; nothing is trained."""
+        from trainers.drop_tokens import drop_tokens
+
+        return drop_tokens(self.graft, self.out, self, overrides=self.overrides, backbone=self.backbone)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Route(Routing, OnBackbone, IntoFolder, Overridden, Verb, verb="route"):
     grafts: tuple[str, ...] = argument(
         "graft folder of one trunk, two or more; NAME=FOLDER names the task otherwise than the graft does", name="graft"
@@ -330,6 +340,7 @@ VERBS: tuple[type[Verb], ...] = (
     Inspect,
     Cache,
     Prune,
+    DropTokens,
     Profile,
     Route,
     *SEARCH_VERBS,

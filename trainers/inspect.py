@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 from adapters.artefact.exits import read_exits
 from adapters.artefact.manifest import MANIFEST, read_manifest
 from adapters.artefact.scope import read_scope
+from adapters.artefact.write import model_of
 from adapters.methods.method import Method
 from adapters.model import GraftModel
 from adapters.specs import Head
@@ -19,6 +20,7 @@ from backbone.home import find_backbone, resolve_backbone
 from backbone.network.encoder import Network
 from backbone.precisions.record import recorded
 from backbone.records import encode
+from backbone.remote import local
 from backbone.spec import EncoderSpec
 from backbone.storage import Preprocessing, read_record
 from backbone.trees import count, describe, flatten, shapes
@@ -47,7 +49,7 @@ class Inspection:
 
 def inspect(path: str, overrides: tuple[str, ...] = (), backbone: str | None = None) -> Inspection:
     """Describes a graft folder, a backbone folder, a work folder or a config script, without weights."""
-    folder = Path(path)
+    folder = local(path)
     if (folder / "graft" / MANIFEST).is_file():
         folder = folder / "graft"
     if overrides and folder.is_dir():
@@ -118,7 +120,7 @@ def _inspect_graft(folder: Path, backbone: str | None) -> Inspection:
     facts["metrics"] = manifest.training.metrics
     spec = read_record(place).spec
     if scope := read_scope(folder, manifest, spec.width, spec.blocks):
-        model = GraftModel(Network(spec), manifest.methods, manifest.head, manifest.labels, manifest.suffix)
+        model = model_of(manifest, Network(spec))
         facts["out_of_scope"] = {
             "boundary": scope.boundary,
             "false_alarms": scope.false_alarms,

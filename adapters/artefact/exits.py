@@ -41,7 +41,9 @@ class Exits:
 
     def logits(self, number: int, pooled: np.ndarray) -> np.ndarray:
         """Returns logits float32 [N,C] of exit `number` from pooled states [N,D]."""
-        return np.asarray(pooled @ self.kernels[number] + self.biases[number], np.float32)
+        # `@` wakes the threads of the host's library for each batch, beside those of the device
+        product = np.einsum("nd,dc->nc", pooled, self.kernels[number])
+        return np.asarray(product + self.biases[number], np.float32)
 
     def confident(self, logits: np.ndarray) -> np.ndarray:
         """Returns whether the exit answers each row of logits [N,C], bool [N]."""

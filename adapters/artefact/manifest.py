@@ -18,6 +18,7 @@ from adapters.methods.method import Method
 from adapters.specs import Head
 from adapters.suffix import SuffixBlock
 from backbone.errors import InputError
+from backbone.network.dropping import Drop
 from backbone.records import canonical_json, decode, digest, encode, newer
 from backbone.texts import load_json
 from backbone.variants.registered import UnknownVariant, VariantsError
@@ -63,6 +64,7 @@ class Manifest:
     training: Training  # the making of the graft
     manifest_id: str = ""  # sha256 of all the rest
     suffix: tuple[SuffixBlock, ...] = field(default=(), metadata=newer())  # blocks whose kernels belong to the graft
+    drops: tuple[Drop, ...] = field(default=(), metadata=newer())  # boundaries at which tokens are dropped
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -80,6 +82,8 @@ def identity(manifest: Manifest) -> str:
     parts: dict[str, Any] = {name: manifest.files[name] for name in OPTIONAL if name in manifest.files}
     if manifest.suffix:
         parts["suffix"] = encode(manifest.suffix)
+    if manifest.drops:
+        parts["drops"] = encode(manifest.drops)
     # precisions that a run validated beside its own decide how the graft may be served
     former = manifest.training.config.get("validate")  # former configs named those beside float32
     if validated := sorted(set(manifest.variants) & set(former)) if former is not None else _beside_one(manifest):

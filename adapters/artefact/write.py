@@ -40,6 +40,7 @@ from adapters.model import GraftModel
 from backbone.errors import InputError, shown
 from backbone.files import new_folder, sha256_file
 from backbone.images import ImagePreprocessing
+from backbone.network.encoder import Network
 from backbone.precisions.precision import Precision, precision_named, precision_of
 from backbone.storage import Backbone, Preprocessing
 from backbone.trees import Params, content_hash, describe, flatten, map_leaves, require_same_structure
@@ -112,6 +113,7 @@ def save_graft(
             files={name: sha256_file(folder / name) for name in FILES if (folder / name).exists()},
             training=replace(training, variants=own_names((*model.methods, model.head))),
             suffix=model.suffix,
+            drops=model.drops,
         )
         manifest = sealed(replace(manifest, content_id=content_hash(host, identity(manifest))))
         (folder / MANIFEST).write_bytes(dumps(manifest))
@@ -130,6 +132,13 @@ def own_names(values: Iterable[object]) -> dict[str, str]:
 def _rest(files: Iterable[str]) -> list[str]:
     names = sorted({Path(file).name for file in files})
     return [", ".join(names)] if names else []
+
+
+def model_of(manifest: Manifest, network: Network) -> GraftModel:
+    """Returns the model of a manifest; raises InputError where its parts do not fit `network`."""
+    return GraftModel(
+        network, manifest.methods, manifest.head, manifest.labels, suffix=manifest.suffix, drops=manifest.drops
+    )
 
 
 def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
@@ -151,7 +160,7 @@ def model_on(manifest: Manifest, backbone: Backbone, where: str) -> GraftModel:
             f"load it with precision={trained}, or train it again on {backbone.precision}"
         )
     with own_code(where, manifest.training.variants):
-        return GraftModel(backbone.network, manifest.methods, manifest.head, manifest.labels, manifest.suffix)
+        return model_of(manifest, backbone.network)
 
 
 def verify_on(

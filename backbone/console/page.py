@@ -11,11 +11,15 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #eee } th { color: #666; font-weight: 500 }
-td:first-child, th:first-child { text-align: left }
-svg { background: #fafafa } svg text { font: 11px system-ui; fill: #555 }
+td { white-space: nowrap } td:first-child, th:first-child, .text { text-align: left } td.text { white-space: normal }
+.wide { overflow-x: auto; margin-bottom: .8rem } .wide table { width: max-content; max-width: 60rem }
+.facts { overflow-wrap: anywhere; padding-left: 1.2rem } .facts b { font-weight: 500 }
+svg { background: #fafafa; max-width: 100%; height: auto } svg text { font: 11px system-ui; fill: #555 }
+.wide .plot { min-width: 36rem } @media (max-width: 40rem) { td.text:first-child { max-width: 9rem } }
 pre { background: #f5f5f5; padding: .6rem; overflow-x: auto }
-.note { color: #666 }
+.note { color: #666; overflow-wrap: anywhere }
 """
+LONG = 20  # characters from which a cell holds a text, and no number or name
 COLOURS = ("#2a7f4f", "#b5651d", "#3b6ea5", "#8e44ad")
 
 
@@ -32,14 +36,28 @@ def esc(value: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Returns a table with a head, as HTML."""
-    top = "".join(f"<th>{esc(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    """Returns a table with a head, as HTML; one that is wider than the page scrolls by itself.
+
+    A column with a long text, such as a path, is set to the left, and may break after a slash.
+    """
+    texts = {column for row in rows for column, cell in enumerate(row) if len(esc(cell)) >= LONG}
+
+    def line(tag: str, cells: Sequence[Any]) -> str:
+        parts = [esc(cell).replace("/", "/<wbr>") if i in texts else esc(cell) for i, cell in enumerate(cells)]
+        opened = [f"<{tag} class=text>" if i in texts else f"<{tag}>" for i in range(len(cells))]
+        return "".join(f"{start}{part}</{tag}>" for start, part in zip(opened, parts, strict=True))
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f"<div class=wide><table><tr>{line('th', head)}</tr>{body}</table></div>"
+
+
+def facts(pairs: Sequence[tuple[str, Any]]) -> str:
+    """Returns names with their values as a list, as HTML; values may be long."""
+    return f"<ul class=facts>{''.join(f'<li>{esc(name)}: <b>{esc(value)}</b></li>' for name, value in pairs)}</ul>"
 
 
 def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest: float = 0.0) -> str:
-    """Draws lines over a shared x axis, as SVG that can stand alone; y starts at `lowest`."""
+    """Draws lines over a shared x axis, as SVG of the class `plot` that can stand alone; y starts at `lowest`."""
     width, height, left, bottom, right, top = 720, 260, 48, 34, 12, 12
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
@@ -64,5 +82,5 @@ def plot(series: Mapping[str, Sequence[tuple[float, float]]], label: str, lowest
         ]
         lines.append(f'<text x="{legend}" y="{height - 6}" style="fill:{colour}">{esc(name)}</text>')
         legend += 18 + 6 * len(name)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img"'
-    return f'{head} font-family="sans-serif" font-size="11">{"".join(lines)}</svg>'
+    head = f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+    return f'{head} role="img" font-family="sans-serif" font-size="11">{"".join(lines)}</svg>'

@@ -59,14 +59,38 @@ def attention(
 
 def _plain(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight) -> Array:
     """Computes attention from q [B,T,H,D/H] to k, v [B,S,H,D/H] with `visible` bool [B,S]: [B,T,H,D/H]."""
+    weights, total = _weights(q, k, visible, sight)
+    mixed = jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    mixed = mixed / total.transpose(0, 2, 1)[..., None]
+    return mixed.astype(q.dtype)
+
+
+def _weights(q: Array, k: Array, visible: Array, sight: Sight) -> tuple[Array, Array]:
+    """Returns the weights of keys [B,H,T,S] before they are normalised, and their sums [B,H,T]; float32."""
     seen = sight.of(visible, jnp.arange(k.shape[1]))
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1)  # [B,H,T]
-    mixed = jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    mixed = mixed / total.transpose(0, 2, 1)[..., None]
-    return mixed.astype(q.dtype)
+    return weights, weights.sum(axis=-1)
+
+
+def received(q: Array, k: Array, mask: Array, heads: int, *, exact_rows: bool = False) -> Array:
+    """Computes the attention that each token receives, float32 [B,T], from q [B,T,D] and k [B,S,D].
+
+    It is the sum of the weights that all real tokens give it in all heads, the significance of Goyal et al. 2020
+    (PoWER-BERT, arXiv 2001.08950, section 3.2). Beside the plain way of `attention`, the compiler computes the weights
+    once for both. `mask` and `exact_rows` are those of `attention`.
+    """
+    missing = missing_rows(q.shape[0], heads * q.shape[1] * k.shape[1]) if exact_rows else 0
+    if missing:
+        q, k, mask = (jnp.pad(t, ((0, missing),) + ((0, 0),) * (t.ndim - 1)) for t in (q, k, mask))
+        return received(q, k, mask, heads)[:-missing]
+    prepended = k.shape[1] - mask.shape[1]
+    q, k = (t.reshape(*t.shape[:2], heads, -1) for t in (q, k))
+    visible = jnp.pad(mask, ((0, 0), (prepended, 0)), constant_values=True)
+    weights, total = _weights(q, k, visible, Sight(q.shape[1], prepended, 0))
+    shares = weights / total[..., None] * mask[:, None, :, None]
+    return shares.sum(axis=(1, 2))[:, prepended:] * mask
 
 
 def _fused(q: Array, k: Array, v: Array, visible: Array, *, sight: Sight) -> Array:

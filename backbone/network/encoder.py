@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from backbone.network.activations import activation
-from backbone.network.attention import attention, rotate
+from backbone.network.attention import attention, received, rotate
 from backbone.network.reductions import last_mean
 from backbone.network.sites import (
     ATTENTION_NORM,
@@ -193,6 +193,12 @@ class Attention(nnx.Module):
         return self.norm(x, hooks, ATTENTION_NORM, exact_rows=exact) if hasattr(self, "norm") else x
 
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
+        return self.scored(hidden, mask, hooks)[0]
+
+    def scored(
+        self, hidden: Array, mask: Array, hooks: BlockHooks, score: Callable[..., Array] | None = None
+    ) -> tuple[Array, Array | None]:
+        """Returns the states [B,T,D] above, and `score` [B,T] of queries and keys where that is asked for."""
         x = self._norm(hidden, hooks) if self.pre else hidden
         heads, kv_heads = self._heads
         widths = {QUERY: heads * self.depth, KEY: kv_heads * self.depth, VALUE: kv_heads * self.depth}
@@ -206,7 +212,8 @@ class Attention(nnx.Module):
         mixed = attention(q, k, v, mask, heads, self.window, exact_rows=exact)
         y = hooks.linear(ATTENTION_OUTPUT, mixed, self.output.kernel[...], self.output.bias[...])
         y = hidden + hooks.sublayer("attention", x, y)
-        return y if self.pre else self._norm(y, hooks)
+        scores = None if score is None else score(q, k, mask, heads, exact_rows=exact)
+        return y if self.pre else self._norm(y, hooks), scores
 
 
 def repeated(x: Array, groups: int, heads: int) -> Array:
@@ -255,6 +262,12 @@ class Block(nnx.Module):
     def __call__(self, hidden: Array, mask: Array, hooks: BlockHooks) -> Array:
         output = self.mlp(self.attention(hidden, mask, hooks), hooks)
         return hooks.sublayer("block", hidden, output)
+
+    def scored(self, hidden: Array, mask: Array, hooks: BlockHooks) -> tuple[Array, Array]:
+        """Returns what the block gives [B,T,D], and the attention that each token receives in it [B,T]."""
+        middle, scores = self.attention.scored(hidden, mask, hooks, received)
+        assert scores is not None
+        return hooks.sublayer("block", hidden, self.mlp(middle, hooks)), scores
 
 
 class Finish(nnx.Module):
@@ -369,6 +382,19 @@ class Network:
             if index + 1 in taps:
                 states[index + 1] = hidden
         return (hidden, states) if taps else hidden
+
+    def run_scored(
+        self, params: Params, hidden: Array, mask: Array, adapters: Hooks | None = None, *, block: int
+    ) -> tuple[Array, Array]:
+        """Runs one block, without dropout.
+
+        Returns the states [B,T,D] above it, and the attention that each token receives in it, float32 [B,T]; no token
+        may have a window.
+        """
+        hooks = PLAIN_HOOKS if adapters is None else adapters.block(block, None)
+        module = _merge(Block, self.block_weights(params, block), self.spec, self.spec.block_kind(block))
+        scored: tuple[Array, Array] = module.scored(hidden, mask, hooks)
+        return scored
 
     def block_weights(self, params: Params, block: int) -> Params:
         """Returns the weights of a block, which blocks of one group share."""

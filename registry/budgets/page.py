@@ -11,7 +11,6 @@ from registry.budgets.limits import is_floor, unit_of
 from registry.budgets.usage import PerThousand
 
 MAX_TRENDS = 200  # trends that the page draws, those nearest to their bound
-WIDE = "<div style='overflow-x:auto'>"
 
 
 def audit_page(audit: BudgetAudit, at: str) -> str:
@@ -59,7 +58,7 @@ def _section(title: str, body: str, empty: str) -> str:
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return f"{WIDE}{table(head, rows)}</div>" if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -121,7 +120,7 @@ def _trends(audit: BudgetAudit) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("task", "limit", "last", "bound", "since the first", "versions"))
     left = len(audit.trends) - len(trends)
     note = f"<p class=note>{left} more have more room; --json has them.</p>" if left else ""
-    return f"{WIDE}<table><tr>{head}</tr>{rows}</table></div>{note}"
+    return f"<div class=wide><table><tr>{head}</tr>{rows}</table></div>{note}"
 
 
 def _headroom(trend: Trend) -> float:

@@ -32,7 +32,7 @@ from metering.window import on_accelerator
 from registry.budgets.place import budgets_for
 from registry.database import open_registry
 from registry.precisions import chosen
-from registry.store import Store
+from registry.remote_store import opened
 from serving.bank import Envelope
 from serving.live.catalogue import Catalogue, FolderCatalogue, RegistryCatalogue, Timely
 from serving.live.follow import Follower
@@ -294,7 +294,7 @@ def _catalogue(settings: Settings) -> Catalogue:
     assert settings.store is not None
     budgets = budgets_for(settings.budgets, settings.registry)
     registry = open_registry(settings.registry, create=False)
-    return RegistryCatalogue(registry, Store(settings.store), budgets=budgets)
+    return RegistryCatalogue(registry, opened(settings.store), budgets=budgets)
 
 
 def _router(settings: Settings, backbone: Backbone) -> Router | None:

@@ -18,7 +18,7 @@ class Settings(UnderBudgets, InPrecision):
 
     backbone: str = required("backbone folder, or minilm")
     registry: str | None = option(None, "URL of the registry to follow; needs --store")
-    store: str | None = option(None, "folder of the artefacts of --registry")
+    store: str | None = option(None, "folder or address of the artefacts of --registry")
     grafts: str | None = option(None, "folder of grafts or of work folders of `train`, to follow instead of a registry")
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8080, "port to listen on; 0 takes any free one", min=0, max=65535)

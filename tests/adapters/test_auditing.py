@@ -300,3 +300,12 @@ def test_flags_swap_libraries_and_take_threads():
     assert "YNNPACK" not in second["libraries"]
     assert "Eigen" in second["libraries"]
     assert second["threads"] == 2
+
+
+def test_the_baseline_of_the_repository_names_a_library_for_each_product():
+    """`make audit-libraries` compares with it."""
+    record = audit.read_baseline(ROOT / ".ci" / "libraries.json")
+    assert not record.wrong
+    assert record.audit is not None
+    assert len(record.audit.programs) == 5
+    assert all(one.products for one in record.audit.programs)

@@ -15,6 +15,7 @@ from benchmarks.report_page import report_page
 from benchmarks.report_parts import PARTS, energy, prepared
 from benchmarks.results import Provenance, write
 from metering.machine import Machine
+from tests.browser import WIDTHS, needs_chromium, shown
 
 HERE = Machine("a processor", ("avx", "avx2"), 2, None, "Linux x86_64")
 ORIGIN = Provenance(HERE, 0.5, "sha256:1", "0" * 40, "2026-11-01", {"jax": "1"}, {}, {}, "right-0", {}, None)
@@ -180,6 +181,20 @@ def test_the_page_holds_every_figure_and_needs_no_network():
         assert text in page
     assert "http" not in page
     assert "<script" not in page
+
+
+@needs_chromium
+def test_the_page_in_a_browser(tmp_path):
+    page = tmp_path / "report.html"
+    sets = tuple(f"avx512_{number}" for number in range(40))
+    origin = replace(
+        ORIGIN,
+        machine=replace(HERE, instruction_sets=sets),
+        versions={f"package{number}": "1.2.3" for number in range(20)},
+    )
+    page.write_text(report_page([PART, replace(PART, settings={"config": "x" * 300})], asdict(origin), 90.0))
+    for width in WIDTHS:
+        shown(page.as_uri(), tmp_path, width, "benchmark")
 
 
 def test_energy_of_phases_of_two_qualities_has_no_sum():

@@ -49,6 +49,13 @@ def test_the_dashboard_and_the_alerts():
         assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
+def test_the_rules_of_replicas_are_of_metrics_and_of_each_other():
+    text = (DEPLOY / "replicas.yaml").read_text()
+    (group,) = yaml.safe_load(text)["groups"]
+    records = {rule["record"]: rule["expr"] for rule in group["rules"]}
+    assert set(re.findall(r"topgraft:\w+", text)) == set(records)
+
+
 def test_the_manifests_probe_routes_and_pass_options_that_exist():
     workload, service, scaler = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     (container,) = workload["spec"]["template"]["spec"]["containers"]

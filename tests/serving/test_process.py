@@ -9,7 +9,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +27,8 @@ import topgraft
 from adapters.specs import Lora
 from registry.database import Registry, open_registry
 from registry.store import Store
+from tests import browser
+from tests.browser import WIDTHS, needs_chromium
 from tests.grafts import make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +203,7 @@ def test_clients_that_vanish_or_stall_harm_nobody(service):
         connection.close()
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium on this machine")
+@needs_chromium
 def test_the_page_answers_in_a_browser(service, tmp_path):
     """The page lists the task and asks for an answer; all it needs comes from the server itself."""
     page = httpx.get(service.url, timeout=PATIENCE).text
@@ -218,6 +219,12 @@ def test_the_page_answers_in_a_browser(service, tmp_path):
     assert f"task, version 4, full submodel: {wanted.predict(['ban bas'])[0].label}" in shown
     assert "submodel in use: full" in shown
     assert shown.count("<polyline") == 9
+    copy = tmp_path / "served.html"  # whose size the frame around it may read
+    copy.write_text(
+        page.replace("<head>", "").replace("<meta charset", f'<base href="{service.url}/"><meta charset', 1)
+    )
+    for width in WIDTHS:
+        browser.shown(f"{copy.as_uri()}?task=task&text=ban+bas", tmp_path, width, "served")
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit on another process needs Linux")

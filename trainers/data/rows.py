@@ -17,6 +17,7 @@ from adapters.heads.columns import LabelColumn
 from adapters.labels.cells import as_number, as_parts, as_text, listed, stripped
 from adapters.labels.spelling import Spellings
 from backbone.errors import InputError, nearest
+from backbone.remote import is_remote, local
 from trainers.config import Data
 from trainers.data.encoded_images import image_bytes
 from trainers.data.formats.format import Format, format_of
@@ -52,8 +53,11 @@ class Entries:
 
 
 def entries(data: Data, split: Split) -> Iterator[Entries]:
-    """Yields the entries of a split with their formats; raises InputError for a file that does not exist."""
-    names: tuple[str, ...] = getattr(data, split)
+    """Yields the entries of a split with their formats; raises InputError for a file that does not exist.
+
+    An entry on an object store is that of its copy.
+    """
+    names = tuple(str(local(name)) if is_remote(name) else name for name in getattr(data, split))
     together = names and data.file_format is not None and data.file_format.files
     for group in [names] if together else [(name,) for name in names]:
         chosen = format_of(group[0], data.format, split, image_column=bool(data.image))

@@ -105,7 +105,7 @@ def logits_of_rows(plan: Plan, graft: Graft, examples: Examples, *, again: bool 
 def _cached_logits(plan: Plan, graft: Graft, examples: Examples, again: bool) -> np.ndarray | None:
     """Returns logits float32 [N,C] from cached pooled states; None for a graft that reads others."""
     model = graft.model
-    kept = not model.adapted_blocks or (again and not model.suffix)  # a cache has no name for kernels of a graft
+    kept = not model.adapted_blocks or (again and not (model.suffix or model.drops))  # no cache has names for those
     if not len(examples) or model.head.pooling == "attention" or not kept:
         return None
     store = open_cache(plan, model, graft.backbone, graft.params["adapter"] if model.adapted_blocks else {})

@@ -51,6 +51,8 @@ class Parent:
                 raise InputError(f"start: grafted on another backbone ({name} differs); train without it")
         if self.manifest.suffix:
             raise InputError("start: a pruned graft is trained no further; train without it, then prune the result")
+        if self.manifest.drops:
+            raise InputError("start: a graft that drops tokens is trained no further; start from what it was made from")
         if self.manifest.head != config.head:
             raise InputError("start: its head is another kind than config.head; train without it")
         return GraftModel(backbone.network, self.manifest.methods, config.head, labels)

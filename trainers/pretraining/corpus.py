@@ -21,6 +21,7 @@ from backbone import texts
 from backbone.errors import InputError
 from backbone.preprocessing import TextPreprocessing
 from backbone.records import newer
+from backbone.remote import local
 from trainers.data.splits import membership
 from trainers.pretraining.material import Rows
 from trainers.pretraining.shards import REMEDY, SUFFIXES, is_text, paragraphs_of, suffix_of, units
@@ -89,7 +90,7 @@ def files_of(corpus: Corpus) -> Iterator[Path]:
     if not corpus.files:
         raise InputError("corpus.files: names no file; for example --set corpus.files=texts/")
     for name in corpus.files:
-        path = Path(name)
+        path = local(name)
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.is_file() and suffix_of(file))
             kind = next((suffix for suffix in SUFFIXES if any(suffix_of(file) == suffix for file in inside)), "")

@@ -6,6 +6,7 @@ Shapes: N images, T tokens, P values of a patch.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,17 +38,23 @@ def read_labelled(data: Data, preprocessing: ImagePreprocessing, *, show: bool =
     `show` draws progress. Raises InputError for images or labels that are missing or bad.
     """
     prepared = prepare(data, COLUMN, cache=home() / "data", progress=show)
-    held_out = "test" if "test" in prepared.splits else "dev"
-    if held_out not in prepared.splits:
-        raise InputError("data.test: names no file, and data.dev_fraction leaves no row to score; set one of them")
-    if "train" not in prepared.splits:
-        raise InputError("data.train: every row is held out; lower data.dev_fraction or data.gate_fraction")
+    held_out = require_sides(prepared.splits)
     sources: dict[Split, str] = {"train": "train", "held_out": held_out}
     tables = {split: prepared.table(name) for split, name in sources.items()}
     names = COLUMN.names(tables["train"].labels, data)
     splits = {split: _arrays(table, names, preprocessing) for split, table in tables.items()}
     identity = {split: prepared.fingerprint[name] for split, name in sources.items()}
     return LabelledImages(splits, names, digest(identity))
+
+
+def require_sides(splits: Collection[str]) -> str:
+    """Returns the split that is held out, of those with rows; raises InputError where one side has none."""
+    held_out = "test" if "test" in splits else "dev"
+    if held_out not in splits:
+        raise InputError("data.test: names no file, and data.dev_fraction leaves no row to score; set one of them")
+    if "train" not in splits:
+        raise InputError("data.train: every row is held out; lower data.dev_fraction or data.gate_fraction")
+    return held_out
 
 
 def _arrays(table: Table, names: tuple[str, ...], preprocessing: ImagePreprocessing) -> dict[str, np.ndarray]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from backbone.files import BACKBONE_FILE
 from backbone.home import resolve_backbone
+from backbone.remote import local
 
 
 def folder_of_start(start: str) -> Path:
     """Returns the folder of a backbone that a config names; of a run, the one inside."""
-    inside = Path(start) / "backbone"
+    inside = local(start) / "backbone"
     return inside if (inside / BACKBONE_FILE).is_file() else resolve_backbone(start)

@@ -23,7 +23,7 @@ from registry.database import Registry
 from registry.decisions import missing_decision
 from registry.entries import Conflict, Live, Version
 from registry.leases import Heartbeat
-from registry.store import Store
+from registry.store import Store, rows_name
 from trainers.config import TrainConfig
 from trainers.retrain.beforehand import count_checks, misspelt, unjudgeable
 from trainers.retrain.decide import Decision, decide, unpriced
@@ -391,7 +391,10 @@ class Work:
     def _old_rows(self) -> Rows | None:
         """Returns the rows that the live version was made from; None where they are not known."""
         prints = self.before.fingerprint.rows if self.before.fingerprint else None
-        return load_rows(self.store.root, prints) if prints is not None else None
+        if prints is None:
+            return None
+        self.store.bring(rows_name(prints))
+        return load_rows(self.store.root, prints)
 
     def publish(
         self, decision: Decision, diagnosis: Diagnosis, predicted: PriceEstimate, candidate: Trained, report: GateReport
@@ -402,6 +405,7 @@ class Work:
         self.store.identity(create=True)
         with self.store.reached():
             save_rows(self.store.root, self.rows, self.now.rows)
+        self.store.share(rows_name(self.now.rows))
         if self.options.sign:
             from backbone.signing.bundle import sign_folder
 

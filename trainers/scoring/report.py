@@ -106,7 +106,7 @@ def _curves(workdir: Path) -> str:
         series = {n: points for n, points in finite.items() if points}
         if series:
             title = "" if folder == workdir else f"<h3>{esc(folder.name)}</h3>"
-            drawn.append(title + plot(series, "optimiser micro-batches"))
+            drawn.append(f"{title}<div class=wide>{plot(series, 'optimiser micro-batches')}</div>")
     return "".join(drawn) or "<p class=note>Nothing was trained step by step.</p>"
 
 
@@ -189,6 +189,8 @@ def _confusion(counts: np.ndarray, labels: Sequence[str]) -> str:
         shades = ""
         for i, (number, part) in enumerate(zip(row.tolist(), share.tolist(), strict=True)):
             title = f"{esc(labels[truth])} as {esc(labels[i])}"
-            shades += f'<td style="background:rgba(42,127,79,{part:.2f})" title="{title}">{number}</td>'
+            colours = f"background:rgba(42,127,79,{part:.2f});color:{'#fff' if part > 0.6 else '#222'}"
+            shades += f'<td style="{colours}" title="{title}">{number}</td>'
         cells.append(f"<tr><th>{esc(labels[truth])}</th>{shades}</tr>")
-    return f"<table>{''.join(cells)}</table><p class=note>Rows are the truth, columns what was predicted.</p>{mistakes}"
+    matrix = f"<div class=wide><table>{''.join(cells)}</table></div>"
+    return f"{matrix}<p class=note>Rows are the truth, columns what was predicted.</p>{mistakes}"

@@ -23,6 +23,26 @@ import scipy.special
 GRID = 1 - np.geomspace(1e-5, 0.999, 150)
 
 
+BETS = 0.5  # largest share of the capital that a row may cost
+
+
+def excess_p_value(worse: np.ndarray, better: np.ndarray, epsilon: float) -> float:
+    """Returns a p-value of "the share of rows with a mistake grows by more than `epsilon`".
+
+    `worse` bool [N] are rows that only the cheaper answer gets wrong, `better` those that only the other one does. Rows
+    of both kinds count, so the difference of their shares is tested, by betting on its mean (Waudby-Smith & Ramdas
+    2020, arXiv 2010.09686, section 4): under the hypothesis the capital is a supermartingale, and exceeds 1/p with
+    probability at most p. A bet depends on earlier rows alone, so the order of rows must not depend on their answers.
+    """
+    excess = worse.astype(float) - better.astype(float)  # in [-1, 1]
+    before = np.arange(len(excess))  # rows before each row
+    variance = (0.25 + np.concatenate([[0.0], np.cumsum(excess**2)[:-1]])) / (before + 1)
+    bets = np.sqrt(2 * math.log(10) / (variance * max(len(excess), 1)))
+    bets = np.minimum(bets, BETS / (1 + epsilon))
+    capital = np.exp(np.cumsum(np.log1p(bets * (epsilon - excess))))
+    return float(min(1.0, 1 / capital.max(initial=1.0)))
+
+
 @dataclass(frozen=True)
 class Control:
     """The outcome of a test."""

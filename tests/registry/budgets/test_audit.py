@@ -13,6 +13,7 @@ from registry.budgets.audit import audit_budgets
 from registry.budgets.limits import LIMITS
 from registry.budgets.page import audit_page, spark
 from registry.budgets.read import read_budgets
+from tests.browser import WIDTHS, needs_chromium, shown
 from tests.registry.fleet import fill
 from tests.tiny import as_json
 
@@ -109,6 +110,14 @@ def test_the_page_stands_alone_and_text_from_outside_is_text(audited):
     points = [tuple(map(float, p.split(","))) for p in re.search(r'points="([^"]+)"', spark(trend))[1].split()]
     assert points == sorted(points)
     assert [y for _, y in points] == sorted((y for _, y in points), reverse=True), "it rises"
+
+
+@needs_chromium
+def test_the_page_in_a_browser(audited, tmp_path):
+    page = tmp_path / "audit.html"
+    page.write_text(audit_page(audited, "2027-01-01 12:00"))
+    for width in WIDTHS:
+        shown(page.as_uri(), tmp_path, width, "audit")
 
 
 def test_the_verb(url, registry, store, tmp_path, capsys):

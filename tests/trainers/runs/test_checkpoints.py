@@ -48,6 +48,40 @@ def test_a_disk_that_takes_no_more_is_an_error_that_names_the_folder(tmp_path):
     save()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on another process needs Linux")
+def test_a_checkpoint_whose_background_save_failed_is_never_trusted(tmp_path):
+    """The save returns at once and fails later: the next call says so, and the checkpoint before it is gone on from."""
+
+    def state_of(step: int) -> dict:
+        large = np.random.default_rng(step).normal(size=100_000).astype(np.float32)
+        return {"step": np.int32(step), "live": {"head": large}, "optimizer": large}
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def failed() -> None:
+        with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+            checkpoints.save(1, state_of(1), {}, {}, {"at": 1})
+            checkpoints.wait()
+            try:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+                checkpoints.save(2, state_of(2), {}, {}, {"at": 2})  # raises nothing yet
+                with pytest.raises(OSError, match="checkpoints"):
+                    checkpoints.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            assert checkpoints.notes() == {"at": 1}
+
+    with pytest.raises(OSError, match="checkpoints"):
+        failed()  # Orbax raises the error once more when it is closed
+    with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+        assert checkpoints.notes() == {"at": 1}
+        restored, _, _ = checkpoints.restore(state_of(2), {}, {})
+        np.testing.assert_array_equal(restored["live"]["head"], state_of(1)["live"]["head"])
+        checkpoints.save(2, state_of(2), {}, {}, {"at": 2})
+        checkpoints.wait()
+        assert checkpoints.notes() == {"at": 2}
+
+
 @pytest.mark.parametrize(
     "change", [{"other": 1}, {"boundary": "x"}, {"best_score": "x"}, {"stages": [{}]}, {"stages": [5]}]
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 from tests.command import ROOT, call, killed_run, run, same
 from tests.tiny import as_json, rows, write_csv
+from trainers.runs.interruption import Interruption
 
 
 def test_killed_at_several_instants_and_resumed_is_bit_identical(config, tmp_path, capsys):
@@ -32,6 +34,31 @@ def test_killed_at_several_instants_and_resumed_is_bit_identical(config, tmp_pat
     assert steps == sorted(steps)
     reference = [json.loads(x)["step"] for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert steps == reference, "nothing is logged twice"
+
+
+def test_a_signal_saves_at_the_next_step_and_ends_with_a_status_of_its_own(config, tmp_path, monkeypatch, capsys):
+    call("train", config, "--workdir", "whole", "--quiet", capsys=capsys)
+    look = Interruption.look
+
+    def signalled(self, done: int) -> bool:
+        if done == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return look(self, done)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "look", signalled)
+        status, _, err = call("train", config, "--workdir", "run", "--quiet", capsys=capsys)
+    assert status == 143
+    assert "stopped by a signal after 5 of" in err
+    assert "--resume goes on" in err
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
+    assert not (tmp_path / "run" / "graft").exists()
+    status, out, err = call("train", config, "--workdir", "run", "--quiet", "--resume", "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["resumed"]
+    same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_resuming_another_run_is_refused_and_a_finished_one_returns(config, tmp_path, capsys, monkeypatch):

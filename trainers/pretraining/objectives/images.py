@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import InputError
+from backbone.home import home
 from backbone.images import ImagePreprocessing
-from trainers.pretraining.material import Material
+from trainers.pretraining.material import Material, first_rows
 from trainers.pretraining.objectives.objective import Objective, network_of
 
 if TYPE_CHECKING:
     from backbone.storage import Backbone
     from trainers.pretraining.config import BackboneConfig
+    from trainers.pretraining.image_stream import StreamedImages
+    from trainers.pretraining.labelled_images import LabelledImages
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class ImageObjective(Objective):
             )
 
     def read(self, config: BackboneConfig, workdir: Path, start: Backbone | None, *, show: bool = False) -> Material:
+        from trainers.pretraining.image_stream import streamed_labelled
         from trainers.pretraining.labelled_images import read_labelled
 
         if start is not None:
@@ -45,14 +49,19 @@ class ImageObjective(Objective):
             assert config.network is not None, "BackboneConfig refuses it without a start"
             preprocessing = config.network.preprocessing()
         assert isinstance(preprocessing, ImagePreprocessing), "a start reads what the objective reads"
-        images = read_labelled(config.data, preprocessing, show=show)
+        images: StreamedImages | LabelledImages = (
+            streamed_labelled(config.data, preprocessing, home() / "streams")
+            if config.stream
+            else read_labelled(config.data, preprocessing, show=show)
+        )
+        held_out = {name: first_rows(rows, config.max_held_out) for name, rows in images.splits["held_out"].items()}
         network, family = network_of(config, start, preprocessing)
         material = Material(
             network=network,
             preprocessing=preprocessing,
             family=family,
             fingerprint={"data": images.fingerprint},
-            splits=images.splits,
+            splits={"train": images.splits["train"], "held_out": held_out},
             labels=images.labels,
         )
         rows = material.rows

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class SupervisedImages(ImageObjective, tag="supervised_images"):
     """Classification of labelled images by a linear layer on the class token."""
 
+    streams = True
     scores = ("loss", "accuracy")
 
     shift: int = 0  # largest move of a training image in pixels, either way on both axes; edges are repeated

@@ -1,0 +1,178 @@
+"""Object stores (`s3://`, `gs://`) through fsspec: what is named there is downloaded once, and written create-only.
+
+    folder = local("s3://bucket/backbones/small")    # in the home, named by what lies there
+    created("s3://bucket/store/store.json", content) # False if another was faster
+
+An object store has no rename. A folder is therefore written file by file, and the file that describes the others last:
+who finds that one finds all. Every write is conditional (`If-None-Match: *` on S3, generation 0 on Google Cloud), so
+nothing that is there ever changes. Imports no jax, and fsspec only for such an address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backbone.errors import InputError
+from backbone.files import new_folder
+from backbone.home import home
+from backbone.records import digest
+
+log = logging.getLogger(__name__)
+
+ADDRESS = re.compile(r"(s3|gs)://([^/]+)(?:/+(.*))?")
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+MD5 = re.compile(r"[0-9a-f]{32}")  # an entity tag that is the MD5 of the content; that of a large upload is none
+
+
+class Absent(InputError):
+    """An address at which nothing lies."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object below an address."""
+
+    name: str  # path below the address; "" for the object of the address
+    path: str  # path as fsspec calls it
+    size: int
+    tag: str  # entity tag or hash, which changes with the content
+
+
+def is_remote(name: str | Path) -> bool:
+    """Returns whether a name is an address on an object store."""
+    return isinstance(name, str) and ADDRESS.fullmatch(name) is not None
+
+
+def local(name: str | Path) -> Path:
+    """Returns the path of a file or folder; one on an object store is downloaded into the home, once.
+
+    The copy is named by sizes and tags of the objects, so a changed one is another copy. Raises InputError for an
+    address where nothing lies, or that may not be read, and OSError where the store does not answer.
+    """
+    if not is_remote(name):
+        return Path(name)
+    address = str(name).rstrip("/")
+    entries = listing(address)
+    if not entries:
+        raise Absent(f"{address}: no object, and none below it; check the address")
+    key = digest([address, [[entry.name, entry.size, entry.tag] for entry in entries]]).removeprefix("sha256:")[:32]
+    folder, name = home() / "remote" / key, address.rpartition("/")[2]
+    if not folder.exists():
+        log.info("downloading %s: %d files, %.1f MB", address, len(entries), sum(e.size for e in entries) / 1e6)
+        try:
+            with new_folder(folder) as temporary:
+                download(address, entries, temporary / name)
+        except InputError:
+            if not folder.exists():  # else another process was faster
+                raise
+    return folder / name
+
+
+def listing(address: str) -> list[Entry]:
+    """Returns the objects at an address and below it, by name; raises InputError where it may not be read."""
+    system, path = _system(address)
+    with _errors(address):
+        known = system.find(path, detail=True)
+    entries = [
+        Entry(place[len(path) :].lstrip("/"), place, int(info["size"]), _tag(info))
+        for place, info in known.items()
+        if info["type"] == "file" and (place == path or place.startswith(path + "/")) and not place.endswith("/")
+    ]
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def read(address: str) -> bytes | None:
+    """Returns the content of an object; None if there is none."""
+    system, path = _system(address)
+    try:
+        with _errors(address):
+            return bytes(system.cat_file(path))
+    except Absent:
+        return None
+
+
+def created(address: str, content: bytes) -> bool:
+    """Writes an object unless there is one; returns whether it was written."""
+    system, path = _system(address)
+    try:
+        with _errors(address):
+            system.pipe_file(path, content, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def upload(folder: Path, names: Sequence[str], address: str) -> None:
+    """Writes files of a folder below an address, in this order: the last one says that all are there.
+
+    Objects that are there already stay. Raises InputError if one of them has another content.
+    """
+    for name in names:
+        content, place = (folder / name).read_bytes(), f"{address}/{name}"
+        if not created(place, content) and read(place) != content:
+            raise InputError(f"{place}: has another content, and nothing is overwritten; choose another address")
+
+
+def download(address: str, entries: Sequence[Entry], target: Path) -> None:
+    """Downloads objects to places below `target`; one without a name of its own becomes `target`."""
+    for entry in entries:
+        _download(address, entry, target / entry.name if entry.name else target)
+
+
+def _system(address: str) -> tuple[Any, str]:
+    """Returns the file system of an address, and the path on it."""
+    match = ADDRESS.fullmatch(address)
+    assert match is not None, "callers ask `is_remote`"
+    scheme, bucket, key = match.groups()
+    package = PACKAGES[scheme]
+    try:
+        import fsspec
+
+        system = fsspec.filesystem(scheme, use_listings_cache=False)
+    except ImportError as error:
+        raise InputError(f"{address}: needs {package}: pip install 'topgraft[remote]'") from error
+    return system, f"{bucket}/{key or ''}".rstrip("/")
+
+
+def _tag(info: Mapping[str, object]) -> str:
+    """Returns what a store says of the content of an object."""
+    return str(info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("generation") or "").strip('"')
+
+
+def _download(address: str, entry: Entry, target: Path) -> None:
+    """Downloads an object, and compares its size, and its MD5 where the tag is one."""
+    system, _ = _system(address)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _errors(address):
+        system.get_file(entry.path, str(target))
+    with target.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if target.stat().st_size != entry.size or (MD5.fullmatch(entry.tag) and md5 != entry.tag):
+        raise OSError(f"{entry.path}: arrived with another content than the store names; try again")
+
+
+@contextlib.contextmanager
+def _errors(address: str) -> Iterator[None]:
+    """Raises InputError where an address or its rights are at fault, and OSError where the store is."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except FileNotFoundError as error:
+        raise Absent(f"{address}: {error}; check the address") from error
+    except PermissionError as error:
+        raise InputError(f"{address}: may not be read or written: {error}; check the credentials") from error
+    except OSError as error:
+        raise OSError(f"{address}: {error}") from error
+    except Exception as error:  # botocore, aiohttp and gcsfs have a dozen of their own
+        name = type(error).__name__
+        if "Credentials" in name or "Token" in name:
+            raise InputError(f"{address}: no valid credentials ({error}); set those of the store") from error
+        raise OSError(f"{address}: {name}: {error}") from error

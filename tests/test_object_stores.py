@@ -1,0 +1,263 @@
+"""Data, grafts, backbones and stores at s3:// addresses, on a real server: read once, written create-only."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+import topgraft
+from adapters.artefact.manifest import MANIFEST
+from backbone import remote
+from backbone.errors import InputError
+from backbone.remote import local
+from registry.database import open_registry
+from registry.entries import Unavailable
+from registry.remote_store import RemoteStore, opened
+from registry.store import Store
+from serving.live.catalogue import RegistryCatalogue
+from serving.live.loading import load_for_serving
+from serving.live.standing import FollowState
+from tests.grafts import make
+from tests.object_store import Bucket, bucket_on, serving
+from tests.tiny import as_json, rows, write_csv
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(server, request, monkeypatch, tmp_path) -> Bucket:
+    """An empty bucket, and a home without copies."""
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    return bucket_on(server, f"bucket-{abs(hash(request.node.name)) % 10**9}", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def graft(tiny, tmp_path_factory) -> Path:
+    make(tmp_path_factory.mktemp("made") / "graft", tiny)
+    return tmp_path_factory.getbasetemp() / "made0" / "graft"
+
+
+def call(*arguments, capsys) -> tuple[int, str, str]:
+    status = topgraft.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_a_file_and_a_folder_are_copied_once_and_anew_when_they_change(bucket, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    file = bucket.put("data/train.csv", b"text,label\n")
+    bucket.put("data/deep/er.txt", b"x" * 70_000)
+    bucket.put("database/other.csv", b"no part of data/")
+    assert local(file).name == "train.csv"
+    assert local(file).read_bytes() == b"text,label\n"
+    folder = local(f"{bucket.address}/data/")
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+        "deep/er.txt", "train.csv",
+    ]  # fmt: skip
+    before = len([r for r in caplog.records if "downloading" in r.message])
+    assert local(f"{bucket.address}/data") == folder
+    assert len([r for r in caplog.records if "downloading" in r.message]) == before == 2
+    bucket.put("data/train.csv", b"text,other\n")
+    assert local(file).read_bytes() == b"text,other\n"
+    assert local(f"{bucket.address}/data") != folder
+    assert local("plain/path") == Path("plain/path")
+
+
+def test_what_is_absent_is_bad_input_and_a_server_that_is_gone_an_error(bucket, monkeypatch):
+    with pytest.raises(InputError, match=r"s3://.*/none: no object, and none below it"):
+        local(f"{bucket.address}/none")
+    with pytest.raises(InputError, match=r"s3://no-such-bucket/x: .*check the address"):
+        local("s3://no-such-bucket/x")
+    with pytest.raises(InputError, match=r"gs://bucket/x: needs gcsfs: pip install 'topgraft\[remote\]'"):
+        local("gs://bucket/x")
+
+
+def test_a_copy_that_arrives_damaged_is_no_copy(bucket, monkeypatch, tmp_path):
+    file = bucket.put("a.txt", b"content")
+    entry = remote.listing(file)[0]
+    monkeypatch.setattr(remote, "listing", lambda address: [remote.Entry("", entry.path, entry.size, "0" * 32)])
+    with pytest.raises(OSError, match="arrived with another content"):
+        local(file)
+    assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
+
+
+def test_of_several_writers_one_creates(bucket):
+    results: list[bool] = []
+    address = f"{bucket.address}/one"
+    writers = [
+        threading.Thread(target=lambda n=n: results.append(remote.created(address, str(n).encode()))) for n in range(6)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(results) == [False] * 5 + [True]
+    content = remote.read(address)
+    assert not remote.created(address, b"later")
+    assert remote.read(address) == content
+    assert remote.read(f"{bucket.address}/two") is None
+
+
+def test_a_task_is_trained_and_scored_on_data_and_a_backbone_there(bucket, tiny_path, tmp_path, capsys):
+    backbone = f"{bucket.address}/backbones/tiny"
+    for _ in range(2):
+        status, out, err = call("upload", tiny_path, backbone, "--json", capsys=capsys)
+        assert status == 0, err
+        assert as_json(out)["files"] == len(bucket.content())
+    train = bucket.put("data/train.csv", write_csv(tmp_path / "a.csv", rows(60, seed=1)).read_bytes())
+    test = bucket.put("data/test.csv", write_csv(tmp_path / "b.csv", rows(30, seed=2)).read_bytes())
+    words = ["--set", f"backbone={backbone}", "--set", f"data.train={train}", "--set", f"data.test={test}"]
+    words += ["--set", "data.max_tokens=48", "--set", "adapter.method=probe"]
+    status, out, err = call("train", "text_classification", *words, "--workdir", "run", "--json", capsys=capsys)
+    assert status == 0, err
+    result = as_json(out)
+
+    place = bucket.put_folder(Path("run/graft"), "grafts/one")
+    status, out, err = call("evaluate", place, "--backbone", backbone, "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], rel=1e-5)
+    assert topgraft.load(place, backbone).predict(["ban bas"])
+    texts = bucket.put("texts.txt", b"ban bas\n")
+    status, out, err = call("predict", place, "--backbone", backbone, "--file", texts, "--json", capsys=capsys)
+    assert status == 0, err
+    assert len(as_json(out)["predictions"]) == 1
+    status, out, err = call("check", train, "--json", capsys=capsys)
+    assert status == 0, err
+
+
+def test_only_whole_grafts_and_backbones_are_uploaded_and_nothing_is_replaced(bucket, graft, tmp_path, capsys):
+    address = f"{bucket.address}/grafts/one"
+    status, _, err = call("upload", graft, address, capsys=capsys)
+    assert status == 0, err
+    assert {key.removeprefix("grafts/one/"): content for key, content in bucket.content().items()} == {
+        file.name: file.read_bytes() for file in graft.iterdir()
+    }
+    bucket.put("grafts/one/canary.safetensors", b"other")
+    damaged = shutil.copytree(graft, tmp_path / "damaged")
+    (damaged / "graft.safetensors").write_bytes(b"x")
+    for folder, to, message in (
+        (graft, address, "canary.safetensors: has another content, and nothing is overwritten"),
+        (damaged, f"{bucket.address}/two", "sha256 differs"),
+        (tmp_path, f"{bucket.address}/two", "neither a graft"),
+        (graft, str(tmp_path / "two"), "is no address on an object store"),
+    ):
+        status, _, err = call("upload", folder, to, capsys=capsys)
+        assert (status, message in err) == (2, True), err
+    assert not [key for key in bucket.content() if key.startswith("two")]
+
+
+def test_a_registry_publishes_to_a_store_there_and_another_machine_serves_from_it(
+    bucket, graft, tiny, tmp_path, monkeypatch, capsys
+):
+    place = ["--registry", f"sqlite:///{tmp_path / 'registry.db'}", "--store", f"{bucket.address}/store"]
+    status, out, err = call("registry", "publish", graft, "--task", "t", *place, "--json", capsys=capsys)
+    assert status == 0, err
+    name = as_json(out)["content_id"].removeprefix("sha256:")
+    objects = bucket.content()
+    assert set(objects) == {"store/store.json", *(f"store/{name}/{file.name}" for file in graft.iterdir())}
+    assert all(objects[f"store/{name}/{file.name}"] == file.read_bytes() for file in graft.iterdir())
+
+    status, _, err = call("registry", "publish", graft, "--task", "t", *place, capsys=capsys)
+    assert status == 0, err
+    assert bucket.content() == objects, "nothing is written twice"
+    promote = ["registry", "promote", "t", "1", "--reason", "x", "--actor", "y"]
+    for words in (promote, ["registry", "audit"], ["registry", "show", "t"]):
+        status, _, err = call(*words, *place, capsys=capsys)
+        assert status == 0, err
+    status, _, err = call("registry", "gc", *place, capsys=capsys)
+    assert status == 2
+    assert "on an object store, which nothing is removed from" in err
+
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "other machine"))
+    store = opened(f"{bucket.address}/store")
+    assert store.verify(f"sha256:{name}").content_id == f"sha256:{name}"
+    folder = store.path(f"sha256:{name}")
+    assert folder.is_relative_to(tmp_path / "other machine")
+    assert topgraft.load(folder, tiny).predict(["ban bas"])
+    assert store.identity() == RemoteStore(f"{bucket.address}/store").identity()
+    assert not store.path("sha256:" + "0" * 64).exists()
+
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "server"))
+    with contextlib.closing(open_registry(place[1])) as registry:
+        catalogue = RegistryCatalogue(registry, opened(place[3]))
+        catalogue.change()
+        lives = catalogue.lives()
+        assert catalogue.standing(lives, {"t"}) == FollowState()
+        assert load_for_serving(catalogue.path(lives["t"]), tiny).manifest.content_id == f"sha256:{name}"
+        bucket.client.delete_object(Bucket=bucket.name, Key="store/store.json")
+        assert catalogue.standing(lives, {"t"}).word == "no_store"
+
+
+def test_an_artefact_without_its_manifest_is_not_there_and_is_completed(bucket, graft, tmp_path, monkeypatch):
+    store = RemoteStore(f"{bucket.address}/store")
+    upload = remote.upload
+
+    def killed(folder, names, address):
+        assert names[-1] == MANIFEST
+        upload(folder, names[:-1], address)
+        raise OSError("killed")
+
+    monkeypatch.setattr(remote, "upload", killed)
+    with pytest.raises(Unavailable):
+        store.add(graft)
+    monkeypatch.setattr(remote, "upload", upload)
+    shutil.rmtree(tmp_path / "home")
+    name = next(key.split("/")[1] for key in bucket.content() if key.endswith("graft.safetensors"))
+    assert not RemoteStore(f"{bucket.address}/store").path(f"sha256:{name}").exists()
+    assert store.add(graft) == (f"sha256:{name}", name)
+    assert f"store/{name}/{MANIFEST}" in bucket.content()
+
+    bucket.put(f"store/{name}/graft.safetensors", b"altered")
+    shutil.rmtree(tmp_path / "home")
+    with pytest.raises(InputError, match=r"sha256 differs"):
+        store.path(f"sha256:{name}")
+    with pytest.raises(InputError, match=rf"{store.address}/{name}: .*sha256 differs"):
+        store.add(graft)
+    with pytest.raises(InputError, match=r"graft.safetensors: has another content, and nothing is overwritten"):
+        upload(graft, ["graft.safetensors"], f"{store.address}/{name}")
+
+
+def test_rows_are_shared_and_a_store_is_no_place_of_something_else(bucket, tmp_path):
+    store = RemoteStore(f"{bucket.address}/store")
+    with pytest.raises(Unavailable, match="no store"):
+        store.identity()
+    assert not store.labelled()
+    store.identity(create=True)
+    assert store.labelled()
+    (store.root / "a.rows.npz").write_bytes(b"rows")
+    store.share("a.rows.npz")
+    shutil.rmtree(tmp_path / "home")
+    store.identity()
+    store.bring("a.rows.npz")
+    store.bring("b.rows.npz")
+    assert (store.root / "a.rows.npz").read_bytes() == b"rows"
+    bucket.put("other/file", b"")
+    with pytest.raises(InputError, match="holds something else"):
+        RemoteStore(f"{bucket.address}/other").identity(create=True)
+    plain = Store(tmp_path / "plain")
+    plain.share("x")
+    plain.bring("x")
+    assert plain.collects
+
+
+def test_a_server_that_does_not_answer_is_unavailable(monkeypatch, tmp_path):
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    with pytest.raises(Unavailable, match="store: s3://bucket/store: "):
+        RemoteStore("s3://bucket/store").identity()

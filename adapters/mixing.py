@@ -24,7 +24,7 @@ import numpy as np
 from adapters.artefact.manifest import Training
 from adapters.artefact.write import save_graft
 from adapters.combination import Combination, How
-from adapters.graft import Graft, dropped, load_graft
+from adapters.graft import Graft, dropped, load_graft, require_every_token
 from adapters.machine import ready_to_compute
 from adapters.methods.lora import Lora, LoraSetting
 from adapters.model import GraftModel
@@ -166,8 +166,9 @@ def truncated(delta: np.ndarray, rank: int) -> Factors:
 def factors_of(path: str | Path, graft: Graft) -> dict[Site, Factors]:
     """Returns the factors (A, B) of each site's update A @ B in float64, each multiplied by sqrt(scale).
 
-    Raises InputError for a graft of another method.
+    Raises InputError for a graft of another method, and for one that drops tokens.
     """
+    require_every_token(graft, str(path))
     tags = [method.tag for method in graft.model.methods]
     if tags != [Lora.tag]:
         present = ", ".join(tags) or "no method"

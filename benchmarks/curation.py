@@ -131,13 +131,13 @@ class Cells:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             suspects = json.loads(done.stdout.strip().splitlines()[-1])["suspects"]
-        hits, count = sum(wrong[i] for i in suspects), int(wrong.sum())
+        hits, count = sum(bool(wrong[i]) for i in suspects), int(wrong.sum())
         return {
             "planted": count,
             "suspects": len(suspects),
             "precision": round(hits / max(1, len(suspects)), 4),
             "recall": round(hits / count, 4),
-            "precision of as many as planted": round(sum(wrong[i] for i in suspects[:count]) / count, 4),
+            "precision of as many as planted": round(sum(bool(wrong[i]) for i in suspects[:count]) / count, 4),
             "cpu_seconds": round(spent, 2),
         }
 

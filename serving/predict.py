@@ -12,6 +12,7 @@ from typing import Any
 from adapters.graft import load_graft
 from adapters.machine import ready_to_answer
 from backbone.errors import InputError
+from backbone.remote import is_remote, local
 from backbone.texts import lines, load_json, read_text, text_of
 
 
@@ -49,7 +50,9 @@ def predict(
         raise InputError(f"--top: must be at least 1, got {top}")
     if pairs and len(pairs) != len(texts):
         raise InputError(f"--text-pair: {len(pairs)} second texts for {len(texts)} of --text")
-    files = [file] if isinstance(file, str) else list(file)
+    files = [
+        str(local(name)) if is_remote(name) else name for name in ([file] if isinstance(file, str) else list(file))
+    ]
     if not texts and not files:
         raise InputError("no text: pass --text TEXT or --file FILE")
     ready_to_answer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -14,9 +15,13 @@ from adapters.artefact.manifest import MANIFEST
 from backbone import remote
 from backbone.errors import InputError
 from backbone.remote import local
+from registry.database import open_registry
 from registry.entries import Unavailable
 from registry.remote_store import RemoteStore, opened
 from registry.store import Store
+from serving.live.catalogue import RegistryCatalogue
+from serving.live.loading import load_for_serving
+from serving.live.standing import FollowState
 from tests.grafts import make
 from tests.object_store import Bucket, bucket_on, serving
 from tests.tiny import as_json, rows, write_csv
@@ -121,6 +126,12 @@ def test_a_task_is_trained_and_scored_on_data_and_a_backbone_there(bucket, tiny_
     assert status == 0, err
     assert as_json(out)["metrics"]["test"] == pytest.approx(result["metrics"]["test"], rel=1e-5)
     assert topgraft.load(place, backbone).predict(["ban bas"])
+    texts = bucket.put("texts.txt", b"ban bas\n")
+    status, out, err = call("predict", place, "--backbone", backbone, "--file", texts, "--json", capsys=capsys)
+    assert status == 0, err
+    assert len(as_json(out)["predictions"]) == 1
+    status, out, err = call("check", train, "--json", capsys=capsys)
+    assert status == 0, err
 
 
 def test_only_whole_grafts_and_backbones_are_uploaded_and_nothing_is_replaced(bucket, graft, tmp_path, capsys):
@@ -158,6 +169,10 @@ def test_a_registry_publishes_to_a_store_there_and_another_machine_serves_from_i
     status, _, err = call("registry", "publish", graft, "--task", "t", *place, capsys=capsys)
     assert status == 0, err
     assert bucket.content() == objects, "nothing is written twice"
+    promote = ["registry", "promote", "t", "1", "--reason", "x", "--actor", "y"]
+    for words in (promote, ["registry", "audit"], ["registry", "show", "t"]):
+        status, _, err = call(*words, *place, capsys=capsys)
+        assert status == 0, err
     status, _, err = call("registry", "gc", *place, capsys=capsys)
     assert status == 2
     assert "on an object store, which nothing is removed from" in err
@@ -170,6 +185,16 @@ def test_a_registry_publishes_to_a_store_there_and_another_machine_serves_from_i
     assert topgraft.load(folder, tiny).predict(["ban bas"])
     assert store.identity() == RemoteStore(f"{bucket.address}/store").identity()
     assert not store.path("sha256:" + "0" * 64).exists()
+
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "server"))
+    with contextlib.closing(open_registry(place[1])) as registry:
+        catalogue = RegistryCatalogue(registry, opened(place[3]))
+        catalogue.change()
+        lives = catalogue.lives()
+        assert catalogue.standing(lives, {"t"}) == FollowState()
+        assert load_for_serving(catalogue.path(lives["t"]), tiny).manifest.content_id == f"sha256:{name}"
+        bucket.client.delete_object(Bucket=bucket.name, Key="store/store.json")
+        assert catalogue.standing(lives, {"t"}).word == "no_store"
 
 
 def test_an_artefact_without_its_manifest_is_not_there_and_is_completed(bucket, graft, tmp_path, monkeypatch):

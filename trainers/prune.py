@@ -23,7 +23,7 @@ from adapters.artefact.write import save_graft
 from adapters.block_counts import Parts, block_forward
 from adapters.costs import blocks_forward
 from adapters.forward import states_at
-from adapters.graft import SCORE, Graft, dropped, load_graft
+from adapters.graft import SCORE, Graft, dropped, load_graft, require_every_token
 from adapters.machine import ready_to_compute
 from adapters.merging import merge
 from adapters.model import GraftModel
@@ -174,6 +174,7 @@ def _suffix(masks: Masks, first: int) -> tuple[SuffixBlock, ...]:
 
 def _require_prunable(graft: Graft, above: int, where: str) -> int:
     """Returns the highest boundary that the graft reads; raises InputError where its blocks cannot be pruned."""
+    require_every_token(graft, where)
     last, lowest = max(graft.model.taps), min(graft.model.adapted_blocks, default=graft.backbone.spec.blocks)
     if graft.model.suffix:
         raise InputError(f"{where}: pruned already; prune the graft that it was made from")

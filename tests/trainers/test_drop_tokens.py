@@ -10,6 +10,10 @@ import pytest
 
 import topgraft
 from adapters.artefact.manifest import read_manifest
+from adapters.combination import Combination
+from adapters.export.onnx.export import export_onnx
+from adapters.export.peft import export_peft
+from adapters.mixing import combine
 from adapters.specs import Classification
 from backbone.errors import InputError
 from backbone.network.dropping import Drop
@@ -186,6 +190,19 @@ def test_it_is_made_of_a_graft_with_all_tokens(run, dropping, held_out, tmp_path
         drop_tokens(dropping, tmp_path / "out", Dropping(rows=(str(held_out),)))
     with pytest.raises(InputError, match=r"^start: a graft that drops tokens is trained no further"):
         train(load_config(run[0], LORA), tmp_path / "run", start=Start(dropping))
+
+
+def test_what_would_answer_from_all_tokens_is_refused(run, dropping, tmp_path):
+    message = r": drops tokens, which has no place here; take the graft that it was made from"
+    with pytest.raises(InputError, match=message):
+        export_peft(dropping, tmp_path / "peft")
+    with pytest.raises(InputError, match=message):
+        prune(dropping, tmp_path / "pruned", Pruning(above=1, flops=0.7))
+    with pytest.raises(InputError, match=message):
+        combine([run[1], dropping], tmp_path / "combined", Combination())
+    with pytest.raises(InputError, match=message):
+        export_onnx(dropping, tmp_path / "onnx")
+    assert not any((tmp_path / name).exists() for name in ("peft", "pruned", "combined", "onnx"))
 
 
 def test_a_pruned_graft_drops_tokens_too(run, held_out, tmp_path):

@@ -32,13 +32,16 @@ class Selection:
     near: tuple[NearRow, ...]  # near-duplicates that were left out
 
 
-def with_subset(inputs: Inputs, run: Run) -> Inputs:
-    """Returns the inputs with the train rows that the config's subset chooses; all other splits are as they were."""
+def with_subset(inputs: Inputs, run: Run, facts: TrainFacts | None = None) -> Inputs:
+    """Returns the inputs with the train rows that the config's subset chooses; all other splits are as they were.
+
+    `facts` about these rows are those of another choice among them, with the same seed.
+    """
     subset = inputs.config.subset
     if subset.is_whole:
         return inputs
     with run.phase("subset"):
-        selection = select(inputs, run, subset)
+        selection = select(inputs, run, subset, facts=facts)
     log.info(
         "subset: %d of %d train rows by %s, %d near-duplicates left out",
         len(selection.numbers), len(inputs.train), subset.tag, len(selection.near),
@@ -50,10 +53,12 @@ def with_subset(inputs: Inputs, run: Run) -> Inputs:
     return replace(inputs, data=replace(data, splits=splits, tables={**data.tables, "train": part}))
 
 
-def select(inputs: Inputs, run: Run, subset: Subset, without: Collection[int] = ()) -> Selection:
+def select(
+    inputs: Inputs, run: Run, subset: Subset, without: Collection[int] = (), facts: TrainFacts | None = None
+) -> Selection:
     """Chooses among the train rows, except the numbers `without`. Raises InputError for fewer rows than labels."""
     train = inputs.train
-    facts = TrainFacts(inputs, run, subset.seed)
+    facts = facts or TrainFacts(inputs, run, subset.seed)
     classes = inputs.config.head.classes(train.labels)
     groups = np.zeros(len(train), int) if classes is None else classes
     allowed = np.ones(len(train), bool)

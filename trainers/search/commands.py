@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from backbone.console.options import argument, option, required
 from backbone.console.verbs import Verb
+from registry.budgets.place import UnderBudgets, budgets_for
 from registry.place import Place
 from trainers.config import TrainConfig
 from trainers.config.load import Scripted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(Scripted, Verb, verb="search"):
+class Search(Scripted, UnderBudgets, Verb, verb="search"):
     space: str = option("small", "script with get_space(), or the name of one that comes with topgraft: small, wide")
     objectives: tuple[str, ...] = option(
         ("score",), "what to look for, with commas between: score, cpu_seconds, latency, bytes, flops, joules"
     )
     budget: float = option(0.0, "CPU seconds that the search may take; 0: every point is tried", min=0)
-    sampler: Literal["grid", "random"] = option("grid", "order of the points, of which a budget cuts off the last")
+    sampler: str = option("grid", "order of the points: grid, random, or tpe, which learns and needs topgraft[tpe]")
     workdir: str | None = option(None, "folder of the search (default: runs/NAME-search)")
     resume: bool = option(False, "continue an interrupted search")
 
@@ -37,6 +37,7 @@ class Search(Scripted, Verb, verb="search"):
             objectives=self.objectives,
             budget=self.budget,
             sampler=self.sampler,
+            limits=budgets_for(self.budgets).of(config.name),
             resume=self.resume,
             show=self.show,
         )

@@ -7,8 +7,9 @@ spread of their difference on the same draws. Imports no jax.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -73,9 +74,17 @@ class Candidate:
 
 
 def candidates(
-    points: Sequence[Point], pieces: Sequence[Piece], objectives: Sequence[str], target: Target
+    points: Sequence[Point],
+    pieces: Sequence[Piece],
+    objectives: Sequence[str],
+    target: Target,
+    names: Mapping[str, str] = MappingProxyType({}),
+    lost: Collection[str] = (),
 ) -> tuple[Candidate, ...]:
-    """Returns every point that was tried, best score first."""
+    """Returns every point that was tried, best score first.
+
+    `names` are shown names of the target's limits. A point that is `lost` has no piece of its last rung.
+    """
     latest: dict[str, Piece] = {}
     spent: dict[str, float] = {}
     for piece in sorted(pieces, key=lambda piece: piece.rung):
@@ -85,23 +94,29 @@ def candidates(
     stepped = [piece.steps / piece.total for piece in latest.values() if piece.total > 1]
     furthest = max(stepped, default=1.0)  # below 1 where a budget ended the search
     compared = [piece for piece in latest.values() if piece.done or piece.steps / piece.total == furthest]
-    kept = [piece for piece in compared if not broken(piece, target)]
+    kept = [piece for piece in compared if not broken(piece, target, names)]
     result = [
-        _candidate(by_id[piece.point], piece, spent[piece.point], compared, kept, objectives, target)
+        _candidate(
+            by_id[piece.point], piece, spent[piece.point], compared, kept, objectives, broken(piece, target, names)
+        )
         for piece in latest.values()
+    ]
+    result = [
+        replace(one, reason=f"lost after {one.trained:.0%}: the disk was full") if one.id in lost else one
+        for one in result
     ]
     result = [_with_brittleness(one, result) for one in result]
     result = [replace(one, over_random=_over_random(by_id[one.id], one, by_id, result)) for one in result]
     return tuple(sorted(result, key=lambda one: (-one.trained, -one.score, one.id)))
 
 
-def broken(piece: Piece, target: Target) -> tuple[str, ...]:
-    """Returns the limits of the target that a point does not keep, each with its figure."""
+def broken(piece: Piece, target: Target, names: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...]:
+    """Returns the limits of the target that a point does not keep, each with its figure; `names` are shown names."""
     result = []
     for name, objective in LIMITS.items():
         limit, value = getattr(target, name), piece.measures.get(objective)
         if limit and value is not None and (value < limit if objective in HIGHER else value > limit):
-            result.append(f"{objective} {value:.4g} breaks target.{name}={limit:g}")
+            result.append(f"{objective} {value:.4g} breaks {names.get(name, f'target.{name}')}={limit:g}")
     return tuple(result)
 
 
@@ -112,14 +127,14 @@ def _candidate(
     compared: Sequence[Piece],
     kept: Sequence[Piece],
     objectives: Sequence[str],
-    target: Target,
+    limits: Sequence[str],
 ) -> Candidate:
     """Returns a point beside those that were trained as far as any."""
     low, high = np.quantile(piece.draws, INTERVAL) if piece.draws else (piece.score, piece.score)
     rival, reason = None, ""
     if piece not in compared:
         reason = f"given up after {piece.steps / piece.total:.0%} of its training: others were ahead by more than noise"
-    elif limits := broken(piece, target):
+    elif limits:
         reason = "; ".join(limits)
     else:
         mine = vector(piece, objectives)

@@ -49,6 +49,7 @@ class SearchPlan:
     spent: float  # CPU seconds until the first trial
     budget: float = 0.0  # CPU seconds allowed; 0 = no limit
     seconds: dict[str, float] = field(default_factory=dict)  # predicted CPU seconds of a whole training, by point
+    count: int = 0  # points that a sampler that learns chooses one by one; 0: `tried` names all of them
 
 
 def read_pieces(workdir: Path) -> tuple[Piece, ...]:

@@ -33,6 +33,8 @@ class SearchResult:
     ended: str  # why it ended before its last rung; "" if it did not
     page: str  # path of search.html
     platform: str
+    unchecked: tuple[str, ...] = ()  # limits of the team's budget that a search does not check
+    lost: tuple[str, ...] = ()  # ids of the points that a full disk lost
 
     def candidate(self, identity: str) -> Candidate:
         """Returns the point of an id, or of its first digits; raises InputError."""

@@ -12,35 +12,38 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
 
 from adapters.machine import ready_to_compute
 from backbone.errors import InputError
 from backbone.files import write_durable
 from backbone.records import encode
+from backbone.variants.registered import variant
 from metering.window import cpu_seconds, platform
+from registry.budgets.budget import Budget
 from trainers.config import TrainConfig
 from trainers.config.former import with_former_stages
 from trainers.retrain.fingerprint import read as read_rows
 from trainers.runs.run import Run
 from trainers.runs.workdir import RESULT, claimed, stored_result
 from trainers.search.front import candidates, recommended
-from trainers.search.halving import RUNGS, expected_price, survivors
+from trainers.search.halving import RUNGS, expected_price
+from trainers.search.limits import Limits, limits_of
 from trainers.search.objectives import require_measurable
 from trainers.search.page import write_page
-from trainers.search.pieces import Piece, SearchPlan
+from trainers.search.pieces import SearchPlan
 from trainers.search.records import Folder
 from trainers.search.result import SearchResult
+from trainers.search.rungs import Rungs
+from trainers.search.samplers.random import RandomOrder
+from trainers.search.samplers.sampler import Sampler
 from trainers.search.shared import Shared, Trial
 from trainers.search.space import Refused, Space, points_of
-from trainers.search.trials import Pricing, priced, tried
+from trainers.search.trials import Pricing, priced
 
 log = logging.getLogger(__name__)
 
-Sampler = Literal["grid", "random"]
 SLACK = 0.05  # share of a budget that a search keeps for what it cannot foresee
 
 
@@ -51,24 +54,29 @@ def search(
     *,
     objectives: Sequence[str] = ("score",),
     budget: float = 0.0,
-    sampler: Sampler = "grid",
+    sampler: str = "grid",
+    limits: Budget | None = None,
     resume: bool = False,
     show: bool = False,
 ) -> SearchResult:
     """Searches a space over a config; raises InputError for a bad space, objective, budget or data.
 
-    `budget` in CPU seconds decides how many points are tried; 0 tries all of them. `random` draws their order by the
-    config's seed.
+    `budget` in CPU seconds decides how many points are tried; 0 tries all of them. `sampler` is the tag of one of
+    `trainers.search.samplers`. The narrowest of the config's target and `limits`, a team's budget, holds.
     """
-    points = points_of(space, config)
+    order = variant(Sampler, sampler, "--sampler")()
+    order.require()
+    team = limits or Budget(config.name)
+    bounds = limits_of(config, team)
+    points = points_of(space, replace(config, target=bounds.target))
     require_measurable(objectives, config)
-    _require_target(config)
     values = {
         "config": encode(with_former_stages(config)),  # the points name the stages
         "points": [[point.id, dict(point.settings)] for point in points.points],
         "objectives": list(objectives),
         "budget": budget,
         "sampler": sampler,
+        **({"limits": team.key} if team.key else {}),
     }
     with claimed(workdir, values, resume) as stored:
         if stored is not None:
@@ -80,9 +88,11 @@ def search(
         trials, refused = shared.trials(points)
         shared.fill(trials)
         clock = Clock(folder, started)
-        plan, pricing = _planned(trials, shared, folder, clock, rows, objectives, budget, sampler)
-        ended = _rungs({trial.point.id: trial for trial in trials}, shared, folder, clock, plan, pricing)
-        return _result(config, run, folder, plan, trials, refused, ended, clock)
+        plan, pricing = _planned(trials, shared, folder, clock, rows, objectives, budget, order)
+        for limit in bounds.unchecked:
+            log.info("%s: a search does not check it; the gate does", limit)
+        rungs = Rungs({trial.point.id: trial for trial in trials}, shared, folder, clock, plan, pricing, order)
+        return _result(config, run, folder, plan, trials, refused, rungs.run(), clock, bounds, rungs.lost)
 
 
 class Clock:
@@ -97,14 +107,6 @@ class Clock:
     def spent(self) -> float:
         """Returns the CPU seconds so far."""
         return self._before + cpu_seconds() - self._started
-
-
-def _require_target(config: TrainConfig) -> None:
-    """Raises InputError for a limit that a search does not check."""
-    for name in ("max_memory_mb", "max_joules"):
-        if getattr(config.target, name):
-            raise InputError(f"target.{name}: a search does not check it; leave it out, and let the gate check it")
-    config.target.require_platform(platform(), "the search")
 
 
 def _planned(
@@ -125,10 +127,9 @@ def _planned(
     pricing = priced(trials, shared)
     if plan is not None:
         return plan, pricing
-    order = list(trials)
-    if sampler == "random":
-        draw = np.random.default_rng(trials[0].inputs.config.seed)
-        order = [order[i] for i in draw.permutation(len(order))]
+    by_id, points, seed = {trial.point.id: trial for trial in trials}, [trial.point for trial in trials], _seed(trials)
+    before = RandomOrder() if sampler.learns else sampler  # what a sampler that learns will choose is priced by a draw
+    order = [by_id[one] for one in before.choose(points, (), objectives, seed, len(points))]
     count = len(order)
     if budget:
         left = budget * (1 - SLACK) - clock.spent
@@ -144,17 +145,23 @@ def _planned(
     plan = SearchPlan(
         tuple(objectives),
         trials[0].inputs.config.metric,
-        tuple(trial.point.id for trial in chosen),
+        () if sampler.learns else tuple(trial.point.id for trial in chosen),
         RUNGS,
         rows,
         round(spent + _price(chosen, pricing), 3),
         round(spent, 3),
         budget,
-        {trial.point.id: round(pricing.seconds(trial), 3) for trial in chosen},
+        {trial.point.id: round(pricing.seconds(trial), 3) for trial in (trials if sampler.learns else chosen)},
+        count if sampler.learns else 0,
     )
     folder.write_plan(plan)
     log.info("search: %d of %d points, about %.0f CPU seconds", count, len(trials), plan.predicted_cpu_seconds)
     return plan, pricing
+
+
+def _seed(trials: Sequence[Trial]) -> int:
+    """Returns the seed of the sampler, that of the first point."""
+    return trials[0].inputs.config.seed
 
 
 def _price(trials: Sequence[Trial], pricing: Pricing) -> float:
@@ -166,34 +173,6 @@ def _price(trials: Sequence[Trial], pricing: Pricing) -> float:
     return pricing.compile_of(groups) + halving + fitted
 
 
-def _rungs(
-    trials: dict[str, Trial], shared: Shared, folder: Folder, clock: Clock, plan: SearchPlan, pricing: Pricing
-) -> str:
-    """Trains every point through the rungs; returns why it ended before the last one, "" if it did not."""
-    alive = plan.tried
-    for rung in range(len(plan.rungs)):
-        pieces: list[Piece] = []
-        for identity in alive:
-            trial = trials[identity]
-            known = folder.pieces.get((0 if trial.fitted else rung, identity))
-            if known is not None:  # stored before, or a head that is fitted once
-                pieces.append(known)
-                continue
-            needed = pricing.piece(trial, rung)
-            if plan.budget and clock.spent + needed > plan.budget:
-                return f"budget: {clock.spent:.0f} of {plan.budget:g} CPU seconds are spent, a trial takes {needed:.0f}"
-            piece = tried(trial, rung, shared, folder, plan.objectives, clock, pricing)
-            folder.add(piece)
-            pieces.append(piece)
-            log.info(
-                "rung %d, %s: %s %.4f after %d of %d steps", rung, identity, plan.metric, piece.score, piece.steps,
-                piece.total,
-            )  # fmt: skip
-        if rung + 1 < len(plan.rungs):
-            alive = survivors(pieces, plan.objectives)
-    return ""
-
-
 def _result(
     config: TrainConfig,
     run: Run,
@@ -203,10 +182,12 @@ def _result(
     refused: tuple[Refused, ...],
     ended: str,
     clock: Clock,
+    bounds: Limits,
+    lost: Sequence[str],
 ) -> SearchResult:
     """Compares what was tried, and writes result and page."""
-    points = [trial.point for trial in trials]
-    front = candidates(points, list(folder.pieces.values()), plan.objectives, config.target)
+    points, tried = [trial.point for trial in trials], {piece.point for piece in folder.pieces.values()}
+    front = candidates(points, list(folder.pieces.values()), plan.objectives, bounds.target, bounds.names, lost)
     result = SearchResult(
         workdir=str(run.workdir),
         name=config.name,
@@ -214,7 +195,7 @@ def _result(
         objectives=plan.objectives,
         recommended=recommended(front, plan.objectives),
         candidates=front,
-        untried=tuple(dict(point.settings) for point in points if point.id not in plan.tried),
+        untried=tuple(dict(point.settings) for point in points if point.id not in tried),
         refused=refused,
         rows=plan.rows,
         groups=len({trial.group for trial in trials}),
@@ -223,6 +204,8 @@ def _result(
         cpu_seconds=round(clock.spent, 3),
         budget=plan.budget,
         ended=ended,
+        unchecked=bounds.unchecked,
+        lost=tuple(lost),
         page=str(run.workdir / "search.html"),
         platform=platform(),
     )

@@ -6,6 +6,7 @@ pooled states of all blocks. Trials whose models differ in rank, width or scale 
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from backbone.errors import InputError
 from backbone.records import digest, encode
 from backbone.trees import Params
 from trainers.config import EarlyExits, OutOfScope, TrainConfig
+from trainers.curation.facts import TrainFacts
 from trainers.curation.select import with_subset
 from trainers.fitting.cached_states import Boundaries, CachedPrefix
 from trainers.fitting.difficulty import difficulty_of
@@ -32,6 +34,8 @@ from trainers.search.space import Point, Points, Refused, require_used
 from trainers.search.training import Programs, TrialTask
 
 log = logging.getLogger(__name__)
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk, or a share of one, without room
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +67,8 @@ class Shared:
     def __init__(self, run: Run):
         self.run, self.programs = run, Programs()
         self._whole: dict[str, Inputs] = {}  # inputs with all train rows
-        self._inputs: dict[str, Inputs] = {}  # the same with those of a subset
+        self._facts: dict[tuple[str, int], TrainFacts] = {}  # facts about all train rows, by seed of a choice
+        self._inputs: dict[str, Inputs] = {}  # the inputs with the rows of a subset
         self._heads: dict[tuple[object, ...], Params] = {}
         self._stores: dict[int, Boundaries | None] = {}
         self._by_group: dict[tuple[int, GraftModel], Boundaries] = {}
@@ -115,7 +120,10 @@ class Shared:
         if key not in self._inputs:
             inputs = self._whole[whole]
             chosen = replace(inputs, config=replace(inputs.config, subset=config.subset))
-            self._inputs[key] = with_subset(chosen, self.run)
+            seed = (whole, config.subset.seed)
+            if seed not in self._facts:
+                self._facts[seed] = TrainFacts(inputs, self.run, config.subset.seed)
+            self._inputs[key] = with_subset(chosen, self.run, self._facts[seed])
         known = self._inputs[key]
         return replace(known, config=replace(config, head=known.config.head, data=known.config.data))
 
@@ -132,9 +140,11 @@ class Shared:
                 try:
                     count = store.fill(splits, boundaries, pooled=pooled, show=self.run.show)
                     log.info("search: boundaries %s: %d rows computed, the rest was cached", boundaries, count)
-                except MemoryError as error:
+                except (MemoryError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno not in FULL_DISK:
+                        raise
                     log.warning(
-                        "%s for boundaries %s, plan.cache_gib allows less: trials run the blocks below in every step",
+                        "%s for boundaries %s, which find no room: trials run the blocks below in every step",
                         error, ", ".join(map(str, boundaries)),
                     )  # fmt: skip
                     store = None

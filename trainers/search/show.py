@@ -20,6 +20,8 @@ def table(result: SearchResult) -> str:
         f"cost: {result.cpu_seconds:.0f} CPU s, predicted {result.predicted_cpu_seconds:.0f}"
         + (f", budget {result.budget:g}" if result.budget else ""),
         *([f"ended early: {result.ended}"] if result.ended else []),
+        *([f"lost to a full disk: {', '.join(result.lost)}"] if result.lost else []),
+        *([f"left to the gate: {', '.join(result.unchecked)}"] if result.unchecked else []),
         "",
         "front:",
         *_rows(front, result),

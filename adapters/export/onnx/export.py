@@ -26,7 +26,7 @@ from adapters.export.answering import outputs_of
 from adapters.export.onnx.readme import readme
 from adapters.export.onnx.tracing import IDS, MASK, PIXELS, SEGMENTS, inputs_of, onnx_model
 from adapters.forward import answers_of, logits_of
-from adapters.graft import SCORE, Graft, dropped, load_graft
+from adapters.graft import SCORE, Graft, dropped, load_graft, require_every_token
 from adapters.machine import ready_to_compute
 from backbone.errors import InputError
 from backbone.files import new_folder, sha256_file
@@ -102,6 +102,7 @@ def export_onnx(
     loaded = load_graft(graft, backbone, precision=precision)
     manifest = loaded.manifest
     assert manifest is not None
+    require_every_token(loaded, str(graft))
     lost = dropped([loaded], "an ONNX file", kept=(SCORE,))
     outputs, inputs = tuple(outputs_of(loaded)), tuple(item.name for item in inputs_of(loaded))
     with new_folder(Path(out)) as folder:

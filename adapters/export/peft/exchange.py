@@ -21,7 +21,7 @@ from adapters.export.peft.norm import NormCodec
 from adapters.export.peft.task import CLASSIFIER, read_head, write_head
 from adapters.export.peft.vera import VeraCodec
 from adapters.export.problems import Problem
-from adapters.graft import Graft, dropped, load_graft
+from adapters.graft import Graft, dropped, load_graft, require_every_token
 from adapters.machine import ready_to_compute
 from adapters.model import GraftModel
 from adapters.patterns import Site
@@ -59,6 +59,7 @@ def export_peft(
     loaded = load_graft(graft, backbone)
     model, manifest = loaded.model, loaded.manifest
     assert manifest is not None
+    require_every_token(loaded, str(graft))
     codec = _codec_of(loaded, str(graft), vllm)
     family, name = family_of(loaded.backbone), model.methods[0].tag
     head = write_head(model, loaded.params["head"], family, manifest.max_tokens)

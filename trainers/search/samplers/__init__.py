@@ -1,0 +1,1 @@
+"""Samplers of a search: which point is tried next, one a file."""

@@ -116,7 +116,8 @@ def changed_copy(name: str, line: str, instead: str, target: Path) -> None:
 def audited(fault: Fault, name: str, root: Path, words: list[str]) -> dict[str, Any]:
     """Runs the audit in a process with a fault, and returns its report and status."""
     folder = root / name
-    environment = planted(fault, folder, root / "home")
+    # the record of a wrong answer has the key of the sound one, so it must not stand in for that in later runs
+    environment = planted(fault, folder, (folder if fault.edited else root) / "home")
     child = [sys.executable, "-m", "benchmarks.machine_audit", "--child", str(folder)]
     child += ["--cores", str(fault.cores), *([] if fault.counter else ["--still"])]
     child += ["--words", *words, *(["--again"] if fault.edited else [])]

@@ -122,6 +122,8 @@ def table(price: Price) -> str:
         text.append(f"of it the out-of-scope score: {price.out_of_scope_seconds:.1f} s (one pass, bare backbone)")
     if price.exits_seconds:
         text.append(f"of it the early exits: {price.exits_seconds:.1f} s")
+    if price.memory is not None:
+        text.append(f"within plan.max_memory_mb: {price.memory}")
     compiled = sum(s.compile_seconds for s in price.stages)
     text.append(f"beside it compilation, which this plan has paid for this machine: {compiled:.1f} s")
     text.append(f"adapters in every block: {price.adapters_everywhere_seconds:.0f} s of steps (by counted work)")

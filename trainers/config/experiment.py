@@ -84,6 +84,8 @@ class TrainConfig:
         if self.patience < 0 or self.checkpoint_seconds < 0:
             raise InputError("patience: neither this nor checkpoint_seconds may be negative")
         require_subjects(self.penalties, self.methods)
+        if self.plan.max_memory_mb and self.adapter.fitted:
+            raise InputError(f"plan.max_memory_mb: {self.adapter.tag} is fitted without steps; leave the budget out")
         self._check_ranks()
         self._check_head()
 

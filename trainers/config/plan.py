@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +33,8 @@ class Plan:
     cache_gib: float = 8.0  # disk space that all boundary caches may take, GiB
     trials: Literal["promising", "all"] = field(default="promising", metadata=newer())
     # trained steps that a climb tries: those whose expected gain the development rows could show, or all of them
+    max_memory_mb: float = field(default=0.0, metadata=newer())
+    # largest memory of the training steps, above the level after imports, 10^6 bytes; 0 = no limit
     climb: bool = False  # another way to write stages=auto, which it becomes
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class Plan:
             _ = self.schedule
         except InputError as error:
             raise InputError(f"stages: {error}") from None
+        if not 0 <= self.max_memory_mb < math.inf:
+            raise InputError(f"max_memory_mb: must be positive, or 0 for no limit, got {self.max_memory_mb:g}")
         if not 0 < self.cache_gib < 2**32:
             raise InputError(f"cache_gib: must be positive and below 2^32, got {self.cache_gib:g}")
 

@@ -96,6 +96,12 @@ def carry(old: State, fresh: State) -> State:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(jax.tree_util.keystr(path), leaf), fresh)
 
 
+def temporaries(program: Any) -> int:
+    """Returns the bytes that the compiler plans for a compiled program, beside its arguments."""
+    counted = program.memory_analysis()
+    return int(counted.temp_size_in_bytes + counted.output_size_in_bytes - counted.alias_size_in_bytes)
+
+
 def no_sums() -> dict[str, jax.Array]:
     """Returns zeros for the sum of losses, the rows, and the micro-batches skipped as not finite."""
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "rows", "skipped")}
@@ -110,6 +116,7 @@ def make_step(
     track: bool = False,
     layout: Layout = ONE,
     penalty: PenaltyOf | None = None,
+    parts: int = 1,
 ) -> Callable[[State, Params, Batch], State]:
     """Compiles (state, frozen, batch) -> state; the old state's memory is reused.
 
@@ -122,9 +129,10 @@ def make_step(
         inputs = {name: value for name, value in batch.items() if name in ("ids", "states", "mask")}
         logits = model.logits(frozen["backbone"], params, inputs, rng=rng, remat=remat)
         rows = batch["weights"].sum()
-        return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows
+        divisor = rows if parts == 1 else jnp.maximum(rows, 1.0)  # a part of a batch may be all filling
+        return (model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / divisor, rows
 
-    return step_of(loss_of, optimizer, seed=seed, track=track, layout=layout, penalty=penalty)
+    return step_of(loss_of, optimizer, seed=seed, track=track, layout=layout, penalty=penalty, parts=parts)
 
 
 def step_of(
@@ -135,22 +143,40 @@ def step_of(
     track: bool = False,
     layout: Layout = ONE,
     penalty: PenaltyOf | None = None,
+    parts: int = 1,
 ) -> Callable[[State, Params, Any], State]:
     """Compiles (state, frozen, batch) -> state for a loss (live, frozen, batch, rng) -> (mean loss, rows).
 
     The state stays where `layout` places it. The key is made from `seed` and the step; where the seed is None,
     `frozen["seed"]` uint32 holds it, so that one program serves several seeds. A micro-batch whose loss or gradient is
     not finite changes nothing but the count of skipped ones. `penalty` is added to the loss; it needs a state that
-    keeps its start.
+    keeps its start. With `parts` the batch runs in so many parts, whose losses and gradients are summed by rows.
     """
 
     def penalised(live: Params, frozen: Params, batch: Any, rng: jax.Array, state: State) -> tuple[Any, jax.Array]:
         loss, rows = loss_of(live, frozen, batch, rng)
         return (loss if penalty is None else loss + penalty(live, state["start"], state["step"])), rows
 
+    of_batch = jax.value_and_grad(penalised, has_aux=True)
+
+    def of_parts(state: State, frozen: Params, batch: Any, rng: jax.Array) -> tuple[Any, Params]:
+        """Returns what `of_batch` returns, from the mean of the parts, weighted by their rows."""
+
+        def add(total: Any, part: tuple[jax.Array, Any]) -> tuple[Any, None]:
+            number, piece = part
+            (loss, rows), gradient = of_batch(state["live"], frozen, piece, jax.random.fold_in(rng, number), state)
+            return jax.tree.map(lambda t, new: t + rows * new, total, (loss, jnp.ones(()), gradient)), None
+
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+        nothing = jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state["live"])
+        (loss, rows, gradient), _ = jax.lax.scan(add, nothing, (jnp.arange(parts), pieces))
+        return (loss / rows, rows), jax.tree.map(lambda leaf: leaf / rows, gradient)
+
     def step(state: State, frozen: Params, batch: Any) -> State:
         rng = jax.random.fold_in(jax.random.key(frozen["seed"] if seed is None else seed), state["step"])
-        (loss, rows), gradient = jax.value_and_grad(penalised, has_aux=True)(state["live"], frozen, batch, rng, state)
+        (loss, rows), gradient = (
+            of_parts(state, frozen, batch, rng) if parts > 1 else of_batch(state["live"], frozen, batch, rng, state)
+        )
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["live"])
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         kept = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731

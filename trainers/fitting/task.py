@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 import optax
 
 from adapters.costs import train_step
+from adapters.forward import full_batch
 from adapters.graft import Graft
 from adapters.model import GraftModel
 from backbone.errors import InputError
@@ -29,9 +31,10 @@ from trainers.fitting.cached_states import Boundaries, CachedPrefix
 from trainers.fitting.loop import Trainable
 from trainers.fitting.ranks import budgeted, require_budget
 from trainers.fitting.state import LoopState, Step
-from trainers.fitting.step import make_optimizer, make_step
+from trainers.fitting.step import first_state, make_optimizer, make_step, partition, temporaries
 from trainers.freezing.schedule import RunShape, Schedule, Span
 from trainers.penalties.penalty import total
+from trainers.runs.memory import MemoryPlan, StepForm, chosen, forms, program_bytes, scratch_bytes
 from trainers.scoring.metrics import gather
 
 log = logging.getLogger(__name__)
@@ -156,16 +159,74 @@ class GraftTask(Trainable):
         return total(self.config.penalties, methods, live.get("adapter", {}), start["adapter"], share)
 
     def make_step(self, optimizer: optax.GradientTransformation) -> Step:
-        config = self.config
+        return self.step_in(self.form, optimizer)
+
+    def step_in(self, form: StepForm, optimizer: optax.GradientTransformation) -> Step:
+        """Returns the compiled step in a form."""
         return make_step(
             self.model,
             optimizer,
-            remat=config.remat,
-            seed=config.seed,
+            remat=form.remat,
+            seed=self.config.seed,
             track=self.schedule.signal == "gradient",
             layout=self.layout,
             penalty=self._penalty if self.keeps_start else None,
+            parts=form.parts,
         )
+
+    @property
+    def form(self) -> StepForm:
+        """Returns the way that a step goes over its batch: that of the budget of memory, or whole batches."""
+        return StepForm(1, self.config.remat) if self.memory is None else self.memory.form
+
+    @cached_property
+    def memory(self) -> MemoryPlan | None:
+        """Returns what the budget of memory decides by the longest rows; None without one.
+
+        Compiles steps, and runs none. Raises InputError for a budget below the floor, and on several devices.
+        """
+        limit, config = self.config.plan.max_memory_mb, self.config
+        if not limit:
+            return None
+        if self.layout.shards > 1 or len(self.layout.devices) > 1:
+            raise InputError("plan.max_memory_mb: splits the batches of one device; leave it out, or leave out mesh")
+        bucket, optimizer = int(self.train.buckets.max()), self.optimizer()
+        live, frozen = partition(self.model.abstract(), live_from(self.spans[0].boundary or 0))
+        track = self.schedule.signal == "gradient"
+        first = functools.partial(first_state, optimizer=optimizer, track=track, keep_start=self.keeps_start)
+        state = jax.eval_shape(first, live)
+        batch = self.train.gather(bucket, np.flatnonzero(self.train.buckets == bucket)[:1], config.batch_size)
+        fixed = {"backbone": self.backbone.params, "graft": frozen}
+
+        def step_bytes(form: StepForm) -> int:
+            step: Any = self.step_in(form, optimizer)
+            program = step.lower(state, fixed, batch).compile()
+            tokens = config.batch_size * self.model.sides * bucket // form.parts
+            return temporaries(program) + scratch_bytes(self._widest, tokens) + self._programs
+
+        plan = chosen(forms(config.batch_size, config.remat), step_bytes, self._pass_bytes(bucket), limit)
+        log.info("memory: %s", plan)
+        return plan
+
+    def _pass_bytes(self, bucket: int) -> int:
+        """Returns the temporaries of a forward pass over held-out rows; 0 without any."""
+        if self.dev is None:
+            return 0
+        rows = full_batch(bucket) * self.model.sides
+        inputs = {"ids": self.backbone.made_up_ids(rows, bucket), "mask": np.ones((rows, bucket), bool)}
+        program = jax.jit(self.model.logits).lower(self.backbone.params, self.model.abstract(), inputs).compile()
+        return temporaries(program) + scratch_bytes(self._widest, rows * bucket) + self._programs
+
+    @property
+    def _programs(self) -> int:
+        """Returns the bytes of the programs that a stage keeps: one for each length of train and held-out rows."""
+        splits = [examples for examples in (self.train, self.dev) if examples is not None]
+        return program_bytes(sum(len(np.unique(examples.buckets)) for examples in splits))
+
+    @property
+    def _widest(self) -> int:
+        """Returns the width of the widest layer of a block."""
+        return max(self.backbone.spec.mlp_width, self.backbone.spec.width)
 
     @property
     def keeps_start(self) -> bool:

@@ -30,6 +30,7 @@ from trainers.inputs import prepare
 from trainers.pricing.climb import ClimbRange, climb_prices
 from trainers.pricing.stages import StagePrice, Timed, batches_of, buckets_of, filled, stage_prices
 from trainers.pricing.timing import NOTHING, Timing, time_pass, total
+from trainers.runs.memory import MemoryPlan
 from trainers.runs.run import Run
 from trainers.runs.targets import Limit
 
@@ -53,6 +54,7 @@ class Price:
     adapters_everywhere_seconds: float  # steps with the same adapters in every block, all epochs
     climb: ClimbRange | None = None  # range of a climb; None for a fixed plan
     limits: tuple[Limit, ...] = ()  # every limit of target and budget, beside the prediction where there is one
+    memory: MemoryPlan | None = None  # form of a step by plan.max_memory_mb, which the times hold; None: no budget
     over_budget: tuple[str, ...] = ()  # names of the budget's limits that the prediction breaks, with file and line
 
     @property
@@ -142,6 +144,7 @@ def _total(
         adapters_everywhere_seconds=adapters.flops / rate,
         climb=climb,
         limits=tuple(limits_of(config.target, cpu)),
+        memory=task.memory,
     )
 
 

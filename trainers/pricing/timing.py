@@ -52,7 +52,8 @@ def time_step(task: GraftTask, boundary: int, bucket: int, cached: bool) -> Timi
     config = task.config
     optimizer = task.optimizer()
     layout = task.layout
-    step = make_step(task.model, optimizer, remat=config.remat, seed=config.seed, layout=layout)
+    form = task.form
+    step = make_step(task.model, optimizer, remat=form.remat, seed=config.seed, layout=layout, parts=form.parts)
     params = map_leaves(np.asarray, task.model.init(jax.random.key(config.seed)))
     live, frozen = partition(params, live_from(boundary))
     state = layout.params(first_state(layout.params(live), optimizer))

@@ -29,6 +29,8 @@ def limits_of(config: TrainConfig, budget: Budget) -> Limits:
     for name in ("max_memory_mb", "max_joules"):
         if getattr(config.target, name):
             raise InputError(f"target.{name}: a search does not check it; leave it out, and let the gate check it")
+    if config.plan.max_memory_mb:
+        raise InputError("plan.max_memory_mb: a search has other steps; leave it out, and train the choice with it")
     config.target.require_platform(platform(), "the search")
     budget.require_metrics(config.head.metrics)
     narrowed = budget.narrowed(config.target)

@@ -100,7 +100,7 @@ class DescribeMachine(Verb, verb="machine"):
 
 @dataclass(frozen=True, kw_only=True)
 class Upload(Verb, verb="upload"):
-    folder: str = argument("graft or backbone folder")
+    folder: str = argument("local folder of a graft or backbone")
     address: str = argument("s3://BUCKET/NAME or gs://BUCKET/NAME")
 
     def call(self) -> object:

@@ -10,10 +10,12 @@ nothing that is there ever changes. Imports no jax, and fsspec only for such an 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +30,18 @@ log = logging.getLogger(__name__)
 
 ADDRESS = re.compile(r"(s3|gs)://([^/]+)(?:/+(.*))?")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
-MD5 = re.compile(r"[0-9a-f]{32}")  # an entity tag that is the MD5 of the content; that of a large upload is none
+MD5 = re.compile(r"[0-9a-f]{32}")  # entity tag that may be the MD5 of the content; that of a large upload is none
+SHA256 = "topgraft-sha256"  # metadata of the objects on S3 that are written here: hex digest of their content
+ATTEMPTS = 4  # tries of a write that another write of the same object hinders
+PAUSE = 0.2  # seconds by which the pause before each further try grows
 
 
 class Absent(InputError):
     """An address at which nothing lies."""
+
+
+class Differs(InputError):
+    """An object that is there with another content than that to be written."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Entry:
     path: str  # path as fsspec calls it
     size: int
     tag: str  # entity tag or hash, which changes with the content
+    md5: str = ""  # hex MD5 of the content, where the listing names it
 
 
 def is_remote(name: str | Path) -> bool:
@@ -81,7 +91,7 @@ def listing(address: str) -> list[Entry]:
     with _errors(address):
         known = system.find(path, detail=True)
     entries = [
-        Entry(place[len(path) :].lstrip("/"), place, int(info["size"]), _tag(info))
+        Entry(place[len(path) :].lstrip("/"), place, int(info["size"]), _tag(info), _md5(info))
         for place, info in known.items()
         if info["type"] == "file" and (place == path or place.startswith(path + "/")) and not place.endswith("/")
     ]
@@ -99,31 +109,55 @@ def read(address: str) -> bytes | None:
 
 
 def created(address: str, content: bytes) -> bool:
-    """Writes an object unless there is one; returns whether it was written."""
+    """Writes an object unless there is one; returns whether it was written.
+
+    Source: Amazon S3, conditional writes. 412 says that there is one; 409 that another write hinders, so it is tried
+    again.
+    """
     system, path = _system(address)
-    try:
-        with _errors(address):
-            system.pipe_file(path, content, mode="create")
-    except FileExistsError:
-        return False
-    return True
+    more = {"Metadata": {SHA256: hashlib.sha256(content).hexdigest()}} if address.startswith("s3:") else {}
+    conflict = OSError(address)
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt * PAUSE)
+        try:
+            with _errors(address):
+                system.pipe_file(path, content, mode="create", **more)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if (status := _status(error)) == 412:
+                return False
+            if status != 409:
+                raise
+            conflict = error
+    if read(address) is None:
+        raise conflict
+    return False
 
 
 def upload(folder: Path, names: Sequence[str], address: str) -> None:
     """Writes files of a folder below an address, in this order: the last one says that all are there.
 
-    Objects that are there already stay. Raises InputError if one of them has another content.
+    Objects that are there already stay. Raises Differs if one of them has another content.
     """
     for name in names:
         content, place = (folder / name).read_bytes(), f"{address}/{name}"
         if not created(place, content) and read(place) != content:
-            raise InputError(f"{place}: has another content, and nothing is overwritten; choose another address")
+            raise Differs(f"{place}: has another content, and nothing is overwritten; choose another address")
 
 
 def download(address: str, entries: Sequence[Entry], target: Path) -> None:
     """Downloads objects to places below `target`; one without a name of its own becomes `target`."""
     for entry in entries:
         _download(address, entry, target / entry.name if entry.name else target)
+
+
+def is_copy(address: str, entry: Entry, file: Path) -> bool:
+    """Returns whether a file has an object's size, and its content as far as the store names a checksum of it."""
+    if file.stat().st_size != entry.size:
+        return False
+    return all(_hashed(file, kind) == expected for kind, expected in _checksums(address, entry).items())
 
 
 def _system(address: str) -> tuple[Any, str]:
@@ -146,15 +180,55 @@ def _tag(info: Mapping[str, object]) -> str:
     return str(info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("generation") or "").strip('"')
 
 
+def _hashed(file: Path, algorithm: str) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def _md5(info: Mapping[str, object]) -> str:
+    """Returns the hex MD5 that Google Cloud lists in base64; "" where it lists none."""
+    return base64.b64decode(str(info.get("md5Hash") or "")).hex()
+
+
+def _checksums(address: str, entry: Entry) -> dict[str, str]:
+    """Returns hex digests of an object's content by algorithm, as far as the store names them.
+
+    Source: Amazon S3, `Object`: an entity tag is no MD5 for SSE-KMS, DSSE-KMS and SSE-C, nor in directory buckets.
+    """
+    if not address.startswith("s3:"):
+        return {"md5": entry.md5} if entry.md5 else {}
+    system, _ = _system(address)
+    bucket, _, key = entry.path.partition("/")
+    with _errors(address):
+        head = system.call_s3("head_object", Bucket=bucket, Key=key)
+    checksums = {}
+    keyed = "kms" in head.get("ServerSideEncryption", "") or head.get("SSECustomerAlgorithm")
+    if MD5.fullmatch(entry.tag) and not keyed and head.get("StorageClass") != "EXPRESS_ONEZONE":
+        checksums["md5"] = entry.tag
+    if written := head.get("Metadata", {}).get(SHA256):
+        checksums["sha256"] = written
+    return checksums
+
+
+def _status(error: BaseException | None) -> int:
+    """Returns the HTTP status that an error or one of its causes carries; 0 if none does."""
+    while error is not None:
+        response, code = getattr(error, "response", None), getattr(error, "code", None)
+        if isinstance(response, dict):  # botocore
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if isinstance(code, int):  # gcsfs
+            return code
+        error = error.__cause__
+    return 0
+
+
 def _download(address: str, entry: Entry, target: Path) -> None:
-    """Downloads an object, and compares its size, and its MD5 where the tag is one."""
+    """Downloads an object, and compares its size, and its checksums where the store names them."""
     system, _ = _system(address)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _errors(address):
         system.get_file(entry.path, str(target))
-    with target.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if target.stat().st_size != entry.size or (MD5.fullmatch(entry.tag) and md5 != entry.tag):
+    if not is_copy(address, entry, target):
         raise OSError(f"{entry.path}: arrived with another content than the store names; try again")
 
 

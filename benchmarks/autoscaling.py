@@ -77,7 +77,7 @@ class Seen:
 
     replicas: int  # running or starting
     busy: float  # mean busy share of the running replicas in the last minute
-    rate: float  # arrivals a second in the last 30 seconds
+    rate: float  # rows a second whose batch began in the last 30 seconds, as topgraft_rows_total counts them
     p99: float  # seconds, of answers of the last minute; 0 without any
 
 
@@ -171,7 +171,7 @@ def simulate(minutes: Iterator[list[float]], service: Service, rule: Rule, start
             waited, latency = replicas.live(minute[begin:end], until)
             latencies.append(latency.astype(np.float32))
             waits += float(waited.sum())
-            counts.append(end - begin)
+            counts.append(len(latency))
             shares.append(min(1.0, (replicas.busy - before) / STEP / len(replicas.free)))
             recent.append(latency)
             alive, now, begin = alive + STEP * replicas.count, until, end

@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,10 +81,10 @@ class Bench:
 
     def fitted(self, name: str, rows: Path, settings: Sequence[str]) -> tuple[Path, float]:
         """Trains a graft; returns its folder and the CPU seconds that it took."""
-        before = cpu_seconds()
+        before, folder = cpu_seconds(), self.work / name
+        shutil.rmtree(folder, ignore_errors=True)  # a run that was killed begins anew: its seconds are not known
         config = load_config("text_classification", (f"data.train={rows}", f"seed={self.seed}", *FIXED, *settings))
-        folder = self.work / name
-        return Path(train(config, folder, resume=folder.exists()).graft), cpu_seconds() - before
+        return Path(train(config, folder).graft), cpu_seconds() - before
 
     def cell(self, side: str, domain: str, measure: Any) -> None:
         """Makes a cell unless it is there."""

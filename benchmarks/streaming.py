@@ -5,8 +5,8 @@
 Text is the novels of the shared data over and over, one word in twenty replaced at random, in text files of 256 MB.
 Images are grey noise of 28 x 28 pixels above ten patterns, in Parquet files. Each kind is trained on by
 `train-backbone` with `stream=true` in a process of its own, whose peak of resident memory counts, in a new home. It is
-stopped after half of its steps and resumed. Rows per second are those of the same batches three times: read alone (no
-step), trained on from the device (no input), and both.
+stopped early and resumed. Rows per second are those of the same batches three times: read alone (no step), trained on
+from the device (no input), and both.
 """
 
 from __future__ import annotations
@@ -111,19 +111,19 @@ def config_of(kind: str, folder: Path, steps: int) -> BackboneConfig:
 
 
 def trained(kind: str, folder: Path, workdir: Path, steps: int) -> dict[str, Any]:
-    """Half of a run and its rest, in this process; seconds until the first is over hold the making of the stream."""
+    """A run that is stopped early, and its rest; the seconds until it stops hold the making of the stream."""
     import resource
     from dataclasses import replace
 
     config, before = config_of(kind, folder, steps), time.perf_counter()
-    half = train_backbone(replace(config, max_seconds=1e-3), workdir)
+    first = train_backbone(replace(config, max_seconds=1e-3), workdir)
     middle = time.perf_counter()
     whole = train_backbone(config, workdir, resume=True)
     return {
         "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "seconds_until_stopped": middle - before,
         "seconds_after": time.perf_counter() - middle,
-        "stopped_after_steps": half.steps,
+        "stopped_after_steps": first.steps,
         "steps": whole.steps,
         "held_out_loss": whole.held_out_loss,
         "train_rows": whole.train_rows,

@@ -92,6 +92,7 @@ class RemoteStore(Store):
         if not (self.root / name).exists():
             with self.reached():
                 if (content := remote.read(f"{self.address}/{name}")) is not None:
+                    self.root.mkdir(parents=True, exist_ok=True)
                     write_durable(self.root / name, content)
 
     @contextlib.contextmanager

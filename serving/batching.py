@@ -247,6 +247,7 @@ class Batcher:
                     if self._calls:
                         call = self._calls.popleft()
                     rows = self._due(now)
+                    left = self._waiting  # rows of other lengths, which may belong to the same request
                     if call or rows:
                         break
                     if self._closing and not self._reserved and not self._loading.total():
@@ -258,7 +259,7 @@ class Batcher:
                 self._run_call(*call)
             if rows:
                 self._run_rows(rows)
-                self._alone = len(rows) == 1 and not self._waiting
+                self._alone = len(rows) == 1 and self._waiting <= left
             self._busy_since = None
 
     def _run_call(self, function: Callable[[], Any], future: Future[Any]) -> None:

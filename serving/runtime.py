@@ -252,7 +252,10 @@ class Runtime:
         rows_of = Counter(served.content_id for served, _ in chosen)
         loading = {graft: count for graft, count in rows_of.items() if not self.residency.resident(graft)}
         self._batcher.reserve(len(chosen) - sum(loading.values()), loading)
-        before: Sequence[Queued | None] = routed or [None] * len(chosen)
+        before: list[Queued | None] = list(routed) or [None] * len(chosen)
+        for number, (served, _) in enumerate(chosen):
+            if served.content_id in loading:
+                before[number] = None  # a row that waits for its graft keeps no states on the device meanwhile
         return [
             self._submit(served, text, deadline, served.content_id in loading, row)
             for (served, text), row in zip(chosen, before, strict=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -90,6 +92,39 @@ def test_a_copy_that_arrives_damaged_is_no_copy(bucket, monkeypatch, tmp_path):
     assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
 
 
+def test_an_entity_tag_under_a_key_is_no_md5(bucket, monkeypatch):
+    for name, more in (("kms", {"ServerSideEncryption": "aws:kms"}), ("plain", {})):
+        bucket.client.put_object(Bucket=bucket.name, Key=name, Body=b"content", **more)
+    monkeypatch.setattr(remote, "_tag", lambda info: "0" * 32)  # what S3 answers under a key; moto answers the MD5
+    assert local(f"{bucket.address}/kms").read_bytes() == b"content"
+    with pytest.raises(OSError, match="arrived with another content"):
+        local(f"{bucket.address}/plain")
+
+
+def test_what_was_written_here_is_compared_by_its_sha256(bucket, monkeypatch):
+    monkeypatch.setattr(remote, "MD5", re.compile("no tag is one"))
+    assert remote.created(f"{bucket.address}/ours", b"content")
+    theirs = bucket.put("theirs", b"content")
+    system, _ = remote._system(theirs)
+    monkeypatch.setattr(system, "get_file", lambda path, place: Path(place).write_bytes(b"cOntent"))
+    assert local(theirs).read_bytes() == b"cOntent", "nothing is known of it but its size"
+    with pytest.raises(OSError, match="arrived with another content"):
+        local(f"{bucket.address}/ours")
+
+
+def test_google_cloud_lists_an_md5_in_base64(monkeypatch, tmp_path):
+    class Listed:
+        def find(self, path, detail):
+            return {path: {"type": "file", "size": 7, "md5Hash": "mgNkuembtIDdJeHwKEyFVQ=="}}
+
+    monkeypatch.setattr(remote, "_system", lambda address: (Listed(), "bucket/x"))
+    (entry,) = remote.listing("gs://bucket/x")
+    assert entry.md5 == hashlib.md5(b"content").hexdigest()
+    for content, same in ((b"content", True), (b"cOntent", False), (b"cut", False)):
+        (tmp_path / "x").write_bytes(content)
+        assert remote.is_copy("gs://bucket/x", entry, tmp_path / "x") == same
+
+
 def test_of_several_writers_one_creates(bucket):
     results: list[bool] = []
     address = f"{bucket.address}/one"
@@ -105,6 +140,45 @@ def test_of_several_writers_one_creates(bucket):
     assert not remote.created(address, b"later")
     assert remote.read(address) == content
     assert remote.read(f"{bucket.address}/two") is None
+
+
+def answer(code: str, status: int) -> OSError:
+    """What s3fs raises for an answer without the condition that AWS names in it."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    content = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return translate_boto_error(ClientError(content, "PutObject"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "there", "expected"),
+    [
+        ([answer("PreconditionFailed", 412)], True, False),
+        ([answer("412", 412)], True, False),
+        ([answer("ConditionalRequestConflict", 409), None], False, True),
+        ([answer("OperationAborted", 409)] * 4, True, False),
+        ([answer("ConditionalRequestConflict", 409)] * 4, False, OSError),
+        ([answer("SlowDown", 503)], True, OSError),
+    ],
+)
+def test_the_answers_of_other_servers_to_a_conditional_write(bucket, monkeypatch, answers, there, expected):
+    monkeypatch.setattr(remote, "PAUSE", 0.0)
+    address = bucket.put("x", b"former") if there else f"{bucket.address}/x"
+    system, _ = remote._system(address)
+    rest = iter(answers)
+
+    def pipe_file(*arguments, **words):
+        if (error := next(rest)) is not None:
+            raise error
+
+    monkeypatch.setattr(system, "pipe_file", pipe_file)
+    if expected is OSError:
+        with pytest.raises(OSError, match=re.escape(address)):
+            remote.created(address, b"x")
+    else:
+        assert remote.created(address, b"x") == expected
+    assert next(rest, "none is left") == "none is left"
 
 
 def test_a_task_is_trained_and_scored_on_data_and_a_backbone_there(bucket, tiny_path, tmp_path, capsys):
@@ -236,7 +310,6 @@ def test_rows_are_shared_and_a_store_is_no_place_of_something_else(bucket, tmp_p
     (store.root / "a.rows.npz").write_bytes(b"rows")
     store.share("a.rows.npz")
     shutil.rmtree(tmp_path / "home")
-    store.identity()
     store.bring("a.rows.npz")
     store.bring("b.rows.npz")
     assert (store.root / "a.rows.npz").read_bytes() == b"rows"

@@ -42,7 +42,12 @@ def _verified(folder: Path) -> tuple[str, str]:
     if (folder / MANIFEST).is_file():
         return MANIFEST, read_graft(folder)[0].content_id
     if (folder / BACKBONE_FILE).is_file():
-        from backbone.storage import load_backbone
+        from backbone.storage import load_backbone, read_record
 
+        if base := read_record(folder).base:
+            raise InputError(
+                f"{folder}: holds what it adds to another trunk, {base[:19]}..., alone, which nobody finds elsewhere. "
+                f"Write it whole: topgraft export-backbone {folder} --format hf --out DIR, import DIR, upload that"
+            )
         return BACKBONE_FILE, load_backbone(folder, precision="float32").base_id
     raise InputError(f"{folder}: neither a graft (no {MANIFEST}) nor a backbone (no {BACKBONE_FILE})")

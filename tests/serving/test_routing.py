@@ -105,15 +105,31 @@ def test_the_trunk_below_runs_once(runtime, monkeypatch):
     (choice,) = runtime.router.chosen(states)
     assert counting.fetched["embed"] == 1
     assert counting.fetched["blocks"] == 1
+    runtime.predict([(choice.task, "warm")])  # it is in its slot
+    counting.fetched.clear()
     (pending,) = runtime.submit([(choice.task, texts_of(0, 1, seed=7)[0])], routed=rows)
     pending.answer(60)
-    assert counting.fetched["embed"] == 1
-    assert counting.fetched["blocks"] == 1
+    assert counting.fetched["embed"] == 0
+    assert counting.fetched["blocks"] == 0
     assert counting.fetched["suffix"] == 1
     (alone,) = runtime.submit([(choice.task, texts_of(0, 1, seed=7)[0])])
     alone.answer(60)
-    assert counting.fetched["embed"] == 2, "the count sees a pass from the start"
+    assert counting.fetched["embed"] == 1, "the count sees a pass from the start"
     np.testing.assert_allclose(alone.future.result(), pending.future.result(), rtol=1e-5)
+
+
+def test_a_row_that_waits_for_its_graft_keeps_no_states_on_the_device(runtime):
+    (text,) = texts_of(2, 1, seed=7)
+    (row,) = runtime.submit_routing([text])
+    row.future.result(60)
+    runtime.predict([(task, "warm") for task in TASKS[:2]])  # the third has no slot now
+    (loaded,) = runtime.submit([(TASKS[2], text)], routed=[row])
+    loaded.answer(60)
+    (resident,) = runtime.submit([(TASKS[2], text)], routed=[row])
+    resident.answer(60)
+    assert loaded.row.states is None
+    assert resident.row.states is row.states is not None
+    np.testing.assert_allclose(loaded.future.result(), resident.future.result(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("passes", [1, 2], ids=["of one pass", "of two passes"])

@@ -379,6 +379,18 @@ def test_a_row_waits_for_others_only_where_others_ask():
     batcher.close()
 
 
+def test_a_lone_request_of_two_lengths_waits_for_nobody():
+    batcher = Batcher(lambda batch: [row.ids for row in batch], max_rows=4, max_wait=3600.0)
+    for _ in range(2):
+        batcher.reserve(2)
+        rows = [Queued(bucket, np.array([bucket]), 0, 1) for bucket in (8, 16)]
+        with batcher._changed:  # both are there before either runs
+            for row in rows:
+                batcher.put(row)
+        assert [row.future.result(60)[0] for row in rows] == [8, 16]
+    batcher.close()
+
+
 def test_a_batch_that_raises_fails_its_rows_and_no_others():
     def run(batch):
         if batch[0].ids[0] == 1:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import topgraft
+from adapters.artefact.upload import upload
 from adapters.specs import Bottleneck, Lora, Probe
 from backbone.errors import InputError
 from backbone.network.updates import UPDATES_FILE
@@ -85,6 +86,11 @@ def test_base_and_trunk_may_move_together(made, tiny_path, tmp_path):
     parent(graft_of(made), tmp_path / "old" / "trunk", backbone=str(tmp_path / "old" / "base"))
     (tmp_path / "old").rename(tmp_path / "new")
     assert load_backbone(tmp_path / "new" / "trunk").weights_id == made.weights_id
+
+
+def test_it_is_not_uploaded_without_its_base(made):
+    with pytest.raises(InputError, match="Write it whole: topgraft export-backbone"):
+        upload(made.path, "s3://bucket/trunk")
 
 
 def test_any_precision_and_another_parent_on_top(made, trunk, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import call
-from tests.tiny import as_json, rows, write_csv
+from tests.tiny import WORDS, as_json, rows, write_csv
 from trainers.config.load import load_config
 from trainers.curation.select import with_subset
 from trainers.inputs import prepare
@@ -62,8 +62,17 @@ def test_labels_are_repaired_in_the_open(config, tmp_path, capsys):
     assert clean["show"] < clean["leave"]
     assert clean["show"] < clean["relabel"]
     result, lines = curated(config, capsys, "--suspects", "relabel", "--share", "0.5", *DEV)
-    assert {one["done"] for one in result["doubted"]} == {"relabelled"}
-    assert not result["settings"], "no setting repairs labels"
+    by_place = {line["where"]: line for line in lines}
+    for one in result["doubted"]:
+        line = by_place.get(one["where"])
+        assert one["done"] == ("not chosen" if line is None else "relabelled")
+        assert line is None or line["label"] == one["instead"]
+    assert {one["done"] for one in result["doubted"]} == {"not chosen", "relabelled"}
+    counted = {
+        name: sum(line["label"] == name for line in lines if "held out" not in line["reason"]) for name in others
+    }
+    assert {name: chosen for name, (chosen, _) in result["labels"].items()} == counted
+    assert (result["settings"], result["no_settings"]) == ("", "no setting repairs labels")
     changed = [line for line in lines if "relabelled from" in line["reason"]]
     assert changed
     assert all(line["label"] != line["reason"].partition("from ")[2].partition(",")[0] for line in changed)
@@ -82,6 +91,58 @@ def test_near_duplicates_are_left_out_by_name(config, tmp_path, capsys):
     status, out, _ = call("curate", config, "--output", "other.jsonl", *near, capsys=capsys)
     assert status == 0
     assert f"near-duplicates left out: {10 + _copies(table)}" in out
+
+
+def prepared(config, file: Path, *settings: str) -> list[tuple[str, tuple[str, ...]]]:
+    table = prepare(load_config(config, [f"data.train={file}", *settings]), Run(Path(), show=False)).data.tables[
+        "train"
+    ]
+    return sorted(zip(table.texts, table.labels, strict=True))
+
+
+def test_names_that_are_digits_are_read_back_as_they_were(config, tmp_path, capsys):
+    """Two of the names 1, 2 and 3 are numbers of other labels too."""
+    for name in ("train", "test"):
+        write_csv(tmp_path / f"{name}.csv", [(text, str(int(label[-1]) + 1)) for text, label in rows(90, seed=4)])
+    settings = ("data.label_names=1,2,3", "data.dev_fraction=0")
+    curated(config, capsys, *(word for one in settings for word in ("--set", one)))
+    before = prepared(config, tmp_path / "train.csv", *settings)
+    assert {label for _, (label,) in before} == {"1", "2", "3"}
+    assert prepared(config, tmp_path / "chosen.jsonl", *settings) == before
+
+
+def test_columns_of_the_config_keep_their_cells_beside_the_notes(config, tmp_path, capsys):
+    for name in ("train", "test"):
+        write_csv(tmp_path / f"{name}.csv", rows(90, seed=len(name)), header=("where", "reason"))
+    settings = ("data.text=where", "data.label=reason", "data.dev_fraction=0")
+    _, lines = curated(config, capsys, *(word for one in settings for word in ("--set", one)))
+    assert prepared(config, tmp_path / "chosen.jsonl", *settings) == prepared(config, tmp_path / "train.csv", *settings)
+    assert all(line["where_"].startswith(str(tmp_path)) and line["reason_"] == "random: drawn" for line in lines)
+
+
+@pytest.mark.parametrize("suspects", ["leave", "relabel"])
+def test_a_label_that_is_doubted_throughout_keeps_its_least_doubted_row(config, tmp_path, capsys, suspects):
+    table = rows(200, seed=11)
+    known = WORDS[::6]
+    wrong = [(" ".join(known[first : first + 10]), "other") for first in (0, 10, 20)]  # all words of another label
+    write_csv(tmp_path / "train.csv", [*table, *wrong])
+    result, lines = curated(config, capsys, "--suspects", suspects, "--set", "data.dev_fraction=0")
+    doubted = [one for one in result["doubted"] if one["label"] == "other"]
+    assert len(doubted) == len(wrong), "the probe doubts the whole label"
+    (kept,) = [one for one in doubted if one["done"] == "kept"]
+    assert kept["confidence"] == max(one["confidence"] for one in doubted)
+    others = [line["where"] for line in lines if line["label"] == "other"]  # also a row that is relabelled to it
+    assert {one["where"] for one in doubted} & set(others) == {kept["where"]}
+    assert result["labels"]["other"] == [len(others), len(wrong)]
+
+
+def test_no_settings_are_named_where_a_run_chooses_among_fewer_rows(config, capsys):
+    """Of a run with early exits the calibration rows are no rows to choose among."""
+    exits = ("exits.boundaries=1", "exits.extra_error=0.3", "exits.share=0.3", "adapter.method=lora")
+    words = [word for one in (*exits, "plan.stages=top(1)") for word in ("--set", one)]
+    status, out, _ = call("curate", config, "--share", "0.5", "--output", "chosen.jsonl", *words, capsys=capsys)
+    assert status == 0
+    assert "no settings do the same without the file: a run with exits.boundaries sets calibration rows apart" in out
 
 
 def _copies(table) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from backbone.compression import plain_name, read_bytes, unpacked
+from backbone.compression import read_bytes, streamed, unpacked
 from backbone.errors import InputError
 
 CONVERT = "convert the file to UTF-8"  # remedy where no setting names the encoding
@@ -34,12 +34,12 @@ def read_text(path: Path, encoding: str = "utf-8", remedy: str = CONVERT) -> str
 
 
 def encoding_of(path: Path, encoding: str = "utf-8") -> str:
-    """Returns the encoding in which a file is read: that of its byte order mark, else `encoding`."""
-    if plain_name(path) != path.name:
-        head = read_bytes(path)[:4]
-    else:
-        with path.open("rb") as file:
-            head = file.read(4)
+    """Returns the encoding in which a file is read: that of its byte order mark, else `encoding`.
+
+    Of a packed file the first unpacked bytes alone are read. Raises InputError for one that cannot be read.
+    """
+    with streamed(path) as file:
+        head = file.read(4)
     return next((name for mark, name in MARKS if head.startswith(mark)), encoding)
 
 

@@ -9,7 +9,9 @@ Shapes: N rows, B rows of a batch.
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,10 +79,15 @@ class RecordRows:
         return np.stack([np.frombuffer(r, self._dtype).reshape(self._shape) for r in records]).astype(np.int32)
 
     def records(self, rows: np.ndarray) -> Sequence[bytes]:
-        """Reads the bytes of some rows. Raises InputError naming the folder of a damaged file."""
+        """Reads the bytes of some rows. Raises InputError naming the folder of a damaged file, or of too many."""
         try:
             records: Sequence[bytes] = self._source.__getitems__([int(row) for row in rows])
         except (RuntimeError, OSError, IndexError) as error:
+            if os.strerror(errno.EMFILE) in str(error):
+                raise InputError(
+                    f"{self._folder}: its {len(self._files)} files are more than this process may open; raise the "
+                    "limit (`ulimit -n 65536`)"
+                ) from error
             raise InputError(f"{self._folder}: damaged ({error}); remove this folder, and it is made again") from error
         return records
 

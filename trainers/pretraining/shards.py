@@ -152,11 +152,9 @@ def _cut(line: bytes) -> tuple[bytes, bytes]:
     if line.endswith(b"\n") or len(line) < MAX_BYTES:
         return line, b""
     place = line.rfind(b" ") + 1
-    if not place:
-        place = len(line)
-        while place > 1 and line[place - 1] & 0xC0 == 0x80:  # bytes of a character behind its first one
-            place -= 1
-        place -= 1
+    if not place:  # the last character is at most four bytes long, and alone its first one is no 10xxxxxx
+        lengths = (length for length in range(1, 5) if line[-length] & 0xC0 != 0x80)
+        place = len(line) - next(lengths, 0)  # without such a byte it is no UTF-8, which reading it says
     return line[:place], line[place:]
 
 

@@ -4,8 +4,8 @@
     sequences = tokenised(corpus, preprocessing, roles, home() / "streams")
 
 The folder is named by the content of the shards, the tokenizer and the settings of packing. After every
-`COMMIT_BYTES` of text the sequences so far are made durable, and a process that was killed goes on from there. Memory
-holds the paragraphs of one batch. Imports no jax.
+`COMMIT_BYTES` of text, or more of a large corpus, the sequences so far are made durable, and a process that was killed
+goes on from there. Memory holds the paragraphs of one batch. Imports no jax.
 
 Shapes: N sequences, T tokens.
 """
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 VERSION = 1  # raised by hand when the same corpus would give other sequences
 SEAL = "stream.json"  # file in the folder of a whole stream
 PROGRESS = "progress.json"  # the same, in the folder of one that is being made
-COMMIT_BYTES = 1 << 27  # text after which the sequences so far are made durable
+COMMIT_BYTES = 1 << 27  # text after which the sequences so far are made durable, at least
+MAX_FILES = 64  # files of a side, all of which are open while rows are read; a packed corpus may need some more
 BATCH_BYTES = 1 << 20  # text that is tokenised at once
 SIDES = {"train": "train", "dev": "held_out"}  # side of a corpus by the name of the split
 
@@ -55,6 +56,10 @@ class TokenStream:
     train: tuple[RecordFile, ...] = ()
     held_out: tuple[RecordFile, ...] = ()
     carry: dict[str, tuple[int, ...]] = field(default_factory=dict)  # ids by side that wait for more paragraphs
+
+    def damaged(self, folder: Path) -> str:
+        """Returns the name of a file that is missing or cut; "" if all are whole."""
+        return next((file.name for file in (*self.train, *self.held_out) if not file.is_whole(folder)), "")
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ def tokenised(corpus: Corpus, preprocessing: TextPreprocessing, roles: Roles, ca
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             if (stream := _whole(folder)) is None:
+                _remove(folder)
                 stream = _made(files, corpus, preprocessing, roles, folder)
     rows = {
         side: RecordRows(folder, getattr(stream, side), (corpus.tokens,), _dtype(preprocessing))
@@ -124,15 +130,29 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _whole(folder: Path) -> TokenStream | None:
     """Returns the stream of a folder; None if there is none, or one of whose files is missing or cut."""
-    if not (folder / SEAL).is_file():
+    stream = _noted(folder / SEAL)
+    return stream if stream is not None and not stream.damaged(folder) else None
+
+
+def _noted(path: Path) -> TokenStream | None:
+    """Returns the stream that a file describes; None without the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
         return None
-    stream = decode(TokenStream, load_json((folder / SEAL).read_text(encoding="utf-8")), str(folder / SEAL))
-    damaged = [file.name for file in (*stream.train, *stream.held_out) if not file.is_whole(folder)]
-    if damaged:
-        log.warning("%s: %s is missing or cut; the corpus is tokenised again", folder, damaged[0])
-        shutil.rmtree(folder)
-        return None
-    return stream
+    return decode(TokenStream, load_json(text), str(path))
+
+
+def _remove(folder: Path) -> None:
+    """Removes a stream that is not whole, by its holder of the lock: it is renamed first, so nobody sees a part."""
+    if not folder.exists():
+        return
+    stream, former = _noted(folder / SEAL), folder.with_suffix(".damaged")
+    missing = stream.damaged(folder) if stream else SEAL
+    log.warning("%s: %s is missing or cut; the corpus is tokenised again", folder, missing)
+    shutil.rmtree(former, ignore_errors=True)  # of a process that was killed here
+    folder.rename(former)
+    shutil.rmtree(former)
 
 
 def _made(
@@ -141,7 +161,7 @@ def _made(
     """Tokenises a corpus into `folder`, from where a killed process was on."""
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
-    writer = _Writer(partial, corpus, preprocessing, roles)
+    writer = _Writer(partial, corpus, preprocessing, roles, sum(path.stat().st_size for path in files))
     log.info("tokenising %d shards into %s%s", len(files), folder, ", going on" if writer.stream.shard else "")
     with disk_errors(folder):
         for number, path in enumerate(files):
@@ -156,10 +176,19 @@ def _made(
     return writer.stream
 
 
+def _commit_bytes(size: int, files: int = 0) -> int:
+    """Returns the text between two commits of a corpus of `size` bytes, once a side has a number of files.
+
+    The text doubles with every `MAX_FILES` files, for packed shards unpack to more than their size.
+    """
+    return max(COMMIT_BYTES, -(-size // (MAX_FILES - 1))) << (files // MAX_FILES)
+
+
 class _Writer:
     """Writes the sequences of both sides, one file each between two commits."""
 
-    def __init__(self, folder: Path, corpus: Corpus, preprocessing: TextPreprocessing, roles: Roles):
+    def __init__(self, folder: Path, corpus: Corpus, preprocessing: TextPreprocessing, roles: Roles, size: int):
+        self._size = size  # bytes of the shards
         self._folder, self._corpus, self._dtype = folder, corpus, _dtype(preprocessing)
         self.stream = self._committed()
         self._packers = {
@@ -171,12 +200,12 @@ class _Writer:
         self._bytes = 0  # text since the last commit
 
     def _committed(self) -> TokenStream:
-        """Returns what a killed process had made durable; removes the rest."""
-        try:
-            text = (self._folder / PROGRESS).read_text(encoding="utf-8")
-            stream = decode(TokenStream, load_json(text), str(self._folder / PROGRESS))
-        except FileNotFoundError:
+        """Returns what a killed process had made durable, nothing if a file of it is not whole; removes the rest."""
+        stream = _noted(self._folder / PROGRESS) or TokenStream()
+        if damaged := stream.damaged(self._folder):
+            log.warning("%s: %s is missing or cut; the corpus is tokenised from its start", self._folder, damaged)
             stream = TokenStream()
+            (self._folder / PROGRESS).unlink()
         names = {PROGRESS, *(file.name for file in (*stream.train, *stream.held_out))}
         for path in self._folder.iterdir():
             if path.name not in names:
@@ -195,7 +224,7 @@ class _Writer:
             if size >= BATCH_BYTES:
                 self._write(batch, size)
                 batch, size = {side: [] for side in SIDES.values()}, 0
-                if self._bytes >= COMMIT_BYTES:
+                if self._bytes >= _commit_bytes(self._size, len(self.stream.train)):
                     self.commit(number, place)
         if not paragraphs and not start:
             raise InputError(f"{path}: holds no text; leave it out of corpus.files")

@@ -48,6 +48,7 @@ WRITERS = {
     "mac.txt": lambda path: path.write_bytes(PLAIN.replace("\n", "\r").encode()),
     "utf16.txt": lambda path: path.write_text(PLAIN[1:], encoding="utf-16"),
     "packed.txt.gz": lambda path: path.write_bytes(gzip.compress(PLAIN.encode())),
+    "no_suffix.txt": lambda path: path.write_bytes(gzip.compress(PLAIN[1:].encode("utf-16"))),
     "packed.txt.bz2": lambda path: path.write_bytes(bz2.compress(PLAIN.encode())),
     "packed.txt.xz": lambda path: path.write_bytes(lzma.compress(PLAIN.encode())),
     "packed.txt.zst": lambda path: path.write_bytes(pyarrow.compress(PLAIN.encode(), "zstd", asbytes=True)),
@@ -69,6 +70,14 @@ def test_every_kind_of_shard_gives_its_paragraphs_from_every_place(tmp_path, nam
         assert list(units(path, "text", place)) == parts[number + 1 :]
     corpus = Corpus(files=(str(path),), held_out_fraction=0.3)
     assert sorted([*read_text(corpus).train, *read_text(corpus).held_out]) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name.startswith(("packed", "no_suffix"))])
+def test_a_packed_shard_is_never_read_whole(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    WRITERS[name](path)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read into memory"))
+    assert sum(len(unit) for _, unit in units(path, "text")) == len(TEXTS)
 
 
 @pytest.mark.parametrize("limit", [8, 13, 64])
@@ -96,6 +105,10 @@ def test_a_folder_is_read_by_its_first_kind_of_shard(tmp_path):
 
 FAULTS = {
     "latin.txt": (lambda path: path.write_bytes("Höhe".encode("latin-1")), "latin.txt: byte 1 is not valid UTF-8"),
+    "middle.txt": (
+        lambda path: path.write_bytes(b"\x80\xbf" * (shards.MAX_BYTES // 2 + 9)),
+        "middle.txt: byte 0 is not valid UTF-8",
+    ),
     "nul.txt": (lambda path: path.write_bytes(b"a\0b"), "nul.txt: byte 1 is a NUL character"),
     "odd.txt": (lambda path: path.write_bytes("Höhe".encode("utf-16")[:-1]), "odd.txt: is not valid utf-16-le"),
     "cut.txt.gz": (lambda path: path.write_bytes(gzip.compress(PLAIN.encode())[:-20]), "damaged or cut off"),

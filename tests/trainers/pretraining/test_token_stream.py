@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +114,77 @@ def test_a_killed_process_leaves_what_it_has_read_to_the_next(corpus, tmp_path, 
     assert before == 4
     assert 0 < len(texts) < 0.7 * (len(list(text.train)) + len(list(text.held_out))), "the rest alone was read"
     assert not list((tmp_path / "streams").glob("*.partial"))
+
+
+def test_a_committed_file_that_is_cut_is_not_gone_on_from(corpus, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(token_stream, "BATCH_BYTES", 300)
+    monkeypatch.setattr(token_stream, "COMMIT_BYTES", 3000)
+    commit, cache = token_stream._Writer.commit, tmp_path / "streams"
+
+    def interrupted(self, *place):
+        commit(self, *place)
+        if len(self.stream.train) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(token_stream._Writer, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made(corpus, cache)
+    monkeypatch.setattr(token_stream._Writer, "commit", commit)
+    (partial,) = cache.glob("*.partial")
+    os.truncate(partial / "train-00001.array_record", 100)
+    sequences = made(corpus, cache)
+    assert "train-00001.array_record is missing or cut" in caplog.text
+    preprocessing = TOKENIZER.tokenizer(streamed_text(corpus).train, 16)
+    expected = pack(read_text(corpus), preprocessing, roles_of(preprocessing, needs_mask=True), 16)
+    np.testing.assert_array_equal(everything(sequences.train), expected.train)
+    assert sequences.tokens == expected.tokens
+
+
+def test_a_damaged_stream_is_renamed_then_removed_by_the_holder_of_the_lock(corpus, tmp_path, monkeypatch):
+    cache, removed = tmp_path / "streams", []
+    made(corpus, cache)
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
+    (folder / "train-00000.array_record").unlink()
+    assert token_stream._whole(folder) is None
+    assert (folder / token_stream.SEAL).is_file(), "looking removes nothing"
+    rmtree = shutil.rmtree
+
+    def watched(path, **words):
+        assert not folder.exists() or not path.exists()
+        with folder.with_suffix(".lock").open("wb") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        removed.append(path.name)
+        rmtree(path, **words)
+
+    monkeypatch.setattr(token_stream.shutil, "rmtree", watched)
+    made(corpus, cache)
+    assert removed
+    assert sorted(path.name for path in cache.iterdir()) == [folder.name, f"{folder.name}.lock"]
+
+
+def test_a_corpus_of_any_size_is_few_files_and_too_many_say_which_limit(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_stream, "BATCH_BYTES", 1)
+    monkeypatch.setattr(token_stream, "COMMIT_BYTES", 1)
+    sequences = made(corpus, tmp_path / "streams")
+    (folder,) = (path for path in (tmp_path / "streams").iterdir() if path.is_dir())
+    for side in ("train", "held_out"):
+        assert 20 < len(list(folder.glob(f"{side}-*"))) <= token_stream.MAX_FILES
+    assert len(sequences.train._source) == len(sequences.train)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 5, hard))
+    try:
+        with pytest.raises(InputError, match=r"files are more than this process may open.*ulimit -n"):
+            everything(sequences.train)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_files_of_a_packed_corpus_grow_with_its_logarithm():
+    size, files, unpacked = 1 << 40, 0, 0
+    while unpacked < 20 * size:
+        unpacked, files = unpacked + token_stream._commit_bytes(size, files), files + 1
+    assert files < 5 * token_stream.MAX_FILES
+    assert token_stream._commit_bytes(1000) == token_stream.COMMIT_BYTES
 
 
 def test_another_content_is_another_stream_and_a_lost_file_is_made_again(corpus, tmp_path):

@@ -32,14 +32,19 @@ from backbone.network.dropping import MIN_TOKENS, Drop
 from backbone.records import decode, encode
 from backbone.trees import Params, map_leaves
 from metering.window import window
-from trainers.config import Data
+from trainers.config import Data, EarlyExits, Plan, TrainConfig
 from trainers.config.dropping import Dropping
 from trainers.config.load import override_part, versions
+from trainers.curation.select import with_subset
 from trainers.data.batches import Examples, part_of
-from trainers.data.examples import load_data
+from trainers.data.examples import TaskData, load_data
 from trainers.fitting.linear_head import fit_linear, pooled_features
+from trainers.inputs import Inputs, split_off_calibration
+from trainers.runs.run import Run
 from trainers.scoring.metrics import gather
 from trainers.scoring.risk import excess_p_value
+from trainers.subsets.random import RandomSubset
+from trainers.subsets.subset import Subset
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +72,7 @@ class DroppingGraft:
     operations: float  # operations of all blocks at the longest input, as a share of those with all tokens
     tried: tuple[Tried, ...]  # numbers of tokens in the order in which they were tested
     rows: int  # rows that certify
-    long_rows: int  # rows among them that lose tokens
+    long_rows: int  # rows among them that lose tokens in the new graft; 0 where nothing was certified
     extra_error: float  # bound on what the share of rows with a mistake grows by
     confidence: float  # probability that the bound holds
     before: dict[str, float]  # metrics of the graft with all tokens on these rows
@@ -121,7 +126,7 @@ def drop_tokens(
         operations=flops[0] / flops[1],
         tried=tuple(tried),
         rows=len(rows),
-        long_rows=sum(len(row) > tried[-1].drops[0].keep for row in rows.rows),
+        long_rows=sum(len(row) > drop.keep for drop in chosen.model.drops[:1] for row in rows.rows),
         extra_error=dropping.extra_error,
         confidence=dropping.confidence,
         before=_metrics(graft, rows),
@@ -209,11 +214,19 @@ def _ladders(graft: Graft, dropping: Dropping, where: str) -> list[tuple[Drop, .
     keeps = dropping.keep or tuple(max(int(share * longest), MIN_TOKENS) for share in SHARES)
     ladders = []
     for keep in dict.fromkeys(keeps):
-        drops = tuple(Drop(boundary, max(keep >> place, MIN_TOKENS)) for place, boundary in enumerate(at))
+        numbers = [max(keep >> place, MIN_TOKENS) for place in range(len(at))]
+        if not dropping.keep and sorted({longest, *numbers}, reverse=True) != [longest, *numbers]:
+            continue  # a default that drops nothing at one of the boundaries
+        drops = tuple(map(Drop, at, numbers))
         replace(model, drops=drops)  # raises InputError where the graft needs every token
         if keep >= longest:
             raise InputError(f"--keep: {keep} of at most {longest} tokens drops none")
         ladders.append(drops)
+    if not ladders:
+        raise InputError(
+            f"--at: {len(at)} boundaries leave nothing to drop of at most {longest} tokens, of which {MIN_TOKENS} "
+            "stay; name fewer"
+        )
     return ladders
 
 
@@ -222,7 +235,7 @@ def _rows(
 ) -> tuple[dict[str, Examples], Examples]:
     """Returns the graft's train and development rows, as far as it has some, and the rows that certify.
 
-    These hold no train rows.
+    Train rows are those of the config's subset. Rows that anything was fitted to certify nothing.
     """
     stored: Mapping[str, Any] = manifest.training.config.get("data", {})
     known = decode(Data, dict(stored), "data")
@@ -237,14 +250,45 @@ def _rows(
         if _fits_anew(graft.model):
             raise InputError("data.train: the graft names no train rows, to which the head of a probe is fitted anew")
         return {}, rows
-    splits = dict(load_data(known, head, graft.backbone, labels=labels, splits=("train", "dev")).splits)
-    seen = {row_key(row) for row in splits["train"].rows}
+    data = load_data(known, head, graft.backbone, labels=labels, splits=("train", "dev"))
+    splits = dict(_learned(graft, manifest, known, data).data.splits)
+    fitted = ("train", "dev") if _climbed(graft.model, manifest) and not known.dev else ("train",)
+    seen = {row_key(row) for name in fitted if name in splits for row in splits[name].rows}
     new = np.array([row_key(row) not in seen for row in rows.rows], bool)
     if not new.any():
         raise InputError(f"--rows: the graft was trained on all {len(rows)} of them; name rows that it has not seen")
     if not new.all():
         log.warning("drop-tokens: %d of %d rows are train rows, and left out", (~new).sum(), len(rows))
     return splits, part_of(rows, np.flatnonzero(new))
+
+
+def _learned(graft: Graft, manifest: Manifest, known: Data, data: TaskData) -> Inputs:
+    """Returns the rows of the graft's run: without the calibration rows of exits, and those of its subset alone."""
+    stored = manifest.training.config
+    plan, head = stored.get("plan", {}), data.head
+    names = {name: stored[name] for name in ("seed", "metric") if name in stored}
+    config = TrainConfig(
+        data=known,
+        head=head,
+        subset=decode(Subset, stored["subset"], "subset") if "subset" in stored else RandomSubset(),
+        exits=decode(EarlyExits, stored.get("exits", {}), "exits"),
+        plan=Plan(stages="all", **{name: plan[name] for name in ("cache", "cache_gib") if name in plan}),
+        **names,
+    )
+    inputs = Inputs(config, graft.backbone.path, graft.backbone, data)
+    if config.exits.boundaries:
+        rest, calibration = split_off_calibration(config, graft.backbone, data)
+        inputs = replace(inputs, data=rest, calibration=calibration)
+    return with_subset(inputs, Run(Path()))
+
+
+def _climbed(model: GraftModel, manifest: Manifest) -> bool:
+    """Returns whether the graft is a probe that a climb chose, which is fitted to its development rows too.
+
+    The config then names another method.
+    """
+    named = manifest.training.config.get("adapter", {}).get("method")
+    return _fits_anew(model) and named not in {method.tag for method in model.methods}
 
 
 def _fits_anew(model: GraftModel) -> bool:

@@ -15,22 +15,27 @@ from adapters.export.onnx.export import export_onnx
 from adapters.export.peft import export_peft
 from adapters.mixing import combine
 from adapters.specs import Classification
+from backbone.cache import row_key
 from backbone.errors import InputError
 from backbone.network.dropping import Drop
 from backbone.records import decode
 from serving.bank import Envelope
 from serving.runtime import Runtime
 from tests.command import call
-from tests.tiny import as_json, rows, write_config, write_csv
+from tests.tiny import SPEC, as_json, make_tiny_backbone, rows, write_config, write_csv
 from trainers.config import Data
 from trainers.config.dropping import Dropping
 from trainers.config.load import load_config
 from trainers.config.pruning import Pruning
+from trainers.curation.select import with_subset
 from trainers.data.examples import load_data
 from trainers.data.prepare import prepare
 from trainers.drop_tokens import drop_tokens
+from trainers.fitting.linear_head import fit_linear, pooled_features
 from trainers.fitting.warm_start import Start
+from trainers.inputs import prepare as prepared_inputs
 from trainers.prune import prune
+from trainers.runs.run import Run
 from trainers.train import train
 
 LORA = ("epochs=3", "optimizer.learning_rate=0.01", "plan.stages=top(1)")
@@ -155,6 +160,52 @@ def test_train_rows_certify_nothing(trained, tmp_path, caplog):
     file = write_csv(tmp_path / "train.csv", list(zip(table.texts, (label for label, *_ in table.labels), strict=True)))
     with pytest.raises(InputError, match=r"^--rows: the graft was trained on all"):
         drop_tokens(trained, tmp_path / "none", Dropping(rows=(str(file),), at=(1,)))
+
+
+def test_a_probe_of_a_subset_is_fitted_anew_to_its_rows_and_the_others_certify(run, tiny, tmp_path):
+    options = (*PROBE, "subset.method=random", "subset.share=0.5")
+    config, folder = load_config(run[0], options), Run(tmp_path)
+    path = train(config, tmp_path / "run").graft
+    inputs = prepared_inputs(config, folder)
+    learned = with_subset(inputs, folder).train
+    settings = Dropping(rows=config.data.train, at=(1,), keep=(16,), extra_error=0.3)
+    report = drop_tokens(path, tmp_path / "fewer", settings)
+    keys = {row_key(row) for row in learned.rows}
+    every = [row for part in (inputs.train, inputs.dev) for row in part.rows]
+    assert report.rows == sum(row_key(row) not in keys for row in every) > len(inputs.dev)
+    fewer = topgraft.load(report.path, tiny)
+    x = pooled_features(fewer.model, tiny, {}, learned, lambda count: None)
+    expected = fit_linear(fewer.model, x, learned.labels, None, "accuracy").head
+    np.testing.assert_allclose(fewer.params["head"]["kernel"], expected["kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_development_rows_that_a_climb_fitted_its_probe_to_certify_nothing(run, tmp_path):
+    config = load_config(run[0], ("plan.stages=auto", "plan.highest=probe"))
+    path = train(config, tmp_path / "run").graft
+    with pytest.raises(InputError, match=r"^--rows: the graft was trained on all 240 of them"):
+        drop_tokens(path, tmp_path / "fewer", Dropping(rows=config.data.train, at=(1,), keep=(16,)))
+
+
+def test_default_numbers_that_drop_nothing_are_left_out(held_out, tmp_path):
+    """Of 16 tokens 12, 6 and 4 may stay at three boundaries; 8 and 6 leave the third nothing to drop."""
+    backbone = make_tiny_backbone(tmp_path / "backbone", spec=replace(SPEC, blocks=5))
+    script = write_config(tmp_path / "config.py", backbone, tmp_path)
+    path = train(load_config(script, (*PROBE, "data.max_tokens=16")), tmp_path / "run").graft
+    settings = Dropping(rows=(str(held_out),), at=(1, 2, 3), extra_error=0.5)
+    report = drop_tokens(path, tmp_path / "fewer", settings)
+    assert [[drop.keep for drop in one.drops] for one in report.tried] == [[12, 6, 4]]
+    for keep, message in (((), "--at: 4 boundaries leave nothing to drop"), ((12,), "drops: boundaries must ascend")):
+        with pytest.raises(InputError, match=f"^{message}"):
+            drop_tokens(path, tmp_path / "none", replace(settings, at=(1, 2, 3, 4), keep=keep))
+
+
+def test_long_rows_are_those_of_the_numbers_that_were_chosen(trained, held_out, tmp_path):
+    settings = Dropping(rows=(str(held_out),), at=(1,), keep=(21, 4), extra_error=0.05)
+    report = drop_tokens(trained, tmp_path / "out", settings)
+    assert [one.drops[0].keep for one in report.tried] == [21, 4]
+    assert report.drops == (Drop(1, 21),)
+    assert report.rows == 300
+    assert report.long_rows == sum(len(text.split()) == 20 for text, _ in rows(300, seed=5)), "22 tokens each"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 
 Reads top to bottom: inputs, a way to the parameters, scores, extras beside the graft, the artefact, the report.
 A work folder holds `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `graft/` and
-`result.json`.
+`result.json`; with a budget of memory, `step_form.json` too.
 """
 
 from __future__ import annotations

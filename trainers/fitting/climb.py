@@ -197,6 +197,7 @@ def _trained(
         return progress.best_score < kept.score - noise
 
     with window(name) as cost, Checkpoints(run.workdir / FOLDER / name, run.identity) as checkpoints:
+        task = task.in_folder(run.workdir / name)
         state = LoopState(task, params)
         resumed = state.restore(checkpoints)
         fit(task, state, checkpoints, Scalars(run.workdir / name, state.done), stop_if=hopeless, show=run.show)

@@ -6,10 +6,11 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ from trainers.fitting.state import LoopState, Step
 from trainers.fitting.step import first_state, make_optimizer, make_step, partition, temporaries
 from trainers.freezing.schedule import RunShape, Schedule, Span
 from trainers.penalties.penalty import total
-from trainers.runs.memory import MemoryPlan, StepForm, chosen, forms, program_bytes, scratch_bytes
+from trainers.runs.memory import MemoryPlan, StepForm, chosen, forms, kept, program_bytes, scratch_bytes
 from trainers.scoring.metrics import gather
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class GraftTask(Trainable):
     dev: Examples | None
     difficulty: np.ndarray | None = None  # difficulty of each train row, for the curriculum
     open_cache: OpenCache | None = None  # None: blocks below the boundary run in every step
+    kept_form: StepForm | None = None  # form of the steps that a run in a folder began with
 
     @property
     def layout(self) -> Layout:
@@ -177,21 +179,36 @@ class GraftTask(Trainable):
     @property
     def form(self) -> StepForm:
         """Returns the way that a step goes over its batch: that of the budget of memory, or whole batches."""
+        if self.kept_form is not None:
+            return self.kept_form
         return StepForm(1, self.config.remat) if self.memory is None else self.memory.form
+
+    def in_folder(self, folder: Path) -> Self:
+        """Returns the task with the form of the run in `folder`, which is chosen and stored now if it has none."""
+        if not self.config.plan.max_memory_mb:
+            return self
+        self._require_one_device()
+        return replace(self, kept_form=kept(folder, lambda: self.form))
+
+    def _require_one_device(self) -> None:
+        """Raises InputError for a budget of memory on several devices."""
+        if self.layout.shards > 1 or len(self.layout.devices) > 1:
+            raise InputError("plan.max_memory_mb: splits the batches of one device; leave it out, or leave out mesh")
 
     @cached_property
     def memory(self) -> MemoryPlan | None:
-        """Returns what the budget of memory decides by the longest rows; None without one.
+        """Returns what the budget of memory decides by the longest rows, with the blocks of every stage live.
 
-        Compiles steps, and runs none. Raises InputError for a budget below the floor, and on several devices.
+        None without a budget. Compiles steps, and runs none. Raises InputError for a budget below the floor, and on
+        several devices.
         """
         limit, config = self.config.plan.max_memory_mb, self.config
         if not limit:
             return None
-        if self.layout.shards > 1 or len(self.layout.devices) > 1:
-            raise InputError("plan.max_memory_mb: splits the batches of one device; leave it out, or leave out mesh")
+        self._require_one_device()
         bucket, optimizer = int(self.train.buckets.max()), self.optimizer()
-        live, frozen = partition(self.model.abstract(), live_from(self.spans[0].boundary or 0))
+        lowest = min(span.boundary or 0 for span in self.spans)
+        live, frozen = partition(self.model.abstract(), live_from(lowest))
         track = self.schedule.signal == "gradient"
         first = functools.partial(first_state, optimizer=optimizer, track=track, keep_start=self.keeps_start)
         state = jax.eval_shape(first, live)
@@ -204,14 +221,15 @@ class GraftTask(Trainable):
             tokens = config.batch_size * self.model.sides * bucket // form.parts
             return temporaries(program) + scratch_bytes(self._widest, tokens) + self._programs
 
-        plan = chosen(forms(config.batch_size, config.remat), step_bytes, self._pass_bytes(bucket), limit)
+        plan = chosen(forms(config.batch_size, config.remat), step_bytes, self._pass_bytes(), limit)
         log.info("memory: %s", plan)
         return plan
 
-    def _pass_bytes(self, bucket: int) -> int:
-        """Returns the temporaries of a forward pass over held-out rows; 0 without any."""
+    def _pass_bytes(self) -> int:
+        """Returns the temporaries of a forward pass over the longest rows of any split; 0 without held-out rows."""
         if self.dev is None:
             return 0
+        bucket = int(max(self.train.buckets.max(), self.dev.buckets.max()))
         rows = full_batch(bucket) * self.model.sides
         inputs = {"ids": self.backbone.made_up_ids(rows, bucket), "mask": np.ones((rows, bucket), bool)}
         program = jax.jit(self.model.logits).lower(self.backbone.params, self.model.abstract(), inputs).compile()

@@ -88,6 +88,7 @@ def steps(inputs: Inputs, run: Run, parent: Parent | None = None) -> Fitted:
             elif config.head_start == "probe" and not resumed:
                 params["head"] |= best_head(inputs, run, model, params, keep=True).head
         with run.phase("train"):
+            task = task.in_folder(run.workdir)
             state = LoopState(task, params)
             state.restore(checkpoints)
             fit(task, state, checkpoints, Scalars(run.workdir, state.done), show=run.show)

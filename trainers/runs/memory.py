@@ -10,13 +10,19 @@ compiler does not count. Beside it stands what is resident before the first step
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from backbone.errors import InputError
+from backbone.files import write_durable
+from backbone.records import decode, encode
+from backbone.texts import parse_json, read_text
 from metering.window import on_accelerator, window
 
 MB = 1e6
+FORM = "step_form.json"  # form of the steps of a run, in its folder
 COMPILING = 150e6  # bytes that a compilation takes beside what is resident, on a CPU
 WIDTHS = 13  # scratch of products on a CPU, in rows of the widest layer for each token
 PROGRAM = 15e6  # bytes that a compiled program keeps, on a CPU
@@ -56,6 +62,20 @@ def forms(rows: int, remat: bool) -> tuple[StepForm, ...]:
     parts = [count for count in range(1, rows + 1) if rows % count == 0]
     plain = [] if remat else [StepForm(count, False) for count in parts]
     return (*plain, *(StepForm(count, True) for count in parts[-1 if plain else 0 :]))
+
+
+def kept(folder: Path, choose: Callable[[], StepForm]) -> StepForm:
+    """Returns the form of the run in `folder`, which is chosen once.
+
+    A resumed run may find less memory free, and another form gives other last bits.
+    """
+    file = folder / FORM
+    if file.exists():
+        return decode(StepForm, parse_json(read_text(file), str(file)), str(file))
+    form = choose()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durable(file, json.dumps(encode(form)).encode())
+    return form
 
 
 def resident_bytes() -> int:

@@ -83,7 +83,8 @@ def candidates(
 ) -> tuple[Candidate, ...]:
     """Returns every point that was tried, best score first.
 
-    `names` are shown names of the target's limits. A point that is `lost` has no piece of its last rung.
+    `names` are shown names of the target's limits. A point that is `lost` has no piece of its last rung: it is
+    not on the front, and beats no other.
     """
     latest: dict[str, Piece] = {}
     spent: dict[str, float] = {}
@@ -94,7 +95,7 @@ def candidates(
     stepped = [piece.steps / piece.total for piece in latest.values() if piece.total > 1]
     furthest = max(stepped, default=1.0)  # below 1 where a budget ended the search
     compared = [piece for piece in latest.values() if piece.done or piece.steps / piece.total == furthest]
-    kept = [piece for piece in compared if not broken(piece, target, names)]
+    kept = [piece for piece in compared if piece.point not in lost and not broken(piece, target, names)]
     result = [
         _candidate(
             by_id[piece.point], piece, spent[piece.point], compared, kept, objectives, broken(piece, target, names)
@@ -102,7 +103,7 @@ def candidates(
         for piece in latest.values()
     ]
     result = [
-        replace(one, reason=f"lost after {one.trained:.0%}: the disk was full") if one.id in lost else one
+        replace(one, front=False, reason=f"lost after {one.trained:.0%}: the disk was full") if one.id in lost else one
         for one in result
     ]
     result = [_with_brittleness(one, result) for one in result]

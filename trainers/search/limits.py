@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from adapters.target import Target
-from backbone.errors import InputError
 from metering.window import platform
 from registry.budgets.budget import Budget
 from trainers.config import TrainConfig
 from trainers.search.front import LIMITS
+from trainers.search.space import require_checked
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,7 @@ def limits_of(config: TrainConfig, budget: Budget) -> Limits:
 
     A budget is about every verb, so what a search cannot check of it is listed, and left to the gate.
     """
-    for name in ("max_memory_mb", "max_joules"):
-        if getattr(config.target, name):
-            raise InputError(f"target.{name}: a search does not check it; leave it out, and let the gate check it")
-    if config.plan.max_memory_mb:
-        raise InputError("plan.max_memory_mb: a search has other steps; leave it out, and train the choice with it")
+    require_checked(config)
     config.target.require_platform(platform(), "the search")
     budget.require_metrics(config.head.metrics)
     narrowed = budget.narrowed(config.target)

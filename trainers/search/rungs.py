@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trainers.search.halving import survivors
+from trainers.search.halving import expected_price, survivors
 from trainers.search.pieces import Piece, SearchPlan
 from trainers.search.records import Folder
 from trainers.search.samplers.sampler import Sampler
@@ -52,7 +52,7 @@ class Rungs:
         try:
             for rung in range(len(self.plan.rungs)):
                 pieces: list[Piece] = []
-                for identity in alive if rung else self._first(pieces):
+                for identity in alive if rung else self.drawn(pieces):
                     if (piece := self._piece(identity, rung)) is not None:
                         pieces.append(piece)
                 if not pieces:
@@ -63,14 +63,39 @@ class Rungs:
             return str(end)
         return ""
 
-    def _first(self, pieces: list[Piece]) -> Iterator[str]:
-        """Yields the points of the first rung; a sampler that learns looks at the `pieces` before each."""
+    def drawn(self, pieces: list[Piece]) -> Iterator[str]:
+        """Yields the points of the first rung; a sampler that learns looks at the `pieces` before each.
+
+        It stops drawing where the rungs that follow would find no budget left.
+        """
         yield from self.plan.tried
         points = [trial.point for trial in self.trials.values()]
         for _ in range(self.plan.count):
             left = [point for point in points if point.id not in self.lost]
             seed = points[0].config.seed
-            yield self.sampler.choose(left, pieces, self.plan.objectives, seed, self.plan.count)[0]
+            identity = self.sampler.choose(left, pieces, self.plan.objectives, seed, self.plan.count)[0]
+            if pieces and not self._affords(identity, [piece.point for piece in pieces]):
+                log.info("budget: no point after %d leaves enough for the rungs that follow", len(pieces))
+                return
+            yield identity
+
+    def _affords(self, identity: str, drawn: Sequence[str]) -> bool:
+        """Returns whether the budget holds one more point in the first rung, and the rungs after it of all points.
+
+        A point whose piece is stored was afforded before.
+        """
+        if not self.plan.budget or (0, identity) in self.folder.pieces:
+            return True
+        if any(rung for rung, _ in self.folder.pieces):
+            return False  # a resumed search had ended its first rung
+        trial = self.trials[identity]
+        others = [self.trials[one] for one in drawn]
+        stepped = [one for one in (*others, trial) if not one.fitted]
+        whole = expected_price([self.pricing.seconds(one) for one in stepped], self.pricing.evaluation)
+        later = whole - sum(self.pricing.piece(one, 0) for one in stepped)
+        new = {trial.group} - {one.group for one in others} if not trial.fitted else set()
+        first = self.pricing.piece(trial, 0) + self.pricing.compile_of(new)
+        return self.clock.spent + first + later <= self.plan.budget
 
     def _piece(self, identity: str, rung: int) -> Piece | None:
         """Returns the piece of a point at a rung, trained now unless it is stored; None where the disk is full."""

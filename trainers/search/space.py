@@ -115,7 +115,7 @@ def points_of(space: Space, config: TrainConfig) -> Points:
     for settings in space.settings():
         try:
             made = override(config, [f"{name}={value}" for name, value in settings])
-            _require_searchable(made)
+            _require_searchable(made, config, [name for name, _ in settings])
         except InputError as error:
             refused.append(Refused(settings, str(error)))
             continue
@@ -139,8 +139,24 @@ def require_used(points: Collection[Point], refused: Sequence[Refused]) -> None:
         raise InputError("space: it has no feasible point")
 
 
-def _require_searchable(config: TrainConfig) -> None:
-    """Raises InputError for a config that is no trial of a search."""
+def require_checked(config: TrainConfig) -> None:
+    """Raises InputError for a limit of a config that a search does not check."""
+    for name in ("max_memory_mb", "max_joules"):
+        if getattr(config.target, name):
+            raise InputError(f"target.{name}: a search does not check it; leave it out, and let the gate check it")
+    if config.plan.max_memory_mb:
+        raise InputError("plan.max_memory_mb: a search has other steps; leave it out, and train the choice with it")
+
+
+def _require_searchable(config: TrainConfig, base: TrainConfig, names: Collection[str]) -> None:
+    """Raises InputError for a config that is no trial of a search over `base`; `names` are the fields of its point."""
+    require_checked(config)
+    if config.target != base.target:
+        raise InputError("target: its limits hold for every point of a search; set them in the config, not in a space")
+    if "subset.seed" in names and not config.subset.reads_seed:
+        raise InputError(
+            f"subset.seed: {config.subset.tag} draws nothing, so each seed has the same rows; leave it out"
+        )
     if config.mesh != Mesh():
         raise InputError("mesh: the trials of a search run on one device; leave it out")
     if config.penalties or config.ranks.max_bytes:
@@ -158,7 +174,7 @@ def _require_searchable(config: TrainConfig) -> None:
 def control_of(config: TrainConfig) -> TrainConfig | None:
     """Returns the config on a random subset of the same size; None where the rows are all, or random already."""
     subset = config.subset
-    if subset.is_whole or subset.tag == RandomSubset.tag:
+    if subset.share == 1 or subset.tag == RandomSubset.tag:
         return None
     return replace(config, subset=RandomSubset(subset.share, subset.balance, subset.near, subset.seed))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ BLOCK = 2**24  # similarities in memory at a time
 @dataclass(frozen=True)
 class FacilityLocation(ShareOfRows, tag="facility"):
     """Rows that stand for all others."""
+
+    reads_seed: ClassVar[bool] = False
 
     def choose(self, rows: RowFacts, members: np.ndarray, count: int) -> Chosen:
         states = rows.states[members]  # [M,D]

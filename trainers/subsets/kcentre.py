@@ -7,6 +7,7 @@ on states of a network. It begins at the row nearest to the middle of its group.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from trainers.subsets.subset import Chosen, RowFacts, ShareOfRows
 @dataclass(frozen=True)
 class KCentre(ShareOfRows, tag="kcentre"):
     """Rows that leave no other row far from a chosen one."""
+
+    reads_seed: ClassVar[bool] = False
 
     def choose(self, rows: RowFacts, members: np.ndarray, count: int) -> Chosen:
         states = rows.states[members]  # [M,D]

@@ -19,6 +19,7 @@ class Margin(ShareOfRows, tag="margin"):
     """Rows of which a probe is least sure."""
 
     reads_labels: ClassVar[bool] = True
+    reads_seed: ClassVar[bool] = False
 
     def choose(self, rows: RowFacts, members: np.ndarray, count: int) -> Chosen:
         probabilities = rows.probabilities[members]

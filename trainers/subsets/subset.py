@@ -56,6 +56,7 @@ class Subset(Registered, by="method", folder="trainers.subsets", needs=("choose"
     """A part of the train rows; a share of 1 takes all of them, by every method."""
 
     reads_labels: ClassVar[bool] = False  # the method doubts or learns labels, so each row must have one
+    reads_seed: ClassVar[bool] = True  # another seed may choose other rows
 
     share: float  # share of the train rows that a run learns from
     balance: Balance  # how the rows are divided among the labels

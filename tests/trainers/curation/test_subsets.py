@@ -63,6 +63,12 @@ def test_a_subset_is_read_from_a_config_and_a_whole_one_is_no_part_of_it(tag):
     assert TrainConfig().subset.is_whole
 
 
+@pytest.mark.parametrize("tag", ["random", "kcentre", "facility", "margin"])
+def test_a_method_that_reads_no_seed_chooses_the_same_rows_by_every_seed(tag):
+    one, other = (METHODS[tag](seed=seed).choose(Facts(), MEMBERS, 7).numbers.tolist() for seed in (0, 1))
+    assert (one != other) == METHODS[tag].reads_seed
+
+
 def test_a_random_row_stays_chosen_when_others_join():
     facts = Facts()
     few = set(RandomSubset().choose(facts, np.arange(20), 10).numbers.tolist())

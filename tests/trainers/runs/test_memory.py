@@ -11,14 +11,17 @@ import pytest
 
 from backbone.errors import InputError
 from backbone.trees import flatten, map_leaves
-from tests.command import call
+from tests.command import call, same
 from tests.tiny import as_json
-from trainers.config import Plan
+from trainers.config import Plan, Stage
 from trainers.config.load import load_config
+from trainers.data.batches import part_of
 from trainers.fitting.step import first_state, make_step, partition
 from trainers.fitting.task import GraftTask, live_from
 from trainers.plan import plan
-from trainers.runs.memory import MB, StepForm, chosen, forms, resident_bytes
+from trainers.runs import memory
+from trainers.runs.interruption import Interruption
+from trainers.runs.memory import MB, PROGRAM, StepForm, chosen, forms, resident_bytes
 from trainers.train import train
 
 
@@ -90,6 +93,44 @@ def test_less_memory_is_planned_for_smaller_forms(task):
         program = large.step_in(form, optimizer).lower(state, fixed, large.train.gather(bucket, np.arange(1), 16))
         taken.append(program.compile().memory_analysis().temp_size_in_bytes)
     assert taken[0] > 2 * taken[1] > 2 * taken[2]
+
+
+def planned(task: GraftTask, *stages: Stage) -> memory.MemoryPlan:
+    config = replace(task.config, batch_size=16, plan=Plan(stages=stages or (Stage(""),), max_memory_mb=1e6))
+    return replace(task, config=config).memory
+
+
+def test_the_largest_stage_decides_and_not_the_first_one(task, monkeypatch):
+    monkeypatch.setattr(memory, "COMPILING", 0)  # more than any step of so small a model
+    top, both = planned(task, Stage("2:")), planned(task, Stage("2:", until_epoch=1), Stage(""))
+    assert both.step_mb == planned(task).step_mb > top.step_mb
+
+
+def test_a_pass_is_planned_for_the_longest_rows_of_any_split(task):
+    short = part_of(task.train, np.flatnonzero(task.train.buckets == task.train.buckets.min()))
+    longer, both = planned(replace(task, train=short)), planned(task)
+    assert longer.pass_mb + PROGRAM / MB == pytest.approx(both.pass_mb)
+
+
+def test_a_resumed_run_keeps_its_form_whatever_memory_is_taken_by_then(config, tmp_path, monkeypatch, capsys):
+    words = ("--set", "plan.max_memory_mb=100000", "--quiet")
+    call("train", config, "--workdir", "whole", *words, capsys=capsys)
+    look = Interruption.look
+
+    def signalled(self, done: int) -> bool:
+        self.signalled |= done == 5
+        return look(self, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "look", signalled)
+        assert call("train", config, "--workdir", "run", *words, capsys=capsys)[0] == 143
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 99_999 * MB)
+    status, out, err = call("train", config, "--workdir", "run", *words, "--resume", "--json", capsys=capsys)
+    assert status == 0, err
+    assert as_json(out)["resumed"]
+    same(tmp_path / "whole", tmp_path / "run")
+    status, _, err = call("train", config, "--workdir", "fresh", *words, capsys=capsys)
+    assert (status, "below the floor of this run" in err) == (2, True), err
 
 
 def test_a_run_keeps_the_budget_that_it_was_given(config, tmp_path, capsys):

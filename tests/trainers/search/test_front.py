@@ -78,6 +78,15 @@ def test_a_broken_limit_keeps_a_point_off_the_front():
     assert "latency 5 breaks target.max_latency_ms=2" in front[0].reason
 
 
+def test_a_lost_point_is_not_on_the_front_and_beats_nothing():
+    """A budget may end a search after the rung before, where all others are compared too."""
+    pieces = [piece_of(name, score, steps=3) for name, score in (("a", 0.95), ("b", 0.9))]
+    front = {one.id: one for one in candidates(points_of("a", "b"), pieces, OBJECTIVES, Target(), lost=("a",))}
+    assert (front["a"].front, front["a"].reason) == (False, "lost after 33%: the disk was full")
+    assert (front["b"].front, front["b"].dominated_by) == (True, "")
+    assert recommended(list(front.values()), OBJECTIVES) == "b"
+
+
 def test_brittleness_is_spread_over_seeds_and_loss_at_neighbours():
     settings = {
         "a": {"adapter.rank": "2", "seed": "0"}, "b": {"adapter.rank": "2", "seed": "1"},

@@ -45,6 +45,14 @@ def test_a_combination_that_cannot_be_is_left_out_and_named(config):
         ({"adapter.rank": (0,)}, "rank: must be a positive number"),
         ({"plan.stages": ("auto",)}, "auto chooses between steps by itself"),
         ({"mesh.data": (2,)}, "the trials of a search run on one device"),
+        ({"plan.max_memory_mb": (0, 900)}, "plan.max_memory_mb: a search has other steps"),
+        ({"target.max_memory_mb": (0, 900)}, "target.max_memory_mb: a search does not check it"),
+        ({"target.max_joules": (0, 900)}, "target.max_joules: a search does not check it"),
+        ({"target.min_score": (0, 0.9)}, "target: its limits hold for every point of a search"),
+        (
+            {"subset.method": ("kcentre",), "subset.share": (0.5,), "subset.seed": (0, 1)},
+            "subset.seed: kcentre draws nothing",
+        ),
         ({"ranks.max_bytes": (9000,)}, "share a program without penalties and adaptive ranks; leave out both"),
         ({"rank": (2,)}, "rank: no such field in TrainConfig"),
     ],
@@ -93,5 +101,7 @@ def test_a_chosen_subset_gets_its_random_control_once(config):
     assert override(config_of(config), [f"{name}={value}" for name, value in control.settings]) == control.config
     assert control_of(points[0].config) == control_of(points[1].config) == control.config
     assert control_of(points[2].config) is None
+    near = {**grid, "subset.share": (1.0,), "subset.near": (0.98,)}
+    assert len(points_of(Space(grids=(near,)), config_of(config)).points) == 2, "every row that stays needs no control"
     both = Space(grids=({**grid, "subset.method": ("random", "margin")},))
     assert len(points_of(both, config_of(config)).points) == 2

@@ -94,6 +94,14 @@ def test_a_copy_that_arrives_damaged_is_no_copy(bucket, monkeypatch, tmp_path):
     assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
 
 
+def test_a_name_that_leads_out_of_the_folder_is_refused(bucket, tmp_path):
+    bucket.put("data/a.txt", b"a")
+    bucket.put("data/x/../../../../out.txt", b"out")
+    with pytest.raises(InputError, match=r"leads out of a folder"):
+        local(f"{bucket.address}/data")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_an_entity_tag_under_a_key_is_no_md5(bucket, monkeypatch):
     for name, more in (("kms", {"ServerSideEncryption": "aws:kms"}), ("plain", {})):
         bucket.client.put_object(Bucket=bucket.name, Key=name, Body=b"content", **more)

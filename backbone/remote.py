@@ -148,8 +148,13 @@ def upload(folder: Path, names: Sequence[str], address: str) -> None:
 
 
 def download(address: str, entries: Sequence[Entry], target: Path) -> None:
-    """Downloads objects to places below `target`; one without a name of its own becomes `target`."""
+    """Downloads objects to places below `target`; one without a name of its own becomes `target`.
+
+    Raises InputError for a name that leads out of there.
+    """
     for entry in entries:
+        if ".." in entry.name.split("/"):
+            raise InputError(f"{address}: holds {entry.name!r}, a name that leads out of a folder; remove the object")
         _download(address, entry, target / entry.name if entry.name else target)
 
 

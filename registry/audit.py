@@ -22,7 +22,9 @@ class StoreAudit:
     versions: int  # versions whose artefact was read, every byte
     collected: int  # versions without artefact
     promotions: int
-    orphans: list[str]  # folders that no version of any registry names; gc removes those that this one began a day ago
+    orphans: list[
+        str
+    ]  # folders that no version of any registry names, on a disk; gc removes those begun a day ago here
 
 
 def audit(registry: Registry, store: Store) -> StoreAudit:
@@ -50,7 +52,8 @@ def audit(registry: Registry, store: Store) -> StoreAudit:
     named = {row.path for row in published}
     with store.reached():
         mine = registry.change().registry
-        orphans = [name for name in _folders(store) if name not in named and not _marked(store, name, mine)]
+        folders = _folders(store) if store.collects else []  # an object store does not say who uses it
+        orphans = [name for name in folders if name not in named and not _marked(store, name, mine)]
     return StoreAudit(len(tasks), len(published), len(versions) - len(published), len(log), orphans)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ from backbone.signing.statement import FOLDER as SIGNATURES
 from backbone.signing.statement import SUFFIX
 from backbone.texts import load_json
 from registry.entries import Unavailable
+
+log = logging.getLogger(__name__)
 
 LABEL = "store.json"
 USERS = "registries"  # folder of the registries that use the store
@@ -70,7 +73,7 @@ class Store:
         target = self.path(content_id)
         self.identity(create=True)
         if target.exists():
-            self.verify(content_id)
+            self._verified(content_id)
             self._add_signatures(graft, target)
             return content_id, target.name
         try:
@@ -83,13 +86,22 @@ class Store:
         except (Unavailable, InputError):
             if not target.exists():
                 raise
-            self.verify(content_id)  # another process published the same content first
+            self._verified(content_id)  # another process published the same content first
         return content_id, target.name
 
     def _add_signatures(self, graft: Path, folder: Path) -> None:
-        """Copies the signatures of a graft that an artefact does not have; they are no part of its content."""
+        """Copies the signatures of a graft that an artefact does not have; they are no part of its content.
+
+        They cover the manifest, with its costs and times, so none is copied to an artefact with another manifest.
+        """
         with self.reached():
-            for file in sorted((graft / SIGNATURES).glob(f"*{SUFFIX}")):
+            files = sorted((graft / SIGNATURES).glob(f"*{SUFFIX}"))
+            if files and (graft / MANIFEST).read_bytes() != (folder / MANIFEST).read_bytes():
+                log.warning(
+                    "%s: published before with another %s, which no signature of this graft covers", graft, MANIFEST
+                )
+                return
+            for file in files:
                 (folder / SIGNATURES).mkdir(exist_ok=True)
                 create_durable(folder / SIGNATURES / file.name, file.read_bytes())
 
@@ -107,6 +119,10 @@ class Store:
         variants is missing or has changed.
         """
         self.identity()
+        return self._verified(content_id)
+
+    def _verified(self, content_id: str) -> Manifest:
+        """Reads every byte of an artefact in its folder; raises as `verify` does."""
         folder = self.path(content_id)
         try:
             with self.reached():

@@ -8,12 +8,14 @@ import logging
 import re
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import topgraft
-from adapters.artefact.manifest import MANIFEST
+from adapters.artefact.manifest import MANIFEST, dumps, sealed
+from adapters.artefact.read import read_graft
 from backbone import remote
 from backbone.errors import InputError
 from backbone.remote import local
@@ -90,6 +92,14 @@ def test_a_copy_that_arrives_damaged_is_no_copy(bucket, monkeypatch, tmp_path):
     with pytest.raises(OSError, match="arrived with another content"):
         local(file)
     assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(bucket, tmp_path):
+    bucket.put("data/a.txt", b"a")
+    bucket.put("data/x/../../../../out.txt", b"out")
+    with pytest.raises(InputError, match=r"leads out of a folder"):
+        local(f"{bucket.address}/data")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_an_entity_tag_under_a_key_is_no_md5(bucket, monkeypatch):
@@ -298,6 +308,115 @@ def test_an_artefact_without_its_manifest_is_not_there_and_is_completed(bucket, 
         store.add(graft)
     with pytest.raises(InputError, match=r"graft.safetensors: has another content, and nothing is overwritten"):
         upload(graft, ["graft.safetensors"], f"{store.address}/{name}")
+
+
+@pytest.fixture
+def twin(graft, tmp_path) -> Path:
+    """The same graft with other costs in its manifest, so of the same content_id, and with a signature."""
+    folder = shutil.copytree(graft, tmp_path / "twin")
+    manifest = read_graft(graft)[0]
+    training = replace(manifest.training, costs={"seconds": 12.5})
+    (folder / MANIFEST).write_bytes(dumps(sealed(replace(manifest, training=training))))
+    (folder / "signatures").mkdir()
+    (folder / "signatures" / "key.sig").write_text("covers this manifest")
+    assert read_graft(folder)[0].content_id == read_graft(graft)[0].content_id
+    return folder
+
+
+def killed(*arguments):
+    raise OSError("killed")
+
+
+def test_the_loser_of_a_race_takes_the_artefact_of_the_winner(bucket, graft, twin, tmp_path, monkeypatch, caplog):
+    store, upload = RemoteStore(f"{bucket.address}/store"), remote.upload
+    monkeypatch.setattr(remote, "upload", killed)
+    with pytest.raises(Unavailable, match="killed"):
+        store.add(twin)
+    monkeypatch.setattr(remote, "upload", upload)
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "winner"))
+    content_id, name = RemoteStore(store.address).add(graft)
+    objects = bucket.content()
+
+    copy = store.root / name
+    assert (copy / MANIFEST).read_bytes() == (twin / MANIFEST).read_bytes()
+    assert store.add(twin) == (content_id, name)
+    assert (copy / MANIFEST).read_bytes() == (graft / MANIFEST).read_bytes()
+    assert not (copy / "signatures").exists(), "the signature covers another manifest"
+    assert "which no signature of this graft covers" in caplog.text
+    assert bucket.content() == objects
+    assert store.verify(content_id).content_id == content_id
+
+
+def test_an_upload_that_was_not_completed_names_its_objects(bucket, graft, tmp_path):
+    store = RemoteStore(f"{bucket.address}/store")
+    name = read_graft(graft)[0].content_id.removeprefix("sha256:")
+    store.identity(create=True)
+    bucket.put(f"store/{name}/graft.safetensors", b"half")
+    with pytest.raises(
+        InputError, match=r"was not completed: .*delete its objects \(.*graft.safetensors\), and publish"
+    ):
+        store.add(graft)
+    bucket.client.delete_object(Bucket=bucket.name, Key=f"store/{name}/graft.safetensors")
+    assert store.add(graft)[1] == name
+
+
+def test_an_audit_looks_at_the_objects_and_publishing_again_restores_them(bucket, graft, tmp_path, capsys):
+    place = ["--registry", f"sqlite:///{tmp_path / 'registry.db'}", "--store", f"{bucket.address}/store"]
+    publish = ["registry", "publish", graft, "--task", "t", *place]
+    assert call(*publish, capsys=capsys)[0] == 0
+    store = opened(f"{bucket.address}/store")
+    (store.root / ("f" * 64)).mkdir()
+    key = next(key for key in bucket.content() if key.endswith("graft.safetensors"))
+    content = bucket.content()[key]
+    promote = ["registry", "promote", "t", "1", "--reason", "x", "--actor", "y"]
+    for bad, message in ((None, "no object"), (b"\0" * len(content), "another content"), (b"cut", "another content")):
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        if bad is not None:
+            bucket.put(key, bad)
+        for words in (["registry", "audit"], promote):
+            status, _, err = call(*words, *place, capsys=capsys)
+            assert (status, f"{key}: " in err, message in err) == (2, True, True), err
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    status, _, err = call(*publish, capsys=capsys)
+    assert status == 0, err
+    assert bucket.content()[key] == content
+    status, out, err = call("registry", "audit", *place, "--json", capsys=capsys)
+    assert (status, as_json(out)["orphans"]) == (0, []), err
+
+
+def test_a_signature_that_is_added_later_reaches_a_machine_that_has_the_artefact(
+    bucket, graft, tmp_path, monkeypatch, caplog
+):
+    signed = shutil.copytree(graft, tmp_path / "signed")
+    first = RemoteStore(f"{bucket.address}/store")
+    content_id, _ = first.add(signed)
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "other machine"))
+    second = RemoteStore(first.address)
+    assert not (second.path(content_id) / "signatures").exists()
+    (signed / "signatures").mkdir()
+    (signed / "signatures" / "key.sig").write_text("covers it")
+    first.add(signed)
+    assert (second.path(content_id) / "signatures" / "key.sig").read_text() == "covers it"
+    monkeypatch.setattr(remote, "listing", killed)
+    assert second.path(content_id).is_dir(), "the copy serves while the object store does not answer"
+    assert "signatures that were added later are not known here" in caplog.text
+
+
+def test_a_server_without_conditional_writes_is_no_place_for_a_store(bucket, monkeypatch):
+    store = RemoteStore(f"{bucket.address}/store")
+    system, _ = remote._system(store.address)
+    pipe_file = system.pipe_file
+    monkeypatch.setattr(system, "pipe_file", lambda path, content, mode, **more: pipe_file(path, content, **more))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"ignores `If-None-Match`"):
+            store.identity(create=True)
+
+
+def test_a_label_that_appears_meanwhile_is_no_strange_object(bucket, monkeypatch):
+    store = RemoteStore(f"{bucket.address}/store")
+    store_id, read, reads = store.identity(create=True), remote.read, []
+    monkeypatch.setattr(remote, "read", lambda address: read(address) if reads else reads.append(address))
+    assert RemoteStore(store.address).identity(create=True) == store_id
 
 
 def test_rows_are_shared_and_a_store_is_no_place_of_something_else(bucket, tmp_path):

@@ -3,8 +3,9 @@
     result = curate(config, Path("chosen.jsonl"), suspects="relabel")
 
 Rows that a run holds out of data.train, for development or a gate, are in the file too. A row's place is decided by its
-text, so a run on the file holds out the same rows. Labels are written by their names. The columns `where` and `reason`
-get another name, with `_` behind it, where the config reads a column of that name.
+text, so a run on the file holds out the same rows. Labels are written by their names, or as vectors of 0 and 1 where
+the data hold such. The columns `where` and `reason` get another name, with `_` behind it, where the config reads a
+column of that name.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from adapters.heads.columns import LabelColumn
 from adapters.heads.head import kinds_for
 from adapters.machine import ready_to_compute
 from backbone.errors import InputError
@@ -25,6 +27,7 @@ from trainers.config import TrainConfig
 from trainers.curation.facts import TrainFacts
 from trainers.curation.select import Selection, select
 from trainers.data.prepare import Table
+from trainers.data.rows import RowReader
 from trainers.fitting.label_audit import SHOWN, suspect_rows
 from trainers.inputs import Inputs, only_rows, prepare
 from trainers.runs.run import Run
@@ -140,10 +143,11 @@ def curate(config: TrainConfig, output: Path, *, suspects: Suspects = "", show: 
     selection = select(inputs, run, config.subset, without=without)
     doubts = _decided(doubts, inputs, without, set(selection.numbers.tolist()), relabel=suspects == "relabel")
     held_out = [name for name in HELD_OUT if name in inputs.data.tables and not (name == "dev" and config.data.dev)]
-    lines = [*_chosen(inputs, selection, doubts)]
+    column = _settled(inputs)
+    lines = [*_chosen(inputs, column, selection, doubts)]
     for name in held_out:
         table = inputs.data.tables[name]
-        lines += [_record(inputs, table, i, table.labels[i], f"held out: {name}") for i in range(len(table))]
+        lines += [_record(inputs, column, table, i, table.labels[i], f"held out: {name}") for i in range(len(table))]
     write_durable(output, "".join(json.dumps(line) + "\n" for line in lines).encode())
     rows = sum(len(inputs.data.tables[name]) for name in held_out)
     return _result(inputs, selection, doubts, output, why_not, rows)
@@ -203,7 +207,15 @@ def _decided(
     return {row: replace(doubt, done=done(row)) for row, doubt in doubts.items()}
 
 
-def _chosen(inputs: Inputs, selection: Selection, doubts: _Doubts) -> Iterator[dict[str, object]]:
+def _settled(inputs: Inputs) -> LabelColumn:
+    """Returns the column that reads the labels, of vectors of 0 and 1 where the data hold them."""
+    reading = RowReader(inputs.config.data, inputs.config.head.column)
+    if reading.column.reads_whole:
+        reading.rows("train")
+    return reading.column
+
+
+def _chosen(inputs: Inputs, column: LabelColumn, selection: Selection, doubts: _Doubts) -> Iterator[dict[str, object]]:
     """Yields the record of each chosen row."""
     table, head, names = inputs.data.tables["train"], inputs.config.subset.tag, inputs.data.labels
     for row, reason in zip(selection.numbers.tolist(), selection.reasons, strict=True):
@@ -214,23 +226,24 @@ def _chosen(inputs: Inputs, selection: Selection, doubts: _Doubts) -> Iterator[d
             why += f"; relabelled from {table.labels[row][0]}, probability {doubt.confidence:.2g}"
         elif doubt is not None:
             why += f"; label doubted, probably {names[doubt.instead]}"
-        yield _record(inputs, table, row, labels, why)
+        yield _record(inputs, column, table, row, labels, why)
 
 
-def _record(inputs: Inputs, table: Table, row: int, labels: tuple[str, ...], reason: str) -> dict[str, object]:
+def _record(
+    inputs: Inputs, column: LabelColumn, table: Table, row: int, labels: tuple[str, ...], reason: str
+) -> dict[str, object]:
     """Returns a row in the columns of the config, so that the config reads it."""
-    data, column = inputs.config.data, inputs.config.head.column
+    data = inputs.config.data
     text: object = table.texts[row]
     sides = table.texts[row].split("\0")
     if column.labels_per == "word":
         text = table.texts[row].split(" ")
     elif data.text_pair:
         text = sides[0]
-    several = column.several or column.labels_per == "word"
     record = {
         data.text: text,
         **({data.text_pair: sides[1]} if data.text_pair else {}),
-        data.label: list(labels) if several else labels[0],
+        data.label: column.cell(labels, data),
         **({data.difficulty: table.difficulty[row]} if table.difficulty else {}),
     }
     for name, note in (("where", table.where[row]), ("reason", reason)):

@@ -102,6 +102,10 @@ class LabelColumn:
         """Returns the labels in a cell; raises InputError that names `where`, file and line."""
         return tuple(label_name(item, data, where) for item in self.items(cell, data, where))
 
+    def cell(self, labels: Sequence[str], data: LabelFields) -> Any:
+        """Returns the cell of a JSON file that `parse` reads as `labels`."""
+        return list(labels) if self.several or self.labels_per == "word" else labels[0]
+
     def check(self, words: Sequence[Any], labels: Sequence[str], where: str) -> None:
         """Raises InputError unless `labels` are those of `words`; asked only where `labels_per` is "word"."""
         raise NotImplementedError

@@ -34,6 +34,9 @@ class HotVectors(SeveralLabels):
             )
         return [name for name, value in zip(data.label_names, values, strict=True) if spelling(value) in ("1", "True")]
 
+    def cell(self, labels: Sequence[str], data: LabelFields) -> Any:
+        return [int(name in labels) for name in data.label_names]
+
 
 def is_binary(values: Sequence[Any]) -> bool:
     """Returns whether every value is 0 or 1, in any spelling."""

@@ -111,6 +111,21 @@ def test_names_that_are_digits_are_read_back_as_they_were(config, tmp_path, caps
     assert prepared(config, tmp_path / "chosen.jsonl", *settings) == before
 
 
+@pytest.mark.parametrize("cells", [("[1, 0]", "[0, 1]", "[1, 1]"), ("a", "b", "a|b")])
+def test_several_labels_are_written_in_the_way_of_the_other_files(config, tmp_path, capsys, cells):
+    for name in ("train", "test"):
+        write_csv(tmp_path / f"{name}.csv", [(text, cells[int(label[-1])]) for text, label in rows(60, seed=4)])
+    settings = ("head.kind=multi_label", "data.label_names=a,b", "data.dev_fraction=0")
+    curated(config, capsys, *(word for one in settings for word in ("--set", one)))
+    one, other = (
+        prepare(load_config(config, [f"data.train={tmp_path / name}", *settings]), Run(Path(), show=False)).data.tables
+        for name in ("train.csv", "chosen.jsonl")
+    )
+    for split in ("train", "test"):
+        rows_of = [sorted(zip(part[split].texts, part[split].labels, strict=True)) for part in (one, other)]
+        assert rows_of[0] == rows_of[1]
+
+
 def test_columns_of_the_config_keep_their_cells_beside_the_notes(config, tmp_path, capsys):
     for name in ("train", "test"):
         write_csv(tmp_path / f"{name}.csv", rows(90, seed=len(name)), header=("where", "reason"))

@@ -100,6 +100,14 @@ def inputs_of(rows):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_that_a_column_writes_is_read_as_the_same_labels(kind):
+    column = variants(Head)[kind].example().column
+    labels = [column.parse(cell, DATA, "cells:1") for cell in column.cells]
+    written = [json.loads(json.dumps(column.cell(one, DATA))) for one in labels]
+    assert [column.parse(cell, DATA, "cells:1") for cell in written] == labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_head_survives_its_json_and_is_told_by_its_tag(kind):
     head = variants(Head)[kind].example()
     values = encode(head)

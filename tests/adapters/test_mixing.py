@@ -142,7 +142,7 @@ def test_the_verb_and_what_it_refuses(grafts, tiny, tmp_path, capsys):
         ((one, two, "--rank", "3"), "--rank: a positive number, for svd and ties only"),
         ((one, two, "--how", "ties", "--density", "0"), "--density: must lie in (0, 1]"),
         ((one, two, "--head-from", "elsewhere"), "--head-from: elsewhere is none of the combined grafts"),
-        ((one, str(tmp_path / "ia3")), "only grafts of one lora can be combined; this one has ia3"),
+        ((one, str(tmp_path / "ia3")), "only grafts of one lora have updates that can be added; this one has ia3"),
     ):
         assert topgraft.main(["combine", *arguments, *on, "no"]) == 2
         assert message in capsys.readouterr().err

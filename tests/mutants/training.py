@@ -103,7 +103,7 @@ TRAINING = (
     ),
     Mutant(
         STEP,
-        '(model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / rows, rows',
+        '(model.head.loss(logits, batch["labels"]) * batch["weights"]).sum() / divisor, rows',
         'model.head.loss(logits, batch["labels"]).mean(), rows',
         BY_HAND,
         "the filling of a batch would be trained on",

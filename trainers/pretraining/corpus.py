@@ -35,9 +35,9 @@ class Corpus:
     """Plain text. Paragraphs stand between blank lines; a hash of each decides whether it is held out."""
 
     files: tuple[str, ...] = ()  # shards, or folders of *.txt, *.parquet or *.array_record; read in this order
-    column: str = field(default="text", metadata=newer())  # column of the texts in Parquet files
     tokens: int = 128  # tokens of each sequence, special ones included; paragraphs are packed into it
     held_out_fraction: float = 0.02  # share of the paragraphs that is never trained on, by hash
+    column: str = field(default="text", metadata=newer())  # column of the texts in Parquet files
 
     def __post_init__(self) -> None:
         if isinstance(self.files, str):

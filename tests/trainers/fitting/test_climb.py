@@ -32,7 +32,7 @@ def test_where_a_probe_is_enough_the_probe_is_kept(config, capsys):
     assert result["metrics"]["test"]["accuracy"] > 0.9
     page = Path(result["report"]).read_text()
     assert page.count("not kept") >= 1
-    assert "<h3>top</h3><svg" in page, "a rung that was trained has its curve, kept or not"
+    assert "<h3>top</h3><div class=wide><svg" in page, "a rung that was trained has its curve, kept or not"
     graft = topgraft.load(result["graft"])
     assert [spec.method for spec in graft.model.methods] == ["probe"]
     assert graft.predict(["ban bas"])

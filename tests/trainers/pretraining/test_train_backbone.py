@@ -259,7 +259,7 @@ def test_a_run_that_diverges_says_so_and_counts_what_it_skipped(place, capsys, c
     [
         (("corpus.files=nowhere.txt",), "corpus.files: nowhere.txt: no such file or folder"),
         (("corpus.files=",), "corpus.files: names no file"),
-        (("corpus.files=empty",), "the folder holds no *.txt file"),
+        (("corpus.files=empty",), "the folder holds no *.txt, *.parquet"),
         (("corpus.files=texts",), "texts/b.txt:1: byte 7 is not valid utf-8; convert the file"),
         (("corpus.files=blank.txt",), "blank.txt: holds no text"),
         (("batch_size=4000",), "fewer than one batch of 4000"),

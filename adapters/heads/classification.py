@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adapters.heads.columns import OneLabel
-from adapters.heads.head import RowHead, cross_entropy, softmax
+from adapters.heads.head import RowHead, Softmax, cross_entropy
 from backbone.lazy import optax
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Classification(RowHead, tag="classification"):
+class Classification(Softmax, RowHead, tag="classification"):
     """One label per row: logits [B,C] = dropout(pool(hidden)) W + b, softmax cross-entropy; labels int32 [B]."""
 
     metrics = ("accuracy", "macro_f1", "matthews")
@@ -34,12 +34,6 @@ class Classification(RowHead, tag="classification"):
 
     def classes(self, labels: np.ndarray) -> np.ndarray:
         return labels
-
-    def probabilities(self, logits: Any) -> Any:
-        return softmax(logits)
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities.argmax(axis=-1)
 
     def counts(
         self, labels: np.ndarray, probabilities: np.ndarray, decided: np.ndarray, loss: np.ndarray, names: Sequence[str]

@@ -15,8 +15,8 @@ It may lie in this folder or be a config script of a user. It states:
     counts           the counts that the metrics are computed from (`adapters.scores`)
 
 The rest has a default, which the method's docstring names. A head of one vector a row extends `RowHead`, which brings
-pooling, pairs of texts and dropout. Every head is linear in its features, one logit for each name of its column: a
-probe is fitted to it as it is, and a bank holds it.
+pooling, pairs of texts and dropout. One that answers the most probable label begins with `Softmax`. Every head is
+linear in its features, one logit for each name of its column: a probe is fitted to it as it is, and a bank holds it.
 
 A whole head, a count for each row (Poisson regression):
 
@@ -275,6 +275,16 @@ class Head(Registered, by="kind", folder="adapters.heads", needs=NEEDS):
         """Returns the output `output` of an exported function: probabilities [B,C], or values [B]."""
         result: Array = self.probabilities(logits)
         return result
+
+
+class Softmax:
+    """The probabilities of a softmax, of which the largest decides; stands before `Head` or `RowHead` among bases."""
+
+    def probabilities(self, logits: Any) -> Any:
+        return softmax(logits)
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities.argmax(axis=-1)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from adapters.heads.columns import LabelFields, Labels, Layout, OneLabel
-from adapters.heads.head import UNLIKELY, RowHead, cross_entropy, softmax
+from adapters.heads.head import UNLIKELY, RowHead, Softmax, cross_entropy, softmax
 from adapters.predictions import Prediction, labelled
 from backbone.errors import InputError
 from backbone.lazy import jnp, optax
@@ -68,10 +68,11 @@ class TaskLabel(OneLabel):
 
 
 @dataclass(frozen=True)
-class Tasks(RowHead, tag="tasks"):
+class Tasks(Softmax, RowHead, tag="tasks"):
     """One label per row, of the row's task: softmax cross-entropy over the labels of that task alone.
 
     Logits [B,C] = dropout(pool(hidden)) W + b; labels float32 [B,C] of 1, 0, and -1 for labels of other tasks.
+    `probabilities` are over the labels of all tasks; `answers` and metrics compare those of one task.
     """
 
     metrics = ("accuracy", "macro_f1", "matthews")
@@ -85,13 +86,6 @@ class Tasks(RowHead, tag="tasks"):
 
     def host_loss(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return cross_entropy(np.where(labels > OTHER, logits, UNLIKELY), labels.argmax(axis=1))
-
-    def probabilities(self, logits: Any) -> Any:
-        """Returns the softmax over the labels of all tasks [B,C]; `answers` and metrics compare those of one task."""
-        return softmax(logits)
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities.argmax(axis=-1)
 
     def counts(
         self, labels: np.ndarray, probabilities: np.ndarray, decided: np.ndarray, loss: np.ndarray, names: Sequence[str]

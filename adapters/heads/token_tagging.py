@@ -10,7 +10,7 @@ import numpy as np
 
 from adapters.heads.classification import Classification
 from adapters.heads.columns import Tags
-from adapters.heads.head import Head, check_dropout, cross_entropy, softmax
+from adapters.heads.head import Head, Softmax, check_dropout, cross_entropy
 from adapters.labels.tagging import NO_TAG, OUTSIDE, entities
 from adapters.predictions import Prediction
 from backbone.lazy import jnp, optax
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TokenTagging(Head, tag="token_tagging"):
+class TokenTagging(Softmax, Head, tag="token_tagging"):
     """A BIO tag per word: logits [B,T,C] = dropout(hidden) W + b, softmax cross-entropy at first sub-words.
 
     Labels are int32 [B,T], `NO_TAG` between words. A row's loss is the mean over its words.
@@ -53,12 +53,6 @@ class TokenTagging(Head, tag="token_tagging"):
     def vector_head(self) -> Classification:
         """Returns a classifier: a probe classifies words."""
         return Classification()
-
-    def probabilities(self, logits: Any) -> Any:
-        return softmax(logits)
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities.argmax(axis=-1)
 
     def counts(
         self, labels: np.ndarray, probabilities: np.ndarray, decided: np.ndarray, loss: np.ndarray, names: Sequence[str]

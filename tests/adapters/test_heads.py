@@ -183,15 +183,15 @@ def test_gradients_of_the_loss_reach_every_leaf(kind, backbone, rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_probe_of_its_vectors_learns_what_they_betray(kind):
-    """Features that are the labels themselves.
+    """Features that say which labels a row has.
 
     A shrunk head is far from no weights, and on the way to a tight fit. Losses need not fall to zero.
     """
     task = task_of(kind)
     model, metric = vector_model(task.model(), task.head.metrics[0])
     labels = fitted_labels(task.model(), task.labels)
-    vectors = np.eye(labels.max() + 1)[labels] if labels.dtype == np.int32 else labels.reshape(len(labels), -1)
-    vectors = vectors.astype(np.float32)
+    distinct, which = np.unique(labels.reshape(len(labels), -1), axis=0, return_inverse=True)
+    vectors = np.eye(len(distinct), dtype=np.float32)[which.ravel()]
 
     def loss(head, scale: float = 1.0) -> float:
         return float(model.head.host_loss(scale * (vectors @ head["kernel"] + head["bias"]), labels).mean())
@@ -200,7 +200,7 @@ def test_a_probe_of_its_vectors_learns_what_they_betray(kind):
     tight = fit_linear(model, vectors, labels, None, metric, (1e-4,)).head
     fall = loss(shrunk, 0.0) - loss(tight)
     assert fall > 0.05 * abs(loss(shrunk, 0.0))
-    assert loss(shrunk, 0.0) - loss(shrunk) > 0.2 * fall
+    assert loss(shrunk, 0.0) - loss(shrunk) > 0.3 * fall
     assert gather(model, vectors @ tight["kernel"] + tight["bias"], labels).compute()[metric] > 0.9
 
 

@@ -19,8 +19,6 @@ import argparse
 import asyncio
 import csv
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from backbone.home import use_compilation_cache
 from benchmarks.results import RawRuns, parsed, spread, write
-from benchmarks.stress import CALM, DWELL, TASKS, Response, capacity, load, material, poisson, server
+from benchmarks.stress import CALM, DWELL, Response, add_options, capacity, load, material, poisson, server, work_folder
 
 DAY, BINS = "18-02-2015", 96  # day of the tweets, and its quarters of an hour
 FIXED, CONTROLLED = ("full", "exits"), "controller"
@@ -121,19 +118,12 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Runs what is missing, and writes the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--data", default=os.environ.get("TOPGRAFT_DATA", "../shared/data"))
-    parser.add_argument("--only", default=",".join(TASKS), help="tasks, commas between")
     parser.add_argument("--seconds", type=float, default=1200.0, help="length of the day")
     parser.add_argument("--peak", type=float, default=1.5, help="rate of the busiest quarter, of the capacity in full")
-    parser.add_argument("--runs", type=int, default=3, help="runs, each with a seed of its own")
-    parser.add_argument("--work", default=None, help="folder that keeps the trained grafts (default: none is kept)")
+    add_options(parser)
     options, provenance = parsed(parser)
-    os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
-    use_compilation_cache()
     runs = RawRuns("day", ("seed", "only", "seconds", "peak"), provenance)
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(options.work or folder)
-        work.mkdir(parents=True, exist_ok=True)
+    with work_folder(options) as work:
         for seed in range(options.runs):
             measure(seed, options, work, runs)
     print(write("day", summary(list(runs.done.values())), provenance))

@@ -60,12 +60,12 @@ class Place:
 
     @property
     def train(self) -> Path:
-        """The train rows."""
+        """Returns the file of train rows."""
         return self.folder / "train.csv"
 
     @property
     def test(self) -> Path:
-        """The test rows."""
+        """Returns the file of test rows."""
         return self.folder / "test.csv"
 
     def environment(self) -> dict[str, str]:

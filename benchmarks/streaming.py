@@ -85,7 +85,7 @@ def pictures(folder: Path, count: int) -> None:
 
 
 def config_of(kind: str, folder: Path, steps: int) -> BackboneConfig:
-    """The run of a kind."""
+    """Returns the config of a kind's run."""
     common: dict[str, Any] = {
         "name": kind, "stream": True, "max_held_out": 512, "steps": steps, "evaluate_every": steps, "mesh": Mesh(),
         "optimizer": Optimizer(learning_rate=1e-3, warmup_fraction=0.1),
@@ -111,7 +111,7 @@ def config_of(kind: str, folder: Path, steps: int) -> BackboneConfig:
 
 
 def trained(kind: str, folder: Path, workdir: Path, steps: int) -> dict[str, Any]:
-    """A run that is stopped early, and its rest; the seconds until it stops hold the making of the stream."""
+    """Trains a run that is stopped early, and its rest; the seconds until it stops hold the making of the stream."""
     import resource
     from dataclasses import replace
 
@@ -132,7 +132,7 @@ def trained(kind: str, folder: Path, workdir: Path, steps: int) -> dict[str, Any
 
 
 def rates(kind: str, folder: Path, workdir: Path, steps: int) -> dict[str, Any]:
-    """Rows per second of input without steps, of steps without input, and of both, on the stream that is there."""
+    """Measures rows per second of input without steps, of steps without input, and of both, on the stream there."""
     config = config_of(kind, folder, steps)
     workdir.mkdir(parents=True)
     material = config.objective.read(config, workdir, None)

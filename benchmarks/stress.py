@@ -295,22 +295,34 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Runs what is missing, and writes the summary."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a benchmark whose servers have grafts that are trained first."""
     parser.add_argument("--data", default=os.environ.get("TOPGRAFT_DATA", "../shared/data"))
     parser.add_argument("--only", default=",".join(TASKS), help="tasks, commas between")
-    parser.add_argument("--by", choices=("quota", "neighbour"), default="quota", help="what takes the processor away")
     parser.add_argument("--runs", type=int, default=3, help="runs, each with a seed of its own")
-    parser.add_argument("--load", type=float, default=0.6, help="share of the capacity that arrives")
     parser.add_argument("--work", default=None, help="folder that keeps the trained grafts (default: none is kept)")
-    options, provenance = parsed(parser)
+
+
+@contextlib.contextmanager
+def work_folder(options: argparse.Namespace) -> Iterator[Path]:
+    """Opens the folder of the trained grafts; child processes find the data, and programs are kept."""
     os.environ["TOPGRAFT_DATA"] = str(Path(options.data).resolve())
     use_compilation_cache()
-    runs = RawRuns("stress", ("seed", "only", "load", "by"), provenance)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(options.work or folder)
         work.mkdir(parents=True, exist_ok=True)
+        yield work
+
+
+def main() -> None:
+    """Runs what is missing, and writes the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--by", choices=("quota", "neighbour"), default="quota", help="what takes the processor away")
+    parser.add_argument("--load", type=float, default=0.6, help="share of the capacity that arrives")
+    add_options(parser)
+    options, provenance = parsed(parser)
+    runs = RawRuns("stress", ("seed", "only", "load", "by"), provenance)
+    with work_folder(options) as work:
         for seed in range(options.runs):
             measure(seed, options, work, runs)
     kinds = dict.fromkeys(run["by"] for run in runs.done.values())

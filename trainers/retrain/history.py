@@ -13,6 +13,7 @@ from trainers.retrain.fingerprint import Fingerprint, Taken
 
 LOOK_BACK = 200  # newest versions, and runs that came to a verdict, that are looked through
 NOTHING_DONE = ("refused", "invalid", "unjudged")  # outcomes of runs that trained and judged nothing
+CHECKED = "checked"  # outcome of a run that found nothing wrong with held-out rows, which alone had changed
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,25 @@ def _judged(run: Run, now: Fingerprint, generation: int) -> bool:
     return before == (now.key, now.gate, generation) and detail.get("gate_rows", rows) == rows
 
 
+def _judged_by(before: Known, now: Taken) -> set[str]:
+    """Returns the fingerprints of the held-out rows that judged the live version, if training would give it again."""
+    found = set()
+    if before.fingerprint is not None and now.gives(before.fingerprint):
+        found.add(before.fingerprint.rows.get("gate", ""))
+    for run in before.runs:
+        like_it = now.in_scheme(run.detail.get("scheme", 1))
+        made_live = before.live is not None and run.detail.get("version") == before.live.version
+        if run.outcome == "promoted" and made_live and run.detail.get("key") == like_it.key:
+            found.add(run.detail.get("gate_rows", like_it.rows.get("gate", "")))
+    return found
+
+
+def only_held_out_changed(before: Known, now: Taken) -> bool:
+    """Returns whether training would give the live version again, while other rows than its would judge it."""
+    judged_by = _judged_by(before, now)
+    return bool(judged_by) and now.fingerprint.rows.get("gate", "") not in judged_by
+
+
 def candidate_of(registry: Registry, task: str, now: Taken) -> Version | None:
     """Returns the newest version with the present fingerprint, if there is one."""
     for version in registry.versions(task, LOOK_BACK):
@@ -81,16 +101,16 @@ def candidate_of(registry: Registry, task: str, now: Taken) -> Version | None:
 
 def settled(registry: Registry, task: str, before: Known, now: Taken) -> Settled | None:
     """Returns why there is nothing to do; None if there may be something."""
-    if before.fingerprint is not None and now.gives(before.fingerprint):
+    held_out = only_held_out_changed(before, now)
+    if _judged_by(before, now) and not held_out:
         return Settled("nothing changed since the live version was made", "")
     for run in before.runs:
         like_it = now.in_scheme(run.detail.get("scheme", 1))
-        same = run.detail.get("key") == like_it.key and run.outcome == "promoted"
-        if same and before.live is not None and run.detail.get("version") == before.live.version:
-            return Settled("nothing changed since these rows gave the live version again", "")
         if run.outcome in ("FAIL", "NO_EVIDENCE") and _judged(run, like_it, before.generation):
             why = f": {run.detail['reason']}" if run.detail.get("reason") else ""
             return Settled(f"nothing changed since the gate said {run.outcome}{why}", run.outcome)
+        if held_out and run.outcome == CHECKED and _judged(run, like_it, before.generation):
+            return Settled("nothing changed since the held-out rows were checked", "")
     candidate = candidate_of(registry, task, now)
     if candidate is not None:
         left = [entry for entry in registry.promotions(task) if entry.from_version == candidate.number]

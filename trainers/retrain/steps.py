@@ -29,7 +29,7 @@ from trainers.retrain.beforehand import count_checks, misspelt, unjudgeable
 from trainers.retrain.decide import Decision, decide, unpriced
 from trainers.retrain.diagnose import Diagnosis, diagnose
 from trainers.retrain.fingerprint import Fingerprint, Taken, read
-from trainers.retrain.history import Known, candidate_of, known
+from trainers.retrain.history import CHECKED, Known, candidate_of, known, only_held_out_changed
 from trainers.retrain.limits import by_policy, by_price, price
 from trainers.retrain.lineage import GateReport, PriceEstimate
 from trainers.retrain.outcome import EXIT_STATUS, NOT_REACHED, REFUSED, OnStep, Options, Outcome
@@ -88,6 +88,8 @@ class Work:
         if reason := self.undecided():
             return self.refused(reason, diagnosis, unpriced())
         decision = self.decide(diagnosis)
+        if only_held_out_changed(self.before, self.taken):
+            return self.held_out(diagnosis, "would be checked")
         refusal, predicted = self.refusal(decision, diagnosis)
         if refusal:
             return self.refused(refusal, diagnosis, predicted)
@@ -117,6 +119,8 @@ class Work:
         ready = candidate_of(self.registry, self.task, self.taken)
         decision = self.decide(diagnosis)
         predicted = unpriced()
+        if only_held_out_changed(self.before, self.taken):
+            return self.checked(diagnosis)
         if ready is None:
             refusal, predicted = self.refusal(decision, diagnosis)
             if refusal:
@@ -250,6 +254,19 @@ class Work:
             return None
         counts = {name: len(split) for name, split in self.rows.items()}
         return GateReport("FAIL", "train", self.before.live.version, counts, {}, {}, tuple(checks))
+
+    def checked(self, diagnosis: Diagnosis) -> Outcome:
+        """Checks rows that nobody trains on, where they alone have changed; they judge the next candidate."""
+        if suspects := self.suspects(diagnosis):
+            self._record(suspects.verdict, {"reason": suspects.failures(), "report": encode(suspects)})
+            return self.suspected(suspects, diagnosis, unpriced())
+        self._record(CHECKED, {})
+        return self.held_out(diagnosis, "have nothing wrong, and judge the next candidate")
+
+    def held_out(self, diagnosis: Diagnosis, fate: str) -> Outcome:
+        """Returns the outcome of a run with nothing to train, since held-out rows alone have changed."""
+        reason = f"only held-out rows changed; they {fate}"
+        return Outcome(self.task, "nothing", 0, reason, changes=diagnosis.report(), **self._live())
 
     def suspected(self, report: GateReport, diagnosis: Diagnosis, predicted: PriceEstimate) -> Outcome:
         """Returns the outcome of a run whose changed rows contradict what is live, so nothing is trained."""

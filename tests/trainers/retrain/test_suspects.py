@@ -16,9 +16,10 @@ from backbone.records import decode
 from tests.home import linked
 from tests.tiny import make_tiny_backbone, rows, write_config, write_csv
 from tests.trainers.retrain.corruptions import CORRUPTIONS, HARMLESS, Change
-from tests.trainers.retrain.place import TABLE
+from tests.trainers.retrain.place import DEV, TABLE
 from trainers.config.load import load_config
 from trainers.config.retrain import Gate, RowChecks
+from trainers.data.splits import membership
 from trainers.retrain import suspects
 from trainers.retrain.beforehand import count_checks, distance, misspelt, part, unjudgeable
 from trainers.retrain.compare import Contestant
@@ -141,6 +142,31 @@ def test_shuffled_labels_are_refused_before_training_and_the_verdict_stands(plac
     assert wrong.where[0] in result["reason"]
     again = place.run()
     assert (again["exit"], again["action"], again["live"]) == (10, "nothing", 1)
+
+
+@pytest.mark.parametrize(("texts", "status"), [("one text", 10), ("new texts", 0)])
+def test_changed_rows_that_are_all_held_out_are_checked_too(place, texts, status):
+    """Training would give the live version again, but the rows are what judges the next one."""
+    gate = 0.3
+    settings = (f"data.gate_fraction={gate}", "retrain.rows.min_rows=20")
+    table = list(dict.fromkeys(rows(500, seed=1)))
+    place.data(table[:300])
+    assert place.run(*settings)["promoted"]
+    held_out = [row for row in table[300:] if membership(row[0], DEV, gate) == "gate"]
+    spoiled = [(held_out[0][0], label) for _, label in held_out]
+    place.data(table[:300] + (spoiled if texts == "one text" else held_out))
+    told = place.run(*settings, options=("--dry-run",))
+    assert (told["exit"], told["action"], told["reason"]) == (
+        0,
+        "nothing",
+        "only held-out rows changed; they would be checked",
+    )
+    checked = place.run(*settings)
+    assert (checked["exit"], checked["live"], checked["version"]) == (status, 1, None)
+    assert checked["verdict"] == ("FAIL" if status else "")
+    again = place.run(*settings)
+    assert (again["exit"], again["action"]) == (status, "nothing")
+    assert again["reason"].startswith("nothing changed since the " + ("gate said FAIL" if status else "held-out rows"))
 
 
 def test_programs_that_ask_the_live_version_are_kept_between_processes(place, monkeypatch):

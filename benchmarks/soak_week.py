@@ -13,8 +13,8 @@ what that version says when it is loaded alone; every request was answered, but 
 At the end: the log is whole and tells each promotion, and after `gc`, a month later, nothing is left that no version
 names. Status 1 if anything was violated.
 
-The folder keeps the week; a later call goes on with the next hour. Writes `results/soak_week.json`. The PostgreSQL
-stands behind a PgBouncer.
+The folder keeps the week; a later call goes on with the next hour, and leaves out a database whose week is over. Writes
+`results/soak_week.json`. The PostgreSQL stands behind a PgBouncer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Provenance, parsed, same_origin, write
+from benchmarks.results import RESULTS, Provenance, parsed, same_origin, write
 from benchmarks.week.clock import Clock
 from benchmarks.week.ending import violations_at_last
 from benchmarks.week.hours import Week
@@ -93,6 +93,15 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def weeks_of(name: str, provenance: Provenance, hours: int) -> dict[str, Any]:
+    """Returns the weeks of this code that the result file holds, by database."""
+    file = RESULTS / f"{name}.json"
+    stored = json.loads(file.read_text()) if file.exists() else None
+    if stored is None or not same_origin(stored["provenance"], asdict(provenance)):
+        return {}
+    return {kind: one for kind, one in stored["databases"].items() if one["hours"] == hours}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--database", nargs="*", default=list(DATABASES), choices=DATABASES)
@@ -101,14 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="forget the hours that were lived")
     parser.add_argument("--name", default="soak_week", help="of the result file")
     options, provenance = parsed(parser, arguments)
-    done, started = {}, time.monotonic()
-    for kind in options.database:
+    started = time.monotonic()
+    over = {} if options.fresh else weeks_of(options.name, provenance, options.hours)
+    wrong = [text for one in over.values() for text in one["violations"]]
+    for kind in (kind for kind in options.database if kind not in over):
         folder = folder_of(options, kind, provenance)
-        done[kind] = week(folder, kind, options.hours)
-        print(write(options.name, {"databases": done}, provenance))
+        one = week(folder, kind, options.hours)
+        wrong += one["violations"]
+        done = weeks_of(options.name, provenance, options.hours)  # two weeks may be lived at once
+        print(write(options.name, {"databases": {**done, kind: one}}, provenance))
         Volume(folder / "volume").unmount()
         shutil.rmtree(folder)
-    wrong = [text for one in done.values() for text in one["violations"]]
     print("\n".join(wrong) or f"no violation in {time.monotonic() - started:.0f} s")
     return 1 if wrong else 0
 

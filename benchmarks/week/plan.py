@@ -98,9 +98,15 @@ def changed(planned: Planned, hour: int, old: Rows) -> Rows:
     number = TASKS.index(planned.task)
     fresh = _fresh(old, 1000 * (hour + 1) + number)
     if planned.name == PLAIN:
-        return [*(old[len(fresh) :] if len(old) >= MANY else old), *fresh]
+        return [*(_without_oldest(old, fresh) if len(old) >= MANY else old), *fresh]
     change = (CORRUPTIONS | HARMLESS)[planned.name]
     return change(old, fresh, random.Random(hour), planned.share)
+
+
+def _without_oldest(old: Rows, fresh: Rows) -> Rows:
+    """Returns the rows without as many of the oldest as are fresh; those of a label that no fresh row has stay."""
+    labels = {label for _, label in fresh}
+    return [*(row for row in old[: len(fresh)] if row[1] not in labels), *old[len(fresh) :]]
 
 
 def _fresh(old: Rows, seed: int) -> Rows:

@@ -1,10 +1,11 @@
 """Two rules of autoscaling on a recorded day: CPU percentage, and latency at the least energy. A simulation.
 
-    python -m benchmarks.autoscaling --data ../shared/data [--peak 8] [--service FIXED ROW]
+    python -m benchmarks.autoscaling --data ../shared/data [--peak 8] [--precision int8] [--service FIXED ROW]
 
 Arrivals are the tweets of airline_tweets of 18 February 2015, in their minutes. Each comes as often as brings the
-busiest hour to `--peak` replicas' worth of full batches. Times of batches are measured first, on one core: MiniLM in
-float32, rows of `--tokens` tokens. A replica takes what waits, up to 32 rows, and all replicas share one queue.
+busiest hour to `--peak` replicas' worth of full batches. Times of batches are measured first, on one core: `predict` of
+a probe on MiniLM, for the texts of these tweets. A replica takes what waits, up to 32 rows, and all replicas share one
+queue.
 
 Watts are inputs, for most machines have no counter that a replica could read. A busy replica takes 1, an idle one a
 share of it, of which several are tried: about half is usual (Barroso and Hoelzle 2007, "The case for
@@ -13,29 +14,31 @@ energy-proportional computing"). A ratio of two rules needs no more. A replica t
 
 - `cpu`: Kubernetes' HorizontalPodAutoscaler. Wanted are the present replicas times their busy share of the last minute
   over a target, with a tolerance of 0.1. The largest number of the last five minutes counts.
-- `latency`: docs/deploy/replicas.yaml. Wanted are load + margin x sqrt(load), rounded up. The load is the highest rate
-  of rows of the last two minutes over that of a replica in full batches. The largest number of the last two minutes
-  counts, and one more while the 99th percentile of the last minute lies beyond a quarter of the bound. A replica needs
-  half a minute to start, in which a queue grows further.
+- `latency`: docs/deploy/replicas.yaml. The load is the rate of rows that arrive, the higher of the last two looks, over
+  that of a replica in full batches. Wanted are load + margin x (load / 3 + sqrt(load)), and what answers the rows that
+  wait within 15 seconds, rounded up. The largest number of the last minute counts.
 
-Each rule's parameter is swept, for bounds of one, two and four full batches. The figure is the ratio of the least
-energies whose 99th percentile of the day keeps the bound. A tweet comes thousands of times, so the rate of a minute is
-the mean of `--smooth` around it. With 1, as the tweets came, the load of neighbouring minutes differs several times:
-no rule that starts replicas in half a minute holds any bound.
+Each rule's parameter is swept. The figure is the ratio of the least energies whose 99th percentile of the day keeps a
+bound of one, two or four full batches. A tweet comes thousands of times, so the rate of a minute is the mean of
+`--smooth` around it. With 1, as the tweets came, the load of neighbouring minutes differs several times: no rule that
+starts replicas in half a minute holds any bound.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import heapq
 import math
 import os
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +48,13 @@ from benchmarks.results import ROOT, parsed, write
 
 DAY, STEP, BATCH = 86_400, 15, 32  # seconds of a day, and between two decisions; most rows of a batch
 MINUTE = 60 // STEP  # decisions of a minute
-TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)  # busy shares at which `cpu` aims; beyond 0.9 its tolerance never starts one
-MARGINS = (0.15, 0.3, 0.6, 0.9, 1.5)  # times the square root of the load, of `latency`
-EARLY = 0.25  # share of the bound at which `latency` starts one more
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)  # busy shares at which `cpu` aims; beyond 0.9 its tolerance never starts one
+MARGINS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0)  # of `latency`
+DRAIN = 15.0  # seconds in which `latency` wants the rows answered that wait
 BOUNDS = (1, 2, 4)  # bounds on the 99th percentile, in full batches
 IDLE_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # power of an idle replica over that of a busy one
 SIZES = (1, 2, 4, 8, 16, 32)  # rows of the measured batches
+ROUNDS = 20  # batches of each size
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ class Seen:
 
     replicas: int  # running or starting
     busy: float  # mean busy share of the running replicas in the last minute
-    rate: float  # rows a second whose batch began in the last 30 seconds, as topgraft_rows_total counts them
-    p99: float  # seconds, of answers of the last minute; 0 without any
+    rate: float  # rows a second that arrived in the last 30 seconds: answered ones and what the queue grew by
+    queued: int  # rows whose batch has not begun
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,6 @@ def simulate(minutes: Iterator[list[float]], service: Service, rule: Rule, start
     """
     replicas, now, alive, starts = Replicas(service, 1), 0.0, 0.0, 0
     counts, shares = deque[int](maxlen=2), deque[float](maxlen=MINUTE)
-    recent = deque[np.ndarray](maxlen=MINUTE)
     latencies, waits = [], 0.0
     for minute in minutes:
         begin = 0
@@ -171,13 +174,11 @@ def simulate(minutes: Iterator[list[float]], service: Service, rule: Rule, start
             waited, latency = replicas.live(minute[begin:end], until)
             latencies.append(latency.astype(np.float32))
             waits += float(waited.sum())
-            counts.append(len(latency))
+            counts.append(end - begin)
             shares.append(min(1.0, (replicas.busy - before) / STEP / len(replicas.free)))
-            recent.append(latency)
             alive, now, begin = alive + STEP * replicas.count, until, end
-            joined = np.concatenate(recent)
-            p99 = float(np.quantile(joined, 0.99)) if len(joined) else 0.0
-            seen = Seen(replicas.count, float(np.mean(shares)), sum(counts) / STEP / len(counts), p99)
+            rate = sum(counts) / STEP / len(counts)
+            seen = Seen(replicas.count, float(np.mean(shares)), rate, len(replicas.waiting))
             started, still = replicas.resize(max(1, rule(seen)), now, start_seconds)
             starts, alive = starts + started, alive + still
     everything = np.concatenate(latencies)
@@ -203,26 +204,36 @@ def by_cpu(target: float) -> Rule:
     return rule
 
 
-def by_latency(margin: float, bound: float, capacity: float) -> Rule:
-    """Returns the rule of docs/deploy/replicas.yaml; `capacity` in rows a second, `bound` in seconds."""
-    rates: deque[float] = deque(maxlen=2 * MINUTE)
-    history: deque[int] = deque(maxlen=2 * MINUTE)
+def by_latency(margin: float, capacity: float) -> Rule:
+    """Returns the rule of docs/deploy/replicas.yaml; `capacity` in rows a second of one replica."""
+    rates: deque[float] = deque(maxlen=2)
+    history: deque[int] = deque(maxlen=MINUTE)
 
     def rule(seen: Seen) -> int:
         rates.append(seen.rate)
         load = max(rates) / capacity
-        history.append(math.ceil(load + margin * math.sqrt(load)))
-        return max(history) + (seen.p99 > EARLY * bound)
+        spare = margin * (load / 3 + math.sqrt(load)) + seen.queued / capacity / DRAIN
+        history.append(math.ceil(load + spare))
+        return max(history)
 
     return rule
 
 
-def tweets_by_minute(data: Path) -> np.ndarray:
-    """Returns the tweets of 18 February in each minute, int64 [1440]."""
+@dataclass(frozen=True)
+class Tweets:
+    """The tweets of 18 February."""
+
+    by_minute: np.ndarray  # number in each minute, int64 [1440]
+    texts: list[str]  # in the order of the file
+
+
+def tweets_of_day(data: Path) -> Tweets:
+    """Reads airline_tweets."""
     with (data / "airline_tweets" / "Tweets.csv").open(encoding="utf-8", errors="replace", newline="") as file:
-        stamps = [row["tweet_created"] for row in csv.DictReader(file)]
-    clocks = [stamp.split()[1].split(":") for stamp in stamps if stamp.startswith("18-02-2015")]
-    return np.bincount([60 * int(hour) + int(minute) for hour, minute in clocks], minlength=DAY // 60)
+        rows = [row for row in csv.DictReader(file) if row["tweet_created"].startswith("18-02-2015")]
+    clocks = [row["tweet_created"].split()[1].split(":") for row in rows]
+    minutes = np.bincount([60 * int(hour) + int(minute) for hour, minute in clocks], minlength=DAY // 60)
+    return Tweets(minutes, [row["text"] for row in rows])
 
 
 def times_of(tweets: np.ndarray, rate: float, peak: float) -> float:
@@ -242,21 +253,24 @@ def arrivals(tweets: np.ndarray, times: float, seed: int, smooth: int = 10) -> I
         yield np.sort(60.0 * minute + draw.uniform(0, 60, draw.poisson(mean))).tolist()
 
 
-def measured_service(tokens: int) -> tuple[Service, dict[str, float]]:
-    """Measures batches on one core, and fits a line through their medians; returns both."""
+def measured_service(texts: Sequence[str], precision: str) -> tuple[Service, dict[str, float]]:
+    """Measures batches of texts on one core, and fits a line through their medians; returns both."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before jax starts its threads
-    from backbone.home import resolve_backbone
-    from backbone.storage import load_backbone
-    from benchmarks.precisions import forward_of
+    from backbone.home import use_compilation_cache
+    from benchmarks.onnx_files import graft_of
 
-    trunk, medians = load_backbone(resolve_backbone("minilm"), precision="float32"), {}
+    use_compilation_cache()
+    graft, medians = graft_of(precision), {}
     for rows in SIZES:
-        run, seconds = forward_of(trunk, rows, tokens), []
-        for _ in range(12):
+        batches = [texts[place : place + rows] for place in range(0, ROUNDS * rows, rows)]
+        for batch in batches:
+            graft.predict(batch)  # compiles what its lengths need
+        seconds = []
+        for batch in batches:
             start = time.perf_counter()
-            run()
+            graft.predict(batch)
             seconds.append(time.perf_counter() - start)
-        medians[str(rows)] = float(np.median(seconds[3:]))
+        medians[str(rows)] = float(np.median(seconds))
     row, fixed = np.polyfit(SIZES, list(medians.values()), 1)
     return Service(max(float(fixed), 0.0), float(row)), medians
 
@@ -275,17 +289,30 @@ def compared(cpu: Days, latency: Days, bound_ms: float) -> dict[str, Any]:
     return figures
 
 
-def swept(
-    rules: Mapping[float, Rule],
-    minutes: Callable[[], Iterator[list[float]]],
-    service: Service,
-    start_seconds: float,
-) -> Days:
-    """Returns the day of each rule, by its parameter."""
-    days = {}
-    for parameter, rule in rules.items():
-        days[parameter] = simulate(minutes(), service, rule, start_seconds)
-        print(parameter, days[parameter], flush=True)
+@dataclass(frozen=True)
+class Case:
+    """A rule on the recorded day."""
+
+    name: str  # of the rule
+    parameter: float
+    service: Service
+    start_seconds: float
+    minutes: Callable[[], Iterator[list[float]]]
+
+    def day(self) -> Outcome:
+        """Lives through the day."""
+        capacity = self.service.rate
+        rule = by_cpu(self.parameter) if self.name == "cpu" else by_latency(self.parameter, capacity)
+        return simulate(self.minutes(), self.service, rule, self.start_seconds)
+
+
+def swept(cases: Sequence[Case]) -> dict[str, Days]:
+    """Returns the day of each case, by rule and parameter; as many at a time as there are cores."""
+    days: dict[str, Days] = {case.name: {} for case in cases}
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        for case, day in zip(cases, pool.map(Case.day, cases), strict=True):
+            days[case.name][case.parameter] = day
+            print(case.name, case.parameter, day, flush=True)
     return days
 
 
@@ -294,39 +321,34 @@ def main() -> None:
     data = os.environ.get("TOPGRAFT_DATA", str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(data), help="folder of the public sets")
     parser.add_argument("--peak", type=float, default=8.0, help="replicas' worth of work in the busiest hour")
-    parser.add_argument("--tokens", type=int, default=128, help="length of a row")
+    parser.add_argument("--precision", default="int8", help="precision of the measured trunk")
     parser.add_argument("--service", type=float, nargs=2, metavar=("FIXED", "ROW"), help="seconds; measured if absent")
     parser.add_argument("--start-seconds", type=float, default=30.0, help="seconds until a replica answers")
     parser.add_argument("--smooth", type=int, default=10, help="minutes whose mean is the rate of one")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the arrivals within their minutes")
     parser.add_argument("--name", default="autoscaling", help="name of the result file")
     options, provenance = parsed(parser)
-    service, medians = (Service(*options.service), {}) if options.service else measured_service(options.tokens)
-    tweets = tweets_by_minute(options.data)
-    times = times_of(tweets, service.rate, options.peak)
-    print(f"{service}, {tweets.sum() * times:,.0f} arrivals", flush=True)
-
-    def minutes() -> Iterator[list[float]]:
-        return arrivals(tweets, times, options.seed, options.smooth)
-
-    cpu = swept({target: by_cpu(target) for target in TARGETS}, minutes, service, options.start_seconds)
-    bounds: dict[str, Any] = {}
-    for batches in BOUNDS:
-        bound = batches * service.seconds(BATCH)
-        rules = {margin: by_latency(margin, bound, service.rate) for margin in MARGINS}
-        latency = swept(rules, minutes, service, options.start_seconds)
-        bounds[str(batches)] = {
-            "bound_ms": 1e3 * bound,
-            "least_energy": compared(cpu, latency, 1e3 * bound),
-            "latency": {str(margin): asdict(day) for margin, day in latency.items()},
-        }
-        print(batches, bounds[str(batches)]["least_energy"], flush=True)
+    tweets = tweets_of_day(options.data)
+    measured = options.service is None
+    service, medians = (
+        measured_service(tweets.texts, options.precision) if measured else (Service(*options.service), {})
+    )
+    times = times_of(tweets.by_minute, service.rate, options.peak)
+    print(f"{service}, {tweets.by_minute.sum() * times:,.0f} arrivals", flush=True)
+    minutes = functools.partial(arrivals, tweets.by_minute, times, options.seed, options.smooth)
+    rules = [*(("cpu", target) for target in TARGETS), *(("latency", margin) for margin in MARGINS)]
+    days = swept([Case(*rule, service, options.start_seconds, minutes) for rule in rules])
+    bounds = {batches: 1e3 * batches * service.seconds(BATCH) for batches in BOUNDS}
     content = {
         "service": {**asdict(service), "rows_a_second": service.rate, "measured_seconds": medians},
-        "arrivals": round(float(tweets.sum() * times)),
+        "precision": options.precision if measured else None,
+        "arrivals": round(float(tweets.by_minute.sum() * times)),
         "watts": "inputs: a busy replica takes 1, an idle one the share that names an entry of least_energy",
-        "cpu": {str(target): asdict(day) for target, day in cpu.items()},
-        "bounds_in_full_batches": bounds,
+        "days": {name: {str(key): asdict(day) for key, day in some.items()} for name, some in days.items()},
+        "bounds_in_full_batches": {
+            str(batches): {"bound_ms": bound, "least_energy": compared(days["cpu"], days["latency"], bound)}
+            for batches, bound in bounds.items()
+        },
     }
     print(write(options.name, content, provenance))
 

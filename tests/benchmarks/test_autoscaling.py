@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from benchmarks.autoscaling import (
+    MINUTE,
     STEP,
     Outcome,
     Replicas,
@@ -91,26 +93,50 @@ def test_kubernetes_rule():
     assert rule(Seen(7, 0.1, 0, 0)) == 2
 
 
-def test_the_rule_by_latency_adds_one_beyond_a_quarter_of_the_bound():
-    rule = by_latency(1.0, 0.4, 10.0)
-    assert rule(Seen(1, 0, 40.0, 0.05)) == 6, "4 + sqrt(4)"
-    assert rule(Seen(1, 0, 40.0, 0.2)) == 7
-    assert rule(Seen(1, 0, 90.0, 0.05)) == 12
-    calm = Seen(1, 0, 10.0, 0.0)
-    assert [rule(calm) for _ in range(14)] == [12] * 14, "the largest number that came of the largest rate"
-    assert rule(calm) == 2
+def test_the_rule_by_latency_follows_what_arrives_and_what_waits():
+    rule = by_latency(1.0, 10.0)
+    assert rule(Seen(1, 0, 90.0, 0)) == 15, "9 + 9 / 3 + sqrt(9)"
+    assert rule(Seen(1, 0, 90.0, 300)) == 17, "300 rows more within 15 seconds"
+    calm = Seen(1, 0, 10.0, 0)
+    assert [rule(calm) for _ in range(3)] == [17] * 3, "the largest number of a minute"
+    assert rule(calm) == 15, "of the last look with the former rate"
+    assert rule(calm) == 3, "1 + 1 / 3 + sqrt(1)"
+
+
+def test_rows_that_wait_are_rows_that_arrived():
+    """A replica that is behind answers 10 rows a second, while 20 arrive and the queue grows."""
+    seen = []
+
+    def rule(now: Seen) -> int:
+        seen.append(now)
+        return 1
+
+    simulate(poisson(20.0, 2), Service(0.0, 0.1, batch=1), rule)
+    assert [one.rate for one in seen[1:]] == pytest.approx([20.0] * 7, rel=0.2)
+    assert [one.queued for one in seen] == pytest.approx([150 * (i + 1) for i in range(8)], rel=0.25)
+    assert all(one.busy == pytest.approx(1.0, abs=0.02) for one in seen)
 
 
 def test_the_published_rule_is_the_simulated_one():
-    """Evaluates the expressions of docs/deploy/replicas.yaml by hand at rates of which the answer is known above."""
+    """Evaluates docs/deploy/replicas.yaml with numbers in place of metrics, beside the simulated rule."""
     (group,) = yaml.safe_load(RULE.read_text())["groups"]
     assert group["interval"] == f"{STEP}s"
-    load, replicas = (rule["expr"] for rule in group["rules"])
-    for text in ("max_over_time(", "rate(topgraft_rows_total[30s])", "[2m:15s]"):
-        assert text in load
-    for text in ("[2m:15s]", "ceil(", "sqrt(topgraft:load)", "topgraft_request_seconds_bucket[1m]", "> bool"):
-        assert text in replicas
-    assert all(text.count("(") == text.count(")") for text in (load, replicas))
+    arriving, load, wanted, replicas = (rule["expr"] for rule in group["rules"])
+    assert arriving == "sum(rate(topgraft_rows_total[30s])) + sum(deriv(topgraft_queue_rows[30s]))"
+    assert replicas == "max_over_time(topgraft:wanted[1m])"
+    assert MINUTE * STEP == 60
+    for rate, queued in ((0.0, 0), (55.0, 0), (730.0, 40), (730.0, 9000)):
+        numbers = {"max_over_time(topgraft:arrivals[30s])": rate, "sum(topgraft_queue_rows)": queued}
+        names = {"ceil": math.ceil, "sqrt": math.sqrt}
+        of_load = eval(replaced(load, numbers))
+        now = eval(replaced(wanted, numbers | {"topgraft:load": of_load}), names)
+        assert now == by_latency(0.3, 100.0)(Seen(1, 0.0, rate, queued))
+
+
+def replaced(text: str, numbers: dict[str, float]) -> str:
+    for name, value in numbers.items():
+        text = text.replace(name, f"({value})")
+    return text
 
 
 def test_arrivals_are_the_scaled_tweets():

@@ -5,6 +5,7 @@ The names are those of `adapters.target.Target`, and further ones. A floor `floo
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -43,11 +44,18 @@ LIMITS = {
 }
 LOADS = ("single_stream", "server")  # scenarios whose latencies a budget may bound
 LOAD_PERCENTILES = (50, 95, 99)
+NAME_SHOWN = re.compile(r"(?:^target\.|:\d+ )([\w.]+)(?:,|$)")  # a limit in the name of a check on it
 
 
 def measured_latency(scenario: str, percentile: int) -> str:
     """Returns the name under which a registry keeps a percentile of a scenario's latency."""
     return f"{scenario} p{percentile}, ms"
+
+
+def limit_of(shown: str) -> str:
+    """Returns the limit that a message names: as a field of a config, or with file and line; "" for none."""
+    match = NAME_SHOWN.search(shown)
+    return match[1] if match else ""
 
 
 def is_floor(name: str) -> bool:

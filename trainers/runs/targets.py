@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from adapters.target import Target
 from metering.energy import Joules
+from registry.budgets.limits import is_floor, keeps, limit_of
 
 
 @dataclass(frozen=True)
 class Limit:
     """One limit of a target, and the figure that it bounds."""
 
-    name: str  # field of the config, as target.max_cpu_seconds
+    name: str  # field of the config, as target.max_cpu_seconds, or a limit with its line in a file of budgets
     value: float | None  # measured or predicted figure; None: not known here
     limit: float
     reason: str  # what the figure is, or why there is none
@@ -26,10 +27,10 @@ class Limit:
         """Returns whether the figure keeps to the limit; None where there is no figure."""
         if self.value is None:
             return None
-        return self.value >= self.limit if self.name.endswith("min_score") else self.value <= self.limit
+        return keeps(limit_of(self.name), self.value, self.limit)
 
     def __str__(self) -> str:
-        bound = "at least" if self.name.endswith("min_score") else "at most"
+        bound = "at least" if is_floor(limit_of(self.name)) else "at most"
         figure = "no figure" if self.value is None else f"{self.value:.4g}"
         return f"{self.name}: {figure}, {bound} {self.limit:g} asked ({self.reason})"
 

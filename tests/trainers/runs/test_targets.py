@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import date
+
 import pytest
 
 from adapters.target import Target
 from backbone.errors import InputError
 from metering.energy import Joules
+from registry.budgets.budget import BudgetLimit, Exemption
 from trainers.runs.targets import Limit, costs_of_predicting, costs_of_training
 
 COUNTED = Joules("measured_counter", 60.0, source="rapl")
@@ -47,6 +51,18 @@ def test_a_score_is_a_limit_from_below_and_a_cost_from_above():
     assert Limit("target.max_joules", 50.1, 50.0, "").met is False
     assert Limit("target.min_score", 0.8, 0.9, "").met is False
     assert Limit("target.min_score", 0.9, 0.9, "").met is True
+
+
+@pytest.mark.parametrize("name", ["min_score", "floors.accuracy"])
+def test_a_floor_of_a_file_of_budgets_is_a_limit_from_below(name):
+    limit = BudgetLimit(name, 0.9, "team.toml:2")
+    exemption = Exemption("t", name, 0.9, "o", "r", date(2030, 1, 1), "team.toml:5")
+    for one in (limit, replace(limit, exemption=exemption)):
+        shown = Limit(str(one), 0.95, 0.9, "")
+        assert (shown.met, "at least 0.9 asked" in str(shown)) == (True, True)
+        assert Limit(str(one), 0.8, 0.9, "").met is False
+    cost = Limit(str(BudgetLimit("max_latency_ms", 5.0, "team.toml:2")), 6.0, 5.0, "")
+    assert (cost.met, "at most 5 asked" in str(cost)) == (False, True)
 
 
 @pytest.mark.parametrize("fields", [{"max_joules": -1}, {"min_score": float("nan")}, {"max_latency_ms": float("inf")}])

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from adapters.artefact.scripts import changed, missing
 from adapters.methods.method import Method
@@ -29,6 +29,8 @@ MANIFEST, TENSORS, CANARY = "manifest.json", "graft.safetensors", "canary.safete
 SCOPE = "scope.safetensors"  # file that exists only where a graft has an out-of-scope score (`adapters.artefact.scope`)
 EXITS_FILE = "exits.safetensors"  # file that exists only where a graft has early exits (`adapters.artefact.exits`)
 OPTIONAL = (SCOPE, EXITS_FILE)
+
+READING = ("load", "data")  # phases that read weights and rows; they compute nothing that anybody counts
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,16 @@ def stored_cost(values: Any) -> CostRecord | None:
         return decode(CostRecord, values) if isinstance(values, Mapping) else None
     except InputError:
         return None
+
+
+def stored_phases(training: Training) -> dict[str, CostRecord]:
+    """Returns the costs of a training's phases by name."""
+    return {name: cost for name, values in training.costs.items() if (cost := stored_cost(values)) is not None}
+
+
+def uncounted(phases: Mapping[str, CostRecord], figure: Literal["flops", "bytes_moved"] = "flops") -> tuple[str, ...]:
+    """Returns the phases whose operations, or bytes, nobody counted though they compute: a sum lacks them."""
+    return tuple(name for name, cost in phases.items() if name not in READING and getattr(cost, figure) is None)
 
 
 def _misread(problem: str, values: Any, content: bytes, altered: str) -> InputError:

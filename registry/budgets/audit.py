@@ -15,12 +15,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from adapters.artefact.manifest import Manifest, read_manifest
-from backbone.errors import InputError
+from adapters.artefact.manifest import Manifest
 from metering.energy import Quality
 from registry import tables
 from registry.budgets.budget import Budgets, Exemption
-from registry.budgets.figures import Figure, figures_of
+from registry.budgets.figures import Figure, figures_of, unrecorded
 from registry.budgets.judge import Finding, judged, judged_answers
 from registry.budgets.limits import utc_today
 from registry.budgets.usage import PerThousand, Served, UsageLine, per_thousand, summed
@@ -228,12 +227,9 @@ def audit_budgets(
 
 def manifest_of(version: Version, live: Live | None, store: Store | None) -> Manifest | None:
     """Returns the manifest of a live version that no retraining made; None for others, and where it cannot be read."""
-    if store is None or live is None or live.version != version.number or "measured" in version.lineage:
+    if store is None or live is None or live.version != version.number:
         return None
-    try:
-        return read_manifest(store.path(version.content_id))
-    except InputError:
-        return None
+    return unrecorded(version, store)
 
 
 def _of(findings: Iterable[Finding], verdict: str) -> tuple[Finding, ...]:

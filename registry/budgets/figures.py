@@ -5,16 +5,17 @@ A figure is what somebody measured: by `Registry.measure`, by the gate, or by th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
-from adapters.artefact.manifest import Manifest, stored_cost
-from metering.cost import add_costs
-from registry.budgets.limits import FLOORS, LOAD_PERCENTILES, LOADS, measured_latency
+from adapters.artefact.manifest import Manifest, read_manifest, stored_cost, stored_phases, uncounted
+from backbone.errors import InputError
+from metering.cost import CostRecord, add_costs
+from registry.budgets.limits import FLOORS, LOAD_PERCENTILES, LOADS, limit_of, measured_latency
 from registry.entries import Measurement, Version
+from registry.store import Store
 
 MEASURED = {  # limits by the names of measurements (`Registry.measure`)
     "retraining, CPU seconds": "max_cpu_seconds",
@@ -24,7 +25,6 @@ MEASURED = {  # limits by the names of measurements (`Registry.measure`)
     **{measured_latency(load, q): f"{load}.max_p{q}_ms" for load in LOADS for q in LOAD_PERCENTILES},
 }
 BY_GATE = ("max_latency_ms", "max_memory_mb", *(f"single_stream.max_p{q}_ms" for q in (50, 95, 99)))
-NAME_OF_CHECK = re.compile(r"(?:^target\.|:\d+ )([\w.]+)(?:,|$)")  # of a check on a limit (`trainers.retrain.gate`)
 SPLITS = ("dev", "out_of_fold", "held_out", "test")  # splits whose scores stand for those of a gate, the best first
 
 
@@ -71,27 +71,42 @@ def _costs(version: Version, manifest: Manifest | None) -> dict[str, Figure]:
     """Returns what the training took: by the retraining's record, else by the phases in the manifest."""
     cost = stored_cost(version.lineage.get("measured"))
     origin = "record of the retraining"
-    if cost is None and manifest is not None:
-        phases = [record for one in manifest.training.costs.values() if (record := stored_cost(one)) is not None]
-        counted = [record.flops for record in phases if record.flops is not None]
-        moved = [record.bytes_moved for record in phases if record.bytes_moved is not None]
-        cost, origin = reduce(add_costs, phases) if phases else None, "phases of the training, in its manifest"
-        flops, bytes_moved = (sum(counted) if counted else None), (sum(moved) if moved else None)
-    elif cost is not None:
-        flops, bytes_moved = cost.flops, cost.bytes_moved
-    if cost is None:
+    if cost is not None:
+        flops, bytes_moved = (Figure(one, "counted", origin) for one in (cost.flops, cost.bytes_moved))
+    elif manifest is not None and (phases := stored_phases(manifest.training)):
+        cost, origin = reduce(add_costs, phases.values()), "phases of the training, in its manifest"
+        flops, bytes_moved = _counted(phases, "flops", origin), _counted(phases, "bytes_moved", origin)
+    else:
         return {}
     return {
         "max_cpu_seconds": Figure(cost.cpu_seconds, cost.quality, origin),
         "max_joules": Figure(cost.joules.value, cost.joules.quality, f"{origin}; {cost.joules.source}"),
-        "max_flops": Figure(flops, "counted", origin),
-        "max_bytes": Figure(bytes_moved, "counted", origin),
+        "max_flops": flops,
+        "max_bytes": bytes_moved,
     }
+
+
+def _counted(phases: Mapping[str, CostRecord], figure: Literal["flops", "bytes_moved"], origin: str) -> Figure:
+    """Returns the operations or bytes of all phases together; no figure where one that computes lacks its count."""
+    if missing := uncounted(phases, figure):
+        return Figure(None, "unavailable", f"nobody counted the phases {', '.join(missing)} of the training")
+    counted = [value for cost in phases.values() if (value := getattr(cost, figure)) is not None]
+    return Figure(sum(counted) if counted else None, "counted", origin)
+
+
+def unrecorded(version: Version, store: Store) -> Manifest | None:
+    """Returns the manifest of a version that no retraining recorded; None for others, and where it cannot be read."""
+    if "measured" in version.lineage:
+        return None
+    try:
+        return read_manifest(store.path(version.content_id))
+    except InputError:
+        return None
 
 
 def _by_gate(gate: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     """Yields what the gate measured of predictions."""
     for check in gate.get("checks", ()):
-        match = NAME_OF_CHECK.search(str(check.get("name", "")))
-        if match and match[1] in BY_GATE and check.get("found") is not None:
-            yield match[1], Figure(float(check["found"]), "measured_counter", "measured by the gate")
+        name = limit_of(str(check.get("name", "")))
+        if name in BY_GATE and check.get("found") is not None:
+            yield name, Figure(float(check["found"]), "measured_counter", "measured by the gate")

@@ -18,7 +18,7 @@ from adapters.artefact.manifest import CANARY, MANIFEST, OPTIONAL, TENSORS, read
 from adapters.artefact.scripts import FAULTS
 from backbone.errors import InputError, nearest, shown
 from registry.budgets.budget import Budgets
-from registry.budgets.figures import figures_of
+from registry.budgets.figures import figures_of, unrecorded
 from registry.budgets.judge import judged
 from registry.budgets.signers import Unsigned
 from registry.database import Registry
@@ -157,7 +157,8 @@ class RegistryCatalogue:
         if not (budget := self._budgets.of(entry.task)):
             return ""
         version = self._registry.version(entry.task, int(entry.version))
-        figures = figures_of(version, self._registry.measurements(entry.task, version.number))
+        measurements = self._registry.measurements(entry.task, version.number)
+        figures = figures_of(version, measurements, unrecorded(version, self._store))
         return "; ".join(str(one) for one in judged(budget, version.number, figures) if one.verdict == "FAIL")
 
 

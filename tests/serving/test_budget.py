@@ -14,6 +14,7 @@ from serving.live.catalogue import FolderCatalogue, RegistryCatalogue, Timely
 from serving.live.follow import Follower
 from serving.runtime import Runtime
 from serving.server.settings import Settings
+from tests.registry.budgets.test_promote import COST, graft
 from tests.serving.place import ENVELOPE
 
 LOG = {"actor": "tests", "reason": "r", "verdict": "PASS"}
@@ -44,6 +45,21 @@ def test_a_version_over_budget_is_served_with_a_warning(tiny, folder, tmp_path, 
         follower.poll()
         assert (runtime.entries["one"].version, follower.over_budget) == ("1", {})
         catalogue.close()
+
+
+def test_a_server_reads_the_costs_of_a_training_that_was_published_by_hand(tiny, tmp_path):
+    file = tmp_path / "team.toml"
+    file.write_text("[default]\nmax_cpu_seconds = 2\n")
+    graft(tmp_path / "graft", tiny, 0, 0.9, {"train": COST})
+    store = Store(tmp_path / "store")
+    with contextlib.closing(open_registry(f"sqlite:///{tmp_path / 'registry.db'}")) as registry:
+        registry.publish("one", tmp_path / "graft", store)
+        registry.promote("one", 1, expected_generation=0, **LOG)
+        catalogue = RegistryCatalogue(registry, store, budgets=read_budgets(file))
+        entry = catalogue.lives()["one"]
+        assert f"one 1: {file}:2 max_cpu_seconds: 2.5 CPU s, at most 2" in catalogue.over_budget(entry)
+        file.write_text("[default]\nmax_cpu_seconds = 3\n")
+        assert RegistryCatalogue(registry, store, budgets=read_budgets(file)).over_budget(entry) == ""
 
 
 def test_a_folder_has_no_budget(folder):

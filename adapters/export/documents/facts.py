@@ -11,7 +11,7 @@ from functools import reduce
 from math import prod
 from pathlib import Path
 
-from adapters.artefact.manifest import CANARY, Manifest, read_manifest, stored_cost
+from adapters.artefact.manifest import CANARY, Manifest, read_manifest, stored_phases, uncounted
 from backbone.errors import InputError
 from backbone.texts import load_json
 from metering.cost import CostRecord, add_costs
@@ -51,7 +51,7 @@ class Facts:
     takes: str  # what an input is: text, image
     training: CostRecord | None  # all phases of the training together
     flops: float | None  # counted operations of its phases; those without a count left out
-    uncounted: tuple[str, ...]  # phases whose operations nobody counted
+    uncounted: tuple[str, ...]  # phases that compute and whose operations nobody counted
     query: Query | None  # None: no profile was given
     carbon: Carbon
 
@@ -100,7 +100,7 @@ def read_facts(graft: str | Path, profile: str = "", carbon: Carbon | None = Non
 
     folder = Path(graft)
     manifest = read_manifest(folder)
-    phases = {name: record for name, values in manifest.training.costs.items() if (record := stored_cost(values))}
+    phases = stored_phases(manifest.training)
     counted = [record.flops for record in phases.values() if record.flops is not None]
     inputs = read_tensors(folder, CANARY, manifest)["ids"]
     return Facts(
@@ -110,7 +110,7 @@ def read_facts(graft: str | Path, profile: str = "", carbon: Carbon | None = Non
         takes="image" if inputs.dtype.name == "uint8" else "text",
         training=reduce(add_costs, phases.values()) if phases else None,
         flops=sum(counted) if counted else None,
-        uncounted=tuple(name for name, record in phases.items() if record.flops is None),
+        uncounted=uncounted(phases),
         query=_query(Path(profile), folder) if profile else None,
         carbon=carbon or Carbon(),
     )

@@ -13,7 +13,9 @@ from jsonschema import Draft7Validator
 from referencing import Registry, Resource
 
 import topgraft
-from adapters.artefact.manifest import read_manifest
+from adapters.artefact.manifest import read_manifest, uncounted
+from backbone.records import decode
+from metering.cost import CostRecord
 from tests.grafts import EMPTY, make
 from tests.tiny import as_json
 
@@ -21,11 +23,18 @@ JOULES = {"quality": "modelled", "value": 36.0, "low": 12.0, "high": 90.0, "sour
 PHASE = {"wall_seconds": 3.25, "cpu_seconds": 6.0, "peak_bytes": None, "flops": 4e9, "bytes_moved": 1.0, "watts": 6.0}
 COSTS = {"train": {**PHASE, "joules": JOULES}, "evaluate": {**PHASE, "joules": JOULES}}
 METRICS = {"test": {"accuracy": 0.8125, "macro_f1": 0.79}, "dev": {"accuracy": 0.84375}}
+COUNTS = {"load": None, "data": None, "fill": 10.0, "steps": None}
 SHAPES = [
     {"batch": batch, "tokens": tokens, "joules_per_row": tokens / 100, "joules_quality": "modelled", "p50_ms": 2.0}
     for tokens in (16, 32, 48)
     for batch in (1, 8)
 ]
+
+
+def test_only_phases_that_compute_lack_a_count():
+    phases = {name: decode(CostRecord, {**PHASE, "flops": flops, "joules": JOULES}) for name, flops in COUNTS.items()}
+    assert uncounted(phases) == ("steps",)
+    assert uncounted(phases, "bytes_moved") == ()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from registry.budgets.audit import BudgetAudit, audit_budgets
 from registry.budgets.budget import Budgets
 from registry.budgets.figures import figures_of
 from registry.budgets.judge import require_within
+from registry.budgets.names import warn_of_unknown
 from registry.budgets.page import audit_page
 from registry.budgets.propose import propose
 from registry.budgets.signers import Signers
@@ -252,6 +253,7 @@ def promote(
     store = place.artefacts()
     manifest = store.verify(version.content_id)
     if budgets is not None:
+        warn_of_unknown(budgets, registry.tasks())
         budgets.signers.require(store.path(version.content_id))
     require_decided(registry, task, manifest.training.config)
     require_precision(chosen(registry), manifest, task)
@@ -295,6 +297,7 @@ def audit_of_budgets(
     """
     noted = read_usage(usage)
     registry, store = place.open(), place.artefacts()
+    warn_of_unknown(budgets, registry.tasks())
     result = audit_budgets(registry, budgets, store, days=days, usage=noted)
     if html:
         Path(html).write_text(audit_page(result, iso_time(time.time())), encoding="utf-8")

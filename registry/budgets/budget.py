@@ -163,6 +163,19 @@ class Budgets:
         chain.append(named.get(("default", "")))
         return tuple(level for level in chain if level is not None)
 
+    def tasks(self) -> tuple[str, ...]:
+        """Returns the tasks that the file writes out; a pattern of a group stands for itself."""
+        named = [one.name for one in self.levels if one.kind == "task"]
+        return (*named, *(name for one in self.levels if one.kind == "group" for name in one.members))
+
+    def names(self, task: str) -> bool:
+        """Returns whether a table is about a task: one of its own, or a group's."""
+        return any(level.kind in ("task", "group") for level in self.chain(task))
+
+    def bounds(self, limit: str) -> bool:
+        """Returns whether some level has a limit of this name."""
+        return any(one.name == limit for level in self.levels for one in level.limits)
+
     def of(self, task: str, today: date | None = None) -> Budget:
         """Returns what holds for a task on a day, by default today in UTC."""
         day = today or utc_today()

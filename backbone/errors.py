@@ -39,7 +39,17 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return "known: " + ", ".join(names[:12]) + f", ... ({len(names)} in all)"
 
 
-_SHORT = reprlib.Repr()
+class _Short(reprlib.Repr):
+    """Short representations, also of whole numbers that Python writes in no decimal digits."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return f"<a number of {x.bit_length()} bits>"
+
+
+_SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 

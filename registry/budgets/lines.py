@@ -1,12 +1,44 @@
-"""The lines of a TOML file on which its keys stand, so that a message can name them. `tomllib` does not tell."""
+"""The values of a TOML file, and the lines on which its keys stand, so that a message can name them."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from backbone.errors import InputError
+
 Path = tuple[str | int, ...]  # keys from the root, with the number of an entry of an array of tables
+MAX_KEYS = 8  # keys of a path; what lies deeper has the line of the table above it
+TOKEN = re.compile(  # what may hold a line end or a bracket that is none, a bracket, or a line end
+    r'"""(?:\\.|[^\\])*?"{3,5}|' r"'''.*?'{3,5}|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'|#[^\n]*|[\[\]{}\n]", re.DOTALL
+)
+
+
+def parse_toml(text: str, where: str) -> tuple[Mapping[str, Any], dict[Path, int]]:
+    """Returns the values of a TOML text and the lines of its keys.
+
+    Raises InputError with file and line for any other text, for a number of too many digits, and for too deep nesting.
+    """
+    text = text.replace("\r\n", "\n")
+    try:
+        return tomllib.loads(text), lines_of(text)
+    except (ValueError, RecursionError) as error:
+        place = re.search(r"at line (\d+)", str(error))
+        line = int(place[1]) if place else _first_wrong(text)
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error).partition("; use sys")[0]
+        raise InputError(f"{where}:{line}: no TOML: {reason}") from error
+
+
+def _first_wrong(text: str) -> int:
+    """Returns the line of the first statement that is no TOML by itself; the last line if each of them is."""
+    for number, statement in _statements(text):
+        try:
+            tomllib.loads(statement)
+        except (ValueError, RecursionError):
+            return number
+    return text.rstrip("\n").count("\n") + 1
 
 
 def lines_of(text: str) -> dict[Path, int]:
@@ -27,20 +59,21 @@ def lines_of(text: str) -> dict[Path, int]:
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Yields each header or key with its value, which may go over several lines, and the number of its first line."""
-    lines, start = text.splitlines(), 0
-    while start < len(lines):
-        for end in range(start + 1, len(lines) + 1):
-            statement = "\n".join(lines[start:end])
-            try:
-                holds = bool(tomllib.loads(statement))
-            except tomllib.TOMLDecodeError:
-                continue
-            if holds:
-                yield start + 1, statement
-            break
-        else:
-            return
-        start = end
+    start, line, next_line, depth = 0, 1, 1, 0
+    for token in TOKEN.finditer(text + "\n"):
+        kind = token[0]
+        next_line += kind.count("\n")
+        if kind in "[{":
+            depth += 1
+        elif kind in "]}":
+            depth -= 1
+        elif kind == "\n" and depth <= 0:
+            statement = text[start : token.start()]
+            if statement.strip() and not statement.lstrip().startswith("#"):
+                yield line, statement
+            start, line, depth = token.end(), next_line, 0
+    if text[start:].strip():
+        yield line, text[start:]
 
 
 def _header(values: Any) -> tuple[str, ...]:
@@ -69,5 +102,5 @@ def _paths(values: Mapping[str, Any], prefix: Path = ()) -> Iterator[Path]:
     """Yields the path of each table and key."""
     for key, value in values.items():
         yield (*prefix, key)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and len(prefix) < MAX_KEYS:
             yield from _paths(value, (*prefix, key))

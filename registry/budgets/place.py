@@ -32,7 +32,8 @@ def budgets_for(named: str, url: str = "") -> Budgets:
 def budget_file(named: str, url: str = "") -> Path | None:
     """Returns the file that the command line names, else the environment, else the one beside a registry in a file.
 
-    None where there is none. A file that somebody names must be there.
+    None where there is none. A file that somebody names must be there. One beside the registry must be readable,
+    whatever has its name: a link that points nowhere would lift every limit.
     """
     if chosen := named or os.environ.get(VARIABLE, ""):
         return Path(chosen)
@@ -40,4 +41,4 @@ def budget_file(named: str, url: str = "") -> Path | None:
     if not place.startswith(SQLITE):
         return None
     beside = Path(place.removeprefix(SQLITE).partition("?")[0]).parent / NAME
-    return beside if beside.is_file() else None
+    return beside if os.path.lexists(beside) else None

@@ -27,15 +27,14 @@ until = 2027-01-31
 from __future__ import annotations
 
 import math
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from backbone.errors import InputError, nearest
+from backbone.errors import InputError, nearest, shown
+from backbone.texts import read_text
 from registry.budgets.budget import (
     BudgetLimit,
     Budgets,
@@ -45,9 +44,9 @@ from registry.budgets.budget import (
     LevelKind,
     Platform,
 )
-from registry.budgets.limits import LIMITS, narrower, require_limit
+from registry.budgets.limits import LIMITS, narrower, require_limit, unit_of
 from registry.budgets.lines import Path as KeyPath
-from registry.budgets.lines import lines_of
+from registry.budgets.lines import parse_toml
 from registry.budgets.signers import Signer, Signers
 
 KINDS: tuple[LevelKind, ...] = ("line", "group", "task")
@@ -61,15 +60,11 @@ REMEDY = "narrow it, or write an [[exception]] with owner, reason and until"
 def read_budgets(file: Path) -> Budgets:
     """Reads a file of budgets; raises InputError for a missing one, and for whatever contradicts itself."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file)
+    except InputError as error:
         raise InputError(f"{file}: no readable file of budgets: {error}") from error
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        place = re.search(r"at line (\d+)", str(error))
-        raise InputError(f"{file}{':' + place[1] if place else ''}: no TOML: {error}") from error
-    reader = _Reader(file, lines_of(text))
+    values, lines = parse_toml(text, str(file))
+    reader = _Reader(file, lines)
     levels = tuple(reader.levels(values))
     reader.check_members(levels)
     budgets = Budgets(str(file), levels, ())
@@ -104,7 +99,7 @@ class _Reader:
                 known = ["default", *KINDS, "exception", "signatures"]
                 self.fail((kind,), f"{kind}: no such table; {nearest(kind, known)}")
             if not isinstance(tables, dict):
-                self.fail((kind,), f"{kind}: expected a table, got {tables!r}; write [{kind}] above its limits")
+                self.fail((kind,), f"{kind}: expected a table, got {shown(tables)}; write [{kind}] above its limits")
             if kind == "default":
                 yield self.level("default", "", tables, ("default",))
                 continue
@@ -143,21 +138,30 @@ class _Reader:
 
     def number(self, name: str, value: Any, path: KeyPath) -> float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value <= 0:
-            self.fail(path, f"{name}: expected a number above 0, got {value!r}; leave the key out for no limit")
-        return float(value)
+        try:
+            number = float(value) if is_number else math.nan
+        except OverflowError:  # a whole number beyond every float
+            number = math.inf
+        if not math.isfinite(number) or number <= 0:
+            self.fail(path, f"{name}: expected a number above 0, got {shown(value)}; leave the key out for no limit")
+        return number
 
     def word(self, key: str, value: Any, path: KeyPath) -> str:
         choices = {"joules_quality": JoulesQuality, "platform": Platform}
         if not isinstance(value, str) or not value.strip():
-            self.fail(path, f"{key}: expected words, got {value!r}")
+            self.fail(path, f"{key}: expected words, got {shown(value)}")
         if key in choices and value not in (known := [one for one in get_args(choices[key]) if one]):
-            self.fail(path, f"{key}: expected one of {', '.join(known)}, got {value!r}")
+            self.fail(path, f"{key}: expected one of {', '.join(known)}, got {shown(value)}")
+        return value
+
+    def day(self, value: Any, path: KeyPath) -> date:
+        if not isinstance(value, date) or isinstance(value, datetime):
+            self.fail((*path, "until"), f"until: expected a day such as 2027-01-31, without quotes, got {shown(value)}")
         return value
 
     def words(self, value: Any, path: KeyPath) -> tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            self.fail(path, f"{path[-1]}: expected a list of names, got {value!r}")
+            self.fail(path, f"{path[-1]}: expected a list of names, got {shown(value)}")
         return tuple(value)
 
     def check_members(self, levels: tuple[Level, ...]) -> None:
@@ -192,11 +196,11 @@ class _Reader:
                         f"{level}: {key} {mine!r} contradicts {theirs!r} of {above} ({above.source}); keep one of them",
                     )
         chain = (level, *self.above(budgets, level))
-        joules = [limit for limit in level.limits if limit.name == "max_joules"]
+        joules = [limit for limit in level.limits if unit_of(limit.name) == "J"]
         if joules and not any(one.joules_quality for one in chain):
             raise InputError(
-                f"{joules[0].source}: max_joules: figures of two qualities are never compared; state joules_quality = "
-                '"measured_counter" or "modelled" beside it'
+                f"{joules[0].source}: {joules[0].name}: figures of two qualities are never compared; state "
+                'joules_quality = "measured_counter" or "modelled" beside it'
             )
 
     def above(self, budgets: Budgets, level: Level) -> tuple[Level, ...]:
@@ -215,6 +219,7 @@ class _Reader:
         """Yields the exceptions; raises InputError for one that lacks something, or is about no limit of its task."""
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             self.fail(("exception",), "exception: expected entries; write [[exception]] with two brackets")
+        seen: dict[tuple[str, str], Exemption] = {}
         for number, table in enumerate(tables):
             path: KeyPath = ("exception", number)
             for key in table:
@@ -225,25 +230,33 @@ class _Reader:
                     self.fail(
                         path, f"{key}: missing; an exception has {', '.join(OF_EXCEPTION)} (value may be left out)"
                     )
-            yield self.exemption(table, path, budgets)
+            one = self.exemption(table, path, budgets)
+            if (first := seen.setdefault((one.task, one.limit), one)) is not one:
+                self.fail(path, f"exception: {first.source} is about {one.limit} of {one.task} too; keep one of them")
+            yield one
 
     def signers(self, table: Any) -> Signers:
         """Returns the keys that must have signed; raises InputError for fewer keys than are asked for."""
         path: KeyPath = ("signatures",)
         if table is None:
             return Signers()
-        if not isinstance(table, dict) or not isinstance(table.get("key", []), list):
+        entries = table.get("key", []) if isinstance(table, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
             self.fail(
-                path, "signatures: expected [signatures] with required, and an entry [[signatures.key]] for each key"
+                (*path, "key"),
+                "signatures: expected [signatures] with required, and an entry [[signatures.key]] for each key",
             )
         for key in table:
             if key not in ("required", "key"):
                 self.fail((*path, key), f"{key}: no such key of [signatures]; {nearest(key, ('required', 'key'))}")
         required = table.get("required", 1)
-        keys = tuple(self.signer(one, (*path, "key", i)) for i, one in enumerate(table.get("key", [])))
+        keys = tuple(self.signer(one, (*path, "key", i)) for i, one in enumerate(entries))
         if type(required) is not int or not 1 <= required <= len(keys):
-            self.fail((*path, "required"), f"required: expected 1 to the number of keys, {len(keys)}, got {required!r}")
-        return Signers(required, keys, self.at(*path))
+            expected = f"expected 1 to the number of keys, {len(keys)}, got {shown(required)}"
+            self.fail((*path, "required"), f"required: {expected}")
+        signers = Signers(required, keys, self.at(*path))
+        signers.require_different()
+        return signers
 
     def signer(self, table: Mapping[str, Any], path: KeyPath) -> Signer:
         """Returns one key, whose file lies beside this one unless its path is absolute."""
@@ -257,9 +270,7 @@ class _Reader:
         file = self.file.parent / words.pop("file")
         if not file.is_file():
             self.fail((*path, "file"), f"file: there is no {file}; paths go from the file of budgets")
-        until = table.get("until")
-        if until is not None and (not isinstance(until, date) or isinstance(until, datetime)):
-            self.fail((*path, "until"), f"until: expected a day such as 2027-01-31, without quotes, got {until!r}")
+        until = self.day(table["until"], path) if "until" in table else None
         return Signer(str(file), source=self.at(*path), until=until, **words)
 
     def exemption(self, table: Mapping[str, Any], path: KeyPath, budgets: Budgets) -> Exemption:
@@ -267,11 +278,11 @@ class _Reader:
         task, name, owner, reason = (
             self.word(key, table[key], (*path, key)) for key in ("task", "limit", "owner", "reason")
         )
-        until = table["until"]
-        if not isinstance(until, date) or isinstance(until, datetime):
-            self.fail((*path, "until"), f"until: expected a day such as 2027-01-31, without quotes, got {until!r}")
+        until = self.day(table["until"], path)
         limits = {limit.name: limit for level in reversed(budgets.chain(task)) for limit in level.limits}
         if name not in limits:
+            if budgets.bounds(name) and not budgets.names(task):
+                self.fail((*path, "task"), f"task: no table names {task!r}; {nearest(task, budgets.tasks())}")
             self.fail((*path, "limit"), f"limit: nothing bounds {name!r} of {task}; {nearest(name, limits)}")
         value = None if "value" not in table else self.number("value", table["value"], (*path, "value"))
         bound = limits[name]

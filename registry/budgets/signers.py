@@ -14,6 +14,7 @@ signed by both, the former one ends.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -56,6 +57,27 @@ class Signers:
     keys: tuple[Signer, ...] = ()
     source: str = ""  # file and line
 
+    def require_different(self) -> None:
+        """Raises InputError for a key that two entries name: one that is revoked would count by the other.
+
+        Without the library `cryptography` nobody can tell; `require` asks for it then.
+        """
+        if importlib.util.find_spec("cryptography") is not None:
+            self._fingerprints()
+
+    def _fingerprints(self) -> dict[str, Signer]:
+        """Returns the keys by fingerprint; raises InputError for two entries of one."""
+        from backbone.signing.keys import read_public
+
+        keys: dict[str, Signer] = {}
+        for one in self.keys:
+            first = keys.setdefault(read_public(one.file).fingerprint, one)
+            if first is not one:
+                raise InputError(
+                    f"{one.source}: {one.file} is the key of {first.source} again, {first.file}; keep one entry a key"
+                )
+        return keys
+
     def require(self, folder: str | Path, today: date | None = None) -> None:
         """Verifies a folder; raises Unsigned where too few keys that count have signed it.
 
@@ -67,7 +89,7 @@ class Signers:
         from backbone.signing.keys import read_public
 
         day = today or utc_today()
-        keys = {read_public(one.file).fingerprint: one for one in self.keys}
+        keys = self._fingerprints()
         result = verify_folder(folder, [read_public(one.file) for one in keys.values()])
         ended = [reason for one in result.fingerprints if (reason := keys[one].ended(day))]
         good = len(result.fingerprints) - len(ended)

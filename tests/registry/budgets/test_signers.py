@@ -97,6 +97,17 @@ def test_a_life_with_signatures(call, policy, grafts, store, registry, tmp_path)
 
 MISTAKES = {
     "more than there are": ("required = 2\n" + ENTRY.format(name="a"), 2, "expected 1 to the number of keys, 1"),
+    "none of them": ("required = 0\n" + ENTRY.format(name="a"), 2, "expected 1 to the number of keys, 1, got 0"),
+    "no tables": ('key = ["file"]\n', 2, "expected [signatures] with required"),
+    "a number in place of a key": ("key = [1]\n", 2, "an entry [[signatures.key]] for each key"),
+    "one key twice": (
+        ENTRY.format(name="a") + 'revoked = "stolen"\n' + ENTRY.format(name="a"),
+        6,
+        "wrong.toml:2 again",
+    ),
+    "one key twice, of which two are asked": ("required = 2\n" + 2 * ENTRY.format(name="a"), 6, "keep one entry a key"),
+    "one key in two files": (ENTRY.format(name="a") + ENTRY.format(name="same"), 5, "is the key of"),
+    "an end at an hour": (ENTRY.format(name="a") + "until = 2027-01-01T00:00:00Z\n", 5, "expected a day"),
     "no keys": ("required = 1\n", 2, "the number of keys, 0"),
     "a key that is not there": (ENTRY.format(name="c"), 3, "there is no"),
     "no owner": ('[[signatures.key]]\nfile = "a.pub"\n', 2, "owner: missing"),
@@ -109,6 +120,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_named_with_its_line(policy, tmp_path, mistake):
     text, line, message = MISTAKES[mistake]
+    (tmp_path / "same.pub").write_bytes((tmp_path / "a.pub").read_bytes().replace(b"\n", b"\r\n"))
     file = tmp_path / "wrong.toml"
     file.write_text(f"[signatures]\n{text}")
     with pytest.raises(InputError) as error:
@@ -123,5 +135,8 @@ def test_a_retraining_signs_with_a_key_that_counts(policy, tmp_path):
     for key, message in (("", "asks for a signature"), ("b.pem", "none of the keys that count")):
         with pytest.raises(InputError, match=message):
             signers.require_key(str(tmp_path / key) if key else "")
+    signers = read_budgets(policy(1, a=f"until = {utc_today() - timedelta(days=1)}\n", b="")).signers
+    with pytest.raises(InputError, match="none of the keys that count"):
+        signers.require_key(str(tmp_path / "a.pem"))
     with pytest.raises(InputError, match="asks for 2 signers"):
         read_budgets(policy(2, a="", b="")).signers.require_key(str(tmp_path / "a.pem"))

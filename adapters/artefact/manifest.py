@@ -30,7 +30,8 @@ SCOPE = "scope.safetensors"  # file that exists only where a graft has an out-of
 EXITS_FILE = "exits.safetensors"  # file that exists only where a graft has early exits (`adapters.artefact.exits`)
 OPTIONAL = (SCOPE, EXITS_FILE)
 
-READING = ("load", "data")  # phases that read weights and rows; they compute nothing that anybody counts
+# phases that read, or may find all features in the cache: without a count they computed nothing
+IDLE = ("load", "data", "subset", "probe", "climb", "out_of_scope", "exits", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def stored_phases(training: Training) -> dict[str, CostRecord]:
 
 
 def uncounted(phases: Mapping[str, CostRecord], figure: Literal["flops", "bytes_moved"] = "flops") -> tuple[str, ...]:
-    """Returns the phases whose operations, or bytes, nobody counted though they compute: a sum lacks them."""
-    return tuple(name for name, cost in phases.items() if name not in READING and getattr(cost, figure) is None)
+    """Returns the phases whose operations, or bytes, nobody counted though they always compute."""
+    return tuple(name for name, cost in phases.items() if name not in IDLE and getattr(cost, figure) is None)
 
 
 def _misread(problem: str, values: Any, content: bytes, altered: str) -> InputError:

@@ -23,7 +23,7 @@ JOULES = {"quality": "modelled", "value": 36.0, "low": 12.0, "high": 90.0, "sour
 PHASE = {"wall_seconds": 3.25, "cpu_seconds": 6.0, "peak_bytes": None, "flops": 4e9, "bytes_moved": 1.0, "watts": 6.0}
 COSTS = {"train": {**PHASE, "joules": JOULES}, "evaluate": {**PHASE, "joules": JOULES}}
 METRICS = {"test": {"accuracy": 0.8125, "macro_f1": 0.79}, "dev": {"accuracy": 0.84375}}
-COUNTS = {"load": None, "data": None, "fill": 10.0, "steps": None}
+COUNTS = {"load": None, "data": None, "probe": None, "fill": 10.0, "steps": None}
 SHAPES = [
     {"batch": batch, "tokens": tokens, "joules_per_row": tokens / 100, "joules_quality": "modelled", "p50_ms": 2.0}
     for tokens in (16, 32, 48)

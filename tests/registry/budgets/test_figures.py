@@ -33,6 +33,7 @@ def manifest(tiny, tmp_path):
 COUNTS = [
     ({"fill": COST, "steps": {**COST, "flops": 30.0, "bytes_moved": 7.0}}, 40.0, 11.0),
     ({"load": UNCOUNTED, "data": UNCOUNTED, "steps": COST}, 10.0, 4.0),
+    ({"probe": UNCOUNTED, "out_of_scope": UNCOUNTED, "evaluate": COST}, 10.0, 4.0),
     ({"fill": COST, "steps": UNCOUNTED}, None, None),
     ({"fill": COST, "steps": {**COST, "bytes_moved": None}}, 20.0, None),
     ({"load": UNCOUNTED}, None, None),

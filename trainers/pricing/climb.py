@@ -6,13 +6,10 @@ to its end. The linear heads of the probes are left out.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
-from adapters.costs import forward
 from adapters.model import GraftModel
 from adapters.specs import above
-from metering.counts import Count
 from metering.energy import modelled
 from metering.window import on_accelerator
 from trainers.config import TrainConfig
@@ -21,8 +18,8 @@ from trainers.fitting.task import GraftTask
 from trainers.freezing.explicit import Stage
 from trainers.freezing.schedule import Span
 from trainers.inputs import Inputs, climbed_blocks
-from trainers.pricing.stages import StagePrice, Timed, buckets_of, filled, stage_price
-from trainers.pricing.timing import Timing, time_pass
+from trainers.pricing.stages import StagePrice, Timed, buckets_of, filled, pass_price, stage_price
+from trainers.pricing.timing import time_pass
 from trainers.runs.run import Run
 
 MANY_LABELS = 30  # a probe is likely to be kept from here on: with so many directions there is little left to adapt
@@ -45,7 +42,7 @@ def climb_prices(inputs: Inputs, task: GraftTask, timed: Timed, run: Run) -> tup
     buckets = buckets_of(*filled(task))
     over_rows = time_pass(inputs.probe(), task.backbone, (0, blocks), buckets, timed.passes)
     first_pass = over_rows.cpu_seconds + over_rows.load_cpu_seconds
-    probe = _first_pass(inputs.probe(), over_rows, buckets)
+    probe = pass_price(inputs.probe(), over_rows, buckets)
     if config.plan.highest in ("probe", "probe_all"):
         reason = f"plan.highest={config.plan.highest}: one pass, and linear heads on what it computes"
         return [probe], ClimbRange(first_pass, first_pass, config.plan.highest, reason)
@@ -81,30 +78,6 @@ def _step_task(inputs: Inputs, first: int) -> GraftTask:
     model = GraftModel(backbone.network, methods, config.head, inputs.data.labels)
     difficulty = difficulty_of(config, model, backbone, inputs.train)
     return GraftTask(config, model, backbone, inputs.train, inputs.dev, difficulty)
-
-
-def _first_pass(probe: GraftModel, over_rows: Timing, buckets: Counter[int]) -> StagePrice:
-    """Returns the price of a climb's first pass, which trains no block; `buckets` counts the rows in each."""
-    work = sum((forward(probe, rows, bucket) for bucket, rows in buckets.items()), Count())
-    cpu = over_rows.cpu_seconds + over_rows.load_cpu_seconds
-    return StagePrice(
-        live="none",
-        boundary=0,
-        steps=0,
-        padded_tokens=0,
-        flops=work.flops,
-        bytes_moved=work.bytes,
-        compile_seconds=over_rows.compile_seconds,
-        load_seconds=over_rows.load_seconds,
-        cache_bytes=0,
-        fill_seconds=over_rows.seconds,
-        score_seconds=0.0,
-        step_seconds=0.0,
-        seconds=over_rows.seconds + over_rows.load_seconds,
-        fill_cpu_seconds=over_rows.cpu_seconds,
-        cpu_seconds=cpu,
-        joules=modelled(cpu, on_accelerator()).rounded(),
-    )
 
 
 def _part(stage: StagePrice, share: float) -> StagePrice:

@@ -7,7 +7,7 @@ yet. The price leaves out the reading and writing of cached states, checkpoints,
 
 A climb has a range: the first pass and one epoch of `top`, at least; every step to its end, at most. The likely figure
 lies at one of the two, by the number of labels. A stage whose boundary is open is priced as every block live. A probe
-is priced as steps on its head, which is more than it takes.
+is one pass over the rows.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from trainers.curation.select import with_subset
 from trainers.data.batches import Examples
 from trainers.fitting.difficulty import difficulty_of
 from trainers.fitting.task import GraftTask
-from trainers.inputs import prepare
+from trainers.inputs import Inputs, prepare
 from trainers.pricing.climb import ClimbRange, climb_prices
-from trainers.pricing.stages import StagePrice, Timed, batches_of, buckets_of, filled, stage_prices
+from trainers.pricing.stages import StagePrice, Timed, batches_of, buckets_of, filled, probe_price, stage_prices
 from trainers.pricing.timing import NOTHING, Timing, time_pass, total
 from trainers.runs.memory import MemoryPlan
 from trainers.runs.run import Run
@@ -73,10 +73,19 @@ def price(config: TrainConfig, run: Run) -> Price:
     difficulty = difficulty_of(config, model, inputs.backbone, inputs.train)
     task = GraftTask(config, model, inputs.backbone, inputs.train, inputs.dev, difficulty)
     timed = Timed({}, set())
-    stages, climb = climb_prices(inputs, task, timed, run) if config.climbs else (stage_prices(task, timed, run), None)
+    stages, climb = _priced(inputs, task, timed, run)
     exits = _exits_pass(task, inputs.calibration) if inputs.calibration is not None else NOTHING
     scope = _scope_pass(task, inputs.bare) if inputs.bare is not None else NOTHING
     return _total(config, task, stages, scope, exits, climb, setup)
+
+
+def _priced(inputs: Inputs, task: GraftTask, timed: Timed, run: Run) -> tuple[list[StagePrice], ClimbRange | None]:
+    """Prices the way that `trainers.train.way_of` takes."""
+    if task.config.climbs:
+        return climb_prices(inputs, task, timed, run)
+    if task.config.adapter.fitted:
+        return [probe_price(task, timed)], None
+    return stage_prices(task, timed, run), None
 
 
 def _first_pass_is_made(task: GraftTask) -> bool:

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adapters.costs import train_step
+from adapters.costs import forward, train_step
+from adapters.model import GraftModel
 from backbone.buckets import tokens_of
 from backbone.cache import bytes_per_token, lossless, row_key
 from metering.counts import Count
@@ -102,6 +103,37 @@ def stage_price(task: GraftTask, before: Span, span: Span, timed: Timed, what: s
         step_seconds=steps.seconds,
         seconds=whole.seconds + whole.load_seconds,
         fill_cpu_seconds=fill.cpu_seconds,
+        cpu_seconds=cpu,
+        joules=modelled(cpu, on_accelerator()).rounded(),
+    )
+
+
+def probe_price(task: GraftTask, timed: Timed) -> StagePrice:
+    """Prices the fit of a head in closed form: one pass over the rows. The linear algebra behind it is left out."""
+    buckets = buckets_of(*filled(task))
+    last = task.blocks if task.config.plan.cache != "none" else max(task.model.taps)
+    return pass_price(task.model, time_pass(task.model, task.backbone, (0, last), buckets, timed.passes), buckets)
+
+
+def pass_price(model: GraftModel, over_rows: Timing, buckets: Counter[int]) -> StagePrice:
+    """Returns the price of a pass that trains no block; `buckets` counts the rows in each."""
+    work = sum((forward(model, rows, bucket) for bucket, rows in buckets.items()), Count())
+    cpu = over_rows.cpu_seconds + over_rows.load_cpu_seconds
+    return StagePrice(
+        live="none",
+        boundary=0,
+        steps=0,
+        padded_tokens=0,
+        flops=work.flops,
+        bytes_moved=work.bytes,
+        compile_seconds=over_rows.compile_seconds,
+        load_seconds=over_rows.load_seconds,
+        cache_bytes=0,
+        fill_seconds=over_rows.seconds,
+        score_seconds=0.0,
+        step_seconds=0.0,
+        seconds=over_rows.seconds + over_rows.load_seconds,
+        fill_cpu_seconds=over_rows.cpu_seconds,
         cpu_seconds=cpu,
         joules=modelled(cpu, on_accelerator()).rounded(),
     )

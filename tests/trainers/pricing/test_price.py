@@ -130,6 +130,21 @@ def test_a_climb_has_a_range_and_a_likely_step(config, capsys):
     assert only["cpu_seconds"] < price["cpu_seconds"]
 
 
+def test_a_probe_is_priced_as_the_pass_that_it_is(config, capsys):
+    """Its head is fitted in closed form, so no step is run, whatever stages and epochs say."""
+    status, out, err = call("plan", config, "--set", "adapter.method=probe", "--json", capsys=capsys)
+    assert status == 0, err
+    price = as_json(out)
+    (only,) = price["stages"]
+    assert (only["steps"], only["live"], only["step_seconds"]) == (0, "none", 0)
+    assert price["cpu_seconds"] == pytest.approx(only["cpu_seconds"])
+    words = ("train", config, "--set", "adapter.method=probe", "--workdir", "probed", "--json")
+    status, out, err = call(*words, capsys=capsys)
+    assert status == 0, err
+    spent = as_json(out)["costs"]["probe"]
+    assert only["flops"] == pytest.approx(spent["flops"], rel=0.15), "but for the padding of batches"
+
+
 def test_with_many_labels_a_probe_is_likely_and_top_is_given_up_after_an_epoch():
     cost = Joules("modelled", 1.0, source="a test")
     whole = StagePrice("1..2", 1, 40, 800, 4e9, 8e6, 3.0, 0.5, 0, 0.0, 2.0, 16.0, 18.5, 0.0, 36.0, cost)

@@ -68,7 +68,11 @@ class Verify(Signing, verb="verify"):
         keys = [read_public(file) for file in self.keys]
         result = verify_folder(self.folder, keys)
         if missing := [key.file for key in keys if key.fingerprint not in result.fingerprints]:
-            raise InputError(f"{self.folder}: no signature by {', '.join(missing)}")
+            signers = ", ".join((*result.fingerprints, *result.others)) or "nobody"
+            raise InputError(
+                f"{self.folder}: no signature by {', '.join(missing)}; signed by {signers} (fingerprints of keys); "
+                "sign it with `topgraft sign`, or name a key that did"
+            )
         return result
 
 

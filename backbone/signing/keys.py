@@ -49,9 +49,9 @@ class PrivateKey:
 
 def read_public(file: str | Path) -> PublicKey:
     """Reads a public key in PEM; raises InputError for another file, another kind of key, or without the library."""
-    serialization = _library()
+    serialization, content = _library(), _content(file)
     try:
-        key = serialization.load_pem_public_key(_content(file))
+        key = serialization.load_pem_public_key(content)
     except (ValueError, TypeError) as error:
         raise InputError(f"{file}: no public key in PEM: {error}; `openssl ec -in KEY -pubout` writes one") from error
     return _public(key, str(file))
@@ -59,10 +59,15 @@ def read_public(file: str | Path) -> PublicKey:
 
 def read_private(file: str | Path) -> PrivateKey:
     """Reads a private key in PEM without a password; raises InputError as `read_public` does."""
-    serialization = _library()
+    serialization, content = _library(), _content(file)
     try:
-        key = serialization.load_pem_private_key(_content(file), None)
-    except (ValueError, TypeError) as error:
+        key = serialization.load_pem_private_key(content, None)
+    except TypeError as error:
+        raise InputError(
+            f"{file}: the key is encrypted, and its password is not asked for; `openssl pkey -in {file} -out PLAIN` "
+            "writes it without one"
+        ) from error
+    except ValueError as error:
         raise InputError(
             f"{file}: no private key in PEM without a password: {error}; "
             "`openssl ecparam -name prime256v1 -genkey -noout` writes one"

@@ -15,7 +15,7 @@ from typing import Any
 
 from backbone.errors import InputError, shown
 from backbone.files import sha256_file
-from backbone.texts import load_json
+from backbone.texts import load_json, require_unicode
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
@@ -34,10 +34,12 @@ def resources_of(folder: Path) -> dict[str, str]:
     digests: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name.split("/")[0] in (*IGNORED, FOLDER):
-            continue
-        if path.is_symlink():
+        left_out = name.split("/")[0] in (*IGNORED, FOLDER)
+        if path.is_symlink() and not (left_out and "/" in name):
             raise InputError(f"{path}: a symbolic link; a signed folder holds plain files")
+        if left_out:
+            continue
+        require_unicode(name, f"{folder}: name of a file")
         if path.is_dir():
             continue
         if not path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.tiny import as_json
 
 cryptography = pytest.importorskip("cryptography", reason="cryptography is not installed: topgraft[sign]")
 
-from cryptography.hazmat.primitives import serialization  # noqa: E402
+from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519  # noqa: E402
 
 from backbone.signing.bundle import MEDIA, pae, sign_folder, verify_folder  # noqa: E402
@@ -279,6 +280,82 @@ def test_an_unnamed_signer_proves_nothing(graft, keys, capsys):
     both = ["--key", str(keys / "p256.pub"), "--key", str(keys / "p384.pub")]
     assert topgraft.main(["verify", str(graft), *both]) == 0
     assert topgraft.main(["verify", str(graft)]) == 2
+
+
+@pytest.mark.parametrize("name", ["signatures", ".gitignore", "inner"])
+def test_links_are_refused_everywhere(graft, keys, capsys, name):
+    """Also in what the specification leaves out: a signature would be written or read beside the folder."""
+    sign_folder(graft, keys / "p256.pem")
+    outside = graft.parent / "outside"
+    if name == "signatures":
+        shutil.move(graft / name, outside)
+    else:
+        outside.mkdir()
+    (graft / name).symlink_to(outside, target_is_directory=True)
+    before = sorted(outside.iterdir())
+    for words in (["verify", str(graft), "--key", str(keys / "p256.pub")], ["sign", str(graft)]):
+        if words[0] == "sign":
+            words += ["--key", str(keys / "p384.pem")]
+        assert topgraft.main(words) == 2
+        assert f"{graft / name}: a symbolic link" in capsys.readouterr().err
+    assert sorted(outside.iterdir()) == before
+    (graft.parent / "link").symlink_to(keys, target_is_directory=True)
+    with pytest.raises(InputError, match="no folder, or a link to one"):
+        resources_of(graft.parent / "link")
+
+
+def test_what_git_keeps_at_the_root_is_left_out_and_nowhere_else(graft, keys):
+    """Section 5 of the specification; a folder of that name further in is signed."""
+    for name in (".git/config", "inner/.git/config", "inner/signatures/one"):
+        (graft / name).parent.mkdir(parents=True, exist_ok=True)
+        (graft / name).write_text("x")
+    assert sorted(resources_of(graft)) == sorted([*FILES, "inner/.git/config", "inner/signatures/one"])
+    sign_folder(graft, keys / "p256.pem")
+    (graft / "inner/.git/evil").write_text("x")
+    with pytest.raises(InputError, match="evil: not covered by the signature"):
+        verify_folder(graft, [read_public(keys / "p256.pub")])
+
+
+def test_a_name_that_is_no_unicode_is_named(graft, keys):
+    Path(os.fsdecode(os.fsencode(graft) + b"/\xff")).touch()
+    with pytest.raises(InputError, match=r"name of a file: .* is no Unicode text"):
+        sign_folder(graft, keys / "p256.pem")
+
+
+def test_a_signature_that_is_copied_counts_once_and_every_named_key_must_have_signed(graft, keys, capsys):
+    first = Path(sign_folder(graft, keys / "p256.pem").path)
+    shutil.copy(first, first.with_name("copy.sig"))
+    key = read_public(keys / "p256.pub")
+    assert verify_folder(graft, [key]).fingerprints == (key.fingerprint,)
+    both = ["--key", str(keys / "p256.pub"), "--key", str(keys / "p384.pub")]
+    assert topgraft.main(["verify", str(graft), *both]) == 2
+    err = capsys.readouterr().err
+    assert "no signature by" in err
+    assert key.fingerprint in err, "who did sign"
+    assert "topgraft sign" in err
+
+
+def test_each_curve_has_its_hash(graft, keys):
+    """Section 4 of the specification; the library verifies each signature with the hash of its curve."""
+    expected = {"p256": hashes.SHA256(), "p384": hashes.SHA384(), "p521": hashes.SHA512()}
+    for name, digest in expected.items():
+        signature = read_private(keys / f"{name}.pem").sign(b"message")
+        public = serialization.load_pem_public_key((keys / f"{name}.pub").read_bytes())
+        public.verify(signature, b"message", ec.ECDSA(digest))
+
+
+def test_a_key_that_is_missing_or_encrypted_is_told_how_to_go_on(graft, tmp_path):
+    with pytest.raises(InputError) as missing:
+        sign_folder(graft, tmp_path / "missing.pem")
+    assert "genkey" not in str(missing.value)
+    assert str(missing.value).count("no readable key") == 1
+    assert "no private key" not in str(missing.value)
+    form = serialization.BestAvailableEncryption(b"x")
+    key = ec.generate_private_key(ec.SECP256R1())
+    encoded = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, form)
+    (tmp_path / "locked.pem").write_bytes(encoded)
+    with pytest.raises(InputError, match=r"the key is encrypted.*openssl pkey -in"):
+        sign_folder(graft, tmp_path / "locked.pem")
 
 
 def test_bad_keys_and_folders_are_named(graft, keys, tmp_path):

@@ -50,6 +50,7 @@ class Profile:
     """The result of `profile`; `--json` prints it."""
 
     graft: str  # folder
+    content_id: str  # content_id of the graft
     parameters: int  # parameters of the graft
     backbone_parameters: int
     graft_bytes: int  # bytes on disk
@@ -92,6 +93,7 @@ def profile(
         Path(plot).write_text(roofline_svg(machine, shapes), encoding="utf-8")
     return Profile(
         graft=str(path),
+        content_id=graft.manifest.content_id if graft.manifest else "",
         parameters=count(graft.params),
         backbone_parameters=count(graft.backbone.params),
         graft_bytes=sum(p.stat().st_size for p in Path(path).iterdir()),

@@ -140,6 +140,7 @@ def _store(inputs: Inputs, run: Run, fitted: Fitted, *, replace_existing: bool) 
             metrics=metrics,
             costs=encode(run.records()),
             versions=origin,
+            rows_read=len(run.computed.read),
         ),
         scope=scope,
         exits=exits,

@@ -45,6 +45,7 @@ class Training:
     costs: dict[str, Any]  # measurements, each with its quality
     versions: dict[str, str]  # versions of libraries
     variants: dict[str, str] = field(default_factory=dict)  # names of the user's files behind a variant, by tag
+    rows_read: int = field(default=0, metadata=newer())  # rows whose states a cache held before the training
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.artefact.manifest import read_manifest
 from tests.command import call
 from tests.tiny import as_json
 
@@ -22,6 +23,7 @@ def test_a_profile_says_what_a_prediction_costs(config, capsys):
         assert shape["rows_per_second"] == pytest.approx(1e3 * shape["batch"] / shape["p50_ms"])
         assert shape["intensity"] == pytest.approx(shape["flops"] / shape["bytes_moved"])
         assert shape["joules_quality"] in ("modelled", "measured_counter")
+    assert found["content_id"] == read_manifest(Path("run/graft")).content_id
     assert found["roofline_gflops"] > 1
     status, out, _ = call("profile", "run/graft", capsys=capsys)
     assert "rows x tokens" in out

@@ -162,6 +162,7 @@ def test_methods_that_do_not_go_together(settings, message, config, capsys):
         (("adapter.method=lore",), "adapter.method: 'lore' is unknown; nearest: lora"),
         (("epochs=many",), "epochs: 'many' is not a float"),
         (("backbone=nowhere",), "not a backbone folder"),
+        (("name=a\n---\nlicense: mit",), "holds a line end or a control character"),
         (("data.max_tokens=65",), "max_tokens: 65 must lie in 3..64"),
         (("metric=f1",), "metric: 'f1' is no metric of head.kind=classification; one of accuracy"),
     ],

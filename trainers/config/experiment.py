@@ -10,6 +10,7 @@ from adapters.methods.method import Method
 from adapters.methods.settings import reaches_top
 from adapters.specs import Classification, Lora
 from adapters.target import Target
+from backbone.console.log_lines import one_line
 from backbone.errors import InputError
 from backbone.meshes.mesh import Mesh
 from backbone.precisions.precision import precision_named
@@ -66,6 +67,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name: {self.name!r} must be a plain folder name")
+        if one_line(self.name) != self.name:
+            raise InputError(f"name: {self.name!r} holds a line end or a control character; use letters, digits and -")
         if not (1e-6 <= self.epochs < 1e6):
             raise InputError(f"epochs: must be positive, at least 1e-6 and below 1e6, got {self.epochs}")
         for name in ("batch_size", "log_every", "input_threads"):

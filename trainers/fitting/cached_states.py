@@ -11,7 +11,7 @@ adapter. Rows under a trained prefix belong to that prefix alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +170,7 @@ class Boundaries:
             return {k: row for k, row in requested.items() if not all(c.has(k, row[1]) for c in caches.values())}
 
         if not (rows := missing()):
+            self._note_read(caches.values(), requested)
             return 0
         self._make_room(caches, requested)
         with ExitStack() as stack:
@@ -192,7 +193,14 @@ class Boundaries:
                         caches["pooled"].add(keys[i], bucket, array)
                 shown.update(len(indices))
         self._tally.rows += len(rows)
+        self._tally.stored |= {(cache.folder, key) for cache in caches.values() for key in rows}
+        self._note_read(caches.values(), requested.keys() - rows.keys())
         return len(rows)
+
+    def _note_read(self, caches: Iterable[RowCache], keys: Iterable[bytes]) -> None:
+        """Notes the rows among `keys` whose states one of the caches held before this run."""
+        folders, stored = [cache.folder for cache in caches], self._tally.stored
+        self._tally.read |= {key for key in keys if any((folder, key) not in stored for folder in folders)}
 
     def _make_room(self, caches: Mapping[int | str, RowCache], requested: Mapping[bytes, tuple[TokenRow, int]]) -> None:
         """Removes the oldest segments, so that all caches together stay below the limit when `requested` is stored.

@@ -12,24 +12,13 @@ from math import prod
 from pathlib import Path
 
 from adapters.artefact.manifest import CANARY, Manifest, read_manifest, stored_phases, uncounted
-from backbone.errors import InputError
-from backbone.texts import load_json
+from adapters.export.documents.profile import Query, read_query
 from metering.cost import CostRecord, add_costs
 from metering.energy import Joules
 
 JOULES_PER_KWH = 3.6e6
 JOULES_PER_WH = 3600.0
 SPLITS = ("train", "out_of_fold", "held_out", "dev", "gate", "test")  # order in which a document shows splits
-
-
-@dataclass(frozen=True)
-class Query:
-    """The energy of one answer, from a profile."""
-
-    joules: float  # energy of a batch of one row
-    quality: str
-    tokens: int  # length of the row
-    p50_ms: float
 
 
 @dataclass(frozen=True)
@@ -51,8 +40,9 @@ class Facts:
     takes: str  # what an input is: text, image
     training: CostRecord | None  # all phases of the training together
     flops: float | None  # counted operations of its phases; those without a count left out
-    uncounted: tuple[str, ...]  # phases that compute and whose operations nobody counted
-    query: Query | None  # None: no profile was given
+    uncounted: tuple[str, ...]  # phases that compute, and whose operations nobody counted
+    query: Query | None  # None: no profile was given, or it has no joules
+    profiled: bool  # a profile was given
     carbon: Carbon
 
     @property
@@ -80,15 +70,36 @@ class Facts:
             sentences.append("Time, operations and energy of the training: the graft's manifest has no costs.")
         elif self.kwh is None:
             sentences.append(f"Energy of the training: {self.training.joules.source}.")
-        if self.training is not None and self.uncounted:
-            sentences.append(f"Operations of the phases {', '.join(self.uncounted)}: nobody counted them.")
+        if self.training is not None and (uncounted := self.without_operations):
+            sentences.append(f"Operations of the training: {uncounted}.")
+        if (rows := self.manifest.training.rows_read) and self.training is not None:
+            sentences.append(
+                f"Work on {rows} rows: a cache held their states before the training, so that its time and energy "
+                "leave out what computed them; train with an empty cache to have all."
+            )
         if not self.manifest.training.metrics:
             sentences.append("Scores: the graft's manifest has none.")
         if self.query is None:
-            sentences.append("Energy of an answer: give --profile FILE, which `topgraft profile GRAFT --json` prints.")
+            sentences.append(f"Energy of an answer: {self.without_query}.")
         if self.carbon.intensity is None:
             sentences.append("Carbon: give --carbon-intensity, grams of CO2 equivalent for each kWh of your place.")
         return sentences
+
+    @property
+    def without_query(self) -> str:
+        """Returns what gives the energy of an answer, where it is missing."""
+        if self.profiled:
+            return "the profile has no joules; profile where power is known"
+        return "give --profile FILE, which `topgraft profile GRAFT --json` prints"
+
+    @property
+    def without_operations(self) -> str:
+        """Returns why the operations of the training are not known; "" where they are."""
+        if self.training is None:
+            return "the graft's manifest has no costs"
+        if self.uncounted:
+            return f"nobody counts those of the phases {', '.join(self.uncounted)}"
+        return "" if self.flops is not None else "its phases have none"
 
 
 def read_facts(graft: str | Path, profile: str = "", carbon: Carbon | None = None) -> Facts:
@@ -111,7 +122,8 @@ def read_facts(graft: str | Path, profile: str = "", carbon: Carbon | None = Non
         training=reduce(add_costs, phases.values()) if phases else None,
         flops=sum(counted) if counted else None,
         uncounted=uncounted(phases),
-        query=_query(Path(profile), folder) if profile else None,
+        query=read_query(Path(profile), manifest.content_id) if profile else None,
+        profiled=bool(profile),
         carbon=carbon or Carbon(),
     )
 
@@ -120,24 +132,6 @@ def _shape(described: str) -> tuple[int, ...]:
     """Returns the shape in a manifest's description of a tensor, as `float32 [2,3]`."""
     inside = described[described.index("[") + 1 : described.rindex("]")]
     return tuple(int(size) for size in inside.replace(" ", "").split(",") if size)
-
-
-def _query(file: Path, graft: Path) -> Query | None:
-    """Returns the energy of one row of middle length; None where the profile has no figure of it."""
-    try:
-        values = load_json(file.read_text(encoding="utf-8").splitlines()[-1])
-        shapes = [shape for shape in values["shapes"] if shape["batch"] == 1]
-        shape = sorted(shapes, key=lambda one: one["tokens"])[len(shapes) // 2]
-        of, joules, quality = Path(values["graft"]), shape["joules_per_row"], str(shape["joules_quality"])
-        tokens, p50 = int(shape["tokens"]), float(shape["p50_ms"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"--profile: {file}: no profile ({reason}); `topgraft profile GRAFT --json` prints one"
-        ) from error
-    if of.absolute() != graft.absolute():
-        raise InputError(f"--profile: {file} is of {of}, not of {graft}; profile this graft")
-    return None if joules is None else Query(float(joules), quality, tokens, p50)
 
 
 def spread(joules: Joules) -> str:

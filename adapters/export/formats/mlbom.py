@@ -7,15 +7,18 @@ list of providers is empty.
 
 from __future__ import annotations
 
-import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
 from adapters.export.documents.document import Document
 from adapters.export.documents.facts import JOULES_PER_KWH, Facts
+from adapters.export.documents.figures import json_of
 
 GRAMS_PER_TONNE = 1e6
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "topgraft")  # serial numbers are made of it and of content ids
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")  # what may be the name of a package
 
 
 class MLBOM(Document, tag="mlbom"):
@@ -24,14 +27,15 @@ class MLBOM(Document, tag="mlbom"):
     about = "CycloneDX bill of materials"
 
     def files(self, facts: Facts) -> Mapping[str, str]:
-        return {"bom.json": json.dumps(bill(facts), indent=1, ensure_ascii=False) + "\n"}
+        return {"bom.json": json_of(bill(facts))}
 
 
 def bill(facts: Facts) -> dict[str, object]:
     """Returns the bill; the same graft and inputs give the same one."""
     manifest = facts.manifest
     graft, backbone = manifest.content_id, manifest.weights_id
-    libraries = [_library(name, version) for name, version in manifest.training.versions.items()]
+    versions = manifest.training.versions
+    libraries = [_library(name, version) for name, version in versions.items() if _DISTRIBUTION.fullmatch(name)]
     files = [
         {"type": "file", "bom-ref": f"file:{name}", "name": name, "hashes": [_sha256(digest)]}
         for name, digest in manifest.files.items()
@@ -62,6 +66,7 @@ def bill(facts: Facts) -> dict[str, object]:
                     _property("parameters", facts.parameters),
                     _property("max_tokens", manifest.max_tokens),
                     *(_property("precision", one) for one in manifest.variants),
+                    *(_property(n, version) for n, version in versions.items() if not _DISTRIBUTION.fullmatch(n)),
                     *(_property("absent", sentence) for sentence in facts.absent()),
                 ],
             }
@@ -133,7 +138,7 @@ def _consumption(
 def _library(name: str, version: str) -> dict[str, object]:
     if name == "python":
         return {"type": "platform", "bom-ref": "python", "name": "python", "version": version}
-    purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"
+    purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 

@@ -8,13 +8,13 @@ input is null, and says which; nothing is assumed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from adapters.export.documents.document import Document
 from adapters.export.documents.facts import JOULES_PER_KWH, Facts
+from adapters.export.documents.figures import json_of
 
 PROVIDER = (
     "training of this graft: every phase and step that its manifest counts; without the pretraining of the backbone, "
@@ -36,7 +36,7 @@ class Score:
     embodied: float | None  # M, g CO2eq
     operational: float | None  # E I, g CO2eq
     score: float | None  # (E I + M) / R, g CO2eq for each unit
-    missing: tuple[str, ...]  # inputs without which there is no score
+    missing: tuple[str, ...]  # inputs without which there is no score, with what gives them
 
 
 class SCI(Document, tag="sci"):
@@ -54,18 +54,22 @@ class SCI(Document, tag="sci"):
             "consumer": {"boundary": CONSUMER, "scores": [asdict(consumer)]},
             "absent": list(facts.absent()),
         }
-        return {"sci.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n"}
+        return {"sci.json": json_of(content)}
 
 
 def provider_scores(facts: Facts) -> tuple[Score, Score]:
     """Returns the training's score for each FLOP (counted, effective) and for each parameter of the graft (gross)."""
     quality = facts.training.joules.quality if facts.training else "unavailable"
     embodied = ("--embodied-training", facts.carbon.embodied_training)
-    flops = None if facts.uncounted else facts.flops
-    return (
-        _score(facts, "FLOP", "effective", flops, facts.kwh, quality, embodied),
-        _score(facts, "parameter", "gross", float(facts.parameters), facts.kwh, quality, embodied),
-    )
+    source = facts.training.joules.source if facts.training else "the graft's manifest has no costs"
+    unknown = facts.without_operations
+    flops = None if unknown else facts.flops
+    counts = (("FLOP", "effective", flops, unknown), ("parameter", "gross", float(facts.parameters), ""))
+    scores = []
+    for unit, values, count, why in counts:
+        reasons = {f"count of the functional unit: {why}": count, f"energy: {source}": facts.kwh}
+        scores.append(_score(facts, unit, values, count, facts.kwh, quality, embodied, reasons))
+    return scores[0], scores[1]
 
 
 def consumer_score(facts: Facts) -> Score:
@@ -74,7 +78,7 @@ def consumer_score(facts: Facts) -> Score:
     kwh = None if query is None else query.joules / JOULES_PER_KWH
     embodied = ("--embodied-query", facts.carbon.embodied_query)
     quality = query.quality if query else "unavailable"
-    return _score(facts, "inference", "gross", 1.0, kwh, quality, embodied)
+    return _score(facts, "inference", "gross", 1.0, kwh, quality, embodied, {f"energy: {facts.without_query}": kwh})
 
 
 def _score(
@@ -85,10 +89,11 @@ def _score(
     kwh: float | None,
     quality: str,
     embodied: tuple[str, float | None],
+    reasons: Mapping[str, float | None],
 ) -> Score:
     option, grams = embodied
     intensity = facts.carbon.intensity
-    inputs = {"count of the functional unit": count, "energy": kwh, "--carbon-intensity": intensity, option: grams}
+    inputs = {**reasons, "--carbon-intensity": intensity, option: grams}
     operational = None if kwh is None or intensity is None else kwh * intensity
     score = None if operational is None or grams is None or not count else (operational + grams) / count
     missing = tuple(name for name, value in inputs.items() if value is None)

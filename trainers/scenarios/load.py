@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from backbone.errors import InputError
 from trainers.scenarios.arrivals import poisson_arrivals, row_order
 from trainers.scenarios.early_stopping import needed_queries
 from trainers.scenarios.request import Scenario
@@ -61,7 +62,7 @@ async def single_stream(system: System, rows: int, seconds: float, seed: int) ->
     while True:
         now = time.perf_counter()
         spent = now - start
-        if (spent >= seconds and sent >= enough) or spent >= LONGEST * seconds:
+        if sent and ((spent >= seconds and sent >= enough) or spent >= LONGEST * seconds):
             break
         await log.timed(now, system.ask(next(order)))
         sent += 1
@@ -69,21 +70,41 @@ async def single_stream(system: System, rows: int, seconds: float, seed: int) ->
 
 
 async def server(system: System, rows: int, seconds: float, seed: int, rate: float) -> Trace:
-    """Asks at the instants of a Poisson process, for `seconds` and at least as many as prove the highest percentile."""
+    """Asks at the instants of a Poisson process, for `seconds` and at least as many as prove the highest percentile.
+
+    Raises what `system` raises beside OSError, and InputError for a rate at which nothing would be asked.
+    """
     enough = max(math.ceil(rate * seconds), min(needed_queries(1, PERCENTILES[-1]), int(LONGEST * rate * seconds)))
-    arrivals, order, log = poisson_arrivals(rate, enough, seed), row_order(rows, seed), _Log()
+    arrivals = poisson_arrivals(rate, enough, seed)
+    arrivals = arrivals[arrivals <= LONGEST * seconds]
+    if not len(arrivals):
+        raise InputError(
+            f"--rate: at {rate:g} a second no query arrives within {LONGEST * seconds:g} s; raise --seconds"
+        )
+    order, log = row_order(rows, seed), _Log()
     under_way: set[asyncio.Task[None]] = set()
+    errors: list[BaseException] = []
+
+    def ended(task: asyncio.Task[None]) -> None:
+        under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            errors.append(error)
+
     latest, start = 0.0, time.perf_counter()
     for at in start + arrivals:
         await asyncio.sleep(max(0.0, at - time.perf_counter()))
+        if errors:
+            break
         latest = max(latest, time.perf_counter() - at)
         task = asyncio.create_task(log.timed(at, system.ask(next(order))))
         under_way.add(task)
-        task.add_done_callback(under_way.discard)
-    while under_way:
-        await asyncio.wait(set(under_way))
+        task.add_done_callback(ended)
+    while under_way and not errors:
+        await asyncio.wait(set(under_way), return_when=asyncio.FIRST_EXCEPTION)
+    if errors:
+        raise errors[0]
     spent = time.perf_counter() - start
-    return Trace(spent, tuple(log.latencies), enough, len(log.latencies), tuple(log.failures), latest)
+    return Trace(spent, tuple(log.latencies), len(arrivals), len(log.latencies), tuple(log.failures), latest)
 
 
 async def offline(system: System, rows: int, seconds: float, seed: int) -> Trace:

@@ -16,20 +16,21 @@ from trainers.data.inference import infer
 from trainers.data.prepare import prepare
 from trainers.inputs import data_of
 from trainers.scenarios.conditions import require_readable, watched
+from trainers.scenarios.connections import address_of
 from trainers.scenarios.early_stopping import CONFIDENCE
 from trainers.scenarios.limits import restrict_cores, restricted_quota
 from trainers.scenarios.load import run
 from trainers.scenarios.record import record_latencies, version_of
 from trainers.scenarios.request import Load
 from trainers.scenarios.result import ScenarioResult, checked, latencies_of
-from trainers.scenarios.systems import GraftSystem, ServerSystem, System, address_of
+from trainers.scenarios.systems import GraftSystem, ServerSystem, System
 
 NO_ROWS = "--file: a scenario checks its answers in the same run, so it needs labelled rows: pass a file of them"
 
 
 def is_url(system: str) -> bool:
     """Returns whether a system is a server."""
-    return system.startswith(("http://", "https://"))
+    return system.lower().startswith(("http://", "https://"))
 
 
 def measure_scenario(
@@ -130,6 +131,8 @@ def _token(path: Path) -> str:
         written = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"--token-file: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--token-file: {path}: no text in UTF-8: {error.reason}; write the token alone") from error
     if not written or not written[0].strip():
         raise InputError(f"--token-file: {path}: the first line holds no token")
     return written[0].strip()

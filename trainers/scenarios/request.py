@@ -9,6 +9,7 @@ from backbone.console.options import check, option
 from backbone.errors import InputError
 
 Scenario = Literal["single_stream", "server", "offline"]
+MAX_QUERIES = 10_000_000  # arrivals of one run, which are drawn before it begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +20,9 @@ class Load:
     files: tuple[str, ...] = option(
         (), "labelled rows of a scenario; may be repeated (default: the graft's test rows)", name="file", repeat=True
     )
-    seconds: float = option(30.0, "shortest run of a scenario", above=0)
-    seed: int = option(0, "seed of the order of the rows, and of the arrivals")
-    rate: float | None = option(None, "arrivals a second, of the scenario server", above=0)
+    seconds: float = option(30.0, "shortest run of a scenario", above=0, max=604_800)
+    seed: int = option(0, "seed of the order of the rows, and of the arrivals", min=0)
+    rate: float | None = option(None, "arrivals a second, of the scenario server", above=0, max=100_000)
     max_latency_ms: float | None = option(None, "bound on a percentile of latency, milliseconds", above=0)
     percentile: float = option(99.0, "the percentile that --max-latency-ms bounds", above=0, max=99.99)
     min_score: float | None = option(None, "lower bound on the first metric of the answers")
@@ -41,6 +42,11 @@ class Load:
             return
         if (self.scenario == "server") != (self.rate is not None):
             raise InputError(f"--rate: queries a second of --scenario server, and needed there; got {self.rate}")
+        if self.rate is not None and self.rate * self.seconds > MAX_QUERIES:
+            raise InputError(
+                f"--rate: {self.rate:g} a second for {self.seconds:g} s are more than {MAX_QUERIES:,} queries; "
+                "make --seconds shorter"
+            )
         if self.max_latency_ms is not None and self.scenario == "offline":
             raise InputError("--max-latency-ms: --scenario offline has no latency; bound single_stream or server")
         if self.record and self.scenario == "offline":

@@ -9,16 +9,15 @@ import asyncio
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from adapters.graft import Graft
-from backbone.errors import InputError
+from backbone.errors import InputError, shown
 from backbone.texts import load_json
 from trainers.data.batches import Examples
+from trainers.scenarios.connections import Address, Connections
 from trainers.scoring.metrics import gather
 
 PATIENCE = 60.0  # seconds for an answer, before the query counts as failed
@@ -99,7 +98,12 @@ class GraftSystem:
                 waiting, self._queue = self._queue, []
             if not waiting:
                 return
-            self._answer([row for row, _, _ in waiting])
+            try:
+                self._answer([row for row, _, _ in waiting])
+            except Exception as error:  # noqa: BLE001  whoever waits for the answers raises it
+                for _, future, loop in waiting:
+                    loop.call_soon_threadsafe(future.set_exception, error)
+                continue
             for _, future, loop in waiting:
                 loop.call_soon_threadsafe(future.set_result, None)
 
@@ -123,66 +127,42 @@ class GraftSystem:
             self._worker.join()
 
 
-@dataclass(frozen=True)
-class Address:
-    """The place of a task on a server."""
-
-    host: str
-    port: int
-    secure: bool  # https
-    task: str
-    token: str = ""  # bearer token; "" for none
-
-
-def address_of(url: str, task: str, token: str = "") -> Address:
-    """Returns the address behind a URL; raises InputError for one that no server of Topgraft has."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{url}: expected http://HOST:PORT of a `topgraft serve`")
-    if parts.path.strip("/"):
-        raise InputError(f"{url}: give the server alone, and the task as --task NAME")
-    if not task:
-        raise InputError(f"{url}: name the task of the server to measure: --task NAME")
-    secure = parts.scheme == "https"
-    return Address(parts.hostname, parts.port or (443 if secure else 80), secure, task, token)
-
-
 class ServerSystem:
     """A task of a server, asked over kept connections."""
 
     local = False
 
     def __init__(self, name: str, address: Address, texts: Sequence[str], labels: Sequence[Sequence[str]]):
-        self.name, self._address = name, address
+        self.name, self._task = name, address.task
         self._bodies = [json.dumps({"tasks": [address.task], "inputs": [text]}).encode() for text in texts]
         self._labels = [frozenset(row) for row in labels]
         self._answers: dict[int, frozenset[str]] = {}
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._connections = Connections(address)
 
     def warm_up(self) -> None:
         """Asks one row, and raises InputError where the server does not answer it."""
 
         async def once() -> None:
-            await self.ask(0)
-            self.close()
+            try:
+                await self.ask(0)
+            finally:
+                self.close()
 
         try:
             asyncio.run(once())
-        except (OSError, asyncio.IncompleteReadError) as error:
+        except OSError as error:
             raise InputError(f"{self.name}: {error}; is a `topgraft serve` there, with this task?") from error
         self._answers.clear()
-        self._idle.clear()
 
     async def ask(self, row: int) -> None:
-        """Asks `POST /predict`; raises ConnectionError for another status than 200."""
+        """Asks `POST /predict`; raises ConnectionError for another status than 200, and for an unusable answer."""
         try:
-            status, content = await asyncio.wait_for(self._post(self._bodies[row]), PATIENCE)
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError) as error:
-            raise ConnectionError(f"no answer: {error!r}") from error
+            status, content = await asyncio.wait_for(self._connections.post(self._bodies[row]), PATIENCE)
+        except TimeoutError as error:
+            raise ConnectionError(f"no answer within {PATIENCE:g} s") from error
         if status != 200:
-            raise ConnectionError(f"status {status}: {content[:300].decode(errors='replace')}")
-        answer = load_json(content)["answers"][self._address.task]["predictions"][0]
-        self._answers.setdefault(row, frozenset(answer["labels"]))
+            raise ConnectionError(f"status {status}: {shown(content.decode(errors='replace'))}")
+        self._answers.setdefault(row, labels_in(content, self._task))
 
     async def ask_all(self, rows: Sequence[int]) -> None:
         """Asks the rows, `MAX_OPEN` of them at a time."""
@@ -194,24 +174,6 @@ class ServerSystem:
 
         await asyncio.gather(*(one(row) for row in rows))
 
-    async def _post(self, body: bytes) -> tuple[int, bytes]:
-        place = self._address
-        if self._idle:
-            reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection(place.host, place.port, ssl=place.secure or None)
-        token = f"Authorization: Bearer {place.token}\r\n" if place.token else ""
-        head = f"POST /predict HTTP/1.1\r\nHost: {place.host}\r\n{token}Content-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        content = await reader.readexactly(int(fields["content-length"]))
-        if fields.get("connection") == "close":
-            writer.close()
-        else:
-            self._idle.append((reader, writer))
-        return int(lines[0].split()[1]), content
-
     def scores(self) -> tuple[dict[str, float], int]:
         """Returns the share of rows with exactly their labels."""
         right = sum(answer == self._labels[row] for row, answer in self._answers.items())
@@ -219,5 +181,15 @@ class ServerSystem:
 
     def close(self) -> None:
         """Closes the connections."""
-        while self._idle:
-            self._idle.pop()[1].close()
+        self._connections.close()
+
+
+def labels_in(content: bytes, task: str) -> frozenset[str]:
+    """Returns the labels of the one text in an answer; raises ConnectionError for other content."""
+    try:
+        labels = load_json(content)["answers"][task]["predictions"][0]["labels"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConnectionError(f"no labels of {task}: {shown(content.decode(errors='replace'))}") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ConnectionError(f"labels of {task} are no list of names: {shown(labels)}")
+    return frozenset(labels)

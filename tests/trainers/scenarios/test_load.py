@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from backbone.errors import InputError
 from trainers.scenarios.arrivals import poisson_arrivals, row_order
 from trainers.scenarios.early_stopping import needed_queries
 from trainers.scenarios.load import run
@@ -71,6 +72,53 @@ def test_a_server_is_asked_whatever_it_does():
     calm = run("server", Sleeper(0.0), 50, seconds=0.2, seed=0, rate=4000.0)
     assert np.median(calm.latencies) < 0.5
     assert calm.answers == calm.queries
+
+
+def test_a_latency_counts_from_the_intended_instant():
+    """A system that blocks the generator itself makes it late; the queries that were due by then have waited."""
+
+    class Blocking(Sleeper):
+        async def ask(self, row: int) -> None:
+            self.rows.append(row)
+            if len(self.rows) == 20:
+                time.sleep(0.3)
+
+    trace = run("server", Blocking(0.0), 50, seconds=0.7, seed=0, rate=1000.0)
+    assert sum(latency > 0.1 for latency in trace.latencies) > 100
+    assert 0.2 < trace.latest < 5, "the largest delay, though the last query was on time"
+    assert trace.latencies[-1] < 0.2
+
+
+def test_a_server_is_asked_no_longer_than_ten_times_the_seconds():
+    start = time.perf_counter()
+    trace = run("server", Sleeper(0.0), 5, seconds=0.05, seed=0, rate=4.0)
+    assert 1 <= trace.queries == trace.answers <= 10
+    for rate, seconds in ((1e-9, 0.05), (100.0, 1e-9)):
+        with pytest.raises(InputError, match="no query arrives"):
+            run("server", Sleeper(0.0), 5, seconds=seconds, seed=0, rate=rate)
+    assert time.perf_counter() - start < 5
+
+
+def test_an_error_of_the_program_ends_the_run():
+    class Broken(Sleeper):
+        async def ask(self, row: int) -> None:
+            await super().ask(row)
+            if len(self.rows) > 9:
+                raise KeyError("answers")
+
+    for scenario in ("single_stream", "server"):
+        with pytest.raises(KeyError, match="answers"):
+            run(scenario, system := Broken(0.0), 5, seconds=30.0, seed=0, rate=300.0)
+        assert len(system.rows) < 300, "at once, not when all have been asked"
+
+
+def test_a_single_stream_asks_every_row_and_counts_answers_alone():
+    trace = run("single_stream", system := Sleeper(0.0), 900, seconds=0.3, seed=0)
+    assert trace.queries >= 900 == len(set(system.rows))
+    trace = run("single_stream", Sleeper(0.0, failing=4), 5, seconds=0.1, seed=0)
+    assert trace.answers == len(trace.latencies) == trace.queries - len(trace.failures)
+    assert len(trace.failures) == trace.queries // 4
+    assert run("single_stream", Sleeper(0.0), 5, seconds=1e-9, seed=0).queries == 1
 
 
 def test_what_is_not_answered_is_counted():

@@ -331,6 +331,18 @@ def test_bounds_hold_in_python_too():
             make()
 
 
+VERSIONED = (("show", "t"), ("diff", "t"), ("promote", "t", "--reason=r"), ("list", "t", "--before"))
+
+
+@pytest.mark.parametrize("words", VERSIONED)
+def test_a_number_that_no_database_holds_is_refused(words, tmp_path, capsys):
+    place = ["--registry", f"sqlite:///{tmp_path}/r.db", "--store", str(tmp_path)]
+    assert topgraft.main(["registry", *words, str(2**63), *place]) == 2
+    assert f"must be a whole number below 2^63, got {2**63}" in capsys.readouterr().err
+    assert topgraft.main(["registry", *words, str(2**63 - 1), *place]) == 2
+    assert "below 2^63" not in capsys.readouterr().err
+
+
 def test_a_job_survives_its_json():
     options = Options(dry_run=True, max_price=0.1, promote=False, lease_seconds=1 / 3, wait_seconds=2.5, show=True)
     place = Place("postgresql://me@host/name", "a store")

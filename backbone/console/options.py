@@ -29,6 +29,7 @@ from backbone.records import hints
 
 T = TypeVar("T")
 
+LARGEST = 2**63  # first number that no database and no array holds
 KEY = "option"  # place of an Option in the metadata of a field
 
 
@@ -116,6 +117,8 @@ def whole(min: float | None = None, max: float | None = None) -> Callable[[str],
             raise argparse.ArgumentTypeError(f"must be a whole number{bounds}, got {text!r}") from None
         if (min is not None and value < min) or (max is not None and value > max):
             raise argparse.ArgumentTypeError(f"must be a whole number{bounds}, got {value}")
+        if abs(value) >= LARGEST:
+            raise argparse.ArgumentTypeError(f"must be a whole number below 2^63, got {value}")
         return value
 
     return kind

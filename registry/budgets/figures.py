@@ -5,6 +5,7 @@ A figure is what somebody measured: by `Registry.measure`, by the gate, or by th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -35,6 +36,8 @@ class Figure:
     value: float | None  # None: nobody has it
     quality: str
     origin: str  # where it comes from, or why there is none
+    platform: str = ""  # platform on which it was measured; "" where nobody recorded it
+    bound: float | None = None  # what it is no larger than, with the confidence of its run; None: it is no sample
 
 
 def figures_of(
@@ -49,8 +52,17 @@ def figures_of(
     figures |= dict(_by_gate(version.lineage.get("gate") or {}))
     for entry in measurements:
         if entry.name in MEASURED:
-            figures[MEASURED[entry.name]] = Figure(entry.value, entry.quality, "recorded measurement")
+            figures[MEASURED[entry.name]] = _recorded(entry)
     return figures
+
+
+def _recorded(entry: Measurement) -> Figure:
+    """Returns a measurement as a figure; a load whose run proved no bound has an infinite one."""
+    bound = None
+    if "bound_ms" in entry.detail:
+        bound = math.inf if entry.detail["bound_ms"] is None else float(entry.detail["bound_ms"])
+    platform = str(entry.detail.get("platform", ""))
+    return Figure(entry.value, entry.quality, "recorded measurement", platform, bound)
 
 
 def _scores(version: Version, manifest: Manifest | None) -> Iterator[tuple[str, Figure]]:
@@ -109,4 +121,5 @@ def _by_gate(gate: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     for check in gate.get("checks", ()):
         name = limit_of(str(check.get("name", "")))
         if name in BY_GATE and check.get("found") is not None:
-            yield name, Figure(float(check["found"]), "measured_counter", "measured by the gate")
+            value, platform = float(check["found"]), str(gate.get("platform", ""))
+            yield name, Figure(value, "measured_counter", "measured by the gate", platform)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from registry.budgets.budget import Budget, BudgetLimit
 from registry.budgets.figures import Figure
-from registry.budgets.limits import FLOORS, is_floor, keeps, of_answers, unit_of
+from registry.budgets.limits import FLOORS, is_floor, keeps, of_answers, of_load, unit_of
 from registry.budgets.usage import PerThousand
 from registry.entries import RegistryError
 
@@ -54,7 +55,8 @@ class NoFigure(RegistryError):
 def judged(budget: Budget, version: int, figures: Mapping[str, Figure]) -> Iterator[Finding]:
     """Yields a finding for every limit of the task, but those on what servers spend.
 
-    Joules of another quality than the stated one are no figure; then `max_cpu_seconds` decides, where it is set.
+    Joules of another quality than the stated one are no figure; then `max_cpu_seconds` decides, where it is set. Nor
+    are latencies of a load on another platform.
     """
     for limit in budget.limits:
         if of_answers(limit.name):
@@ -65,6 +67,8 @@ def judged(budget: Budget, version: int, figures: Mapping[str, Figure]) -> Itera
                 continue
             reason = f"{budget.joules_quality} is asked for, the figure is {figure.quality}"
             figure = Figure(None, "unavailable", reason)
+        if of_load(limit.name):
+            figure = _of_load(budget, figure)
         yield Finding(
             budget.task,
             version,
@@ -76,6 +80,20 @@ def judged(budget: Budget, version: int, figures: Mapping[str, Figure]) -> Itera
             str(limit),
             figure.origin,
         )
+
+
+def _of_load(budget: Budget, figure: Figure) -> Figure:
+    """Returns a percentile of a load with what its run proved; no figure where the budget names another platform."""
+    if figure.value is None:
+        return figure
+    if budget.platform not in ("", figure.platform):
+        measured = f"the figure is of {figure.platform}" if figure.platform else "nobody recorded that of the figure"
+        return Figure(None, "unavailable", f"platform is {budget.platform}, {measured}")
+    if figure.bound is None:
+        return figure
+    few = math.isinf(figure.bound)
+    proven = "its run had too few answers for a bound" if few else f"with confidence at most {figure.bound:.4g} ms"
+    return replace(figure, origin=f"{figure.origin}; {proven}")
 
 
 def judged_answers(budget: Budget, version: int, spent: PerThousand) -> Iterator[Finding]:
@@ -99,11 +117,15 @@ def judged_answers(budget: Budget, version: int, spent: PerThousand) -> Iterator
 
 
 def _verdict(limit: BudgetLimit, figure: Figure) -> Verdict:
+    """Returns the verdict; a percentile within its limit passes where its run proved that it is."""
     if limit.value is None:
         return "EXCEPTED"
     if figure.value is None:
         return "NO_EVIDENCE"
-    return "PASS" if keeps(limit.name, figure.value, limit.value) else "FAIL"
+    if not keeps(limit.name, figure.value, limit.value):
+        return "FAIL"
+    proven = figure.bound is None or keeps(limit.name, figure.bound, limit.value)
+    return "PASS" if proven else "NO_EVIDENCE"
 
 
 def require_within(budget: Budget, version: int, figures: Mapping[str, Figure]) -> None:
@@ -123,7 +145,7 @@ def _remedy(missing: list[Finding]) -> str:
     name = missing[0].limit
     if name.startswith((FLOORS, "min_score")):
         return "score it on held-out rows, or write an [[exception]]"
-    if name.startswith("server."):
-        measure = "`topgraft profile GRAFT --scenario server --record TASK:VERSION`"
-        return f"measure it with {measure}, or write an [[exception]]"
+    if of_load(name):
+        measure = f"`topgraft profile GRAFT --scenario {name.partition('.')[0]} --record TASK:VERSION`"
+        return f"measure it with {measure}, long enough for a bound, or write an [[exception]]"
     return "let `topgraft retrain` measure it under this budget, or write an [[exception]]"

@@ -83,6 +83,11 @@ def of_answers(name: str) -> bool:
     return name in LIMITS and LIMITS[name].of_answers
 
 
+def of_load(name: str) -> bool:
+    """Returns whether a limit bounds a percentile of a scenario's latency."""
+    return name.startswith(tuple(f"{load}." for load in LOADS))
+
+
 def all_metrics() -> tuple[str, ...]:
     """Returns the names of every metric of every head."""
     return tuple(sorted({metric for head in variants(Head).values() for metric in head.metrics}))

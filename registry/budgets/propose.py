@@ -23,7 +23,8 @@ def propose(registry: Registry, store: Store, file: Path, slack: float) -> int:
     """Writes a file with a table for each task with a live version, and returns their number.
 
     A cost's limit is its figure times `1 + slack`, rounded up to two digits. A floor is the score, rounded down to two
-    decimals. A limit without a figure is left out. Raises InputError where the file is there already.
+    decimals. A limit without a figure is left out, and one on a
+    percentile that no run proved. Raises InputError where the file is there already.
     """
     if file.exists():
         raise InputError(f"--propose: {file} is there already; name a new file and compare the two")
@@ -50,7 +51,10 @@ def _lines(version: Version, figures: dict[str, Figure], slack: float) -> Iterat
             if figure.quality not in get_args(JoulesQuality):
                 continue
             yield f"joules_quality = {json.dumps(figure.quality)}\n"
-        bound = math.floor(100 * figure.value) / 100 if is_floor(name) else _rounded_up(figure.value * (1 + slack))
+        value = figure.value if figure.bound is None else max(figure.value, figure.bound)
+        if math.isinf(value):
+            continue
+        bound = math.floor(100 * value) / 100 if is_floor(name) else _rounded_up(value * (1 + slack))
         if bound > 0:
             yield f"{name} = {bound!r}\n"
 

@@ -162,6 +162,7 @@ def judge(
         candidate=gather(model, sides.candidate, labels).compute(),
         champion_metrics={} if sides.champion is None else _metrics_of(model, sides.champion, labels),
         checks=tuple(checks),
+        platform=platform(),
     )
 
 

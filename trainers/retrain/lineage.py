@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from backbone.records import stored_as
+from backbone.records import newer, stored_as
 from metering.energy import Joules
 
 Verdict = Literal["PASS", "FAIL", "NO_EVIDENCE"]
@@ -92,6 +92,7 @@ class GateReport:
     candidate: dict[str, float]  # metrics of the candidate on all rows
     champion_metrics: dict[str, float]  # metrics of the champion on all rows
     checks: tuple[Check, ...] = field(default=())
+    platform: str = field(default="", metadata=newer())  # platform of what was measured; "" in former reports
 
     def failures(self) -> str:
         """Returns the reasons of the checks that decided against a pass, in words."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from adapters.artefact.manifest import read_manifest
 from backbone.errors import InputError
+from metering.window import platform
 from registry.budgets.limits import LOAD_PERCENTILES, measured_latency
 from registry.database import Registry
 from registry.place import Place
 from trainers.scenarios.result import ScenarioResult
+
+NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # number of a version; a database holds numbers below 2^63
 
 
 def version_of(place: Place, named: str, graft: str) -> tuple[Registry, str, int]:
@@ -18,7 +22,7 @@ def version_of(place: Place, named: str, graft: str) -> tuple[Registry, str, int
     Raises InputError for a name of another form, for a version that is not there, and for one that is another graft.
     """
     task, colon, number = named.rpartition(":")
-    if not colon or not number.isdecimal():
+    if not colon or not NUMBER.fullmatch(number):
         raise InputError(f"--record: expected TASK:VERSION, as topics:3, got {named!r}")
     registry = place.open()
     version = registry.version(task, int(number))
@@ -31,10 +35,17 @@ def version_of(place: Place, named: str, graft: str) -> tuple[Registry, str, int
 
 
 def record_latencies(registry: Registry, task: str, version: int, result: ScenarioResult) -> None:
-    """Records the percentiles that budgets bound, each with the circumstances of the run."""
+    """Records the percentiles that budgets bound, each with its proven bound and the circumstances of the run."""
     measured = {round(100 * one.percentile): one for one in result.latencies}
     for percentile in LOAD_PERCENTILES:
         one = measured[percentile]
-        detail = {"queries": result.queries, "rate": result.rate, "bound_ms": one.bound_ms, "seed": result.seed}
+        detail = {
+            "queries": result.queries,
+            "failures": result.failures,
+            "rate": result.rate,
+            "bound_ms": one.bound_ms,  # None: the run had too few answers for one
+            "seed": result.seed,
+            "platform": platform(),
+        }
         name = measured_latency(result.scenario, percentile)
         registry.measure(task, version, name, one.ms, "measured_counter", detail)

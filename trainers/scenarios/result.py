@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +20,8 @@ class Latency:
     """One percentile of a run's latencies."""
 
     percentile: float  # share of the queries, 0 to 1
-    ms: float  # empirical percentile, milliseconds
-    bound_ms: float | None  # with `CONFIDENCE` the percentile is no larger; None: too few queries
+    ms: float  # empirical percentile of the answered queries, milliseconds
+    bound_ms: float | None  # with `CONFIDENCE` that of all queries is no larger; None: too few answers
 
 
 @dataclass(frozen=True)
@@ -74,25 +75,29 @@ class ScenarioResult:
             f"{self.rows_per_second:.1f} rows a second, {self.failures} without an answer {self.failure}".rstrip(),
         ]
         for one in self.latencies:
-            bound = "too few queries for a bound" if one.bound_ms is None else f"at most {one.bound_ms:.2f} ms"
+            bound = "too few answers for a bound" if one.bound_ms is None else f"at most {one.bound_ms:.2f} ms"
             lines.append(f"p{100 * one.percentile:<4g} {one.ms:9.2f} ms; {bound} with confidence {self.confidence:g}")
         lines.append(", ".join(f"{n} {v:.4f}" for n, v in self.metrics.items()) + f" on {self.rows} rows")
         for name, reading in (("W", conditions.watts), ("degrees C", conditions.celsius)):
             figures = (f"{part:.1f}" if part is not None else "-" for part in (reading.average, reading.peak))
             lines.append(f"{name}: {' average, '.join(figures)} peak ({reading.reason})")
-        lines.append(f"throttling: {conditions.throttling.quota_seconds} s by quota, ({conditions.throttling.reason})")
+        throttling = conditions.throttling
+        quota = "-" if throttling.quota_seconds is None else f"{throttling.quota_seconds:g} s"
+        heat = "-" if throttling.hot_events is None else f"{throttling.hot_events} times"
+        lines.append(f"throttling: {quota} by quota, {heat} for heat ({throttling.reason})")
         return "\n".join([*lines, *map(str, self.checks)])
 
 
 def latencies_of(trace: Trace) -> tuple[Latency, ...]:
-    """Returns the percentiles of a run with their bounds."""
+    """Returns the percentiles of a run with their bounds; queries without an answer lie beyond every bound."""
     if not trace.latencies:
         return ()
-    ordered = sorted(trace.latencies)
+    ordered = [*sorted(trace.latencies), *[math.inf] * len(trace.failures)]
     rows = []
     for share in PERCENTILES:
         bound = upper_bound(ordered, share)
-        rows.append(Latency(share, 1e3 * percentile(trace.latencies, share), None if bound is None else 1e3 * bound))
+        proven = None if bound is None or math.isinf(bound) else 1e3 * bound
+        rows.append(Latency(share, 1e3 * percentile(trace.latencies, share), proven))
     return tuple(rows)
 
 

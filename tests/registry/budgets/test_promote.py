@@ -101,6 +101,38 @@ def test_a_recorded_measurement_counts(registry, published, call, tmp_path):
     assert (status, "6 ms, at most 5" in answer["error"]) == (10, True)
 
 
+LOADS = [
+    ({"bound_ms": 50.0, "platform": "cpu"}, "", 0, ""),
+    ({"bound_ms": 61.0, "platform": "cpu"}, "", 11, "recorded measurement; with confidence at most 61 ms"),
+    ({"bound_ms": None, "platform": "cpu"}, "", 11, "too few answers for a bound"),
+    ({"bound_ms": None, "platform": "cpu"}, "server.max_p99_ms = 39", 10, "40 ms, at most 39"),
+    ({"bound_ms": 50.0, "platform": "cpu"}, 'platform = "cpu"', 0, ""),
+    ({"bound_ms": 50.0, "platform": "cpu"}, 'platform = "gpu"', 11, "platform is gpu, the figure is of cpu"),
+    ({"bound_ms": 50.0}, 'platform = "gpu"', 11, "platform is gpu, nobody recorded that of the figure"),
+]
+
+
+@pytest.mark.parametrize(("detail", "line", "expected", "message"), LOADS)
+def test_a_percentile_passes_where_its_run_proved_it(
+    registry, published, call, url, store, capsys, tmp_path, detail, line, expected, message
+):
+    file = tmp_path / "team.toml"
+    limit = "" if line.startswith("server") else "server.max_p99_ms = 60\n"
+    file.write_text(f"[default]\n{limit}{line}\n")
+    registry.measure("task", 1, "server p99, ms", 40.0, "measured_counter", detail)
+    status, answer = call("promote", "task", 1, "--reason", "r", "--budgets", file)
+    assert (status, message in answer.get("error", "")) == (expected, True), answer
+    assert "profile GRAFT --scenario server --record" in answer.get("error", "") or expected != 11
+    assert call("promote", "task", 1, "--reason", "r")[0] == 0, "without a budget"
+    audit = ["audit", "--registry", url, "--store", str(store.root), "--json"]
+    assert topgraft.main([*audit, "--budgets", str(file)]) == expected
+    assert topgraft.main([*audit, "--budgets", str(file), "--propose", str(tmp_path / "new.toml")]) in (0, 10, 11)
+    capsys.readouterr()
+    assert ("server.max_p99_ms" in (tmp_path / "new.toml").read_text()) == (detail["bound_ms"] is not None)
+    assert topgraft.main([*audit, "--budgets", str(tmp_path / "new.toml")]) == 0, "what is proposed holds today"
+    capsys.readouterr()
+
+
 OF_JOULES = [("modelled", "", 10), ("measured_counter", "", 11), ("measured_counter", "max_cpu_seconds = 9\n", 0)]
 
 

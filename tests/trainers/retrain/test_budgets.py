@@ -110,3 +110,17 @@ def test_a_load_is_not_measured_by_a_retraining():
     (limit,) = budgeted(budget, {}, None, lambda: np.zeros(0)).further()
     assert (limit.name, limit.value) == ("b.toml:2 server.max_p99_ms", None)
     assert "--record" in limit.reason
+
+
+@pytest.mark.parametrize(("platform", "measured"), [("", 1), ("cpu", 1), ("gpu", 0), ("tpu", 0)])
+def test_queries_one_by_one_are_measured_on_the_platform_of_the_budget_alone(platform, measured):
+    runs = []
+
+    def latencies():
+        runs.append(1)
+        return np.ones(300)
+
+    bounds = (BudgetLimit("single_stream.max_p99_ms", 5.0, "b.toml:2"),)
+    (limit,) = budgeted(Budget("t", limits=bounds, platform=platform), {}, None, latencies).further()
+    assert (len(runs), limit.met) == (measured, True if measured else None)
+    assert (f"platform is {platform}, this is cpu" in limit.reason) == (not measured)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from backbone.errors import InputError
@@ -11,16 +13,35 @@ from metering import energy
 from metering.energy import Joules
 from trainers.scenarios import conditions
 from trainers.scenarios.conditions import Conditions, Reading, Throttling, hot_events, require_readable, watched
-from trainers.scenarios.limits import restrict_cores, restricted_quota
+from trainers.scenarios.limits import _grant, restrict_cores, restricted_quota
 from trainers.scenarios.load import Trace
 from trainers.scenarios.request import Load
-from trainers.scenarios.result import checked, latencies_of
+from trainers.scenarios.result import Check, ScenarioResult, checked, latencies_of
 
 UNKNOWN = Reading(None, None, "no counter")
+UNCOUNTED = Throttling(None, None, "nothing counts")
 
 
 def conditions_with(watts: Reading) -> Conditions:
     return Conditions(watts, UNKNOWN, UNKNOWN, Throttling(None, None, ""), Joules("unavailable", None), 1.0)
+
+
+def result_of(checks: tuple[Check, ...], held: Throttling = UNCOUNTED) -> ScenarioResult:
+    conditions = replace(conditions_with(UNKNOWN), throttling=held)
+    numbers = {"seed": 0, "rate": None, "queries": 9, "failures": 0, "failure": "", "seconds": 1.0, "rows": 9}
+    return ScenarioResult(
+        system="g",
+        scenario="single_stream",
+        rows_per_second=9.0,
+        latencies=latencies_of(trace_of(9, 0)),
+        confidence=0.99,
+        late_ms=0.0,
+        metrics={"accuracy": 1.0},
+        conditions=conditions,
+        joules_per_1000=None,
+        checks=checks,
+        **numbers,
+    )
 
 
 def trace_of(fast: int, slow: int, failures: int = 0) -> Trace:
@@ -44,6 +65,34 @@ def test_a_bound_on_latency_is_shown_with_confidence(trace, verdict):
     load = Load(scenario="server", rate=1.0, max_latency_ms=50.0)
     (check,) = checked(trace, load, {}, conditions_with(UNKNOWN))
     assert check.verdict == verdict, str(check)
+
+
+def test_a_bound_that_is_not_shown_says_how_many_queries_would_show_it():
+    load = Load(scenario="server", rate=1.0, max_latency_ms=50.0)
+    for trace, more in ((trace_of(458, 0), 1), (trace_of(99, 1), 562), (trace_of(299, 0, failures=1), 362)):
+        (check,) = checked(trace, load, {}, conditions_with(UNKNOWN))
+        assert f"; {more} more within it would show it" in check.reason
+
+
+def test_a_bound_that_is_broken_counts_more_than_one_that_is_not_shown():
+    checks = {verdict: Check("p99 ms", verdict, 1.0, 2.0, "") for verdict in ("PASS", "NO_EVIDENCE", "FAIL")}
+    for verdicts, status in (
+        (("PASS",), 0),
+        (("PASS", "NO_EVIDENCE"), 11),
+        (("NO_EVIDENCE", "FAIL", "PASS"), 10),
+        ((), 0),
+    ):
+        assert result_of(tuple(checks[verdict] for verdict in verdicts)).exit_status == status
+
+
+def test_the_table_says_why_there_is_no_figure():
+    held = Throttling(None, None, "no control group with a quota counts; no processor counts its slowing down")
+    assert f"\nthrottling: - by quota, - for heat ({held.reason})" in result_of((), held).table()
+    assert (
+        "\nthrottling: 0.25 s by quota, 3 times for heat (both)" in result_of((), Throttling(0.25, 3, "both")).table()
+    )
+    assert "too few answers for a bound" in result_of(()).table()
+    assert "None" not in result_of(()).table()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +123,15 @@ def test_percentiles_have_bounds_where_there_are_enough_queries():
     assert rows[0.9].bound_ms == pytest.approx(100)
     assert rows[0.95].bound_ms is rows[0.99].bound_ms is None
     assert latencies_of(Trace(1.0)) == ()
+    slow_first = Trace(1.0, (*[0.1] * 10, *[0.01] * 90), 100, 100)
+    assert latencies_of(slow_first) == latencies_of(trace_of(90, 10)), "whatever came first"
+
+
+def test_queries_without_an_answer_lie_beyond_every_bound():
+    few, many = latencies_of(trace_of(660, 0, failures=2)), latencies_of(trace_of(660, 0, failures=200))
+    assert [row.bound_ms for row in few] == [pytest.approx(10)] * 3 + [None]
+    assert [row.bound_ms for row in many] == [pytest.approx(10), None, None, None]
+    assert [row.ms for row in many] == [pytest.approx(10)] * 4
 
 
 def test_no_figure_is_invented_where_there_is_no_counter(monkeypatch):
@@ -104,6 +162,56 @@ def test_power_is_sampled_from_a_counter(monkeypatch):
     assert samples.conditions.watts.average == pytest.approx(20.0, rel=0.05)
     assert samples.conditions.watts.peak == pytest.approx(20.0, rel=0.2)
     assert samples.conditions.joules.quality == "measured_counter"
+
+
+def test_the_peak_is_the_largest_power_between_two_samples(monkeypatch):
+    import time
+
+    start = time.monotonic()
+
+    def joules() -> float:
+        """10 W, then 100 W for a tenth of a second, then 10 W."""
+        spent = time.monotonic() - start
+        return 10 * spent + 90 * min(0.1, max(0.0, spent - 0.1))
+
+    monkeypatch.setattr(conditions, "meter", lambda accelerator: energy.Counter("made up", joules))
+    monkeypatch.setattr(conditions, "EVERY", 0.02)
+    with watched(local=True) as samples:
+        time.sleep(0.35)
+    assert samples.conditions.watts.peak == pytest.approx(100.0, rel=0.25)
+
+
+def test_readings_are_averaged_and_the_largest_is_the_peak(monkeypatch):
+    degrees = iter([50.0, None, 90.0])
+    monkeypatch.setattr(conditions, "thermometer", lambda accelerator: lambda: next(degrees, 40.0))
+    monkeypatch.setattr(conditions, "EVERY", 0.01)
+    with watched(local=True) as samples:
+        import time
+
+        time.sleep(0.15)
+    assert samples.celsius[:3] == [50.0, 90.0, 40.0]
+    assert samples.conditions.celsius.peak == 90.0
+    assert samples.conditions.celsius.average == pytest.approx(np.mean(samples.celsius))
+
+
+def test_what_held_processors_back_is_that_of_the_run_alone(monkeypatch):
+    held, hot = iter([7.0, 7.5]), iter([40, 43])
+    monkeypatch.setattr(conditions, "throttled_seconds", lambda: next(held))
+    monkeypatch.setattr(conditions, "hot_events", lambda: next(hot))
+    with watched(local=True) as samples:
+        pass
+    assert samples.conditions.throttling == Throttling(0.5, 3, "control group; processors' own counters")
+
+
+@pytest.mark.parametrize("limit", ["max_watts", "max_celsius"])
+def test_a_limit_is_checked_by_its_own_reader(limit, monkeypatch):
+    readers = {"max_watts": "meter", "max_celsius": "thermometer"}
+    for name in readers.values():
+        monkeypatch.setattr(conditions, name, lambda accelerator: lambda: 1.0)
+    require_readable(load := Load(scenario="offline", **{limit: 50.0}), local=True)
+    monkeypatch.setattr(conditions, readers[limit], lambda accelerator: None)
+    with pytest.raises(InputError, match=limit.replace("_", "-")):
+        require_readable(load, local=True)
 
 
 @pytest.mark.parametrize("limit", ["max_watts", "max_celsius"])
@@ -146,3 +254,10 @@ def test_a_quota_needs_a_group_that_can_be_made(tmp_path):
         assert (group / "cpu.max").read_text() == "50000 100000"
         assert (group / "cgroup.procs").read_text() == str(os.getpid())
     assert (tmp_path / "cgroup.procs").read_text() == str(os.getpid()), "the process is back"
+
+
+def test_a_group_of_version_1_gets_quota_and_period(tmp_path):
+    (tmp_path / "cpu.cfs_quota_us").touch()
+    _grant(tmp_path, 0.5)
+    written = [(tmp_path / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+    assert written == ["50000", "100000"]

@@ -62,7 +62,7 @@ def read_budgets(file: Path) -> Budgets:
     try:
         text = read_text(file)
     except InputError as error:
-        raise InputError(f"{file}: no readable file of budgets: {error}") from error
+        raise InputError(f"{file}: no readable file of budgets: {error}; mend it, or name another") from error
     values, lines = parse_toml(text, str(file))
     reader = _Reader(file, lines)
     levels = tuple(reader.levels(values))

@@ -113,8 +113,13 @@ def test_an_error_of_the_program_ends_the_run():
 
 
 def test_a_single_stream_asks_every_row_and_counts_answers_alone():
-    trace = run("single_stream", system := Sleeper(0.0), 900, seconds=0.3, seed=0)
-    assert trace.queries >= 900 == len(set(system.rows))
+    class Busy(Sleeper):
+        async def ask(self, row: int) -> None:
+            self.rows.append(row)
+            time.sleep(0.0003)  # fewer than all rows within the seconds, all of them within ten times as long
+
+    trace = run("single_stream", system := Busy(0.0), 900, seconds=0.2, seed=0)
+    assert trace.queries == 900 == len(set(system.rows))
     trace = run("single_stream", Sleeper(0.0, failing=4), 5, seconds=0.1, seed=0)
     assert trace.answers == len(trace.latencies) == trace.queries - len(trace.failures)
     assert len(trace.failures) == trace.queries // 4

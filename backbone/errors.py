@@ -56,3 +56,8 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 def shown(value: Any) -> str:
     """Returns a value from outside as a message may quote it: in quotes, without line ends, and short at any size."""
     return _SHORT.repr(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things in words: `1 row`, `2 rows`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -64,6 +64,15 @@ def write_durable(path: Path, content: bytes | memoryview) -> None:
     _fsync(path.parent)
 
 
+def write_named(option: str, path: Path, text: str) -> None:
+    """Writes a text, as `write_durable` does, to the file that an option names; raises InputError for a wrong place."""
+    try:
+        write_durable(path, text.encode())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        remedy = "name a file in a folder that is there, and that you may write to"
+        raise InputError(f"{option}: {path}: cannot be written: {error.strerror}; {remedy}") from error
+
+
 @contextlib.contextmanager
 def _written(path: Path, content: bytes | memoryview) -> Iterator[Path]:
     """Yields a file beside `path` with this content on disk. The block gives it its name."""
@@ -139,6 +148,7 @@ def remove_abandoned(path: Path) -> None:
     A former version of a folder stays while there is no other.
     """
     start = f".{path.name}."
+    names: list[str] = []
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         names = [entry.name.removeprefix(start) for entry in entries if entry.name.startswith(start)]
     for name in names:

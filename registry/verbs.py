@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ from typing import Any
 from adapters.artefact.manifest import Manifest, read_manifest
 from backbone.console.log_lines import one_line
 from backbone.errors import InputError, nearest
+from backbone.files import write_named
 from backbone.former_names import present_values
 from backbone.records import encode
 from backbone.remote import local
@@ -41,6 +43,8 @@ from registry.transfer import RegistryExport, RegistryImport
 from registry.upgrade import Upgraded
 from registry.users import Uses
 
+log = logging.getLogger(__name__)
+
 
 def whoami() -> str:
     """Returns the actor where nobody is named: user@machine; a user without a name is `uid` and a number."""
@@ -51,9 +55,25 @@ def whoami() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+@dataclass(frozen=True)
+class VersionFacts:
+    """A `Version` with its time in words."""
+
+    task: str
+    number: int
+    content_id: str
+    weights_id: str
+    path: str  # folder of the artefact, relative to the store
+    parent: int | None  # number of the version that it was made from
+    created_at: str  # time of publication, ISO 8601 in UTC
+    metrics: dict[str, Any]
+    lineage: dict[str, Any]
+    state: State
+
+
 def publish(
     place: Place, graft: str, task: str = "", parent: int | None = None, signers: Signers | None = None
-) -> Version:
+) -> VersionFacts:
     """Makes a graft folder the next version of a task, by default of the task that its manifest names.
 
     Raises Unsigned where too few keys of `signers` have signed it.
@@ -61,7 +81,8 @@ def publish(
     graft = str(local(graft))
     (signers or Signers()).require(graft)
     name = task or require_task(read_manifest(Path(graft)).name)
-    return place.open(create=True).publish(name, graft, place.artefacts(), parent=parent)
+    version = place.open(create=True).publish(name, graft, place.artefacts(), parent=parent)
+    return VersionFacts(**vars(version) | {"created_at": iso_time(version.created_at)})
 
 
 @dataclass(frozen=True)
@@ -159,19 +180,9 @@ class PromotionRow:
 
 
 @dataclass(frozen=True)
-class VersionReport:
+class VersionReport(VersionFacts):
     """Everything that the registry knows of a version."""
 
-    task: str
-    number: int
-    content_id: str
-    weights_id: str
-    path: str  # folder of the artefact, relative to the store
-    parent: int | None  # number of the version that it was made from
-    created_at: str  # time of publication, ISO 8601 in UTC
-    metrics: dict[str, Any]
-    lineage: dict[str, Any]
-    state: State
     folder: str  # folder of the artefact
     live: bool  # this version is the live one
     generation: int  # promotions of the task so far
@@ -300,9 +311,10 @@ def audit_of_budgets(
     warn_of_unknown(budgets, registry.tasks())
     result = audit_budgets(registry, budgets, store, days=days, usage=noted)
     if html:
-        Path(html).write_text(audit_page(result, iso_time(time.time())), encoding="utf-8")
+        write_named("--html", Path(html), audit_page(result, iso_time(time.time())))
+        log.info("--html: %s: the page of this audit", html)
     if proposal:
-        propose(registry, store, Path(proposal), slack)
+        propose(registry, store, Path(proposal), slack, budgets)
     return result
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adapters.heads.columns import LabelColumn
-from adapters.labels.spelling import Spellings, counted
+from adapters.labels.spelling import Spellings
 from backbone.console.log_lines import one_line
-from backbone.errors import InputError
+from backbone.errors import InputError, counted
 from backbone.texts import encoding_of
 from trainers.config import Data
 from trainers.config.load import load_config
@@ -63,7 +63,7 @@ class DataCheck:
     def table(self) -> str:
         """Returns the check for people."""
         lines = [
-            f"{f.file}: {counted(f.rows)}"
+            f"{f.file}: {counted(f.rows, 'row')}"
             + f", the first {MAX_ROWS:,} alone" * f.limited
             + f", {f.encoding}" * bool(f.encoding)
             for f in self.files
@@ -193,7 +193,7 @@ def _warnings(
     yield from report.warnings()
     empty = [row.where for _, row in rows if not row.content.strip("\0 \t\r\n")]
     if empty:
-        yield f"an empty text in {counted(len(empty))}, first {empty[0]}"
+        yield f"an empty text in {counted(len(empty), 'row')}, first {empty[0]}"
     names = {file.file for file in train}
     known = {label for name, row in rows if name in names for label in row.labels}
     unknown = [

@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from adapters.labels.cells import BLANK, as_text, plain, stripped
-from backbone.errors import InputError
+from backbone.errors import InputError, counted
 
 MISSING = ("nan", "<na>", "nat", "null", "n/a", "#n/a")  # texts that tools write where there is no value
 MARKS = ("|", ",", ";", "\t")  # separators of several labels in one text
@@ -59,11 +59,6 @@ def spelt(names: Iterable[str], field_name: str) -> tuple[str, ...]:
     return tuple(first)
 
 
-def counted(rows: int) -> str:
-    """Returns a number of rows in words: `1 row`, `2 rows`."""
-    return f"{rows} row" if rows == 1 else f"{rows} rows"
-
-
 def _written(cell: Any, column: str, where: str) -> str:
     if cell is None or cell != cell:
         return ""
@@ -93,7 +88,7 @@ class Spelling:
 
     def __str__(self) -> str:
         """Returns the ways with their counts, for messages."""
-        ways = ", ".join(f"{way!r} ({counted(count)})" for way, count in self.rows.items())
+        ways = ", ".join(f"{way!r} ({counted(count, 'row')})" for way, count in self.rows.items())
         return f"{ways}: one label, {self.label!r}"
 
 

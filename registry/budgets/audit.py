@@ -1,11 +1,14 @@
-"""The audit of a registry against its team's budgets: every version, from the database alone. Imports no jax.
+"""The audit of a registry against its team's budgets: every version, from the database. Imports no jax.
 
-A live version over budget is status 10, one without a bounded figure status 11. Versions that are not live break no
-budget any more; they are counted, and their figures make the trends.
+The costs of versions that no retraining made are in their manifests, in the store. A live version over budget is
+status 10, one without a bounded figure status 11. Versions that are not live break no budget any more; they are
+counted, and their figures make the trends.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +19,7 @@ from typing import Any
 from sqlalchemy import select
 
 from adapters.artefact.manifest import Manifest
+from backbone.errors import counted
 from metering.energy import Quality
 from registry import tables
 from registry.budgets.budget import Budgets, Exemption
@@ -24,11 +28,14 @@ from registry.budgets.judge import Finding, judged, judged_answers
 from registry.budgets.limits import utc_today
 from registry.budgets.usage import PerThousand, Served, UsageLine, per_thousand, summed
 from registry.database import Registry
-from registry.entries import Live, Measurement, Promotion, Version, iso_time
+from registry.entries import MANUAL, ROLLBACK, Live, Measurement, Promotion, Version, iso_time
 from registry.store import Store
+
+log = logging.getLogger(__name__)
 
 DAY = 24 * 3600.0
 MAX_POINTS = 60  # versions of a task in a trend, the newest ones
+MAX_NAMED = 10  # unknown tasks that a warning names
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,13 @@ class Approval:
     verdict: str  # verdict of the gate, MANUAL or ROLLBACK
     reason: str
     at: str  # ISO 8601 in UTC
+
+    @property
+    def by(self) -> str:
+        """Returns who approved, for people: a run is named as one, since no person decided."""
+        if self.verdict in (MANUAL, ROLLBACK):
+            return self.actor
+        return f"retrain on {self.actor.split(':')[0]}"
 
 
 @dataclass(frozen=True)
@@ -114,19 +128,23 @@ class BudgetAudit:
         """Returns the exit status of the command."""
         return 10 if self.over else 11 if self.missing else 0
 
+    @property
+    def counts(self) -> str:
+        """Returns what the registry holds, in words."""
+        return f"{counted(self.tasks, 'task')}, {counted(self.versions, 'version')}, {len(self.approvals)} live"
+
     def table(self) -> str:
         """Returns what needs attention, as text."""
         expired = [one for one in self.exceptions if not one.holds]
-        counts = f"{self.tasks} tasks, {self.versions} versions, {len(self.approvals)} live"
-        lines = [f"{counts}; budgets: {self.budgets or 'none'}"]
+        lines = [f"{self.counts}; budgets: {self.budgets or 'none'}"]
         lines += [f"over budget: {one}" for one in self.over]
         lines += [f"no figure: {one}" for one in self.missing]
         lines += [f"waived: {one}" for one in self.excepted]
         lines += [f"exception ended {one.until}: {one.task} {one.limit} ({one.source}, {one.owner})" for one in expired]
         lines += [
-            f"{one.owner or 'nobody'}: {one.tasks} tasks, {one.over} over, {one.missing} without a figure; trainings "
-            f"{one.cpu_seconds:.4g} CPU s in {self.days:g} days, {one.cpu_seconds_before:.4g} in those before; "
-            f"{_answers(one.answers)}, {_answers(one.answers_before)} before"
+            f"{one.owner or 'nobody'}: {counted(one.tasks, 'task')}, {one.over} over, {one.missing} without a figure; "
+            f"trainings {one.cpu_seconds:.4g} CPU s in {self.days:g} days, {one.cpu_seconds_before:.4g} in those "
+            f"before; {_answers(one.answers)}, {_answers(one.answers_before)} before"
             for one in self.owners
         ]
         return "\n".join(lines)
@@ -137,7 +155,7 @@ def _answers(spent: PerThousand) -> str:
     if spent.cpu_seconds is None:
         return "no answers noted"
     joules = "".join(f", {value:.4g} J {quality}" for quality, value in spent.joules.items())
-    return f"{spent.answers} answers at {spent.cpu_seconds:.4g} CPU s{joules} for 1,000"
+    return f"{counted(spent.answers, 'answer')} at {spent.cpu_seconds:.4g} CPU s{joules} for 1,000"
 
 
 @dataclass(frozen=True)
@@ -178,9 +196,9 @@ def audit_budgets(
 ) -> BudgetAudit:
     """Judges every version of a registry by the budgets that hold today.
 
-    Of live versions that no retraining made, `store` gives the costs in their manifests. `days` is the length of a
-    period. `now`, seconds since 1970, ends the last one. `usage` is what servers noted. Raises InputError for a task in
-    two groups.
+    Of versions that no retraining made, `store` gives the costs in their manifests. `days` is the length of a period.
+    `now`, seconds since 1970, ends the last one. `usage` is what servers noted; a line that ends after `now` is of the
+    last period. Raises InputError for a task in two groups.
     """
     started, day = time.monotonic(), today or utc_today()
     records = read_records(registry)
@@ -203,8 +221,9 @@ def audit_budgets(
             elif any(finding.verdict == "FAIL" for finding in findings):
                 former[task] = former.get(task, 0) + 1
     owners = {task: budget.owner for task, budget in limits.items()}
-    since, until = (now or time.time()) - days * DAY, now or time.time()
-    spent, spent_before = summed(usage, since, until), summed(usage, since - days * DAY, since)
+    _warn_of_unknown(usage, records.versions)
+    since = (time.time() if now is None else now) - days * DAY
+    spent, spent_before = summed(usage, since, math.inf), summed(usage, since - days * DAY, since)
     for task, entry in records.lives.items():
         live += judged_answers(limits[task], entry.version, per_thousand([spent.get(task, {})]))
     return BudgetAudit(
@@ -225,11 +244,23 @@ def audit_budgets(
     )
 
 
+def _warn_of_unknown(usage: Sequence[UsageLine], known: Mapping[str, object]) -> None:
+    """Warns of tasks in files of servers that the registry lacks: what they took is in no row."""
+    unknown = sorted({task for line in usage for task in line.tasks} - known.keys())
+    if unknown:
+        some = ", ".join(map(repr, unknown[:MAX_NAMED])) + (", ..." if len(unknown) > MAX_NAMED else "")
+        log.warning("--usage: the registry has no %s: answers of them count for nobody", some)
+
+
 def manifest_of(version: Version, live: Live | None, store: Store | None) -> Manifest | None:
-    """Returns the manifest of a live version that no retraining made; None for others, and where it cannot be read."""
-    if store is None or live is None or live.version != version.number:
+    """Returns the manifest of a version that no retraining made; None for others, and where it cannot be read.
+
+    Of an object store, manifests of live versions are read, and of others those that were used here.
+    """
+    if store is None or version.state == "collected":
         return None
-    return unrecorded(version, store)
+    is_live = live is not None and live.version == version.number
+    return unrecorded(version, store if is_live else Store(store.root))
 
 
 def _of(findings: Iterable[Finding], verdict: str) -> tuple[Finding, ...]:

@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backbone.console.page import COLOURS, document, esc, table
+from backbone.errors import counted
 from registry.budgets.audit import BudgetAudit, Trend
 from registry.budgets.judge import Finding
-from registry.budgets.limits import is_floor, unit_of
+from registry.budgets.limits import is_floor, keeps, unit_of
 from registry.budgets.usage import PerThousand
 
 MAX_TRENDS = 200  # trends that the page draws, those nearest to their bound
+OVER = "#b3261e"  # colour of versions over their bound
 
 
 def audit_page(audit: BudgetAudit, at: str) -> str:
     """Returns the page of an audit that was made at the time `at`."""
     heading = "Budgets: " + (
-        f"{len(audit.over)} limits broken" if audit.over else "no limit broken" if audit.budgets else "no file"
+        f"{counted(len(audit.over), 'limit')} broken"
+        if audit.over
+        else "no limit broken"
+        if audit.budgets
+        else "no file"
     )
     expired = [one for one in audit.exceptions if not one.holds]
     parts = [
         f"<h1>{esc(heading)}</h1>",
-        f"<p class=note>{esc(audit.registry)}, {esc(at)}: {audit.tasks} tasks, {audit.versions} versions, "
-        f"{len(audit.approvals)} live; {sum(audit.former_over.values())} others would break a limit. "
+        f"<p class=note>{esc(audit.registry)}, {esc(at)}: {audit.counts}; "
+        f"{counted(sum(audit.former_over.values()), 'former version')} would break a limit. "
         f"Budgets: {esc(audit.budgets or 'none')}.</p>",
         _section("Over budget", _findings(audit.over), "No live version breaks a limit."),
         _section("Without a figure", _findings(audit.missing), "Every bounded figure of a live version is known."),
@@ -30,8 +36,8 @@ def audit_page(audit: BudgetAudit, at: str) -> str:
         _section(
             "Exceptions that ended",
             _rows(
-                ("task", "limit", "owner", "ended", "line"),
-                [(e.task, e.limit, e.owner, e.until, e.source) for e in expired],
+                ("task", "limit", "owner", "reason", "ended", "line"),
+                [(e.task, e.limit, e.owner, e.reason, e.until, e.source) for e in expired],
             ),
             "None.",
         ),
@@ -41,7 +47,7 @@ def audit_page(audit: BudgetAudit, at: str) -> str:
             "Approved by",
             _rows(
                 ("task", "version", "owner", "by", "verdict", "reason", "at"),
-                [(a.task, a.version, a.owner, a.actor, a.verdict, a.reason, a.at) for a in audit.approvals],
+                [(a.task, a.version, a.owner, a.by, a.verdict, a.reason, a.at) for a in audit.approvals],
             ),
             "Nothing is live.",
         ),
@@ -87,7 +93,7 @@ def _answers(spent: PerThousand) -> str:
 
 
 def _owners(audit: BudgetAudit) -> str:
-    now, before = f"CPU s in {audit.days:g} days", "in those before"
+    now, before = f"CPU s of trainings in {audit.days:g} days", "CPU s in those before"
     rows = [
         (
             one.owner or "nobody",
@@ -95,23 +101,23 @@ def _owners(audit: BudgetAudit) -> str:
             one.live,
             one.over,
             one.missing,
-            one.cpu_seconds,
-            one.cpu_seconds_before,
+            _known(one.cpu_seconds),
+            _known(one.cpu_seconds_before),
             "; ".join(f"{value:.4g} J {quality}" for quality, value in one.joules.items()) or "-",
             _answers(one.answers),
             _answers(one.answers_before),
         )
         for one in audit.owners
     ]
-    answers = ("1,000 answers", "1,000 answers before")
-    return _rows(("owner", "tasks", "live", "over", "no figure", now, before, "joules of trainings", *answers), rows)
+    answers = ("CPU s and J of 1,000 answers", "CPU s and J of 1,000 before")
+    return _rows(("owner", "tasks", "live", "over", "no figure", now, before, "J of trainings", *answers), rows)
 
 
 def _trends(audit: BudgetAudit) -> str:
     trends = sorted(audit.trends, key=_headroom)[:MAX_TRENDS]
     rows = "".join(
         f"<tr><td>{esc(one.task)}</td><td>{esc(one.limit)}</td>"
-        f"<td>{esc(one.values[-1])}</td><td>{_known(one.bound)}</td>"
+        f"<td>{_known(one.values[-1])}</td><td>{_known(one.bound)}</td>"
         f"<td>{'' if one.change is None else f'{one.change:+.0%}'}</td><td>{spark(one)}</td></tr>"
         for one in trends
     )
@@ -132,7 +138,7 @@ def _headroom(trend: Trend) -> float:
 
 
 def spark(trend: Trend) -> str:
-    """Draws a trend with its bound as a dashed line, as SVG."""
+    """Draws a trend with its bound as a dashed line, and a point for its last version and for each over it, as SVG."""
     width, height, edge = 160, 28, 3
     levels = [*trend.values, *([trend.bound] if trend.bound else [])]
     low, high = min(levels), max(levels)
@@ -141,16 +147,21 @@ def spark(trend: Trend) -> str:
         return height - edge - (height - 2 * edge) * (value - low) / max(1e-12, high - low)
 
     step = (width - 2 * edge) / max(1, len(trend.values) - 1)
-    points = " ".join(f"{edge + i * step:.1f},{up(value):.1f}" for i, value in enumerate(trend.values))
-    last = edge + (len(trend.values) - 1) * step
+    places = [(f"{edge + i * step:.1f}", f"{up(value):.1f}") for i, value in enumerate(trend.values)]
+    over = [trend.bound is not None and not keeps(trend.limit, value, trend.bound) for value in trend.values]
+    points = "".join(
+        f'<circle cx="{x}" cy="{y}" r="2.4" fill="{OVER if is_over else COLOURS[0]}"/>'
+        for i, ((x, y), is_over) in enumerate(zip(places, over, strict=True))
+        if is_over or i == len(places) - 1
+    )
     bound = ""
     if trend.bound:
         y = f"{up(trend.bound):.1f}"
         bound = f'<line x1="0" x2="{width}" y1="{y}" y2="{y}" stroke="{COLOURS[1]}" stroke-dasharray="4 3"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">{bound}'
-        f'<polyline points="{points}" fill="none" stroke="{COLOURS[0]}" stroke-width="1.6"/>'
-        f'<circle cx="{last:.1f}" cy="{up(trend.values[-1]):.1f}" r="2.4" fill="{COLOURS[0]}"/></svg>'
+        f'<polyline points="{" ".join(map(",".join, places))}" fill="none" stroke="{COLOURS[0]}" stroke-width="1.6"/>'
+        f"{points}</svg>"
     )
 
 
@@ -164,4 +175,5 @@ def _exceptions(audit: BudgetAudit) -> str:
 
 
 def _known(value: float | None, absent: str = "-") -> str:
-    return absent if value is None else f"{value:.4g}"
+    """Returns a number as the file of budgets writes it, with at most six digits."""
+    return absent if value is None else f"{value:g}"

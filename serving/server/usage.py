@@ -30,7 +30,7 @@ class UsageLog:
 
     def write(self) -> None:
         """Writes a line now."""
-        work, now = self._metrics.work, time.time()
+        work, now = self._metrics.work, max(time.time(), self._since)  # the clock may have been set back
         totals = {
             task: Served(rows, round(work.task_cpu[task], 4), round(work.task_joules[task], 4))
             for task, rows in list(work.task_rows.items())

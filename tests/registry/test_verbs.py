@@ -28,6 +28,7 @@ def test_a_life_of_a_task(call, grafts, store, tmp_path, capsys, url):
     for number, graft in enumerate(grafts[:3], 1):
         status, version = call("publish", graft, "--task", "support")
         assert (status, version["number"]) == (0, number)
+        assert version["created_at"] == call("show", "support", number)[1]["created_at"], "a time in words"
     assert call("publish", grafts[3])[1]["task"] == "t", "the name in its manifest"
     assert call("publish", grafts[3], "--task", "support", "--parent", 1)[1]["parent"] == 1
     status, live = call("promote", "support", 1, "--reason", "first")

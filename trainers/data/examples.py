@@ -12,11 +12,10 @@ import numpy as np
 from adapters.heads.columns import Layout, unknown_labels
 from adapters.inputs import Encoded, encode_inputs
 from adapters.labels.cells import stripped
-from adapters.labels.spelling import counted
 from adapters.specs import Head
 from backbone.buckets import bucket_of
 from backbone.cache import row_key
-from backbone.errors import InputError
+from backbone.errors import InputError, counted
 from backbone.home import home
 from backbone.images import ImagePreprocessing
 from backbone.storage import Backbone
@@ -75,7 +74,7 @@ def load_data(
             if nothing_left := _rows_of_nothing(table, head, backbone, examples[name], data.max_tokens):
                 nothing[name] = len(nothing_left)
                 first = table.where[nothing_left[0]]
-                log.warning("%s: nothing is left of %s as tokens, first %s", name, counted(nothing[name]), first)
+                log.warning("%s: nothing is left of %s as tokens, first %s", name, counted(nothing[name], "row"), first)
     return TaskData(examples, names, prepared.fingerprint, cut, head, tables, prepared.report, nothing)
 
 
@@ -86,7 +85,7 @@ def _with_known_labels(gate: Table, names: Sequence[str]) -> Table:
     """
     if not (unknown := unknown_labels(gate.labels, names)):
         return gate
-    shown = ", ".join(f"{label!r} ({counted(rows)})" for label, rows in list(unknown.items())[:5])
+    shown = ", ".join(f"{label!r} ({counted(rows, 'row')})" for label, rows in list(unknown.items())[:5])
     log.warning("gate: no train row has the labels %s; the gate has no evidence of them", shown)
     return gate.part([i for i, labels in enumerate(gate.labels) if not unknown.keys() & set(labels)])
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from adapters.labels.spelling import Spelling, counted
+from adapters.labels.spelling import Spelling
+from backbone.errors import counted
 
 MAX_NAMED = 5  # items of a kind that a message names
 
@@ -64,10 +65,11 @@ class ReadReport:
             labels = sorted({label for row in self.moved for label in row.labels})
             yield (
                 f"moved from the development share to training, which lacked a label, for good: "
-                f"{counted(len(self.moved))} ({_named(labels)}; first {self.moved[0].where})"
+                f"{counted(len(self.moved), 'row')} ({_named(labels)}; first {self.moved[0].where})"
             )
         for split, texts in self.empty.items():
-            yield f"{split}: an empty text in {counted(texts.rows)}, first {texts.where}; remove what says nothing"
+            empty = counted(texts.rows, "row")
+            yield f"{split}: an empty text in {empty}, first {texts.where}; remove what says nothing"
         yield from self.notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 
 import pytest
@@ -156,3 +157,19 @@ def test_an_audit_reads_the_manifest_of_a_live_version_that_was_published_by_han
     assert topgraft.main(["audit", *words]) == 10
     over = as_json(capsys.readouterr().out)["over"]
     assert [(one["limit"], one["value"], one["bound"]) for one in over] == [("max_cpu_seconds", 2.5, 2.0)]
+
+
+def test_a_rollback_takes_nothing_from_what_an_owner_spent(call, url, store, tiny, tmp_path, capsys):
+    for seed in range(2):
+        call("publish", graft(tmp_path / f"graft{seed}", tiny, seed, 0.9, {"train": COST}), "--task", "support")
+        call("promote", "support", seed + 1, "--reason", "r")
+    words = ["audit", "--registry", url, "--store", str(store.root), "--json"]
+    for _ in range(2):
+        assert topgraft.main(words) == 0
+        (owner,) = as_json(capsys.readouterr().out)["owners"]
+        assert owner["cpu_seconds"] == 5.0, "two trainings of 2.5 s, whichever is live"
+        call("rollback", "support", "--reason", "r")
+    shutil.rmtree(store.path(call("show", "support", 2)[1]["content_id"]))
+    capsys.readouterr()
+    assert topgraft.main(words) == 0
+    assert as_json(capsys.readouterr().out)["owners"][0]["cpu_seconds"] == 2.5, "nobody knows what is gone"

@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT / "tests" / "goldens" / "families"
 DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"# (\S+\.(?:py|toml))\n")  # first line of a block that is a file, with its name
 FOR_SCHEDULERS = ("cron", "yaml", "py")  # of docs/retraining.md, and checked by tests/test_retraining_page.py
 # commands that read large public data and take hours: their options and configs are read, and nothing is run
 HOURS = ("train-backbone text_mlm --workdir runs/text_mlm", "train-backbone vit_small", "train trec6", "train mnist")
@@ -97,15 +98,6 @@ def prepared(docstrings, pictures, published, tmp_path, monkeypatch, shared_data
         (tmp_path / name).write_text("\n".join(["first\tsecond\tlabel\tscore", *chosen]))
     Path("configs").mkdir()
     (tmp_path / "configs" / "__init__.py").write_text("")
-    (tmp_path / "configs" / "topics.py").write_text(
-        "from adapters.specs import Probe\n"
-        "from trainers.config import Data, TrainConfig\n"
-        "from trainers.config.retrain import Gate, Retrain\n\n\n"
-        "def get_config():\n"
-        "    data = Data(train=('train.csv',), dev_fraction=0.5)\n"
-        "    policy = Retrain(gate=Gate(min_rows=10))\n"
-        "    return TrainConfig(name='topics', backbone='minilm', data=data, adapter=Probe(), retrain=policy)\n"
-    )
     for name in ("words.bio", "test_words.bio"):
         (tmp_path / name).write_text("fly O\nto O\nnew B-city\nyork I-city\n\nin O\nparis B-city\n\n" * 20)
 
@@ -212,11 +204,16 @@ def curl(client: httpx.Client, words: list[str], port: int) -> httpx.Response:
 
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "docs/extending.md"])
 def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
+    if document == "README.md":  # its reader has config scripts
+        blocks = BLOCK.findall((ROOT / "docs" / "governance.md").read_text(encoding="utf-8"))
+        Path("configs/topics.py").write_text(next(block for _, block in blocks if FILE.match(block)))
     names: dict[str, object] = {}
     variables: dict[str, str] = {}
     typist = Typist(monkeypatch, capsys)
     for kind, block in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
-        if kind == "python":
+        if named := FILE.match(block):
+            Path(named[1]).write_text(block)
+        elif kind == "python":
             if "class Labels(Protocol" in block:  # `labels.py` of docs/serving.md, which its server loads
                 Path("labels.py").write_text(block)
             else:
@@ -226,8 +223,6 @@ def test_the_blocks_of_a_document_run(document, prepared, capsys, monkeypatch):
         elif kind == "csv":
             known = io.StringIO(Path("train.csv").read_text(encoding="utf-8"))
             assert next(csv.reader(io.StringIO(block))) == next(csv.reader(known))
-        elif kind == "toml":
-            Path("budgets.toml").write_text(block)
         elif kind == "json":
             decode(Envelope, json.loads(block))
         elif kind == "text":

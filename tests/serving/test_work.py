@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,10 @@ def test_a_server_notes_what_answers_took(server, tmp_path, monkeypatch, caplog)
         usage.step()
     assert noted(tmp_path).rows == metrics.work.task_rows["alpha"] >= 6
     assert noted(tmp_path).cpu_seconds == pytest.approx(metrics.work.task_cpu["alpha"], abs=1e-3)
+    assert noted(tmp_path).joules == pytest.approx(metrics.work.task_joules["alpha"], abs=1e-3)
+    assert noted(tmp_path).joules > 0
     lines = read_usage([str(tmp_path / "usage.jsonl")])
+    assert {line.quality for line in lines} == {metrics.joules().quality}
     assert [line.start for line in lines[1:]] == [line.end for line in lines[:-1]]
     with monkeypatch.context() as full:
         full.setattr("serving.server.usage.append_line", refuse)
@@ -102,6 +106,43 @@ def test_a_server_notes_what_answers_took(server, tmp_path, monkeypatch, caplog)
     assert noted(tmp_path).rows < metrics.work.task_rows["alpha"]
     usage.write()
     assert noted(tmp_path).rows == metrics.work.task_rows["alpha"], "the next line holds it"
+
+
+def test_a_clock_that_is_set_back_ends_no_line_before_its_start(server, tmp_path, monkeypatch):
+    metrics = Metrics(server.runtime, server.follower, max_tasks=9)
+    usage, now = UsageLog(tmp_path / "usage.jsonl", metrics), time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    usage.write()
+    (line,) = read_usage([str(tmp_path / "usage.jsonl")], now)
+    assert line.start == line.end
+
+
+def test_joules_that_nobody_has_are_in_no_metric_and_no_line(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.server.monitoring.meter", lambda _: None)
+    monkeypatch.setattr("serving.server.monitoring.on_accelerator", lambda: True)  # no model of its energy
+    metrics = Metrics(server.runtime, server.follower, max_tasks=9)
+    server.runtime.predict([("alpha", "ban bas")])
+    metrics.sample()
+    assert metrics.joules().quality == "unavailable"
+    assert not series(metrics, "topgraft_work_joules_total")
+    assert not series(metrics, "topgraft_task_joules_total")
+    assert series(metrics, "topgraft_task_cpu_seconds_total")
+    UsageLog(tmp_path / "usage.jsonl", metrics).write()
+    (line,) = read_usage([str(tmp_path / "usage.jsonl")])
+    assert line.quality == "unavailable"
+
+
+def test_a_point_has_the_power_of_its_own_time(server):
+    """Some work, then a sample without any: the second point must not show what the first one took."""
+    metrics = Metrics(server.runtime, server.follower, max_tasks=9)
+    for _ in range(20):
+        server.runtime.predict([("alpha", "ban bas")])
+    metrics.sample()
+    time.sleep(0.05)
+    metrics.sample()
+    first, second = metrics.stats().history
+    assert first.watts_answers > 0
+    assert second.watts_answers == 0, "no batch ran"
 
 
 def noted(folder: Path) -> Served:

@@ -314,7 +314,8 @@ def test_a_proposal_is_of_the_live_version_and_keeps_owners(registry, store, tmp
     (tmp_path / "team.toml").write_text('[task.task000]\nowner = "the \\"answers\\" team"\n')
     propose(registry, store, tmp_path / "new.toml", 0.0, read_budgets(tmp_path / "team.toml"))
     budget = read_budgets(tmp_path / "new.toml").of("task000")
-    assert {one.name: one.value for one in budget.limits}["max_memory_mb"] == 30.0
+    limits = {one.name: one.value for one in budget.limits}
+    assert (limits["max_memory_mb"], limits["max_latency_ms"]) == (30.0, 5.1)
     assert budget.owner == 'the "answers" team'
     registry.measure("task000", 1, "retraining, joules", None, "unavailable")
     propose(registry, store, tmp_path / "other.toml", 0.0)

@@ -46,6 +46,11 @@ class ProgramSpeed:
         """Returns the share of its speed that a later measurement may lose: twice the spread, at least `MIN_LOSS`."""
         return max(MIN_LOSS, 2 * self.spread)
 
+    @property
+    def steady(self) -> bool:
+        """Returns whether a loss can be noticed at all: an allowed loss of the whole speed hides every one."""
+        return self.allowed_loss < 1
+
 
 @dataclass(frozen=True)
 class Work:

@@ -43,6 +43,7 @@ class Surroundings:
 
 def surroundings(environment: Mapping[str, str] = os.environ) -> Surroundings:
     """Returns what surrounds this process; the pool is known once jax has compiled something."""
+    environment = {"OPENBLAS_NUM_THREADS": "1", **environment}  # as `metering.one_thread` has it where nobody chose
     threads = {name: environment[name] for name in THREAD_VARIABLES if name in environment}
     return Surroundings(packages(), threads, pool_threads(), governors())
 

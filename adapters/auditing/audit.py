@@ -10,23 +10,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapters.auditing.compare import Difference, differences, libraries_compare, slower_programs, speeds_compare
+from adapters.auditing.compare import (
+    UNSTEADY,
+    Difference,
+    differences,
+    slower_programs,
+    speeds_compare,
+    uncompared,
+    unsteady_programs,
+)
 from adapters.auditing.programs import Sizes, compiled_programs, measured_peaks, measured_speeds
 from adapters.auditing.record import MachineAudit
 from adapters.machine import MachineRecord, joule_sources, keep_record, machine_record
-from backbone.errors import InputError
+from backbone.errors import InputError, shown
 from backbone.files import write_durable
 from backbone.home import use_compilation_cache
 from backbone.records import decode, encode
-from backbone.texts import load_json
+from backbone.texts import load_json, read_text
 from metering.speeds import joined
 from metering.surroundings import surroundings
+
+log = logging.getLogger(__name__)
 
 SIZES = Sizes()
 REPEATS = 3  # further measurements of a program that seems slower
@@ -39,13 +50,14 @@ class MachineReport:
 
     record: MachineRecord
     baseline: str  # file; "" without one
-    comparable: bool  # speeds, or libraries, may be compared with the baseline's; True without one
+    comparable: bool  # everything may be compared with the baseline; True without one
     differences: tuple[Difference, ...]  # from the baseline, losses first
-    libraries: bool = False  # answers and libraries alone were compared, not speeds
+    uncompared: tuple[str, ...] = ()  # what cannot be compared with the baseline, and why
+    written: str = ""  # file of the baseline that was written; "" for none
 
     @property
     def exit_status(self) -> int:
-        """Returns 10 for a loss or a wrong answer, 11 for a baseline with which nothing compares, else 0."""
+        """Returns 10 for a loss or a wrong answer, 11 where something cannot be compared with the baseline, else 0."""
         if self.record.wrong or any(one.is_loss for one in self.differences):
             return 10
         return 0 if self.comparable else 11
@@ -55,10 +67,9 @@ class MachineReport:
         lines = [self.record.table()]
         if self.baseline:
             lines.append(f"baseline:          {self.baseline}: {len(self.differences)} differences")
-            lines += [f"  {one}" for one in self.differences]
-        if not self.comparable:
-            what, other = ("libraries", "instruction sets") if self.libraries else ("speeds", "processor")
-            lines.append(f"  {what} are not compared: the baseline is of another {other} or backend")
+            lines += [f"  {one}" for one in (*self.differences, *self.uncompared)]
+        if self.written and self.record.audit is not None:
+            lines.append(f"written:           {self.written}: a baseline of {len(self.record.audit.programs)} programs")
         return "\n".join(lines)
 
 
@@ -87,23 +98,37 @@ def audit_machine(
     keep_record(record)
     if write_baseline is not None:
         write_durable(Path(write_baseline), json.dumps(encode(record), indent=1).encode())
+        assert record.audit is not None
+        for name in unsteady_programs(record.audit):
+            log.warning("%s: %s: %s", write_baseline, name, UNSTEADY)
+    written = write_baseline or ""
     if before is None:
-        return MachineReport(record, "", True, ())
-    comparable = (libraries_compare if libraries else speeds_compare)(before, record)
-    return MachineReport(record, str(baseline), comparable, differences(before, record, libraries=libraries), libraries)
+        return MachineReport(record, "", True, (), written=written)
+    reasons = uncompared(before, record, libraries=libraries)
+    changed = differences(before, record, libraries=libraries)
+    return MachineReport(record, str(baseline), not reasons, changed, reasons, written)
 
 
 def read_baseline(path: Path) -> MachineRecord:
     """Reads the record that `--write-baseline` wrote; raises InputError for anything else."""
     remedy = "write one with `topgraft machine --audit --write-baseline FILE`"
     try:
-        record = decode(MachineRecord, load_json(path.read_text(encoding="utf-8")), str(path))
+        record = decode(MachineRecord, load_json(read_text(path)), str(path))
     except OSError as error:
         raise InputError(f"--baseline: {path}: {error.strerror}; {remedy}") from error
     except ValueError as error:  # an InputError is a ValueError
         raise InputError(f"--baseline: {path}: no record of a machine ({error}); {remedy}") from error
     if record.audit is None:
         raise InputError(f"--baseline: {path}: a record without an audit; {remedy}")
+    names = [one.program for one in record.audit.programs]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"--baseline: {path}: its programs are not listed once each; {remedy}")
+    for one in record.audit.programs:
+        if one.ms <= 0 or one.best_ms <= 0 or one.spread < 0:
+            raise InputError(
+                f"--baseline: {path}: {shown(one.program)}: a time above 0 and a spread from 0 are expected, got "
+                f"{one.ms!r} ms, at best {one.best_ms!r} ms, spread {one.spread!r}; {remedy}"
+            )
     return record
 
 

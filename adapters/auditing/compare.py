@@ -17,6 +17,7 @@ Kind = Literal[
 ]  # fmt: skip
 LOSSES = ("answer", "slower", "library")  # kinds that end an audit with status 10
 ABSENT = "none"
+UNSTEADY = "its rounds lie too far apart to notice a loss; write the baseline again on a quiet machine"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,25 @@ def libraries_compare(before: MachineRecord, now: MachineRecord) -> bool:
     """Returns whether libraries may be compared: both records are of equal instruction sets and one backend."""
     sides = [(set(one.machine.instruction_sets), one.backend) for one in (before, now)]
     return sides[0] == sides[1]
+
+
+def uncompared(before: MachineRecord, now: MachineRecord, *, libraries: bool = False) -> tuple[str, ...]:
+    """Returns a sentence for whatever cannot be compared with the baseline `before`. Both records hold an audit."""
+    assert before.audit is not None
+    assert now.audit is not None
+    if not (libraries_compare if libraries else speeds_compare)(before, now):
+        what, other = ("libraries", "instruction sets") if libraries else ("speeds", "processor")
+        return (f"{what} are not compared: the baseline is of another {other} or backend",)
+    known, measured = _programs(before.audit), _programs(now.audit)
+    if not known.keys() & measured.keys():
+        return ("no program of the baseline is measured here: write the baseline again",)
+    unsteady = () if libraries else unsteady_programs(before.audit)
+    return tuple(f"{name}: {UNSTEADY}" for name in unsteady if name in measured)
+
+
+def unsteady_programs(audit: MachineAudit) -> tuple[str, ...]:
+    """Returns the names of the programs whose rounds lie so far apart that no loss would be noticed."""
+    return tuple(one.program for one in audit.programs if not one.steady)
 
 
 def differences(before: MachineRecord, now: MachineRecord, *, libraries: bool = False) -> tuple[Difference, ...]:

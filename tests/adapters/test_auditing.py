@@ -16,11 +16,12 @@ import pytest
 
 import topgraft
 from adapters import machine
-from adapters.auditing import audit, programs
+from adapters.auditing import audit, compare, programs
 from adapters.auditing.audit import MachineReport, audit_machine
 from adapters.auditing.programs import Sizes
 from adapters.machine import JouleSource, MachineRecord, machine_record
 from backbone.compiler_flags import jaxlib_version, needed
+from backbone.errors import InputError
 from backbone.home import machines_folder
 from metering import energy, surroundings
 from metering.known_answers.program import Answer
@@ -229,6 +230,69 @@ def test_libraries_alone_compare_with_another_machine(sets, library, status, exp
     report = audited(folder, libraries=True)
     assert (report.exit_status, kinds(report)) == (status, expected), report.table()
     assert ("libraries are not compared" in report.table()) is (status == 11)
+
+
+def altered(folder: Path, target: Path, change) -> str:
+    """Writes the baseline with changed programs; returns the file's name."""
+    values = json.loads((folder / "baseline.json").read_text())
+    values["audit"]["programs"] = change(values["audit"]["programs"])
+    (target / "altered.json").write_text(json.dumps(values), encoding="utf-8-sig")
+    return str(target / "altered.json")
+
+
+def test_what_hides_every_loss_is_not_compared(folder, monkeypatch, tmp_path, caplog):
+    steady(monkeypatch)
+    monkeypatch.setattr(audit, "machine_record", lambda **_: now(folder))  # the one kept is of another test's machine
+    wide = altered(folder, tmp_path, lambda programs: [{**programs[0], "spread": 0.5}, *programs[1:]])
+    report = audit_machine(baseline=wide, rounds=3, sizes=SMALL, write_baseline=str(tmp_path / "new.json"))
+    assert (report.exit_status, report.comparable) == (11, False)
+    assert "its rounds lie too far apart" in report.table()
+    assert f"{tmp_path / 'new.json'}: a baseline of" in report.table()
+    assert not caplog.records
+    other = altered(folder, tmp_path, lambda programs: [{**one, "program": f"x{one['program']}"} for one in programs])
+    report = audit_machine(baseline=other, rounds=3, sizes=SMALL)
+    assert (report.exit_status, kinds(report)) == (11, {"program"})
+    assert {(one.name[:1] == "x", one.before, one.now) for one in report.differences} == {
+        (True, "measured", "none"),
+        (False, "none", "measured"),
+    }
+    assert "no program of the baseline" in report.table()
+    monkeypatch.setattr(programs, "speed_of", lambda *given: replace(programs_speed_of(*given), spread=0.7))
+    audit_machine(rounds=3, sizes=SMALL, write_baseline=str(tmp_path / "new.json"))
+    assert "too far apart" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda programs: [],
+        lambda programs: programs + programs[:1],
+        lambda programs: [{**programs[0], "ms": 0.0}],
+        lambda programs: [{**programs[0], "spread": -0.1}],
+    ],
+    ids=["none", "doubled", "no time", "negative spread"],
+)
+def test_programs_that_nobody_measured_are_no_baseline(change, folder, tmp_path):
+    with pytest.raises(InputError, match="write one with"):
+        audit.read_baseline(Path(altered(folder, tmp_path, change)))
+
+
+def test_records_compare_by_backend_too_and_losses_come_first(folder, tmp_path):
+    before = audit.read_baseline(folder / "baseline.json")
+    other = replace(before, backend="another")
+    assert compare.speeds_compare(before, before)
+    assert compare.libraries_compare(before, before)
+    assert not compare.speeds_compare(before, other)
+    assert not compare.libraries_compare(before, other)
+    wrong = replace(before, answers=(Answer("p", False, 2.0, 1.0),))
+    assert compare.differences(wrong, wrong) == (), "wrong before and now"
+    listed = compare.differences(before, replace(wrong, backend="another"))
+    assert [one.is_loss for one in listed] == [True, False]
+
+
+def test_a_counter_that_stands_still_is_said(monkeypatch):
+    monkeypatch.setattr(energy, "nvml", lambda: energy.Counter("still", lambda: 1.0))
+    assert machine.joule_sources()[0] == JouleSource("still", "stands still")
 
 
 def test_libraries_need_a_baseline(capsys):

@@ -55,6 +55,26 @@ def test_products_are_told_apart_by_their_libraries(kind, target, fused, called)
     assert alone not in products_of(text, "gpu")
 
 
+BATCH = """ENTRY %main.9 (x: f32[1,8,16], w: f32[1,16,4]) -> f32[1,8,4] {
+  %dot.1 = f32[1,8,4]{2,1,0} dot(%x, %w), lhs_batch_dims={0}
+  %dot.2 = f32[1,8,4]{2,1,0} dot(%x, %w), lhs_batch_dims={0}
+  %dot.3 = f32[8,4,1]{2,1,0} dot(%x, %w), lhs_batch_dims={0}
+  %conv = f32[2,8,8]{2,1,0} convolution(%x, %w), window={size=3}
+  %call.1 = f32[8,4]{1,0} custom-call(%x, %w), custom_call_target="__onednn$matmul"
+  %call.2 = f32[8,4]{1,0} custom-call(%x, %w), custom_call_target="__onednn$matmul"
+}
+"""
+
+
+def test_products_are_counted_and_their_last_sides_tell_a_matrix():
+    assert products_of(BATCH, "cpu") == (
+        ProductUse("Eigen", "f32[1,8,4]", 2),
+        ProductUse("Eigen", "f32[2,8,8]", 1),
+        ProductUse("XLA", "f32[8,4,1]", 1),
+        ProductUse("oneDNN", "f32[8,4]", 2),
+    )
+
+
 def test_a_program_of_this_machine_names_a_library_for_every_product():
     def two(x, w):
         return jnp.tanh(x @ w) @ w.T

@@ -66,10 +66,24 @@ def test_the_quota_of_a_control_group(files, quota, tmp_path):
             {"cpu,cpuacct/a/cpu.cfs_quota_us": "150000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"},
             1.5,
         ),
+        ("0::/a\n", {"unified/a/cpu.max": "75000 100000\n"}, 0.75),
+        (
+            "4:cpu,cpuacct:/a\n",
+            {"cpu/a/cpu.cfs_quota_us": "175000\n", "cpu/a/cpu.cfs_period_us": "100000\n"},
+            1.75,
+        ),
         ("0::/../other\n", {"cpu.max": "25000 100000\n"}, 0.25),
         ("no line of a group\n", {"cpu.max": "25000 100000\n"}, 0.25),
     ],
-    ids=["an outer group is narrower", "another group", "version 1", "outside the namespace", "unreadable"],
+    ids=[
+        "an outer group is narrower",
+        "another group",
+        "version 1",
+        "both versions",
+        "a mount of one name",
+        "outside the namespace",
+        "unreadable",
+    ],
 )
 def test_the_narrowest_group_on_the_way_to_the_root_holds(membership, files, quota, tmp_path):
     for name, text in files.items():
@@ -91,10 +105,19 @@ def test_the_narrowest_group_on_the_way_to_the_root_holds(membership, files, quo
             },
             1.5,
         ),
+        (
+            {
+                "cpu.max": "50000 100000\n",
+                "cpu.stat": "throttled_usec 2500000\n",
+                "unified/cpu.max": "50000 100000\n",
+                "unified/cpu.stat": "throttled_usec 7500000\n",
+            },
+            7.5,
+        ),
         ({"cpu.max": "max 100000\n", "cpu.stat": "throttled_usec 0\n"}, None),
         ({}, None),
     ],
-    ids=["version 2", "version 1", "no quota", "none"],
+    ids=["version 2", "version 1", "the longest of two", "no quota", "none"],
 )
 def test_the_time_for_which_a_group_holds_back(files, seconds, tmp_path):
     for name, text in files.items():

@@ -15,12 +15,13 @@ from metering.surroundings import governors, licence_of, packages, pool_threads,
     [
         ("License-Expression: MIT\nLicense: something else\n", "MIT"),
         ("Classifier: License :: OSI Approved :: BSD License\nClassifier: Topic :: Office\n", "BSD License"),
+        ("License-Expression: MIT\nClassifier: License :: OSI Approved :: BSD License\n", "MIT"),
         ("License: Apache-2.0\n", "Apache-2.0"),
         ("License: " + 8 * "Permission is hereby granted " + "\n", ""),
         ("License: UNKNOWN\n", ""),
         ("", ""),
     ],
-    ids=["expression", "classifier", "field", "whole text", "unknown", "none"],
+    ids=["expression", "classifier", "expression first", "field", "whole text", "unknown", "none"],
 )
 def test_the_licence_of_a_package(lines, licence, tmp_path):
     folder = tmp_path / "thing-1.0.dist-info"
@@ -57,4 +58,8 @@ def test_threads_are_counted_by_their_names(tmp_path):
 
 
 def test_variables_that_set_threads_are_listed():
-    assert surroundings({"OMP_NUM_THREADS": "3", "HOME": "/"}).threads == {"OMP_NUM_THREADS": "3"}
+    assert surroundings({"OMP_NUM_THREADS": "3", "HOME": "/"}).threads == {
+        "OMP_NUM_THREADS": "3",
+        "OPENBLAS_NUM_THREADS": "1",
+    }, "one thread where nobody chose, as the console command has it"
+    assert surroundings({"OPENBLAS_NUM_THREADS": "4"}).threads == {"OPENBLAS_NUM_THREADS": "4"}

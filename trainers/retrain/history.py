@@ -73,15 +73,15 @@ def _judged(run: Run, now: Fingerprint, generation: int) -> bool:
 
 def _judged_by(before: Known, now: Taken) -> set[str]:
     """Returns the fingerprints of the held-out rows that judged the live version, if training would give it again."""
-    found = set()
+    judges = set()
     if before.fingerprint is not None and now.gives(before.fingerprint):
-        found.add(before.fingerprint.rows.get("gate", ""))
+        judges.add(before.fingerprint.rows.get("gate", ""))
     for run in before.runs:
         like_it = now.in_scheme(run.detail.get("scheme", 1))
         made_live = before.live is not None and run.detail.get("version") == before.live.version
         if run.outcome == "promoted" and made_live and run.detail.get("key") == like_it.key:
-            found.add(run.detail.get("gate_rows", like_it.rows.get("gate", "")))
-    return found
+            judges.add(run.detail.get("gate_rows", like_it.rows.get("gate", "")))
+    return judges
 
 
 def only_held_out_changed(before: Known, now: Taken) -> bool:

@@ -112,7 +112,10 @@ def _locked_folder(path: Path) -> Iterator[None]:
     """Makes a new folder and holds its lock."""
     while True:
         path.mkdir()  # with the rights that the umask leaves, so that a group may share a store
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # another process took it for an abandoned one, before it was locked
+            continue
         try:
             _lock(descriptor)
             if path.exists():

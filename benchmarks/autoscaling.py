@@ -255,7 +255,8 @@ def arrivals(tweets: np.ndarray, times: float, seed: int, smooth: int = 10) -> I
 
 def measured_service(texts: Sequence[str], precision: str) -> tuple[Service, dict[str, float]]:
     """Measures batches of texts on one core, and fits a line through their medians; returns both."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before jax starts its threads
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:1])  # before jax starts its threads
     from backbone.home import use_compilation_cache
     from benchmarks.onnx_files import graft_of
 
@@ -271,6 +272,7 @@ def measured_service(texts: Sequence[str], precision: str) -> tuple[Service, dic
             graft.predict(batch)
             seconds.append(time.perf_counter() - start)
         medians[str(rows)] = float(np.median(seconds))
+    os.sched_setaffinity(0, cores)  # the processes of the simulation have all of them
     row, fixed = np.polyfit(SIZES, list(medians.values()), 1)
     return Service(max(float(fixed), 0.0), float(row)), medians
 

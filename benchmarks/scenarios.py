@@ -131,7 +131,7 @@ def stated(text: str, pattern: str) -> float:
 
 
 def percentiles_of(text: str) -> dict[str, float]:
-    """Returns percentiles of httperf's histogram of connection lifetimes; a bin counts by its middle.
+    """Returns percentiles of httperf's histogram of connection lifetimes, with the values of a bin spread over it.
 
     Raises RuntimeError where the median is not the one that httperf states itself, so that the histogram was misread.
     """
@@ -140,12 +140,12 @@ def percentiles_of(text: str) -> dict[str, float]:
     bins = [(float(line[0]), int(line[1])) for line in lines if len(line) == 2]  # a colon stands for empty bins
     total, percentiles = sum(count for _, count in bins), {}
     for q in PERCENTILES:
-        seen = 0
-        for at, count in bins:
-            seen += count
-            if seen >= total * q / 100:
-                percentiles[f"p{q}"] = at
+        seen, wanted = 0, total * q / 100
+        for middle, count in bins:
+            if seen + count >= wanted:
+                percentiles[f"p{q}"] = middle + BIN_MS * ((wanted - seen) / count - 0.5)
                 break
+            seen += count
     median = stated(text, r"Connection time \[ms\]: .*median ([\d.]+)")
     if abs(percentiles.get("p50", -BIN_MS) - median) > BIN_MS:
         raise RuntimeError(f"p50 {percentiles.get('p50')} of the histogram is not the median {median} of httperf")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metering.one_thread import CHOSEN
+
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
@@ -16,7 +18,7 @@ TASKS = Path("/proc/self/task")
 # variables that set how many threads a library starts, and where they run
 THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "MKL_NUM_THREADS"),
-    *("OPENBLAS_NUM_THREADS", "NPROC", "PJRT_NPROC", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
+    *(CHOSEN, "NPROC", "PJRT_NPROC", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
 )
 POOLS = ("tf_XLAEigen", "XLAEigen")  # beginnings of the names of XLA's threads for products
 LONG = 60  # characters from which a licence is its whole text, not its name
@@ -43,7 +45,7 @@ class Surroundings:
 
 def surroundings(environment: Mapping[str, str] = os.environ) -> Surroundings:
     """Returns what surrounds this process; the pool is known once jax has compiled something."""
-    environment = {"OPENBLAS_NUM_THREADS": "1", **environment}  # as `metering.one_thread` has it where nobody chose
+    environment = {CHOSEN: "1", **environment}  # one thread where nobody chose
     threads = {name: environment[name] for name in THREAD_VARIABLES if name in environment}
     return Surroundings(packages(), threads, pool_threads(), governors())
 

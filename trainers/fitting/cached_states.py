@@ -193,14 +193,15 @@ class Boundaries:
                         caches["pooled"].add(keys[i], bucket, array)
                 shown.update(len(indices))
         self._tally.rows += len(rows)
-        self._tally.stored |= {(cache.folder, key) for cache in caches.values() for key in rows}
+        for cache in caches.values():
+            self._tally.stored.setdefault(cache.folder, set()).update(rows)
         self._note_read(caches.values(), requested.keys() - rows.keys())
         return len(rows)
 
     def _note_read(self, caches: Iterable[RowCache], keys: Iterable[bytes]) -> None:
         """Notes the rows among `keys` whose states one of the caches held before this run."""
-        folders, stored = [cache.folder for cache in caches], self._tally.stored
-        self._tally.read |= {key for key in keys if any((folder, key) not in stored for folder in folders)}
+        stored = [self._tally.stored.get(cache.folder, set()) for cache in caches]
+        self._tally.read |= {key for key in keys if any(key not in some for some in stored)}
 
     def _make_room(self, caches: Mapping[int | str, RowCache], requested: Mapping[bytes, tuple[TokenRow, int]]) -> None:
         """Removes the oldest segments, so that all caches together stay below the limit when `requested` is stored.

@@ -86,7 +86,10 @@ def _judged_by(before: Known, now: Taken) -> set[str]:
 
 def only_held_out_changed(before: Known, now: Taken) -> bool:
     """Returns whether training would give the live version again, while other rows than its would judge it."""
-    judged_by = _judged_by(before, now)
+    return _held_out_changed(_judged_by(before, now), now)
+
+
+def _held_out_changed(judged_by: set[str], now: Taken) -> bool:
     return bool(judged_by) and now.fingerprint.rows.get("gate", "") not in judged_by
 
 
@@ -101,8 +104,9 @@ def candidate_of(registry: Registry, task: str, now: Taken) -> Version | None:
 
 def settled(registry: Registry, task: str, before: Known, now: Taken) -> Settled | None:
     """Returns why there is nothing to do; None if there may be something."""
-    held_out = only_held_out_changed(before, now)
-    if _judged_by(before, now) and not held_out:
+    judged_by = _judged_by(before, now)
+    held_out = _held_out_changed(judged_by, now)
+    if judged_by and not held_out:
         return Settled("nothing changed since the live version was made", "")
     for run in before.runs:
         like_it = now.in_scheme(run.detail.get("scheme", 1))

@@ -18,7 +18,7 @@ class ComputedRows:
     """A count of the rows that a run computed instead of reading them, and of those that earlier runs had computed."""
 
     rows: int = 0  # forward passes of a row, whole or in part
-    stored: set[tuple[Path, bytes]] = field(default_factory=set)  # cache and key of each row that this run stored
+    stored: dict[Path, set[bytes]] = field(default_factory=dict)  # by cache, the keys of the rows that this run stored
     read: set[bytes] = field(default_factory=set)  # keys of the rows that a cache held before this run
 
 

@@ -92,7 +92,7 @@ async def server(system: System, rows: int, seconds: float, seed: int, rate: flo
 
     latest, start = 0.0, time.perf_counter()
     for at in start + arrivals:
-        await asyncio.sleep(max(0.0, at - time.perf_counter()))
+        await _until(at)
         if errors:
             break
         latest = max(latest, time.perf_counter() - at)
@@ -105,6 +105,12 @@ async def server(system: System, rows: int, seconds: float, seed: int, rate: flo
         raise errors[0]
     spent = time.perf_counter() - start
     return Trace(spent, tuple(log.latencies), len(arrivals), len(log.latencies), tuple(log.failures), latest)
+
+
+async def _until(instant: float) -> None:
+    """Waits for an instant of `time.perf_counter` in a thread: timers of the event loop end on whole milliseconds."""
+    left = instant - time.perf_counter()
+    await (asyncio.to_thread(time.sleep, left) if left > 0 else asyncio.sleep(0))
 
 
 async def offline(system: System, rows: int, seconds: float, seed: int) -> Trace:

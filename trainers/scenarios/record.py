@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from adapters.artefact.manifest import read_manifest
+from backbone.console.options import LARGEST
 from backbone.errors import InputError
 from metering.window import platform
 from registry.budgets.limits import LOAD_PERCENTILES, measured_latency
@@ -13,7 +14,7 @@ from registry.database import Registry
 from registry.place import Place
 from trainers.scenarios.result import ScenarioResult
 
-NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # number of a version; a database holds numbers below 2^63
+NUMBER = re.compile(r"[1-9][0-9]*")  # of a version
 
 
 def version_of(place: Place, named: str, graft: str) -> tuple[Registry, str, int]:
@@ -22,7 +23,7 @@ def version_of(place: Place, named: str, graft: str) -> tuple[Registry, str, int
     Raises InputError for a name of another form, for a version that is not there, and for one that is another graft.
     """
     task, colon, number = named.rpartition(":")
-    if not colon or not NUMBER.fullmatch(number):
+    if not colon or not NUMBER.fullmatch(number) or len(number) > len(str(LARGEST)) or int(number) >= LARGEST:
         raise InputError(f"--record: expected TASK:VERSION, as topics:3, got {named!r}")
     registry = place.open()
     version = registry.version(task, int(number))

@@ -60,7 +60,7 @@ def test_a_scenario_measures_and_scores_at_once(scenario, folder, capsys):
     assert result["conditions"]["joules"]["quality"] in ("modelled", "measured_counter")
     answers = result["queries"] * (24 if scenario == "offline" else 1)
     assert result["joules_per_1000"] == pytest.approx(1e3 * result["conditions"]["joules"]["value"] / answers)
-    assert (result["late_ms"] > 0.05) == (scenario == "server"), "a sleep ends that late, in milliseconds"
+    assert (result["late_ms"] > 0) == (scenario == "server"), "no sleep ends at its instant"
     assert [check["verdict"] for check in result["checks"]] == ["PASS"]
 
 

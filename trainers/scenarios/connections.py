@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import SupportsIndex
 from urllib.parse import SplitResult, urlsplit
 
 from backbone.errors import InputError, shown
@@ -75,15 +78,34 @@ class _Head:
         return {item.strip().lower() for item in self.fields.get(name, "").split(",")}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer of a server."""
+
+    status: int
+    content: bytes
+    arrived: float  # instant of its last bytes, by `time.perf_counter`
+
+
+class _Reader(asyncio.StreamReader):
+    """A reader that knows when bytes arrived last."""
+
+    arrived = 0.0
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self.arrived = time.perf_counter()
+        super().feed_data(data)
+
+
 class Connections:
     """Kept connections to one server."""
 
     def __init__(self, address: Address):
         self._address = address
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[_Reader, asyncio.StreamWriter]] = []
 
-    async def post(self, body: bytes) -> tuple[int, bytes]:
-        """Returns status and content of `POST /predict`; raises OSError where no answer came that can be read.
+    async def post(self, body: bytes) -> Answer:
+        """Returns the answer of `POST /predict`; raises OSError where none came that can be read.
 
         A kept connection may have ended by now. Where nothing came over it, the request goes over a fresh one.
         """
@@ -92,18 +114,23 @@ class Connections:
                 return await self._exchange(*self._idle.pop(), body)
             except _Closed:
                 pass
-        place = self._address
-        streams = await asyncio.open_connection(place.host, place.port, ssl=place.secure or None)
-        return await self._exchange(*streams, body)
+        return await self._exchange(*await self._open(), body)
 
     def close(self) -> None:
         """Closes the connections."""
         while self._idle:
             self._idle.pop()[1].close()
 
-    async def _exchange(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
-    ) -> tuple[int, bytes]:
+    async def _open(self) -> tuple[_Reader, asyncio.StreamWriter]:
+        """Opens a connection, as `asyncio.open_connection` does."""
+        place, loop = self._address, asyncio.get_running_loop()
+        reader = _Reader(loop=loop)
+        transport, protocol = await loop.create_connection(
+            lambda: asyncio.StreamReaderProtocol(reader, loop=loop), place.host, place.port, ssl=place.secure or None
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _exchange(self, reader: _Reader, writer: asyncio.StreamWriter, body: bytes) -> Answer:
         kept = False
         try:
             writer.write(self._request(body))
@@ -119,7 +146,7 @@ class Connections:
                 self._idle.append((reader, writer))
             else:
                 writer.close()
-        return head.status, content
+        return Answer(head.status, content, reader.arrived)
 
     def _request(self, body: bytes) -> bytes:
         place = self._address

@@ -21,6 +21,7 @@ from trainers.scenarios.arrivals import poisson_arrivals, row_order
 from trainers.scenarios.early_stopping import needed_queries
 from trainers.scenarios.request import Scenario
 from trainers.scenarios.systems import System
+from trainers.scenarios.timers import exact_loop
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 LONGEST = 10  # times the requested seconds, after which a run ends without enough queries
@@ -45,13 +46,12 @@ class _Log:
     latencies: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    async def timed(self, since: float, answer: Awaitable[None]) -> None:
+    async def timed(self, since: float, answer: Awaitable[float]) -> None:
+        """Waits for the instant of an answer, and notes the seconds since another one."""
         try:
-            await answer
+            self.latencies.append(await answer - since)
         except OSError as error:
             self.failures.append(str(error))
-        else:
-            self.latencies.append(time.perf_counter() - since)
 
 
 async def single_stream(system: System, rows: int, seconds: float, seed: int) -> Trace:
@@ -92,7 +92,7 @@ async def server(system: System, rows: int, seconds: float, seed: int, rate: flo
 
     latest, start = 0.0, time.perf_counter()
     for at in start + arrivals:
-        await _until(at)
+        await asyncio.sleep(max(0.0, at - time.perf_counter()))
         if errors:
             break
         latest = max(latest, time.perf_counter() - at)
@@ -105,12 +105,6 @@ async def server(system: System, rows: int, seconds: float, seed: int, rate: flo
         raise errors[0]
     spent = time.perf_counter() - start
     return Trace(spent, tuple(log.latencies), len(arrivals), len(log.latencies), tuple(log.failures), latest)
-
-
-async def _until(instant: float) -> None:
-    """Waits for an instant of `time.perf_counter` in a thread: timers of the event loop end on whole milliseconds."""
-    left = instant - time.perf_counter()
-    await (asyncio.to_thread(time.sleep, left) if left > 0 else asyncio.sleep(0))
 
 
 async def offline(system: System, rows: int, seconds: float, seed: int) -> Trace:
@@ -139,7 +133,8 @@ def run(scenario: Scenario, system: System, rows: int, *, seconds: float, seed: 
         finally:
             system.close()
 
-    return asyncio.run(called())
+    with asyncio.Runner(loop_factory=exact_loop) as runner:
+        return runner.run(called())
 
 
 def percentile(latencies: tuple[float, ...], share: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -33,11 +34,11 @@ class System(Protocol):
     def warm_up(self) -> None:
         """Makes the system ready, so that the first measured query costs no more than others."""
 
-    async def ask(self, row: int) -> None:
-        """Answers one row; raises ConnectionError where no answer came."""
+    async def ask(self, row: int) -> float:
+        """Answers one row, and returns when, by `time.perf_counter`; raises ConnectionError where no answer came."""
 
-    async def ask_all(self, rows: Sequence[int]) -> None:
-        """Answers many rows that are there from the start."""
+    async def ask_all(self, rows: Sequence[int]) -> float:
+        """Answers many rows that are there from the start, and returns when the last one was answered."""
 
     def scores(self) -> tuple[dict[str, float], int]:
         """Returns the metrics of the first answers, and the number of rows that have one."""
@@ -55,7 +56,7 @@ class GraftSystem:
         self.name = name
         self._graft, self._texts, self._examples = graft, list(texts), examples
         self._logits: dict[int, np.ndarray] = {}
-        self._queue: list[tuple[int, asyncio.Future[None], asyncio.AbstractEventLoop]] = []
+        self._queue: list[tuple[int, asyncio.Future[float], asyncio.AbstractEventLoop]] = []
         self._some, self._ended = threading.Condition(), False
         self._worker = threading.Thread(target=self._work, name="scenario", daemon=True) if batching else None
         if self._worker:
@@ -73,21 +74,22 @@ class GraftSystem:
             for size in (1, 2, 9):  # each is padded to the next size of a batch
                 self._graft.logits([self._texts[row]] * size)
 
-    async def ask(self, row: int) -> None:
+    async def ask(self, row: int) -> float:
         """Answers one row, beside others that wait where there is a worker."""
         if self._worker is None:
             self._answer([row])
-            return
+            return time.perf_counter()
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[float] = loop.create_future()
         with self._some:
             self._queue.append((row, future, loop))
             self._some.notify()
-        await future
+        return await future
 
-    async def ask_all(self, rows: Sequence[int]) -> None:
+    async def ask_all(self, rows: Sequence[int]) -> float:
         """Answers the rows in full batches."""
         self._answer(rows)
+        return time.perf_counter()
 
     def _work(self) -> None:
         """Answers what waits, all of it at once, until the system is closed."""
@@ -104,8 +106,9 @@ class GraftSystem:
                 for _, future, loop in waiting:
                     loop.call_soon_threadsafe(future.set_exception, error)
                 continue
+            answered = time.perf_counter()
             for _, future, loop in waiting:
-                loop.call_soon_threadsafe(future.set_result, None)
+                loop.call_soon_threadsafe(future.set_result, answered)
 
     def scores(self) -> tuple[dict[str, float], int]:
         """Returns the metrics of the graft's head."""
@@ -154,25 +157,27 @@ class ServerSystem:
             raise InputError(f"{self.name}: {error}; is a `topgraft serve` there, with this task?") from error
         self._answers.clear()
 
-    async def ask(self, row: int) -> None:
+    async def ask(self, row: int) -> float:
         """Asks `POST /predict`; raises ConnectionError for another status than 200, and for an unusable answer."""
         try:
-            status, content = await asyncio.wait_for(self._connections.post(self._bodies[row]), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                answer = await self._connections.post(self._bodies[row])
         except TimeoutError as error:
             raise ConnectionError(f"no answer within {PATIENCE:g} s") from error
-        if status != 200:
-            raise ConnectionError(f"status {status}: {shown(content.decode(errors='replace'))}")
-        self._answers.setdefault(row, labels_in(content, self._task))
+        if answer.status != 200:
+            raise ConnectionError(f"status {answer.status}: {shown(answer.content.decode(errors='replace'))}")
+        self._answers.setdefault(row, labels_in(answer.content, self._task))
+        return answer.arrived
 
-    async def ask_all(self, rows: Sequence[int]) -> None:
+    async def ask_all(self, rows: Sequence[int]) -> float:
         """Asks the rows, `MAX_OPEN` of them at a time."""
         places = asyncio.Semaphore(MAX_OPEN)
 
-        async def one(row: int) -> None:
+        async def one(row: int) -> float:
             async with places:
-                await self.ask(row)
+                return await self.ask(row)
 
-        await asyncio.gather(*(one(row) for row in rows))
+        return max(await asyncio.gather(*(one(row) for row in rows)))
 
     def scores(self) -> tuple[dict[str, float], int]:
         """Returns the share of rows with exactly their labels."""

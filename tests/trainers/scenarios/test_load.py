@@ -13,6 +13,7 @@ from backbone.errors import InputError
 from trainers.scenarios.arrivals import poisson_arrivals, row_order
 from trainers.scenarios.early_stopping import needed_queries
 from trainers.scenarios.load import run
+from trainers.scenarios.timers import exact_loop
 
 
 class Sleeper:
@@ -30,16 +31,18 @@ class Sleeper:
     def scores(self):
         return {"accuracy": 1.0}, len(set(self.rows))
 
-    async def ask(self, row: int) -> None:
+    async def ask(self, row: int) -> float:
         self.rows.append(row)
         if self.failing and len(self.rows) % self.failing == 0:
             raise ConnectionError("no answer")
         self.free = max(self.free, time.perf_counter()) + self.seconds
         await asyncio.sleep(self.free - time.perf_counter())
+        return time.perf_counter()
 
-    async def ask_all(self, rows) -> None:
+    async def ask_all(self, rows) -> float:
         self.rows.extend(rows)
         await asyncio.sleep(self.seconds * len(rows))
+        return time.perf_counter()
 
 
 def test_arrivals_are_poisson_and_seeded():
@@ -78,10 +81,11 @@ def test_a_latency_counts_from_the_intended_instant():
     """A system that blocks the generator itself makes it late; the queries that were due by then have waited."""
 
     class Blocking(Sleeper):
-        async def ask(self, row: int) -> None:
+        async def ask(self, row: int) -> float:
             self.rows.append(row)
             if len(self.rows) == 20:
                 time.sleep(0.3)
+            return time.perf_counter()
 
     trace = run("server", Blocking(0.0), 50, seconds=0.7, seed=0, rate=1000.0)
     assert sum(latency > 0.1 for latency in trace.latencies) > 100
@@ -101,10 +105,11 @@ def test_a_server_is_asked_no_longer_than_ten_times_the_seconds():
 
 def test_an_error_of_the_program_ends_the_run():
     class Broken(Sleeper):
-        async def ask(self, row: int) -> None:
+        async def ask(self, row: int) -> float:
             await super().ask(row)
             if len(self.rows) > 9:
                 raise KeyError("answers")
+            return 0.0
 
     for scenario in ("single_stream", "server"):
         with pytest.raises(KeyError, match="answers"):
@@ -114,9 +119,10 @@ def test_an_error_of_the_program_ends_the_run():
 
 def test_a_single_stream_asks_every_row_and_counts_answers_alone():
     class Busy(Sleeper):
-        async def ask(self, row: int) -> None:
+        async def ask(self, row: int) -> float:
             self.rows.append(row)
             time.sleep(0.0003)  # fewer than all rows within the seconds, all of them within ten times as long
+            return time.perf_counter()
 
     trace = run("single_stream", system := Busy(0.0), 900, seconds=0.2, seed=0)
     assert trace.queries == 900 == len(set(system.rows))
@@ -138,3 +144,34 @@ def test_offline_answers_whole_rounds_of_the_rows():
     assert trace.seconds >= max(0.05, 0.001 * trace.answers)
     assert trace.latencies == ()
     assert run("offline", Sleeper(0.0), 20, seconds=0.05, seed=0).queries > 1
+
+
+def test_a_latency_ends_when_the_answer_was_there_not_when_it_was_read():
+    class Read(Sleeper):
+        async def ask(self, row: int) -> float:
+            answered = await super().ask(row)
+            await asyncio.sleep(0.05)
+            return answered
+
+    trace = run("single_stream", Read(0.001), 5, seconds=0.1, seed=0)
+    assert np.median(trace.latencies) < 0.05
+    assert trace.seconds > 0.05 * trace.queries
+
+
+def test_timers_end_within_a_millisecond():
+    """Those of epoll end up to a millisecond late, half of one in the mean; waiting itself takes no CPU time."""
+
+    async def late() -> list[float]:
+        seconds = []
+        for _ in range(200):
+            end = time.perf_counter() + 0.0031
+            await asyncio.sleep(end - time.perf_counter())
+            seconds.append(time.perf_counter() - end)
+        return seconds
+
+    spent = time.process_time()
+    with asyncio.Runner(loop_factory=exact_loop) as runner:
+        measured = runner.run(late())
+    assert min(measured) > -1e-4
+    assert np.quantile(measured, 0.1) < 5e-4, "0.9 ms by timers of whole milliseconds"
+    assert time.process_time() - spent < 0.5

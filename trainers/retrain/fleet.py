@@ -8,13 +8,11 @@ read is an error of its own; neither ends the others.
 from __future__ import annotations
 
 import logging
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backbone.console.log_lines import one_line
 from backbone.errors import InputError
@@ -23,14 +21,11 @@ from trainers.retrain.attempt import attempt, reported
 from trainers.retrain.configs import Reading, read_configs
 from trainers.retrain.outcome import Job, Outcome
 from trainers.retrain.workers import in_processes
-
-if TYPE_CHECKING:
-    pass
+from trainers.runs.cluster import Here, connected, here
 
 log = logging.getLogger(__name__)
 
 WORST_FIRST = (1, 2, 75, 12, 11, 10, 0)
-CARRIED = ("TOPGRAFT_", "JAX_", "XLA_")  # starts of the variables that a Ray task gets from the command
 RETRIES = 3  # new attempts of a Ray task whose worker died
 
 
@@ -88,45 +83,16 @@ def on_ray(jobs: Sequence[Job], workers: int) -> list[Outcome]:
     Ray starts a task again when its worker dies. That is safe: the second run waits until the lease of the first has
     expired, and continues from the state in the registry.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(f"--executor: ray is not installed: pip install 'topgraft[ray]' ({error})") from None
-    started_here = not ray.is_initialized()
-    if started_here:
-        _connect(workers)
-    try:
+    with connected(workers) as ray:
         task = ray.remote(max_retries=RETRIES, num_cpus=1, max_calls=1)(_on_ray)
-        here = Here(str(Path.cwd()), {k: v for k, v in os.environ.items() if k.startswith(CARRIED)})
+        surroundings = encode(here())
 
         def outcome(job: Job) -> Outcome:
             named = task.options(name=f"retrain {job.config}")
-            return _ray_outcome(job, named.remote(encode(job), encode(here)))
+            return _ray_outcome(job, named.remote(encode(job), surroundings))
 
         with ThreadPoolExecutor(workers) as threads:
             return list(threads.map(outcome, jobs))
-    finally:
-        if started_here:
-            ray.shutdown()
-
-
-def _connect(workers: int) -> None:
-    """Connects to the cluster of `RAY_ADDRESS` or of `ray start`; without one, starts Ray on this machine."""
-    import ray
-
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    try:
-        ray.init(num_cpus=workers, include_dashboard=False, **quiet)
-    except ValueError:  # num_cpus is for a cluster that ray.init starts; one that runs has its own
-        ray.init(**quiet)
-
-
-@dataclass(frozen=True)
-class Here:
-    """The surroundings of the command, which a worker of a running cluster does not share."""
-
-    folder: str  # working folder, to which paths are relative
-    environment: dict[str, str]  # variables that change what a run does or where its files lie
 
 
 def _on_ray(values: Mapping[str, Any], surroundings: Mapping[str, Any]) -> Any:
@@ -134,13 +100,11 @@ def _on_ray(values: Mapping[str, Any], surroundings: Mapping[str, Any]) -> Any:
 
     The run waits for the lease of a worker that died.
     """
-    job, here = decode(Job, dict(values)), decode(Here, dict(surroundings))
-    os.environ.update(here.environment)
+    job = decode(Job, dict(values))
     try:
-        os.chdir(here.folder)
-    except OSError as error:
-        reason = f"{platform.node()}: the command's folder {here.folder} cannot be entered: {error}; mount it there"
-        return encode(Outcome(Path(job.config).stem, "error", 1, reason))
+        decode(Here, dict(surroundings)).enter()
+    except InputError as error:
+        return encode(Outcome(Path(job.config).stem, "error", 1, str(error)))
     patience = max(job.options.wait_seconds, 2 * job.options.lease_seconds)
     return encode(attempt(replace(job, options=replace(job.options, wait_seconds=patience))))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from backbone.console.options import argument, option, required
 from backbone.console.verbs import Verb
@@ -21,6 +22,8 @@ class Search(Scripted, UnderBudgets, Verb, verb="search"):
     )
     budget: float = option(0.0, "CPU seconds that the search may take; 0: every point is tried", min=0)
     sampler: str = option("grid", "order of the points: grid, random, or tpe, which learns and needs topgraft[tpe]")
+    processes: int = option(1, "trials that are trained at a time, each in a process of its own if more than 1", min=1)
+    executor: Literal["processes", "ray"] = option("processes", "where these run: on this machine, or by Ray")
     workdir: str | None = option(None, "folder of the search (default: runs/NAME-search)")
     resume: bool = option(False, "continue an interrupted search")
 
@@ -38,6 +41,8 @@ class Search(Scripted, UnderBudgets, Verb, verb="search"):
             budget=self.budget,
             sampler=self.sampler,
             limits=budgets_for(self.budgets).of(config.name),
+            processes=self.processes,
+            executor=self.executor,
             resume=self.resume,
             show=self.show,
         )

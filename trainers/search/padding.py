@@ -108,12 +108,6 @@ def padded(adapter: Params, shared: GraftModel) -> Params:
     return unflatten({path: pad(path) for path in leaves})
 
 
-def cut(adapter: Params, model: GraftModel) -> Params:
-    """Returns padded adapter leaves in the shapes of `model`."""
-    shapes = flatten(model.abstract()["adapter"])
-    return unflatten({path: leaf[tuple(map(slice, shapes[path].shape))] for path, leaf in flatten(adapter).items()})
-
-
 def scaled(adapter: Mapping[str, Any], factors: Mapping[str, Any]) -> Params:
     """Returns the leaves of an adapter, or of a part of it, each multiplied by its factor."""
     by_path = flatten(factors)

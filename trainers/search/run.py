@@ -41,9 +41,11 @@ from trainers.search.samplers.sampler import Sampler
 from trainers.search.shared import Shared, Trial
 from trainers.search.space import Refused, Space, points_of
 from trainers.search.trials import Pricing, priced
+from trainers.search.workers import Executor, trainers
 
 log = logging.getLogger(__name__)
 
+START_SECONDS = 3.0  # CPU seconds until another process has imported everything
 SLACK = 0.05  # share of a budget that a search keeps for what it cannot foresee
 
 
@@ -56,19 +58,26 @@ def search(
     budget: float = 0.0,
     sampler: str = "grid",
     limits: Budget | None = None,
+    processes: int = 1,
+    executor: Executor = "processes",
     resume: bool = False,
     show: bool = False,
 ) -> SearchResult:
     """Searches a space over a config; raises InputError for a bad space, objective, budget or data.
 
     `budget` in CPU seconds decides how many points are tried; 0 tries all of them. `sampler` is the tag of one of
-    `trainers.search.samplers`. The narrowest of the config's target and `limits`, a team's budget, holds.
+    `trainers.search.samplers`. The narrowest of the config's target and `limits`, a team's budget, holds. With several
+    `processes`, of this machine or of a Ray cluster, as many trials are trained at a time, to the same scores. Raises
+    ChildProcessError where two of them end at one trial.
     """
     order = variant(Sampler, sampler, "--sampler")()
     order.require()
+    if processes > 1 and order.learns:
+        raise InputError(f"--processes: {sampler} looks at each trial before it chooses the next; leave the option out")
     team = limits or Budget(config.name)
     bounds = limits_of(config, team)
-    points = points_of(space, replace(config, target=bounds.target))
+    within = replace(config, target=bounds.target)
+    points = points_of(space, within)
     require_measurable(objectives, config)
     values = {
         "config": encode(with_former_stages(config)),  # the points name the stages
@@ -86,13 +95,17 @@ def search(
         run = Run(workdir, show, known_answers=ready_to_compute().verdict)
         shared, folder = Shared(run), Folder(workdir)
         trials, refused = shared.trials(points)
-        shared.fill(trials)
         clock = Clock(folder, started)
-        plan, pricing = _planned(trials, shared, folder, clock, rows, objectives, budget, order)
+        starts = processes * (START_SECONDS + cpu_seconds() - started) if processes > 1 else 0.0
+        shared.fill(trials)
+        plan, pricing = _planned(trials, shared, folder, clock, rows, objectives, budget, order, starts)
         for limit in bounds.unchecked:
             log.info("%s: a search does not check it; the gate does", limit)
-        rungs = Rungs({trial.point.id: trial for trial in trials}, shared, folder, clock, plan, pricing, order)
-        return _result(config, run, folder, plan, trials, refused, rungs.run(), clock, bounds, rungs.lost)
+        by_id = {trial.point.id: trial for trial in trials}
+        with trainers(within, by_id, shared, folder, processes, executor) as several:
+            rungs = Rungs(by_id, shared, folder, clock, plan, pricing, order, several)
+            ended = rungs.run()
+        return _result(config, run, folder, plan, trials, refused, ended, clock, bounds, rungs.lost)
 
 
 class Clock:
@@ -108,6 +121,10 @@ class Clock:
         """Returns the CPU seconds so far."""
         return self._before + cpu_seconds() - self._started
 
+    def add(self, seconds: float) -> None:
+        """Counts CPU seconds of another process."""
+        self._before += seconds
+
 
 def _planned(
     trials: Sequence[Trial],
@@ -118,8 +135,12 @@ def _planned(
     objectives: Sequence[str],
     budget: float,
     sampler: Sampler,
+    starts: float,
 ) -> tuple[SearchPlan, Pricing]:
-    """Returns which points are tried, in order, and what they will cost; an interrupted search keeps its choice."""
+    """Returns which points are tried, in order, and what they will cost; an interrupted search keeps its choice.
+
+    `starts` are the CPU seconds in which other processes become ready.
+    """
     plan = folder.plan()
     if plan is not None and plan.rows != rows:
         changed = ", ".join(name for name in rows if plan.rows.get(name) != rows[name])
@@ -132,13 +153,14 @@ def _planned(
     order = [by_id[one] for one in before.choose(points, (), objectives, seed, len(points))]
     count = len(order)
     if budget:
-        left = budget * (1 - SLACK) - clock.spent
+        ready = clock.spent + starts
+        left = budget * (1 - SLACK) - ready
         prices = [_price(order[:n], pricing) for n in range(1, len(order) + 1)]
         count = sum(price <= left for price in prices)
         if not count:
             raise InputError(
-                f"--budget: {budget:g} CPU seconds are less than the shared pass, {clock.spent:.0f}, and one trial, "
-                f"{prices[0]:.0f}; allow at least {(clock.spent + prices[0]) / (1 - SLACK):.0f}"
+                f"--budget: {budget:g} CPU seconds are less than the shared pass, {ready:.0f}, and one trial, "
+                f"{prices[0]:.0f}; allow at least {(ready + prices[0]) / (1 - SLACK):.0f}"
             )
     chosen = sorted(order[:count], key=lambda trial: -trial.boundary)  # the cheapest boundary first
     spent = clock.spent
@@ -148,7 +170,7 @@ def _planned(
         () if sampler.learns else tuple(trial.point.id for trial in chosen),
         RUNGS,
         rows,
-        round(spent + _price(chosen, pricing), 3),
+        round(spent + starts + _price(chosen, pricing), 3),
         round(spent, 3),
         budget,
         {trial.point.id: round(pricing.seconds(trial), 3) for trial in (trials if sampler.learns else chosen)},

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from backbone.errors import InputError
 from trainers.search.halving import expected_price, survivors
+from trainers.search.objectives import OF_PREDICTION, Prediction
 from trainers.search.pieces import Piece, SearchPlan
 from trainers.search.records import Folder
 from trainers.search.samplers.sampler import Sampler
 from trainers.search.shared import FULL_DISK, Shared, Trial
-from trainers.search.trials import Pricing, tried
+from trainers.search.trials import Pricing, with_prediction
+from trainers.search.workers import Answer, Job, Trainers
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,9 @@ class Spent(Protocol):
     @property
     def spent(self) -> float:
         """Returns the CPU seconds of the search so far."""
+
+    def add(self, seconds: float) -> None:
+        """Counts CPU seconds of another process."""
 
 
 class OverBudget(Exception):
@@ -44,6 +51,7 @@ class Rungs:
     plan: SearchPlan
     pricing: Pricing
     sampler: Sampler
+    trainers: Trainers
     lost: list[str] = field(default_factory=list)  # points whose piece found no room on the disk
 
     def run(self) -> str:
@@ -52,9 +60,7 @@ class Rungs:
         try:
             for rung in range(len(self.plan.rungs)):
                 pieces: list[Piece] = []
-                for identity in alive if rung else self.drawn(pieces):
-                    if (piece := self._piece(identity, rung)) is not None:
-                        pieces.append(piece)
+                self._train(alive if rung else self.drawn(pieces), rung, pieces)
                 if not pieces:
                     raise OSError(errno.ENOSPC, "no trial could be stored; make room, and go on with --resume")
                 if rung + 1 < len(self.plan.rungs):
@@ -62,6 +68,30 @@ class Rungs:
         except OverBudget as end:
             return str(end)
         return ""
+
+    def _train(self, identities: Iterable[str], rung: int, pieces: list[Piece]) -> None:
+        """Adds the piece of each point to `pieces`, trained now unless it is stored, as many at a time as can be."""
+        under_way: dict[Future[Answer], str] = {}
+        if self.trainers.width > 1:  # a prediction is timed while nothing else runs
+            identities = tuple(identities)
+            for identity in identities:
+                self._prediction(identity, rung)
+        try:
+            for identity in identities:
+                if (known := self._known(identity, rung)) is not None:
+                    pieces.append(known)
+                    continue
+                self._require_affordable(identity, rung, under_way.values())
+                job = Job(identity, rung, self.pricing.seconds(self.trials[identity]))
+                under_way[self.trainers.submit(job)] = identity
+                if len(under_way) == self.trainers.width:
+                    pieces += self._collected(under_way, rung)
+        except OverBudget:
+            while under_way:  # paid already
+                pieces += self._collected(under_way, rung)
+            raise
+        while under_way:
+            pieces += self._collected(under_way, rung)
 
     def drawn(self, pieces: list[Piece]) -> Iterator[str]:
         """Yields the points of the first rung; a sampler that learns looks at the `pieces` before each.
@@ -97,28 +127,57 @@ class Rungs:
         first = self.pricing.piece(trial, 0) + self.pricing.compile_of(new)
         return self.clock.spent + first + later <= self.plan.budget
 
-    def _piece(self, identity: str, rung: int) -> Piece | None:
-        """Returns the piece of a point at a rung, trained now unless it is stored; None where the disk is full."""
-        trial, plan = self.trials[identity], self.plan
-        known = self.folder.pieces.get((0 if trial.fitted else rung, identity))
-        if known is not None:  # stored before, or a head that is fitted once
-            return known
-        needed, spent = self.pricing.piece(trial, rung), self.clock.spent
-        if plan.budget and spent + needed > plan.budget:
-            raise OverBudget(
-                f"budget: {spent:.0f} of {plan.budget:g} CPU seconds are spent, a trial takes {needed:.0f}"
-            )
-        try:
-            piece = tried(trial, rung, self.shared, self.folder, plan.objectives, self.clock, self.pricing)
-            self.folder.add(piece)
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise
+    def _known(self, identity: str, rung: int) -> Piece | None:
+        """Returns the stored piece of a point at a rung; a head that is fitted has one, at the first."""
+        return self.folder.pieces.get((0 if self.trials[identity].fitted else rung, identity))
+
+    def _require_affordable(self, identity: str, rung: int, under_way: Iterable[str]) -> None:
+        """Raises OverBudget where the budget holds no further piece beside those under way."""
+        needed, budget = self.pricing.piece(self.trials[identity], rung), self.plan.budget
+        spent = self.clock.spent + sum(self.pricing.piece(self.trials[one], rung) for one in under_way)
+        if budget and spent + needed > budget:
+            raise OverBudget(f"budget: {spent:.0f} of {budget:g} CPU seconds are spent, a trial takes {needed:.0f}")
+
+    def _collected(self, under_way: dict[Future[Answer], str], rung: int) -> list[Piece]:
+        """Waits for a piece, stores it and those that have ended too, and returns them; lost ones are noted."""
+        pieces = []
+        for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            identity, answer = under_way.pop(future), future.result()
+            self.clock.add(answer.cpu_seconds)
+            self.shared.run.computed.rows += answer.rows
+            if answer.refused:
+                raise InputError(answer.refused)
+            if (piece := self._stored(identity, rung, answer)) is not None:
+                pieces.append(piece)
+        return pieces
+
+    def _stored(self, identity: str, rung: int, answer: Answer) -> Piece | None:
+        """Stores a piece; None where the disk is full."""
+        lost, piece = answer.lost, answer.piece
+        if piece is not None:
+            if (prediction := self._prediction(identity, rung)) is not None:
+                piece = with_prediction(piece, prediction)
+            piece = replace(piece, spent=round(self.clock.spent, 3))
+            try:
+                self.folder.add(piece)
+            except OSError as error:
+                if error.errno not in FULL_DISK:
+                    raise
+                lost = str(error)
+        if piece is None or lost:
             self.lost.append(identity)
             log.warning(
-                "%s: lost after rung %d, the disk is full: %s; the search goes on without it", identity, rung, error
+                "%s: lost after rung %d, the disk is full: %s; the search goes on without it", identity, rung, lost
             )
             return None
-        score, steps = f"{plan.metric} {piece.score:.4f}", f"{piece.steps} of {piece.total}"
+        score, steps = f"{self.plan.metric} {piece.score:.4f}", f"{piece.steps} of {piece.total}"
         log.info("rung %d, %s: %s after %s steps", rung, identity, score, steps)
         return piece
+
+    def _prediction(self, identity: str, rung: int) -> Prediction | None:
+        """Returns the cost of a prediction, where the last comparison, an objective or a limit needs it."""
+        trial, objectives = self.trials[identity], self.plan.objectives
+        last = trial.fitted or rung + 1 == len(self.plan.rungs)
+        if not (last or trial.inputs.config.target.max_latency_ms or set(OF_PREDICTION) & set(objectives)):
+            return None
+        return self.shared.prediction(trial, joules="joules" in objectives)

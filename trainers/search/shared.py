@@ -209,9 +209,10 @@ class Shared:
             self._heads[key] = shrunk_head(inputs.probe(), self._pooled(inputs), inputs.train.labels)
         return {name: leaf for name, leaf in self._heads[key].items() if name in params["head"]}
 
-    def prediction(self, trial: Trial, params: Params, *, joules: bool) -> Prediction:
-        """Returns the cost of one prediction, measured once for each model."""
+    def prediction(self, trial: Trial, *, joules: bool) -> Prediction:
+        """Returns the cost of one prediction, measured once for each model, before training: values change no cost."""
         if trial.model not in self._predictions:
+            params = fresh_params(trial.inputs, trial.model)
             graft = graft_of(trial.model, params, trial.inputs.backbone, trial.inputs.config)
             self._predictions[trial.model] = predicted(graft, trial.inputs.train.rows, joules=joules)
         return self._predictions[trial.model]

@@ -64,6 +64,11 @@ class Point:
     config: TrainConfig
 
 
+def point_of(settings: Settings, config: TrainConfig) -> Point:
+    """Returns the point of some settings over a config; raises InputError for settings that it does not take."""
+    return Point(_id_of(settings), settings, override(config, [f"{name}={value}" for name, value in settings]))
+
+
 @dataclass(frozen=True)
 class Refused:
     """A combination of a space that is no config, or fits no backbone."""
@@ -114,12 +119,12 @@ def points_of(space: Space, config: TrainConfig) -> Points:
     refused: list[Refused] = []
     for settings in space.settings():
         try:
-            made = override(config, [f"{name}={value}" for name, value in settings])
-            _require_searchable(made, config, [name for name, _ in settings])
+            point = point_of(settings, config)
+            _require_searchable(point.config, config, [name for name, _ in settings])
         except InputError as error:
             refused.append(Refused(settings, str(error)))
             continue
-        points.setdefault(digest(encode(made)), Point(_id_of(settings), settings, made))
+        points.setdefault(digest(encode(point.config)), point)
     for point in tuple(points.values()):
         if (control := control_of(point.config)) is not None:
             settings = _control_settings(point.settings, control)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
 from adapters.costs import train_step
 from adapters.model import GraftModel
-from backbone.trees import Params
 from metering.window import cpu_seconds
 from trainers.fitting import ways
 from trainers.fitting.features import logits_of_rows
@@ -20,8 +18,7 @@ from trainers.fitting.state import LoopState
 from trainers.scoring.examine import Examined, examine
 from trainers.scoring.intervals import resampled
 from trainers.search.halving import RUNGS, rungs_of
-from trainers.search.objectives import OF_PREDICTION, bytes_of, flops_of, graft_of
-from trainers.search.padding import cut
+from trainers.search.objectives import Prediction, bytes_of, flops_of, graft_of
 from trainers.search.pieces import Piece
 from trainers.search.records import Folder
 from trainers.search.shared import Shared, Trial
@@ -29,14 +26,6 @@ from trainers.search.training import TrialTask, advance
 
 TIMED_STEPS = 3  # steps of a bucket that are timed, after the one that compiles
 FITTED_SECONDS = 2.0  # CPU seconds of a head that is fitted in closed form, on stored features
-
-
-class Spent(Protocol):
-    """A clock of the search."""
-
-    @property
-    def spent(self) -> float:
-        """Returns the CPU seconds of the search so far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,21 +98,17 @@ def _flops(task: TrialTask) -> float:
     return total
 
 
-def tried(
-    trial: Trial,
-    rung: int,
-    shared: Shared,
-    folder: Folder,
-    objectives: Sequence[str],
-    clock: Spent,
-    pricing: Pricing,
-) -> Piece:
-    """Trains a trial from where it is up to a rung, and scores it on the development rows."""
+def tried(trial: Trial, rung: int, shared: Shared, folder: Folder, expected: float) -> Piece:
+    """Trains a trial from where it is up to a rung, and scores it on the development rows.
+
+    Whoever stores the piece adds what the search has spent, and the cost of a prediction. `expected` are the predicted
+    CPU seconds of the whole training.
+    """
     before = cpu_seconds()
     if trial.fitted:
-        params, logits, progress = _fitted(trial, shared)
+        logits, progress = _fitted(trial, shared)
     else:
-        params, logits, progress = _stepped(trial, rung, shared, folder, pricing.seconds(trial))
+        logits, progress = _stepped(trial, rung, shared, folder, expected)
     inputs, model, metric = trial.inputs, trial.model, trial.inputs.config.metric
     examined, draws = scored(trial, logits)
     measures = {
@@ -132,14 +117,6 @@ def tried(
         "bytes": float(bytes_of(model, inputs.backbone)),
         "flops": flops_of(model, inputs.train.rows),
     }
-    target = inputs.config.target
-    last = progress.steps == progress.total
-    prediction = None
-    if last or target.max_latency_ms or set(OF_PREDICTION) & set(objectives):
-        prediction = shared.prediction(trial, params, joules="joules" in objectives)
-        measures["latency"] = prediction.latency
-        if prediction.joules is not None:
-            measures["joules"] = prediction.joules
     slices = {name: values[metric] for name, values in examined.slices.items() if name != "all rows"}
     return Piece(
         trial.point.id,
@@ -151,9 +128,16 @@ def tried(
         measures,
         {name: float(value) for name, value in slices.items() if math.isfinite(value)},
         round(cpu_seconds() - before, 3),
-        round(clock.spent, 3),
-        None if prediction is None else prediction.cpu_seconds,
+        0.0,
     )
+
+
+def with_prediction(piece: Piece, prediction: Prediction) -> Piece:
+    """Returns a piece with the cost of one prediction."""
+    measures = {**piece.measures, "latency": prediction.latency}
+    if prediction.joules is not None:
+        measures["joules"] = prediction.joules
+    return replace(piece, measures=measures, prediction_cpu_seconds=prediction.cpu_seconds)
 
 
 def scored(trial: Trial, logits: np.ndarray) -> tuple[Examined, tuple[float, ...]]:
@@ -173,19 +157,19 @@ class TrialProgress:
     predicted: float  # CPU seconds of all of its training steps
 
 
-def _fitted(trial: Trial, shared: Shared) -> tuple[Params, np.ndarray, TrialProgress]:
+def _fitted(trial: Trial, shared: Shared) -> tuple[np.ndarray, TrialProgress]:
     """Fits a head to stored features; it is done at once."""
     before = cpu_seconds()
     fitted = ways.probe(trial.inputs, shared.run)
     graft, dev = graft_of(trial.model, fitted.params, trial.inputs.backbone, trial.inputs.config), trial.inputs.dev
     assert dev is not None
     logits = logits_of_rows(trial.inputs.config.plan, graft, dev)
-    return fitted.params, logits, TrialProgress(1, 1, cpu_seconds() - before)
+    return logits, TrialProgress(1, 1, cpu_seconds() - before)
 
 
 def _stepped(
     trial: Trial, rung: int, shared: Shared, folder: Folder, expected: float
-) -> tuple[Params, np.ndarray, TrialProgress]:
+) -> tuple[np.ndarray, TrialProgress]:
     """Trains a trial in steps, from its stored state if there is one; `expected` seconds stand in for none."""
     task, stored = shared.task(trial), folder.state(trial.point.id)
     state = LoopState(task, shared.start(trial))
@@ -195,7 +179,5 @@ def _stepped(
     part = advance(task, state, max(until, state.done))
     if part.steps:
         stored.save(state)
-    logits, params = task.logits(state), state.params
-    cropped = {**params, "adapter": cut(params["adapter"], trial.model)}
     total = task.total_steps
-    return cropped, logits, TrialProgress(state.done, total, part.step_cpu_seconds * total or expected)
+    return task.logits(state), TrialProgress(state.done, total, part.step_cpu_seconds * total or expected)

@@ -10,9 +10,9 @@ import pytest
 
 from adapters.model import GraftModel
 from adapters.specs import IA3, Bottleneck, Classification, Dora, Lora, LoraOverride
-from backbone.trees import flatten, map_leaves
+from backbone.trees import flatten, map_leaves, unflatten
 from trainers.fitting.state import LoopState
-from trainers.search.padding import cut, factors_of, multiplied, padded, shared_model
+from trainers.search.padding import factors_of, multiplied, padded, shared_model
 from trainers.search.training import Programs, TrialTask, advance
 
 GROUPS = {
@@ -23,6 +23,12 @@ GROUPS = {
     "parallel": (Bottleneck(width=3, placement="parallel", scale=4.0), Bottleneck(width=8, placement="parallel")),
     "ia3": (IA3(), IA3()),
 }
+
+
+def cut(adapter, model):
+    """Padded adapter leaves in the shapes of `model`."""
+    shapes = flatten(model.abstract()["adapter"])
+    return unflatten({path: leaf[tuple(map(slice, shapes[path].shape))] for path, leaf in flatten(adapter).items()})
 
 
 def model_of(tiny, method) -> GraftModel:

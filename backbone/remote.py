@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backbone.copies import used
 from backbone.errors import InputError
 from backbone.files import new_folder
 from backbone.home import home
@@ -82,6 +83,7 @@ def local(name: str | Path) -> Path:
         except InputError:
             if not folder.exists():  # else another process was faster
                 raise
+    used(folder)
     return folder / name
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.autoscaling --data ../shared/data [--peak 8] [--precision int8] [--service FIXED ROW]
 
 Arrivals are the tweets of airline_tweets of 18 February 2015, in their minutes. Each comes as often as brings the
-busiest hour to `--peak` replicas' worth of full batches. Times of batches are measured first, on one core: `predict` of
-a probe on MiniLM, for the texts of these tweets. A replica takes what waits, up to 32 rows, and all replicas share one
-queue.
+busiest hour to `--peak` replicas' worth of full batches. Times of batches are measured first, on one core: a server's
+runtime answers the texts of these tweets by a probe on MiniLM, in its own buckets and batch sizes. A replica takes what
+waits, up to 32 rows, and all replicas share one queue.
 
 Watts are inputs, for most machines have no counter that a replica could read. A busy replica takes 1, an idle one a
 share of it, of which several are tried: about half is usual (Barroso and Hoelzle 2007, "The case for
@@ -35,7 +35,7 @@ import os
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -53,26 +53,37 @@ MARGINS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0)  # of `latency`
 DRAIN = 15.0  # seconds in which `latency` wants the rows answered that wait
 BOUNDS = (1, 2, 4)  # bounds on the 99th percentile, in full batches
 IDLE_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # power of an idle replica over that of a busy one
-SIZES = (1, 2, 4, 8, 16, 32)  # rows of the measured batches
-ROUNDS = 20  # batches of each size
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # rows of the measured batches
+ROUNDS = 30  # batches of each size
 
 
 @dataclass(frozen=True)
 class Service:
-    """The time of a batch, linear in its rows."""
+    """The time of a batch by its rows."""
 
-    fixed: float  # seconds of any batch
-    row: float  # seconds more for each row
-    batch: int = BATCH  # largest number of rows
+    seconds: tuple[float, ...]  # of 0, 1, ... rows, up to a full batch
 
-    def seconds(self, rows: int) -> float:
-        """Returns the seconds of a batch."""
-        return self.fixed + rows * self.row
+    @classmethod
+    def line(cls, fixed: float, row: float, batch: int = BATCH) -> Service:
+        """Returns one whose batches take `fixed` seconds, and `row` more for each row."""
+        return cls(tuple(fixed + rows * row for rows in range(batch + 1)))
+
+    @classmethod
+    def measured(cls, medians: Mapping[int, float]) -> Service:
+        """Returns one from the seconds of some numbers of rows; between them it goes in lines, and never falls."""
+        rows = np.arange(max(medians) + 1)
+        seconds = np.interp(rows, sorted(medians), [medians[size] for size in sorted(medians)])
+        return cls(tuple(np.maximum.accumulate(seconds).tolist()))
+
+    @property
+    def batch(self) -> int:
+        """Largest number of rows."""
+        return len(self.seconds) - 1
 
     @property
     def rate(self) -> float:
         """Rows a second of one replica in full batches."""
-        return self.batch / self.seconds(self.batch)
+        return self.batch / self.seconds[-1]
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Replicas:
     """Replicas behind one queue. Those that are told to end finish their batch."""
 
     def __init__(self, service: Service, count: int):
-        self.cost = [service.seconds(rows) for rows in range(service.batch + 1)]
+        self.cost = service.seconds
         self.batch = service.batch
         self.free = [0.0] * count  # heap: when each replica has finished its batch
         self.starting = deque[float]()  # when each one is ready
@@ -253,28 +264,31 @@ def arrivals(tweets: np.ndarray, times: float, seed: int, smooth: int = 10) -> I
         yield np.sort(60.0 * minute + draw.uniform(0, 60, draw.poisson(mean))).tolist()
 
 
-def measured_service(texts: Sequence[str], precision: str) -> tuple[Service, dict[str, float]]:
-    """Measures batches of texts on one core, and fits a line through their medians; returns both."""
+def measured_service(texts: Sequence[str], precision: str) -> tuple[Service, dict[int, float]]:
+    """Measures batches of texts on one core, as a server answers them; returns the service, and the median seconds."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[:1])  # before jax starts its threads
     from backbone.home import use_compilation_cache
-    from benchmarks.onnx_files import graft_of
+    from benchmarks.onnx_files import LABELS, graft_of
+    from serving.bank import Envelope, Group
+    from serving.runtime import Runtime
+    from serving.server.settings import Settings
 
     use_compilation_cache()
     graft, medians = graft_of(precision), {}
-    for rows in SIZES:
-        batches = [texts[place : place + rows] for place in range(0, ROUNDS * rows, rows)]
-        for batch in batches:
-            graft.predict(batch)  # compiles what its lengths need
-        seconds = []
-        for batch in batches:
-            start = time.perf_counter()
-            graft.predict(batch)
-            seconds.append(time.perf_counter() - start)
-        medians[str(rows)] = float(np.median(seconds))
+    envelope = Envelope((Group(graft.model.methods, slots=1),), len(LABELS))
+    with Runtime(graft.backbone, envelope, batch_sizes=Settings.batch_sizes) as runtime:
+        runtime.load("task", graft)
+        for rows in SIZES:
+            seconds = []
+            for place in range(0, ROUNDS * rows, rows):
+                asked = [("task", text) for text in texts[place : place + rows]]
+                start = time.perf_counter()
+                runtime.predict(asked)
+                seconds.append(time.perf_counter() - start)
+            medians[rows] = float(np.median(seconds))
     os.sched_setaffinity(0, cores)  # the processes of the simulation have all of them
-    row, fixed = np.polyfit(SIZES, list(medians.values()), 1)
-    return Service(max(float(fixed), 0.0), float(row)), medians
+    return Service.measured(medians), medians
 
 
 def compared(cpu: Days, latency: Days, bound_ms: float) -> dict[str, Any]:
@@ -333,14 +347,14 @@ def main() -> None:
     tweets = tweets_of_day(options.data)
     measured = options.service is None
     service, medians = (
-        measured_service(tweets.texts, options.precision) if measured else (Service(*options.service), {})
+        measured_service(tweets.texts, options.precision) if measured else (Service.line(*options.service), {})
     )
     times = times_of(tweets.by_minute, service.rate, options.peak)
-    print(f"{service}, {tweets.by_minute.sum() * times:,.0f} arrivals", flush=True)
+    print(f"{medians}, {service.rate:.0f} rows a second, {tweets.by_minute.sum() * times:,.0f} arrivals", flush=True)
     minutes = functools.partial(arrivals, tweets.by_minute, times, options.seed, options.smooth)
     rules = [*(("cpu", target) for target in TARGETS), *(("latency", margin) for margin in MARGINS)]
     days = swept([Case(*rule, service, options.start_seconds, minutes) for rule in rules])
-    bounds = {batches: 1e3 * batches * service.seconds(BATCH) for batches in BOUNDS}
+    bounds = {batches: 1e3 * batches * service.seconds[-1] for batches in BOUNDS}
     content = {
         "service": {**asdict(service), "rows_a_second": service.rate, "measured_seconds": medians},
         "precision": options.precision if measured else None,

@@ -16,6 +16,7 @@ from adapters.artefact.manifest import MANIFEST, Manifest
 from adapters.artefact.read import read_graft
 from adapters.artefact.scripts import FAULTS
 from backbone import remote
+from backbone.copies import used
 from backbone.errors import InputError
 from backbone.files import create_durable, new_folder, write_durable
 from backbone.home import home
@@ -75,6 +76,7 @@ class RemoteStore(Store):
         """Returns the folder of an artefact in the home, downloaded and verified; without its files where it is not."""
         folder = super().path(content_id)
         if folder.exists():
+            used(folder)
             self._fetch_signatures(folder)
             return folder
         with self.reached():

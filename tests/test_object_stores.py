@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import shutil
 import threading
@@ -17,6 +18,7 @@ import topgraft
 from adapters.artefact.manifest import MANIFEST, dumps, sealed
 from adapters.artefact.read import read_graft
 from backbone import remote
+from backbone.copies import remove_unused
 from backbone.errors import InputError
 from backbone.remote import local
 from registry.database import open_registry
@@ -70,6 +72,9 @@ def test_a_file_and_a_folder_are_copied_once_and_anew_when_they_change(bucket, c
     before = len([r for r in caplog.records if "downloading" in r.message])
     assert local(f"{bucket.address}/data") == folder
     assert len([r for r in caplog.records if "downloading" in r.message]) == before == 2
+    os.utime(folder.parent, (0, 0))
+    local(f"{bucket.address}/data")
+    assert str(folder.parent) not in remove_unused(1), "it is used again"
     bucket.put("data/train.csv", b"text,other\n")
     assert local(file).read_bytes() == b"text,other\n"
     assert local(f"{bucket.address}/data") != folder
@@ -269,6 +274,12 @@ def test_a_registry_publishes_to_a_store_there_and_another_machine_serves_from_i
     assert topgraft.load(folder, tiny).predict(["ban bas"])
     assert store.identity() == RemoteStore(f"{bucket.address}/store").identity()
     assert not store.path("sha256:" + "0" * 64).exists()
+    os.utime(folder, (0, 0))
+    store.path(f"sha256:{name}")
+    assert remove_unused(1) == [], "it is used again"
+    os.utime(folder, (0, 0))
+    assert remove_unused(1) == [str(folder)]
+    assert store.verify(f"sha256:{name}").content_id == f"sha256:{name}", "it is downloaded again"
 
     monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "server"))
     with contextlib.closing(open_registry(place[1])) as registry:

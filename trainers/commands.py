@@ -282,12 +282,15 @@ class Cache(Verb, verb="cache"):
     max_gib: float | None = option(
         None, "size down to which gc removes the oldest segments, in GiB", min=0, former="most-gib"
     )
+    unused_days: int | None = option(
+        None, "days after which gc removes downloads and tokenised corpora that nobody has used", min=1
+    )
 
     def call(self) -> object:
-        """Lists, verifies or shrinks the boundary caches."""
+        """Lists, verifies or shrinks the boundary caches, and what else the home can do without."""
         from trainers.cache import caches
 
-        return caches(self.action, max_gib=self.max_gib)
+        return caches(self.action, max_gib=self.max_gib, unused_days=self.unused_days)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ def poisson(rate: float, minutes: int, seed: int = 0):
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_one_replica_without_batches_waits_as_pollaczek_and_khinchine_say(load):
     """M/D/1: the mean wait is load x service / (2 (1 - load))."""
-    service = Service(0.0, 0.05, batch=1)
+    service = Service.line(0.0, 0.05, batch=1)
     day = simulate(poisson(load / 0.05, 400), service, lambda seen: 1)
     assert day.mean_wait_ms == pytest.approx(1e3 * load * 0.05 / (2 * (1 - load)), rel=0.05)
     assert day.replica_hours == pytest.approx(400 / 60)
@@ -47,7 +47,7 @@ def test_one_replica_without_batches_waits_as_pollaczek_and_khinchine_say(load):
 
 def test_two_replicas_share_one_queue():
     """M/D/2 by Cosmetatos (1976): half the wait of M/M/2, which is Erlang's C, and a little more."""
-    service, load = Service(0.0, 0.05, batch=1), 0.6
+    service, load = Service.line(0.0, 0.05, batch=1), 0.6
     day = simulate(poisson(2 * load / 0.05, 400), service, lambda seen: 2, start_seconds=0.0)
     erlang = 2 * load**2 / (1 + load)  # the probability of waiting with two servers
     more = 1 + (1 - load) * (14**0.5 - 2) / (16 * load * 2)
@@ -55,7 +55,7 @@ def test_two_replicas_share_one_queue():
 
 
 def test_batches_grow_with_the_load_up_to_their_limit():
-    service = Service(0.01, 0.01, batch=4)
+    service = Service.line(0.01, 0.01, batch=4)
     days = [simulate(poisson(rate, 60), service, lambda seen: 1) for rate in (1.0, 40.0, 70.0)]
     assert days[0].rows_a_batch == pytest.approx(1.0, abs=0.02)
     assert [day.rows_a_batch for day in days] == sorted(day.rows_a_batch for day in days)
@@ -66,7 +66,7 @@ def test_batches_grow_with_the_load_up_to_their_limit():
 
 
 def test_a_batch_that_runs_over_a_decision_goes_on():
-    replicas = Replicas(Service(0.0, 10.0, batch=1), 1)
+    replicas = Replicas(Service.line(0.0, 10.0, batch=1), 1)
     assert len(replicas.live([1.0, 2.0], 15.0)[0]) == 2, "the second begins at 11"
     assert len(replicas.live([16.0], 20.0)[0]) == 0, "the replica is busy until 21"
     waits, _ = replicas.live([], 30.0)
@@ -74,7 +74,7 @@ def test_a_batch_that_runs_over_a_decision_goes_on():
 
 
 def test_a_replica_that_starts_answers_later_and_one_that_ends_finishes():
-    replicas = Replicas(Service(0.0, 20.0, batch=1), 1)
+    replicas = Replicas(Service.line(0.0, 20.0, batch=1), 1)
     assert replicas.resize(2, 0.0, 30.0) == (1, 0.0)
     replicas.live([0.0, 1.0], 15.0)
     assert (replicas.count, len(replicas.free)) == (2, 1)
@@ -111,7 +111,7 @@ def test_rows_that_wait_are_rows_that_arrived():
         seen.append(now)
         return 1
 
-    simulate(poisson(20.0, 2), Service(0.0, 0.1, batch=1), rule)
+    simulate(poisson(20.0, 2), Service.line(0.0, 0.1, batch=1), rule)
     assert [one.rate for one in seen[1:]] == pytest.approx([20.0] * 7, rel=0.2)
     assert [one.queued for one in seen] == pytest.approx([150 * (i + 1) for i in range(8)], rel=0.25)
     assert all(one.busy == pytest.approx(1.0, abs=0.02) for one in seen)
@@ -163,3 +163,10 @@ def test_the_least_energy_that_keeps_the_bound():
     assert compared(cpu, latency, 55.0)["0.5"]["ratio"] is None
     ratios = [compared(cpu, latency, 100.0)[share]["ratio"] for share in ("0.2", "0.7")]
     assert all(a > b for a, b in itertools.pairwise(ratios)), "idle replicas are what is saved"
+
+
+def test_a_measured_service_goes_in_lines_between_its_sizes_and_never_falls():
+    service = Service.measured({1: 0.010, 2: 0.014, 4: 0.010, 8: 0.040})
+    assert service.batch == 8
+    np.testing.assert_allclose(service.seconds, [0.01, 0.01, 0.014, 0.014, 0.014, 0.0175, 0.025, 0.0325, 0.04])
+    assert service.rate == pytest.approx(200.0)

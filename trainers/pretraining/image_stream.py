@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from adapters.heads.columns import OneLabel
+from backbone.copies import used
 from backbone.errors import InputError
 from backbone.files import new_folder
 from backbone.images import ImagePreprocessing
@@ -103,6 +104,7 @@ def streamed_labelled(data: Data, preprocessing: ImagePreprocessing, cache: Path
         stream = _whole(folder)
     if stream is None:
         raise OSError(f"{folder}: the copied images cannot be read back; is the disk full?")
+    used(folder, hold=True)
     source = RecordRows(folder, stream.files, (), np.dtype(np.uint8))
 
     def side(name: Side) -> dict[str, Rows]:

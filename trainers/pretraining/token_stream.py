@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from backbone.copies import used
 from backbone.errors import InputError
 from backbone.files import disk_errors, sha256_file, sync_folder, sync_tree, write_durable
 from backbone.preprocessing import TextPreprocessing
@@ -104,6 +105,7 @@ def tokenised(corpus: Corpus, preprocessing: TextPreprocessing, roles: Roles, ca
             if (stream := _whole(folder)) is None:
                 _remove(folder)
                 stream = _made(files, corpus, preprocessing, roles, folder)
+    used(folder, hold=True)
     rows = {
         side: RecordRows(folder, getattr(stream, side), (corpus.tokens,), _dtype(preprocessing))
         for side in SIDES.values()

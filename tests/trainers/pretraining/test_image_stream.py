@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from backbone.copies import remove_unused
 from backbone.errors import InputError
 from backbone.images import ImagePreprocessing
 from tests.tiny import as_json
@@ -81,6 +83,9 @@ def test_rows_order_and_labels_are_those_of_memory(pictures, tmp_path, monkeypat
     (folder,) = (tmp_path / "streams").iterdir()
     assert len(list(folder.glob("images-*"))) > 1
 
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path))
+    os.utime(folder, (0, 0))
+    assert remove_unused(1) == [], "it is read"
     monkeypatch.setattr(image_stream, "_copy", None)  # nothing is copied again
     assert streamed_labelled(data, PREPROCESSING, tmp_path / "streams").fingerprint == expected.fingerprint
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backbone.copies import remove_unused
 from backbone.errors import InputError
 from tests.trainers.pretraining.backbone_runs import ROOT, call, paragraphs, settings
 from tests.trainers.pretraining.test_shards import write_parquet
@@ -66,6 +67,9 @@ def test_the_sequences_are_those_of_memory(corpus, tmp_path, monkeypatch):
     (folder,) = (path for path in (tmp_path / "streams").iterdir() if path.is_dir())
     assert len(list(folder.glob("train-*"))) > 3, "it was committed several times"
 
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path))
+    os.utime(folder, (0, 0))
+    assert remove_unused(1) == [], "it is read"
     monkeypatch.setattr(token_stream, "units", None)  # nothing is read again
     again = tokenised(corpus, preprocessing, roles, tmp_path / "streams")
     np.testing.assert_array_equal(everything(again.train), expected.train)

@@ -292,6 +292,32 @@ def test_a_registry_publishes_to_a_store_there_and_another_machine_serves_from_i
         assert catalogue.standing(lives, {"t"}).word == "no_store"
 
 
+def test_a_rollback_by_a_machine_without_copies_reads_the_artefact_there(
+    bucket, graft, tiny, tmp_path, monkeypatch, capsys
+):
+    make(tmp_path / "second", tiny, seed=5)
+    place = ["--registry", f"sqlite:///{tmp_path / 'registry.db'}", "--store", f"{bucket.address}/store"]
+    why = ["--reason", "x", "--actor", "y"]
+    for number, folder in ((1, graft), (2, tmp_path / "second")):
+        assert call("registry", "publish", folder, "--task", "t", *place, capsys=capsys)[0] == 0
+        assert call("registry", "promote", "t", number, *why, *place, capsys=capsys)[0] == 0
+    objects = bucket.content()
+    former = read_graft(graft)[0].content_id.removeprefix("sha256:")
+
+    damaged = f"store/{former}/{MANIFEST}"
+    bucket.put(damaged, objects[damaged][:-9])
+    monkeypatch.setenv("TOPGRAFT_HOME", str(tmp_path / "other machine"))
+    status, _, err = call("registry", "rollback", "t", *why, *place, capsys=capsys)
+    with contextlib.closing(open_registry(place[1])) as registry:
+        assert (status, registry.live("t").version) == (2, 2), err
+    assert former in err
+    bucket.put(damaged, objects[damaged])
+    status, _, err = call("registry", "rollback", "t", *why, *place, capsys=capsys)
+    with contextlib.closing(open_registry(place[1])) as registry:
+        assert (status, registry.live("t").version) == (0, 1), err
+    assert bucket.content() == objects, "nothing is written there"
+
+
 def test_an_artefact_without_its_manifest_is_not_there_and_is_completed(bucket, graft, tmp_path, monkeypatch):
     store = RemoteStore(f"{bucket.address}/store")
     upload = remote.upload

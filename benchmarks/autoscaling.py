@@ -54,7 +54,7 @@ DRAIN = 15.0  # seconds in which `latency` wants the rows answered that wait
 BOUNDS = (1, 2, 4)  # bounds on the 99th percentile, in full batches
 IDLE_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # power of an idle replica over that of a busy one
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # rows of the measured batches
-ROUNDS = 30  # batches of each size
+WARM_UP, ROUNDS = 3, 30  # batches of each size
 
 
 @dataclass(frozen=True)
@@ -275,18 +275,18 @@ def measured_service(texts: Sequence[str], precision: str) -> tuple[Service, dic
     from serving.server.settings import Settings
 
     use_compilation_cache()
-    graft, medians = graft_of(precision), {}
+    graft, seconds = graft_of(precision), {rows: list[float]() for rows in SIZES}
     envelope = Envelope((Group(graft.model.methods, slots=1),), len(LABELS))
     with Runtime(graft.backbone, envelope, batch_sizes=Settings.batch_sizes) as runtime:
         runtime.load("task", graft)
-        for rows in SIZES:
-            seconds = []
-            for place in range(0, ROUNDS * rows, rows):
-                asked = [("task", text) for text in texts[place : place + rows]]
+        for number in range(WARM_UP + ROUNDS):  # all sizes in each round, since a machine changes its pace
+            for rows in SIZES:
+                asked = [("task", text) for text in texts[number * rows : (number + 1) * rows]]
                 start = time.perf_counter()
                 runtime.predict(asked)
-                seconds.append(time.perf_counter() - start)
-            medians[rows] = float(np.median(seconds))
+                if number >= WARM_UP:
+                    seconds[rows].append(time.perf_counter() - start)
+    medians = {rows: float(np.median(values)) for rows, values in seconds.items()}
     os.sched_setaffinity(0, cores)  # the processes of the simulation have all of them
     return Service.measured(medians), medians
 

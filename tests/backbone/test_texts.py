@@ -153,6 +153,7 @@ OURS = {
     "backbone/texts.py",
     "trainers/retrain/configs.py",
     "trainers/retrain/workers.py",
+    "trainers/search/workers.py",
 }
 
 

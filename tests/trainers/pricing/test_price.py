@@ -14,6 +14,7 @@ from adapters.specs import Classification, Lora
 from metering.energy import Joules, modelled
 from metering.window import window
 from tests.command import call
+from tests.home import linked
 from tests.pages import well_formed
 from tests.tiny import as_json
 from trainers.config import Plan, TrainConfig
@@ -130,8 +131,9 @@ def test_a_climb_has_a_range_and_a_likely_step(config, capsys):
     assert only["cpu_seconds"] < price["cpu_seconds"]
 
 
-def test_a_probe_is_priced_as_the_pass_that_it_is(config, capsys):
+def test_a_probe_is_priced_as_the_pass_that_it_is(config, capsys, tmp_path, monkeypatch):
     """Its head is fitted in closed form, so no step is run, whatever stages and epochs say."""
+    monkeypatch.setenv("TOPGRAFT_HOME", str(linked(tmp_path / "home")))  # where no run has stored these rows
     status, out, err = call("plan", config, "--set", "adapter.method=probe", "--json", capsys=capsys)
     assert status == 0, err
     price = as_json(out)

@@ -5,9 +5,10 @@ Shape letters: `N` rows, `U` inputs filled to a batch size, `T` tokens, `D` widt
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from serving.answers import NotFinite
 from serving.batching import NO_GROUP, ROUTING, Queued, RoutedStates
 from serving.exiting import EarlyBatch, filled
 from serving.prefix_cache import PrefixCache
-from serving.programs import Programs, cover
+from serving.programs import Programs
 from serving.submodels import PRUNED
 
 Result = np.ndarray | Exception  # logits of a row, or the reason why there are none
@@ -83,7 +84,7 @@ class Executor:
             (routing, self._run_routing),
             (early, self._run_early),
             (known, self._run),
-            (others, self._run),
+            *((part, self._run) for part in self._parts(rows, np.flatnonzero(others))),
         ):
             numbers = np.flatnonzero(chosen).tolist()
             for number, result in zip(numbers, run([rows[i] for i in numbers]) if numbers else (), strict=True):
@@ -94,6 +95,21 @@ class Executor:
         self.rows_of.update(row.task for row in rows if row.task)
         self.answered_by.update(row.submodel for row in rows if row.group not in (NO_GROUP, ROUTING))
         return results
+
+    def _parts(self, rows: Sequence[Queued], numbers: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields masks bool [N] of the rows of each batch, so that their inputs fill batches at the least cost.
+
+        Rows of one input stay together, since they share its prefix.
+        """
+        inputs: dict[bytes, list[int]] = {}
+        for number in numbers.tolist():
+            inputs.setdefault(rows[number].ids.tobytes(), []).append(number)
+        of_inputs = iter(inputs.values())
+        for size in self._programs.cover(len(inputs)):
+            part = np.zeros(len(rows), bool)
+            for chosen in itertools.islice(of_inputs, size):
+                part[chosen] = True
+            yield part
 
     def _run_routing(self, rows: Sequence[Queued]) -> list[Result]:
         """Returns the router's probabilities for each row, and leaves the states from which its graft goes on."""
@@ -211,7 +227,7 @@ class Executor:
         """Starts the suffix of a group for its rows `chosen` int [n], in the cheapest batches that cover them."""
         programs = self._programs
         needed, waiting, done = {boundary: states[boundary] for boundary in programs.needs[group]}, [], 0
-        for size in cover(len(chosen), programs.sizes):
+        for size in programs.cover(len(chosen)):
             part = chosen[done : done + size]
             done += size
             places = inputs.of_rows[filled(part, size)]

@@ -18,7 +18,7 @@ import numpy as np
 from adapters.artefact.exits import Exits
 from adapters.artefact.scope import Scope
 from serving.batching import Queued
-from serving.programs import Programs, cover
+from serving.programs import Programs
 
 States = dict[int, Any]  # hidden states [U,T,D] by boundary
 
@@ -118,7 +118,7 @@ class EarlyBatch:
         rows = self._live[self._groups[self._live] == group]
         self._live = np.setdiff1d(self._live, rows)
         needed, done = {b: states[b] for b in self.programs.needs[group]}, 0
-        for size in cover(len(rows), self.programs.sizes):
+        for size in self.programs.cover(len(rows)):
             part = rows[done : done + size]
             done += size
             inputs = self._place[self.index[filled(part, size)]]

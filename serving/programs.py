@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,17 +37,22 @@ from backbone.storage import Backbone
 from serving.bank import Bank
 
 PLAIN_POOLING = ("mean", True)  # pooling of the program `plain`, after the last norm
-CALL_ROWS = 2  # cost of one more call, in rows: to choose between a padded batch and several smaller ones
+TIMED_TOKENS = 32  # tokens of the bucket in which two batch sizes are timed, at least, where there is one so long
+TIMED_CALLS = 3  # calls of each size, of which the fastest counts; one more comes before
+MAX_CALL_ROWS = 32.0  # most that a call counts, in rows
 
 
 @functools.cache
-def cover(rows: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the batch sizes that hold `rows` rows at the least cost, largest first."""
-    if rows <= 0:
-        return ()
-    options = [(size, *cover(rows - size, sizes)) for size in sizes]
-    best = min(options, key=lambda chosen: (sum(chosen) + CALL_ROWS * len(chosen), len(chosen)))
-    return tuple(sorted(best, reverse=True))
+def cover(rows: int, sizes: tuple[int, ...], call_rows: float) -> tuple[int, ...]:
+    """Returns the batch sizes that hold `rows` rows at the least cost, largest first; a call costs `call_rows` rows."""
+    best: list[tuple[float, int, tuple[int, ...]]] = [(0.0, 0, ())]  # cost, calls and sizes for 0, 1, ... rows
+    for count in range(1, rows + 1):
+        options = []
+        for size in sizes:
+            cost, calls, chosen = best[max(0, count - size)]
+            options.append((cost + size + call_rows, calls + 1, (size, *chosen)))
+        best.append(min(options, key=lambda option: option[:2]))
+    return tuple(sorted(best[max(0, rows)][2], reverse=True))
 
 
 class Programs:
@@ -94,6 +100,7 @@ class Programs:
         for bucket in self.buckets:
             for size in self.sizes:
                 self._compile(bucket, size)
+        self.call_rows = self._measured_call_rows()
 
     def _compile(self, bucket: int, size: int) -> None:
         spec, network, params = self.backbone.spec, self.backbone.network, self.backbone.params
@@ -131,6 +138,30 @@ class Programs:
         for rows in self.sizes:
             index = jax.ShapeDtypeStruct((rows,), jnp.int32)
             keep(("gather", bucket, size, rows), _gather, state, index)
+
+    def _measured_call_rows(self) -> float:
+        """Returns what a call costs beside its rows, in rows: from the times of the two smallest sizes."""
+        if len(self.sizes) < 2:
+            return 0.0
+        bucket = next((bucket for bucket in self.buckets if bucket >= TIMED_TOKENS), self.buckets[-1])
+        small, large = self.sizes[:2]
+        one, several = (self._seconds(bucket, size) for size in (small, large))
+        row = (several - one) / (large - small)
+        return min(MAX_CALL_ROWS, max(0.0, one / row - small)) if row > 0 else MAX_CALL_ROWS
+
+    def _seconds(self, bucket: int, size: int) -> float:
+        """Returns the seconds of one call of the whole trunk."""
+        mask, seconds = np.ones((size, bucket), bool), []
+        ids = np.full((size, bucket), self.backbone.preprocessing.fill, np.int32)
+        for _ in range(1 + TIMED_CALLS):
+            start = time.perf_counter()
+            jax.block_until_ready(self.prefix(ids, mask, (self.stops[-1],)))
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])
+
+    def cover(self, rows: int) -> tuple[int, ...]:
+        """Returns the batch sizes that hold so many rows at the least cost on this machine, largest first."""
+        return cover(rows, self.sizes, self.call_rows)
 
     def _plain(self, params: Any, state: jax.Array, mask: jax.Array) -> jax.Array:
         network = self.backbone.network

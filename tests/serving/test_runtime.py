@@ -22,7 +22,7 @@ from serving.answers import NotFinite
 from serving.bank import Envelope, Group
 from serving.batching import Batcher, Closed, DeadlineExceeded, Overloaded, Queued
 from serving.prefix_cache import PrefixCache
-from serving.programs import cover
+from serving.programs import MAX_CALL_ROWS, cover
 from serving.residency import Served
 from serving.runtime import Runtime, UnknownTask
 from tests.methods import METHODS
@@ -321,11 +321,35 @@ def test_closing_answers_what_waits_and_takes_no_more(tiny):
 
 def test_how_rows_are_covered():
     """Ten rows in sizes 1, 8, 32: 8 + 1 + 1 costs 10 rows and 3 calls, 32 costs 32."""
-    assert cover(10, (1, 8, 32)) == (8, 1, 1)
-    assert cover(7, (1, 8, 32)) == (8,)
-    assert cover(31, (1, 8, 32)) == (32,)
-    assert cover(64, (1, 8, 32)) == (32, 32)
-    assert cover(0, (1, 8)) == ()
+    assert cover(10, (1, 8, 32), 2.0) == (8, 1, 1)
+    assert cover(7, (1, 8, 32), 2.0) == (8,)
+    assert cover(31, (1, 8, 32), 2.0) == (32,)
+    assert cover(64, (1, 8, 32), 2.0) == (32, 32)
+    assert cover(0, (1, 8), 2.0) == ()
+    assert cover(7, (1, 8, 32), 0.1) == (1,) * 7, "seven rows and calls cost 7.7, eight rows 8.1"
+    assert cover(2, (1, 8, 32), 20.0) == (8,), "where a call costs as much as twenty rows"
+    assert cover(9, (1, 8, 32), 0.0) == (8, 1), "of equal costs the fewest calls"
+    assert cover(2000, (1, 8, 32), 1.0) == (32,) * 62 + (8,) * 2, "no recursion"
+
+
+def test_distinct_inputs_fill_batches_at_the_least_cost_and_rows_of_one_input_share_it(tiny):
+    """What a call costs is measured; here it is said, so that the batches are known."""
+    envelope = Envelope((Group((Lora(rank=2, alpha=4.0, blocks="1:"),)),), labels=3)
+    with Runtime(tiny, envelope, buckets=(24,), batch_sizes=(1, 8, 32)) as runtime:
+        assert 0 <= runtime.programs.call_rows <= MAX_CALL_ROWS
+        runtime.load("t", upper(tiny, 1))
+        alone = [runtime.predict([("t", text)])[0] for text in TEXTS[:3]]
+        for call_rows, batches, passes in ((0.0, 3, 3), (20.0, 1, 8)):
+            runtime.programs.call_rows = call_rows
+            before = runtime.counts.batches, runtime.counts.padded_rows
+            answers = runtime.predict([("t", text) for text in TEXTS[:3]])
+            assert runtime.counts.batches - before[0] == batches
+            assert runtime.counts.padded_rows - before[1] == passes
+            assert [answer.label for answer in answers] == [answer.label for answer in alone]
+        runtime.programs.call_rows = 0.0
+        before = runtime.counts.batches, runtime.counts.inputs
+        runtime.predict([("t", TEXTS[0])] * 5)
+        assert (runtime.counts.batches - before[0], runtime.counts.inputs - before[1]) == (1, 1)
 
 
 def test_due_batches_fill_by_bucket_oldest_first():

@@ -48,8 +48,8 @@ from benchmarks.results import ROOT, parsed, write
 
 DAY, STEP, BATCH = 86_400, 15, 32  # seconds of a day, and between two decisions; most rows of a batch
 MINUTE = 60 // STEP  # decisions of a minute
-TARGETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)  # busy shares at which `cpu` aims; beyond 0.9 its tolerance never starts one
-MARGINS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0)  # of `latency`
+TARGETS = (0.6, 0.7, 0.8, 0.85, 0.88, 0.9)  # busy shares at which `cpu` aims; beyond 0.9 its tolerance never starts one
+MARGINS = (0.2, 0.3, 0.37, 0.45, 0.55, 0.7)  # of `latency`
 DRAIN = 15.0  # seconds in which `latency` wants the rows answered that wait
 BOUNDS = (1, 2, 4)  # bounds on the 99th percentile, in full batches
 IDLE_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # power of an idle replica over that of a busy one

@@ -36,10 +36,14 @@ def used(folder: Path, *, hold: bool = False) -> None:
             return
         descriptor = os.open(folder, os.O_RDONLY)
         there = os.fstat(descriptor)
-        if _held.setdefault((there.st_dev, there.st_ino), descriptor) != descriptor:
-            os.close(descriptor)
-            return
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        key = (there.st_dev, there.st_ino)
+        try:
+            if key not in _held:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                _held[key] = descriptor
+        finally:
+            if _held.get(key) != descriptor:
+                os.close(descriptor)
 
 
 def sizes() -> dict[str, int]:

@@ -281,9 +281,9 @@ def measured_service(texts: Sequence[str], precision: str) -> tuple[Service, dic
         runtime.load("task", graft)
         for number in range(WARM_UP + ROUNDS):  # all sizes in each round, since a machine changes its pace
             for rows in SIZES:
-                asked = [("task", text) for text in texts[number * rows : (number + 1) * rows]]
+                requests = [("task", text) for text in texts[number * rows : (number + 1) * rows]]
                 start = time.perf_counter()
-                runtime.predict(asked)
+                runtime.predict(requests)
                 if number >= WARM_UP:
                     seconds[rows].append(time.perf_counter() - start)
     medians = {rows: float(np.median(values)) for rows, values in seconds.items()}

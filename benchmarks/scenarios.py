@@ -140,12 +140,12 @@ def percentiles_of(text: str) -> dict[str, float]:
     bins = [(float(line[0]), int(line[1])) for line in lines if len(line) == 2]  # a colon stands for empty bins
     total, percentiles = sum(count for _, count in bins), {}
     for q in PERCENTILES:
-        seen, wanted = 0, total * q / 100
+        below, rank = 0, total * q / 100  # queries in lower bins, and up to the percentile
         for middle, count in bins:
-            if seen + count >= wanted:
-                percentiles[f"p{q}"] = middle + BIN_MS * ((wanted - seen) / count - 0.5)
+            if below + count >= rank:
+                percentiles[f"p{q}"] = middle + BIN_MS * ((rank - below) / count - 0.5)
                 break
-            seen += count
+            below += count
     median = stated(text, r"Connection time \[ms\]: .*median ([\d.]+)")
     if abs(percentiles.get("p50", -BIN_MS) - median) > BIN_MS:
         raise RuntimeError(f"p50 {percentiles.get('p50')} of the histogram is not the median {median} of httperf")

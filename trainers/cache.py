@@ -19,9 +19,7 @@ class CacheReport:
     damaged: list[str]  # files whose bytes are not those written
     removed: list[str]  # segments and copies removed (gc)
     variants: list[VariantStat]
-    copies: dict[
-        str, int
-    ]  # bytes of what can be read or made again, by the folder of the home: streams, remote, stores
+    copies: dict[str, int]  # bytes of what can be made again, by the folder of the home: streams, remote, stores
 
 
 def caches(action: str, *, max_gib: float | None = None, unused_days: int | None = None) -> CacheReport:

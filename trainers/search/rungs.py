@@ -75,7 +75,8 @@ class Rungs:
         if self.trainers.width > 1:  # a prediction is timed while nothing else runs
             identities = tuple(identities)
             for identity in identities:
-                self._prediction(identity, rung)
+                if self._known(identity, rung) is None:
+                    self._prediction(identity, rung)
         try:
             for identity in identities:
                 if (known := self._known(identity, rung)) is not None:
